@@ -1,0 +1,3 @@
+//! Occlude.
+
+fn main() {}
