@@ -1,1 +1,28 @@
-//! Occlude.
+//! The preprocessing contract: the same file gives the same tensor in the trainer, the exporter
+//! and the server.
+//!
+//! [`decode`] turns JPEG, PNG and WebP bytes into upright 8-bit RGB, [`resize`] and
+//! [`resize_crop`] resample as Pillow does, and [`Preprocess`] is the value that travels with the
+//! weights: resize the short side, crop the centre, normalise, optionally high-pass.
+//!
+//! ```
+//! use occlude_preprocess::{Preprocess, Rgb};
+//!
+//! let contract = Preprocess::imagenet(64);
+//! let photo = Rgb::filled(120, 90, [200, 30, 30]);
+//! let tensor = contract.apply(&photo); // (3, 64, 64)
+//! assert_eq!(tensor.len(), 3 * 64 * 64);
+//! ```
+
+mod contract;
+mod decode;
+pub mod files;
+mod high_pass;
+mod resize;
+mod rgb;
+
+pub use contract::{ContractError, Preprocess};
+pub use decode::{DecodeError, Decoded, Format, Limits, LoadError, Note, decode, load};
+pub use high_pass::HighPass;
+pub use resize::{CropBox, Interpolation, resize, resize_crop};
+pub use rgb::Rgb;

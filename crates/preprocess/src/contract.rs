@@ -1,0 +1,277 @@
+//! The contract itself, its JSON form, and what it does to a picture.
+
+use serde::{Deserialize, Serialize};
+
+use crate::resize::resample;
+use crate::{CropBox, HighPass, Interpolation, Rgb};
+
+/// Version of the JSON form.
+const VERSION: u64 = 1;
+
+/// Largest side that a contract may ask for, in pixels: it is allocated for every picture.
+const MAX_SIDE: u32 = 16_384;
+
+/// How pictures become the tensors that an encoder was trained on.
+///
+/// Short side to `resize` with antialiasing, centre `crop` x `crop`, divided by 255, normalised
+/// per channel, then optionally high-pass filtered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preprocess {
+    /// Length of the short side after resizing, in pixels.
+    pub resize: u32,
+    /// Side of the square cut from the centre, in pixels; at most `resize`.
+    pub crop: u32,
+    /// Kernel of the resize.
+    pub interpolation: Interpolation,
+    /// Subtracted from each channel, on the 0..1 scale, R G B.
+    pub mean: [f32; 3],
+    /// Divides each channel.
+    pub std: [f32; 3],
+    /// Filter of encoders trained on high-pass pictures; comes last.
+    pub high_pass: Option<HighPass>,
+}
+
+/// What is wrong with a contract.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContractError {
+    /// Not JSON, or not the keys and types of a contract.
+    #[error("not a preprocessing contract: {0}")]
+    Json(String),
+    /// Written by a later Occlude.
+    #[error(
+        "preprocessing contract of version {found}: this build reads version {VERSION}; hint: update Occlude"
+    )]
+    Version {
+        /// As read.
+        found: u64,
+    },
+    /// A colour order other than RGB.
+    #[error("colour order `{found}`: expected `RGB`")]
+    Colour {
+        /// As read.
+        found: String,
+    },
+    /// A size of zero, or beyond what can be allocated for every picture.
+    #[error("`{field}` is {found}: expected 1 to {MAX_SIDE}")]
+    Size {
+        /// `resize` or `crop`.
+        field: &'static str,
+        /// As read.
+        found: u32,
+    },
+    /// The crop does not fit into the resized picture.
+    #[error("`crop` {crop} is larger than `resize` {resize}")]
+    CropTooLarge {
+        /// As read.
+        crop: u32,
+        /// As read.
+        resize: u32,
+    },
+    /// A mean that is no number, or a standard deviation that is not positive.
+    #[error("`{field}` {found:?}: expected finite numbers, and more than 0 for `std`")]
+    Statistics {
+        /// `mean` or `std`.
+        field: &'static str,
+        /// As read.
+        found: [f32; 3],
+    },
+    /// An even or zero kernel, or one too wide for the borders to be reflected.
+    #[error("high-pass kernel {kernel}: expected an odd number up to {max}, twice the crop less one")]
+    Kernel {
+        /// As read.
+        kernel: u32,
+        /// The widest that fits the crop.
+        max: u32,
+    },
+    /// A width of the Gaussian that is not positive.
+    #[error("high-pass sigma {found}: expected a finite number above 0")]
+    Sigma {
+        /// As read.
+        found: f32,
+    },
+}
+
+/// The JSON form; the order of the fields is part of the fingerprint.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Json {
+    version: u64,
+    color: String,
+    resize: u32,
+    crop: u32,
+    interpolation: Interpolation,
+    mean: [f32; 3],
+    std: [f32; 3],
+    high_pass: Option<HighPass>,
+}
+
+impl Preprocess {
+    /// The usual evaluation transform at another size: resize to `crop` * 256 / 224, bilinear, the
+    /// channel statistics of ImageNet, no high-pass.
+    pub fn imagenet(crop: u32) -> Self {
+        Self {
+            resize: ((u64::from(crop) * 256 + 112) / 224) as u32,
+            crop,
+            interpolation: Interpolation::Bilinear,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            high_pass: None,
+        }
+    }
+
+    /// The canonical form: one line, fixed order of keys. Fingerprints are computed over it.
+    pub fn to_json(&self) -> String {
+        let json = Json {
+            version: VERSION,
+            color: "RGB".to_owned(),
+            resize: self.resize,
+            crop: self.crop,
+            interpolation: self.interpolation,
+            mean: self.mean,
+            std: self.std,
+            high_pass: self.high_pass,
+        };
+        serde_json::to_string(&json).expect("numbers and strings always serialise")
+    }
+
+    /// Reads and validates a contract.
+    ///
+    /// # Errors
+    /// [`ContractError`]; unknown keys and versions are refused, because ignoring one would change
+    /// what the encoder sees.
+    pub fn from_json(s: &str) -> Result<Self, ContractError> {
+        let not_json = |e: serde_json::Error| ContractError::Json(e.to_string());
+        // The version first: a later one may have other keys.
+        let value: serde_json::Value = serde_json::from_str(s).map_err(not_json)?;
+        if let Some(found) = value.get("version").and_then(serde_json::Value::as_u64)
+            && found != VERSION
+        {
+            return Err(ContractError::Version { found });
+        }
+        let json: Json = serde_json::from_str(s).map_err(not_json)?;
+        if json.color != "RGB" {
+            return Err(ContractError::Colour { found: json.color });
+        }
+        let contract = Self {
+            resize: json.resize,
+            crop: json.crop,
+            interpolation: json.interpolation,
+            mean: json.mean,
+            std: json.std,
+            high_pass: json.high_pass,
+        };
+        contract.validate()?;
+        Ok(contract)
+    }
+
+    /// Holds a contract that was put together by hand (from flags, say) against the rules of
+    /// [`Self::from_json`].
+    ///
+    /// # Errors
+    /// [`ContractError`] for sizes, statistics and filters that make no sense.
+    pub fn validate(&self) -> Result<(), ContractError> {
+        for (field, found) in [("resize", self.resize), ("crop", self.crop)] {
+            if !(1..=MAX_SIDE).contains(&found) {
+                return Err(ContractError::Size { field, found });
+            }
+        }
+        if self.crop > self.resize {
+            return Err(ContractError::CropTooLarge { crop: self.crop, resize: self.resize });
+        }
+        if !self.mean.iter().all(|m| m.is_finite()) {
+            return Err(ContractError::Statistics { field: "mean", found: self.mean });
+        }
+        if !self.std.iter().all(|s| s.is_finite() && *s > 0.0) {
+            return Err(ContractError::Statistics { field: "std", found: self.std });
+        }
+        self.high_pass.map_or(Ok(()), |filter| self.validate_filter(filter))
+    }
+
+    fn validate_filter(&self, filter: HighPass) -> Result<(), ContractError> {
+        let max = 2 * self.crop - 1;
+        if filter.kernel.is_multiple_of(2) || filter.kernel > max {
+            return Err(ContractError::Kernel { kernel: filter.kernel, max });
+        }
+        if !(filter.sigma.is_finite() && filter.sigma > 0.0) {
+            return Err(ContractError::Sigma { found: filter.sigma });
+        }
+        Ok(())
+    }
+
+    /// Resizes the short side to `resize`, keeping the aspect, and cuts `crop` x `crop` from the
+    /// centre, with the rounding of torchvision's `Resize` and `CenterCrop`.
+    ///
+    /// Only the pixels of the crop are computed, whatever the aspect of the picture. A picture
+    /// without area comes out black.
+    pub fn pixels(&self, image: &Rgb) -> Rgb {
+        if image.width == 0 || image.height == 0 {
+            return Rgb::filled(self.crop, self.crop, [0; 3]);
+        }
+        let (left, width) = self.window(image.width, image.height);
+        let (top, height) = self.window(image.height, image.width);
+        resample(image, CropBox { left, top, width, height }, (self.crop, self.crop), self.interpolation)
+    }
+
+    /// Along one side of the picture: start and length of what the crop shows, in source pixels.
+    fn window(&self, side: u32, other: u32) -> (f64, f64) {
+        let short = u64::from(side.min(other));
+        let resized = (u64::from(self.resize) * u64::from(side) / short) as i64;
+        let start = half_to_even(resized - i64::from(self.crop));
+        let scale = f64::from(side) / resized as f64;
+        // Rounding must not push the end past the picture.
+        let left = (start as f64 * scale).max(0.0);
+        (left, (f64::from(self.crop) * scale).min(f64::from(side) - left))
+    }
+
+    /// The input tensor `(3, H, W)` of a picture that already has its size.
+    pub fn tensor(&self, pixels: &Rgb) -> Vec<f32> {
+        let mut out = vec![0.0; pixels.data.len()];
+        self.tensor_into(pixels, &mut out);
+        out
+    }
+
+    /// [`Self::tensor`] into memory of the caller's.
+    ///
+    /// # Panics
+    /// When `out` does not have `3 * H * W` elements.
+    pub fn tensor_into(&self, pixels: &Rgb, out: &mut [f32]) {
+        self.normalized_into(pixels, out);
+        if let Some(filter) = self.high_pass {
+            filter.apply(out, pixels.height as usize, pixels.width as usize);
+        }
+    }
+
+    /// `(x / 255 - mean) / std` as planes `(3, H, W)`, without the high-pass filter: what an ONNX
+    /// file with a float input takes, because the filter is part of its graph.
+    ///
+    /// # Panics
+    /// When `out` does not have `3 * H * W` elements.
+    pub fn normalized_into(&self, pixels: &Rgb, out: &mut [f32]) {
+        pixels.check();
+        assert_eq!(out.len(), pixels.data.len(), "the tensor of {pixels:?} has as many elements");
+        let plane = out.len() / 3;
+        if plane == 0 {
+            return;
+        }
+        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+            // In the order of torchvision's ToTensor and Normalize, so that the bits are the same.
+            let table: [f32; 256] =
+                std::array::from_fn(|v| (v as f32 / 255.0 - self.mean[channel]) / self.std[channel]);
+            for (o, pixel) in out.iter_mut().zip(pixels.data.as_chunks::<3>().0) {
+                *o = table[usize::from(pixel[channel])];
+            }
+        }
+    }
+
+    /// The input tensor `(3, crop, crop)` of any picture: [`Self::pixels`], then [`Self::tensor`].
+    pub fn apply(&self, image: &Rgb) -> Vec<f32> {
+        self.tensor(&self.pixels(image))
+    }
+}
+
+/// `difference / 2` as Python's `round` has it: halves go to the even neighbour.
+fn half_to_even(difference: i64) -> i64 {
+    let half = difference.div_euclid(2);
+    half + i64::from(difference.rem_euclid(2) == 1 && half.rem_euclid(2) == 1)
+}

@@ -1,0 +1,92 @@
+//! What can be wrong with a picture file.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::{Format, Limits};
+
+/// Why bytes are not a picture that can be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// No bytes at all.
+    #[error("the file is empty")]
+    Empty,
+    /// Not a picture format that is known.
+    #[error("not a picture: it starts with `{}`; expected JPEG, PNG or WebP", .start.escape_ascii())]
+    UnknownFormat {
+        /// The first bytes, eight at most.
+        start: Vec<u8>,
+    },
+    /// A picture format that is not read.
+    #[error("`{name}` is not read; hint: convert it to JPEG, PNG or WebP")]
+    OtherFormat {
+        /// Its name.
+        name: &'static str,
+    },
+    /// Larger than the limits.
+    #[error(
+        "{width}x{height} pixels: the limits are {} pixels and {} along a side",
+        .limits.max_pixels, .limits.max_side
+    )]
+    TooLarge {
+        /// From the header.
+        width: u32,
+        /// From the header.
+        height: u32,
+        /// What was allowed.
+        limits: Limits,
+    },
+    /// A side of zero pixels.
+    #[error("{width}x{height} pixels: the picture has no area")]
+    ZeroSize {
+        /// From the header.
+        width: u32,
+        /// From the header.
+        height: u32,
+    },
+    /// The file ends before its picture does.
+    #[error("truncated {}: the file ends before the picture does", .format.name())]
+    Truncated {
+        /// What the file begins as.
+        format: Format,
+    },
+    /// A variant of the format that the decoder does not know.
+    #[error("{} of a kind that is not read: {feature}; hint: save it again as an ordinary JPEG or PNG", .format.name())]
+    Unsupported {
+        /// What the file begins as.
+        format: Format,
+        /// The variant, in the decoder's words.
+        feature: String,
+    },
+    /// Broken in any other way.
+    #[error("broken {}: {reason}", .format.name())]
+    Corrupt {
+        /// What the file begins as.
+        format: Format,
+        /// In the decoder's words.
+        reason: String,
+    },
+}
+
+/// Why a picture file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("cannot read `{}`: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not a usable picture.
+    #[error("`{}`: {source}", .path.display())]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: DecodeError,
+    },
+}

@@ -1,0 +1,198 @@
+//! Bytes of a picture file -> upright 8-bit RGB.
+
+mod error;
+mod jpeg;
+mod markers;
+mod orient;
+mod raster;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use image::metadata::Orientation;
+
+pub use error::{DecodeError, LoadError};
+
+use crate::Rgb;
+
+/// How large a picture may be. Checked against the header, before memory for pixels is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most pixels (width times height); default 100 million.
+    pub max_pixels: u64,
+    /// Longest side in pixels; default 32768.
+    pub max_side: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_pixels: 100_000_000, max_side: 32_768 }
+    }
+}
+
+impl Limits {
+    /// Holds a size from a header against the limits.
+    fn check(&self, width: u32, height: u32) -> Result<(), DecodeError> {
+        if width == 0 || height == 0 {
+            return Err(DecodeError::ZeroSize { width, height });
+        }
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels > self.max_pixels || width.max(height) > self.max_side {
+            return Err(DecodeError::TooLarge { width, height, limits: *self });
+        }
+        Ok(())
+    }
+}
+
+/// File formats that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Baseline or progressive JPEG.
+    Jpeg,
+    /// PNG.
+    Png,
+    /// WebP, lossy or lossless.
+    WebP,
+}
+
+impl Format {
+    /// `JPEG`, `PNG` or `WebP`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jpeg => "JPEG",
+            Self::Png => "PNG",
+            Self::WebP => "WebP",
+        }
+    }
+
+    /// The format by content, never by file name.
+    fn of(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let at = |offset: usize, magic: &[u8]| bytes.get(offset..).is_some_and(|b| b.starts_with(magic));
+        if at(0, &[0xff, 0xd8, 0xff]) {
+            return Ok(Self::Jpeg);
+        }
+        if at(0, b"\x89PNG\r\n\x1a\n") {
+            return Ok(Self::Png);
+        }
+        if at(0, b"RIFF") && at(8, b"WEBP") {
+            return Ok(Self::WebP);
+        }
+        const OTHERS: [(usize, &[u8], &str); 10] = [
+            (0, b"GIF8", "GIF"),
+            (0, b"BM", "BMP"),
+            (0, b"II*\0", "TIFF"),
+            (0, b"MM\0*", "TIFF"),
+            (4, b"ftypavif", "AVIF"),
+            (4, b"ftyphei", "HEIC"),
+            (4, b"ftypmif1", "HEIF"),
+            (0, b"\xff\x0a", "JPEG XL"),
+            (4, b"JXL ", "JPEG XL"),
+            (4, b"jP  ", "JPEG 2000"),
+        ];
+        match OTHERS.iter().find(|(offset, magic, _)| at(*offset, magic)) {
+            Some((_, _, name)) => Err(DecodeError::OtherFormat { name }),
+            None if bytes.is_empty() => Err(DecodeError::Empty),
+            None => Err(DecodeError::UnknownFormat { start: bytes.iter().take(8).copied().collect() }),
+        }
+    }
+}
+
+/// Something about the file that the pixels no longer tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Note {
+    /// The file has an ICC profile, which was not applied.
+    IccIgnored,
+    /// Transparent pixels were laid over white.
+    AlphaOnWhite,
+    /// The picture was turned or mirrored as its EXIF orientation says.
+    ExifRotated,
+    /// 16-bit samples, cut to their high bytes.
+    SixteenBit,
+    /// CMYK or YCCK, converted to RGB without a profile.
+    Cmyk,
+    /// Grey, repeated over the three channels.
+    Grey,
+    /// An animation; the first frame was taken.
+    Animated,
+}
+
+/// A decoded picture.
+#[derive(Clone, Debug)]
+pub struct Decoded {
+    /// Upright RGB pixels.
+    pub image: Rgb,
+    /// What the file was.
+    pub format: Format,
+    /// What was changed on the way, without repetitions.
+    pub notes: Vec<Note>,
+}
+
+/// Decodes a JPEG, PNG or WebP, told apart by content.
+///
+/// The EXIF orientation is applied; grey, palette, CMYK, 16-bit and transparent pictures (over
+/// white) become 8-bit RGB; ICC profiles are ignored but noted.
+///
+/// # Errors
+/// [`DecodeError`]; a truncated file is one, never a half-grey picture.
+pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
+    let format = Format::of(bytes)?;
+    let raw = guarded(format, || match format {
+        Format::Jpeg => jpeg::decode(bytes, limits),
+        Format::Png => raster::decode_png(bytes, limits),
+        Format::WebP => raster::decode_webp(bytes, limits),
+    })?;
+    let mut notes = raw.notes;
+    let orientation = raw.orientation.unwrap_or(Orientation::NoTransforms);
+    if orientation != Orientation::NoTransforms {
+        notes.push(Note::ExifRotated);
+    }
+    Ok(Decoded { image: orient::apply(raw.image, orientation), format, notes })
+}
+
+/// Reads and decodes a file.
+///
+/// # Errors
+/// [`LoadError`], which names the file.
+pub fn load(path: &Path, limits: &Limits) -> Result<Decoded, LoadError> {
+    let bytes = std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    decode(&bytes, limits).map_err(|source| LoadError::Decode { path: path.to_owned(), source })
+}
+
+/// What a format's decoder hands back.
+struct Raw {
+    image: Rgb,
+    orientation: Option<Orientation>,
+    notes: Vec<Note>,
+}
+
+/// Runs a foreign decoder; a panic inside it is an error of the file, not of the process.
+fn guarded<T>(format: Format, f: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
+        Err(DecodeError::Corrupt { format, reason: "the decoder gave up on it".to_owned() })
+    })
+}
+
+/// The orientation in an EXIF block, with or without its `Exif` heading.
+fn exif_orientation(exif: &[u8]) -> Option<Orientation> {
+    Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panicking_decoder_is_an_error() {
+        let result = guarded::<()>(Format::WebP, || panic!("as some decoders do on hostile files"));
+        assert!(matches!(result, Err(DecodeError::Corrupt { format: Format::WebP, .. })));
+    }
+
+    #[test]
+    fn limits_hold_sides_and_area() {
+        let limits = Limits { max_pixels: 100, max_side: 20 };
+        assert!(limits.check(10, 10).is_ok());
+        assert!(matches!(limits.check(21, 1), Err(DecodeError::TooLarge { width: 21, .. })));
+        assert!(matches!(limits.check(11, 10), Err(DecodeError::TooLarge { .. })));
+        assert!(matches!(limits.check(0, 10), Err(DecodeError::ZeroSize { .. })));
+    }
+}
