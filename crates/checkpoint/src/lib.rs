@@ -1,1 +1,41 @@
-//! Occlude.
+//! Opens model checkpoints of any usual format, finds the encoder in them, and writes checkpoints
+//! and Detectron2 pickles, without libtorch or Python.
+//!
+//! [`Checkpoint::open`] decides by content, maps the file and indexes its tensors; a [`Tensor`] is a
+//! view that reads bytes only when asked. [`load_encoder`] holds the names and shapes against
+//! [`occlude_encoder::Graph`] and is strict. [`save_safetensors`] and [`save_detectron2`] stream what
+//! they are given and replace the target atomically.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), occlude_checkpoint::Error> {
+//! use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
+//! let checkpoint = Checkpoint::open("moco_v2_200ep_pretrain.pth.tar")?;
+//! let encoder = load_encoder(&checkpoint, &LoadOptions::default())?;
+//! eprintln!("{} from {}: {}", encoder.arch, encoder.layout, encoder.report);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod atomic;
+mod checkpoint;
+mod detectron;
+mod dtype;
+mod encoder;
+mod error;
+pub mod meta;
+mod out;
+mod safetensors;
+mod tensor;
+mod view;
+
+pub use checkpoint::{Checkpoint, Format, Skipped};
+pub use detectron::save_detectron2;
+pub use dtype::Dtype;
+pub use encoder::{
+    Encoder, EncoderData, EncoderMatch, EncoderTensor, LoadOptions, LoadReport, MisShaped, load_encoder,
+    match_encoder,
+};
+pub use error::{Error, SafetensorsError, SaveError};
+pub use out::TensorOut;
+pub use safetensors::save_safetensors;
+pub use tensor::Tensor;

@@ -1,0 +1,128 @@
+//! Writes that are whole or absent, also across a crash.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Writes a file through `f`: into a sibling temporary file that is flushed to the disk, renamed to
+/// `path`, and whose folder is flushed too. Nobody ever sees a half-written `path`; on an error the
+/// old content stays and the temporary file goes.
+///
+/// # Errors
+/// What `f` or the operating system reports; `InvalidInput` when `path` names something that is not
+/// a regular file, which a rename would replace.
+pub fn write(path: &Path, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the target is not a regular file"));
+    }
+    let (file, temporary) = Temporary::beside(path)?;
+    let mut out = BufWriter::with_capacity(1 << 16, file);
+    f(&mut out)?;
+    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    drop(file);
+    temporary.rename(path)?;
+    sync_folder(parent(path))
+}
+
+/// The folder of `path`, `.` for a bare file name.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes a rename survive a power cut. Only unix opens folders.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// A file that is removed unless it was renamed.
+struct Temporary {
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Temporary {
+    fn beside(path: &Path) -> io::Result<(File, Self)> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let name = path
+            .file_name()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the target has no file name"))?;
+        loop {
+            let mut hidden = std::ffi::OsString::from(".");
+            hidden.push(name);
+            let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+            hidden.push(format!(".{}.{n}.tmp", process::id()));
+            let path = parent(path).join(hidden);
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok((file, Self { path, renamed: false })),
+                // Left over by a killed process of the same id.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn rename(mut self, target: &Path) -> io::Result<()> {
+        fs::rename(&self.path, target)?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // Nothing more can be done about a failure here; the error that led to it is reported.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(dir: &Path) -> usize {
+        fs::read_dir(dir).expect("folder").count()
+    }
+
+    #[test]
+    fn replaces_whole_files() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("a.bin");
+        for content in ["first", "second, longer"] {
+            write(&path, |out| out.write_all(content.as_bytes()))?;
+            assert_eq!(fs::read_to_string(&path)?, content);
+        }
+        assert_eq!(entries(dir.path()), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_failure_keeps_the_old_content() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("a.bin");
+        fs::write(&path, "old")?;
+        let result = write(&path, |out| {
+            out.write_all(&[0; 100_000])?;
+            Err(io::Error::other("no more"))
+        });
+        assert_eq!(result.expect_err("failed").to_string(), "no more");
+        assert_eq!(fs::read_to_string(&path)?, "old");
+        assert_eq!(entries(dir.path()), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_folders() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let err = write(dir.path(), |_| Ok(())).expect_err("a folder");
+        assert_eq!(err.kind(), io::ErrorKind::InvalidInput);
+        Ok(())
+    }
+}

@@ -1,0 +1,25 @@
+//! The metadata keys of Occlude's own checkpoints. All values are strings.
+
+/// Version of the layout of tensors and metadata; see [`FORMAT_VERSION`].
+pub const FORMAT: &str = "occlude.format";
+/// The value of [`FORMAT`] that this version writes.
+pub const FORMAT_VERSION: &str = "1";
+/// Architecture of the encoder, as [`occlude_encoder::Arch::name`] gives it.
+pub const ARCH: &str = "occlude.arch";
+/// Pretraining method: `saliency-moco`.
+pub const METHOD: &str = "occlude.method";
+/// The resolved configuration of the run, JSON.
+pub const CONFIG: &str = "occlude.config";
+/// Epochs completed.
+pub const EPOCH: &str = "occlude.epoch";
+/// Optimiser steps completed.
+pub const STEP: &str = "occlude.step";
+/// Metrics of the last epoch, JSON.
+pub const METRICS: &str = "occlude.metrics";
+/// The preprocessing contract, JSON.
+pub const PREPROCESS: &str = "occlude.preprocess";
+/// SHA-256 over the query encoder's weights and the preprocessing contract; see
+/// [`Encoder::fingerprint`](crate::Encoder::fingerprint).
+pub const FINGERPRINT: &str = "occlude.fingerprint";
+/// Version of Occlude that wrote the file.
+pub const VERSION: &str = "occlude.version";

@@ -1,0 +1,134 @@
+//! Loading encoders from safetensors files: layouts, strictness, reports, fingerprints.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::{encoder_tensors, value};
+use occlude_checkpoint::{
+    Checkpoint, EncoderData, Error, Format, LoadOptions, TensorOut, load_encoder, meta, save_safetensors,
+};
+use occlude_encoder::Arch;
+
+fn saved(dir: &Path, tensors: &[TensorOut<'_>], metadata: &[(&str, &str)]) -> Checkpoint {
+    let path = dir.join("x.safetensors");
+    let metadata: BTreeMap<_, _> = metadata.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    save_safetensors(&path, tensors, &metadata).expect("saves");
+    Checkpoint::open(&path).expect("opens")
+}
+
+#[test]
+fn loads_by_name_from_every_layout() {
+    let dir = tempfile::tempdir().expect("folder");
+    for prefix in ["", "encoder_q.", "module.encoder_q.", "online_net.backbone.", "teacher.backbone."] {
+        let mut tensors = encoder_tensors(Arch::ResNet18, prefix);
+        tensors.push(TensorOut::f32(format!("{prefix}fc.weight"), [1, 2], &[1.0, 2.0]));
+        let checkpoint = saved(dir.path(), &tensors, &[]);
+        assert_eq!(checkpoint.format(), Format::Safetensors);
+        let encoder = load_encoder(&checkpoint, &LoadOptions::default()).expect("loads");
+        assert_eq!((encoder.arch, encoder.layout.prefix.as_str()), (Arch::ResNet18, prefix));
+        assert_eq!(encoder.report.matched, 120);
+        assert_eq!(encoder.report.unused, [format!("{prefix}fc.weight")]);
+        assert_eq!(encoder.f32("conv1.weight").map(|w| w[10]), Some(value(0, 10)));
+        assert_eq!(encoder.tensors["bn1.num_batches_tracked"].data, EncoderData::I64(1005));
+        assert_eq!(encoder.f32("bn1.num_batches_tracked"), None);
+    }
+}
+
+#[test]
+fn every_architecture_is_recognised() {
+    let dir = tempfile::tempdir().expect("folder");
+    for arch in Arch::ALL {
+        let checkpoint = saved(dir.path(), &encoder_tensors(arch, ""), &[]);
+        let encoder = load_encoder(&checkpoint, &LoadOptions::default()).expect("loads");
+        assert_eq!(encoder.arch, arch);
+    }
+}
+
+#[test]
+fn optimiser_state_and_key_encoder_do_not_confuse() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut tensors = encoder_tensors(Arch::ResNet18, "encoder_q.");
+    for prefix in ["encoder_k.", "optim.momentum.encoder_q."] {
+        tensors.extend(encoder_tensors(Arch::ResNet18, prefix));
+    }
+    let checkpoint = saved(dir.path(), &tensors, &[(meta::ARCH, "resnet18")]);
+    let encoder = load_encoder(&checkpoint, &LoadOptions::default()).expect("loads");
+    assert_eq!(encoder.layout.prefix, "encoder_q.");
+    assert!(encoder.report.unused.is_empty());
+}
+
+#[test]
+fn missing_and_mis_shaped_are_listed() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut tensors = encoder_tensors(Arch::ResNet18, "");
+    tensors.retain(|t| t.name != "layer2.0.bn1.weight");
+    tensors.retain(|t| t.name != "bn1.bias");
+    tensors.push(TensorOut::f32("bn1.bias", [2], &[0.0, 1.0]));
+    let checkpoint = saved(dir.path(), &tensors, &[]);
+    let err = load_encoder(&checkpoint, &LoadOptions::default()).expect_err("strict");
+    let text = err.to_string();
+    assert!(matches!(err, Error::Strict { .. }), "{text}");
+    for part in ["118 matched", "`layer2.0.bn1.weight`", "bn1.bias: expected [64], got [2]", "--arch"] {
+        assert!(text.contains(part), "`{part}` not in: {text}");
+    }
+    let partial = LoadOptions { partial: true, ..LoadOptions::default() };
+    let encoder = load_encoder(&checkpoint, &partial).expect("partial");
+    assert_eq!(encoder.report.matched, 118);
+    assert_eq!(encoder.f32("bn1.bias"), None);
+}
+
+#[test]
+fn nothing_matched_is_an_error_even_when_partial() {
+    let dir = tempfile::tempdir().expect("folder");
+    let one = [0.0];
+    let tensors = ["conv1.weight", "layer1.0.conv1.weight"].map(|n| TensorOut::f32(n, [1], &one));
+    let checkpoint = saved(dir.path(), &tensors, &[]);
+    let partial = LoadOptions { partial: true, ..LoadOptions::default() };
+    let err = load_encoder(&checkpoint, &partial).expect_err("nothing matched");
+    assert!(err.to_string().contains("0 matched"), "{err}");
+}
+
+#[test]
+fn old_files_without_counters_load() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut tensors = encoder_tensors(Arch::ResNet18, "");
+    tensors.retain(|t| !t.name.ends_with("num_batches_tracked"));
+    let encoder = load_encoder(&saved(dir.path(), &tensors, &[]), &LoadOptions::default()).expect("loads");
+    assert_eq!(encoder.report.matched, 100);
+    assert_eq!(encoder.tensors["bn1.num_batches_tracked"].data, EncoderData::I64(0));
+}
+
+#[test]
+fn no_encoder_and_unknown_arch_are_errors() {
+    let dir = tempfile::tempdir().expect("folder");
+    let checkpoint = saved(dir.path(), &[TensorOut::i64("x", 1)], &[]);
+    let err = load_encoder(&checkpoint, &LoadOptions::default()).expect_err("no encoder");
+    assert!(matches!(err, Error::Layout { .. }), "{err}");
+    let checkpoint = saved(dir.path(), &encoder_tensors(Arch::ResNet18, ""), &[(meta::ARCH, "resnet9")]);
+    let err = load_encoder(&checkpoint, &LoadOptions::default()).expect_err("unknown");
+    assert!(matches!(err, Error::Arch { .. }) && err.to_string().contains("resnet9"), "{err}");
+}
+
+#[test]
+fn fingerprints_follow_weights_and_contract_only() {
+    let dir = tempfile::tempdir().expect("folder");
+    let load = |tensors: &[TensorOut<'_>]| {
+        load_encoder(&saved(dir.path(), tensors, &[]), &LoadOptions::default()).expect("loads")
+    };
+    let tensors = encoder_tensors(Arch::ResNet18, "");
+    let print = load(&tensors).fingerprint("{}");
+    assert_eq!(print.len(), 64);
+    assert_ne!(print, load(&tensors).fingerprint("{\"crop\":64}"));
+    let renamed: Vec<_> = encoder_tensors(Arch::ResNet18, "encoder_q.");
+    assert_eq!(print, load(&renamed).fingerprint("{}"));
+    let mut counted = tensors.clone();
+    for t in counted.iter_mut().filter(|t| t.name.ends_with("num_batches_tracked")) {
+        *t = TensorOut::i64(t.name.clone(), 7);
+    }
+    assert_eq!(print, load(&counted).fingerprint("{}"));
+    let mut changed = tensors;
+    changed[0].data.to_mut()[0] ^= 1;
+    assert_ne!(print, load(&changed).fingerprint("{}"));
+}
