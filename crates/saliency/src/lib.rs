@@ -1,1 +1,76 @@
-//! Occlude.
+//! Saliency maps to foreground masks, boxes, run-length encodings, polygons and pictures.
+//!
+//! A saliency map is a small grid of numbers, row-major `(height, width)`: the channel sum of an encoder's last
+//! feature map (SCDA, arXiv 1604.04994). Everything here is a pure function of such a grid; no image codec, no
+//! HTTP, no tensor library.
+//!
+//! ```
+//! use occlude_saliency::{Map, foreground};
+//! let map = Map::new(2, 2, &[1.0, 9.0, 1.0, 9.0])?;
+//! let mask = foreground(map)?;
+//! assert_eq!(mask.ratio(), 0.5);
+//! assert_eq!(mask.largest_component().bounds().map(|b| (b.left, b.top, b.width, b.height)), Some((1, 0, 1, 2)));
+//! # Ok::<(), occlude_saliency::Error>(())
+//! ```
+
+mod map;
+mod mask;
+mod place;
+pub mod polygon;
+mod render;
+pub mod rle;
+
+pub use map::{Map, normalise, upsample};
+pub use mask::{CellBox, Mask, foreground, threshold};
+pub use place::{Placement, Rect};
+pub use render::{colour, heat, overlay};
+
+/// What can be wrong with a map, a mask or a picture handed to this crate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A grid without cells has no mean, no maximum and no foreground.
+    #[error("a map of {height} x {width} cells is empty")]
+    Empty {
+        /// Rows asked for.
+        height: usize,
+        /// Columns asked for.
+        width: usize,
+    },
+    /// The values do not fill the grid.
+    #[error("a grid of {height} x {width} needs {expected} values, got {got}")]
+    Length {
+        /// Rows of the grid.
+        height: usize,
+        /// Columns of the grid.
+        width: usize,
+        /// Values that it needs.
+        expected: usize,
+        /// Values that were handed over.
+        got: usize,
+    },
+    /// NaN or infinity: no threshold separates such a map.
+    #[error("value {index} of the map is not finite")]
+    NotFinite {
+        /// Row-major index of the first such value.
+        index: usize,
+    },
+    /// A compressed run-length string that no encoder writes.
+    #[error("run-length string is invalid at byte {at}: {what}")]
+    Rle {
+        /// Byte offset in the string.
+        at: usize,
+        /// What is wrong there.
+        what: &'static str,
+    },
+}
+
+pub(crate) fn check_len(height: usize, width: usize, channels: usize, got: usize) -> Result<(), Error> {
+    if height == 0 || width == 0 {
+        return Err(Error::Empty { height, width });
+    }
+    let expected = height.saturating_mul(width).saturating_mul(channels);
+    if expected != got {
+        return Err(Error::Length { height, width, expected, got });
+    }
+    Ok(())
+}
