@@ -1,0 +1,161 @@
+//! `cargo xtask bench`: ours and the peer in one run, on the same inputs, one table of ratios.
+
+mod export;
+mod serve;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{paths, setup, sh};
+
+/// Options of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Benchmarks to run; all of them by default
+    names: Vec<String>,
+    /// Print the names and stop
+    #[arg(long)]
+    list: bool,
+    /// Write the figures as JSON, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// One benchmark: a row of the table below and a module beside this one.
+struct Bench {
+    name: &'static str,
+    about: &'static str,
+    /// Gets an empty folder of its own.
+    run: fn(&Path) -> Result<Vec<Figure>>,
+}
+
+const BENCHES: [Bench; 2] = [
+    Bench { name: "export", about: "ResNet-50 to ONNX: occlude-export, torch.onnx.export", run: export::run },
+    Bench {
+        name: "serve",
+        about: "JPEG to embedding: occlude-serve, ONNX Runtime in Python",
+        run: serve::run,
+    },
+];
+
+/// Which way a figure is better.
+#[derive(Clone, Copy)]
+enum Better {
+    Lower,
+    Higher,
+}
+
+/// One measured pair.
+struct Figure {
+    what: String,
+    unit: &'static str,
+    ours: f64,
+    peer: f64,
+    better: Better,
+}
+
+impl Figure {
+    /// How many times better ours is.
+    fn ratio(&self) -> f64 {
+        match self.better {
+            Better::Lower => self.peer / self.ours,
+            Better::Higher => self.ours / self.peer,
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.list {
+        BENCHES.iter().for_each(|bench| println!("{:<10} {}", bench.name, bench.about));
+        return Ok(());
+    }
+    let chosen = choose(&args.names)?;
+    setup::run(&setup::Args { all: true, quiet: true })?;
+    let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
+    sh::show(sh::cargo().args(["build", "--release"]).args(packages))?;
+    let mut all = Vec::new();
+    for bench in chosen {
+        println!("{}: {}", bench.name, bench.about);
+        let folder = paths::release().join("bench").join(bench.name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder)?;
+        let figures =
+            (bench.run)(&folder).with_context(|| format!("the benchmark `{}` failed", bench.name))?;
+        print(&figures);
+        all.extend(figures.iter().map(|f| record(bench.name, f)));
+    }
+    if let Some(path) = &args.json {
+        fs::write(path, serde_json::to_string_pretty(&all)? + "\n")
+            .with_context(|| format!("could not write `{}`", path.display()))?;
+    }
+    Ok(())
+}
+
+fn choose(names: &[String]) -> Result<Vec<&'static Bench>> {
+    let find = |name: &String| BENCHES.iter().find(|bench| bench.name == name);
+    let known = || BENCHES.map(|bench| bench.name).join("`, `");
+    if let Some(unknown) = names.iter().find(|name| find(name).is_none()) {
+        bail!("no benchmark is named `{unknown}`\nhint: `{}`", known());
+    }
+    Ok(if names.is_empty() { BENCHES.iter().collect() } else { names.iter().filter_map(find).collect() })
+}
+
+fn print(figures: &[Figure]) {
+    println!("  {:<44} {:>12} {:>12} {:>8}", "", "ours", "peer", "ratio");
+    for f in figures {
+        let unit = format!("{}, {}", f.what, f.unit);
+        println!("  {unit:<44} {:>12.3} {:>12.3} {:>7.2}x", f.ours, f.peer, f.ratio());
+    }
+}
+
+fn record(bench: &str, f: &Figure) -> serde_json::Value {
+    json!({"bench": bench, "what": f.what, "unit": f.unit, "ours": f.ours, "peer": f.peer, "ratio": f.ratio()})
+}
+
+/// A Python peer: the script runs in the project's environment and prints one JSON object of figures.
+fn peer(script: &str, arguments: &[&Path]) -> Result<serde_json::Value> {
+    let mut python = sh::command(paths::python());
+    let text = sh::capture(python.args(["-c", script]).args(arguments))?;
+    serde_json::from_str(text.lines().last().unwrap_or_default()).context("the peer printed no JSON")
+}
+
+/// One figure of a peer's answer.
+fn number(value: &serde_json::Value, key: &str) -> Result<f64> {
+    value.get(key).and_then(serde_json::Value::as_f64).with_context(|| format!("the peer printed no `{key}`"))
+}
+
+/// Median wall time of a command in seconds, after one run that nobody counts.
+fn median_seconds(runs: usize, mut command: impl FnMut() -> Command) -> Result<f64> {
+    let mut times = Vec::new();
+    for run in 0..=runs {
+        let start = std::time::Instant::now();
+        sh::capture(&mut command())?;
+        if run > 0 {
+            times.push(start.elapsed().as_secs_f64());
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().context("no runs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_known_ones() {
+        let message = choose(&["exprt".into()]).err().unwrap().to_string();
+        assert!(message.contains("exprt") && message.contains("export"), "{message}");
+        assert_eq!(choose(&[]).unwrap().len(), BENCHES.len());
+    }
+
+    #[test]
+    fn a_ratio_above_one_is_always_in_our_favour() {
+        let figure = |better| Figure { what: String::new(), unit: "s", ours: 1.0, peer: 2.0, better };
+        assert!((figure(Better::Lower).ratio() - 2.0).abs() < 1e-9);
+        assert!((figure(Better::Higher).ratio() - 0.5).abs() < 1e-9);
+    }
+}

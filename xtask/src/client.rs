@@ -1,0 +1,46 @@
+//! A client of `occlude-serve`: the requests of the quick start and of the benchmarks.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::time::Duration;
+
+/// Longest wait for one answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Keeps its connections open between requests.
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    url: String,
+}
+
+impl Client {
+    /// `url`: `http://host:port`.
+    pub(crate) fn new(url: &str) -> Self {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
+        Self { agent: config.build().into(), url: url.to_owned() }
+    }
+
+    /// A JSON answer.
+    pub(crate) fn get(&self, path: &str) -> Result<Value> {
+        let answer = self.agent.get(format!("{}{path}", self.url)).call();
+        json(path, answer)
+    }
+
+    /// Posts image bytes; a JSON answer.
+    pub(crate) fn post(&self, path: &str, image: &[u8]) -> Result<Value> {
+        let request = self.agent.post(format!("{}{path}", self.url));
+        json(path, request.header("content-type", "application/octet-stream").send(image))
+    }
+}
+
+type Answer = Result<ureq::http::Response<ureq::Body>, ureq::Error>;
+
+fn json(path: &str, answer: Answer) -> Result<Value> {
+    let mut answer = answer.with_context(|| format!("no answer from `{path}`"))?;
+    let text =
+        answer.body_mut().read_to_string().with_context(|| format!("the answer of `{path}` was cut off"))?;
+    if !answer.status().is_success() {
+        bail!("`{path}` answered {}: {}", answer.status(), text.trim());
+    }
+    serde_json::from_str(&text).with_context(|| format!("`{path}` answered no JSON"))
+}

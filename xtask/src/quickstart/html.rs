@@ -1,0 +1,176 @@
+//! Small pieces of the result page: escaping, data URIs, the loss curve, tables.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use std::fmt::Write;
+use std::path::Path;
+
+/// Text made safe for HTML and for attributes.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// An image inside the page.
+pub(super) fn picture(bytes: &[u8], alt: &str) -> String {
+    let kind = match bytes {
+        [0xff, 0xd8, ..] => "jpeg",
+        [b'R', b'I', b'F', b'F', ..] => "webp",
+        _ => "png",
+    };
+    format!("<img src=\"data:image/{kind};base64,{}\" alt=\"{}\">", STANDARD.encode(bytes), escape(alt))
+}
+
+/// An image file inside the page; its name where it cannot be read.
+pub(super) fn picture_file(path: &Path, alt: &str) -> String {
+    match std::fs::read(path) {
+        Ok(bytes) => picture(&bytes, alt),
+        Err(_) => format!("<em>{}</em>", escape(&path.display().to_string())),
+    }
+}
+
+/// A two-column table.
+pub(super) fn rows(rows: &[(String, String)]) -> String {
+    let body: String =
+        rows.iter().map(|(k, v)| format!("<tr><th>{}</th><td>{}</td></tr>", escape(k), escape(v))).collect();
+    format!("<table>{body}</table>")
+}
+
+/// One curve: its name and its points `(x, y)`.
+pub(super) struct Curve<'a> {
+    pub(super) name: &'a str,
+    pub(super) class: &'a str,
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+/// A line chart as inline SVG with labelled axes; an empty string without two points.
+pub(super) fn chart(curves: &[Curve<'_>], x_name: &str) -> String {
+    const W: f64 = 720.0;
+    const H: f64 = 260.0;
+    const LEFT: f64 = 52.0;
+    const EDGE: f64 = 24.0;
+    let all: Vec<(f64, f64)> = curves.iter().flat_map(|c| c.points.iter().copied()).collect();
+    if all.len() < 2 {
+        return String::new();
+    }
+    let (x0, x1) = range(all.iter().map(|p| p.0));
+    let (y0, y1) = range(all.iter().map(|p| p.1));
+    let px = |x: f64| LEFT + (x - x0) / (x1 - x0) * (W - LEFT - EDGE);
+    let py = |y: f64| H - EDGE - (y - y0) / (y1 - y0) * (H - 2.0 * EDGE);
+    let mut svg = format!("<svg viewBox=\"0 0 {W} {H}\" role=\"img\">");
+    for i in 0..=4 {
+        let y = y0 + (y1 - y0) * f64::from(i) / 4.0;
+        let _ = write!(
+            svg,
+            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.0}\" y1=\"{1:.1}\" y2=\"{1:.1}\"/>\
+             <text x=\"{2:.0}\" y=\"{3:.1}\" text-anchor=\"end\">{y:.2}</text>",
+            W - EDGE,
+            py(y),
+            LEFT - 6.0,
+            py(y) + 4.0
+        );
+    }
+    for (i, curve) in curves.iter().enumerate() {
+        let points: String =
+            curve.points.iter().map(|(x, y)| format!("{:.1},{:.1} ", px(*x), py(*y))).collect();
+        let _ = write!(svg, "<polyline class=\"{}\" points=\"{}\"/>", curve.class, points.trim_end());
+        let (x, y) = (W - EDGE - 110.0, EDGE + 16.0 * i as f64);
+        let _ = write!(
+            svg,
+            "<text class=\"{}\" x=\"{x:.0}\" y=\"{y:.0}\">{}</text>",
+            curve.class,
+            escape(curve.name)
+        );
+    }
+    let _ = write!(
+        svg,
+        "<text x=\"{LEFT}\" y=\"{1:.0}\">{x0:.0}</text><text x=\"{0:.0}\" y=\"{1:.0}\" text-anchor=\"end\">{2} {x1:.0}</text></svg>",
+        W - EDGE,
+        H - 4.0,
+        escape(x_name)
+    );
+    svg
+}
+
+/// Smallest and largest value, never equal.
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (low, high) = values.fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+    if high > low { (low, high) } else { (low - 0.5, low + 0.5) }
+}
+
+/// The kNN answer as a matrix: the values of k, and for each kind of features a name and its scores in per cent.
+pub(super) fn knn_matrix(knn: &Value) -> (Vec<u64>, Vec<(String, Vec<Option<f64>>)>) {
+    let results = knn.get("results").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut ks: Vec<u64> = results.iter().filter_map(|r| r.get("k")?.as_u64()).collect();
+    ks.sort_unstable();
+    ks.dedup();
+    let mut names: Vec<&str> = Vec::new();
+    for name in results.iter().filter_map(|r| r.get("features")?.as_str()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let score = |name: &str, k: u64| {
+        let row = results.iter().find(|r| r["features"] == name && r["k"] == k)?;
+        row.get("top1")?.as_f64().map(|top1| top1 * 100.0)
+    };
+    let rows = names.iter().map(|n| ((*n).to_owned(), ks.iter().map(|k| score(n, *k)).collect())).collect();
+    (ks, rows)
+}
+
+/// The kNN table for a terminal.
+pub(super) fn knn_text(knn: &Value) -> String {
+    let (ks, rows) = knn_matrix(knn);
+    let mut text = format!("{:17}{:<14}", "", "top-1 %");
+    text.extend(ks.iter().map(|k| format!("{:>8}", format!("k={k}"))));
+    for (name, scores) in rows {
+        let _ = write!(text, "\n{:17}{name:<14}", "");
+        text.extend(scores.iter().map(|s| s.map_or(format!("{:>8}", "-"), |s| format!("{s:>8.1}"))));
+    }
+    text
+}
+
+/// The kNN table for the page.
+pub(super) fn knn_html(knn: &Value) -> String {
+    let (ks, rows) = knn_matrix(knn);
+    let mut html = String::from("<table><tr><th>top-1 %</th>");
+    html.extend(ks.iter().map(|k| format!("<th>k = {k}</th>")));
+    for (name, scores) in rows {
+        let _ = write!(html, "</tr><tr><th>{}</th>", escape(&name));
+        html.extend(scores.iter().map(|s| s.map_or("<td>-</td>".to_owned(), |s| format!("<td>{s:.1}</td>"))));
+    }
+    html + "</tr></table>"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_knn_table_has_a_row_per_kind_of_features() {
+        let knn = json!({"results": [
+            {"features": "checkpoint", "k": 20, "top1": 0.5}, {"features": "checkpoint", "k": 1, "top1": 0.25},
+            {"features": "pixels", "k": 1, "top1": 0.125},
+        ]});
+        let (ks, rows) = knn_matrix(&knn);
+        assert_eq!(ks, [1, 20]);
+        assert_eq!(rows[0], ("checkpoint".to_owned(), vec![Some(25.0), Some(50.0)]));
+        assert_eq!(rows[1].1, [Some(12.5), None]);
+        assert!(knn_text(&knn).contains("k=20") && knn_html(&knn).contains("<td>50.0</td>"));
+        assert!(knn_matrix(&Value::Null).1.is_empty());
+    }
+
+    #[test]
+    fn text_cannot_leave_its_place() {
+        assert_eq!(escape("<a \"b\">&"), "&lt;a &quot;b&quot;&gt;&amp;");
+    }
+
+    #[test]
+    fn a_flat_curve_is_drawn_and_a_point_is_not() {
+        let curve = |points| [Curve { name: "loss", class: "a", points }];
+        assert!(chart(&curve(vec![(0.0, 1.0), (1.0, 1.0)]), "step").contains("<polyline"));
+        assert!(!chart(&curve(vec![(0.0, 1.0), (1.0, 1.0)]), "step").contains("NaN"));
+        assert!(chart(&curve(vec![(0.0, 1.0)]), "step").is_empty());
+    }
+}

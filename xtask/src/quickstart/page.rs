@@ -1,0 +1,103 @@
+//! The result page: one HTML file that needs nothing beside it.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::html::{Curve, chart, escape, knn_html, picture, picture_file, rows};
+use super::serve::Answer;
+use super::{Results, Run};
+use crate::sh;
+
+/// Writes `index.html` into the run's folder; returns its path.
+pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
+    let trained = &results.trained;
+    let mut page = String::from("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">");
+    let _ = write!(
+        page,
+        "<meta name=\"viewport\" content=\"width=device-width\"><title>Occlude quick start</title><style>{}</style>\
+         <h1>Occlude quick start</h1><p>{}</p>",
+        include_str!("page.css"),
+        escape(&results.origin)
+    );
+    section(&mut page, "kNN classification of the held-back images", &knn_html(&results.knn));
+    section(&mut page, "Training", &training(results));
+    let first = picture_file(&trained.first_batch, "views, saliency and masks of the first batch");
+    section(&mut page, "First batch: views, saliency, masks", &format!("<div class=\"wide\">{first}</div>"));
+    let asked: String = results.served.answers.iter().map(query).collect();
+    let about = "<p>Each row: a held-back image, its saliency overlay, and its nearest training images with their \
+                 cosine similarity, as <code>occlude-serve</code> answered.</p>";
+    section(&mut page, "Saliency and neighbours", &format!("{about}{asked}"));
+    section(
+        &mut page,
+        "Verification of the ONNX file",
+        &format!("<pre>{}</pre>", escape(results.verify.trim())),
+    );
+    section(&mut page, "Times", &times(run, results));
+    let config =
+        format!("<details><summary>as resolved</summary><pre>{}</pre></details>", escape(&trained.config));
+    section(&mut page, "Configuration", &config);
+    let path = run.file("index.html");
+    fs::write(&path, page).with_context(|| format!("could not write `{}`", path.display()))?;
+    Ok(path)
+}
+
+fn section(page: &mut String, title: &str, body: &str) {
+    let _ = write!(page, "<h2>{}</h2>{body}", escape(title));
+}
+
+/// The loss of each logged step, and the mean of each epoch where the steps of an epoch end.
+fn training(results: &Results) -> String {
+    let point = |row: &Value| Some((row.get("step")?.as_f64()?, row.get("loss")?.as_f64()?));
+    let steps = results.trained.steps.iter().filter_map(point).collect();
+    let epochs = results.trained.epochs.iter().filter_map(point).collect();
+    let curves = [
+        Curve { name: "loss, step", class: "a", points: steps },
+        Curve { name: "loss, epoch mean", class: "b", points: epochs },
+    ];
+    let last = results.trained.epochs.last();
+    let figure = |key: &str| last.and_then(|row| row.get(key)).and_then(Value::as_f64);
+    let mut figures = vec![("epochs".to_owned(), results.trained.epochs.len().to_string())];
+    for (key, name) in
+        [("loss", "last loss"), ("acc1", "contrastive accuracy %"), ("images_per_s", "images/s")]
+    {
+        figures.extend(figure(key).map(|value| (name.to_owned(), format!("{value:.2}"))));
+    }
+    chart(&curves, "step") + &rows(&figures)
+}
+
+fn query(answer: &Answer) -> String {
+    let name = |path: &Path| {
+        let class =
+            path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+        escape(&class)
+    };
+    let own = name(&answer.image);
+    let mut row = format!(
+        "<div class=\"query\"><figure>{}<figcaption>{own}</figcaption></figure><figure>{}<figcaption>saliency\
+         </figcaption></figure><div class=\"gap\"></div>",
+        picture_file(&answer.image, &own),
+        picture(&answer.overlay, "saliency overlay")
+    );
+    for (path, score) in &answer.neighbours {
+        let class = name(path);
+        let kind = if class == own { "same" } else { "other" };
+        let _ = write!(
+            row,
+            "<figure class=\"{kind}\">{}<figcaption>{class}<br>{score:.3}</figcaption></figure>",
+            picture_file(path, &class)
+        );
+    }
+    row + "</div>"
+}
+
+fn times(run: &Run, results: &Results) -> String {
+    let mut table: Vec<(String, String)> =
+        run.times.iter().map(|(name, time)| ((*name).to_owned(), sh::seconds(*time))).collect();
+    table.push(("of it, training alone".to_owned(), format!("{:.1} s", results.trained.seconds)));
+    table.push(("an embedding request (median)".to_owned(), sh::seconds(results.served.latency)));
+    table.push(("execution provider".to_owned(), results.served.provider.clone()));
+    rows(&table)
+}

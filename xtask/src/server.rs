@@ -1,0 +1,96 @@
+//! `occlude-serve` as a child process: started on a free port, waited for, drained.
+
+use anyhow::{Context, Result, bail};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::{paths, sh};
+
+/// Longest wait for a server that loads its model and indexes a gallery.
+const START: Duration = Duration::from_secs(300);
+/// Longest wait for a server that drains.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// A running server; killed when dropped.
+pub(crate) struct Server {
+    child: Child,
+    log: PathBuf,
+    /// `http://127.0.0.1:port`.
+    pub(crate) url: String,
+}
+
+impl Server {
+    /// Starts it with a model, a gallery where there is one, and further arguments; returns once it is ready.
+    pub(crate) fn start(model: &Path, gallery: Option<&Path>, more: &[&str], log: &Path) -> Result<Self> {
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).context("no free port")?.port();
+        let mut command = sh::command(paths::tool("occlude-serve"));
+        command.arg("--model").arg(model).args(["--port", &port.to_string()]).args(more);
+        if let Some(gallery) = gallery {
+            command.arg("--gallery").arg(gallery);
+        }
+        let file = sh::open_log(log)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().with_context(|| format!("could not start `{}`", sh::line(&command)))?;
+        let mut server = Self { child, log: log.to_owned(), url: format!("http://127.0.0.1:{port}") };
+        server.wait_ready(&sh::line(&command))?;
+        Ok(server)
+    }
+
+    fn wait_ready(&mut self, line: &str) -> Result<()> {
+        let start = Instant::now();
+        while Client::new(&self.url).get("/readyz").is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{}", sh::failure(line, &status.to_string(), &self.log));
+            }
+            if start.elapsed() > START {
+                bail!("{}", sh::failure(line, "not ready in time", &self.log));
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// A client of this server.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.url)
+    }
+
+    /// Asks it to stop and waits until it has drained.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        sh::capture(Command::new("kill").args(["-TERM", &self.child.id().to_string()]))?;
+        let start = Instant::now();
+        while start.elapsed() < DRAIN {
+            if let Some(status) = self.child.try_wait()? {
+                if status.success() {
+                    return Ok(());
+                }
+                bail!("{}", sh::failure("occlude-serve", &format!("on SIGTERM: {status}"), &self.log));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        bail!("`occlude-serve` did not stop within {} of SIGTERM", sh::seconds(DRAIN))
+    }
+
+    /// Waits until the user stops it.
+    pub(crate) fn wait(mut self) -> Result<()> {
+        let status = self.child.wait()?;
+        if status.success() {
+            return Ok(());
+        }
+        bail!("{}", sh::failure("occlude-serve", &status.to_string(), &self.log))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
