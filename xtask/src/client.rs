@@ -8,26 +8,26 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Keeps its connections open between requests.
-pub(crate) struct Client {
+pub struct Client {
     agent: ureq::Agent,
     url: String,
 }
 
 impl Client {
     /// `url`: `http://host:port`.
-    pub(crate) fn new(url: &str) -> Self {
+    pub fn new(url: &str) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
         Self { agent: config.build().into(), url: url.to_owned() }
     }
 
     /// A JSON answer.
-    pub(crate) fn get(&self, path: &str) -> Result<Value> {
+    pub fn get(&self, path: &str) -> Result<Value> {
         let answer = self.agent.get(format!("{}{path}", self.url)).call();
         json(path, answer)
     }
 
     /// Posts image bytes; a JSON answer.
-    pub(crate) fn post(&self, path: &str, image: &[u8]) -> Result<Value> {
+    pub fn post(&self, path: &str, image: &[u8]) -> Result<Value> {
         let request = self.agent.post(format!("{}{path}", self.url));
         json(path, request.header("content-type", "application/octet-stream").send(image))
     }

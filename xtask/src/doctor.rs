@@ -139,7 +139,7 @@ fn devices(report: &mut Report) {
             for (name, row) in rows {
                 match row.as_str().unwrap_or_default() {
                     bad if bad.starts_with("does not load") => {
-                        report.missing(&name, bad, "run `cargo xtask setup`")
+                        report.missing(&name, bad, "run `cargo xtask setup`");
                     }
                     value => report.ok(&name, value),
                 }

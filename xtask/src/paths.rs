@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The tools, in the order in which they are used.
-pub(crate) const TOOLS: [&str; 4] = ["occlude-train", "occlude-export", "occlude-detectron", "occlude-serve"];
+pub const TOOLS: [&str; 4] = ["occlude-train", "occlude-export", "occlude-detectron", "occlude-serve"];
 
 /// Root of the checkout.
-pub(crate) fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
         // Cargo sets the variable for `cargo run`; the built-in value serves a binary started by hand.
@@ -20,39 +20,39 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// The project-local environment, ignored by git.
-pub(crate) fn deps() -> PathBuf {
+pub fn deps() -> PathBuf {
     root().join(".deps")
 }
 
 /// The virtual environment of `cargo xtask setup`.
-pub(crate) fn venv() -> PathBuf {
+pub fn venv() -> PathBuf {
     deps().join("venv")
 }
 
 /// Where `.cargo/config.toml` looks for libtorch unless `LIBTORCH` says otherwise.
-pub(crate) fn libtorch() -> PathBuf {
+pub fn libtorch() -> PathBuf {
     deps().join("libtorch")
 }
 
 /// Where `.cargo/config.toml` looks for ONNX Runtime unless `ORT_DYLIB_PATH` says otherwise.
-pub(crate) fn onnxruntime() -> PathBuf {
+pub fn onnxruntime() -> PathBuf {
     deps().join("onnxruntime/libonnxruntime.so")
 }
 
 /// Python of the tests and the peers: `OCCLUDE_PYTHON`, else that of the virtual environment.
-pub(crate) fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     external("OCCLUDE_PYTHON", &venv().join("bin/python")).unwrap_or_else(|| venv().join("bin/python"))
 }
 
 /// The value of a variable that the user set, or `None` where it is unset or only repeats the default that
 /// `.cargo/config.toml` gives to every process that cargo starts.
-pub(crate) fn external(variable: &str, default: &Path) -> Option<PathBuf> {
+pub fn external(variable: &str, default: &Path) -> Option<PathBuf> {
     let value = PathBuf::from(env::var_os(variable).filter(|v| !v.is_empty())?);
     (value != default).then_some(value)
 }
 
 /// Folder of the release binaries: that of this one, which the alias `cargo xtask` builds in release mode.
-pub(crate) fn release() -> PathBuf {
+pub fn release() -> PathBuf {
     let own = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
     match own {
         Some(folder) if folder.ends_with("deps") => folder.parent().map_or(folder.clone(), Path::to_path_buf),
@@ -61,7 +61,7 @@ pub(crate) fn release() -> PathBuf {
     }
 }
 
-/// One release binary.
-pub(crate) fn tool(name: &str) -> PathBuf {
-    release().join(name)
+/// One release binary: in `OCCLUDE_BIN_DIR` where it is set (the tests of a bundle), else beside this one.
+pub fn tool(name: &str) -> PathBuf {
+    env::var_os("OCCLUDE_BIN_DIR").map_or_else(release, PathBuf::from).join(name)
 }

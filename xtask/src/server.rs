@@ -16,16 +16,16 @@ const START: Duration = Duration::from_secs(300);
 const DRAIN: Duration = Duration::from_secs(30);
 
 /// A running server; killed when dropped.
-pub(crate) struct Server {
+pub struct Server {
     child: Child,
     log: PathBuf,
     /// `http://127.0.0.1:port`.
-    pub(crate) url: String,
+    pub url: String,
 }
 
 impl Server {
     /// Starts it with a model, a gallery where there is one, and further arguments; returns once it is ready.
-    pub(crate) fn start(model: &Path, gallery: Option<&Path>, more: &[&str], log: &Path) -> Result<Self> {
+    pub fn start(model: &Path, gallery: Option<&Path>, more: &[&str], log: &Path) -> Result<Self> {
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).context("no free port")?.port();
         let mut command = sh::command(paths::tool("occlude-serve"));
@@ -56,12 +56,12 @@ impl Server {
     }
 
     /// A client of this server.
-    pub(crate) fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::new(&self.url)
     }
 
     /// Asks it to stop and waits until it has drained.
-    pub(crate) fn stop(mut self) -> Result<()> {
+    pub fn stop(mut self) -> Result<()> {
         sh::capture(Command::new("kill").args(["-TERM", &self.child.id().to_string()]))?;
         let start = Instant::now();
         while start.elapsed() < DRAIN {
@@ -77,7 +77,7 @@ impl Server {
     }
 
     /// Waits until the user stops it.
-    pub(crate) fn wait(mut self) -> Result<()> {
+    pub fn wait(mut self) -> Result<()> {
         let status = self.child.wait()?;
         if status.success() {
             return Ok(());

@@ -14,7 +14,7 @@ use crate::paths;
 const TAIL: usize = 20;
 
 /// A command that runs in the checkout's root.
-pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(paths::root());
     command
@@ -22,7 +22,7 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
 
 /// Cargo, as the user would call it: the variables that `.cargo/config.toml` set for this process are taken
 /// out again, so that build scripts see the same environment either way and nothing is built twice.
-pub(crate) fn cargo() -> Command {
+pub fn cargo() -> Command {
     let mut cargo = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let defaults = [
         ("LIBTORCH", paths::libtorch()),
@@ -42,7 +42,7 @@ pub(crate) fn cargo() -> Command {
 }
 
 /// The command as one would type it, for messages.
-pub(crate) fn line(command: &Command) -> String {
+pub fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|a| a.to_string_lossy().into_owned()));
     let prefix = format!("{}/", paths::root().display());
@@ -50,7 +50,7 @@ pub(crate) fn line(command: &Command) -> String {
 }
 
 /// Runs a command whose output the user sees.
-pub(crate) fn show(command: &mut Command) -> Result<Duration> {
+pub fn show(command: &mut Command) -> Result<Duration> {
     let start = Instant::now();
     let status = command.status().with_context(|| format!("could not start `{}`", line(command)))?;
     if !status.success() {
@@ -60,7 +60,7 @@ pub(crate) fn show(command: &mut Command) -> Result<Duration> {
 }
 
 /// Runs a command and returns its trimmed stdout; stderr is part of the error.
-pub(crate) fn capture(command: &mut Command) -> Result<String> {
+pub fn capture(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -74,7 +74,7 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
 
 /// Runs a command with stdout and stderr appended to `log`; returns what it printed on stdout.
 /// An error repeats the end of the log.
-pub(crate) fn logged(command: &mut Command, log: &Path) -> Result<String> {
+pub fn logged(command: &mut Command, log: &Path) -> Result<String> {
     let mut file = open_log(log)?;
     writeln!(file, "$ {}", line(command))?;
     let output = command
@@ -90,7 +90,7 @@ pub(crate) fn logged(command: &mut Command, log: &Path) -> Result<String> {
 }
 
 /// A log opened for appending, its folder made.
-pub(crate) fn open_log(log: &Path) -> Result<File> {
+pub fn open_log(log: &Path) -> Result<File> {
     if let Some(folder) = log.parent() {
         fs::create_dir_all(folder).with_context(|| format!("could not make `{}`", folder.display()))?;
     }
@@ -99,13 +99,13 @@ pub(crate) fn open_log(log: &Path) -> Result<File> {
 }
 
 /// What failed, with the end of its log.
-pub(crate) fn failure(what: &str, how: &str, log: &Path) -> String {
+pub fn failure(what: &str, how: &str, log: &Path) -> String {
     let text = fs::read(log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
     format!("`{what}` failed ({how}); the end of `{}`:\n{}", log.display(), tail(&text, TAIL))
 }
 
 /// The last `lines` lines, indented. A progress bar rewrites its line with `\r`: only its last state counts.
-pub(crate) fn tail(text: &str, lines: usize) -> String {
+pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().map(|l| l.rsplit('\r').find(|s| !s.is_empty()).unwrap_or("")).collect();
     let from = all.len().saturating_sub(lines);
     all.get(from..)
@@ -118,7 +118,7 @@ pub(crate) fn tail(text: &str, lines: usize) -> String {
 }
 
 /// `1 min 05 s`, `12.3 s`, `45 ms`.
-pub(crate) fn seconds(duration: Duration) -> String {
+pub fn seconds(duration: Duration) -> String {
     let s = duration.as_secs_f64();
     match s {
         s if s >= 60.0 => format!("{} min {:02.0} s", (s / 60.0) as u64, s % 60.0),

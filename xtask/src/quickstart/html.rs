@@ -98,8 +98,15 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     if high > low { (low, high) } else { (low - 0.5, low + 0.5) }
 }
 
-/// The kNN answer as a matrix: the values of k, and for each kind of features a name and its scores in per cent.
-pub(super) fn knn_matrix(knn: &Value) -> (Vec<u64>, Vec<(String, Vec<Option<f64>>)>) {
+/// The kNN answer as a matrix.
+struct KnnMatrix {
+    /// The values of k, ascending.
+    ks: Vec<u64>,
+    /// For each kind of features its name and, per k, its score in per cent.
+    rows: Vec<(String, Vec<Option<f64>>)>,
+}
+
+fn knn_matrix(knn: &Value) -> KnnMatrix {
     let results = knn.get("results").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let mut ks: Vec<u64> = results.iter().filter_map(|r| r.get("k")?.as_u64()).collect();
     ks.sort_unstable();
@@ -115,12 +122,12 @@ pub(super) fn knn_matrix(knn: &Value) -> (Vec<u64>, Vec<(String, Vec<Option<f64>
         row.get("top1")?.as_f64().map(|top1| top1 * 100.0)
     };
     let rows = names.iter().map(|n| ((*n).to_owned(), ks.iter().map(|k| score(n, *k)).collect())).collect();
-    (ks, rows)
+    KnnMatrix { ks, rows }
 }
 
 /// The kNN table for a terminal.
 pub(super) fn knn_text(knn: &Value) -> String {
-    let (ks, rows) = knn_matrix(knn);
+    let KnnMatrix { ks, rows } = knn_matrix(knn);
     let mut text = format!("{:17}{:<14}", "", "top-1 %");
     text.extend(ks.iter().map(|k| format!("{:>8}", format!("k={k}"))));
     for (name, scores) in rows {
@@ -132,7 +139,7 @@ pub(super) fn knn_text(knn: &Value) -> String {
 
 /// The kNN table for the page.
 pub(super) fn knn_html(knn: &Value) -> String {
-    let (ks, rows) = knn_matrix(knn);
+    let KnnMatrix { ks, rows } = knn_matrix(knn);
     let mut html = String::from("<table><tr><th>top-1 %</th>");
     html.extend(ks.iter().map(|k| format!("<th>k = {k}</th>")));
     for (name, scores) in rows {
@@ -153,12 +160,12 @@ mod tests {
             {"features": "checkpoint", "k": 20, "top1": 0.5}, {"features": "checkpoint", "k": 1, "top1": 0.25},
             {"features": "pixels", "k": 1, "top1": 0.125},
         ]});
-        let (ks, rows) = knn_matrix(&knn);
+        let KnnMatrix { ks, rows } = knn_matrix(&knn);
         assert_eq!(ks, [1, 20]);
         assert_eq!(rows[0], ("checkpoint".to_owned(), vec![Some(25.0), Some(50.0)]));
         assert_eq!(rows[1].1, [Some(12.5), None]);
         assert!(knn_text(&knn).contains("k=20") && knn_html(&knn).contains("<td>50.0</td>"));
-        assert!(knn_matrix(&Value::Null).1.is_empty());
+        assert!(knn_matrix(&Value::Null).rows.is_empty());
     }
 
     #[test]

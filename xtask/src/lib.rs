@@ -1,0 +1,62 @@
+//! `cargo xtask`: everything around the four tools that is not one of them. It fills the project-local
+//! environment, checks it, runs what CI runs, drives the quick start, measures and bundles. The end-to-end
+//! tests use its helpers for running the tools.
+
+mod bench;
+mod bundle;
+mod check;
+pub mod client;
+mod doctor;
+pub mod paths;
+mod quickstart;
+pub mod server;
+mod setup;
+pub mod sh;
+
+use clap::{Parser, Subcommand};
+
+/// Set-up, quick start, tests, benchmarks and bundles of Occlude.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fill `.deps/` with libtorch, ONNX Runtime and the Python packages of the tests (about 5 GB)
+    Setup(setup::Args),
+    /// Print versions, devices and execution providers, and for each thing missing what to do
+    Doctor,
+    /// From a folder of images to a served embedding, with a result page
+    Quickstart(quickstart::Args),
+    /// Every test of every crate; what follows `--` goes to `cargo test`
+    Test(check::TestArgs),
+    /// What CI runs: format, lints, documentation, licences, fuzz targets, tests
+    Ci(check::CiArgs),
+    /// Ours against the peer, in one run
+    Bench(bench::Args),
+    /// Relocatable release binaries for a machine without Rust
+    Bundle(bundle::Args),
+}
+
+/// Parses the command line and runs the task; errors go to stderr.
+pub fn main() -> std::process::ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::Doctor => doctor::run(),
+        Command::Quickstart(args) => quickstart::run(&args),
+        Command::Test(args) => check::test(&args),
+        Command::Ci(args) => check::ci(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Bundle(args) => bundle::run(&args),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
