@@ -11,8 +11,22 @@
 //!
 //! The format: <https://docs.python.org/3/library/pickletools.html> (the opcodes of protocols 0 to 5).
 
+mod decode;
 mod encode;
-#[allow(dead_code)]
+mod error;
+mod globals;
+mod limits;
+mod node;
 mod op;
+mod reader;
+mod stack;
+mod text;
+mod value;
 
+pub use decode::decode;
 pub use encode::{ArrayType, Encoder};
+pub use error::Error;
+pub use globals::is_dangerous;
+pub use limits::Limits;
+pub use node::{CallNode, Node};
+pub use value::{Call, Global, Id, Pickle, Value};

@@ -1,0 +1,171 @@
+//! Looking at decoded values without matching on each.
+
+use crate::value::{Call, Global, Id, Pickle, Value};
+
+/// A value together with its pickle.
+#[derive(Clone, Copy, Debug)]
+pub struct Node<'p, 'a> {
+    pickle: &'p Pickle<'a>,
+    id: Id,
+}
+
+/// A call of a known global; see [`Node::call`].
+#[derive(Clone, Debug)]
+pub struct CallNode<'p, 'a> {
+    /// What would be called.
+    pub global: &'p Global<'a>,
+    /// With what.
+    pub args: Vec<Node<'p, 'a>>,
+    /// The state that its result would be given.
+    pub state: Option<Node<'p, 'a>>,
+}
+
+impl<'p, 'a> Node<'p, 'a> {
+    pub(crate) fn new(pickle: &'p Pickle<'a>, id: Id) -> Self {
+        Self { pickle, id }
+    }
+
+    /// Identity: two nodes of one pickle with the same id are the same Python object.
+    pub fn id(self) -> Id {
+        self.id
+    }
+
+    /// The value.
+    pub fn value(self) -> &'p Value<'a> {
+        self.pickle.get(self.id)
+    }
+
+    /// Text, also Python 2's where it is UTF-8.
+    pub fn as_str(self) -> Option<&'p str> {
+        match self.value() {
+            Value::Str(s) => Some(s),
+            Value::RawStr(bytes) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        }
+    }
+
+    /// Bytes, also Python 2's strings.
+    pub fn as_bytes(self) -> Option<&'p [u8]> {
+        match self.value() {
+            Value::Bytes(bytes) | Value::RawStr(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// An integer of up to 64 bits.
+    pub fn as_i64(self) -> Option<i64> {
+        match self.value() {
+            Value::Int(n) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// An integer that is a size or an index.
+    pub fn as_usize(self) -> Option<usize> {
+        usize::try_from(self.as_i64()?).ok()
+    }
+
+    /// A truth value; Python 2 wrote them as the integers 0 and 1.
+    pub fn as_bool(self) -> Option<bool> {
+        match self.value() {
+            Value::Bool(b) => Some(*b),
+            Value::Int(n @ (0 | 1)) => Some(*n == 1),
+            _ => None,
+        }
+    }
+
+    /// Whether it is `None`.
+    pub fn is_none(self) -> bool {
+        matches!(self.value(), Value::None)
+    }
+
+    /// The members of a list, tuple or set, and of a call of `torch.Size`.
+    pub fn items(self) -> Option<impl ExactSizeIterator<Item = Node<'p, 'a>>> {
+        let ids = match self.value() {
+            Value::List(ids) | Value::Tuple(ids) | Value::Set(ids) => ids,
+            Value::Call(call) if self.calls(call, "torch", "Size") => match self.pickle.get(call.args) {
+                Value::Tuple(args) => match args.first().map(|&id| self.pickle.get(id)) {
+                    Some(Value::List(ids) | Value::Tuple(ids)) => ids,
+                    _ => return None,
+                },
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(ids.iter().map(move |&id| Node::new(self.pickle, id)))
+    }
+
+    /// The entries of a dictionary, an `OrderedDict` or a `defaultdict`, in the order of insertion.
+    pub fn entries(self) -> Option<Vec<(Node<'p, 'a>, Node<'p, 'a>)>> {
+        let node = |id| Node::new(self.pickle, id);
+        let pairs =
+            |entries: &[(Id, Id)]| -> Vec<_> { entries.iter().map(|&(k, v)| (node(k), node(v))).collect() };
+        match self.value() {
+            Value::Dict(entries) => Some(pairs(entries)),
+            Value::Call(call) if self.is_mapping(call) => {
+                // Python 2 gives the constructor a list of pairs, Python 3 sets them afterwards.
+                let given = node(call.args).items().into_iter().flatten().filter_map(Node::items).flatten();
+                let mut all: Vec<_> = given.filter_map(Node::pair).collect();
+                all.extend(pairs(&call.entries));
+                Some(all)
+            }
+            _ => None,
+        }
+    }
+
+    /// The value of a string key; of a repeated key, the last one.
+    pub fn get(self, key: &str) -> Option<Node<'p, 'a>> {
+        self.entries()?.into_iter().rev().find(|(k, _)| k.as_str() == Some(key)).map(|(_, v)| v)
+    }
+
+    /// A class or function, by name.
+    pub fn global(self) -> Option<&'p Global<'a>> {
+        match self.value() {
+            Value::Global(global) => Some(global),
+            _ => None,
+        }
+    }
+
+    /// A call of a global with a tuple of arguments.
+    pub fn call(self) -> Option<CallNode<'p, 'a>> {
+        let Value::Call(call) = self.value() else { return None };
+        let node = |id| Node::new(self.pickle, id);
+        Some(CallNode {
+            global: node(call.callable).global()?,
+            args: node(call.args).items()?.collect(),
+            state: call.state.map(node),
+        })
+    }
+
+    /// The persistent id.
+    pub fn persistent(self) -> Option<Node<'p, 'a>> {
+        match self.value() {
+            Value::Persistent(id) => Some(Node::new(self.pickle, *id)),
+            _ => None,
+        }
+    }
+
+    fn pair(self) -> Option<(Self, Self)> {
+        let mut items = self.items()?;
+        let pair = (items.next()?, items.next()?);
+        items.next().is_none().then_some(pair)
+    }
+
+    fn calls(self, call: &Call, module: &str, name: &str) -> bool {
+        match self.pickle.get(call.callable) {
+            Value::Global(global) => global.module == module && global.name == name,
+            _ => false,
+        }
+    }
+
+    fn is_mapping(self, call: &Call) -> bool {
+        [
+            ("collections", "OrderedDict"),
+            ("collections", "defaultdict"),
+            ("builtins", "dict"),
+            ("__builtin__", "dict"),
+        ]
+        .iter()
+        .any(|(module, name)| self.calls(call, module, name))
+    }
+}
