@@ -1,1 +1,7 @@
-//! Occlude.
+//! What the end-to-end tests share: the tools as processes, images made on the spot, Python, tolerances.
+
+pub mod licence;
+pub mod map;
+pub mod pictures;
+pub mod run;
+pub mod tolerance;

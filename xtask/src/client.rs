@@ -26,10 +26,28 @@ impl Client {
         json(path, answer)
     }
 
-    /// Posts image bytes; a JSON answer.
+    /// Posts image bytes; the `results` entry of the one image.
     pub fn post(&self, path: &str, image: &[u8]) -> Result<Value> {
-        let request = self.agent.post(format!("{}{path}", self.url));
-        json(path, request.header("content-type", "application/octet-stream").send(image))
+        let mut answer = json(path, self.send(path, "application/json", image))?;
+        match answer.pointer_mut("/results/0") {
+            Some(result) => Ok(result.take()),
+            None => bail!("`{path}` answered no result: {answer}"),
+        }
+    }
+
+    /// Posts image bytes; a PNG.
+    pub fn draw(&self, path: &str, image: &[u8]) -> Result<Vec<u8>> {
+        let mut answer =
+            self.send(path, "image/png", image).with_context(|| format!("no answer from `{path}`"))?;
+        if !answer.status().is_success() {
+            bail!("`{path}` answered {}", answer.status());
+        }
+        answer.body_mut().read_to_vec().with_context(|| format!("the answer of `{path}` was cut off"))
+    }
+
+    fn send(&self, path: &str, accept: &str, image: &[u8]) -> Answer {
+        let request = self.agent.post(format!("{}{path}", self.url)).header("accept", accept);
+        request.header("content-type", "application/octet-stream").send(image)
     }
 }
 

@@ -1,8 +1,6 @@
 //! The serving step: indexes the training images and asks about validation images.
 
 use anyhow::{Context, Result};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,23 +67,19 @@ pub(super) fn ask(model: &Path, images: &Images, count: usize, log: &Path) -> Re
     }
     times.sort_unstable();
     let latency = times.get(times.len() / 2).copied().unwrap_or_default();
-    let provider = ready.get("provider").and_then(Value::as_str).unwrap_or("unknown provider").to_owned();
+    let provider =
+        ready.pointer("/model/provider").and_then(Value::as_str).unwrap_or("unknown provider").to_owned();
     let agreement = agreement(&answers);
     Ok((server, Served { provider, dimension, answers, latency, agreement }))
 }
 
 fn answer(client: &Client, image: PathBuf, bytes: &[u8], gallery: &Path) -> Result<Answer> {
-    let saliency = client.post("/v1/saliency", bytes)?;
-    let overlay = saliency.get("overlay").and_then(Value::as_str).context("no `overlay`")?;
+    let overlay = client.draw("/v1/saliency?view=overlay", bytes)?;
     let found = client.post(&format!("/v1/search?k={NEIGHBOURS}"), bytes)?;
     let neighbours = found.get("neighbours").and_then(Value::as_array).context("no `neighbours`")?;
     let neighbour =
-        |row: &Value| Some((gallery.join(row.get("path")?.as_str()?), row.get("score")?.as_f64()?));
-    Ok(Answer {
-        image,
-        overlay: STANDARD.decode(overlay).context("`overlay` is not base64")?,
-        neighbours: neighbours.iter().filter_map(neighbour).collect(),
-    })
+        |row: &Value| Some((gallery.join(row.get("path")?.as_str()?), row.get("cosine")?.as_f64()?));
+    Ok(Answer { image, overlay, neighbours: neighbours.iter().filter_map(neighbour).collect() })
 }
 
 fn agreement(answers: &[Answer]) -> f64 {

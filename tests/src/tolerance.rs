@@ -1,0 +1,36 @@
+//! Every tolerance of the end-to-end tests, with its reason.
+
+/// Smallest cosine between the trainer's embedding and the server's of the same file: decoding, resizing and
+/// normalising are one implementation, so that only the order of float sums differs.
+pub const SERVED_COSINE: f64 = 0.9999;
+
+/// Smallest cosine between the trainer's embedding and that of Pillow, torchvision's transforms and a torchvision
+/// model with the same weights: resizing may differ by 1/255 per pixel on average.
+pub const TORCHVISION_COSINE: f64 = 0.9999;
+
+/// Smallest cosine between embeddings after a resumed and after an uninterrupted run. Resuming is exact; threads may
+/// add up gradients in another order.
+pub const RESUMED_COSINE: f64 = 0.999;
+
+/// Largest difference of a cosine similarity from 1 where an image meets itself in the gallery.
+pub const SELF_SIMILARITY: f64 = 1e-3;
+
+/// Cosine of two vectors; 0 where one has no length.
+pub fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len(), "vectors of different length");
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    let length = (dot(a, a) * dot(b, b)).sqrt();
+    if length > 0.0 { dot(a, b) / length } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cosine_of_parallel_orthogonal_and_empty_vectors() {
+        assert!((cosine(&[1.0, 2.0], &[2.0, 4.0]) - 1.0).abs() < 1e-12);
+        assert!(cosine(&[1.0, 0.0], &[0.0, 1.0]).abs() < 1e-12);
+        assert!(cosine(&[0.0], &[1.0]).abs() < 1e-12);
+    }
+}

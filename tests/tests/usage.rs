@@ -1,0 +1,100 @@
+//! What every tool does when it is used wrongly: the exit status of docs, a message that names the culprit, and
+//! nothing on stdout.
+
+use occlude_tests::{pictures, run};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// A job that failed.
+const FAILED: i32 = 1;
+/// A command line that makes no sense.
+const USAGE: i32 = 2;
+
+/// A folder with one good tree, one empty folder, one text file under an image's and a model's names.
+fn place() -> &'static PathBuf {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let folder = run::scratch("usage");
+        pictures::tree(&folder.join("good"), 2, 3);
+        fs::create_dir(folder.join("empty")).unwrap();
+        for name in ["text.safetensors", "text.onnx", "text.pth"] {
+            fs::write(folder.join(name), "this is no model\n").unwrap();
+        }
+        folder
+    })
+}
+
+/// Runs `line` with `@` standing for the folder; checks status, message and silence.
+fn refused(tool: &str, line: &str, code: i32, names: &str) {
+    let line = line.replace('@', &place().display().to_string());
+    let said = run::words(tool, &line);
+    assert_eq!(said.code, code, "`{tool} {line}`\nstdout: {}\nstderr: {}", said.stdout, said.stderr);
+    assert!(said.stderr.contains(names), "`{tool} {line}` does not name `{names}`:\n{}", said.stderr);
+    assert_eq!(said.stdout, "", "`{tool} {line}` wrote data");
+}
+
+#[test]
+fn help_and_version_are_data() {
+    for tool in xtask::paths::TOOLS {
+        for flag in ["--help", "--version"] {
+            let said = run::words(tool, flag).ok();
+            assert!(said.stdout.contains("occlude"), "{tool} {flag}: {}", said.stdout);
+            assert_eq!(said.stderr, "");
+        }
+    }
+}
+
+#[test]
+fn unknown_flags_are_wrong_usage() {
+    refused("occlude-train", "pretrain @/good --out @/run --no-such-flag", USAGE, "--no-such-flag");
+    refused("occlude-export", "onnx a b --no-such-flag", USAGE, "--no-such-flag");
+    refused("occlude-detectron", "convert a b --no-such-flag", USAGE, "--no-such-flag");
+    refused("occlude-serve", "--model a --no-such-flag", USAGE, "--no-such-flag");
+}
+
+#[test]
+fn missing_files_are_named() {
+    refused("occlude-train", "pretrain @/nowhere --out @/run", FAILED, "nowhere");
+    refused("occlude-train", "knn @/gone.safetensors @/good @/good", FAILED, "gone.safetensors");
+    refused("occlude-train", "embed @/gone.safetensors @/good", FAILED, "gone.safetensors");
+    refused("occlude-export", "onnx @/gone.safetensors @/out.onnx", FAILED, "gone.safetensors");
+    refused("occlude-export", "verify @/gone.onnx @/gone.safetensors @/good", FAILED, "gone.");
+    refused("occlude-export", "inspect @/gone.safetensors", FAILED, "gone.safetensors");
+    refused("occlude-detectron", "convert @/gone.safetensors @/out.pkl", FAILED, "gone.safetensors");
+    refused("occlude-serve", "--model @/gone.onnx --port 0", FAILED, "gone.onnx");
+}
+
+#[test]
+fn files_of_another_kind_are_named() {
+    refused("occlude-train", "knn @/text.safetensors @/good @/good", FAILED, "text.safetensors");
+    refused("occlude-export", "onnx @/text.pth @/out.onnx", FAILED, "text.pth");
+    refused("occlude-export", "inspect @/text.onnx", FAILED, "text.onnx");
+    refused("occlude-detectron", "convert @/text.safetensors @/out.pkl", FAILED, "text.safetensors");
+    refused("occlude-serve", "--model @/text.onnx --port 0", FAILED, "text.onnx");
+    assert!(
+        !place().join("out.onnx").exists() && !place().join("out.pkl").exists(),
+        "nothing is left behind"
+    );
+}
+
+#[test]
+fn a_run_that_cannot_work_is_refused_before_it_starts() {
+    refused("occlude-train", "pretrain @/empty --out @/run", FAILED, "empty");
+    refused("occlude-train", "pretrain @/good --out @/run --batch-size 4096", FAILED, "4096");
+    refused("occlude-train", "pretrain @/good --out @/run --recipe no-such-recipe", USAGE, "no-such-recipe");
+    refused("occlude-train", "pretrain @/good --out @/run --arch resnet19", USAGE, "resnet19");
+    refused(
+        "occlude-train",
+        "pretrain @/good --out @/run --resume @/gone.safetensors",
+        FAILED,
+        "gone.safetensors",
+    );
+    assert!(!place().join("run").exists(), "no run folder is left behind");
+}
+
+#[test]
+fn contradicting_server_flags_are_wrong_usage() {
+    refused("occlude-serve", "--model @/text.onnx --max-batch 0", USAGE, "--max-batch");
+    refused("occlude-serve", "--model @/text.onnx --max-batch 9 --max-queue 4", USAGE, "--max-queue");
+}
