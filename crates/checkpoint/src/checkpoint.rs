@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use crate::error::Error;
-use crate::safetensors;
+use crate::error::{Error, FormatError};
 use crate::tensor::{Entry, Tensor};
+use crate::{array, safetensors, sniff, torch};
 
 /// The format of a file, as its content says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +60,29 @@ pub(crate) struct Index {
 pub struct Checkpoint {
     path: PathBuf,
     format: Format,
-    map: Mmap,
+    file: Backing,
     entries: Vec<Entry>,
     /// Positions in `entries`, sorted by name.
     by_name: Vec<usize>,
     metadata: BTreeMap<String, String>,
     skipped: Vec<Skipped>,
+}
+
+/// Where the bytes are.
+enum Backing {
+    Map(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl Deref for Backing {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Owned(bytes) => bytes,
+        }
+    }
 }
 
 impl Checkpoint {
@@ -76,11 +94,23 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref().to_owned();
         let map = map(&path)?;
-        let (format, index) = parse(&path, &map)?;
+        Self::new(path, Backing::Map(map))
+    }
+
+    /// Reads a checkpoint that is already in memory; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_bytes(path: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Self, Error> {
+        Self::new(path.into(), Backing::Owned(bytes))
+    }
+
+    fn new(path: PathBuf, file: Backing) -> Result<Self, Error> {
+        let (format, index) = parse(&path, &file)?;
         let Index { entries, metadata, skipped } = index;
         let mut by_name: Vec<usize> = (0..entries.len()).collect();
         by_name.sort_by_key(|&i| entries.get(i).map(|e| e.name.as_str()));
-        Ok(Self { path, format, map, entries, by_name, metadata, skipped })
+        Ok(Self { path, format, file, entries, by_name, metadata, skipped })
     }
 
     /// The file, as it was named.
@@ -95,7 +125,7 @@ impl Checkpoint {
 
     /// Bytes of the file.
     pub fn file_len(&self) -> usize {
-        self.map.len()
+        self.file.len()
     }
 
     /// The names of all tensors, in the order of the file.
@@ -108,7 +138,7 @@ impl Checkpoint {
 
     /// All tensors, in the order of the file.
     pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
-        self.entries.iter().map(|e| Tensor::new(e, &self.map))
+        self.entries.iter().map(|e| Tensor::new(e, &self.file))
     }
 
     /// The tensor of that name.
@@ -116,13 +146,24 @@ impl Checkpoint {
         let name_of = |&i: &usize| self.entries.get(i).map(|e| e.name.as_str());
         let found = self.by_name.binary_search_by_key(&Some(name), name_of).ok()?;
         let entry = self.entries.get(*self.by_name.get(found)?)?;
-        Some(Tensor::new(entry, &self.map))
+        Some(Tensor::new(entry, &self.file))
     }
 
     /// safetensors: the file's `__metadata__`. torch: numbers and strings of the outer dictionary
     /// (`epoch`, `arch`) and of an `args` namespace (`args.lr`).
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
+    }
+
+    /// Parts of the file whose checksums do not fit, by their names in it. Only the zip format has
+    /// checksums; for the others the answer is always empty. Reads the whole file.
+    ///
+    /// A file saved with PyTorch's checksums switched off is reported whole.
+    pub fn damaged_records(&self) -> Vec<String> {
+        match self.format {
+            Format::TorchZip => torch::damaged_records(&self.file),
+            Format::Safetensors | Format::TorchLegacy | Format::NumpyPickle => vec![],
+        }
     }
 
     /// Tensors that the file has and that are not read here.
@@ -158,18 +199,14 @@ fn map(path: &Path) -> Result<Mmap, Error> {
 
 /// Tries the formats by their first bytes.
 fn parse(path: &Path, file: &[u8]) -> Result<(Format, Index), Error> {
-    if safetensors::looks_like(file) {
-        let index =
-            safetensors::read(file).map_err(|reason| Error::Safetensors { path: path.to_owned(), reason })?;
-        return Ok((Format::Safetensors, index));
-    }
-    Err(Error::Unrecognised { path: path.to_owned(), looks: looks(file) })
-}
-
-/// What a foreign file looks like. Each of these is something that people hand over by mistake.
-fn looks(file: &[u8]) -> &'static str {
-    if file.is_empty() {
-        return "it is empty";
-    }
-    "it has none of the known signatures (safetensors, torch zip, torch legacy, pickle)"
+    let fail = |format| move |reason| Error::Damaged { path: path.to_owned(), format, reason };
+    let unrecognised = || Error::Unrecognised { path: path.to_owned(), looks: sniff::looks(file) };
+    let format = sniff::format(file).ok_or_else(unrecognised)?;
+    let index = match format {
+        Format::Safetensors => safetensors::read(file).map_err(FormatError::from),
+        Format::TorchZip => torch::read_zip(file),
+        Format::TorchLegacy => torch::read_legacy(file),
+        Format::NumpyPickle => array::read_pickle(file),
+    };
+    Ok((format, index.map_err(fail(format))?))
 }

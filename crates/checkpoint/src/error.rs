@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use occlude_encoder::layout::LayoutError;
 
+use crate::checkpoint::Format;
 use crate::encoder::{LoadReport, join};
 
 /// Why a checkpoint could not be opened, loaded or written.
@@ -29,13 +30,15 @@ pub enum Error {
         /// What it looks like instead, with a hint where there is one.
         looks: &'static str,
     },
-    /// A damaged or hostile safetensors file.
-    #[error("`{path}` is not a valid safetensors file: {reason}", path = path.display())]
-    Safetensors {
+    /// A damaged, hostile or unsupported file of a known format.
+    #[error("cannot read `{path}` as {format}: {reason}", path = path.display())]
+    Damaged {
         /// The file.
         path: PathBuf,
+        /// What its first bytes say it is.
+        format: Format,
         /// What is wrong.
-        reason: SafetensorsError,
+        reason: FormatError,
     },
     /// A tensor's bytes cannot be decoded.
     #[error("tensor `{name}`: {reason}")]
@@ -84,6 +87,148 @@ pub enum Error {
         /// What is wrong.
         reason: SaveError,
     },
+}
+
+/// What is wrong with a file, by the layer that found it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// In a safetensors file.
+    #[error(transparent)]
+    Safetensors(#[from] SafetensorsError),
+    /// In a zip archive.
+    #[error(transparent)]
+    Zip(#[from] ZipError),
+    /// In a pickle.
+    #[error("{part}: {reason}")]
+    Pickle {
+        /// Which one of the file.
+        part: &'static str,
+        /// What is wrong.
+        reason: occlude_pickle::Error,
+    },
+    /// In what the pickle describes.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl FormatError {
+    pub(crate) fn pickle(reason: occlude_pickle::Error, part: &'static str) -> Self {
+        Self::Pickle { part, reason }
+    }
+}
+
+/// What is wrong with a zip archive.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ZipError {
+    /// No directory at the end: nearly always a download that stopped.
+    #[error("the zip archive has no directory at its end: truncated; hint: download the file again")]
+    NoDirectory,
+    /// Fields that contradict each other.
+    #[error("the zip archive is damaged in {0}")]
+    Damaged(&'static str),
+    /// More records than any checkpoint has.
+    #[error("the zip archive claims {got} records, more than the {limit} that are accepted")]
+    TooManyRecords {
+        /// As claimed.
+        got: u64,
+        /// The cap.
+        limit: u64,
+    },
+    /// Two records of one name, about which readers disagree.
+    #[error("the zip archive has two records named `{0}`")]
+    Duplicate(String),
+    /// A record that PyTorch does not write so.
+    #[error(
+        "record `{name}` is compressed (method {method}), which `torch.save` never does; hint: unzip the archive and zip it with `zip -0`"
+    )]
+    Compressed {
+        /// The record.
+        name: String,
+        /// zip's number of the method.
+        method: u16,
+    },
+    /// A record with a password.
+    #[error("record `{0}` is encrypted")]
+    Encrypted(String),
+    /// A record that does not lie in the file.
+    #[error("record `{0}` reaches past the end of the file or has no header: truncated or damaged")]
+    Outside(String),
+    /// A zip archive of something else.
+    #[error("the zip archive has no `data.pkl`, so `torch.save` did not write it")]
+    NoPickle,
+    /// Several checkpoints in one archive.
+    #[error("the zip archive has several `data.pkl`")]
+    TwoPickles,
+}
+
+/// What is wrong with the objects that a pickle describes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// Nothing in it is a tensor.
+    #[error("no tensors found: the file holds {holds}{}", referring(globals))]
+    NoTensors {
+        /// The kind of the outermost object.
+        holds: &'static str,
+        /// Classes and functions that it refers to.
+        globals: Vec<String>,
+    },
+    /// A compiled program.
+    #[error(
+        "it is a TorchScript archive; hint: save its weights with `torch.save(torch.jit.load(FILE).state_dict(), OUT)`"
+    )]
+    TorchScript,
+    /// A `byteorder` record that is neither `little` nor `big`.
+    #[error("unknown byte order `{0}`")]
+    ByteOrder(String),
+    /// A legacy stream whose parts contradict each other.
+    #[error("the legacy stream is damaged: {0}")]
+    Legacy(&'static str),
+    /// A tensor whose storage is not in the file.
+    #[error("storage `{key}` is not in the file, or not all of it: truncated")]
+    StorageMissing {
+        /// Its key.
+        key: String,
+    },
+    /// A tensor that reaches past its storage.
+    #[error(
+        "a tensor of shape {shape:?}, strides {strides:?} and offset {offset} reaches past its storage of {bytes} bytes"
+    )]
+    OutsideStorage {
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Its strides, in elements.
+        strides: Vec<usize>,
+        /// Its first element.
+        offset: usize,
+        /// Bytes of the storage.
+        bytes: usize,
+    },
+    /// A tensor that repeats a small storage into something huge.
+    #[error("a tensor of shape {shape:?} would expand a storage of {bytes} bytes")]
+    Expanded {
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Bytes of the storage.
+        bytes: usize,
+    },
+    /// A tensor whose description has the wrong form.
+    #[error("a tensor is not described the way `torch.save` does")]
+    BadTensor,
+    /// More than any checkpoint has.
+    #[error("the file has more than {limit} {what}")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// The cap.
+        limit: usize,
+    },
+}
+
+fn referring(globals: &[String]) -> String {
+    if globals.is_empty() { String::new() } else { format!(" and refers to {}", join(globals)) }
 }
 
 /// What is wrong with a safetensors file.

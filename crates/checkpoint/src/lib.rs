@@ -16,17 +16,22 @@
 //! # }
 //! ```
 
+mod array;
 pub mod atomic;
 mod checkpoint;
 mod detectron;
 mod dtype;
 mod encoder;
 mod error;
+mod flatten;
 pub mod meta;
 mod out;
 mod safetensors;
+mod sniff;
 mod tensor;
+mod torch;
 mod view;
+mod zip;
 
 pub use checkpoint::{Checkpoint, Format, Skipped};
 pub use detectron::save_detectron2;
@@ -35,7 +40,7 @@ pub use encoder::{
     Encoder, EncoderData, EncoderMatch, EncoderTensor, LoadOptions, LoadReport, MisShaped, load_encoder,
     match_encoder,
 };
-pub use error::{Error, SafetensorsError, SaveError};
+pub use error::{Error, FormatError, SafetensorsError, SaveError, StateError, ZipError};
 pub use out::TensorOut;
 pub use safetensors::save_safetensors;
 pub use tensor::Tensor;

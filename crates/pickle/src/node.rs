@@ -30,6 +30,11 @@ impl<'p, 'a> Node<'p, 'a> {
         self.id
     }
 
+    /// Another value of the same pickle.
+    pub fn sibling(self, id: Id) -> Self {
+        Self { id, ..self }
+    }
+
     /// The value.
     pub fn value(self) -> &'p Value<'a> {
         self.pickle.get(self.id)

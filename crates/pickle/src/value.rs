@@ -113,6 +113,12 @@ impl<'a> Pickle<'a> {
         self.values.get(id.0 as usize).unwrap_or(&Value::None)
     }
 
+    /// Every value, in the order of creation, also those that the result does not refer to.
+    pub fn nodes(&self) -> impl Iterator<Item = crate::Node<'_, 'a>> {
+        // `decode` holds the number of values below 2^32.
+        (0..self.values.len()).map(|i| self.node(Id(i as u32)))
+    }
+
     /// Bytes of the input that the pickle took; what follows it is not looked at.
     pub fn consumed(&self) -> usize {
         self.consumed

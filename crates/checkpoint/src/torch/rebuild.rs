@@ -1,0 +1,197 @@
+//! The calls by which torch puts tensors together, read as data.
+
+use std::ops::Range;
+
+use occlude_pickle::{CallNode, Node};
+
+use crate::array;
+use crate::dtype::Dtype;
+use crate::error::{FormatError, StateError};
+use crate::flatten::{Found, TensorSpec};
+use crate::view::{self, Layout, Storage};
+
+/// Where the bytes of a storage lie in the file.
+#[derive(Clone, Debug)]
+pub(super) struct StorageBytes {
+    pub(super) range: Range<usize>,
+    /// Whether they are big-endian.
+    pub(super) swapped: bool,
+}
+
+/// A storage as the pickle names it.
+pub(super) struct StorageRef<'p> {
+    pub(super) key: &'p str,
+    /// `None` for types that are not read here, and for untyped storages.
+    pub(super) dtype: Option<Dtype>,
+    /// Bytes of one element, also of types that are not read here.
+    pub(super) element_size: usize,
+    /// Elements.
+    pub(super) numel: usize,
+    /// First element, for the views of old files.
+    offset: usize,
+    type_name: &'p str,
+}
+
+/// (class, type, bytes of an element)
+const STORAGES: [(&str, Option<Dtype>, usize); 18] = [
+    ("DoubleStorage", Some(Dtype::F64), 8),
+    ("FloatStorage", Some(Dtype::F32), 4),
+    ("HalfStorage", Some(Dtype::F16), 2),
+    ("BFloat16Storage", Some(Dtype::BF16), 2),
+    ("LongStorage", Some(Dtype::I64), 8),
+    ("IntStorage", Some(Dtype::I32), 4),
+    ("ShortStorage", Some(Dtype::I16), 2),
+    ("CharStorage", Some(Dtype::I8), 1),
+    ("ByteStorage", Some(Dtype::U8), 1),
+    ("BoolStorage", Some(Dtype::Bool), 1),
+    ("UntypedStorage", None, 1),
+    ("ComplexDoubleStorage", None, 16),
+    ("ComplexFloatStorage", None, 8),
+    ("QInt32Storage", None, 4),
+    ("QInt8Storage", None, 1),
+    ("QUInt8Storage", None, 1),
+    ("QUInt4x2Storage", None, 1),
+    ("QUInt2x4Storage", None, 1),
+];
+
+/// `torch.float32` and its kin, as `_rebuild_tensor_v3` names them.
+const DTYPES: [(&str, Dtype); 10] = [
+    ("float64", Dtype::F64),
+    ("float32", Dtype::F32),
+    ("float16", Dtype::F16),
+    ("bfloat16", Dtype::BF16),
+    ("int64", Dtype::I64),
+    ("int32", Dtype::I32),
+    ("int16", Dtype::I16),
+    ("int8", Dtype::I8),
+    ("uint8", Dtype::U8),
+    ("bool", Dtype::Bool),
+];
+
+/// Reads `('storage', class, key, location, elements, view)`.
+pub(super) fn storage<'p>(id: Node<'p, '_>) -> Option<StorageRef<'p>> {
+    let parts: Vec<_> = id.items()?.collect();
+    let [kind, class, key, _location, numel, rest @ ..] = parts.as_slice() else { return None };
+    let class = class.global()?;
+    if kind.as_str() != Some("storage") || !matches!(&*class.module, "torch" | "torch.cuda" | "torch.storage")
+    {
+        return None;
+    }
+    let &(type_name, dtype, element_size) = STORAGES.iter().find(|(name, ..)| *name == class.name)?;
+    // A view of old files is (key of the view, first element, elements).
+    let view = rest.first().and_then(|v| v.items()).and_then(|mut v| v.nth(1)?.as_usize());
+    let (key, numel) = (key.as_str()?, numel.as_usize()?);
+    Some(StorageRef { key, dtype, element_size, numel, offset: view.unwrap_or(0), type_name })
+}
+
+/// Finds the bytes of a storage by its key.
+pub(super) type Locate<'l> = dyn Fn(&str) -> Result<Option<StorageBytes>, FormatError> + 'l;
+
+/// Reads a node as a tensor of torch or an array of numpy; `None` when it is neither.
+pub(super) fn tensor(
+    node: Node<'_, '_>,
+    file: &[u8],
+    locate: &Locate<'_>,
+) -> Result<Option<Found>, FormatError> {
+    if let Some(found) = array::read(node, file) {
+        return Ok(Some(found));
+    }
+    let Some(call) = node.call() else { return Ok(None) };
+    rebuild(&call.global.module, &call.global.name, &call.args, locate)
+}
+
+/// A tensor that repeats its storage (a stride of zero) may be larger than it, up to this many bytes:
+/// otherwise a few bytes of file could ask for any amount of memory.
+const MAX_EXPANDED: usize = 16 << 20;
+
+/// Wrappers are followed this far; nobody nests them.
+const MAX_WRAPPERS: usize = 8;
+
+fn rebuild(
+    module: &str,
+    name: &str,
+    args: &[Node<'_, '_>],
+    locate: &Locate<'_>,
+) -> Result<Option<Found>, FormatError> {
+    let (mut module, mut name, mut args) = (module.to_owned(), name.to_owned(), args.to_vec());
+    for _ in 0..MAX_WRAPPERS {
+        match (module.as_str(), name.as_str()) {
+            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") => {
+                return plain(&name, &args, locate).map(Some);
+            }
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state")
+            | ("torch.nn.parameter", "Parameter" | "Buffer") => {
+                let Some(inner) = args.first().and_then(|data| data.call()) else { return Ok(None) };
+                (module, name, args) = callee(&inner);
+            }
+            ("torch._tensor", "_rebuild_from_type_v2") => {
+                let inner = args.first().and_then(|f| f.global()).zip(args.get(2).and_then(|a| a.items()));
+                let Some((function, inner)) = inner else { return Ok(None) };
+                (module, name, args) =
+                    (function.module.to_string(), function.name.to_string(), inner.collect());
+            }
+            ("torch._utils", other) if other.starts_with("_rebuild_") => {
+                let reason = format!("it was made by `{other}`, which is not read here");
+                return Ok(Some(Found::Skipped(reason)));
+            }
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+fn callee<'p, 'a>(call: &CallNode<'p, 'a>) -> (String, String, Vec<Node<'p, 'a>>) {
+    (call.global.module.to_string(), call.global.name.to_string(), call.args.clone())
+}
+
+/// `_rebuild_tensor*(storage, offset, size, stride, requires_grad, hooks, [dtype,] metadata)`.
+fn plain(name: &str, args: &[Node<'_, '_>], locate: &Locate<'_>) -> Result<Found, FormatError> {
+    let bad = || FormatError::from(StateError::BadTensor);
+    let [id, offset, size, stride, rest @ ..] = args else { return Err(bad()) };
+    let Some(storage) = id.persistent().and_then(storage) else {
+        return Ok(Found::Skipped("its storage is not one that `torch.save` writes".into()));
+    };
+    let sizes = |node: &Node<'_, '_>| node.items()?.map(Node::as_usize).collect::<Option<Vec<_>>>();
+    let (shape, strides) = (sizes(size).ok_or_else(bad)?, sizes(stride).ok_or_else(bad)?);
+    if shape.len() != strides.len() {
+        return Err(bad());
+    }
+    let v3 = name == "_rebuild_tensor_v3";
+    // Lazily conjugated or negated tensors say so in their metadata.
+    let metadata = rest.get(if v3 { 3 } else { 2 }).and_then(|m| m.entries()).unwrap_or_default();
+    if metadata.iter().any(|(_, value)| value.as_bool() == Some(true)) {
+        return Ok(Found::Skipped("it is a conjugated or negated view".into()));
+    }
+    let dtype = if v3 { rest.get(2).and_then(|d| named_dtype(*d)) } else { storage.dtype };
+    let Some(dtype) = dtype else {
+        return Ok(Found::Skipped(format!("its type (`{}`) is not read here", storage.type_name)));
+    };
+    let bytes = locate(storage.key)?;
+    let key = || storage.key.chars().take(200).collect();
+    let bytes = bytes.ok_or_else(|| StateError::StorageMissing { key: key() })?;
+    let offset = offset.as_usize().and_then(|o| o.checked_add(storage.offset)).ok_or_else(bad)?;
+    if dtype.bytes_of(&shape).is_none_or(|len| len > bytes.range.len().max(MAX_EXPANDED)) {
+        return Err(StateError::Expanded { shape, bytes: bytes.range.len() }.into());
+    }
+    let extent = view::extent(&shape, offset, &strides).and_then(|n| n.checked_mul(dtype.size()));
+    if extent.is_none_or(|extent| extent > bytes.range.len()) {
+        return Err(StateError::OutsideStorage { shape, strides, offset, bytes: bytes.range.len() }.into());
+    }
+    let layout = if view::is_row_major(&shape, &strides) {
+        Layout::Contiguous { offset: offset * dtype.size() }
+    } else {
+        Layout::Strided { offset, strides }
+    };
+    Ok(Found::Tensor(TensorSpec {
+        dtype,
+        shape,
+        storage: Storage::Raw(bytes.range),
+        layout,
+        swapped: bytes.swapped,
+    }))
+}
+
+fn named_dtype(node: Node<'_, '_>) -> Option<Dtype> {
+    let global = node.global().filter(|g| g.module == "torch")?;
+    DTYPES.iter().find(|(name, _)| *name == global.name).map(|(_, dtype)| *dtype)
+}

@@ -1,0 +1,178 @@
+"""Writes the golden checkpoints of this folder: run `python make.py` here.
+
+Needs torch, numpy and safetensors. Each file holds the tensors of an `expected_*.safetensors`, which
+the safetensors library writes contiguously:
+
+- `state_zip.pth`, `state_legacy.pth`: `torch.save` in both formats; strided, shared, offset and
+  expanded storages, every type, nested dictionaries, a namespace.
+- `state_big.pth`: the zip format as a big-endian machine writes it.
+- `module_zip.pth`: a whole `nn.Module` instead of its state dict.
+- `numpy_pN.pkl`: arrays as Detectron2 pickles them, in protocol N; Fortran order, big-endian.
+- `caffe2.pkl`: arrays as Python 2 pickles them.
+- `attack_*.pth`: files that would run a command if Python loaded them.
+"""
+
+import argparse
+import collections
+import io
+import os
+import pathlib
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+import torch
+
+HERE = pathlib.Path(__file__).parent
+
+
+def state():
+    base = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    counting = torch.arange(24)
+    tensors = collections.OrderedDict()
+    tensors["module.base"] = base
+    tensors["module.transposed"] = base.t()
+    tensors["module.offset"] = base[1, 1:]
+    tensors["module.step"] = torch.arange(10, dtype=torch.float32)[::2]
+    tensors["module.channels_last"] = (
+        torch.arange(36, dtype=torch.float32).reshape(2, 2, 3, 3).contiguous(memory_format=torch.channels_last)
+    )
+    tensors["module.expanded"] = torch.tensor([1.5, -2.5]).expand(3, 2)
+    tensors["module.parameter"] = torch.nn.Parameter(torch.tensor([0.25]))
+    tensors["module.scalar"] = torch.tensor(7)
+    tensors["module.empty"] = torch.zeros(0, 3)
+    floats = (counting.double() - 12) / 7
+    for dtype in [torch.float64, torch.float16, torch.bfloat16]:
+        tensors[f"module.{str(dtype)[6:]}"] = floats.to(dtype).reshape(2, 3, 4)
+    for dtype in [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]:
+        tensors[f"module.{str(dtype)[6:]}"] = (counting - (0 if dtype == torch.uint8 else 12)).to(dtype)
+    momentum = torch.tensor([3.0, 4.0])
+    checkpoint = {
+        "epoch": 3,
+        "arch": "resnet18",
+        "best": 0.5,
+        "args": argparse.Namespace(lr=0.03, resume=None, gpus=[0, 1]),
+        "state_dict": tensors,
+        "optimizer": {
+            "state": {0: {"momentum_buffer": momentum}},
+            "param_groups": [{"lr": 0.03, "params": [0]}],
+        },
+        "complex": torch.zeros(2, dtype=torch.complex64),
+    }
+    expected = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    expected["optimizer.state.0.momentum_buffer"] = momentum
+    return checkpoint, expected
+
+
+def big_endian(little):
+    """The same archive with every storage byte-swapped."""
+    sizes = {}
+
+    class Sizes(pickle.Unpickler):
+        def persistent_load(self, pid):
+            sizes[pid[2]] = torch._utils._element_size(pid[1].dtype)
+            return pid
+
+        def find_class(self, module, name):
+            known = "Storage" in name or module in ("collections", "argparse")
+            return super().find_class(module, name) if known else lambda *args: None
+
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(little)) as source, zipfile.ZipFile(out, "w") as target:
+        root = source.namelist()[0].split("/")[0]
+        Sizes(io.BytesIO(source.read(f"{root}/data.pkl"))).load()
+        for name in source.namelist():
+            data = source.read(name)
+            if name == f"{root}/byteorder":
+                data = b"big"
+            elif name.startswith(f"{root}/data/"):
+                size = sizes[name.rsplit("/", 1)[1]]
+                # Complex numbers are swapped part by part; this one is all zeros.
+                data = b"".join(data[i : i + size][::-1] for i in range(0, len(data), size))
+            target.writestr(zipfile.ZipInfo(name), data)
+    return out.getvalue()
+
+
+def module():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Sequential(torch.nn.Linear(2, 1))
+    )
+
+
+def arrays():
+    base = np.arange(6, dtype=np.float32).reshape(2, 3)
+    return {
+        "stem.weight": base,
+        "stem.fortran": np.asfortranarray(base),
+        "stem.sliced": base[:, ::2],
+        "stem.big": base.astype(">f4"),
+        "stem.double": base.astype(np.float64) / 3,
+        "stem.half": base.astype(np.float16),
+        "stem.count": np.asarray(5, dtype=np.int64),
+        "stem.ints": np.arange(-2, 2, dtype=np.int32),
+        "stem.shorts": np.arange(-2, 2, dtype=np.int16),
+        "stem.bytes": np.arange(4, dtype=np.uint8),
+        "stem.signed": np.arange(-2, 2, dtype=np.int8),
+        "stem.flags": np.array([True, False]),
+        "stem.empty": np.zeros((0, 2), dtype=np.float32),
+    }
+
+
+def expected_arrays():
+    return {
+        name: np.ascontiguousarray(a.astype(a.dtype.newbyteorder("="))).reshape(a.shape)
+        for name, a in arrays().items()
+    }
+
+
+def caffe2():
+    """{'blobs': {'stem.weight': array}} as Python 2 and its numpy write it: data in BINSTRING."""
+
+    def short(s):
+        return b"U" + bytes([len(s)]) + s
+
+    data = arrays()["stem.weight"].tobytes()
+    dtype = b"cnumpy\ndtype\n(" + short(b"f4") + b"K\0K\1tR(K\3" + short(b"<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0t" + short(b"b") + b"tR"
+        b"(K\1(K\2K\3t" + dtype + b"I00\nT" + struct.pack("<I", len(data)) + data + b"tb"
+    )
+    return b"\x80\x02}(" + short(b"blobs") + b"}(" + short(b"stem.weight") + array + b"uu."
+
+
+class Attack:
+    def __reduce__(self):
+        return os.system, ("echo executed",)
+
+
+def main():
+    checkpoint, expected = state()
+    torch.save(checkpoint, HERE / "state_zip.pth")
+    torch.save(checkpoint, HERE / "state_legacy.pth", _use_new_zipfile_serialization=False)
+    (HERE / "state_big.pth").write_bytes(big_endian((HERE / "state_zip.pth").read_bytes()))
+    safetensors.torch.save_file(expected, HERE / "expected_state.safetensors", {"source": "make.py"})
+
+    # PyTorch itself must read the swapped file as the same values.
+    swapped = torch.load(HERE / "state_big.pth", weights_only=False)["state_dict"]
+    assert all(torch.equal(swapped[name], checkpoint["state_dict"][name]) for name in swapped)
+
+    torch.save(module(), HERE / "module_zip.pth")
+    safetensors.torch.save_file(module().state_dict(), HERE / "expected_module.safetensors")
+
+    payload = {"model": arrays(), "__author__": "make.py", "matching_heuristics": True}
+    for protocol in range(6):
+        (HERE / f"numpy_p{protocol}.pkl").write_bytes(pickle.dumps(payload, protocol=protocol))
+    (HERE / "caffe2.pkl").write_bytes(caffe2())
+    safetensors.numpy.save_file(expected_arrays(), HERE / "expected_numpy.safetensors")
+
+    attacked = {"state_dict": {"conv1.weight": torch.zeros(1)}, "epoch": Attack()}
+    torch.save(attacked, HERE / "attack_zip.pth")
+    torch.save(attacked, HERE / "attack_legacy.pth", _use_new_zipfile_serialization=False)
+
+
+if __name__ == "__main__":
+    main()
