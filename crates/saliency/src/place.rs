@@ -4,7 +4,7 @@
 //! of it; with unequal sides most of the long one is outside.
 
 use crate::map::{Tap, bilinear};
-use crate::{CellBox, Error, Map, Mask};
+use crate::{CellBox, Error, Map, Mask, rle};
 
 /// A rectangle in pixels; fractional, `left` and `top` may be negative when a small picture was padded.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -86,6 +86,57 @@ impl Placement {
         Mask::new(self.height as usize, self.width as usize, out)
     }
 
+    /// Runs of the picture's rows that share a row of the grid: `(row, how many)`.
+    fn row_runs(&self, grid: &Mask) -> Vec<(Option<usize>, u64)> {
+        let mut runs: Vec<(Option<usize>, u64)> = Vec::new();
+        for row in self.rows(grid.height()) {
+            let cell = row.map(|p| p as usize);
+            match runs.last_mut() {
+                Some((last, count)) if *last == cell => *count += 1,
+                _ => runs.push((cell, 1)),
+            }
+        }
+        runs
+    }
+
+    /// [`Self::mask`] as COCO's compressed run-length string, without making the pixels: the cost grows with the
+    /// picture's width, not its area.
+    pub fn rle(&self, grid: &Mask) -> String {
+        let rows = self.row_runs(grid);
+        let mut runs = vec![0u64];
+        for column in self.columns(grid.width()) {
+            for &(row, count) in &rows {
+                let cell = row.zip(column).is_some_and(|(row, p)| grid.get(row, p as usize));
+                // Runs alternate from background: an odd number of them means that the last is background.
+                if cell == (runs.len() % 2 == 1) {
+                    runs.push(0);
+                }
+                if let Some(last) = runs.last_mut() {
+                    *last += count;
+                }
+            }
+        }
+        rle::compress(&runs)
+    }
+
+    /// [`Self::mask`] packed to one bit a pixel, most significant first, every row padded to a whole byte: the
+    /// layout of a 1-bit PNG.
+    pub fn bits(&self, grid: &Mask) -> Vec<u8> {
+        let columns: Vec<_> = self.columns(grid.width()).into_iter().map(|p| p.map(|p| p as usize)).collect();
+        let mut out = Vec::new();
+        for (row, count) in self.row_runs(grid) {
+            let bit = |c: &Option<usize>| u8::from(row.zip(*c).is_some_and(|(row, c)| grid.get(row, c)));
+            let pack = |eight: &[Option<usize>]| {
+                eight.iter().enumerate().fold(0, |byte, (i, c)| byte | bit(c) << (7 - i))
+            };
+            let line: Vec<u8> = columns.chunks(8).map(pack).collect();
+            for _ in 0..count {
+                out.extend_from_slice(&line);
+            }
+        }
+        out
+    }
+
     /// The grid's values in the picture's pixels, bilinear inside the crop and `None` outside it. Row-major.
     pub fn values(&self, map: Map<'_>) -> Vec<Option<f32>> {
         let tap = |cells: usize| move |p: Option<f64>| p.map(|p| Tap::new(p, cells));
@@ -158,7 +209,13 @@ mod tests {
             let grid = Mask::new(3, 3, (0..9).map(|i| bits >> i & 1 == 1).collect()).unwrap();
             let rect = place.rect(grid.bounds().unwrap(), &grid);
             prop_assert!(rect.left >= 0.0 && rect.left + rect.width <= f64::from(w) + 1e-9);
-            if let Some(b) = place.mask(&grid).unwrap().bounds() {
+            let mask = place.mask(&grid).unwrap();
+            prop_assert_eq!(place.rle(&grid), rle::encode(&mask), "the short way to the runs is the long one's");
+            let (bits, stride) = (place.bits(&grid), (w as usize).div_ceil(8));
+            prop_assert_eq!(bits.len(), stride * h as usize);
+            let bit = |y: usize, x: usize| bits[y * stride + x / 8] >> (7 - x % 8) & 1 == 1;
+            prop_assert!((0..h as usize).all(|y| (0..w as usize).all(|x| bit(y, x) == mask.get(y, x))));
+            if let Some(b) = mask.bounds() {
                 prop_assert!(b.left as f64 + 0.5 >= rect.left - 1e-9 && b.top as f64 + 0.5 >= rect.top - 1e-9);
                 prop_assert!((b.left + b.width) as f64 - 0.5 <= rect.left + rect.width + 1e-9);
                 prop_assert!((b.top + b.height) as f64 - 0.5 <= rect.top + rect.height + 1e-9);

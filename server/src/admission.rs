@@ -1,0 +1,139 @@
+//! Who gets in: a bounded number of pictures, and a bounded number of bytes.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use crate::error::{ApiError, Kind};
+use crate::state::AppState;
+
+/// Longest `Retry-After`, in seconds: an estimate beyond it says nothing.
+const MAX_RETRY: f64 = 60.0;
+
+/// A request that is in; it counts until this is dropped, by its answer or because its client left.
+pub(crate) struct Admitted {
+    state: AppState,
+    pictures: OwnedSemaphorePermit,
+    bytes: Option<OwnedSemaphorePermit>,
+    _active: Active,
+}
+
+/// Keeps the count of requests in progress that draining waits for.
+struct Active(watch::Sender<usize>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
+    }
+}
+
+impl Admitted {
+    /// Lets a request in with room for one picture; 503 while draining or loading, 429 when full.
+    pub(crate) fn new(state: &AppState) -> Result<Self, ApiError> {
+        // Counted before the check, so that draining either sees the request or turns it away.
+        state.active().send_modify(|n| *n += 1);
+        let active = Active(state.active().clone());
+        if state.draining() {
+            let error = ApiError::new(Kind::Draining, "the server is shutting down");
+            return Err(error.hint("send the request to another instance, or try again soon").retry_after(1));
+        }
+        state.model()?;
+        let pictures = Arc::clone(state.admission()).try_acquire_owned().map_err(|_| overloaded(state))?;
+        Ok(Self { state: state.clone(), pictures, bytes: None, _active: active })
+    }
+
+    /// Makes room for the other pictures of a request.
+    pub(crate) fn pictures(&mut self, total: usize) -> Result<(), ApiError> {
+        let more = u32::try_from(total.saturating_sub(self.pictures.num_permits())).unwrap_or(u32::MAX);
+        let got = Arc::clone(self.state.admission()).try_acquire_many_owned(more);
+        self.pictures.merge(got.map_err(|_| overloaded(&self.state))?);
+        Ok(())
+    }
+
+    /// Makes room for bytes of a body.
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<(), ApiError> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let got = Arc::clone(self.state.buffered()).try_acquire_many_owned(count);
+        let got = got.map_err(|_| overloaded(&self.state))?;
+        match &mut self.bytes {
+            Some(bytes) => bytes.merge(got),
+            None => self.bytes = Some(got),
+        }
+        Ok(())
+    }
+}
+
+/// 429 with the time that what is in the server takes at the rate measured last.
+pub(crate) fn overloaded(state: &AppState) -> ApiError {
+    let waiting = state.in_flight() as f64;
+    let seconds = state.metrics().rate().map_or(1.0, |rate| (waiting / rate.max(0.1)).ceil());
+    ApiError::new(Kind::Overloaded, "the server is full")
+        .hint(
+            "try again after the seconds in `Retry-After`; `--max-queue` and `--max-buffered` set the bounds",
+        )
+        .retry_after(seconds.clamp(1.0, MAX_RETRY) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+    use crate::encoder::fake::Fake;
+    use crate::routes::tests_support::fake_model;
+
+    fn state(max_queue: usize, max_buffered: usize) -> AppState {
+        let limits = Limits { max_queue, max_buffered, ..Limits::default() };
+        let state = AppState::new(limits, false);
+        state.set_model(fake_model(vec![Fake::default()], &state));
+        state
+    }
+
+    fn kind<T>(result: Result<T, ApiError>) -> Kind {
+        result.err().map_or_else(|| panic!("it was let in"), |e| e.kind)
+    }
+
+    #[tokio::test]
+    async fn pictures_and_bytes_are_given_back() {
+        let state = state(4, 100);
+        let mut first = Admitted::new(&state).unwrap();
+        first.pictures(3).unwrap();
+        first.bytes(60).unwrap();
+        first.bytes(40).unwrap();
+        assert_eq!(state.in_flight(), 3);
+        assert_eq!(kind(first.bytes(1)), Kind::Overloaded);
+        let mut second = Admitted::new(&state).unwrap();
+        assert_eq!(kind(second.pictures(2)), Kind::Overloaded);
+        assert_eq!(kind(Admitted::new(&state)), Kind::Overloaded);
+        drop(first);
+        second.pictures(4).unwrap();
+        second.bytes(100).unwrap();
+        drop(second);
+        assert_eq!(state.in_flight(), 0);
+        state.idle().await;
+    }
+
+    #[tokio::test]
+    async fn nobody_gets_in_before_the_model_or_after_the_signal() {
+        let empty = AppState::new(Limits::default(), false);
+        assert_eq!(kind(Admitted::new(&empty)), Kind::Loading);
+        let state = state(4, 100);
+        let inside = Admitted::new(&state).unwrap();
+        state.start_draining();
+        assert_eq!(kind(Admitted::new(&state)), Kind::Draining);
+        let wait = std::time::Duration::from_millis(20);
+        assert!(tokio::time::timeout(wait, state.idle()).await.is_err(), "one is still inside");
+        drop(inside);
+        state.idle().await;
+    }
+
+    #[test]
+    fn retry_after_is_what_the_rate_says() {
+        let state = state(1000, 1);
+        assert_eq!(overloaded(&state).retry_after, Some(1), "nothing measured yet");
+        let mut inside = Admitted::new(&state).unwrap();
+        inside.pictures(1000).unwrap();
+        state.metrics().observe_batch(1);
+        // 1000 pictures at no more than 10 a second.
+        assert_eq!(overloaded(&state).retry_after, Some(60));
+    }
+}

@@ -1,0 +1,87 @@
+//! An encoder without a model: answers by arithmetic, fails when told to, and can be held at a gate. For tests.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use occlude_preprocess::Rgb;
+
+use crate::batch::{Encode, EncodeError, Encoded};
+
+/// Lets encoders through once it is opened.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    /// Lets everyone through from now on.
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut open = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*open {
+            open = self.0.1.wait(open).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// The fake encoder: a three-number embedding (the mean colour, normalised) and a 2 x 2 saliency (the mean of each
+/// quarter).
+#[derive(Default)]
+pub struct Fake {
+    gate: Option<Gate>,
+}
+
+impl Fake {
+    /// Length of the embedding.
+    pub const DIM: usize = 3;
+    /// A batch fails that has a picture of this value in its first byte.
+    pub const FAILS: u8 = 251;
+    /// Likewise, a batch panics.
+    pub const PANICS: u8 = 252;
+    /// Likewise, a batch comes back empty.
+    pub const FORGETS: u8 = 253;
+
+    /// One that waits at `gate` before every batch.
+    pub fn gated(gate: &Gate) -> Self {
+        Self { gate: Some(gate.clone()) }
+    }
+
+    /// What it answers for a picture.
+    pub fn answer(image: &Rgb) -> Encoded {
+        let pixels = image.data.chunks_exact(3);
+        let count = pixels.len().max(1) as f32;
+        let sums = pixels.fold([0f32; 3], |s, p| std::array::from_fn(|c| s[c] + f32::from(p[c])));
+        let norm = sums.iter().map(|s| s * s).sum::<f32>().sqrt().max(1e-12);
+        let (w, h) = (image.width as usize, image.height as usize);
+        let quarter = |row: usize, column: usize| {
+            let inside =
+                |i: usize| (i / w.max(1)) * 2 / h.max(1) == row && (i % w.max(1)) * 2 / w.max(1) == column;
+            let bright = |(_, p): (usize, &[u8])| p.iter().map(|&v| f32::from(v)).sum::<f32>();
+            image.data.chunks_exact(3).enumerate().filter(|(i, _)| inside(*i)).map(bright).sum::<f32>()
+                / count
+        };
+        Encoded {
+            embedding: sums.iter().map(|s| s / norm).collect(),
+            saliency: vec![quarter(0, 0), quarter(0, 1), quarter(1, 0), quarter(1, 1)],
+            grid: (2, 2),
+        }
+    }
+}
+
+impl Encode for Fake {
+    fn encode(&mut self, images: &[Rgb]) -> Result<Vec<Encoded>, EncodeError> {
+        if let Some(gate) = &self.gate {
+            gate.pass();
+        }
+        let told = |what: u8| images.iter().any(|i| i.data.first() == Some(&what));
+        if told(Self::FAILS) {
+            return Err(EncodeError::Runtime("as told".to_owned()));
+        }
+        assert!(!told(Self::PANICS), "as told");
+        if told(Self::FORGETS) {
+            return Ok(Vec::new());
+        }
+        Ok(images.iter().map(Self::answer).collect())
+    }
+}

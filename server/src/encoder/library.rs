@@ -1,0 +1,136 @@
+//! Finding and loading ONNX Runtime's shared library.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use ort::environment::Environment;
+use ort::ep::cuda::{CUDA_DYLIBS, CUDNN_DYLIBS};
+
+const VARIABLE: &str = "ORT_DYLIB_PATH";
+
+/// Why there is no ONNX Runtime.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LibraryError {
+    /// Nowhere to be found.
+    #[error(
+        "no ONNX Runtime library; hint: run `cargo xtask setup`, or set {VARIABLE} to libonnxruntime.so (looked for {})",
+        .looked.iter().map(|p| format!("`{}`", p.display())).collect::<Vec<_>>().join(", ")
+    )]
+    Missing {
+        /// Where it was looked for.
+        looked: Vec<PathBuf>,
+    },
+    /// The variable names a file that is not there.
+    #[error("{VARIABLE} is `{}`, which does not exist; hint: run `cargo xtask setup`, or correct it", .path.display())]
+    Dangling {
+        /// What the variable says.
+        path: PathBuf,
+    },
+    /// The file is no usable ONNX Runtime.
+    #[error("cannot load ONNX Runtime from `{}`: {reason}; hint: version 1.23 or later is needed", .path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// The loader's words.
+        reason: String,
+    },
+}
+
+/// The process's ONNX Runtime environment, loaded on the first call. There can be one only, so the first outcome is
+/// everybody's.
+pub fn environment() -> Result<&'static Environment, LibraryError> {
+    static ENVIRONMENT: OnceLock<Result<Environment, LibraryError>> = OnceLock::new();
+    ENVIRONMENT.get_or_init(load).as_ref().map_err(Clone::clone)
+}
+
+fn load() -> Result<Environment, LibraryError> {
+    let variable = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let path = find(variable, std::env::current_exe().ok().as_deref())?;
+    // The provider libraries are looked for beside the path that was loaded, so links are followed first.
+    let path = path.canonicalize().unwrap_or(path);
+    preload_cuda(&path);
+    let failed = |reason: String| LibraryError::Load { path: path.clone(), reason };
+    let builder = ort::init_from(&path).map_err(|e| failed(e.to_string()))?;
+    let environment = builder.with_name("occlude").with_telemetry(false).build();
+    let environment = environment.map_err(|e| failed(e.to_string()))?;
+    // Warnings tell of graph optimisations, which nobody who runs a server can act on.
+    environment.set_log_level(ort::logging::LogLevel::Error);
+    Ok(environment)
+}
+
+/// The variable decides where it is set; else the library lies beside the executable, as in a bundle.
+fn find(variable: Option<PathBuf>, executable: Option<&Path>) -> Result<PathBuf, LibraryError> {
+    if let Some(path) = variable {
+        return if path.exists() { Ok(path) } else { Err(LibraryError::Dangling { path }) };
+    }
+    let folder = executable.and_then(Path::parent).unwrap_or(Path::new("."));
+    let looked = vec![folder.join("../lib/libonnxruntime.so"), folder.join("libonnxruntime.so")];
+    match looked.iter().find(|p| p.exists()) {
+        Some(path) => Ok(path.clone()),
+        None => Err(LibraryError::Missing { looked }),
+    }
+}
+
+/// Loads the CUDA libraries that Python's nvidia-* packages put beside `onnxruntime` in `site-packages`, so that no
+/// LD_LIBRARY_PATH is needed. What is not there is left to the system's loader.
+fn preload_cuda(library: &Path) {
+    for path in cuda_libraries(library) {
+        let _ = ort::util::preload_dylib(path);
+    }
+}
+
+fn cuda_libraries(library: &Path) -> Vec<PathBuf> {
+    let packages = library.ancestors().map(|a| a.join("nvidia")).find(|n| n.is_dir());
+    let Some(entries) = packages.and_then(|p| std::fs::read_dir(p).ok()) else { return Vec::new() };
+    let folders: Vec<PathBuf> = entries.flatten().map(|e| e.path().join("lib")).collect();
+    // In the order of the lists: later ones depend on earlier ones.
+    let names = CUDA_DYLIBS.iter().chain(CUDNN_DYLIBS);
+    names.filter_map(|name| folders.iter().map(|f| f.join(name)).find(|p| p.exists())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_variable_decides() {
+        let dir = tempfile::tempdir().unwrap();
+        let (set, beside) = (dir.path().join("a.so"), dir.path().join("libonnxruntime.so"));
+        fs::write(&set, "").unwrap();
+        fs::write(&beside, "").unwrap();
+        let exe = dir.path().join("occlude-serve");
+        assert_eq!(find(Some(set.clone()), Some(&exe)), Ok(set));
+        assert_eq!(find(None, Some(&exe)), Ok(beside));
+        let gone = dir.path().join("gone.so");
+        assert_eq!(find(Some(gone.clone()), Some(&exe)), Err(LibraryError::Dangling { path: gone }));
+    }
+
+    #[test]
+    fn a_bundle_has_it_in_lib() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("lib")).unwrap();
+        fs::create_dir_all(dir.path().join("bin")).unwrap();
+        fs::write(dir.path().join("lib/libonnxruntime.so"), "").unwrap();
+        assert!(find(None, Some(&dir.path().join("bin/occlude-serve"))).is_ok());
+        let missing = find(None, Some(&dir.path().join("elsewhere/bin/occlude-serve"))).unwrap_err();
+        assert!(missing.to_string().contains("hint: run `cargo xtask setup`"), "{missing}");
+    }
+
+    #[test]
+    fn cuda_libraries_come_in_the_order_of_their_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let lib = dir.path().join("site-packages/onnxruntime/capi/libonnxruntime.so");
+        assert!(cuda_libraries(&lib).is_empty());
+        for (package, name) in
+            [("cudnn", CUDNN_DYLIBS[0]), ("cu13", CUDA_DYLIBS[1]), ("cu13", CUDA_DYLIBS[0])]
+        {
+            let folder = dir.path().join("site-packages/nvidia").join(package).join("lib");
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(name), "").unwrap();
+        }
+        let found = cuda_libraries(&lib);
+        let names: Vec<_> = found.iter().map(|p| p.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, [CUDA_DYLIBS[0], CUDA_DYLIBS[1], CUDNN_DYLIBS[0]]);
+    }
+}

@@ -1,0 +1,397 @@
+//! ONNX Runtime sessions behind the [`Encode`] trait.
+
+use std::path::{Path, PathBuf};
+
+use occlude_preprocess::{ContractError, Preprocess, Rgb};
+use ort::ep::{CUDA, ExecutionProvider, cuda::ConvAlgorithmSearch};
+use ort::session::Session;
+use ort::value::{TensorElementType, TensorRef, ValueType};
+
+use super::library::{LibraryError, environment};
+use crate::batch::{Encode, EncodeError, Encoded};
+use crate::config::Provider;
+use crate::model::{InputKind, ModelInfo};
+
+/// How sessions are made.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Provider asked for.
+    pub provider: Provider,
+    /// Sessions, each with its own weights.
+    pub workers: usize,
+    /// Threads of each on the CPU.
+    pub intra_threads: usize,
+    /// Largest batch; shapes up to it are run once before the server is ready.
+    pub max_batch: usize,
+    /// Name in answers.
+    pub name: String,
+}
+
+/// Why a model cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// No ONNX Runtime.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// No such file.
+    #[error("no model at `{}`; hint: write one with `occlude-export onnx CHECKPOINT {}`", .path.display(), .path.display())]
+    Missing {
+        /// As asked.
+        path: PathBuf,
+    },
+    /// CUDA was asked for and cannot run.
+    #[error("`--provider cuda` cannot run: {reason}; hint: {hint}")]
+    Cuda {
+        /// What is missing.
+        reason: String,
+        /// What helps.
+        hint: &'static str,
+    },
+    /// ONNX Runtime does not take the file.
+    #[error("cannot load `{}`: {reason}", .path.display())]
+    Session {
+        /// The file.
+        path: PathBuf,
+        /// ONNX Runtime's words.
+        reason: String,
+    },
+    /// Metadata that every file of the exporter has is missing.
+    #[error("`{}` has no metadata `{key}`; hint: export it with `occlude-export onnx`, which writes the preprocessing contract and the fingerprint into the file", .path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+    },
+    /// The contract in the metadata is unusable.
+    #[error("`{}`: {source}", .path.display())]
+    Contract {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ContractError,
+    },
+    /// An input or output is missing, or is not what the contract makes of a picture.
+    #[error("`{}`: `{name}` is {got}, expected {expected}; hint: export it with `occlude-export onnx`", .path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The input or output.
+        name: &'static str,
+        /// What the file has.
+        got: String,
+        /// What the server needs.
+        expected: String,
+    },
+    /// The first run failed.
+    #[error("`{}` loads but does not run: {source}", .path.display())]
+    Warm {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: EncodeError,
+    },
+}
+
+/// A session and the buffers it is fed from.
+pub struct OnnxEncoder {
+    session: Session,
+    contract: Preprocess,
+    input: InputKind,
+    floats: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+/// A model that is ready to be served.
+pub struct Loaded {
+    /// What is known about it.
+    pub info: ModelInfo,
+    /// One for each worker.
+    pub encoders: Vec<OnnxEncoder>,
+    /// Why `--provider auto` did not take CUDA.
+    pub note: Option<String>,
+}
+
+/// Loads `path` once for each worker, checks it against its own contract and warms it up.
+pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
+    if !path.is_file() {
+        return Err(LoadError::Missing { path: path.to_owned() });
+    }
+    let Opened { session: first, provider, note } = open(path, options)?;
+    let mut info = describe(path, &first, options, provider)?;
+    let mut encoders = vec![OnnxEncoder::new(first, &info)];
+    while encoders.len() < options.workers {
+        encoders.push(OnnxEncoder::new(session(path, options, provider)?, &info));
+    }
+    for encoder in &mut encoders {
+        info.dim = encoder
+            .warm(options.max_batch)
+            .map_err(|source| LoadError::Warm { path: path.to_owned(), source })?;
+    }
+    Ok(Loaded { info, encoders, note })
+}
+
+/// The first session, the provider that it really has, and why that is not CUDA.
+struct Opened {
+    session: Session,
+    provider: &'static str,
+    note: Option<String>,
+}
+
+fn open(path: &Path, options: &Options) -> Result<Opened, LoadError> {
+    environment()?;
+    let cuda = || cuda_available().and_then(|()| cuda_session(path, options));
+    let cpu = |note| Ok(Opened { session: session(path, options, "CPU")?, provider: "CPU", note });
+    match options.provider {
+        Provider::Cpu => cpu(None),
+        Provider::Cuda => Ok(Opened { session: cuda()?, provider: "CUDA", note: None }),
+        Provider::Auto => match cuda() {
+            Ok(session) => Ok(Opened { session, provider: "CUDA", note: None }),
+            Err(LoadError::Cuda { reason, .. }) => cpu(Some(reason)),
+            Err(other) => Err(other),
+        },
+    }
+}
+
+fn cuda_session(path: &Path, options: &Options) -> Result<Session, LoadError> {
+    let hint =
+        "check the driver with nvidia-smi and the CUDA and cuDNN libraries; `--provider cpu` needs neither";
+    session(path, options, "CUDA").map_err(|e| match e {
+        LoadError::Session { reason, .. } => LoadError::Cuda { reason, hint },
+        other => other,
+    })
+}
+
+fn cuda_available() -> Result<(), LoadError> {
+    match CUDA::is_available() {
+        Ok(true) => Ok(()),
+        _ => Err(LoadError::Cuda {
+            reason: "this ONNX Runtime is built without CUDA".to_owned(),
+            hint: "point ORT_DYLIB_PATH to the library of the onnxruntime-gpu package, or take `--provider cpu`",
+        }),
+    }
+}
+
+fn session(path: &Path, options: &Options, provider: &str) -> Result<Session, LoadError> {
+    let failed =
+        |e: &dyn std::fmt::Display| LoadError::Session { path: path.to_owned(), reason: e.to_string() };
+    let builder = Session::builder(environment()?).map_err(|e| failed(&e))?;
+    let builder = builder.with_intra_threads(options.intra_threads).map_err(|e| failed(&e))?;
+    // Threads that spin between runs take the cores that decode the next pictures.
+    let builder = builder.with_intra_op_spinning(false).map_err(|e| failed(&e))?;
+    let mut builder = match provider {
+        "CUDA" => {
+            // The exhaustive search stalls every new batch shape for hundreds of milliseconds.
+            let cuda = CUDA::default().with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
+            // Without `error_on_failure` a provider that fails to load leaves the CPU in its place, silently.
+            builder.with_execution_providers([cuda.build().error_on_failure()]).map_err(|e| failed(&e))?
+        }
+        _ => builder,
+    };
+    builder.commit_from_file(path).map_err(|e| failed(&e))
+}
+
+fn describe(
+    path: &Path,
+    session: &Session,
+    options: &Options,
+    provider: &str,
+) -> Result<ModelInfo, LoadError> {
+    let metadata = session
+        .metadata()
+        .map_err(|e| LoadError::Session { path: path.to_owned(), reason: e.to_string() })?;
+    let required = |key| {
+        let value = metadata.custom(key).filter(|v| !v.is_empty());
+        value.ok_or_else(|| LoadError::Metadata { path: path.to_owned(), key })
+    };
+    let contract = Preprocess::from_json(&required("preprocess")?)
+        .map_err(|source| LoadError::Contract { path: path.to_owned(), source })?;
+    let input = check_input(path, session, contract.crop)?;
+    check_output(path, session, "embedding", 2)?;
+    check_output(path, session, "saliency", 3)?;
+    Ok(ModelInfo {
+        name: options.name.clone(),
+        fingerprint: required("fingerprint")?,
+        encoder: metadata.custom("encoder").unwrap_or_else(|| "unknown".to_owned()),
+        method: metadata.custom("method"),
+        licence: metadata.custom("licence"),
+        checkpoint: metadata.custom("checkpoint"),
+        contract,
+        input,
+        dim: 0,
+        provider: provider.to_owned(),
+    })
+}
+
+fn check_input(path: &Path, session: &Session, crop: u32) -> Result<InputKind, LoadError> {
+    let crop = i64::from(crop);
+    let kinds = [
+        (InputKind::Float, TensorElementType::Float32, [-1, 3, crop, crop]),
+        (InputKind::Uint8, TensorElementType::Uint8, [-1, crop, crop, 3]),
+    ];
+    let [outlet] = session.inputs() else {
+        return Err(shape_error(
+            path,
+            "inputs",
+            format!("{} tensors", session.inputs().len()),
+            "one".to_owned(),
+        ));
+    };
+    let Some((kind, element, expected)) = kinds.into_iter().find(|(k, ..)| k.input() == outlet.name()) else {
+        let got = format!("called `{}`", outlet.name());
+        return Err(shape_error(path, "input", got, "`pixel_values` or `images`".to_owned()));
+    };
+    let fits = match outlet.dtype() {
+        // A dynamic dimension (-1) takes any size; the batch must be one.
+        ValueType::Tensor { ty, shape, .. } => {
+            *ty == element
+                && shape.len() == 4
+                && shape.first() == Some(&-1)
+                && shape.iter().zip(expected).all(|(got, want)| *got == want || *got == -1)
+        }
+        _ => false,
+    };
+    if fits {
+        return Ok(kind);
+    }
+    let expected =
+        format!("{element:?} of shape {expected:?} (-1: dynamic batch), as the contract's crop has it");
+    Err(shape_error(path, kind.input(), format!("{}", outlet.dtype()), expected))
+}
+
+fn check_output(path: &Path, session: &Session, name: &'static str, rank: usize) -> Result<(), LoadError> {
+    let expected = format!("a float tensor of rank {rank}");
+    let Some(outlet) = session.outputs().iter().find(|o| o.name() == name) else {
+        return Err(shape_error(path, name, "missing".to_owned(), expected));
+    };
+    match outlet.dtype() {
+        ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } if shape.len() == rank => Ok(()),
+        other => Err(shape_error(path, name, other.to_string(), expected)),
+    }
+}
+
+fn shape_error(path: &Path, name: &'static str, got: String, expected: String) -> LoadError {
+    LoadError::Shape { path: path.to_owned(), name, got, expected }
+}
+
+impl OnnxEncoder {
+    fn new(session: Session, info: &ModelInfo) -> Self {
+        let contract = info.contract.clone();
+        Self { session, contract, input: info.input, floats: Vec::new(), bytes: Vec::new() }
+    }
+
+    /// Runs the batch sizes 1, 2, 4, .. and the largest once, so that no client pays for memory planning, kernel
+    /// selection or lazy loading. Gives the length of the embedding.
+    fn warm(&mut self, max_batch: usize) -> Result<usize, EncodeError> {
+        let grey = Rgb::filled(self.contract.crop, self.contract.crop, [128; 3]);
+        let powers = std::iter::successors(Some(1usize), |n| n.checked_mul(2)).take_while(|n| *n < max_batch);
+        let mut dim = 0;
+        for size in powers.chain([max_batch]) {
+            let rows = self.encode(&vec![grey.clone(); size])?;
+            dim = rows.first().map_or(0, |r| r.embedding.len());
+        }
+        Ok(dim)
+    }
+
+    /// Fills the buffer of the input kind with the batch.
+    fn fill(&mut self, images: &[Rgb]) {
+        match self.input {
+            InputKind::Uint8 => {
+                self.bytes.clear();
+                images.iter().for_each(|i| self.bytes.extend_from_slice(&i.data));
+            }
+            InputKind::Float => {
+                let row = 3 * self.contract.crop as usize * self.contract.crop as usize;
+                self.floats.resize(images.len() * row, 0.0);
+                for (image, out) in images.iter().zip(self.floats.chunks_exact_mut(row)) {
+                    self.contract.normalized_into(image, out);
+                }
+            }
+        }
+    }
+}
+
+impl Encode for OnnxEncoder {
+    fn encode(&mut self, images: &[Rgb]) -> Result<Vec<Encoded>, EncodeError> {
+        let crop = self.contract.crop;
+        if let Some(odd) = images.iter().find(|i| (i.width, i.height) != (crop, crop)) {
+            return Err(EncodeError::Runtime(format!("a picture of {}x{}", odd.width, odd.height)));
+        }
+        self.fill(images);
+        let failed = |e: ort::Error| EncodeError::Runtime(e.to_string());
+        let (n, side) = (images.len(), crop as usize);
+        let name = self.input.input();
+        let outputs = match self.input {
+            InputKind::Uint8 => {
+                let tensor =
+                    TensorRef::from_array_view(([n, side, side, 3], &*self.bytes)).map_err(failed)?;
+                self.session.run(ort::inputs![name => tensor])
+            }
+            InputKind::Float => {
+                let tensor =
+                    TensorRef::from_array_view(([n, 3, side, side], &*self.floats)).map_err(failed)?;
+                self.session.run(ort::inputs![name => tensor])
+            }
+        }
+        .map_err(failed)?;
+        let missing = |output| EncodeError::Output { output, got: vec![], expected: "an output".to_owned() };
+        let extract = |output| -> Result<_, EncodeError> {
+            let value = outputs.get(output).ok_or_else(|| missing(output))?;
+            value.try_extract_tensor::<f32>().map_err(failed)
+        };
+        let (embedding, saliency) = (extract("embedding")?, extract("saliency")?);
+        rows(n, (embedding.0, embedding.1), (saliency.0, saliency.1))
+    }
+}
+
+/// Splits the outputs into one result for each picture.
+fn rows(
+    n: usize,
+    embedding: (&[i64], &[f32]),
+    saliency: (&[i64], &[f32]),
+) -> Result<Vec<Encoded>, EncodeError> {
+    let wrong = |output, got: &[i64], expected: &str| EncodeError::Output {
+        output,
+        got: got.to_vec(),
+        expected: format!("{expected} for {n} pictures"),
+    };
+    let size = |d: i64| usize::try_from(d).unwrap_or(0);
+    let (&[a, dim], &[b, h, w]) = (embedding.0, saliency.0) else {
+        return Err(wrong("embedding", embedding.0, "(n, d) beside a saliency of (n, h, w)"));
+    };
+    let (dim, grid) = (size(dim), (size(h), size(w)));
+    if size(a) != n || dim == 0 {
+        return Err(wrong("embedding", embedding.0, "(n, d)"));
+    }
+    if size(b) != n || grid.0 * grid.1 == 0 {
+        return Err(wrong("saliency", saliency.0, "(n, h, w)"));
+    }
+    let pairs = embedding.1.chunks_exact(dim).zip(saliency.1.chunks_exact(grid.0 * grid.1));
+    let row = |(e, s): (&[f32], &[f32])| Encoded { embedding: e.to_vec(), saliency: s.to_vec(), grid };
+    Ok(pairs.map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_split_by_rows() {
+        let made = rows(2, (&[2, 2], &[1., 2., 3., 4.]), (&[2, 1, 3], &[5., 6., 7., 8., 9., 10.])).unwrap();
+        assert_eq!(made[0], Encoded { embedding: vec![1., 2.], saliency: vec![5., 6., 7.], grid: (1, 3) });
+        assert_eq!(made[1], Encoded { embedding: vec![3., 4.], saliency: vec![8., 9., 10.], grid: (1, 3) });
+    }
+
+    #[test]
+    fn outputs_of_other_shapes_are_errors() {
+        let fails = |e: &[i64], s: &[i64]| match rows(2, (e, &[0.0; 8]), (s, &[0.0; 8])) {
+            Err(EncodeError::Output { output, .. }) => output,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(fails(&[2, 2, 1], &[2, 1, 1]), "embedding");
+        assert_eq!(fails(&[1, 2], &[2, 1, 1]), "embedding");
+        assert_eq!(fails(&[2, 0], &[2, 1, 1]), "embedding");
+        assert_eq!(fails(&[2, 2], &[1, 1, 1]), "saliency");
+        assert_eq!(fails(&[2, 2], &[2, 0, 1]), "saliency");
+    }
+}

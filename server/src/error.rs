@@ -1,0 +1,219 @@
+//! What a request can fail with, and the one place where kinds become statuses.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use occlude_preprocess::DecodeError;
+use serde::Serialize;
+
+/// Kinds of failure; the code of each is part of the API (docs/server.md lists them all).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A body, header or query that cannot be read as what it claims to be.
+    BadRequest,
+    /// No such route or picture.
+    NotFound,
+    /// The route exists, for another method.
+    MethodNotAllowed,
+    /// The answer cannot be given in the media type asked for.
+    NotAcceptable,
+    /// The client was too slow.
+    ReadTimeout,
+    /// The body has more bytes than allowed.
+    BodyTooLarge,
+    /// A picture has more pixels than allowed.
+    ImageTooLarge,
+    /// More pictures than allowed in one request.
+    TooManyImages,
+    /// A content type that is no picture's, multipart or JSON.
+    UnsupportedMediaType,
+    /// Bytes of no picture format that is read.
+    UnsupportedImage,
+    /// A picture that cannot be decoded.
+    BrokenImage,
+    /// Readable JSON of the wrong shape.
+    InvalidRequest,
+    /// The queue is full.
+    Overloaded,
+    /// A defect of the server.
+    Internal,
+    /// The model did not run.
+    EncoderFailed,
+    /// The model or the gallery is not there yet.
+    Loading,
+    /// The server is shutting down.
+    Draining,
+    /// The answer took too long.
+    Timeout,
+}
+
+impl Kind {
+    /// Every kind, for documentation and tests.
+    pub const ALL: [Kind; 18] = [
+        Kind::BadRequest,
+        Kind::NotFound,
+        Kind::MethodNotAllowed,
+        Kind::NotAcceptable,
+        Kind::ReadTimeout,
+        Kind::BodyTooLarge,
+        Kind::ImageTooLarge,
+        Kind::TooManyImages,
+        Kind::UnsupportedMediaType,
+        Kind::UnsupportedImage,
+        Kind::BrokenImage,
+        Kind::InvalidRequest,
+        Kind::Overloaded,
+        Kind::Internal,
+        Kind::EncoderFailed,
+        Kind::Loading,
+        Kind::Draining,
+        Kind::Timeout,
+    ];
+
+    /// Status and `error.code`.
+    pub fn status(self) -> (StatusCode, &'static str) {
+        match self {
+            Kind::BadRequest => (StatusCode::BAD_REQUEST, "bad_request"),
+            Kind::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Kind::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not_acceptable"),
+            Kind::ReadTimeout => (StatusCode::REQUEST_TIMEOUT, "read_timeout"),
+            Kind::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Kind::ImageTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "image_too_large"),
+            Kind::TooManyImages => (StatusCode::PAYLOAD_TOO_LARGE, "too_many_images"),
+            Kind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Kind::UnsupportedImage => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_image"),
+            Kind::BrokenImage => (StatusCode::UNPROCESSABLE_ENTITY, "broken_image"),
+            Kind::InvalidRequest => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request"),
+            Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+            Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Kind::EncoderFailed => (StatusCode::INTERNAL_SERVER_ERROR, "encoder_failed"),
+            Kind::Loading => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
+            Kind::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            Kind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+        }
+    }
+}
+
+/// A failed request.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// What went wrong, as the status.
+    pub kind: Kind,
+    /// What went wrong, in words.
+    pub message: String,
+    /// What the caller can do about it.
+    pub hint: Option<String>,
+    /// Seconds after which trying again makes sense (429 and 503).
+    pub retry_after: Option<u64>,
+}
+
+impl ApiError {
+    /// An error without a hint.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None, retry_after: None }
+    }
+
+    /// With what the caller can do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// With a `Retry-After` in seconds.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// A picture that could not be decoded; `name` says which, where there are several.
+    pub fn decode(name: Option<&str>, error: &DecodeError) -> Self {
+        let kind = match error {
+            DecodeError::Empty => Kind::BadRequest,
+            DecodeError::UnknownFormat { .. } | DecodeError::OtherFormat { .. } => Kind::UnsupportedImage,
+            DecodeError::TooLarge { .. } => Kind::ImageTooLarge,
+            _ => Kind::BrokenImage,
+        };
+        // The decoder's messages end in their own hint where there is one.
+        let text = error.to_string();
+        let (message, hint) = match text.split_once("; hint: ") {
+            Some((message, hint)) => (message, Some(hint.to_owned())),
+            None => (text.as_str(), None),
+        };
+        let message = match name {
+            Some(name) => format!("`{name}`: {message}"),
+            None => message.to_owned(),
+        };
+        let fallback = || (kind == Kind::UnsupportedImage).then(|| "send JPEG, PNG or WebP bytes".to_owned());
+        Self { kind, message, hint: hint.or_else(fallback), retry_after: None }
+    }
+
+    /// The JSON answer, which names the request.
+    pub(crate) fn render(&self, request_id: &str) -> Response {
+        let (status, code) = self.kind.status();
+        let error = Detail { code, message: &self.message, hint: self.hint.as_deref(), request_id };
+        let mut response = (status, Json(Body { error })).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: Detail<'a>,
+}
+
+#[derive(Serialize)]
+struct Detail<'a> {
+    code: &'static str,
+    message: &'a str,
+    hint: Option<&'a str>,
+    request_id: &'a str,
+}
+
+impl IntoResponse for ApiError {
+    /// Leaves the error in the response's extensions: the outermost layer knows the request's id and renders it.
+    fn into_response(self) -> Response {
+        let mut response = self.kind.status().0.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use occlude_preprocess::{Format, Limits};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn codes_are_unique_and_every_kind_is_listed() {
+        let codes: BTreeSet<_> = Kind::ALL.iter().map(|k| k.status().1).collect();
+        assert_eq!(codes.len(), Kind::ALL.len());
+        assert!(Kind::ALL.iter().all(|k| k.status().0.is_client_error() || k.status().0.is_server_error()));
+    }
+
+    #[test]
+    fn decode_errors_become_kinds() {
+        let kind = |e: DecodeError| ApiError::decode(None, &e).kind;
+        assert_eq!(kind(DecodeError::Empty), Kind::BadRequest);
+        assert_eq!(kind(DecodeError::OtherFormat { name: "GIF" }), Kind::UnsupportedImage);
+        assert_eq!(kind(DecodeError::UnknownFormat { start: vec![1] }), Kind::UnsupportedImage);
+        let limits = Limits::default();
+        assert_eq!(kind(DecodeError::TooLarge { width: 9, height: 9, limits }), Kind::ImageTooLarge);
+        assert_eq!(kind(DecodeError::ZeroSize { width: 0, height: 9 }), Kind::BrokenImage);
+        assert_eq!(kind(DecodeError::Truncated { format: Format::Png }), Kind::BrokenImage);
+    }
+
+    #[test]
+    fn hints_of_the_decoder_move_to_the_hint() {
+        let error = ApiError::decode(Some("a.gif"), &DecodeError::OtherFormat { name: "GIF" });
+        assert_eq!(error.message, "`a.gif`: `GIF` is not read");
+        assert_eq!(error.hint.as_deref(), Some("convert it to JPEG, PNG or WebP"));
+    }
+}

@@ -1,0 +1,87 @@
+//! What is known about a model, and a model that is being served.
+
+use std::sync::Arc;
+
+use occlude_preprocess::Preprocess;
+
+use crate::batch::{Batcher, Batching, Encode};
+use crate::config::Limits;
+use crate::metrics::Metrics;
+
+/// What the graph takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputKind {
+    /// `pixel_values`: float32 (N, 3, H, W), normalised; a high-pass filter is inside the graph.
+    Float,
+    /// `images`: uint8 (N, H, W, 3), everything else is inside the graph.
+    Uint8,
+}
+
+impl InputKind {
+    /// Name of the graph's input.
+    pub fn input(self) -> &'static str {
+        match self {
+            Self::Float => "pixel_values",
+            Self::Uint8 => "images",
+        }
+    }
+
+    /// `float` or `uint8`, as the exporter's flag has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float => "float",
+            Self::Uint8 => "uint8",
+        }
+    }
+}
+
+/// Everything about a model that answers and pages show.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    /// As configured, or the file's name.
+    pub name: String,
+    /// Hash over weights and preprocessing.
+    pub fingerprint: String,
+    /// Architecture.
+    pub encoder: String,
+    /// How it was trained.
+    pub method: Option<String>,
+    /// Licence of the weights.
+    pub licence: Option<String>,
+    /// File that it was exported from.
+    pub checkpoint: Option<String>,
+    /// How pictures become its input.
+    pub contract: Preprocess,
+    /// What the graph takes.
+    pub input: InputKind,
+    /// Length of the embedding.
+    pub dim: usize,
+    /// Execution provider that runs it, in ONNX Runtime's name without `ExecutionProvider`.
+    pub provider: String,
+}
+
+/// A model with its queue and workers.
+pub struct Model {
+    /// What is known about it.
+    pub info: ModelInfo,
+    /// Its queue.
+    pub(crate) batcher: Batcher,
+}
+
+impl Model {
+    /// Starts a worker for each encoder.
+    pub fn start(
+        info: ModelInfo,
+        encoders: Vec<Box<dyn Encode>>,
+        limits: &Limits,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let how = Batching {
+            // Admission bounds what requests queue; the gallery's own pictures come on top while it is indexed.
+            capacity: limits.max_queue + 8 * limits.max_batch,
+            max_batch: limits.max_batch,
+            max_delay: limits.max_delay,
+        };
+        Self { info, batcher: Batcher::start(encoders, how, Arc::clone(metrics)) }
+    }
+}

@@ -1,0 +1,123 @@
+//! From uploaded bytes to what the model says about them.
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use occlude_preprocess::{Decoded, Note, Preprocess, Rgb, decode};
+
+use crate::admission::overloaded;
+use crate::batch::Encoded;
+use crate::config::Limits;
+use crate::error::{ApiError, Kind};
+use crate::metrics::Stage;
+use crate::state::AppState;
+
+/// One file of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Upload {
+    /// File name, where the client gave one.
+    pub(crate) name: Option<String>,
+    /// The file.
+    pub(crate) bytes: Bytes,
+}
+
+/// What is known of a picture besides its pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Facts {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) format: &'static str,
+    pub(crate) notes: Vec<&'static str>,
+}
+
+/// A picture with the model's answer.
+pub(crate) struct Answer {
+    pub(crate) upload: Upload,
+    pub(crate) facts: Facts,
+    pub(crate) encoded: Encoded,
+}
+
+/// The note as it appears in answers.
+fn note(note: Note) -> &'static str {
+    match note {
+        Note::IccIgnored => "icc_ignored",
+        Note::AlphaOnWhite => "alpha_on_white",
+        Note::ExifRotated => "exif_rotated",
+        Note::SixteenBit => "sixteen_bit",
+        Note::Cmyk => "cmyk",
+        Note::Grey => "grey",
+        Note::Animated => "animated_first_frame",
+    }
+}
+
+pub(crate) fn decode_limits(limits: &Limits) -> occlude_preprocess::Limits {
+    occlude_preprocess::Limits { max_pixels: limits.max_pixels, ..Default::default() }
+}
+
+fn facts(decoded: &Decoded) -> Facts {
+    Facts {
+        width: decoded.image.width,
+        height: decoded.image.height,
+        format: decoded.format.name(),
+        notes: decoded.notes.iter().copied().map(note).collect(),
+    }
+}
+
+/// Decodes and encodes all pictures of a request side by side; the first failure ends them all.
+pub(crate) async fn encode_all(state: &AppState, uploads: Vec<Upload>) -> Result<Vec<Answer>, ApiError> {
+    let named = uploads.len() > 1;
+    try_join_all(uploads.into_iter().map(|upload| encode_one(state, upload, named))).await
+}
+
+async fn encode_one(state: &AppState, upload: Upload, named: bool) -> Result<Answer, ApiError> {
+    let model = state.model()?;
+    let announced = model.batcher.announce();
+    let (bytes, contract) = (upload.bytes.clone(), model.info.contract.clone());
+    let limits = decode_limits(state.limits());
+    let prepare = move || prepare(&bytes, &contract, &limits);
+    let prepared = state.on_pool(Stage::Decode, prepare).await?;
+    let (facts, pixels) =
+        prepared.map_err(|e| ApiError::decode(upload.name.as_deref().filter(|_| named), &e))?;
+    let reply = announced.submit(pixels).map_err(|_| overloaded(state))?;
+    let failed = |message: String| ApiError::new(Kind::EncoderFailed, message);
+    let encoded = reply.await.map_err(|_| failed("the worker is gone".to_owned()))?;
+    let encoded = encoded.map_err(|e| failed(e.to_string()))?;
+    if encoded.embedding.iter().chain(&encoded.saliency).any(|v| !v.is_finite()) {
+        return Err(failed("the model answered with numbers that are not finite".to_owned()));
+    }
+    Ok(Answer { upload, facts, encoded })
+}
+
+fn prepare(
+    bytes: &[u8],
+    contract: &Preprocess,
+    limits: &occlude_preprocess::Limits,
+) -> Result<(Facts, Rgb), occlude_preprocess::DecodeError> {
+    let decoded = decode(bytes, limits)?;
+    Ok((facts(&decoded), contract.pixels(&decoded.image)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_have_names_of_their_own() {
+        let all = [
+            Note::IccIgnored,
+            Note::AlphaOnWhite,
+            Note::ExifRotated,
+            Note::SixteenBit,
+            Note::Cmyk,
+            Note::Grey,
+            Note::Animated,
+        ];
+        let names: std::collections::BTreeSet<_> = all.into_iter().map(note).collect();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn the_server_has_its_own_pixel_limit() {
+        let limits = Limits { max_pixels: 77, ..Limits::default() };
+        assert_eq!(decode_limits(&limits).max_pixels, 77);
+    }
+}

@@ -1,0 +1,260 @@
+//! `/v1/embed`, `/v1/saliency`, `/v1/analyze`: what the model says about pictures.
+
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use occlude_preprocess::decode;
+use serde::{Deserialize, Serialize};
+
+use super::body::uploads;
+use super::negotiate::{Media, media, query, within};
+use super::search::{Neighbour, neighbours};
+use super::surround::RequestId;
+use crate::admission::Admitted;
+use crate::error::{ApiError, Kind};
+use crate::geometry::placement;
+use crate::metrics::Stage;
+use crate::picture::{Answer, decode_limits, encode_all};
+use crate::render::{self, Drawing, RenderError, Saliency, View};
+use crate::state::AppState;
+
+/// Longest side of a drawn picture, unless asked otherwise, and the most that can be asked.
+const SIDE: (u32, u32) = (1024, 4096);
+const OPACITY: f32 = 0.6;
+/// Most neighbours of one picture.
+pub(super) const MAX_K: usize = 1000;
+
+const NOTES: HeaderName = HeaderName::from_static("x-occlude-notes");
+
+/// What an answer holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Parts {
+    pub(super) embedding: bool,
+    pub(super) saliency: bool,
+    /// So many neighbours from the gallery.
+    pub(super) neighbours: Option<usize>,
+}
+
+/// The JSON answer of every route that takes pictures.
+#[derive(Serialize)]
+struct Answers {
+    request_id: String,
+    model: ModelName,
+    results: Vec<Item>,
+}
+
+#[derive(Serialize)]
+struct ModelName {
+    name: String,
+    fingerprint: String,
+}
+
+#[derive(Serialize)]
+struct Item {
+    name: Option<String>,
+    width: u32,
+    height: u32,
+    format: &'static str,
+    /// What preprocessing did besides resizing.
+    notes: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embedding: Option<Vec<f32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saliency: Option<Saliency>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    neighbours: Option<Vec<Neighbour>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoQuery {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SaliencyQuery {
+    view: Option<View>,
+    opacity: Option<f32>,
+    max_side: Option<u32>,
+    k: Option<usize>,
+}
+
+impl SaliencyQuery {
+    fn drawing(&self) -> Result<Drawing, ApiError> {
+        Ok(Drawing {
+            view: self.view.unwrap_or_default(),
+            opacity: within("opacity", self.opacity.unwrap_or(OPACITY), (0.0, 1.0))?,
+            max_side: within("max_side", self.max_side.unwrap_or(SIDE.0), (1, SIDE.1))?,
+        })
+    }
+}
+
+pub(super) async fn embed(
+    State(state): State<AppState>,
+    id: Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let run = async {
+        query::<NoQuery>(request.uri())?;
+        media(request.headers(), &[Media::Json])?;
+        let parts = Parts { embedding: true, ..Parts::default() };
+        answer(&state, id.0, request, parts, None).await
+    };
+    in_time(&state, run).await
+}
+
+pub(super) async fn saliency(
+    State(state): State<AppState>,
+    id: Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let parts = Parts { saliency: true, ..Parts::default() };
+    in_time(&state, with_views(&state, id.0, request, parts)).await
+}
+
+pub(super) async fn analyze(
+    State(state): State<AppState>,
+    id: Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let parts = Parts { embedding: true, saliency: true, neighbours: None };
+    in_time(&state, with_views(&state, id.0, request, parts)).await
+}
+
+/// 504 when the answer takes longer than `--timeout`.
+pub(super) async fn in_time(
+    state: &AppState,
+    run: impl Future<Output = Result<Response, ApiError>>,
+) -> Response {
+    let limit = state.limits().timeout;
+    let late = |_| {
+        let message = format!("no answer within {} s", limit.as_secs_f64());
+        Err(ApiError::new(Kind::Timeout, message).hint("`--timeout` sets the time"))
+    };
+    tokio::time::timeout(limit, run).await.unwrap_or_else(late).into_response()
+}
+
+async fn with_views(
+    state: &AppState,
+    id: RequestId,
+    request: Request,
+    mut parts: Parts,
+) -> Result<Response, ApiError> {
+    let asked: SaliencyQuery = query(request.uri())?;
+    let drawing = asked.drawing()?;
+    if let Some(k) = asked.k {
+        if !parts.embedding {
+            return Err(ApiError::new(Kind::BadRequest, "`k` is a parameter of /v1/analyze and /v1/search"));
+        }
+        parts.neighbours = Some(within("k", k, (1, MAX_K))?);
+    }
+    let png = media(request.headers(), &[Media::Json, Media::Png])? == Media::Png;
+    answer(state, id, request, parts, png.then_some(drawing)).await
+}
+
+/// Takes the request in, encodes its pictures and answers: as a PNG where there is a drawing, else as JSON.
+pub(super) async fn answer(
+    state: &AppState,
+    id: RequestId,
+    request: Request,
+    parts: Parts,
+    drawing: Option<Drawing>,
+) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
+    // Held until the answer is made; dropped with this future when the client leaves.
+    let mut admitted = Admitted::new(state)?;
+    if parts.neighbours.is_some() {
+        state.gallery()?;
+    }
+    let answers = encoded(state, &mut admitted, &head.headers, body).await?;
+    let start = Instant::now();
+    let response = match drawing {
+        Some(drawing) => picture(state, answers, drawing).await,
+        None => json(state, id, answers, parts).await,
+    };
+    state.metrics().observe(Stage::Render, start.elapsed());
+    response
+}
+
+async fn encoded(
+    state: &AppState,
+    admitted: &mut Admitted,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Vec<Answer>, ApiError> {
+    let uploads = uploads(state, admitted, headers, body).await?;
+    encode_all(state, uploads).await
+}
+
+async fn json(
+    state: &AppState,
+    id: RequestId,
+    answers: Vec<Answer>,
+    parts: Parts,
+) -> Result<Response, ApiError> {
+    let info = &state.model()?.info;
+    let model = ModelName { name: info.name.clone(), fingerprint: info.fingerprint.clone() };
+    let results = if parts.saliency || parts.neighbours.is_some() {
+        let shared = state.clone();
+        let all = move || answers.into_iter().map(|a| item(&shared, a, parts)).collect::<Result<Vec<_>, _>>();
+        state.on_pool(Stage::Render, all).await??
+    } else {
+        answers.into_iter().map(|a| item(state, a, parts)).collect::<Result<Vec<_>, _>>()?
+    };
+    Ok(Json(Answers { request_id: id.0, model, results }).into_response())
+}
+
+fn item(state: &AppState, answer: Answer, parts: Parts) -> Result<Item, ApiError> {
+    let Answer { upload, facts, encoded } = answer;
+    let saliency = match parts.saliency {
+        true => {
+            let place = placement(&state.model()?.info.contract, facts.width, facts.height);
+            Some(render::describe(&encoded, &place)?)
+        }
+        false => None,
+    };
+    let neighbours = match parts.neighbours {
+        Some(k) => Some(neighbours(state.gallery()?, &encoded.embedding, k)),
+        None => None,
+    };
+    Ok(Item {
+        name: upload.name,
+        width: facts.width,
+        height: facts.height,
+        format: facts.format,
+        notes: facts.notes,
+        embedding: parts.embedding.then_some(encoded.embedding),
+        saliency,
+        neighbours,
+    })
+}
+
+impl From<RenderError> for ApiError {
+    fn from(error: RenderError) -> Self {
+        ApiError::new(Kind::Internal, error.to_string())
+    }
+}
+
+async fn picture(state: &AppState, mut answers: Vec<Answer>, drawing: Drawing) -> Result<Response, ApiError> {
+    let Some(Answer { upload, facts, encoded }) = answers.pop().filter(|_| answers.is_empty()) else {
+        return Err(ApiError::new(Kind::BadRequest, "a PNG answer shows one picture")
+            .hint("send one picture a request, or accept application/json"));
+    };
+    let place = placement(&state.model()?.info.contract, facts.width, facts.height);
+    let limits = decode_limits(state.limits());
+    let draw = move || {
+        // Decoded a second time: keeping the pixels while the picture waits would cost far more memory.
+        let original =
+            || decode(&upload.bytes, &limits).map(|d| d.image).map_err(|e| ApiError::decode(None, &e));
+        render::draw(&encoded, &place, drawing, original)
+    };
+    let png = state.on_pool(Stage::Render, draw).await??;
+    let mut response = ([(header::CONTENT_TYPE, "image/png")], png).into_response();
+    if let Ok(notes) = HeaderValue::from_str(&facts.notes.join(",")) {
+        response.headers_mut().insert(NOTES, notes);
+    }
+    Ok(response)
+}

@@ -1,0 +1,46 @@
+//! The router: one file for each family of routes, and what surrounds them all.
+
+mod body;
+mod images;
+mod negotiate;
+mod ops;
+mod page;
+mod search;
+mod surround;
+#[cfg(test)]
+pub(crate) mod tests_support;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+
+use crate::error::{ApiError, Kind};
+use crate::state::AppState;
+
+/// The whole HTTP application (docs/server.md describes every route and status).
+pub fn app(state: AppState) -> Router {
+    Router::new()
+        .route("/", get(page::index))
+        .route("/healthz", get(ops::healthz))
+        .route("/readyz", get(ops::readyz))
+        .route("/metrics", get(ops::metrics))
+        .route("/v1/embed", post(images::embed))
+        .route("/v1/saliency", post(images::saliency))
+        .route("/v1/analyze", post(images::analyze))
+        .route("/v1/search", post(search::search))
+        .route("/v1/gallery/{id}/thumbnail", get(search::thumbnail))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(state.clone(), surround::surround))
+        .with_state(state)
+}
+
+async fn not_found(uri: axum::http::Uri) -> ApiError {
+    ApiError::new(Kind::NotFound, format!("there is nothing at `{}`", uri.path()))
+        .hint("POST a picture to /v1/embed, /v1/saliency, /v1/analyze or /v1/search; the page is at /")
+}
+
+async fn method_not_allowed(method: axum::http::Method, uri: axum::http::Uri) -> ApiError {
+    ApiError::new(Kind::MethodNotAllowed, format!("`{}` does not take {method}", uri.path()))
+        .hint("pictures are sent with POST, everything else is read with GET")
+}

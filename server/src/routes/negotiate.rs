@@ -1,0 +1,107 @@
+//! Which media type an answer has, and reading query strings.
+
+use axum::extract::Query;
+use axum::http::{HeaderMap, Uri, header};
+use serde::de::DeserializeOwned;
+
+use crate::error::{ApiError, Kind};
+
+/// What an answer can be written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Media {
+    Json,
+    Png,
+}
+
+impl Media {
+    fn matches(self, range: &str) -> bool {
+        match self {
+            Media::Json => matches!(range, "*/*" | "application/*" | "application/json"),
+            Media::Png => matches!(range, "image/*" | "image/png"),
+        }
+    }
+}
+
+/// The first of `offered` that the best range of `Accept` takes; JSON without the header.
+pub(super) fn media(headers: &HeaderMap, offered: &[Media]) -> Result<Media, ApiError> {
+    let lines: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
+    let accept = lines.join(",");
+    let mut ranges: Vec<(&str, f32)> =
+        accept.split(',').map(range).filter(|(r, q)| !r.is_empty() && *q > 0.0).collect();
+    if ranges.is_empty() {
+        return Ok(Media::Json);
+    }
+    // Stable: of equal weights the first named wins.
+    ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let found = ranges.iter().find_map(|(range, _)| offered.iter().find(|m| m.matches(range)));
+    found.copied().ok_or_else(|| {
+        let types = if offered.contains(&Media::Png) {
+            "`application/json` or `image/png`"
+        } else {
+            "`application/json`"
+        };
+        ApiError::new(Kind::NotAcceptable, format!("cannot answer as `{accept}`"))
+            .hint(format!("accept {types}"))
+    })
+}
+
+fn range(part: &str) -> (&str, f32) {
+    let mut pieces = part.split(';').map(str::trim);
+    let name = pieces.next().unwrap_or_default();
+    let weight = pieces.find_map(|p| p.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
+    (name, weight)
+}
+
+/// The query string as `T`; unknown and malformed parameters are errors.
+pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
+    let parsed = Query::<T>::try_from_uri(uri);
+    parsed.map(|q| q.0).map_err(|e| ApiError::new(Kind::BadRequest, e.body_text().to_lowercase()))
+}
+
+/// A number from a query within its bounds.
+pub(super) fn within<T: PartialOrd + std::fmt::Display + Copy>(
+    name: &str,
+    value: T,
+    (low, high): (T, T),
+) -> Result<T, ApiError> {
+    // Also false for NaN.
+    if value >= low && value <= high {
+        return Ok(value);
+    }
+    Err(ApiError::new(Kind::BadRequest, format!("`{name}` is {value}: expected {low} to {high}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn chosen(accept: &'static str) -> Result<Media, Kind> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        media(&headers, &[Media::Json, Media::Png]).map_err(|e| e.kind)
+    }
+
+    #[test]
+    fn accept_headers() {
+        assert_eq!(chosen("image/png"), Ok(Media::Png));
+        assert_eq!(chosen("*/*"), Ok(Media::Json));
+        assert_eq!(chosen(""), Ok(Media::Json));
+        assert_eq!(chosen("application/json;q=0.5, image/png"), Ok(Media::Png));
+        assert_eq!(chosen("image/png;q=0.2, application/json;q=0.9"), Ok(Media::Json));
+        assert_eq!(chosen("image/avif,image/webp,image/png,image/*,*/*;q=0.8"), Ok(Media::Png));
+        assert_eq!(chosen("image/png;q=0, */*"), Ok(Media::Json));
+        assert_eq!(chosen("text/html"), Err(Kind::NotAcceptable));
+        assert_eq!(media(&HeaderMap::new(), &[Media::Json]).unwrap(), Media::Json);
+        let mut png = HeaderMap::new();
+        png.insert(header::ACCEPT, HeaderValue::from_static("image/png"));
+        assert_eq!(media(&png, &[Media::Json]).unwrap_err().kind, Kind::NotAcceptable);
+    }
+
+    #[test]
+    fn bounds_hold() {
+        assert!(within("k", 1, (1, 5)).is_ok());
+        assert_eq!(within("k", 6, (1, 5)).unwrap_err().message, "`k` is 6: expected 1 to 5");
+        assert!(within("opacity", f32::NAN, (0.0, 1.0)).is_err());
+    }
+}

@@ -1,0 +1,85 @@
+//! `/healthz`, `/readyz`, `/metrics`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::gallery::Gallery;
+use crate::model::{Model, ModelInfo};
+use crate::state::{AppState, Phase};
+
+/// The process runs and answers; nothing about the model.
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    status: &'static str,
+    version: &'static str,
+    model: Option<ModelJson>,
+    gallery: Option<GalleryJson>,
+}
+
+#[derive(Serialize)]
+struct ModelJson {
+    name: String,
+    fingerprint: String,
+    encoder: String,
+    method: Option<String>,
+    licence: Option<String>,
+    checkpoint: Option<String>,
+    /// What really runs it.
+    provider: String,
+    input: &'static str,
+    dim: usize,
+    /// The contract, as it is in the file.
+    preprocess: serde_json::Value,
+}
+
+#[derive(Serialize)]
+struct GalleryJson {
+    images: usize,
+    skipped: usize,
+}
+
+impl From<&ModelInfo> for ModelJson {
+    fn from(info: &ModelInfo) -> Self {
+        Self {
+            name: info.name.clone(),
+            fingerprint: info.fingerprint.clone(),
+            encoder: info.encoder.clone(),
+            method: info.method.clone(),
+            licence: info.licence.clone(),
+            checkpoint: info.checkpoint.clone(),
+            provider: info.provider.clone(),
+            input: info.input.name(),
+            dim: info.dim,
+            preprocess: serde_json::from_str(&info.contract.to_json()).unwrap_or_default(),
+        }
+    }
+}
+
+/// 200 when every route can answer, else 503, with the same body.
+pub(super) async fn readyz(State(state): State<AppState>) -> Response {
+    let phase = state.phase();
+    let ready = phase == Phase::Ready;
+    let gallery = |g: &Gallery| GalleryJson { images: g.len(), skipped: g.skipped() };
+    let body = Ready {
+        ready,
+        status: phase.name(),
+        version: env!("CARGO_PKG_VERSION"),
+        model: state.loaded().map(|m: &Model| ModelJson::from(&m.info)),
+        gallery: state.indexed().map(gallery),
+    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(body)).into_response()
+}
+
+pub(super) async fn metrics(State(state): State<AppState>) -> Response {
+    let text = state.metrics().render(&state.gauges());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}

@@ -1,0 +1,77 @@
+//! `/v1/search` and the gallery's thumbnails.
+
+use axum::Extension;
+use axum::extract::{Path, Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::images::{MAX_K, Parts, answer, in_time};
+use super::negotiate::{Media, media, query, within};
+use super::surround::RequestId;
+use crate::admission::Admitted;
+use crate::error::{ApiError, Kind};
+use crate::gallery::{Gallery, Hit, thumbnail as draw};
+use crate::metrics::Stage;
+use crate::state::AppState;
+
+const DEFAULT_K: usize = 12;
+
+/// A picture of the gallery that is like the query.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Neighbour {
+    id: usize,
+    path: String,
+    class: Option<String>,
+    cosine: f32,
+    thumbnail: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SearchQuery {
+    k: Option<usize>,
+}
+
+pub(super) fn neighbours(gallery: &Gallery, embedding: &[f32], k: usize) -> Vec<Neighbour> {
+    let neighbour = |hit: Hit<'_>| Neighbour {
+        id: hit.id,
+        path: hit.path.to_owned(),
+        class: hit.class.map(ToOwned::to_owned),
+        cosine: hit.cosine,
+        thumbnail: format!("/v1/gallery/{}/thumbnail", hit.id),
+    };
+    gallery.search(embedding, k).into_iter().map(neighbour).collect()
+}
+
+pub(super) async fn search(
+    State(state): State<AppState>,
+    id: Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let run = async {
+        let asked: SearchQuery = query(request.uri())?;
+        let k = within("k", asked.k.unwrap_or(DEFAULT_K), (1, MAX_K))?;
+        media(request.headers(), &[Media::Json])?;
+        let parts = Parts { neighbours: Some(k), ..Parts::default() };
+        answer(&state, id.0, request, parts, None).await
+    };
+    in_time(&state, run).await
+}
+
+pub(super) async fn thumbnail(State(state): State<AppState>, Path(id): Path<String>) -> Response {
+    in_time(&state, jpeg(&state, &id)).await
+}
+
+async fn jpeg(state: &AppState, id: &str) -> Result<Response, ApiError> {
+    let missing = || ApiError::new(Kind::NotFound, format!("no picture `{id}` in the gallery"));
+    let _admitted = Admitted::new(state)?;
+    let gallery = state.gallery()?;
+    let file = id.parse().ok().and_then(|id| gallery.file(id)).ok_or_else(missing)?.to_owned();
+    let limits = state.limits().clone();
+    // The file was there when it was indexed; its name stays on the server.
+    let made = state.on_pool(Stage::Render, move || draw(&file, &limits)).await?;
+    let bytes = made.map_err(|_| missing().hint("it was moved or changed since the server was started"))?;
+    let headers = [(header::CONTENT_TYPE, "image/jpeg"), (header::CACHE_CONTROL, "private, max-age=600")];
+    Ok((headers, bytes).into_response())
+}

@@ -1,0 +1,115 @@
+//! What every answer has: a request id, the model's name and fingerprint, security headers, one shape of error, and
+//! its place in the counters.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::error::{ApiError, Kind};
+use crate::metrics::Stage;
+use crate::state::AppState;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MODEL: HeaderName = HeaderName::from_static("x-occlude-model");
+const FINGERPRINT: HeaderName = HeaderName::from_static("x-occlude-fingerprint");
+
+/// Longest id that is taken over from a client.
+const MAX_ID: usize = 64;
+
+/// The id of the request that is being answered.
+#[derive(Clone)]
+pub(super) struct RequestId(pub(super) String);
+
+pub(super) async fn surround(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let id = request_id(request.headers());
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or("other", MatchedPath::as_str).to_owned();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        response = render(&state, &error, &id, response.headers());
+    }
+    finish(&state, &id, response.headers_mut());
+    state.metrics().request(&route, response.status().as_u16());
+    state.metrics().observe(Stage::Total, start.elapsed());
+    response
+}
+
+fn render(state: &AppState, error: &ApiError, id: &str, before: &HeaderMap) -> Response {
+    let (status, code) = error.kind.status();
+    state.metrics().error(code);
+    if status.is_server_error() && !matches!(error.kind, Kind::Loading | Kind::Draining) {
+        eprintln!("error: request {id}: {error}");
+    }
+    let mut response = error.render(id).into_response();
+    // 405 says which methods there are.
+    if let Some(allow) = before.get(header::ALLOW) {
+        response.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    response
+}
+
+fn finish(state: &AppState, id: &str, headers: &mut HeaderMap) {
+    let mut set = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    set(REQUEST_ID, id);
+    set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set(header::REFERRER_POLICY, "no-referrer");
+    if let Some(model) = state.loaded() {
+        set(MODEL, &model.info.name);
+        set(FINGERPRINT, &model.info.fingerprint);
+    }
+    if state.draining() {
+        set(header::CONNECTION, "close");
+    }
+}
+
+/// The client's own id where it is a plain word, else a new one: time of start and a number.
+fn request_id(headers: &HeaderMap) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let plain = |v: &str| {
+        (1..=MAX_ID).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    let given = headers.get(&REQUEST_ID).and_then(|v| v.to_str().ok()).filter(|v| plain(v));
+    given.map_or_else(
+        || format!("{:08x}-{:06x}", started(), NEXT.fetch_add(1, Ordering::Relaxed)),
+        ToOwned::to_owned,
+    )
+}
+
+fn started() -> u32 {
+    static STARTED: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *STARTED.get_or_init(|| {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        // The low bits change with every start; the high ones say nothing new.
+        since.map_or(0, |d| d.as_nanos() as u32 ^ d.as_secs() as u32)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(id: &'static str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_static(id));
+        request_id(&headers)
+    }
+
+    #[test]
+    fn plain_ids_are_kept_and_others_replaced() {
+        assert_eq!(with("abc-1_2.3"), "abc-1_2.3");
+        for odd in ["", "has space", "<script>", "a\"b"] {
+            assert_ne!(with(odd), odd);
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

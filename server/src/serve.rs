@@ -1,0 +1,91 @@
+//! The socket: connections with time limits, and a graceful end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::state::AppState;
+
+/// Largest request head in bytes; hyper answers 431 above it.
+const MAX_HEAD: usize = 32 * 1024;
+
+/// After the last answer is made, the time for the network to take it.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// Bounds on connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// For a request's head, counted from the connection or the answer before.
+    pub head: Duration,
+    /// For answering what was accepted, once the end has begun.
+    pub drain: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
+}
+
+/// Serves until `end` completes. Then new requests are answered 503 while accepted ones are finished, and the
+/// connections are closed; whatever is left after `drain` is cut.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    state: AppState,
+    timeouts: Timeouts,
+    end: impl Future<Output = ()>,
+) {
+    let graceful = GracefulShutdown::new();
+    let room = Arc::new(Semaphore::new(timeouts.max_connections.min(Semaphore::MAX_PERMITS)));
+    tokio::select! {
+        () = accept(&listener, &router, &graceful, &room, timeouts.head) => {}
+        () = end => {}
+    }
+    state.start_draining();
+    // Still accepting: who comes now is told 503 instead of finding a closed door.
+    tokio::select! {
+        () = accept(&listener, &router, &graceful, &room, timeouts.head) => {}
+        () = state.idle() => {}
+        () = tokio::time::sleep(timeouts.drain) => {
+            eprintln!("warning: requests were cut off after {} s of draining", timeouts.drain.as_secs_f64());
+        }
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(FLUSH, graceful.shutdown()).await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    router: &Router,
+    graceful: &GracefulShutdown,
+    room: &Arc<Semaphore>,
+    head: Duration,
+) {
+    loop {
+        let permit = Arc::clone(room).acquire_owned().await;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, most likely: closing connections helps, spinning does not.
+                eprintln!("warning: cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        // Small answers leave at once.
+        let _ = stream.set_nodelay(true);
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(MAX_HEAD);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // Errors here are the client's: it left, or it spoke no HTTP.
+            let _ = connection.await;
+            drop(permit);
+        });
+    }
+}

@@ -1,0 +1,197 @@
+//! The program itself, as a user or a supervisor runs it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use crate::common::*;
+
+const WAIT: Duration = Duration::from_secs(60);
+
+struct Running {
+    child: Child,
+    address: String,
+    log: Receiver<String>,
+}
+
+impl Running {
+    /// Starts the program with a fixture model on a free port and waits until it is ready.
+    fn start(flags: &[&str]) -> Self {
+        let model = fixture("tiny.onnx");
+        let mut child = command()
+            .args(["--model", model.to_str().unwrap(), "--port", "0"])
+            .args(flags)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, log) = channel();
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
+        let mut running = Self { child, address: String::new(), log };
+        let first = running.wait_for("occlude-serve");
+        running.address = first.split("http://").nth(1).unwrap().to_owned();
+        running
+    }
+
+    fn wait_for(&self, what: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(WAIT).unwrap_or_else(|_| panic!("the log never said `{what}`"));
+            if line.contains(what) {
+                return line;
+            }
+        }
+    }
+
+    fn ask(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(request).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    fn terminate(mut self) -> (i32, Vec<String>) {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        let code = self.child.wait().unwrap().code().unwrap();
+        (code, self.log.iter().collect())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_occlude-serve"))
+}
+
+fn fails(flags: &[&str]) -> (i32, String) {
+    let output = command().args(flags).output().unwrap();
+    assert!(output.stdout.is_empty(), "stdout carries data only");
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+fn post(body: &[u8], path: &str) -> Vec<u8> {
+    let mut request = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(body);
+    request
+}
+
+const READY: &[u8] = b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+fn pictures(dir: &Path) {
+    for (class, name, colour) in [("red", "a.png", [240, 20, 20]), ("blue", "b.png", [20, 20, 240])] {
+        std::fs::create_dir_all(dir.join(class)).unwrap();
+        std::fs::write(dir.join(class).join(name), png(60, 40, colour)).unwrap();
+    }
+    std::fs::write(dir.join("red/broken.png"), "no picture").unwrap();
+}
+
+#[test]
+fn serves_a_gallery_and_ends_cleanly_on_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(dir.path());
+    let server = Running::start(&["--gallery", dir.path().to_str().unwrap(), "--provider", "auto"]);
+    server.wait_for("provider: ");
+    assert!(server.wait_for("skipped: ").contains("broken.png"));
+    assert!(server.wait_for("gallery").contains("2 pictures"));
+    server.wait_for("ready");
+    let ready = server.ask(READY);
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("\"provider\":\"C"), "{ready}");
+    let found = server.ask(&post(&png(60, 40, [240, 20, 20]), "/v1/search?k=1"));
+    assert!(found.contains("\"path\":\"red/a.png\"") && found.contains("\"class\":\"red\""), "{found}");
+    let (code, log) = server.terminate();
+    assert_eq!(code, 0);
+    assert!(log.iter().any(|l| l.contains("SIGTERM")), "{log:?}");
+}
+
+/// Needs a moment in which requests are under way: many are sent, the signal comes, each must have an answer.
+#[test]
+fn sigterm_under_load_answers_what_was_accepted() {
+    let server = Running::start(&["--max-batch", "2"]);
+    server.wait_for("ready");
+    let body = png_of(1500, 1000, &ramp(1500, 1000));
+    let request = post(&body, "/v1/analyze");
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let (address, request) = (server.address.clone(), request.clone());
+            std::thread::spawn(move || {
+                let mut stream = TcpStream::connect(address).ok()?;
+                stream.write_all(&request).ok()?;
+                let mut answer = String::new();
+                // A connection that was never accepted by the server ends in a reset.
+                stream.read_to_string(&mut answer).ok()?;
+                Some(answer)
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(60));
+    let (code, _) = server.terminate();
+    assert_eq!(code, 0);
+    for client in clients {
+        if let Some(answer) = client.join().unwrap().filter(|a| !a.is_empty()) {
+            let whole = answer.starts_with("HTTP/1.1 200") && answer.ends_with("]}");
+            assert!(whole || answer.contains("\"draining\"") || answer.contains("\"loading\""), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let (code, error) = fails(&["--model", "gone.onnx", "--port", "0"]);
+    assert_eq!(code, 1);
+    assert!(error.contains("no model at `gone.onnx`; hint: "), "{error}");
+    let refused = fixture("no-contract.onnx");
+    let (code, error) = fails(&["--model", refused.to_str().unwrap(), "--port", "0"]);
+    assert!(code == 1 && error.contains("no metadata `preprocess`"), "{error}");
+    let model = fixture("tiny.onnx");
+    let model = model.to_str().unwrap();
+    let (code, error) = fails(&["--model", model, "--port", "0", "--gallery", "gone"]);
+    assert!(code == 1 && error.contains("no such folder: `gone`"), "{error}");
+    let (code, error) = fails(&["--model", model, "--host", "192.0.2.1"]);
+    assert!(code == 1 && error.contains("cannot listen on 192.0.2.1:8080"), "{error}");
+    let (code, error) = fails(&["--model", model, "--max-batch", "0"]);
+    assert!(code == 2 && error.contains("`--max-batch` must be at least 1"), "{error}");
+    let (code, _) = fails(&["--model", model, "--nonsense"]);
+    assert_eq!(code, 2);
+}
+
+#[test]
+fn a_missing_library_is_named_with_a_hint() {
+    let model = fixture("tiny.onnx");
+    let output = command()
+        .args(["--model", model.to_str().unwrap(), "--port", "0"])
+        .env("ORT_DYLIB_PATH", "nowhere/libonnxruntime.so")
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && error.contains("hint: run `cargo xtask setup`"), "{error}");
+    let text = tempfile::NamedTempFile::new().unwrap();
+    let output = command()
+        .args(["--model", model.to_str().unwrap(), "--port", "0"])
+        .env("ORT_DYLIB_PATH", text.path())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && error.contains("cannot load ONNX Runtime from"), "{error}");
+}
+
+#[test]
+fn help_describes_every_flag() {
+    let output = command().arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for flag in ["--model", "--gallery", "--provider", "--max-delay", "--max-queue", "--drain-timeout"] {
+        assert!(help.contains(flag), "{flag}");
+    }
+}

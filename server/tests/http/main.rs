@@ -1,0 +1,7 @@
+//! The server's tests, one binary: linking is what takes the time.
+
+mod api;
+mod binary;
+mod common;
+mod onnx;
+mod sockets;

@@ -1,0 +1,134 @@
+//! The fixture models (fixtures/make_models.py) in ONNX Runtime: the numbers, and what is refused.
+
+use crate::common::*;
+use axum::http::StatusCode;
+use occlude_preprocess::Rgb;
+use occlude_serve::encoder::{LoadError, Loaded, Options, load};
+use occlude_serve::{Encode, InputKind, Limits, Provider, app};
+use serde_json::Value;
+
+/// Largest difference between our run and that of ONNX Runtime's Python package on the same pixels: sums of at most
+/// 192 products in another order.
+const TOLERANCE: f32 = 1e-4;
+
+fn expected(model: &str) -> (Vec<f32>, Vec<f32>) {
+    let text = std::fs::read_to_string(fixture("expected.json")).unwrap();
+    let all: Value = serde_json::from_str(&text).unwrap();
+    (floats(&all[model]["embedding"]), floats(&all[model]["saliency"]))
+}
+
+fn close(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(x, y)| (x - y).abs() <= TOLERANCE * y.abs().max(1.0))
+}
+
+#[test]
+fn both_inputs_give_what_python_gives() {
+    for (name, kind) in [("tiny.onnx", InputKind::Float), ("tiny-uint8.onnx", InputKind::Uint8)] {
+        let Loaded { info, mut encoders, note } = load(&fixture(name), &options()).unwrap();
+        assert_eq!((info.input, info.dim, info.provider.as_str()), (kind, 8, "CPU"));
+        assert_eq!((info.encoder.as_str(), info.contract.crop, note), ("tiny", 32, None));
+        assert_eq!(info.fingerprint.len(), 64);
+        let ramp = Rgb { width: 32, height: 32, data: ramp(32, 32) };
+        let rows = encoders[0].encode(&[ramp]).unwrap();
+        let (embedding, saliency) = expected(name);
+        assert!(close(&rows[0].embedding, &embedding), "{name}: {:?} {embedding:?}", rows[0].embedding);
+        assert!(close(&rows[0].saliency, &saliency), "{name}: {:?} {saliency:?}", rows[0].saliency);
+        assert_eq!(rows[0].grid, (4, 4));
+    }
+}
+
+#[test]
+fn a_row_of_a_batch_equals_the_single_picture() {
+    let Loaded { mut encoders, .. } = load(&fixture("tiny.onnx"), &options()).unwrap();
+    let picture = |i: u32| Rgb { width: 32, height: 32, data: ramp(32 + i, 32)[..32 * 32 * 3].to_vec() };
+    let pictures: Vec<Rgb> = (0..7).map(picture).collect();
+    let batch = encoders[0].encode(&pictures).unwrap();
+    for (picture, row) in pictures.iter().zip(&batch) {
+        let alone = encoders[0].encode(std::slice::from_ref(picture)).unwrap();
+        assert!(close(&alone[0].embedding, &row.embedding) && close(&alone[0].saliency, &row.saliency));
+    }
+}
+
+#[tokio::test]
+async fn through_http_from_a_file_larger_than_the_crop() {
+    // 36 x 36 is what the contract resizes to, so the crop is the middle of these very pixels.
+    let whole = ramp(36, 36);
+    let middle: Vec<u8> = (2..34).flat_map(|y| whole[(y * 36 + 2) * 3..(y * 36 + 34) * 3].to_vec()).collect();
+    for name in ["tiny.onnx", "tiny-uint8.onnx"] {
+        let Loaded { mut encoders, .. } = load(&fixture(name), &options()).unwrap();
+        let want = encoders[0].encode(&[Rgb { width: 32, height: 32, data: middle.clone() }]).unwrap();
+        let answer = post(&app(onnx_state(name)), "/v1/analyze", &[], png_of(36, 36, &whole)).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let json = answer.json();
+        let result = &json["results"][0];
+        assert!(close(&floats(&result["embedding"]), &want[0].embedding));
+        assert!(close(&floats(&result["saliency"]["grid"]["values"]), &want[0].saliency));
+        assert!(cosine(&floats(&result["embedding"]), &want[0].embedding) > 0.9999);
+    }
+}
+
+#[tokio::test]
+async fn concurrent_requests_get_their_own_answers() {
+    let state = onnx_state("tiny.onnx");
+    let app = app(state.clone());
+    let picture = |i: u8| png(40, 50, [i * 9, 255 - i * 7, i.wrapping_mul(31)]);
+    let mut alone = Vec::new();
+    for i in 0..24 {
+        alone.push(post(&app, "/v1/embed", &[], picture(i)).await.json()["results"][0]["embedding"].clone());
+    }
+    let together: Vec<_> = (0..24)
+        .map(|i| {
+            let app = app.clone();
+            tokio::spawn(async move { post(&app, "/v1/embed", &[], picture(i)).await.json() })
+        })
+        .collect();
+    for (i, request) in together.into_iter().enumerate() {
+        let json = request.await.unwrap();
+        assert!(close(&floats(&json["results"][0]["embedding"]), &floats(&alone[i])), "picture {i}");
+    }
+    assert!(state.metrics().batches().iter().all(|(size, _)| *size <= Limits::default().max_batch));
+}
+
+fn refused(name: &str) -> LoadError {
+    load(&fixture(name), &options()).err().unwrap_or_else(|| panic!("{name} was taken"))
+}
+
+#[test]
+fn files_without_the_contract_are_refused_by_name() {
+    let missing = refused("gone.onnx");
+    assert!(matches!(missing, LoadError::Missing { .. }));
+    assert!(missing.to_string().contains("occlude-export onnx"));
+    let none = refused("no-contract.onnx");
+    assert!(matches!(none, LoadError::Metadata { key: "preprocess", .. }));
+    assert!(none.to_string().contains("hint: export it with `occlude-export onnx`"), "{none}");
+    assert!(matches!(refused("no-fingerprint.onnx"), LoadError::Metadata { key: "fingerprint", .. }));
+    assert!(matches!(refused("bad-contract.onnx"), LoadError::Contract { .. }));
+    assert!(matches!(refused("fixed-batch.onnx"), LoadError::Shape { name: "pixel_values", .. }));
+    assert!(matches!(refused("no-saliency.onnx"), LoadError::Shape { name: "saliency", .. }));
+    let side = refused("other-side.onnx");
+    assert!(side.to_string().contains("40"), "{side}");
+    assert!(matches!(refused("make_models.py"), LoadError::Session { .. }), "not an ONNX file");
+}
+
+/// The library of the test environment is the CPU build; where a GPU build and a GPU are present, CUDA runs instead.
+#[test]
+fn cuda_runs_or_is_an_error_and_auto_says_what_it_took() {
+    let with = |provider| load(&fixture("tiny.onnx"), &Options { provider, ..options() });
+    match with(Provider::Cuda) {
+        Ok(loaded) => assert_eq!(loaded.info.provider, "CUDA"),
+        Err(error) => {
+            assert!(matches!(error, LoadError::Cuda { .. }), "{error}");
+            assert!(error.to_string().contains("hint: "), "{error}");
+            let auto = with(Provider::Auto).unwrap();
+            assert_eq!(auto.info.provider, "CPU");
+            assert!(auto.note.is_some(), "why it is not CUDA");
+        }
+    }
+    assert_eq!(with(Provider::Cpu).unwrap().info.provider, "CPU");
+}
+
+#[test]
+fn one_session_for_each_worker() {
+    let loaded = load(&fixture("tiny.onnx"), &Options { workers: 3, ..options() }).unwrap();
+    assert_eq!(loaded.encoders.len(), 3);
+}
