@@ -80,6 +80,10 @@ fn preload_cuda(library: &Path) {
 }
 
 fn cuda_libraries(library: &Path) -> Vec<PathBuf> {
+    // A CPU build has no use for gigabytes of CUDA.
+    if !library.with_file_name("libonnxruntime_providers_cuda.so").exists() {
+        return Vec::new();
+    }
     let packages = library.ancestors().map(|a| a.join("nvidia")).find(|n| n.is_dir());
     let Some(entries) = packages.and_then(|p| std::fs::read_dir(p).ok()) else { return Vec::new() };
     let folders: Vec<PathBuf> = entries.flatten().map(|e| e.path().join("lib")).collect();
@@ -121,7 +125,6 @@ mod tests {
     fn cuda_libraries_come_in_the_order_of_their_needs() {
         let dir = tempfile::tempdir().unwrap();
         let lib = dir.path().join("site-packages/onnxruntime/capi/libonnxruntime.so");
-        assert!(cuda_libraries(&lib).is_empty());
         for (package, name) in
             [("cudnn", CUDNN_DYLIBS[0]), ("cu13", CUDA_DYLIBS[1]), ("cu13", CUDA_DYLIBS[0])]
         {
@@ -129,6 +132,9 @@ mod tests {
             fs::create_dir_all(&folder).unwrap();
             fs::write(folder.join(name), "").unwrap();
         }
+        assert!(cuda_libraries(&lib).is_empty(), "a CPU build");
+        fs::create_dir_all(lib.parent().unwrap()).unwrap();
+        fs::write(lib.with_file_name("libonnxruntime_providers_cuda.so"), "").unwrap();
         let found = cuda_libraries(&lib);
         let names: Vec<_> = found.iter().map(|p| p.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, [CUDA_DYLIBS[0], CUDA_DYLIBS[1], CUDNN_DYLIBS[0]]);

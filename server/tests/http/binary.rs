@@ -11,15 +11,15 @@ use crate::common::*;
 
 const WAIT: Duration = Duration::from_secs(60);
 
-struct Running {
+pub(crate) struct Running {
     child: Child,
-    address: String,
+    pub(crate) address: String,
     log: Receiver<String>,
 }
 
 impl Running {
     /// Starts the program with a fixture model on a free port and waits until it is ready.
-    fn start(flags: &[&str]) -> Self {
+    pub(crate) fn start(flags: &[&str]) -> Self {
         let model = fixture("tiny.onnx");
         let mut child = command()
             .args(["--model", model.to_str().unwrap(), "--port", "0"])
@@ -36,7 +36,7 @@ impl Running {
         running
     }
 
-    fn wait_for(&self, what: &str) -> String {
+    pub(crate) fn wait_for(&self, what: &str) -> String {
         loop {
             let line = self.log.recv_timeout(WAIT).unwrap_or_else(|_| panic!("the log never said `{what}`"));
             if line.contains(what) {
@@ -90,7 +90,7 @@ fn post(body: &[u8], path: &str) -> Vec<u8> {
 
 const READY: &[u8] = b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
-fn pictures(dir: &Path) {
+pub(crate) fn pictures(dir: &Path) {
     for (class, name, colour) in [("red", "a.png", [240, 20, 20]), ("blue", "b.png", [20, 20, 240])] {
         std::fs::create_dir_all(dir.join(class)).unwrap();
         std::fs::write(dir.join(class).join(name), png(60, 40, colour)).unwrap();

@@ -3,5 +3,6 @@
 mod api;
 mod binary;
 mod common;
+mod docs;
 mod onnx;
 mod sockets;

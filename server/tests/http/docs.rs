@@ -1,0 +1,68 @@
+//! docs/server.md is true: its commands run, its tables are complete.
+
+use std::path::Path;
+use std::process::Command;
+
+use clap::CommandFactory;
+use occlude_serve::{Args, Kind};
+
+use crate::binary::{Running, pictures};
+use crate::common::*;
+
+fn text() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/server.md");
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn every_command_works() {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(&dir.path().join("gallery"));
+    let photo = image::RgbImage::from_raw(300, 200, ramp(300, 200)).unwrap();
+    photo.save(dir.path().join("photo.jpg")).unwrap();
+    photo.save(dir.path().join("other.png")).unwrap();
+    let server = Running::start(&["--gallery", dir.path().join("gallery").to_str().unwrap()]);
+    server.wait_for("ready");
+    let (mut commands, mut inside) = (0, false);
+    for line in text().lines() {
+        match line {
+            "```sh" => inside = true,
+            "```" => inside = false,
+            command if inside => {
+                let command = command.replace("http://127.0.0.1:8080", &format!("http://{}", server.address));
+                let output =
+                    Command::new("sh").args(["-euc", &command]).current_dir(dir.path()).output().unwrap();
+                let error = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "`{command}`: {error} (curl is needed)");
+                commands += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(commands >= 14, "{commands}");
+    for drawn in ["overlay.png", "heat.png", "mask.png", "thumbnail.jpg"] {
+        image::open(dir.path().join(drawn)).unwrap();
+    }
+}
+
+#[test]
+fn every_error_is_listed_with_its_status() {
+    let text = text();
+    for kind in Kind::ALL {
+        let (status, code) = kind.status();
+        let row = format!("| {} | `{code}` | ", status.as_u16());
+        assert!(text.contains(&row), "{row}");
+    }
+    let rows = text.lines().filter(|l| l.starts_with("| 4") || l.starts_with("| 5")).count();
+    assert_eq!(rows, Kind::ALL.len());
+}
+
+#[test]
+fn every_flag_is_listed_and_described() {
+    let (text, command) = (text(), Args::command());
+    for argument in command.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str())) {
+        let flag = format!("`--{}", argument.get_long().unwrap());
+        assert!(text.contains(&flag), "{flag} is not in docs/server.md");
+        assert!(argument.get_help().is_some(), "{flag} has no help");
+    }
+}
