@@ -1,3 +1,16 @@
-//! Occlude.
+//! `occlude-detectron`: see `occlude_detectron`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use occlude_detectron::cli::{Cli, run};
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

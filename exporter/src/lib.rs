@@ -1,1 +1,27 @@
-//! Occlude.
+//! Writes encoders as ONNX, proves that the result computes what the checkpoint says, and shows
+//! what is inside checkpoints and ONNX files.
+//!
+//! [`onnx::model`] turns [`occlude_encoder::Graph`] and the weights of a checkpoint into an ONNX
+//! graph, without libtorch or Python; [`verify()`] runs it in ONNX Runtime and in tract on real
+//! pictures and holds both against a third, plain computation from the checkpoint itself
+//! ([`reference`](mod@reference)); [`inspect()`] reads either kind of file.
+
+pub mod cli;
+mod contract;
+mod error;
+mod inspect;
+pub mod onnx;
+mod onnx_file;
+mod proto;
+pub mod reference;
+mod runtime;
+mod safetensors;
+mod verify;
+
+pub use contract::{ContractOverrides, contract_of};
+pub use error::Error;
+pub use inspect::{Inspection, inspect};
+pub use onnx_file::{OnnxFile, Port};
+pub use runtime::LibraryError;
+pub use safetensors::write_safetensors;
+pub use verify::{Comparison, Difference, PictureResult, VerifyOptions, verify};

@@ -1,3 +1,7 @@
-//! Occlude.
+//! The `occlude-export` executable; everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    occlude_export::cli::main(std::env::args_os())
+}

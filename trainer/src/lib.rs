@@ -1,1 +1,23 @@
-//! Occlude.
+//! Occlude's trainer: pretrains image encoders without labels by masking.
+//!
+//! `cli` parses flags, `config` validates them, `data` and `augment` make views, `mask` hides parts
+//! of them, `method` turns them into a loss, `engine` runs the loop, `eval` measures the result.
+//! `loss`, `augment` and `mask` are pure functions; a new method touches `method` and its recipe.
+
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+
+pub mod augment;
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod doctor;
+pub mod engine;
+pub mod eval;
+pub mod loss;
+pub mod mask;
+pub mod method;
+pub mod model;
+pub mod rng;
+pub mod selftest;
+pub mod tolerance;

@@ -1,3 +1,16 @@
-//! Occlude.
+//! `occlude-train`: see `--help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    occlude_train::device::tune_allocator();
+    match occlude_train::cli::run(occlude_train::cli::Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

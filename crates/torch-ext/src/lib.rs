@@ -1,1 +1,233 @@
-//! Occlude.
+//! The one C++ shim over libtorch, for what tch lacks: bf16 autocast on CPU and CUDA, and steps
+//! over many tensors in one call. Wrapped safely, with nothing else in it.
+//!
+//! Shapes are libtorch's business; an argument it refuses comes back as [`Error`].
+
+use std::ffi::{CStr, c_char, c_int};
+use std::marker::PhantomData;
+
+use tch::{Device, Tensor};
+
+type Raw = *const torch_sys::C_tensor;
+
+// SAFETY: the signatures are those of shim.cpp.
+unsafe extern "C" {
+    fn occlude_torch_version() -> *const c_char;
+    fn occlude_free(s: *mut c_char);
+    fn occlude_autocast_get(cuda: c_int) -> c_int;
+    fn occlude_autocast_set(cuda: c_int, state: c_int);
+    fn occlude_bf16_scalar_type() -> c_int;
+    fn occlude_autocast_enter();
+    fn occlude_autocast_leave();
+    fn occlude_foreach_lerp(this: *const Raw, other: *const Raw, n: usize, weight: f64) -> *mut c_char;
+    fn occlude_fused_sgd(
+        params: *const Raw,
+        grads: *const Raw,
+        momenta: *const Raw,
+        n: usize,
+        weight_decay: f64,
+        momentum: f64,
+        lr: f64,
+        first: c_int,
+    ) -> *mut c_char;
+    fn occlude_fused_adamw(
+        params: *const Raw,
+        grads: *const Raw,
+        means: *const Raw,
+        squares: *const Raw,
+        steps: *const Raw,
+        n: usize,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+    ) -> *mut c_char;
+}
+
+/// What libtorch said when it refused a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error(String);
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "libtorch: {}", self.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The version of the libtorch headers that this was compiled against: `2.11.0`.
+pub fn torch_version() -> &'static str {
+    // SAFETY: a string literal of the shim.
+    unsafe { CStr::from_ptr(occlude_torch_version()) }.to_str().unwrap_or("unknown")
+}
+
+/// While it lives, convolutions and matrix products on `device` compute in bfloat16 (or, where it
+/// was built with `enabled` false, in the type of their inputs). Per thread, restored on drop.
+#[derive(Debug)]
+pub struct Autocast {
+    cuda: c_int,
+    before: c_int,
+    /// The state belongs to the thread it was set on.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Autocast {
+    /// Switches bfloat16 autocast on or off for the devices of `device`'s kind.
+    pub fn bf16(device: Device, enabled: bool) -> Self {
+        let cuda = c_int::from(device.is_cuda());
+        // SAFETY: plain setters of thread-local state.
+        unsafe {
+            let before = occlude_autocast_get(cuda);
+            occlude_autocast_enter();
+            occlude_autocast_set(cuda, (occlude_bf16_scalar_type() << 1) | c_int::from(enabled));
+            Self { cuda, before, not_send: PhantomData }
+        }
+    }
+}
+
+impl Drop for Autocast {
+    fn drop(&mut self) {
+        // SAFETY: as in `bf16`; the value came from `occlude_autocast_get`.
+        unsafe {
+            occlude_autocast_leave();
+            occlude_autocast_set(self.cuda, self.before);
+        }
+    }
+}
+
+/// `this[i] += weight * (other[i] - this[i])` for every pair, in one call and without gradient.
+///
+/// # Errors
+/// Where the lists differ in length, or a pair in shape or device.
+pub fn lerp(this: &[Tensor], other: &[Tensor], weight: f64) -> Result<(), Error> {
+    same_length(&[this.len(), other.len()])?;
+    if this.is_empty() {
+        return Ok(());
+    }
+    let (this, other) = (raw(this), raw(other));
+    // SAFETY: both arrays hold `this.len()` live tensors.
+    check(unsafe { occlude_foreach_lerp(this.as_ptr(), other.as_ptr(), this.len(), weight) })
+}
+
+/// Constants of one step of stochastic gradient descent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sgd {
+    /// Learning rate.
+    pub lr: f64,
+    /// Momentum; PyTorch's form, `v = momentum * v + g`, `p -= lr * v`.
+    pub momentum: f64,
+    /// L2 penalty added to the gradient.
+    pub weight_decay: f64,
+    /// Whether the momentum buffers hold nothing yet.
+    pub first: bool,
+}
+
+/// One step of SGD over all parameters, in one call.
+///
+/// # Errors
+/// Where the lists differ in length, or the tensors of one position in shape, type or device.
+pub fn sgd(params: &[Tensor], grads: &[Tensor], momenta: &[Tensor], step: Sgd) -> Result<(), Error> {
+    same_length(&[params.len(), grads.len(), momenta.len()])?;
+    if params.is_empty() {
+        return Ok(());
+    }
+    let (params, grads, momenta) = (raw(params), raw(grads), raw(momenta));
+    // SAFETY: the three arrays hold `params.len()` live tensors each.
+    check(unsafe {
+        occlude_fused_sgd(
+            params.as_ptr(),
+            grads.as_ptr(),
+            momenta.as_ptr(),
+            params.len(),
+            step.weight_decay,
+            step.momentum,
+            step.lr,
+            c_int::from(step.first),
+        )
+    })
+}
+
+/// Constants of one AdamW step (arXiv 1711.05101).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay rates of the two moments.
+    pub betas: (f64, f64),
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+}
+
+/// The state of AdamW: first and second moments, and the step counters (float32 scalars).
+#[derive(Debug, Clone, Copy)]
+pub struct Moments<'a> {
+    /// First moments.
+    pub means: &'a [Tensor],
+    /// Second moments.
+    pub squares: &'a [Tensor],
+    /// Steps taken, one a parameter.
+    pub steps: &'a [Tensor],
+}
+
+/// One step of AdamW over all parameters, in one call. The counters start at 0 and are
+/// counted up here.
+///
+/// # Errors
+/// Where the lists differ in length, or the tensors of one position in shape, type or device.
+pub fn adamw(params: &[Tensor], grads: &[Tensor], state: Moments<'_>, step: AdamW) -> Result<(), Error> {
+    same_length(&[params.len(), grads.len(), state.means.len(), state.squares.len(), state.steps.len()])?;
+    if params.is_empty() {
+        return Ok(());
+    }
+    for counter in state.steps {
+        // as PyTorch's optimiser does before the fused kernel
+        let _ = counter.shallow_clone().f_add_scalar_(1.0).map_err(|e| Error(e.to_string()))?;
+    }
+    let [params, grads, means, squares, steps] =
+        [params, grads, state.means, state.squares, state.steps].map(raw);
+    // SAFETY: the five arrays hold `params.len()` live tensors each.
+    check(unsafe {
+        occlude_fused_adamw(
+            params.as_ptr(),
+            grads.as_ptr(),
+            means.as_ptr(),
+            squares.as_ptr(),
+            steps.as_ptr(),
+            params.len(),
+            step.lr,
+            step.betas.0,
+            step.betas.1,
+            step.weight_decay,
+            step.eps,
+        )
+    })
+}
+
+fn raw(tensors: &[Tensor]) -> Vec<Raw> {
+    tensors.iter().map(Tensor::as_ptr).collect()
+}
+
+fn same_length(lengths: &[usize]) -> Result<(), Error> {
+    if lengths.windows(2).all(|w| w[0] == w[1]) {
+        Ok(())
+    } else {
+        Err(Error(format!("expected lists of one length, got {lengths:?}")))
+    }
+}
+
+fn check(message: *mut c_char) -> Result<(), Error> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-null answer is a C string from strdup, which is ours to free, once.
+    unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        occlude_free(message);
+        // the first line says it; the rest is a C++ stack trace
+        Err(Error(text.lines().next().unwrap_or_default().to_owned()))
+    }
+}

@@ -17,21 +17,21 @@ const OLDEST: (u32, u32) = (3, 11);
 const NAMES: [&str; 5] = ["python3", "python3.13", "python3.12", "python3.11", "python3.14"];
 /// Free disk space that an installation needs, in MiB: 4.8 GiB unpacked, and the wheels while they unpack.
 const DISK_MIB: u64 = 9 * 1024;
-/// How pip's last words map to what the user can do.
-const CAUSES: [(&str, &str); 5] = [
+/// What the packages need where libtorch is not among them.
+const DISK_WITHOUT_LIBTORCH_MIB: u64 = 1024;
+
+const NETWORK: &str =
+    "check the network and pip's index and proxy settings (`pip config list`), then run it again";
+/// How pip's last words map to what the user can do; the first that fits.
+const CAUSES: [(&str, &str); 6] = [
     ("No space left", "free some disk space, then run `cargo xtask setup` again: it carries on"),
+    ("from versions: none", NETWORK),
     (
         "No matching distribution",
-        "this Python or processor has no wheel of that version: use 64-bit Linux and Python 3.11 to 3.13",
+        "this Python or processor has no wheel of that version; try Python 3.11 or 3.12",
     ),
-    (
-        "onnection",
-        "check the network and pip's proxy or index settings (`pip config list`), then run it again",
-    ),
-    (
-        "imed out",
-        "check the network and pip's proxy or index settings (`pip config list`), then run it again",
-    ),
+    ("onnection", NETWORK),
+    ("imed out", NETWORK),
     ("SSL", "pip does not trust the server's certificate: see `pip config list` and its `cert` setting"),
 ];
 
@@ -114,7 +114,7 @@ pub(super) fn fill(wanted: &Requirements) -> Result<Inspection> {
             return found;
         }
     }
-    disk()?;
+    disk(wanted)?;
     fs::create_dir_all(paths::deps())?;
     fs::write(&unfinished, "")?;
     if !inspect(&python, wanted).is_ok_and(|_| has_pip(&python)) {
@@ -185,7 +185,9 @@ fn install(python: &Path, wanted: &Requirements) -> Result<()> {
         "  packages     {}",
         wanted.rows().map(|(n, v)| format!("{n} {v}")).collect::<Vec<_>>().join(", ")
     );
-    println!("               about 5 GB with their own needs; a minute or more, by the network");
+    if wanted.version("torch").is_some() {
+        println!("               about 5 GB with their own needs; a minute or more, by the network");
+    }
     let mut pip = sh::command(python);
     pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--requirement"])
         .arg(&list);
@@ -232,14 +234,15 @@ fn import(python: &Path, wanted: &Requirements) -> Result<()> {
     })
 }
 
-fn disk() -> Result<()> {
+fn disk(wanted: &Requirements) -> Result<()> {
+    let needed = if wanted.version("torch").is_some() { DISK_MIB } else { DISK_WITHOUT_LIBTORCH_MIB };
     let Ok(table) = sh::capture(sh::command("df").args(["-Pk", "."])) else { return Ok(()) };
     match free_mib(&table) {
-        Some(free) if free < DISK_MIB => bail!(
+        Some(free) if free < needed => bail!(
             "the disk of this checkout has {:.1} GiB free; the set-up needs {:.0} GiB\nhint: free some space, or \
              point `LIBTORCH`, `ORT_DYLIB_PATH` and `OCCLUDE_PYTHON` at installations elsewhere",
             free as f64 / 1024.0,
-            DISK_MIB as f64 / 1024.0
+            needed as f64 / 1024.0
         ),
         _ => Ok(()),
     }

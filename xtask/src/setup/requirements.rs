@@ -27,7 +27,6 @@ impl Requirements {
     }
 
     /// The version that a package is pinned to.
-    #[cfg(test)]
     pub(crate) fn version(&self, name: &str) -> Option<&str> {
         self.rows().find(|(n, _)| *n == name).map(|(_, version)| version)
     }

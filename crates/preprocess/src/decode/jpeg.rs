@@ -16,10 +16,15 @@ const MAX_SCANS: usize = 500;
 type Decoder<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
 
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
+    let found = markers::walk(bytes);
+    // The decoder passes over frames that it does not know.
+    if let Some(process) = found.frame.filter(|process| !(0xc0..=0xc2).contains(process)) {
+        let coding = if process >= 0xc9 { "arithmetic coding" } else { "lossless or hierarchical coding" };
+        return Err(DecodeError::Unsupported { format: Format::Jpeg, feature: coding.to_owned() });
+    }
     let decoder = open(bytes)?;
     let (width, height) = size(&decoder)?;
     limits.check(width, height)?;
-    let found = markers::walk(bytes);
     if !found.complete {
         return Err(DecodeError::Truncated { format: Format::Jpeg });
     }
@@ -31,21 +36,13 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> 
         notes.push(Note::IccIgnored);
     }
     let orientation = decoder.exif().and_then(|exif| exif_orientation(exif));
-    let colours = decoder.input_colorspace().unwrap_or(ColorSpace::YCbCr);
-    let data = match colours {
-        ColorSpace::CMYK if !found.adobe => {
-            notes.push(Note::Cmyk);
-            cmyk_to_rgb(&samples(decoder, ColorSpace::CMYK, (width, height))?)
-        }
-        _ => {
-            notes.extend(match colours {
-                ColorSpace::CMYK | ColorSpace::YCCK => Some(Note::Cmyk),
-                ColorSpace::Luma => Some(Note::Grey),
-                _ => None,
-            });
-            samples(decoder, ColorSpace::RGB, (width, height))?
-        }
-    };
+    notes.extend(match decoder.input_colorspace() {
+        // Taken as inverted, with or without an Adobe segment: so do Pillow and the cameras.
+        Some(ColorSpace::CMYK | ColorSpace::YCCK) => Some(Note::Cmyk),
+        Some(ColorSpace::Luma) => Some(Note::Grey),
+        _ => None,
+    });
+    let data = pixels(decoder, width, height)?;
     Ok(Raw { image: Rgb { width, height, data }, orientation, notes })
 }
 
@@ -68,15 +65,9 @@ fn size(decoder: &Decoder<'_>) -> Result<(u32, u32), DecodeError> {
     Ok((u32::from(info.width), u32::from(info.height)))
 }
 
-/// Decodes into interleaved samples of `colours`.
-fn samples(
-    mut decoder: Decoder<'_>,
-    colours: ColorSpace,
-    (width, height): (u32, u32),
-) -> Result<Vec<u8>, DecodeError> {
-    decoder.set_options(decoder.options().jpeg_set_out_colorspace(colours));
-    let expected = Rgb::byte_len(width, height) / 3 * colours.num_components();
-    // A file whose components contradict its colour space would be written past the picture.
+fn pixels(mut decoder: Decoder<'_>, width: u32, height: u32) -> Result<Vec<u8>, DecodeError> {
+    let expected = Rgb::byte_len(width, height);
+    // A file whose components contradict its colour space would not come out as RGB.
     if decoder.output_buffer_size() != Some(expected) {
         return Err(DecodeError::Unsupported {
             format: Format::Jpeg,
@@ -86,16 +77,6 @@ fn samples(
     let mut data = vec![0; expected];
     decoder.decode_into(&mut data).map_err(error)?;
     Ok(data)
-}
-
-/// Plain CMYK (0 is no ink) to RGB without a profile, as Pillow does it.
-fn cmyk_to_rgb(cmyk: &[u8]) -> Vec<u8> {
-    let ink = |colour: u8, key: u8| {
-        let white = 255 - u32::from(key);
-        let product = u32::from(colour) * white + 128;
-        (white - (((product >> 8) + product) >> 8)) as u8
-    };
-    cmyk.chunks_exact(4).flat_map(|p| [ink(p[0], p[3]), ink(p[1], p[3]), ink(p[2], p[3])]).collect()
 }
 
 fn error(error: DecodeErrors) -> DecodeError {
@@ -112,17 +93,4 @@ fn error(error: DecodeErrors) -> DecodeError {
 
 fn corrupt(reason: String) -> DecodeError {
     DecodeError::Corrupt { format: Format::Jpeg, reason }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cmyk_by_hand() {
-        let cmyk = [0, 0, 0, 0, 255, 0, 0, 0, 0, 0, 0, 255, 0, 128, 255, 51];
-        let rgb = cmyk_to_rgb(&cmyk);
-        assert_eq!(rgb[..9], [255, 255, 255, 0, 255, 255, 0, 0, 0]);
-        assert_eq!(rgb[9..], [204, 102, 0]);
-    }
 }

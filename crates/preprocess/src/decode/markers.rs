@@ -8,10 +8,10 @@
 pub(super) struct Markers {
     /// The end-of-image marker was reached after at least one scan.
     pub(super) complete: bool,
-    /// There is an Adobe segment: its CMYK values are stored inverted.
-    pub(super) adobe: bool,
     /// Scans (more than one in a progressive file).
     pub(super) scans: usize,
+    /// The first start-of-frame marker, 0xc0..=0xcf: the coding process.
+    pub(super) frame: Option<u8>,
 }
 
 /// Walks the segments of `bytes`, which starts with the start-of-image marker.
@@ -28,9 +28,12 @@ pub(super) fn walk(bytes: &[u8]) -> Markers {
             // Restart markers and others without a length.
             0x01 | 0xd0..=0xd8 => rest = after,
             _ => {
-                let Some((segment, after)) = split_segment(after) else { return found };
+                let Some(after) = skip_segment(after) else { return found };
                 found.scans += usize::from(marker == 0xda);
-                found.adobe |= marker == 0xee && segment.starts_with(b"Adobe");
+                // Huffman tables, JPG extension and arithmetic conditioning lie in the same range.
+                if (0xc0..=0xcf).contains(&marker) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) {
+                    found.frame = found.frame.or(Some(marker));
+                }
                 rest = after;
             }
         }
@@ -52,10 +55,10 @@ fn next_marker(mut bytes: &[u8]) -> Option<(u8, &[u8])> {
     }
 }
 
-/// A segment's payload (its two length bytes taken off), and what follows the segment.
-fn split_segment(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<2>()?;
-    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)).checked_sub(2)?)
+/// What follows a segment; its length includes the two bytes that tell it.
+fn skip_segment(bytes: &[u8]) -> Option<&[u8]> {
+    let length = u16::from_be_bytes(*bytes.first_chunk()?);
+    bytes.get(usize::from(length.max(2))..)
 }
 
 #[cfg(test)]
@@ -70,14 +73,19 @@ mod tests {
 
     #[test]
     fn a_whole_file() {
-        let bytes = jpeg(&[b"\xff\xee\0\x08Adobe\0", &SOS, &[0xff, 0, 0xff, 0xd3, 7], &[0xff, 0xff, 0xd9]]);
-        assert_eq!(walk(&bytes), Markers { complete: true, adobe: true, scans: 1 });
+        let bytes = jpeg(&[
+            &[0xff, 0xc4, 0, 2, 0xff, 0xc2, 0, 3, 8],
+            &SOS,
+            &[0xff, 0, 0xff, 0xd3, 7],
+            &[0xff, 0xff, 0xd9],
+        ]);
+        assert_eq!(walk(&bytes), Markers { complete: true, scans: 1, frame: Some(0xc2) });
     }
 
     #[test]
     fn an_end_marker_inside_a_segment_does_not_count() {
         let thumbnail = [0xff, 0xe1, 0, 6, 0xff, 0xd8, 0xff, 0xd9];
-        assert_eq!(walk(&jpeg(&[&thumbnail, &SOS])), Markers { complete: false, adobe: false, scans: 1 });
+        assert_eq!(walk(&jpeg(&[&thumbnail, &SOS])), Markers { complete: false, scans: 1, frame: None });
     }
 
     #[test]

@@ -24,6 +24,11 @@ pub(super) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeErr
 }
 
 pub(super) fn decode_webp(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
+    // The decoder takes the end of the file for broken data; the container knows better.
+    let declared = bytes.get(4..).and_then(|b| b.first_chunk()).map(|&b| u64::from(u32::from_le_bytes(b)));
+    if declared.is_none_or(|size| (bytes.len() as u64) < size + 8) {
+        return Err(DecodeError::Truncated { format: Format::WebP });
+    }
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| error(Format::WebP, &e))?;
     let animated = decoder.has_animation();
     finish(decoder, Format::WebP, animated, limits)

@@ -1,0 +1,93 @@
+// What tch does not reach in libtorch, as C functions.
+//
+// A tch tensor's pointer is an `at::Tensor*`; lists come as arrays of them. A function that can
+// fail returns null, or its message in a malloc'ed string that the caller frees.
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <torch/version.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <vector>
+
+namespace {
+
+char *message(const std::exception &e) { return strdup(e.what()); }
+
+std::vector<at::Tensor> list(at::Tensor *const *tensors, size_t n) {
+  std::vector<at::Tensor> out;
+  out.reserve(n);
+  for (size_t i = 0; i < n; i++) out.push_back(*tensors[i]);
+  return out;
+}
+
+at::DeviceType device_type(int cuda) { return cuda ? at::kCUDA : at::kCPU; }
+
+}  // namespace
+
+extern "C" {
+
+const char *occlude_torch_version() { return TORCH_VERSION; }
+
+void occlude_free(char *s) { std::free(s); }
+
+// The state before the call, as bit 0 (enabled) and the bits above (the scalar type).
+int occlude_autocast_get(int cuda) {
+  auto device = device_type(cuda);
+  int enabled = at::autocast::is_autocast_enabled(device) ? 1 : 0;
+  return enabled | (static_cast<int>(at::autocast::get_autocast_dtype(device)) << 1);
+}
+
+void occlude_autocast_set(int cuda, int state) {
+  auto device = device_type(cuda);
+  at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(state >> 1));
+  at::autocast::set_autocast_enabled(device, (state & 1) != 0);
+}
+
+int occlude_bf16_scalar_type() { return static_cast<int>(at::kBFloat16); }
+
+void occlude_autocast_enter() { at::autocast::increment_nesting(); }
+
+// The cache holds cast copies of the weights; it must not outlive a step, or it would be stale.
+void occlude_autocast_leave() {
+  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+}
+
+char *occlude_foreach_lerp(at::Tensor *const *self, at::Tensor *const *other, size_t n, double weight) {
+  try {
+    at::NoGradGuard guard;
+    at::_foreach_lerp_(list(self, n), list(other, n), at::Scalar(weight));
+    return nullptr;
+  } catch (const std::exception &e) {
+    return message(e);
+  }
+}
+
+char *occlude_fused_sgd(at::Tensor *const *params, at::Tensor *const *grads, at::Tensor *const *momenta, size_t n,
+                        double weight_decay, double momentum, double lr, int first) {
+  try {
+    at::NoGradGuard guard;
+    at::_fused_sgd_(list(params, n), list(grads, n), list(momenta, n), weight_decay, momentum, lr, 0.0, false, false,
+                    first != 0);
+    return nullptr;
+  } catch (const std::exception &e) {
+    return message(e);
+  }
+}
+
+char *occlude_fused_adamw(at::Tensor *const *params, at::Tensor *const *grads, at::Tensor *const *means,
+                          at::Tensor *const *squares, at::Tensor *const *steps, size_t n, double lr, double beta1,
+                          double beta2, double weight_decay, double eps) {
+  try {
+    at::NoGradGuard guard;
+    at::_fused_adamw_(list(params, n), list(grads, n), list(means, n), list(squares, n), {}, list(steps, n), lr, beta1,
+                      beta2, weight_decay, eps, false, false);
+    return nullptr;
+  } catch (const std::exception &e) {
+    return message(e);
+  }
+}
+
+}  // extern "C"

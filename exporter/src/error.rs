@@ -1,0 +1,98 @@
+//! What can go wrong.
+
+use std::io;
+use std::path::PathBuf;
+
+use occlude_preprocess::{ContractError, LoadError, files::ListError};
+
+use crate::runtime::LibraryError;
+
+/// Why an export, a verification or an inspection failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The checkpoint cannot be opened, or holds no complete encoder.
+    #[error(transparent)]
+    Checkpoint(#[from] occlude_checkpoint::Error),
+    /// The encoder was loaded without this parameter.
+    #[error("the encoder has no `{name}`; hint: load it without `partial`")]
+    MissingWeight {
+        /// torchvision's name.
+        name: String,
+    },
+    /// The preprocessing contract in a file, or the one that the flags make, is invalid.
+    #[error("{origin}: {reason}")]
+    Contract {
+        /// Where it comes from.
+        origin: String,
+        /// What is wrong with it.
+        reason: ContractError,
+    },
+    /// The weights are not those that the checkpoint was saved with.
+    #[error(
+        "`{}` says fingerprint {stored}, but its weights and contract have {computed}; hint: the file was changed after it was saved",
+        .path.display()
+    )]
+    Fingerprint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// In its metadata.
+        stored: String,
+        /// Of what is in it.
+        computed: String,
+    },
+    /// An output file cannot be written.
+    #[error("cannot write `{}`: {reason}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: io::Error,
+    },
+    /// An ONNX file cannot be read.
+    #[error("cannot read `{}`: {reason}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: io::Error,
+    },
+    /// A file that is not an ONNX model.
+    #[error("`{}` is not an ONNX model: {reason}", .path.display())]
+    NotOnnx {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        reason: String,
+    },
+    /// An ONNX model without something that every model of ours has.
+    #[error(
+        "`{}` has no {what}; hint: only models written by `occlude-export onnx` can be verified",
+        .path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// No usable ONNX Runtime library.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// A runtime refused the model or failed on it.
+    #[error("{runtime} cannot {action}: {reason}")]
+    Runtime {
+        /// `ONNX Runtime` or `tract`.
+        runtime: &'static str,
+        /// `load the model` or `run it`.
+        action: &'static str,
+        /// Its words.
+        reason: String,
+    },
+    /// A picture cannot be used.
+    #[error(transparent)]
+    Picture(#[from] LoadError),
+    /// A folder of pictures cannot be used.
+    #[error(transparent)]
+    Folder(#[from] ListError),
+}

@@ -1,0 +1,100 @@
+//! Checkpoints.
+
+use occlude_checkpoint::{Checkpoint, Encoder, LoadOptions, load_encoder, meta};
+use occlude_encoder::layout;
+use occlude_preprocess::Preprocess;
+use serde_json::{Value, json};
+
+use super::{Inspection, Lines, size};
+use crate::{ContractOverrides, Error, contract_of};
+
+pub(super) fn look(file: &Checkpoint, options: &LoadOptions) -> Result<Inspection, Error> {
+    let (contract, note) = contract_of(file, &ContractOverrides::default())?;
+    let assumed = note.is_some();
+    let encoder = load_encoder(file, options);
+    let mut lines = Lines::default();
+    lines.add(
+        "file",
+        format!("{} ({}, {})", file.path().display(), size(file.file_len() as u64), file.format()),
+    );
+    match &encoder {
+        Ok(encoder) => {
+            lines.add("encoder", format!("{} from {}: {}", encoder.arch, encoder.layout, encoder.report));
+            lines.add("fingerprint", fingerprint_text(file, encoder, &contract));
+        }
+        Err(reason) => lines.add("encoder", format!("none: {reason}")),
+    }
+    let found: Vec<String> = layout::candidates(file.names()).into_iter().map(|l| l.to_string()).collect();
+    if found.len() > 1 {
+        lines.add("encoders", found.join(", "));
+    }
+    lines.add(
+        "contract",
+        format!("{}{}", contract.to_json(), if assumed { " (assumed: the file has none)" } else { "" }),
+    );
+    for (key, value) in file.metadata() {
+        lines.add_cut("metadata", &format!("{key} = {value}"));
+    }
+    for skipped in file.skipped() {
+        lines.add("not read", format!("{}: {}", skipped.name, skipped.reason));
+    }
+    let values: usize = file.tensors().map(|t| t.len()).sum();
+    lines.add("tensors", format!("{} with {values} values", file.names().count()));
+    let row = |t: occlude_checkpoint::Tensor<'_>| [t.name.to_owned(), t.dtype.to_string(), shape(t.shape)];
+    lines.table(["name", "type", "shape"], &file.tensors().map(row).collect::<Vec<_>>());
+    Ok(Inspection { text: lines.0, json: json(file, &encoder, &contract, assumed) })
+}
+
+fn shape(sides: &[usize]) -> String {
+    let sides: Vec<String> = sides.iter().map(usize::to_string).collect();
+    format!("({})", sides.join(", "))
+}
+
+/// The fingerprint, and whether the file agrees.
+fn fingerprint_text(file: &Checkpoint, encoder: &Encoder, contract: &Preprocess) -> String {
+    let computed = encoder.fingerprint(&contract.to_json());
+    match file.metadata().get(meta::FINGERPRINT) {
+        None => computed,
+        Some(stored) if *stored == computed => format!("{computed} (as in the metadata)"),
+        Some(stored) => format!("{computed} (the metadata says {stored})"),
+    }
+}
+
+fn json(
+    file: &Checkpoint,
+    encoder: &Result<Encoder, occlude_checkpoint::Error>,
+    contract: &Preprocess,
+    assumed: bool,
+) -> Value {
+    let contract_json = contract.to_json();
+    let encoder = match encoder {
+        Ok(e) => json!({
+            "arch": e.arch.name(),
+            "prefix": e.layout.prefix,
+            "project": e.layout.project(),
+            "matched": e.report.matched,
+            "missing": e.report.missing,
+            "unused": e.report.unused,
+            "fingerprint": e.fingerprint(&contract_json),
+        }),
+        Err(reason) => json!({ "error": reason.to_string() }),
+    };
+    let tensors = file.tensors().map(
+        |t| json!({ "name": t.name, "dtype": t.dtype.to_string(), "shape": t.shape, "bytes": t.byte_len() }),
+    );
+    let skipped = file.skipped().iter().map(|s| json!({ "name": s.name, "reason": s.reason }));
+    let prefixes = layout::candidates(file.names()).into_iter().map(|l| l.prefix);
+    json!({
+        "kind": "checkpoint",
+        "path": file.path().display().to_string(),
+        "bytes": file.file_len(),
+        "format": file.format().to_string(),
+        "encoder": encoder,
+        "encoders": prefixes.collect::<Vec<_>>(),
+        "contract": serde_json::from_str::<Value>(&contract_json).unwrap_or_default(),
+        "contract_assumed": assumed,
+        "metadata": file.metadata(),
+        "skipped": skipped.collect::<Vec<_>>(),
+        "tensors": tensors.collect::<Vec<_>>(),
+    })
+}

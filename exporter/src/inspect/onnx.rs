@@ -1,0 +1,84 @@
+//! ONNX models.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tract_onnx::pb::{TensorProto, tensor_proto::DataType};
+
+use super::{Inspection, Lines, size};
+use crate::OnnxFile;
+use crate::onnx_file::Port;
+
+pub(super) fn look(file: &OnnxFile) -> Inspection {
+    let (inputs, outputs) = file.ports();
+    let mut lines = Lines::default();
+    lines.add("file", format!("{} ({}, ONNX)", file.path().display(), size(file.bytes().len() as u64)));
+    let proto = file.proto();
+    lines.add("producer", format!("{} {}", proto.producer_name, proto.producer_version));
+    lines.add(
+        "opset",
+        opsets(file).into_iter().map(|(domain, v)| format!("{domain} {v}")).collect::<Vec<_>>().join(", "),
+    );
+    for (label, ports) in [("input", &inputs), ("output", &outputs)] {
+        for port in ports {
+            lines.add(label, format!("{} {} ({})", port.name, port.element, port.shape.join(", ")));
+        }
+    }
+    for (key, value) in file.metadata() {
+        lines.add_cut("metadata", &format!("{key} = {value}"));
+    }
+    let operations: Vec<String> = operations(file).into_iter().map(|(op, n)| format!("{op} {n}")).collect();
+    lines.add("operations", operations.join(", "));
+    let tensors = initializers(file);
+    lines.add("initialisers", tensors.len());
+    let row =
+        |t: &&TensorProto| [t.name.clone(), element(t), format!("{:?}", t.dims).replace(['[', ']'], "")];
+    let rows: Vec<_> =
+        tensors.iter().map(row).map(|[name, kind, dims]| [name, kind, format!("({dims})")]).collect();
+    lines.table(["name", "type", "shape"], &rows);
+    Inspection { text: lines.0, json: json(file, &inputs, &outputs) }
+}
+
+/// Version by domain; ONNX's own has an empty name.
+fn opsets(file: &OnnxFile) -> BTreeMap<&str, i64> {
+    file.proto()
+        .opset_import
+        .iter()
+        .map(|o| (if o.domain.is_empty() { "ai.onnx" } else { o.domain.as_str() }, o.version))
+        .collect()
+}
+
+fn operations(file: &OnnxFile) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for node in file.proto().graph.iter().flat_map(|g| &g.node) {
+        *counts.entry(node.op_type.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+fn initializers(file: &OnnxFile) -> Vec<&TensorProto> {
+    file.proto().graph.iter().flat_map(|g| &g.initializer).collect()
+}
+
+fn element(tensor: &TensorProto) -> String {
+    DataType::try_from(tensor.data_type).map_or("?".to_owned(), |t| t.as_str_name().to_lowercase())
+}
+
+fn json(file: &OnnxFile, inputs: &[Port], outputs: &[Port]) -> Value {
+    let port = |p: &Port| json!({ "name": p.name, "type": p.element, "shape": p.shape });
+    let tensor = |t: &&TensorProto| json!({ "name": t.name, "type": element(t), "shape": t.dims });
+    json!({
+        "kind": "onnx",
+        "path": file.path().display().to_string(),
+        "bytes": file.bytes().len(),
+        "producer": file.proto().producer_name,
+        "producer_version": file.proto().producer_version,
+        "ir_version": file.proto().ir_version,
+        "opset": opsets(file),
+        "inputs": inputs.iter().map(port).collect::<Vec<_>>(),
+        "outputs": outputs.iter().map(port).collect::<Vec<_>>(),
+        "metadata": file.metadata(),
+        "operations": operations(file),
+        "initializers": initializers(file).iter().map(tensor).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,55 @@
+//! Batch normalisation folded into the convolution before it.
+
+use occlude_encoder::Graph;
+
+/// The parameters of one batch normalisation, each of the length of its channels.
+#[derive(Clone, Copy)]
+pub(super) struct BatchNorm<'a> {
+    pub(super) weight: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) mean: &'a [f32],
+    pub(super) var: &'a [f32],
+}
+
+impl BatchNorm<'_> {
+    /// Factor of a channel, in double precision: the sum over a filter is only as exact as it.
+    fn scale(self, channel: usize) -> f64 {
+        f64::from(self.weight[channel]) / (f64::from(self.var[channel]) + Graph::BN_EPS).sqrt()
+    }
+
+    /// The weights of a convolution (out, ...) scaled by output channel.
+    pub(super) fn fold_weight(self, weight: &[f32]) -> Vec<f32> {
+        let filter = (weight.len() / self.weight.len().max(1)).max(1);
+        let scaled = |(channel, values): (usize, &[f32])| {
+            let scale = self.scale(channel);
+            values.iter().map(|&v| (f64::from(v) * scale) as f32).collect::<Vec<_>>()
+        };
+        weight.chunks(filter).enumerate().flat_map(scaled).collect()
+    }
+
+    /// The bias that the convolution gets.
+    pub(super) fn fold_bias(self) -> Vec<f32> {
+        let bias = |c: usize| (f64::from(self.bias[c]) - f64::from(self.mean[c]) * self.scale(c)) as f32;
+        (0..self.weight.len()).map(bias).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folded_equals_normalised() {
+        let bn =
+            BatchNorm { weight: &[2.0, -1.0], bias: &[0.5, 0.25], mean: &[1.0, -3.0], var: &[4.0, 0.25] };
+        let weight = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let (w, b) = (bn.fold_weight(&weight), bn.fold_bias());
+        let x = [0.3, -0.7, 1.1];
+        for c in 0..2 {
+            let dot = |w: &[f32]| -> f32 { w.iter().zip(x).map(|(w, x)| w * x).sum() };
+            let plain = dot(&weight[c * 3..c * 3 + 3]);
+            let expected = (plain - bn.mean[c]) / (bn.var[c] + 1e-5).sqrt() * bn.weight[c] + bn.bias[c];
+            assert!((dot(&w[c * 3..c * 3 + 3]) + b[c] - expected).abs() < 1e-5);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What can be chosen about an export.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use occlude_encoder::Arch;
+use occlude_preprocess::Preprocess;
+
+/// The opset versions that can be written: the operations used mean the same in all of them.
+pub const OPSETS: RangeInclusive<i64> = 17..=22;
+
+/// What the model takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum InputKind {
+    /// `pixel_values`, float32 (N, 3, H, W), already normalised: what most tools feed.
+    #[default]
+    Float,
+    /// `images`, uint8 (N, H, W, 3), resized and cropped RGB: a quarter of the bytes, normalised
+    /// inside the model.
+    Uint8,
+}
+
+impl InputKind {
+    /// The input's name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float => "pixel_values",
+            Self::Uint8 => "images",
+        }
+    }
+}
+
+/// What the model gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputKind {
+    /// `embedding` (N, D).
+    Embedding,
+    /// `saliency` (N, h, w): channel sum of the last feature map.
+    Saliency,
+    /// `res2` .. `res5` (N, C, h, w): output of a residual stage, 2 to 5.
+    Stage(u8),
+}
+
+impl fmt::Display for OutputKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedding => f.write_str("embedding"),
+            Self::Saliency => f.write_str("saliency"),
+            Self::Stage(stage) => write!(f, "res{stage}"),
+        }
+    }
+}
+
+impl FromStr for OutputKind {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let all =
+            [Self::Embedding, Self::Saliency, Self::Stage(2), Self::Stage(3), Self::Stage(4), Self::Stage(5)];
+        let known = || all.map(|k| k.to_string()).join(", ");
+        all.into_iter()
+            .find(|kind| kind.to_string() == s)
+            .ok_or_else(|| format!("unknown output `{s}`: expected one of {}", known()))
+    }
+}
+
+/// Shape of the graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnnxOptions {
+    /// What the model takes.
+    pub input: InputKind,
+    /// What it gives, in this order, each at most once.
+    pub outputs: Vec<OutputKind>,
+    /// Scale embeddings to length one.
+    pub normalize: bool,
+    /// Fold batch normalisation into the convolutions before it.
+    pub fold: bool,
+    /// Version of the operator set, within [`OPSETS`].
+    pub opset: u32,
+}
+
+impl Default for OnnxOptions {
+    fn default() -> Self {
+        Self {
+            input: InputKind::Float,
+            outputs: vec![OutputKind::Embedding, OutputKind::Saliency],
+            normalize: true,
+            fold: true,
+            opset: 17,
+        }
+    }
+}
+
+/// Where the weights come from: what goes into the file's `metadata_props` beside the contract.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// SHA-256 over weights and contract, hexadecimal.
+    pub fingerprint: String,
+    /// File name of the checkpoint.
+    pub checkpoint: String,
+    /// Pretraining method, where the checkpoint says it.
+    pub method: Option<String>,
+    /// Licence of the weights, where the user says it.
+    pub licence: Option<String>,
+}
+
+impl ModelInfo {
+    /// The properties in the order in which they are written.
+    pub(super) fn properties(
+        &self,
+        arch: Arch,
+        contract: &Preprocess,
+        options: &OnnxOptions,
+    ) -> Vec<(String, String)> {
+        let pairs = [
+            ("preprocess", Some(contract.to_json())),
+            ("encoder", Some(arch.name().to_owned())),
+            ("method", self.method.clone()),
+            ("fingerprint", Some(self.fingerprint.clone())),
+            ("checkpoint", Some(self.checkpoint.clone())),
+            ("licence", self.licence.clone()),
+            ("normalized", Some(options.normalize.to_string())),
+            ("occlude.version", Some(env!("CARGO_PKG_VERSION").to_owned())),
+        ];
+        pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+    }
+}

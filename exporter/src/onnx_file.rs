@@ -1,0 +1,127 @@
+//! Reading an ONNX file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use occlude_preprocess::Preprocess;
+use prost::Message;
+use tract_onnx::pb::{self, tensor_proto::DataType, tensor_shape_proto::dimension, type_proto};
+
+use crate::Error;
+use crate::onnx::InputKind;
+
+/// A parsed ONNX file.
+pub struct OnnxFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    proto: pb::ModelProto,
+}
+
+/// An input or output of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Element type: `float`, `uint8`.
+    pub element: String,
+    /// Sides: numbers, names of dynamic ones, `?`.
+    pub shape: Vec<String>,
+}
+
+impl OnnxFile {
+    /// Reads and parses a file.
+    ///
+    /// # Errors
+    /// [`Error::Read`] and [`Error::NotOnnx`].
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let bytes = fs::read(path).map_err(|reason| Error::Read { path: path.to_owned(), reason })?;
+        let not_onnx = |reason: String| Error::NotOnnx { path: path.to_owned(), reason };
+        let proto = pb::ModelProto::decode(bytes.as_slice()).map_err(|e| not_onnx(e.to_string()))?;
+        // Any short file parses as some message; a model has a graph and says its opset.
+        if proto.graph.is_none() || proto.opset_import.is_empty() {
+            return Err(not_onnx("no graph or no operator set in it".to_owned()));
+        }
+        Ok(Self { path: path.to_owned(), bytes, proto })
+    }
+
+    /// The file, as it was named.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its content.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The parsed model.
+    pub fn proto(&self) -> &pb::ModelProto {
+        &self.proto
+    }
+
+    /// The graph's inputs (without those that are initialisers) and outputs.
+    pub fn ports(&self) -> (Vec<Port>, Vec<Port>) {
+        let Some(graph) = &self.proto.graph else { return (vec![], vec![]) };
+        let given = |name: &str| graph.initializer.iter().any(|i| i.name == name);
+        let inputs = graph.input.iter().filter(|v| !given(&v.name)).map(port).collect();
+        (inputs, graph.output.iter().map(port).collect())
+    }
+
+    /// `metadata_props`.
+    pub fn metadata(&self) -> BTreeMap<&str, &str> {
+        self.proto.metadata_props.iter().map(|p| (p.key.as_str(), p.value.as_str())).collect()
+    }
+
+    /// A property that every model of ours has.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] where it is missing.
+    pub fn property(&self, key: &'static str) -> Result<&str, Error> {
+        self.metadata().get(key).copied().ok_or_else(|| self.foreign(key))
+    }
+
+    /// The preprocessing contract in the metadata.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] where there is none, [`Error::Contract`] where it is invalid.
+    pub fn contract(&self) -> Result<Preprocess, Error> {
+        Preprocess::from_json(self.property("preprocess")?).map_err(|reason| Error::Contract {
+            origin: format!("contract in `{}`", self.path.display()),
+            reason,
+        })
+    }
+
+    /// Which of our inputs the model takes.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] where it takes something else.
+    pub fn input(&self) -> Result<InputKind, Error> {
+        let (inputs, _) = self.ports();
+        [InputKind::Float, InputKind::Uint8]
+            .into_iter()
+            .find(|kind| inputs.len() == 1 && inputs.iter().any(|i| i.name == kind.name()))
+            .ok_or_else(|| self.foreign("input `pixel_values` or `images`"))
+    }
+
+    pub(crate) fn foreign(&self, what: &'static str) -> Error {
+        Error::Foreign { path: self.path.clone(), what }
+    }
+}
+
+fn port(value: &pb::ValueInfoProto) -> Port {
+    let tensor =
+        value.r#type.as_ref().and_then(|t| t.value.as_ref()).map(|type_proto::Value::TensorType(t)| t);
+    let element = tensor.and_then(|t| DataType::try_from(t.elem_type).ok());
+    let dims = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.dim.as_slice()).unwrap_or_default();
+    let shape = dims.iter().map(|d| match &d.value {
+        Some(dimension::Value::DimValue(n)) => n.to_string(),
+        Some(dimension::Value::DimParam(name)) => name.clone(),
+        None => "?".to_owned(),
+    });
+    Port {
+        name: value.name.clone(),
+        element: element.map_or("?".to_owned(), |e| e.as_str_name().to_lowercase()),
+        shape: shape.collect(),
+    }
+}

@@ -1,0 +1,208 @@
+//! A plain computation of an encoder from its description and its checkpoint's weights.
+//!
+//! It shares no code with the ONNX writer: batch normalisation stays as it is, and every operation
+//! is the textbook's. Slow compared with a runtime (seconds for a ResNet-50), and meant to be.
+
+use ndarray::{ArrayView2, linalg::general_mat_mul};
+use occlude_checkpoint::Encoder;
+use occlude_encoder::{Graph, Node, Op};
+
+use crate::Error;
+
+/// Feature map of one picture: `data` is `(channels, height, width)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Map {
+    /// Channels.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Values, row-major.
+    pub data: Vec<f32>,
+}
+
+impl Map {
+    fn zeros(channels: usize, height: usize, width: usize) -> Self {
+        Self { channels, height, width, data: vec![0.0; channels * height * width] }
+    }
+
+    fn planes(&self) -> std::slice::ChunksExact<'_, f32> {
+        self.data.chunks_exact((self.height * self.width).max(1))
+    }
+
+    /// Mean of each channel.
+    pub fn pooled(&self) -> Vec<f32> {
+        let mean =
+            |plane: &[f32]| (plane.iter().map(|&v| f64::from(v)).sum::<f64>() / plane.len() as f64) as f32;
+        self.planes().map(mean).collect()
+    }
+
+    /// Sum over the channels, `(height, width)`.
+    pub fn channel_sum(&self) -> Vec<f32> {
+        let mut sum = vec![0.0f64; self.height * self.width];
+        for plane in self.planes() {
+            sum.iter_mut().zip(plane).for_each(|(s, &v)| *s += f64::from(v));
+        }
+        sum.into_iter().map(|s| s as f32).collect()
+    }
+}
+
+/// The last feature map for one input tensor `(3, side, side)`, as [`occlude_preprocess::Preprocess::tensor`]
+/// gives it.
+///
+/// # Errors
+/// [`Error::MissingWeight`] for an encoder that was loaded partially.
+pub fn features(encoder: &Encoder, input: &[f32], side: usize) -> Result<Map, Error> {
+    let graph = Graph::new(encoder.arch);
+    let mut values: Vec<Option<Map>> = vec![None; graph.nodes.len()];
+    for (id, node) in graph.nodes.iter().enumerate().take(graph.features() + 1) {
+        let value = match node.op {
+            Op::Input => Map { channels: 3, height: side, width: side, data: input.to_vec() },
+            _ => {
+                let inputs: Vec<&Map> = node.inputs.iter().filter_map(|&i| values[i].as_ref()).collect();
+                compute(encoder, node, &inputs)?
+            }
+        };
+        values[id] = Some(value);
+        // What no later node reads is let go.
+        for &input in &node.inputs {
+            if !graph.nodes[id + 1..].iter().any(|n| n.inputs.contains(&input)) {
+                values[input] = None;
+            }
+        }
+    }
+    Ok(values.swap_remove(graph.features()).unwrap_or_else(|| Map::zeros(0, 0, 0)))
+}
+
+fn compute(encoder: &Encoder, node: &Node, inputs: &[&Map]) -> Result<Map, Error> {
+    let parameter = |leaf: &str| {
+        let name = format!("{}.{leaf}", node.name);
+        encoder.f32(&name).ok_or(Error::MissingWeight { name })
+    };
+    let x = inputs[0];
+    Ok(match node.op {
+        Op::Conv { out_channels, kernel, stride, padding, .. } => {
+            conv(x, parameter("weight")?, out_channels, &Window { kernel, stride, padding })
+        }
+        Op::BatchNorm { .. } => {
+            let (mean, var) = (parameter("running_mean")?, parameter("running_var")?);
+            batch_norm(x, parameter("weight")?, parameter("bias")?, mean, var)
+        }
+        Op::MaxPool { kernel, stride, padding } => max_pool(x, &Window { kernel, stride, padding }),
+        Op::Relu => Map { data: x.data.iter().map(|v| v.max(0.0)).collect(), ..*x },
+        Op::Add => Map { data: x.data.iter().zip(&inputs[1].data).map(|(a, b)| a + b).collect(), ..*x },
+        Op::Input | Op::GlobalAvgPool => x.clone(),
+    })
+}
+
+struct Window {
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+}
+
+impl Window {
+    /// Length of the output along a side.
+    fn out(&self, side: usize) -> usize {
+        (side + 2 * self.padding - self.kernel) / self.stride + 1
+    }
+
+    /// Source index of output `o` at offset `k` of the window; `None` in the padding.
+    fn source(&self, o: usize, k: usize, side: usize) -> Option<usize> {
+        (o * self.stride + k).checked_sub(self.padding).filter(|&i| i < side)
+    }
+}
+
+/// Convolution as one matrix product: weights (out, C k k) times patches (C k k, h w).
+fn conv(x: &Map, weight: &[f32], out_channels: usize, window: &Window) -> Map {
+    let (h, w) = (window.out(x.height), window.out(x.width));
+    let rows = x.channels * window.kernel * window.kernel;
+    let patches = patches(x, window, (h, w));
+    let mut out = Map::zeros(out_channels, h, w);
+    let matrix =
+        |r, c, data| ArrayView2::from_shape((r, c), data).expect("shapes of the encoder's description");
+    let mut product = ndarray::ArrayViewMut2::from_shape((out_channels, h * w), &mut out.data)
+        .expect("made for this shape");
+    general_mat_mul(
+        1.0,
+        &matrix(out_channels, rows, weight),
+        &matrix(rows, h * w, &patches),
+        0.0,
+        &mut product,
+    );
+    out
+}
+
+fn patches(x: &Map, window: &Window, (h, w): (usize, usize)) -> Vec<f32> {
+    let k = window.kernel;
+    let mut patches = Vec::with_capacity(x.channels * k * k * h * w);
+    for plane in x.planes() {
+        for (i, j) in (0..k * k).map(|n| (n / k, n % k)) {
+            for y in 0..h {
+                let row = window.source(y, i, x.height).map(|sy| &plane[sy * x.width..][..x.width]);
+                let value = |column: usize| Some(row?[window.source(column, j, x.width)?]);
+                patches.extend((0..w).map(|column| value(column).unwrap_or(0.0)));
+            }
+        }
+    }
+    patches
+}
+
+fn batch_norm(x: &Map, weight: &[f32], bias: &[f32], mean: &[f32], var: &[f32]) -> Map {
+    let mut out = x.clone();
+    let plane = (x.height * x.width).max(1);
+    for (c, values) in out.data.chunks_exact_mut(plane).enumerate() {
+        let deviation = (f64::from(var[c]) + Graph::BN_EPS).sqrt();
+        let normal = |v: f32| (f64::from(v) - f64::from(mean[c])) / deviation;
+        values.iter_mut().for_each(|v| *v = (normal(*v) * f64::from(weight[c]) + f64::from(bias[c])) as f32);
+    }
+    out
+}
+
+fn max_pool(x: &Map, window: &Window) -> Map {
+    let (h, w) = (window.out(x.height), window.out(x.width));
+    let mut out = Map::zeros(x.channels, h, w);
+    for (plane, result) in x.planes().zip(out.data.chunks_exact_mut((h * w).max(1))) {
+        for (i, value) in result.iter_mut().enumerate() {
+            let rows = (0..window.kernel).filter_map(|k| window.source(i / w, k, x.height));
+            let columns = || (0..window.kernel).filter_map(|k| window.source(i % w, k, x.width));
+            let inside = rows.flat_map(|r| columns().map(move |c| plane[r * x.width + c]));
+            *value = inside.fold(f32::NEG_INFINITY, f32::max);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(height: usize, width: usize, data: &[f32]) -> Map {
+        Map { channels: data.len() / (height * width), height, width, data: data.to_vec() }
+    }
+
+    #[test]
+    fn a_convolution_by_hand() {
+        let x = map(3, 3, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+        let window = Window { kernel: 3, stride: 2, padding: 1 };
+        let sum = conv(&x, &[1.0; 9], 1, &window);
+        assert_eq!(sum.data, [12.0, 16.0, 24.0, 28.0]);
+        let centre = [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0];
+        assert_eq!(conv(&x, &centre, 1, &Window { stride: 1, ..window }).data, x.data);
+    }
+
+    #[test]
+    fn pooling_ignores_the_padding() {
+        let x = map(3, 3, &[-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0, -9.0]);
+        let pooled = max_pool(&x, &Window { kernel: 3, stride: 2, padding: 1 });
+        assert_eq!((pooled.height, pooled.data), (2, vec![-1.0, -2.0, -4.0, -5.0]));
+    }
+
+    #[test]
+    fn sums_and_means() {
+        let x = map(1, 2, &[1.0, 3.0, 10.0, 20.0]);
+        assert_eq!(x.pooled(), [2.0, 15.0]);
+        assert_eq!(x.channel_sum(), [11.0, 23.0]);
+    }
+}

@@ -1,0 +1,35 @@
+//! The bare encoder as safetensors.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use occlude_checkpoint::{Encoder, EncoderData, TensorOut, meta, save_safetensors};
+use occlude_preprocess::Preprocess;
+
+use crate::Error;
+
+/// Writes the encoder alone under torchvision's names: what torchvision, timm and transformers load.
+/// The metadata keeps architecture, contract and fingerprint.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when the file cannot be written.
+pub fn write_safetensors(path: &Path, encoder: &Encoder, contract: &Preprocess) -> Result<(), Error> {
+    let tensors: Vec<_> = encoder
+        .tensors
+        .iter()
+        .map(|(name, tensor)| match &tensor.data {
+            EncoderData::F32(data) => TensorOut::f32(name, tensor.shape.as_slice(), data),
+            EncoderData::I64(count) => TensorOut::i64(name, *count),
+        })
+        .collect();
+    let json = contract.to_json();
+    let metadata = BTreeMap::from([
+        // What PyTorch's loaders ask for.
+        ("format".to_owned(), "pt".to_owned()),
+        (meta::ARCH.to_owned(), encoder.arch.name().to_owned()),
+        (meta::FINGERPRINT.to_owned(), encoder.fingerprint(&json)),
+        (meta::PREPROCESS.to_owned(), json),
+        (meta::VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+    ]);
+    Ok(save_safetensors(path, &tensors, &metadata)?)
+}

@@ -1,0 +1,582 @@
+//! Flags and commands.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
+use occlude_encoder::Arch;
+use occlude_preprocess::{Preprocess, files};
+use serde_json::json;
+
+use crate::config::{Branch, Config, Guidance, Masking, QueueStart, Recipe, Rule, Saliency, Strategy};
+use crate::device::{Choice, Precision};
+use crate::engine::{self, End, Run};
+use crate::eval::{Extractor, knn};
+use crate::loss::normalize;
+use crate::model::Encoder;
+use crate::{doctor, selftest};
+
+/// Pretrains image encoders without labels by masking.
+///
+/// Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 failed; 2 wrong usage;
+/// 3 a check found a difference past its tolerance; 130 or 143 stopped by SIGINT or SIGTERM after
+/// saving a checkpoint.
+#[derive(Parser, Debug)]
+#[command(name = "occlude-train", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Pretrain an encoder on a folder of pictures
+    Pretrain(Box<PretrainArgs>),
+    /// Classify a validation folder by nearest neighbours, and tell what pixels and an untrained encoder reach
+    Knn(KnnArgs),
+    /// Print embeddings of pictures as JSON lines
+    Embed(EmbedArgs),
+    /// Tell versions and devices, and what is missing
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check that training on a device agrees with the CPU: what to run first on a new machine
+    Selftest {
+        /// `cpu`, `cuda` or `cuda:N`
+        #[arg(long, default_value_t = Choice::Cpu)]
+        device: Choice,
+    },
+}
+
+/// Where and how fast, never what.
+#[derive(Args, Debug, Clone)]
+struct Machine {
+    /// `auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes CUDA where there is any
+    #[arg(long, default_value_t = Choice::Auto)]
+    device: Choice,
+    /// Threads that decode pictures; default: the number of processors
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Threads of libtorch on the CPU; default: libtorch's choice
+    #[arg(long)]
+    threads: Option<i32>,
+}
+
+impl Machine {
+    fn workers(&self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.workers.unwrap_or_else(all).max(1)
+    }
+
+    fn apply(&self) {
+        if let Some(n) = self.threads {
+            tch::set_num_threads(n.max(1));
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+struct PretrainArgs {
+    /// Folder of JPEG, PNG or WebP pictures, flat or with sub-folders (labels are not used)
+    data: PathBuf,
+    /// Named hyper-parameters; the flags below override them
+    #[arg(long, value_enum)]
+    recipe: Recipe,
+    /// Folder of the run: checkpoints, `config.json`, `metrics.jsonl`, `first_batch.png`
+    #[arg(long, default_value = "runs/pretrain")]
+    out: PathBuf,
+    /// Print the resolved configuration as JSON and stop
+    #[arg(long)]
+    show_config: bool,
+    /// Go on from the run in `--out`, or from this checkpoint
+    #[arg(long, num_args = 0..=1, value_name = "CHECKPOINT")]
+    resume: Option<Option<PathBuf>>,
+    /// Epochs between checkpoints; the last epoch always has one
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    save_every: u64,
+    /// Steps between metric lines
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    log_every: u64,
+    /// Decoded pictures to keep in memory, MiB; 0 decodes every picture every epoch
+    #[arg(long, default_value_t = 2048)]
+    cache: u64,
+    /// Number format of convolutions and matrix products
+    #[arg(long, value_enum, default_value = "auto")]
+    precision: Precision,
+    /// Stop after that many steps with a checkpoint, as a signal would (for trying resumption)
+    #[arg(long, hide = true)]
+    stop_after: Option<u64>,
+    #[command(flatten)]
+    machine: Machine,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+/// Flags that override a recipe.
+#[derive(Args, Debug, Default)]
+struct Overrides {
+    /// Architecture: resnet18, resnet34, resnet50 or resnet101
+    #[arg(long)]
+    arch: Option<String>,
+    /// Side of the training crops, pixels
+    #[arg(long)]
+    image_size: Option<usize>,
+    /// Passes over the data
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Pictures a step; without `--lr` the learning rate is scaled with it
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Peak learning rate
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Seed of weights, order, views and masks
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Optimiser
+    #[arg(long, value_enum)]
+    optimizer: Option<Rule>,
+    /// Weight decay
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// Epochs of linear learning-rate warm-up
+    #[arg(long)]
+    warmup_epochs: Option<f64>,
+    /// Move the learning rate every step or every epoch
+    #[arg(long, value_enum)]
+    lr_per: Option<crate::config::Per>,
+    /// Length of a projection
+    #[arg(long)]
+    dim: Option<usize>,
+    /// Width of the projection head's hidden layer
+    #[arg(long)]
+    hidden: Option<usize>,
+    /// Batch normalisation in the projection head
+    #[arg(long)]
+    head_bn: Option<bool>,
+    /// Negatives kept from earlier batches; 0 for none
+    #[arg(long)]
+    queue: Option<usize>,
+    /// What the queue holds at first: random directions that count, or nothing
+    #[arg(long, value_enum)]
+    queue_start: Option<QueueStart>,
+    /// Whether the other keys of the batch are negatives
+    #[arg(long)]
+    in_batch: Option<bool>,
+    /// Whether each view is query once and key once
+    #[arg(long)]
+    symmetric: Option<bool>,
+    /// Momentum of the key encoder
+    #[arg(long)]
+    momentum: Option<f64>,
+    /// Momentum of the key encoder at the first step
+    #[arg(long)]
+    momentum_start: Option<f64>,
+    /// Epochs until `--momentum` is reached
+    #[arg(long)]
+    momentum_warmup_epochs: Option<f64>,
+    /// Temperature of the contrastive softmax
+    #[arg(long)]
+    temperature: Option<f64>,
+    /// Groups of the batch that are normalised apart, as that many GPUs would
+    #[arg(long)]
+    bn_splits: Option<usize>,
+    /// Smallest share of a picture's area that a crop takes
+    #[arg(long)]
+    crop_min: Option<f64>,
+    /// Probability of Gaussian blur
+    #[arg(long)]
+    blur_p: Option<f64>,
+    /// Factor on the strength of all colour jitter
+    #[arg(long)]
+    jitter: Option<f64>,
+    /// What localises: `momentum` (the momentum encoder) or a checkpoint file
+    #[arg(long)]
+    saliency: Option<Saliency>,
+    /// Stage (3 to 5) whose feature map is the saliency map; its cells are the grid
+    #[arg(long)]
+    saliency_stage: Option<usize>,
+    /// What replaces masked cells
+    #[arg(long, value_enum)]
+    strategy: Option<Strategy>,
+    /// How masked cells are chosen
+    #[arg(long, value_enum)]
+    guidance: Option<Guidance>,
+    /// Which view is masked
+    #[arg(long, value_enum)]
+    branch: Option<Branch>,
+    /// Range of the masked share
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
+    mask_ratio: Option<Vec<f64>>,
+    /// Range of the masked share of hard negatives
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
+    negative_ratio: Option<Vec<f64>>,
+    /// Hard negatives a pair
+    #[arg(long)]
+    num_nonsem: Option<usize>,
+    /// Factor on the similarity of hard negatives
+    #[arg(long)]
+    alpha: Option<f64>,
+}
+
+impl Overrides {
+    /// The recipe with these flags.
+    fn resolve(self, recipe: Recipe) -> Result<Config> {
+        let mut c = Config::new(recipe);
+        if let (Some(batch), None) = (self.batch_size, self.lr) {
+            // the linear scaling rule (arXiv 1706.02677); AdamW's steps do not grow with the batch
+            if c.optimizer.rule == Rule::Sgd {
+                c.optimizer.lr *= batch as f64 / c.batch_size as f64;
+            }
+        }
+        let masked = self.saliency.is_some()
+            || self.saliency_stage.is_some()
+            || self.strategy.is_some()
+            || self.guidance.is_some()
+            || self.branch.is_some()
+            || self.mask_ratio.is_some()
+            || self.negative_ratio.is_some()
+            || self.num_nonsem.is_some()
+            || self.alpha.is_some();
+        ensure!(
+            !masked || c.masking.is_some(),
+            "`--recipe {}` does not mask, but a masking flag was given; hint: `--recipe saliency-moco`",
+            recipe.name()
+        );
+        set(&mut c.arch, self.arch);
+        set(&mut c.image_size, self.image_size);
+        set(&mut c.epochs, self.epochs);
+        set(&mut c.batch_size, self.batch_size);
+        set(&mut c.seed, self.seed);
+        set(&mut c.optimizer.rule, self.optimizer);
+        set(&mut c.optimizer.lr, self.lr);
+        set(&mut c.optimizer.weight_decay, self.weight_decay);
+        set(&mut c.optimizer.warmup_epochs, self.warmup_epochs);
+        set(&mut c.optimizer.lr_per, self.lr_per);
+        set(&mut c.moco.dim, self.dim);
+        set(&mut c.moco.hidden, self.hidden.map(Some));
+        set(&mut c.moco.head_bn, self.head_bn);
+        set(&mut c.moco.queue, self.queue);
+        set(&mut c.moco.queue_start, self.queue_start);
+        set(&mut c.moco.in_batch, self.in_batch);
+        set(&mut c.moco.symmetric, self.symmetric);
+        set(&mut c.moco.momentum, self.momentum);
+        set(&mut c.moco.momentum_start, self.momentum_start.or(self.momentum));
+        set(&mut c.moco.momentum_warmup_epochs, self.momentum_warmup_epochs);
+        set(&mut c.moco.temperature, self.temperature);
+        set(&mut c.moco.bn_splits, self.bn_splits);
+        set(&mut c.augment.crop_min, self.crop_min);
+        set(&mut c.augment.blur_p, self.blur_p);
+        if let Some(factor) = self.jitter {
+            c.augment.jitter = c.augment.jitter.map(|j| j * factor);
+        }
+        if let Some(m) = &mut c.masking {
+            mask(m, self.saliency, self.mask_ratio, self.negative_ratio);
+            set(&mut m.stage, self.saliency_stage);
+            set(&mut m.strategy, self.strategy);
+            set(&mut m.guidance, self.guidance);
+            set(&mut m.branch, self.branch);
+            set(&mut m.num_nonsem, self.num_nonsem);
+            set(&mut m.alpha, self.alpha);
+        }
+        c.validate()?;
+        Ok(c)
+    }
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+fn mask(m: &mut Masking, saliency: Option<Saliency>, ratio: Option<Vec<f64>>, negative: Option<Vec<f64>>) {
+    set(&mut m.saliency, saliency);
+    // clap holds the number of values to two
+    set(&mut m.ratio, ratio.and_then(|r| r.try_into().ok()));
+    set(&mut m.negative_ratio, negative.and_then(|r| r.try_into().ok()));
+}
+
+#[derive(Args, Debug)]
+struct KnnArgs {
+    /// Checkpoint of `pretrain`, or any other that holds a known encoder
+    checkpoint: PathBuf,
+    /// Folder with one sub-folder per class: the neighbours
+    train: PathBuf,
+    /// Folder with the same classes: the queries
+    val: PathBuf,
+    /// Numbers of neighbours
+    #[arg(long, value_delimiter = ',', default_value = "1,10,20")]
+    k: Vec<i64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Leave out the floors (an untrained encoder, raw pixels)
+    #[arg(long)]
+    no_floors: bool,
+    #[command(flatten)]
+    weights: WeightArgs,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(Args, Debug)]
+struct EmbedArgs {
+    /// Checkpoint
+    checkpoint: PathBuf,
+    /// Pictures or folders of pictures
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
+    /// Scale embeddings to unit length
+    #[arg(long)]
+    normalize: bool,
+    #[command(flatten)]
+    weights: WeightArgs,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// How to read a checkpoint.
+#[derive(Args, Debug)]
+struct WeightArgs {
+    /// What the encoder's names begin with, where several encoders are in the file
+    #[arg(long)]
+    prefix: Option<String>,
+    /// Architecture, where names and shapes do not tell
+    #[arg(long)]
+    arch: Option<Arch>,
+    /// Side of the network's input, pixels, for checkpoints that carry no preprocessing
+    #[arg(long)]
+    image_size: Option<u32>,
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// What went wrong, for people.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Pretrain(args) => pretrain(*args),
+        Command::Knn(args) => run_knn(&args),
+        Command::Embed(args) => embed(&args),
+        Command::Doctor { json } => Ok(doctor::run(json)),
+        Command::Selftest { device } => selftest::run(device.resolve()?),
+    }
+}
+
+fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
+    let config = match args.overrides.resolve(args.recipe) {
+        Ok(config) => config,
+        Err(error) => {
+            // a wrong combination of flags is wrong usage, like a wrong flag
+            eprintln!("error: {error:#}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if args.show_config {
+        println!("{}", serde_json::to_string_pretty(&config)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let device = args.machine.device.resolve()?;
+    args.machine.apply();
+    let run = Run {
+        data: args.data,
+        device,
+        bf16: args.precision.bf16(device),
+        workers: args.machine.workers(),
+        save_every: args.save_every as usize,
+        log_every: args.log_every as usize,
+        cache_bytes: args.cache << 20,
+        resume: args.resume.map(|path| path.unwrap_or_else(|| args.out.clone())),
+        stop_after: args.stop_after,
+        out: args.out,
+    };
+    eprintln!(
+        "{} on {device:?}, {}, {} at {} px",
+        config.recipe.name(),
+        if run.bf16 { "bfloat16" } else { "float32" },
+        config.arch,
+        config.image_size
+    );
+    match engine::pretrain(&config, &run)? {
+        End::Finished => Ok(ExitCode::SUCCESS),
+        End::Interrupted(0) => Ok(ExitCode::SUCCESS),
+        End::Interrupted(signal) => Ok(ExitCode::from(128 + signal as u8)),
+    }
+}
+
+/// The encoder of a checkpoint and the contract it comes with.
+fn open(path: &PathBuf, args: &WeightArgs) -> Result<(occlude_checkpoint::Encoder, Preprocess)> {
+    let checkpoint = Checkpoint::open(path)?;
+    let options = LoadOptions { arch: args.arch, prefix: args.prefix.clone(), partial: false };
+    let weights = load_encoder(&checkpoint, &options)?;
+    let contract = match (checkpoint.metadata().get(meta::PREPROCESS), args.image_size) {
+        (Some(json), None) => Preprocess::from_json(json).with_context(|| format!("`{}`", path.display()))?,
+        (Some(_), Some(_)) => {
+            anyhow::bail!("`{}` says its own image size; hint: leave out `--image-size`", path.display())
+        }
+        (None, size) => {
+            let size = size.unwrap_or(224);
+            eprintln!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
+            Preprocess::imagenet(size)
+        }
+    };
+    Ok((weights, contract))
+}
+
+fn run_knn(args: &KnnArgs) -> Result<ExitCode> {
+    ensure!(
+        !args.k.is_empty() && args.k.iter().all(|&k| k > 0),
+        "`--k` takes numbers above 0, like `1,10,20`"
+    );
+    let (train, val) = (files::list(&args.train)?, files::list(&args.val)?);
+    for (dir, listing) in [(&args.train, &train), (&args.val, &val)] {
+        ensure!(
+            !listing.classes.is_empty(),
+            "`{}` has no class folders; hint: kNN needs one sub-folder per class",
+            dir.display()
+        );
+    }
+    ensure!(
+        train.classes == val.classes,
+        "`{}` and `{}` have different classes ({} and {}); hint: the same sub-folders in both",
+        args.train.display(),
+        args.val.display(),
+        train.classes.len(),
+        val.classes.len()
+    );
+    let (weights, contract) = open(&args.checkpoint, &args.weights)?;
+    let device = args.machine.device.resolve()?;
+    args.machine.apply();
+    let trained = Encoder::from_checkpoint(&weights, device)?;
+    let untrained = Encoder::new(weights.arch, 0, device);
+    let mut extractors = vec![("checkpoint", Extractor::Encoder(&trained, &contract))];
+    if !args.no_floors {
+        extractors.push(("untrained", Extractor::Encoder(&untrained, &contract)));
+        extractors.push(("pixels", Extractor::Pixels(&contract)));
+    }
+    let mut results = Vec::new();
+    for (name, extractor) in extractors {
+        let workers = args.machine.workers();
+        let (t, v) = (extractor.run(&train.samples, workers)?, extractor.run(&val.samples, workers)?);
+        for (k, top1) in knn(&t, &v, &args.k)? {
+            results.push((name, k, top1));
+        }
+    }
+    if args.json {
+        let rows: Vec<_> =
+            results.iter().map(|(f, k, a)| json!({ "features": f, "k": k, "top1": a })).collect();
+        let (n, m) = (train.samples.len(), val.samples.len());
+        println!("{}", json!({ "train": n, "val": m, "classes": train.classes.len(), "results": rows }));
+    } else {
+        println!("{:<12} {:>4} {:>8}", "features", "k", "top-1");
+        for (name, k, top1) in results {
+            println!("{name:<12} {k:>4} {:>6.2} %", 100.0 * top1);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn embed(args: &EmbedArgs) -> Result<ExitCode> {
+    let mut samples = Vec::new();
+    for path in &args.images {
+        if path.is_dir() {
+            samples.extend(files::list(path)?.samples);
+        } else {
+            ensure!(path.exists(), "no such picture: `{}`", path.display());
+            samples.push(files::Sample { path: path.clone(), class: None });
+        }
+    }
+    let (weights, contract) = open(&args.checkpoint, &args.weights)?;
+    let device = args.machine.device.resolve()?;
+    args.machine.apply();
+    let encoder = Encoder::from_checkpoint(&weights, device)?;
+    let set = Extractor::Encoder(&encoder, &contract).run(&samples, args.machine.workers())?;
+    let features = if args.normalize { normalize(&set.features) } else { set.features };
+    for (i, path) in (0i64..).zip(&set.paths) {
+        let row: Vec<f32> = Vec::try_from(features.get(i))?;
+        println!("{}", json!({ "path": path.to_string_lossy(), "embedding": row }));
+    }
+    // a picture that could not be read is missing from the output, which must not look like success
+    Ok(if set.paths.len() == samples.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn resolve(flags: &[&str]) -> Result<Config> {
+        let line = ["occlude-train", "pretrain", "data"].iter().chain(flags);
+        match Cli::try_parse_from(line)?.command {
+            Command::Pretrain(args) => args.overrides.resolve(args.recipe),
+            _ => anyhow::bail!("another command"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_override_reaches_its_field() {
+        let flags = "--recipe saliency-moco --arch resnet34 --image-size 96 --epochs 7 --batch-size 64 --lr 0.5 --seed 3 \
+            --optimizer adamw --weight-decay 0.1 --warmup-epochs 2 --lr-per epoch --dim 64 --hidden 512 --head-bn true \
+            --queue 300 --queue-start empty --in-batch true --symmetric true --momentum 0.99 --momentum-start 0.5 \
+            --momentum-warmup-epochs 3 --temperature 0.1 --bn-splits 4 --crop-min 0.3 --blur-p 0.1 --jitter 0.5 \
+            --saliency some.safetensors --saliency-stage 4 --strategy blur --guidance random --branch both \
+            --mask-ratio 0.1 0.2 --negative-ratio 0.3 0.4 --num-nonsem 2 --alpha 1.5";
+        let c = resolve(&flags.split_whitespace().collect::<Vec<_>>()).expect("valid");
+        assert_eq!(
+            (c.arch.as_str(), c.image_size, c.epochs, c.batch_size, c.seed),
+            ("resnet34", 96, 7, 64, 3)
+        );
+        let o = &c.optimizer;
+        assert_eq!((o.rule, o.lr, o.weight_decay, o.warmup_epochs), (Rule::Adamw, 0.5, 0.1, 2.0));
+        assert_eq!(o.lr_per, crate::config::Per::Epoch);
+        let m = &c.moco;
+        assert_eq!((m.dim, m.hidden, m.head_bn, m.queue), (64, Some(512), true, 300));
+        assert_eq!((m.queue_start, m.in_batch, m.symmetric), (QueueStart::Empty, true, true));
+        assert_eq!((m.momentum, m.momentum_start, m.momentum_warmup_epochs), (0.99, 0.5, 3.0));
+        assert_eq!((m.temperature, m.bn_splits), (0.1, 4));
+        assert_eq!(
+            (c.augment.crop_min, c.augment.blur_p, c.augment.jitter),
+            (0.3, 0.1, [0.2, 0.2, 0.2, 0.05])
+        );
+        let k = c.masking.expect("masked");
+        assert_eq!((k.saliency, k.stage), (Saliency::Checkpoint("some.safetensors".into()), 4));
+        assert_eq!((k.strategy, k.guidance, k.branch), (Strategy::Blur, Guidance::Random, Branch::Both));
+        assert_eq!((k.ratio, k.negative_ratio, k.num_nonsem, k.alpha), ([0.1, 0.2], [0.3, 0.4], 2, 1.5));
+    }
+
+    #[test]
+    fn the_learning_rate_scales_with_the_batch_unless_given() {
+        let lr = |flags: &[&str]| resolve(flags).expect("valid").optimizer.lr;
+        assert!((lr(&["--recipe", "moco-v2", "--batch-size", "128"]) - 0.015).abs() < 1e-12);
+        assert_eq!(lr(&["--recipe", "moco-v2", "--batch-size", "128", "--lr", "0.03"]), 0.03);
+        assert_eq!(lr(&["--recipe", "moco-v2"]), 0.03);
+    }
+
+    #[test]
+    fn wrong_combinations_are_refused() {
+        let message = |flags: &[&str]| format!("{:#}", resolve(flags).expect_err("refused"));
+        assert!(message(&["--recipe", "moco-v2", "--strategy", "hp"]).contains("does not mask"));
+        assert!(
+            message(&["--recipe", "saliency-moco", "--branch", "none", "--num-nonsem", "0"])
+                .contains("--branch none")
+        );
+        assert!(message(&["--recipe", "nothing"]).contains("nothing"));
+        assert!(message(&["--recipe", "moco-v2", "--device", "tpu"]).contains("tpu"));
+    }
+
+    #[test]
+    fn one_momentum_flag_means_no_warm_up() {
+        let c = resolve(&["--recipe", "moco-v2", "--momentum", "0.99"]).expect("valid");
+        assert_eq!((c.moco.momentum, c.moco.momentum_start), (0.99, 0.99));
+    }
+}

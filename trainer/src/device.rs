@@ -1,0 +1,126 @@
+//! Where to compute and in which precision.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+use tch::{Cuda, Device};
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// CUDA where there is any, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// That CUDA device.
+    Cuda(usize),
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => match s.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(n)) => Ok(Self::Cuda(n)),
+                _ => Err("expected `auto`, `cpu`, `cuda` or `cuda:N`".into()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+impl Choice {
+    /// The device; asking for CUDA where it cannot run is an error, never the CPU.
+    ///
+    /// # Errors
+    /// Where that device is not there.
+    pub fn resolve(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Auto => Ok(Device::cuda_if_available()),
+            Self::Cuda(n) if Cuda::is_available() && (n as i64) < Cuda::device_count() => Ok(Device::Cuda(n)),
+            Self::Cuda(n) => bail!(
+                "`--device cuda:{n}`: {} CUDA devices are usable; hint: `occlude-train doctor` tells what is missing, `--device cpu` runs without",
+                if Cuda::is_available() { Cuda::device_count() } else { 0 }
+            ),
+        }
+    }
+}
+
+/// `--precision`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// bfloat16 on CUDA and on CPUs with AMX, else float32
+    Auto,
+    /// float32
+    Fp32,
+    /// Convolutions and matrix products in bfloat16, everything else in float32
+    Bf16,
+}
+
+impl Precision {
+    /// Whether to compute in bfloat16 on `device`.
+    pub fn bf16(self, device: Device) -> bool {
+        match self {
+            Self::Fp32 => false,
+            Self::Bf16 => true,
+            Self::Auto => device.is_cuda() || cpu_has_amx(),
+        }
+    }
+}
+
+/// Whether the CPU multiplies bfloat16 matrices in tiles. AVX-512's bfloat16 alone brings nothing
+/// here: its convolutions were measured no faster than float32's (docs/benchmarks.md).
+pub fn cpu_has_amx() -> bool {
+    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|s| s.contains("amx_bf16"))
+}
+
+/// Keeps freed memory in the process. A training step frees and takes again the same gigabytes of
+/// feature maps; given back to the system in between, every page of them would be cleared and
+/// mapped anew each step.
+pub fn tune_allocator() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: plain settings of glibc's allocator, before any thread is started.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices() {
+        for (text, choice) in [
+            ("auto", Choice::Auto),
+            ("cpu", Choice::Cpu),
+            ("cuda", Choice::Cuda(0)),
+            ("cuda:3", Choice::Cuda(3)),
+        ] {
+            assert_eq!(text.parse(), Ok(choice));
+        }
+        assert!("gpu".parse::<Choice>().is_err() && "cuda:x".parse::<Choice>().is_err());
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_an_error() {
+        let error = Choice::Cuda(99).resolve().expect_err("no such device").to_string();
+        assert!(error.contains("cuda:99") && error.contains("doctor"), "{error}");
+    }
+}

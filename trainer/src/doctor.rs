@@ -1,0 +1,49 @@
+//! What this machine has, and what is missing.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use tch::Cuda;
+
+use crate::device::cpu_has_amx;
+
+/// Prints the findings; fails where training could not run at all.
+pub fn run(as_json: bool) -> ExitCode {
+    let compiled = occlude_torch_ext::torch_version();
+    let (cuda, devices, cudnn) = (Cuda::is_available(), Cuda::device_count(), Cuda::cudnn_is_available());
+    let linked = cuda_is_linked();
+    let mut missing: Vec<String> = Vec::new();
+    if !linked {
+        missing.push(
+            "libtorch was built without CUDA, or the linker dropped it: training runs on the CPU; hint: `cargo xtask setup` installs a libtorch with CUDA".into(),
+        );
+    } else if !cuda {
+        missing.push("no CUDA device is usable: training runs on the CPU; hint: on a GPU machine check `nvidia-smi` and the driver's version".into());
+    } else if !cudnn {
+        missing.push("cuDNN cannot be used: convolutions will be slow; hint: reinstall the nvidia-cudnn wheel of libtorch".into());
+    }
+    let threads = tch::get_num_threads();
+    if as_json {
+        println!(
+            "{}",
+            json!({
+                "version": env!("CARGO_PKG_VERSION"), "libtorch": compiled, "cuda_linked": linked, "cuda": cuda,
+                "cuda_devices": devices, "cudnn": cudnn, "cpu_threads": threads, "cpu_amx_bf16": cpu_has_amx(), "missing": missing,
+            })
+        );
+    } else {
+        println!("occlude-train  {}", env!("CARGO_PKG_VERSION"));
+        println!("libtorch       {compiled}");
+        println!("CUDA           linked: {linked}, usable: {cuda}, devices: {devices}, cuDNN: {cudnn}");
+        println!("CPU            {threads} threads, bfloat16 tiles (AMX): {}", cpu_has_amx());
+        let precision = if cuda || cpu_has_amx() { "bf16" } else { "fp32" };
+        println!("--precision auto means {precision} here");
+        missing.iter().for_each(|m| println!("missing: {m}"));
+    }
+    ExitCode::SUCCESS
+}
+
+/// Whether libtorch_cuda is loaded in this process: nothing names its symbols, so a careless link loses it.
+fn cuda_is_linked() -> bool {
+    std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.contains("libtorch_cuda"))
+}

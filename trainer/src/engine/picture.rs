@@ -1,0 +1,64 @@
+//! A picture of what the first batch looks like: views, foreground, masks.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use image::{Rgb, RgbImage};
+use occlude_preprocess::Preprocess;
+use tch::{Kind, Tensor};
+
+use crate::method::Preview;
+
+/// Rows of the picture: as many samples of the batch.
+const ROWS: i64 = 8;
+/// Pixels between the tiles.
+const GAP: u32 = 4;
+
+/// Writes the columns of `preview` for the first samples; each view with a foreground is followed by the view with
+/// its background darkened.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub(super) fn write(path: &Path, preview: &Preview, contract: &Preprocess) -> Result<()> {
+    let mut columns: Vec<Tensor> = Vec::new();
+    for (i, (_, x)) in preview.columns.iter().enumerate() {
+        let shown = displayable(&x.narrow(0, 0, ROWS.min(x.size()[0])), contract);
+        let foreground = preview.foreground.iter().find(|(of, _)| *of == i);
+        let overlay = foreground.map(|(_, fg)| {
+            let size = shown.size()[3];
+            let fg =
+                fg.narrow(0, 0, shown.size()[0]).unsqueeze(1).upsample_nearest2d([size, size], None, None);
+            &shown * (fg * 0.75 + 0.25)
+        });
+        columns.push(shown);
+        columns.extend(overlay);
+    }
+    let Some(first) = columns.first() else { return Ok(()) };
+    let (rows, size) = (first.size()[0] as u32, first.size()[3] as u32);
+    let tile = size + GAP;
+    let mut sheet = RgbImage::from_pixel(tile * columns.len() as u32 - GAP, tile * rows - GAP, Rgb([255; 3]));
+    for (c, column) in (0u32..).zip(&columns) {
+        let bytes =
+            (column * 255.0).round().to_kind(Kind::Uint8).permute([0, 2, 3, 1]).contiguous().flatten(0, -1);
+        let bytes: Vec<u8> = Vec::try_from(&bytes).context("cannot read the preview")?;
+        let plane = (3 * size * size) as usize;
+        for (r, tile_bytes) in (0u32..).zip(bytes.chunks_exact(plane)) {
+            if let Some(view) = RgbImage::from_raw(size, size, tile_bytes.to_vec()) {
+                image::imageops::replace(&mut sheet, &view, i64::from(c * tile), i64::from(r * tile));
+            }
+        }
+    }
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    sheet.write_to(&mut bytes, image::ImageFormat::Png).context("cannot encode the preview")?;
+    std::fs::write(path, bytes.into_inner()).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Network input back to 0..1. Filtered input has no absolute level, so it is shown around grey.
+fn displayable(x: &Tensor, contract: &Preprocess) -> Tensor {
+    let x = x.to_device(tch::Device::Cpu).to_kind(Kind::Float);
+    if contract.high_pass.is_some() {
+        return (x * 0.25 + 0.5).clamp(0.0, 1.0);
+    }
+    let channel = |v: [f32; 3]| Tensor::from_slice(&v).view([1, 3, 1, 1]);
+    (x * channel(contract.std) + channel(contract.mean)).clamp(0.0, 1.0)
+}

@@ -1,0 +1,82 @@
+//! The learning rate as a function of time.
+
+use crate::config::{Optimizer, Per};
+
+/// Linear warm-up from zero, then half a cosine to zero at the end of training.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    optimizer: Optimizer,
+    steps_per_epoch: u64,
+    epochs: u64,
+}
+
+impl Schedule {
+    /// Over `epochs` epochs of `steps_per_epoch` steps.
+    pub fn new(optimizer: &Optimizer, steps_per_epoch: usize, epochs: usize) -> Self {
+        Self { optimizer: optimizer.clone(), steps_per_epoch: steps_per_epoch as u64, epochs: epochs as u64 }
+    }
+
+    /// Steps over the whole run.
+    pub fn total(&self) -> u64 {
+        self.steps_per_epoch * self.epochs
+    }
+
+    /// Time in epochs at the start of `step`.
+    pub fn epoch(&self, step: u64) -> f64 {
+        step as f64 / self.steps_per_epoch as f64
+    }
+
+    /// The learning rate of `step` (from 0).
+    pub fn lr(&self, step: u64) -> f64 {
+        let o = &self.optimizer;
+        let warmup = o.warmup_epochs;
+        let now = self.epoch(step);
+        if now < warmup {
+            // the first step already moves
+            return o.lr * (self.epoch(step + 1) / warmup).min(1.0);
+        }
+        let now = match o.lr_per {
+            Per::Step => now,
+            Per::Epoch => now.floor().max(warmup),
+        };
+        let t = (now - warmup) / (self.epochs as f64 - warmup);
+        o.lr * (1.0 + (std::f64::consts::PI * t).cos()) / 2.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(warmup_epochs: f64, lr_per: Per) -> Schedule {
+        let o = Optimizer {
+            rule: crate::config::Rule::Sgd,
+            lr: 0.4,
+            momentum: 0.9,
+            weight_decay: 0.0,
+            warmup_epochs,
+            lr_per,
+        };
+        Schedule::new(&o, 10, 8)
+    }
+
+    #[test]
+    fn cosine_per_step_and_per_epoch() {
+        let s = schedule(0.0, Per::Step);
+        assert_eq!((s.lr(0), s.total()), (0.4, 80));
+        assert!((s.lr(40) - 0.2).abs() < 1e-12);
+        assert!((1..80).all(|i| s.lr(i) < s.lr(i - 1) && s.lr(i) > 0.0));
+        let e = schedule(0.0, Per::Epoch);
+        // the published code: 0.5 (1 + cos(pi epoch / epochs))
+        assert_eq!(e.lr(19), e.lr(10));
+        assert!((e.lr(10) - 0.2 * (1.0 + (std::f64::consts::PI / 8.0).cos())).abs() < 1e-12);
+    }
+
+    #[test]
+    fn warm_up_is_linear_and_meets_the_cosine() {
+        let s = schedule(2.0, Per::Step);
+        assert!((s.lr(0) - 0.02).abs() < 1e-12);
+        assert!((s.lr(9) - 0.2).abs() < 1e-12);
+        assert!((s.lr(20) - 0.4).abs() < 1e-12);
+    }
+}

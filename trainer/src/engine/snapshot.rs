@@ -1,0 +1,183 @@
+//! Checkpoints of a run: written whole or not at all, read back strictly.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use occlude_checkpoint::{
+    Checkpoint, Dtype, EncoderData, EncoderTensor, TensorOut, atomic, meta, save_safetensors,
+};
+use occlude_encoder::layout::{Layout, Naming};
+use serde_json::Value;
+use tch::{Kind, Tensor};
+
+use crate::config::Config;
+use crate::method::Method;
+use crate::model::{Named, Optimizer};
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Position {
+    /// Steps done.
+    pub step: u64,
+    /// Epochs completed.
+    pub epoch: u64,
+    /// Metrics of the last epoch.
+    pub metrics: Value,
+}
+
+/// Writes everything that a resumed run needs to `path`, then names it in `last`.
+///
+/// # Errors
+/// Where a file cannot be written; the earlier checkpoints are then untouched.
+pub fn save(
+    path: &Path,
+    config: &Config,
+    method: &dyn Method,
+    optimizer: &Optimizer,
+    at: &Position,
+) -> Result<()> {
+    let mut tensors = method.state();
+    tensors.extend(optimizer.state());
+    let out = tensors.iter().map(to_out).collect::<Result<Vec<_>>>()?;
+    let preprocess = config.preprocess().to_json();
+    let metadata = BTreeMap::from([
+        (meta::FORMAT.into(), meta::FORMAT_VERSION.into()),
+        (meta::VERSION.into(), env!("CARGO_PKG_VERSION").into()),
+        (meta::ARCH.into(), config.arch.clone()),
+        (meta::METHOD.into(), config.recipe.name().into()),
+        (meta::CONFIG.into(), serde_json::to_string(config)?),
+        (meta::EPOCH.into(), at.epoch.to_string()),
+        (meta::STEP.into(), at.step.to_string()),
+        (meta::METRICS.into(), at.metrics.to_string()),
+        (meta::FINGERPRINT.into(), fingerprint(config, &out, &preprocess)?),
+        (meta::PREPROCESS.into(), preprocess),
+    ]);
+    save_safetensors(path, &out, &metadata)
+        .with_context(|| format!("cannot save `{}`; hint: is the disk full?", path.display()))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let last = path.with_file_name("last");
+    atomic::write(&last, |w| writeln!(w, "{name}"))
+        .with_context(|| format!("cannot write `{}`", last.display()))
+}
+
+fn to_out(named: &Named) -> Result<TensorOut<'static>> {
+    let tensor = named.tensor.detach().to_device(tch::Device::Cpu).contiguous();
+    let dtype = match tensor.kind() {
+        Kind::Float => Dtype::F32,
+        Kind::Int64 => Dtype::I64,
+        other => bail!("tensor `{}` is of kind {other:?}, which checkpoints do not hold", named.name),
+    };
+    let mut data = vec![0u8; tensor.numel() * dtype.size()];
+    tensor.f_copy_data_u8(&mut data, tensor.numel())?;
+    let shape = tensor.size().into_iter().map(|d| d as usize).collect();
+    Ok(TensorOut { name: named.name.clone(), dtype, shape, data: Cow::Owned(data) })
+}
+
+/// The fingerprint that every artefact of these weights will carry.
+fn fingerprint(config: &Config, tensors: &[TensorOut<'_>], preprocess: &str) -> Result<String> {
+    let prefix = "encoder_q.";
+    let weights = tensors.iter().filter(|t| t.dtype == Dtype::F32).filter_map(|t| {
+        let name = t.name.strip_prefix(prefix)?.to_owned();
+        let floats = t.data.chunks_exact(4).filter_map(|b| b.try_into().ok()).map(f32::from_le_bytes);
+        Some((name, EncoderTensor { shape: t.shape.clone(), data: EncoderData::F32(floats.collect()) }))
+    });
+    let encoder = occlude_checkpoint::Encoder {
+        arch: config.architecture()?,
+        layout: Layout { prefix: prefix.into(), naming: Naming::Torchvision },
+        tensors: weights.collect(),
+        report: occlude_checkpoint::LoadReport::default(),
+    };
+    Ok(encoder.fingerprint(preprocess))
+}
+
+/// The file that `resume` means: itself, or the newest of a run's folder.
+///
+/// # Errors
+/// Where there is none.
+pub fn locate(resume: &Path) -> Result<PathBuf> {
+    if !resume.is_dir() {
+        ensure!(resume.exists(), "no such checkpoint: `{}`", resume.display());
+        return Ok(resume.to_owned());
+    }
+    let last = resume.join("last");
+    let name = std::fs::read_to_string(&last).with_context(|| {
+        format!(
+            "nothing to resume in `{}`: it has no file `last`; hint: leave out `--resume` to start",
+            resume.display()
+        )
+    })?;
+    Ok(resume.join(name.trim()))
+}
+
+/// Loads a run's state into `method` and `optimizer`.
+///
+/// # Errors
+/// Where the file is no checkpoint of a run, or of a run with another configuration.
+pub fn load(
+    path: &Path,
+    config: &Config,
+    method: &mut dyn Method,
+    optimizer: &Optimizer,
+) -> Result<Position> {
+    let checkpoint = Checkpoint::open(path)?;
+    let metadata = checkpoint.metadata();
+    let get = |key: &str| {
+        metadata.get(key).with_context(|| {
+            format!("`{}` is not a checkpoint of `occlude-train pretrain`: it lacks `{key}`", path.display())
+        })
+    };
+    let saved: Config = serde_json::from_str(get(meta::CONFIG)?)
+        .with_context(|| format!("`{}`: unreadable `{}`", path.display(), meta::CONFIG))?;
+    same_config(&saved, config).with_context(|| format!("cannot resume from `{}`", path.display()))?;
+    let number = |key: &str| -> Result<u64> {
+        let text = get(key)?;
+        text.parse().with_context(|| format!("`{}`: `{key}` is `{text}`, expected a number", path.display()))
+    };
+    let mut named = checkpoint.tensors().map(|t| from_checkpoint(&t)).collect::<Result<Vec<_>>>()?;
+    let momenta: Vec<Named> = named.extract_if(.., |n| n.name.starts_with("optim.")).collect();
+    method
+        .load_state(&named)
+        .and_then(|()| crate::model::load(&optimizer.state(), &momenta))
+        .with_context(|| format!("`{}` does not fit the configuration", path.display()))?;
+    let metrics =
+        metadata.get(meta::METRICS).and_then(|m| serde_json::from_str(m).ok()).unwrap_or(Value::Null);
+    Ok(Position { step: number(meta::STEP)?, epoch: number(meta::EPOCH)?, metrics })
+}
+
+fn from_checkpoint(t: &occlude_checkpoint::Tensor<'_>) -> Result<Named> {
+    let kind = match t.dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::I64 => Kind::Int64,
+        other => bail!("tensor `{}` has the unexpected type {}", t.name, other.name()),
+    };
+    let shape: Vec<i64> = t.shape.iter().map(|&d| d as i64).collect();
+    Ok(Named { name: t.name.to_owned(), tensor: Tensor::f_from_data_size(&t.to_bytes()?, &shape, kind)? })
+}
+
+/// A resumed run computes what the interrupted one would have: nothing that matters may differ.
+fn same_config(saved: &Config, now: &Config) -> Result<()> {
+    let (saved, now) = (serde_json::to_value(saved)?, serde_json::to_value(now)?);
+    let mut differences = Vec::new();
+    compare("", &saved, &now, &mut differences);
+    ensure!(
+        differences.is_empty(),
+        "the configuration differs: {}; hint: resume with the flags of the first run (`config.json` has them)",
+        differences.join(", ")
+    );
+    Ok(())
+}
+
+fn compare(path: &str, saved: &Value, now: &Value, out: &mut Vec<String>) {
+    match (saved, now) {
+        (Value::Object(a), Value::Object(b)) => {
+            for (key, value) in a {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                compare(&path, value, b.get(key).unwrap_or(&Value::Null), out);
+            }
+        }
+        _ if saved != now => out.push(format!("`{path}` was {saved}, is {now}")),
+        _ => {}
+    }
+}

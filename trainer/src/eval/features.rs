@@ -1,0 +1,150 @@
+//! Features of labelled pictures: by an encoder and its contract, or of the pixels themselves.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Result, ensure};
+use occlude_preprocess::files::Sample;
+use occlude_preprocess::{Interpolation, Limits, Preprocess, Rgb};
+use tch::{Device, Kind, Tensor};
+
+use crate::augment::HighPassFilter;
+use crate::model::{Encoder, Mode};
+
+/// Pictures a forward pass.
+const BATCH: usize = 64;
+/// Side of the pictures whose raw pixels are compared.
+const PIXEL_SIDE: u32 = 16;
+
+/// Features and labels of the pictures that could be read.
+#[derive(Debug)]
+pub struct FeatureSet {
+    /// `(N, D)` float32, on the CPU.
+    pub features: Tensor,
+    /// `(N)` int64; -1 where a picture has no class.
+    pub labels: Tensor,
+    /// Where they come from.
+    pub paths: Vec<PathBuf>,
+}
+
+/// Turns pictures into features.
+pub enum Extractor<'a> {
+    /// An encoder in evaluation mode, float32, with its contract.
+    Encoder(&'a Encoder, &'a Preprocess),
+    /// The pixels of the contract's crop at 16x16, normalised: the floor that an encoder must beat.
+    Pixels(&'a Preprocess),
+}
+
+impl Extractor<'_> {
+    /// Features of `samples`, decoded on `workers` threads; unreadable files are reported on stderr and left out.
+    ///
+    /// # Errors
+    /// Where none of them can be read.
+    pub fn run(&self, samples: &[Sample], workers: usize) -> Result<FeatureSet> {
+        let (mut parts, mut labels, mut paths) = (Vec::new(), Vec::new(), Vec::new());
+        for chunk in samples.chunks(BATCH) {
+            let read = decode(chunk, self.contract(), workers);
+            let images: Vec<&Rgb> = read.iter().map(|(_, image)| image).collect();
+            if images.is_empty() {
+                continue;
+            }
+            parts.push(self.features(&images));
+            labels.extend(read.iter().map(|(s, _)| s.class.map_or(-1, i64::from)));
+            paths.extend(read.iter().map(|(s, _)| s.path.clone()));
+        }
+        ensure!(
+            !parts.is_empty(),
+            "none of the {} pictures can be read; hint: the warnings above say why",
+            samples.len()
+        );
+        Ok(FeatureSet { features: Tensor::cat(&parts, 0), labels: Tensor::from_slice(&labels), paths })
+    }
+
+    fn contract(&self) -> &Preprocess {
+        match self {
+            Self::Encoder(_, contract) | Self::Pixels(contract) => contract,
+        }
+    }
+
+    fn features(&self, images: &[&Rgb]) -> Tensor {
+        let contract = self.contract();
+        match self {
+            Self::Encoder(encoder, _) => {
+                let x = network_input(images, contract, encoder.device());
+                let out = tch::no_grad(|| encoder.forward(&x, Mode::Eval, 5).embedding);
+                out.to_device(Device::Cpu)
+            }
+            Self::Pixels(_) => {
+                let small: Vec<Rgb> = images
+                    .iter()
+                    .map(|i| occlude_preprocess::resize(i, PIXEL_SIDE, PIXEL_SIDE, Interpolation::Bilinear))
+                    .collect();
+                let plain = Preprocess { high_pass: None, ..contract.clone() };
+                network_input(&small.iter().collect::<Vec<_>>(), &plain, Device::Cpu).flatten(1, -1)
+            }
+        }
+    }
+}
+
+/// The pictures of a chunk that can be read, resized and cropped as `contract` says, in order.
+fn decode<'s>(samples: &'s [Sample], contract: &Preprocess, workers: usize) -> Vec<(&'s Sample, Rgb)> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(samples.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..workers.clamp(1, samples.len().max(1)) {
+            scope.spawn(|| {
+                while let Some((i, sample)) = {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    samples.get(i).map(|s| (i, s))
+                } {
+                    match occlude_preprocess::load(&sample.path, &Limits::default()) {
+                        Ok(decoded) => {
+                            let pixels = contract.pixels(&decoded.image);
+                            if let Ok(mut done) = done.lock() {
+                                done.push((i, pixels));
+                            }
+                        }
+                        Err(error) => eprintln!("warning: skipped: {error}"),
+                    }
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_default();
+    done.sort_by_key(|(i, _)| *i);
+    done.into_iter().map(|(i, image)| (&samples[i], image)).collect()
+}
+
+/// `(N, 3, H, W)`: what the contract makes of cropped pictures of one size, on `device`.
+fn network_input(images: &[&Rgb], contract: &Preprocess, device: Device) -> Tensor {
+    let (h, w) = images.first().map_or((0, 0), |i| (i64::from(i.height), i64::from(i.width)));
+    let pixels: Vec<u8> = images.iter().flat_map(|i| i.data.iter().copied()).collect();
+    let x = Tensor::from_slice(&pixels).view([-1, h, w, 3]).to(device).permute([0, 3, 1, 2]);
+    let channel = |v: [f32; 3]| Tensor::from_slice(&v).view([1, 3, 1, 1]).to(device);
+    let x = (x.to_kind(Kind::Float) / 255.0 - channel(contract.mean)) / channel(contract.std);
+    match &contract.high_pass {
+        Some(filter) => HighPassFilter::new(h as usize, filter, device).apply(&x),
+        None => x,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use occlude_preprocess::HighPass;
+
+    /// Batched on the device or picture by picture in the contract crate: the same numbers.
+    #[test]
+    fn network_input_is_the_contracts() {
+        let filter = HighPass { kernel: 11, sigma: 5.0 };
+        for high_pass in [None, Some(filter)] {
+            let contract = Preprocess { high_pass, ..Preprocess::imagenet(32) };
+            let data: Vec<u8> = (0..3 * 32 * 32).map(|i| (i * 29 % 255) as u8).collect();
+            let image = Rgb { width: 32, height: 32, data };
+            let ours = network_input(&[&image], &contract, Device::Cpu);
+            let theirs = Tensor::from_slice(&contract.tensor(&image)).view([1, 3, 32, 32]);
+            assert!((ours - theirs).abs().max().double_value(&[]) < 1e-4);
+        }
+    }
+}

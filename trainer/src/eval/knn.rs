@@ -1,0 +1,115 @@
+//! Weighted nearest-neighbour classification (arXiv 1805.01978), the cheap test of an encoder.
+
+use anyhow::{Result, ensure};
+use tch::{Kind, Tensor};
+
+use super::features::FeatureSet;
+use crate::loss::normalize;
+
+/// Temperature of the votes.
+const TEMPERATURE: f64 = 0.07;
+/// Queries at a time, which bounds memory.
+const BLOCK: i64 = 512;
+
+/// Accuracy for each number of neighbours.
+pub type Scores = Vec<(i64, f64)>;
+
+/// Share of `val` whose class gets the most votes of its `k` nearest neighbours in `train`, by cosine, each vote
+/// weighted exp(cosine / 0.07).
+///
+/// # Errors
+/// Where a set is empty or has pictures without a class, or `k` exceeds the training set.
+pub fn knn(train: &FeatureSet, val: &FeatureSet, ks: &[i64]) -> Result<Scores> {
+    let n = train.labels.size()[0];
+    for (name, set) in [("training", train), ("validation", val)] {
+        let unlabelled = set.labels.lt(0).sum(Kind::Int64).int64_value(&[]);
+        ensure!(
+            unlabelled == 0,
+            "{unlabelled} pictures of the {name} set lie in no class folder; hint: one sub-folder per class"
+        );
+    }
+    let classes = train.labels.max().int64_value(&[]).max(val.labels.max().int64_value(&[])) + 1;
+    let largest = ks.iter().copied().max().unwrap_or(1);
+    ensure!(ks.iter().all(|&k| k >= 1), "`--k` must be at least 1");
+    ensure!(largest <= n, "`--k {largest}` exceeds the {n} pictures of the training set");
+    let bank = normalize(&train.features).transpose(0, 1); // (D, N)
+    let queries = normalize(&val.features);
+    let total = queries.size()[0];
+    let mut hits = vec![0i64; ks.len()];
+    for start in (0..total).step_by(BLOCK as usize) {
+        let len = BLOCK.min(total - start);
+        let labels = val.labels.narrow(0, start, len);
+        let (similarity, index) = queries.narrow(0, start, len).matmul(&bank).topk(largest, 1, true, true);
+        let neighbours = train.labels.index_select(0, &index.flatten(0, -1)).view([len, largest]);
+        let votes = (similarity / TEMPERATURE).exp();
+        for (hit, &k) in hits.iter_mut().zip(ks) {
+            let mut tally = Tensor::zeros([len, classes], (Kind::Float, votes.device()));
+            let _ = tally.scatter_add_(1, &neighbours.narrow(1, 0, k), &votes.narrow(1, 0, k));
+            *hit += tally.argmax(1, false).eq_tensor(&labels).sum(Kind::Int64).int64_value(&[]);
+        }
+    }
+    Ok(ks.iter().zip(hits).map(|(&k, hit)| (k, hit as f64 / total as f64)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn set(features: &[[f32; 2]], labels: &[i64]) -> FeatureSet {
+        let features = Tensor::from_slice(&features.concat()).view([-1, 2]);
+        FeatureSet { features, labels: Tensor::from_slice(labels), paths: vec![] }
+    }
+
+    #[test]
+    fn votes_are_weighted_by_similarity() {
+        // one neighbour in the query's direction, two of another class far off
+        let train = set(&[[1.0, 0.0], [-1.0, 0.2], [-1.0, -0.2]], &[0, 1, 1]);
+        let val = set(&[[2.0, 0.1]], &[0]);
+        assert_eq!(knn(&train, &val, &[1, 3]).expect("scored"), [(1, 1.0), (3, 1.0)]);
+        // equally near: the majority wins
+        let train = set(&[[1.0, 0.1], [1.0, -0.1], [1.0, 0.1]], &[0, 1, 1]);
+        assert_eq!(knn(&train, &val, &[3]).expect("scored"), [(3, 0.0)]);
+    }
+
+    #[test]
+    fn equals_a_naive_reference_on_random_features() {
+        tch::manual_seed(2);
+        let random = |n: i64| Tensor::randn([n, 8], (Kind::Float, Device::Cpu));
+        let labels = |n: i64| Tensor::randint(5, [n], (Kind::Int64, Device::Cpu));
+        let train = FeatureSet { features: random(60), labels: labels(60), paths: vec![] };
+        let val = FeatureSet { features: random(600), labels: labels(600), paths: vec![] };
+        let rows = |t: &Tensor| -> Vec<Vec<f64>> {
+            let t = normalize(t);
+            (0..t.size()[0])
+                .map(|i| Vec::try_from(t.get(i).to_kind(Kind::Double)).expect("numbers"))
+                .collect()
+        };
+        let (bank, queries) = (rows(&train.features), rows(&val.features));
+        let mut hits = 0;
+        for (i, q) in queries.iter().enumerate() {
+            let mut near: Vec<(f64, i64)> = bank
+                .iter()
+                .enumerate()
+                .map(|(j, b)| {
+                    (b.iter().zip(q).map(|(x, y)| x * y).sum(), train.labels.int64_value(&[j as i64]))
+                })
+                .collect();
+            near.sort_by(|a, b| b.0.total_cmp(&a.0));
+            let mut tally = [0.0; 5];
+            near[..7].iter().for_each(|(s, l)| tally[*l as usize] += (s / TEMPERATURE).exp());
+            let best = (0..5).max_by(|&a, &b| tally[a].total_cmp(&tally[b])).expect("classes");
+            hits += usize::from(best as i64 == val.labels.int64_value(&[i as i64]));
+        }
+        assert_eq!(knn(&train, &val, &[7]).expect("scored"), [(7, hits as f64 / 600.0)]);
+    }
+
+    #[test]
+    fn wrong_input_is_named() {
+        let a = set(&[[1.0, 0.0]], &[0]);
+        assert!(knn(&a, &a, &[2]).expect_err("too many").to_string().contains("--k 2"));
+        assert!(knn(&a, &a, &[0]).expect_err("none").to_string().contains("--k"));
+        let unlabelled = set(&[[1.0, 0.0]], &[-1]);
+        assert!(knn(&unlabelled, &a, &[1]).expect_err("no class").to_string().contains("class folder"));
+    }
+}

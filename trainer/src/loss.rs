@@ -1,0 +1,144 @@
+//! Contrastive losses: pure functions of normalised embeddings.
+
+use tch::{Kind, Tensor};
+
+/// Unit length along the last axis; a zero vector stays zero.
+pub fn normalize(x: &Tensor) -> Tensor {
+    let norm = x.norm_scalaropt_dim(2.0, [-1i64].as_slice(), true).clamp_min(1e-12);
+    x / norm
+}
+
+/// The negatives of a batch of queries.
+#[derive(Debug, Default)]
+pub struct Negatives<'a> {
+    /// Shared by all queries: `(D, K)`, normalised columns.
+    pub queue: Option<&'a Tensor>,
+    /// Whether the keys of the other queries are negatives.
+    pub in_batch: bool,
+    /// Each query's own: `(B, n, D)`, and the factor on their similarity.
+    pub hard: Option<(&'a Tensor, f64)>,
+}
+
+/// Logits of InfoNCE and the column of the positive in each row.
+#[derive(Debug)]
+pub struct Logits {
+    /// `(B, 1 + negatives)`, or `(B, B + negatives)` with in-batch negatives; divided by the temperature.
+    pub values: Tensor,
+    /// `(B)`.
+    pub target: Tensor,
+}
+
+/// Logits of queries `(B, D)` against their keys `(B, D)` and negatives, all normalised
+/// (arXiv 1911.05722; hard negatives: arXiv 2309.12757).
+pub fn logits(query: &Tensor, key: &Tensor, negatives: &Negatives<'_>, temperature: f64) -> Logits {
+    let b = query.size()[0];
+    let mut columns = Vec::with_capacity(3);
+    let options = (Kind::Int64, query.device());
+    let target = if negatives.in_batch {
+        columns.push(query.matmul(&key.transpose(0, 1))); // (B, B), positives on the diagonal
+        Tensor::arange(b, options)
+    } else {
+        columns.push((query * key).sum_dim_intlist([1i64].as_slice(), true, Kind::Float)); // (B, 1)
+        Tensor::zeros([b], options)
+    };
+    if let Some(queue) = negatives.queue {
+        columns.push(query.matmul(queue)); // (B, K)
+    }
+    if let Some((hard, alpha)) = negatives.hard {
+        let similarity = hard.matmul(&query.unsqueeze(2)).squeeze_dim(2); // (B, n)
+        columns.push(similarity * alpha);
+    }
+    Logits { values: Tensor::cat(&columns, 1) / temperature, target }
+}
+
+impl Logits {
+    /// Mean cross-entropy.
+    pub fn loss(&self) -> Tensor {
+        self.values.cross_entropy_loss::<Tensor>(&self.target, None, tch::Reduction::Mean, -100, 0.0)
+    }
+
+    /// Share of queries whose positive has the largest logit.
+    pub fn accuracy(&self) -> Tensor {
+        let best = self.values.argmax(1, false);
+        best.eq_tensor(&self.target).to_kind(Kind::Float).mean(Kind::Float)
+    }
+}
+
+/// How spread embeddings `(B, D)` are: the mean over dimensions of the standard deviation over the batch, after
+/// normalisation, times sqrt(D): 1 for directions drawn uniformly, 0 for a collapsed encoder.
+pub fn spread(embedding: &Tensor) -> Tensor {
+    let z = normalize(embedding);
+    let d = z.size()[1] as f64;
+    z.std_dim(Some([0i64].as_slice()), false, false).mean(Kind::Float) * d.sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn unit(shape: &[i64], seed: i64) -> Tensor {
+        tch::manual_seed(seed);
+        normalize(&Tensor::randn(shape, (Kind::Float, Device::Cpu)))
+    }
+
+    fn row(t: &Tensor, i: i64) -> Vec<f64> {
+        Vec::try_from(t.get(i).to_kind(Kind::Double).contiguous()).expect("numbers")
+    }
+
+    fn dot(a: &[f64], b: &[f64]) -> f64 {
+        a.iter().zip(b).map(|(x, y)| x * y).sum()
+    }
+
+    /// Every query against its key, the queue, the other keys and its own hard negatives, in loops.
+    #[test]
+    fn loss_equals_a_naive_reference() {
+        let (b, d, k, n, t, alpha) = (6, 8, 10, 3, 0.2, 2.0);
+        let (q, key) = (unit(&[b, d], 1), unit(&[b, d], 2));
+        let queue = unit(&[k, d], 3).transpose(0, 1);
+        let hard = unit(&[b, n, d], 4);
+        for in_batch in [false, true] {
+            let negatives = Negatives { queue: Some(&queue), in_batch, hard: Some((&hard, alpha)) };
+            let ours = logits(&q, &key, &negatives, t);
+            let (mut sum, mut hits) = (0.0, 0.0);
+            for i in 0..b {
+                let query = row(&q, i);
+                let positive = dot(&query, &row(&key, i)) / t;
+                let mut others: Vec<f64> =
+                    (0..k).map(|j| dot(&query, &row(&queue.transpose(0, 1), j)) / t).collect();
+                if in_batch {
+                    others.extend((0..b).filter(|&j| j != i).map(|j| dot(&query, &row(&key, j)) / t));
+                }
+                let own = hard.get(i);
+                others.extend((0..n).map(|j| alpha * dot(&query, &row(&own, j)) / t));
+                let total: f64 = others.iter().chain([&positive]).map(|x| x.exp()).sum();
+                sum += total.ln() - positive;
+                hits += f64::from(u8::from(others.iter().all(|&x| x < positive)));
+            }
+            assert!((ours.loss().double_value(&[]) - sum / b as f64).abs() < 1e-5);
+            assert!((ours.accuracy().double_value(&[]) - hits / b as f64).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn identical_keys_are_certain_and_hard_negatives_belong_to_one_query() {
+        let q = unit(&[4, 64], 5);
+        let certain = logits(&q, &q, &Negatives { in_batch: true, ..Negatives::default() }, 0.02);
+        assert!(certain.loss().double_value(&[]) < 1e-3);
+        // a negative equal to query 0 raises the loss of query 0 alone
+        let hard = unit(&[4, 1, 64], 6);
+        let _ = hard.get(0).copy_(&q.get(0).unsqueeze(0));
+        let values =
+            logits(&q, &q, &Negatives { hard: Some((&hard, 1.0)), ..Negatives::default() }, 1.0).values;
+        assert!((values.double_value(&[0, 1]) - 1.0).abs() < 1e-5);
+        assert!((1..4).all(|i| values.double_value(&[i, 1]) < 0.9));
+    }
+
+    #[test]
+    fn spread_tells_collapse_from_uniform() {
+        let uniform = unit(&[2000, 32], 7);
+        assert!((spread(&uniform).double_value(&[]) - 1.0).abs() < 0.02);
+        let collapsed = uniform.get(0).unsqueeze(0).expand([100, 32], false);
+        assert!(spread(&collapsed).double_value(&[]) < 1e-3);
+    }
+}

@@ -1,0 +1,354 @@
+//! The encoder: an interpreter of [`Graph`] with libtorch.
+
+use std::cell::Cell;
+
+use anyhow::{Result, ensure};
+use occlude_encoder::{Arch, Graph, Op, ParamKind};
+use rand::Rng;
+use tch::{Device, Kind, Tensor};
+
+use super::named::Named;
+use crate::rng::{Domain, stream};
+
+/// How batch normalisation behaves in a forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Running statistics.
+    Eval,
+    /// Statistics of the batch, in that many groups normalised apart as that many GPUs would;
+    /// running statistics are updated with the mean over the groups.
+    Train {
+        /// Number of groups; divides the batch.
+        splits: i64,
+    },
+    /// As `Train`, but the running statistics stay.
+    Peek {
+        /// Number of groups; divides the batch.
+        splits: i64,
+    },
+}
+
+/// What a forward pass gives.
+#[derive(Debug)]
+pub struct Output {
+    /// The feature map of the stage that was asked for, `(N, C, h, w)`, in the type of the computation.
+    pub map: Tensor,
+    /// `(N, D)`, float32: global average pool of the last feature map.
+    pub embedding: Tensor,
+}
+
+/// An encoder with weights.
+pub struct Encoder {
+    graph: Graph,
+    /// Of every node, its parameters in the order of [`Graph::params`].
+    nodes: Vec<Vec<Tensor>>,
+    /// The last node that reads each node, for freeing feature maps early.
+    last_use: Vec<usize>,
+    /// One counter for every `num_batches_tracked`: all layers see the same batches.
+    batches: Cell<i64>,
+    device: Device,
+}
+
+impl Encoder {
+    /// Random weights as torchvision's: convolutions He-normal by fan-out, normalisations one and zero.
+    pub fn new(arch: Arch, seed: u64, device: Device) -> Self {
+        let graph = Graph::new(arch);
+        let mut rng = stream(seed, Domain::Init, 0, 0);
+        tch::manual_seed((rng.random::<u64>() >> 1) as i64);
+        let mut params = graph.params().into_iter();
+        let nodes = graph
+            .nodes
+            .iter()
+            .map(|node| {
+                let n = match node.op {
+                    Op::Conv { .. } => 1,
+                    // `num_batches_tracked` is `batches`
+                    Op::BatchNorm { .. } => 5,
+                    _ => 0,
+                };
+                params
+                    .by_ref()
+                    .take(n)
+                    .filter(|p| p.kind != ParamKind::BnCount)
+                    .map(|p| initial(&p.shape, p.kind, device))
+                    .collect()
+            })
+            .collect();
+        let mut last_use: Vec<usize> = (0..graph.nodes.len()).collect();
+        for (id, node) in graph.nodes.iter().enumerate() {
+            for &input in &node.inputs {
+                last_use[input] = id;
+            }
+        }
+        Self { graph, nodes, last_use, batches: Cell::new(0), device }
+    }
+
+    /// The weights of a checkpoint's encoder.
+    ///
+    /// # Errors
+    /// Where a tensor of the architecture is missing or has another shape.
+    pub fn from_checkpoint(weights: &occlude_checkpoint::Encoder, device: Device) -> Result<Self> {
+        let encoder = Self::new(weights.arch, 0, device);
+        for named in encoder.named("") {
+            if named.name.ends_with("num_batches_tracked") {
+                continue;
+            }
+            let data = weights.f32(&named.name);
+            let data = data.ok_or_else(|| anyhow::anyhow!("missing tensor `{}`", named.name))?;
+            let source = Tensor::from_slice(data);
+            ensure!(source.numel() == named.tensor.numel(), "tensor `{}` has the wrong size", named.name);
+            let source = source.view(named.tensor.size().as_slice());
+            tch::no_grad(|| named.tensor.shallow_clone().copy_(&source));
+        }
+        Ok(encoder)
+    }
+
+    /// A copy of another encoder without gradients: the start of a momentum encoder.
+    pub fn frozen_copy(other: &Self) -> Self {
+        let nodes = tch::no_grad(|| {
+            other.nodes.iter().map(|ts| ts.iter().map(|t| t.detach().copy()).collect()).collect()
+        });
+        Self {
+            graph: other.graph.clone(),
+            nodes,
+            last_use: other.last_use.clone(),
+            batches: Cell::new(other.batches.get()),
+            device: other.device,
+        }
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> Arch {
+        self.graph.arch
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// All tensors with torchvision's names behind `prefix`, `num_batches_tracked` included (as copies).
+    pub fn named(&self, prefix: &str) -> Vec<Named> {
+        let mut tensors = self.nodes.iter().flatten();
+        self.graph
+            .params()
+            .into_iter()
+            .filter_map(|p| {
+                let name = format!("{prefix}{}", p.name);
+                if p.kind == ParamKind::BnCount {
+                    return Some(Named { name, tensor: Tensor::from(self.batches.get()) });
+                }
+                tensors.next().map(|t| Named::new(name, t))
+            })
+            .collect()
+    }
+
+    /// Tells the encoder how many batches its statistics have seen, after loading.
+    pub fn set_batches(&self, batches: i64) {
+        self.batches.set(batches);
+    }
+
+    /// The trainable tensors, in the graph's order.
+    pub fn trainable(&self) -> Vec<Tensor> {
+        self.trainable_named("").into_iter().map(|n| n.tensor).collect()
+    }
+
+    /// The trainable tensors with their names.
+    pub fn trainable_named(&self, prefix: &str) -> Vec<Named> {
+        let kinds = self.graph.params().into_iter().map(|p| p.kind);
+        self.named(prefix).into_iter().zip(kinds).filter(|(_, k)| k.trainable()).map(|(n, _)| n).collect()
+    }
+
+    /// Runs the network on `(N, 3, H, W)`. `stage` (2 to 5) says which feature map [`Output::map`] is.
+    pub fn forward(&self, image: &Tensor, mode: Mode, stage: usize) -> Output {
+        let wanted = self.graph.stage(stage);
+        let mut values: Vec<Option<Tensor>> = Vec::with_capacity(self.graph.nodes.len());
+        let mut map = None;
+        for (id, node) in self.graph.nodes.iter().enumerate() {
+            let input = |i: usize| {
+                values[node.inputs[i]]
+                    .as_ref()
+                    .unwrap_or_else(|| unreachable!("inputs precede and are kept until read"))
+            };
+            let params = &self.nodes[id];
+            let value = match node.op {
+                Op::Input => channels_last(image),
+                Op::Conv { stride, padding, .. } => input(0).conv2d::<Tensor>(
+                    &params[0],
+                    None,
+                    [stride as i64; 2],
+                    [padding as i64; 2],
+                    [1, 1],
+                    1,
+                ),
+                Op::BatchNorm { .. } => batch_norm(input(0), params, mode),
+                // nothing else reads what a rectifier reads, and no backward pass needs it
+                Op::Relu => input(0).shallow_clone().relu_(),
+                Op::MaxPool { kernel, stride, padding } => input(0).max_pool2d(
+                    [kernel as i64; 2],
+                    [stride as i64; 2],
+                    [padding as i64; 2],
+                    [1, 1],
+                    false,
+                ),
+                Op::Add => input(0) + input(1),
+                // float32 from here on, whatever the convolutions computed in
+                Op::GlobalAvgPool => {
+                    input(0).to_kind(Kind::Float).mean_dim([2i64, 3].as_slice(), false, Kind::Float)
+                }
+            };
+            if id == wanted {
+                map = Some(value.shallow_clone());
+            }
+            values.push(Some(value));
+            for &read in &node.inputs {
+                if self.last_use[read] == id {
+                    values[read] = None;
+                }
+            }
+        }
+        if let Mode::Train { .. } = mode {
+            self.batches.set(self.batches.get() + 1);
+        }
+        let embedding = values.pop().flatten();
+        match (map, embedding) {
+            (Some(map), Some(embedding)) => Output { map, embedding },
+            _ => unreachable!("a graph has its stages and ends with its embedding"),
+        }
+    }
+}
+
+fn initial(shape: &[usize], kind: ParamKind, device: Device) -> Tensor {
+    let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+    let options = (Kind::Float, Device::Cpu);
+    let tensor = match kind {
+        ParamKind::ConvWeight => {
+            let fan_out = (shape[0] * shape[2] * shape[3]) as f64;
+            let weight = Tensor::randn(shape.as_slice(), options) * (2.0 / fan_out).sqrt();
+            channels_last(&weight)
+        }
+        ParamKind::BnWeight | ParamKind::BnVar => Tensor::ones(shape.as_slice(), options),
+        ParamKind::BnBias | ParamKind::BnMean | ParamKind::BnCount => {
+            Tensor::zeros(shape.as_slice(), options)
+        }
+    };
+    tensor.to(device).set_requires_grad(kind.trainable())
+}
+
+/// The same tensor with channels innermost in memory, which convolutions keep and are faster with.
+pub(crate) fn channels_last(x: &Tensor) -> Tensor {
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+fn batch_norm(x: &Tensor, params: &[Tensor], mode: Mode) -> Tensor {
+    let [weight, bias, mean, var] = params else { unreachable!("a normalisation has four tensors") };
+    let (momentum, eps) = (Graph::BN_MOMENTUM, Graph::BN_EPS);
+    let norm = |x: &Tensor, running: Option<(&Tensor, &Tensor)>, training: bool| {
+        x.batch_norm(
+            Some(weight),
+            Some(bias),
+            running.map(|r| r.0),
+            running.map(|r| r.1),
+            training,
+            momentum,
+            eps,
+            true,
+        )
+    };
+    match mode {
+        Mode::Eval => norm(x, Some((mean, var)), false),
+        Mode::Train { splits: 1 } => norm(x, Some((mean, var)), true),
+        Mode::Peek { splits: 1 } => norm(x, None, true),
+        Mode::Peek { splits } => {
+            Tensor::cat(&x.chunk(splits, 0).iter().map(|part| norm(part, None, true)).collect::<Vec<_>>(), 0)
+        }
+        Mode::Train { splits } => {
+            // every group updates its own copy of the running statistics, as every GPU would
+            let copies: Vec<_> = (0..splits).map(|_| (mean.copy(), var.copy())).collect();
+            let parts: Vec<_> = x
+                .chunk(splits, 0)
+                .iter()
+                .zip(&copies)
+                .map(|(part, (m, v))| norm(part, Some((m, v)), true))
+                .collect();
+            let average = |into: &Tensor, of: Vec<&Tensor>| {
+                into.shallow_clone().copy_(&Tensor::stack(&of, 0).mean_dim(
+                    [0i64].as_slice(),
+                    false,
+                    Kind::Float,
+                ));
+            };
+            tch::no_grad(|| {
+                average(mean, copies.iter().map(|c| &c.0).collect());
+                average(var, copies.iter().map(|c| &c.1).collect());
+            });
+            Tensor::cat(&parts, 0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tolerance;
+
+    fn images(n: i64) -> Tensor {
+        tch::manual_seed(1);
+        Tensor::randn([n, 3, 64, 64], (Kind::Float, Device::Cpu))
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    /// Split-BN is what that many separate machines would compute: outputs and running statistics.
+    #[test]
+    fn split_normalisation_equals_separate_batches() {
+        let x = images(12);
+        let make = || Encoder::new(Arch::ResNet18, 0, Device::Cpu);
+        let split = make();
+        let out = split.forward(&x, Mode::Train { splits: 3 }, 5).embedding;
+        let machines: Vec<_> = (0..3).map(|_| make()).collect();
+        let parts: Vec<_> = machines
+            .iter()
+            .zip(x.chunk(3, 0))
+            .map(|(m, part)| m.forward(&part, Mode::Train { splits: 1 }, 5).embedding)
+            .collect();
+        assert!(distance(&out, &Tensor::cat(&parts, 0)) < tolerance::SAME_MATH);
+        for (i, named) in split.named("").iter().enumerate().filter(|(_, n)| n.name.contains("running")) {
+            let all: Vec<_> = machines.iter().map(|m| m.named("").swap_remove(i).tensor).collect();
+            let mean = Tensor::stack(&all, 0).mean_dim([0i64].as_slice(), false, Kind::Float);
+            assert!(distance(&named.tensor, &mean) < tolerance::SAME_MATH, "{}", named.name);
+        }
+        assert!(distance(&out, &make().forward(&x, Mode::Train { splits: 1 }, 5).embedding) > 1e-3);
+    }
+
+    #[test]
+    fn peeking_changes_nothing_and_sees_the_same() {
+        let x = images(4);
+        let encoder = Encoder::new(Arch::ResNet18, 0, Device::Cpu);
+        let before: Vec<_> = encoder.named("").iter().map(|n| n.tensor.copy()).collect();
+        let peeked = encoder.forward(&x, Mode::Peek { splits: 2 }, 4);
+        for (b, n) in before.iter().zip(encoder.named("")) {
+            assert_eq!(b, &n.tensor, "{}", n.name);
+        }
+        let trained = encoder.forward(&x, Mode::Train { splits: 2 }, 4);
+        assert!(distance(&peeked.map, &trained.map) < tolerance::SAME_MATH);
+        assert_eq!(peeked.map.size(), [4, 256, 4, 4]);
+        let count =
+            encoder.named("").into_iter().find(|n| n.name == "bn1.num_batches_tracked").expect("there");
+        assert_eq!(count.tensor.int64_value(&[]), 1);
+    }
+
+    #[test]
+    fn weights_start_as_torchvisions_do() {
+        let encoder = Encoder::new(Arch::ResNet18, 0, Device::Cpu);
+        let named = encoder.named("");
+        let get = |n: &str| super::super::named::find(&named, n).expect("there");
+        let std = get("layer4.1.conv2.weight").std(false).double_value(&[]);
+        assert!((std - (2.0f64 / (512.0 * 9.0)).sqrt()).abs() < 1e-3, "{std}");
+        assert_eq!(get("bn1.weight").min().double_value(&[]), 1.0);
+        assert_eq!(get("bn1.running_var").min().double_value(&[]), 1.0);
+        assert_eq!(encoder.trainable().len(), 60, "20 convolutions, 20 normalisations of two");
+    }
+}

@@ -1,0 +1,180 @@
+//! Optimisers: all parameters in one call, their state as named tensors.
+
+use anyhow::Result;
+use occlude_torch_ext::{AdamW, Moments, Sgd};
+use tch::{Kind, Tensor};
+
+use super::named::Named;
+use crate::config::{Optimizer as Settings, Rule};
+
+/// Second beta of AdamW: short runs on small data need the faster one (docs/recipes.md).
+const BETA2: f64 = 0.99;
+
+/// A rule with its state over a list of parameters.
+pub struct Optimizer {
+    settings: Settings,
+    groups: Vec<Group>,
+}
+
+/// Parameters that share a weight decay.
+struct Group {
+    params: Vec<Tensor>,
+    weight_decay: f64,
+    /// SGD: momenta. AdamW: first moments, second moments, counters.
+    state: Vec<Vec<Named>>,
+}
+
+impl Optimizer {
+    /// State starts at zero, which makes the first step PyTorch's first step.
+    pub fn new(params: Vec<Named>, settings: &Settings) -> Self {
+        let (plain, decayed): (Vec<_>, Vec<_>) = match settings.rule {
+            Rule::Sgd => (Vec::new(), params),
+            // vectors are biases, and scales and shifts of normalisations
+            Rule::Adamw => params.into_iter().partition(|p| p.tensor.dim() <= 1),
+        };
+        let groups = [(decayed, settings.weight_decay), (plain, 0.0)];
+        let groups = groups.map(|(params, decay)| Group::new(params, decay, settings.rule));
+        Self { settings: settings.clone(), groups: groups.into() }
+    }
+
+    /// Forgets the gradients of the last step.
+    pub fn zero_grad(&mut self) {
+        for p in self.groups.iter_mut().flat_map(|g| &mut g.params) {
+            p.zero_grad();
+        }
+    }
+
+    /// One step at the learning rate `lr`. A parameter without a gradient is left alone.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn step(&mut self, lr: f64) -> Result<()> {
+        for group in &self.groups {
+            group.step(&self.settings, lr)?;
+        }
+        Ok(())
+    }
+
+    /// The state.
+    pub fn state(&self) -> Vec<Named> {
+        let all = self.groups.iter().flat_map(|g| g.state.iter().flatten());
+        all.map(|n| Named::new(n.name.clone(), &n.tensor)).collect()
+    }
+}
+
+impl Group {
+    fn new(params: Vec<Named>, weight_decay: f64, rule: Rule) -> Self {
+        let like = |what: &str, zero: &dyn Fn(&Tensor) -> Tensor| -> Vec<Named> {
+            let named =
+                |p: &Named| Named { name: format!("optim.{what}.{}", p.name), tensor: zero(&p.tensor) };
+            params.iter().map(named).collect()
+        };
+        let same = |p: &Tensor| p.detach().zeros_like();
+        let state = match rule {
+            Rule::Sgd => vec![like("momentum", &same)],
+            Rule::Adamw => {
+                let counter = |p: &Tensor| Tensor::zeros([0i64; 0], (Kind::Float, p.device()));
+                vec![like("mean", &same), like("square", &same), like("step", &counter)]
+            }
+        };
+        Self { params: params.into_iter().map(|p| p.tensor).collect(), weight_decay, state }
+    }
+
+    fn step(&self, settings: &Settings, lr: f64) -> Result<()> {
+        let grads: Vec<Tensor> = self.params.iter().map(Tensor::grad).collect();
+        let active: Vec<usize> = (0..grads.len()).filter(|&i| grads[i].defined()).collect();
+        let pick = |of: &dyn Fn(usize) -> Tensor| active.iter().map(|&i| of(i)).collect::<Vec<_>>();
+        let (params, grads) =
+            (pick(&|i| self.params[i].shallow_clone()), pick(&|i| grads[i].shallow_clone()));
+        let state: Vec<Vec<Tensor>> =
+            self.state.iter().map(|s| pick(&|i| s[i].tensor.shallow_clone())).collect();
+        let weight_decay = self.weight_decay;
+        match state.as_slice() {
+            [momenta] => {
+                let step = Sgd { lr, momentum: settings.momentum, weight_decay, first: false };
+                occlude_torch_ext::sgd(&params, &grads, momenta, step)?;
+            }
+            [means, squares, steps] => {
+                let step = AdamW { lr, betas: (settings.momentum, BETA2), weight_decay, eps: 1e-8 };
+                occlude_torch_ext::adamw(&params, &grads, Moments { means, squares, steps }, step)?;
+            }
+            _ => unreachable!("a rule has one or three kinds of state"),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Recipe};
+    use tch::Device;
+
+    fn settings(rule: Rule) -> Settings {
+        Settings { rule, momentum: 0.9, weight_decay: 0.01, ..Config::new(Recipe::MocoV2).optimizer }
+    }
+
+    /// Minimises the sum of squares of one matrix; after each step calls `check` with (step, value).
+    fn run(rule: Rule, lrs: &[f64], mut check: impl FnMut(usize, &Tensor)) {
+        let p = Tensor::from_slice(&[1.0f32, -2.0]).view([1, 2]).set_requires_grad(true);
+        let mut optimizer = Optimizer::new(vec![Named::new("p", &p)], &settings(rule));
+        for (i, &lr) in lrs.iter().enumerate() {
+            optimizer.zero_grad();
+            (&p * &p).sum(Kind::Float).backward();
+            optimizer.step(lr).expect("a step");
+            check(i, &p);
+        }
+    }
+
+    /// `v = m v + (g + wd p)`, `p -= lr v`.
+    #[test]
+    fn sgd_equals_the_formula() {
+        let (mut value, mut v) = ([1.0f64, -2.0], [0.0f64; 2]);
+        let lrs = [0.1, 0.2, 0.05];
+        run(Rule::Sgd, &lrs, |step, p| {
+            for i in 0..2 {
+                v[i] = 0.9 * v[i] + 2.0 * value[i] + 0.01 * value[i];
+                value[i] -= lrs[step] * v[i];
+                assert!((p.double_value(&[0, i as i64]) - value[i]).abs() < 1e-5);
+            }
+        });
+    }
+
+    /// Algorithm 2 of arXiv 1711.05101.
+    #[test]
+    fn adamw_equals_the_formula() {
+        let (mut value, mut m, mut s) = ([1.0f64, -2.0], [0.0f64; 2], [0.0f64; 2]);
+        let lrs = [0.1, 0.2, 0.05];
+        run(Rule::Adamw, &lrs, |step, p| {
+            let t = step as i32 + 1;
+            for i in 0..2 {
+                let g = 2.0 * value[i];
+                m[i] = 0.9 * m[i] + 0.1 * g;
+                s[i] = BETA2 * s[i] + (1.0 - BETA2) * g * g;
+                let (mean, square) = (m[i] / (1.0 - 0.9f64.powi(t)), s[i] / (1.0 - BETA2.powi(t)));
+                value[i] -= lrs[step] * (mean / (square.sqrt() + 1e-8) + 0.01 * value[i]);
+                assert!((p.double_value(&[0, i as i64]) - value[i]).abs() < 1e-4);
+            }
+        });
+    }
+
+    #[test]
+    fn a_parameter_without_gradient_stays_and_vectors_do_not_decay() {
+        let [a, b] = [[2, 2].as_slice(), [2].as_slice()]
+            .map(|shape| Tensor::ones(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true));
+        let named = || vec![Named::new("a", &a), Named::new("b", &b)];
+        let mut optimizer = Optimizer::new(named(), &settings(Rule::Adamw));
+        optimizer.step(1.0).expect("nothing to do");
+        assert_eq!(a.sum(Kind::Float).double_value(&[]), 4.0);
+        // a zero gradient leaves only the decay
+        ((&a * 0.0).sum(Kind::Float) + (&b * 0.0).sum(Kind::Float)).backward();
+        optimizer.step(1.0).expect("a step");
+        assert!((a.double_value(&[0, 0]) - 0.99).abs() < 1e-6);
+        assert_eq!(b.double_value(&[0]), 1.0);
+        let names: Vec<_> = optimizer.state().into_iter().map(|n| n.name).collect();
+        assert!(
+            names.contains(&"optim.mean.a".to_owned()) && names.contains(&"optim.step.b".to_owned()),
+            "{names:?}"
+        );
+    }
+}

@@ -1,0 +1,18 @@
+//! How far two computations of the same thing may lie apart, by name.
+
+/// The same operations in another grouping, float32.
+pub const SAME_MATH: f64 = 2e-4;
+/// Features or gradients in float32 on two devices, relative to their largest value.
+pub const DEVICE_FP32: f64 = 1e-3;
+/// Cosine of bfloat16 features with float32 ones, at least.
+pub const BF16_COSINE: f64 = 0.995;
+/// Loss after a few bfloat16 steps against float32, relative.
+pub const BF16_LOSS: f64 = 0.05;
+/// Gradients in float32 on two devices, relative to the largest.
+pub const DEVICE_GRADIENT: f64 = 5e-3;
+/// Loss after a few float32 steps on two devices, relative.
+pub const DEVICE_LOSS: f64 = 1e-3;
+/// Share of saliency cells that rounding may put on the other side of the threshold.
+pub const MASK_CELLS: f64 = 1e-3;
+/// Weights of a resumed run on a device whose sums have no fixed order, relative.
+pub const DEVICE_RESUME: f64 = 5e-2;
