@@ -468,22 +468,25 @@ fn saliency_moco_small() -> Config {
             rule: Rule::Adamw,
             lr: 1e-3,
             weight_decay: 0.05,
-            warmup_epochs: 1.0,
+            warmup_epochs: 0.5,
             ..base.optimizer
         },
         moco: Moco {
             queue: 0,
             queue_start: QueueStart::Empty,
             in_batch: true,
-            symmetric: true,
+            symmetric: false,
+            hidden: Some(1024),
             head_bn: true,
             momentum: 0.99,
-            momentum_start: 0.9,
-            momentum_warmup_epochs: 5.0,
+            momentum_start: 0.95,
+            momentum_warmup_epochs: 15.0,
+            temperature: 0.1,
             bn_splits: 1,
             ..base.moco
         },
-        masking: base.masking.map(|m| Masking { strategy: Strategy::Mean, stage: 4, num_nonsem: 0, ..m }),
+        augment: Augment { blur_sigma: [0.1, 1.0], ..base.augment },
+        masking: base.masking.map(|m| Masking { strategy: Strategy::Blur, stage: 4, num_nonsem: 0, ..m }),
         ..base
     }
 }
@@ -532,14 +535,13 @@ mod tests {
         for (message, part) in cases {
             assert!(message.contains(part), "{message}");
         }
-        let masks: [(fn(&mut Masking), &str); 4] = [
-            (|m| m.stage = 2, "--saliency-stage"),
-            (|m| m.ratio = [0.5, 0.2], "--mask-ratio"),
-            (|m| m.alpha = 0.0, "--alpha"),
-            (|m| (m.branch, m.num_nonsem) = (Branch::None, 0), "--branch none"),
-        ];
-        for (change, part) in masks {
-            let message = refused(|c| c.masking.as_mut().map_or((), change));
+        let masks = |change: fn(&mut Masking)| refused(|c| c.masking.as_mut().map_or((), change));
+        for (message, part) in [
+            (masks(|m| m.stage = 2), "--saliency-stage"),
+            (masks(|m| m.ratio = [0.5, 0.2]), "--mask-ratio"),
+            (masks(|m| m.alpha = 0.0), "--alpha"),
+            (masks(|m| (m.branch, m.num_nonsem) = (Branch::None, 0)), "--branch none"),
+        ] {
             assert!(message.contains(part), "{message}");
         }
         let tiny = refused(|c| c.image_size = 32);

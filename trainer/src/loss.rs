@@ -127,7 +127,7 @@ mod tests {
         assert!(certain.loss().double_value(&[]) < 1e-3);
         // a negative equal to query 0 raises the loss of query 0 alone
         let hard = unit(&[4, 1, 64], 6);
-        let _ = hard.get(0).copy_(&q.get(0).unsqueeze(0));
+        hard.get(0).copy_(&q.get(0).unsqueeze(0));
         let values =
             logits(&q, &q, &Negatives { hard: Some((&hard, 1.0)), ..Negatives::default() }, 1.0).values;
         assert!((values.double_value(&[0, 1]) - 1.0).abs() < 1e-5);

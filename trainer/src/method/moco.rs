@@ -74,6 +74,8 @@ pub struct Moco {
     /// (key, query) tensors of the moving average, in one order.
     averaged: (Vec<Tensor>, Vec<Tensor>),
     keys: Keys,
+    /// Keys of the step, which enter the queue when the backward pass no longer needs the old ones.
+    fresh: Vec<Tensor>,
     occluder: Option<Occluder>,
 }
 
@@ -107,7 +109,8 @@ impl Moco {
         };
         let averaged = (pair(&key, &head_k), pair(&query, &head_q));
         let keys = Keys::new(config.moco.dim, config.moco.queue, config.moco.queue_start, device);
-        Ok(Self { config: config.clone(), bf16, query, key, head_q, head_k, averaged, keys, occluder })
+        let fresh = Vec::new();
+        Ok(Self { config: config.clone(), bf16, query, key, head_q, head_k, averaged, keys, fresh, occluder })
     }
 
     fn splits(&self) -> i64 {
@@ -312,11 +315,7 @@ impl Method for Moco {
                 spreads.push(spread(&embedding));
             });
         }
-        for &(_, k) in pairs {
-            if let Some(key) = &views[k].key {
-                self.keys.push(key);
-            }
-        }
+        self.fresh = pairs.iter().filter_map(|&(_, k)| views[k].key.take()).collect();
         if let Some(p) = &mut preview {
             p.foreground = views
                 .iter()
@@ -334,6 +333,9 @@ impl Method for Moco {
     }
 
     fn after_step(&mut self, step: Step) -> Result<()> {
+        for keys in self.fresh.drain(..) {
+            self.keys.push(&keys);
+        }
         ema(&self.averaged.0, &self.averaged.1, self.momentum(step.epoch))
     }
 
@@ -505,7 +507,9 @@ mod tests {
         }
         assert!(moco.key.named("").iter().all(|n| !n.tensor.requires_grad()));
         let before = moco.averaged.0[0].copy();
-        tch::no_grad(|| moco.averaged.1[0].shallow_clone().fill_(3.0));
+        tch::no_grad(|| {
+            let _ = moco.averaged.1[0].shallow_clone().fill_(3.0);
+        });
         moco.after_step(step(0)).expect("averaged");
         let expected = &before * 0.999 + 3.0 * 0.001;
         assert!(distance(&moco.averaged.0[0], &expected) < 1e-6);
