@@ -291,6 +291,7 @@ mod tests {
 
     #[test]
     fn hue_equals_the_sector_formula() {
+        let _alone = crate::rng::alone();
         let x = image(2, 8);
         for shift in [-0.1f32, 0.0, 0.07, 0.5] {
             let y = hue(&x, &Tensor::from_slice(&[shift, shift]).view([2, 1, 1]));
@@ -306,6 +307,7 @@ mod tests {
 
     #[test]
     fn jitter_applies_each_samples_own_order() {
+        let _alone = crate::rng::alone();
         let x = image(3, 6);
         let with = |order| Photometric { jitter: [1.3, 0.7, 1.4, 0.05], order, jittered: true, ..plain() };
         let params = [with([0, 1, 2, 3]), with([3, 2, 1, 0]), plain()];
@@ -324,6 +326,7 @@ mod tests {
 
     #[test]
     fn grey_has_equal_channels_only_where_drawn() {
+        let _alone = crate::rng::alone();
         let x = image(2, 4);
         let y = grayscale(x.copy(), &[Photometric { gray: true, ..plain() }, plain()]);
         assert!(distance(&y.i((0, 0)), &y.i((0, 2))) < 1e-7);
@@ -332,6 +335,7 @@ mod tests {
 
     #[test]
     fn blur_equals_a_convolution_with_reflection() {
+        let _alone = crate::rng::alone();
         let x = image(2, 16);
         let blur = Blur::new(16, 6, Device::Cpu);
         let y = blur.apply(&x, &Tensor::from_slice(&[0.5f32, 2.0]));
@@ -353,6 +357,7 @@ mod tests {
 
     #[test]
     fn the_high_pass_equals_the_contracts() {
+        let _alone = crate::rng::alone();
         let filter = HighPass { kernel: 11, sigma: 5.0 };
         let contract = Preprocess { high_pass: Some(filter), ..Preprocess::imagenet(32) };
         let pixels: Vec<u8> = (0..3 * 32 * 32).map(|i| (i * 37 % 251) as u8).collect();
@@ -366,6 +371,7 @@ mod tests {
 
     #[test]
     fn a_view_without_changes_is_the_normalised_picture() {
+        let _alone = crate::rng::alone();
         let contract = Preprocess::imagenet(16);
         let pixels: Vec<u8> = (0..40 * 3 * 16 * 16).map(|i| (i * 31 % 256) as u8).collect();
         let view = View { pixels: pixels.clone(), photometric: vec![plain(); 40] };

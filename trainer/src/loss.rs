@@ -93,6 +93,7 @@ mod tests {
     /// Every query against its key, the queue, the other keys and its own hard negatives, in loops.
     #[test]
     fn loss_equals_a_naive_reference() {
+        let _alone = crate::rng::alone();
         let (b, d, k, n, t, alpha) = (6, 8, 10, 3, 0.2, 2.0);
         let (q, key) = (unit(&[b, d], 1), unit(&[b, d], 2));
         let queue = unit(&[k, d], 3).transpose(0, 1);
@@ -122,6 +123,7 @@ mod tests {
 
     #[test]
     fn identical_keys_are_certain_and_hard_negatives_belong_to_one_query() {
+        let _alone = crate::rng::alone();
         let q = unit(&[4, 64], 5);
         let certain = logits(&q, &q, &Negatives { in_batch: true, ..Negatives::default() }, 0.02);
         assert!(certain.loss().double_value(&[]) < 1e-3);
@@ -136,6 +138,7 @@ mod tests {
 
     #[test]
     fn spread_tells_collapse_from_uniform() {
+        let _alone = crate::rng::alone();
         let uniform = unit(&[2000, 32], 7);
         assert!((spread(&uniform).double_value(&[]) - 1.0).abs() < 0.02);
         let collapsed = uniform.get(0).unsqueeze(0).expand([100, 32], false);

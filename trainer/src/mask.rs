@@ -206,6 +206,7 @@ mod tests {
 
     #[test]
     fn foreground_is_where_the_map_says() {
+        let _alone = crate::rng::alone();
         // mean 2.5, population std 3.76: threshold 0.25; the published code compared with sorted rows
         let map = maps(&[0.0, 9.0, 0.5, 0.5], 2, 2);
         let fg: Vec<f32> = Vec::try_from(foreground(&map).flatten(0, -1)).expect("numbers");
@@ -216,6 +217,7 @@ mod tests {
 
     #[test]
     fn foreground_equals_a_naive_reference_at_every_position() {
+        let _alone = crate::rng::alone();
         tch::manual_seed(3);
         let map = Tensor::rand([5, 6, 7], (Kind::Float, Device::Cpu)).square();
         let fg = foreground(&map);
@@ -232,6 +234,7 @@ mod tests {
     /// Counts are exactly those of the paper, for every ratio.
     #[test]
     fn cell_counts_follow_the_rule() {
+        let _alone = crate::rng::alone();
         tch::manual_seed(4);
         let fg = Tensor::from_slice(&[[1f32; 20].as_slice(), [0f32; 29].as_slice()].concat()).view([1, 7, 7]);
         for ratio in [0.05f64, 0.13, 0.25, 0.4, 0.55, 0.7] {
@@ -253,6 +256,7 @@ mod tests {
 
     #[test]
     fn cells_are_chosen_uniformly() {
+        let _alone = crate::rng::alone();
         tch::manual_seed(5);
         let n = 4000;
         let fg = Tensor::ones([n, 4, 4], (Kind::Float, Device::Cpu));
@@ -265,6 +269,7 @@ mod tests {
 
     #[test]
     fn enlarging_covers_uneven_grids() {
+        let _alone = crate::rng::alone();
         let mask = maps(&[1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0], 3, 3).unsqueeze(1);
         let large = enlarge(&mask, 64);
         assert_eq!(large.size(), [1, 1, 64, 64]);
@@ -286,6 +291,7 @@ mod tests {
 
     #[test]
     fn what_is_not_masked_is_untouched_and_what_is_masked_is_filled() {
+        let _alone = crate::rng::alone();
         for strategy in [Strategy::Hp, Strategy::Blur, Strategy::Mean, Strategy::Zero, Strategy::Noise] {
             for purpose in [Purpose::Positive, Purpose::HardNegative] {
                 let (view, out, mask) = masked(strategy, purpose);
@@ -307,6 +313,7 @@ mod tests {
     /// Focal masks in a fifth of the images; channel-wise ones differ between channels.
     #[test]
     fn the_high_pass_mixture_has_all_three_kinds() {
+        let _alone = crate::rng::alone();
         let (_, _, mask) = masked(Strategy::Hp, Purpose::HardNegative);
         let differs =
             |n: i64| (mask.get(n).get(0) - mask.get(n).get(1)).abs().sum(Kind::Float).double_value(&[]) > 0.0;

@@ -50,6 +50,14 @@ pub fn permutation(n: usize, rng: &mut impl Rng) -> Vec<i64> {
     out
 }
 
+/// Keeps other tests of this process from libtorch's generator, which they share: a test that seeds it, or builds a
+/// network, holds this while it runs.
+#[cfg(test)]
+pub(crate) fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

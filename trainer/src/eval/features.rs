@@ -137,6 +137,7 @@ mod tests {
     /// Batched on the device or picture by picture in the contract crate: the same numbers.
     #[test]
     fn network_input_is_the_contracts() {
+        let _alone = crate::rng::alone();
         let filter = HighPass { kernel: 11, sigma: 5.0 };
         for high_pass in [None, Some(filter)] {
             let contract = Preprocess { high_pass, ..Preprocess::imagenet(32) };

@@ -63,6 +63,7 @@ mod tests {
 
     #[test]
     fn votes_are_weighted_by_similarity() {
+        let _alone = crate::rng::alone();
         // one neighbour in the query's direction, two of another class far off
         let train = set(&[[1.0, 0.0], [-1.0, 0.2], [-1.0, -0.2]], &[0, 1, 1]);
         let val = set(&[[2.0, 0.1]], &[0]);
@@ -74,6 +75,7 @@ mod tests {
 
     #[test]
     fn equals_a_naive_reference_on_random_features() {
+        let _alone = crate::rng::alone();
         tch::manual_seed(2);
         let random = |n: i64| Tensor::randn([n, 8], (Kind::Float, Device::Cpu));
         let labels = |n: i64| Tensor::randint(5, [n], (Kind::Int64, Device::Cpu));
@@ -106,6 +108,7 @@ mod tests {
 
     #[test]
     fn wrong_input_is_named() {
+        let _alone = crate::rng::alone();
         let a = set(&[[1.0, 0.0]], &[0]);
         assert!(knn(&a, &a, &[2]).expect_err("too many").to_string().contains("--k 2"));
         assert!(knn(&a, &a, &[0]).expect_err("none").to_string().contains("--k"));

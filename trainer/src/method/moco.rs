@@ -406,6 +406,7 @@ mod tests {
 
     #[test]
     fn the_queue_takes_any_batch_size_and_wraps() {
+        let _alone = crate::rng::alone();
         let mut keys = Keys::new(2, 5, QueueStart::Empty, Device::Cpu);
         assert!(keys.get().is_none());
         let batch = |from: i64, n: i64| {
@@ -429,6 +430,7 @@ mod tests {
     /// Without masks the loss is InfoNCE of the two encoders' outputs, whatever the key order was.
     #[test]
     fn the_loss_is_that_of_the_definition_and_shuffling_is_undone() {
+        let _alone = crate::rng::alone();
         let mut config = config(Recipe::MocoV2);
         config.moco.bn_splits = 1;
         let mut moco = Moco::new(&config, false, Device::Cpu).expect("a method");
@@ -463,6 +465,7 @@ mod tests {
 
     #[test]
     fn every_query_gets_its_own_hard_negatives() {
+        let _alone = crate::rng::alone();
         let mut config = config(Recipe::SaliencyMoco);
         let masking = config.masking.as_mut().expect("masked");
         (masking.strategy, masking.num_nonsem, masking.stage) = (Strategy::Mean, 2, 4);
@@ -475,6 +478,7 @@ mod tests {
 
     #[test]
     fn branches_mask_what_they_say() {
+        let _alone = crate::rng::alone();
         let titles = |branch, nonsem, symmetric| {
             let mut config = config(Recipe::SaliencyMoco);
             config.moco.symmetric = symmetric;
@@ -499,6 +503,7 @@ mod tests {
 
     #[test]
     fn gradients_reach_the_query_only_and_the_key_follows() {
+        let _alone = crate::rng::alone();
         let config = config(Recipe::SaliencyMoco);
         let mut moco = Moco::new(&config, false, Device::Cpu).expect("a method");
         moco.step(&views(), step(0)).expect("a step").loss.backward();
@@ -517,6 +522,7 @@ mod tests {
 
     #[test]
     fn momentum_warms_up_along_a_half_cosine() {
+        let _alone = crate::rng::alone();
         let mut config = config(Recipe::MocoV2);
         (config.moco.momentum_start, config.moco.momentum, config.moco.momentum_warmup_epochs) =
             (0.9, 0.99, 4.0);
@@ -528,6 +534,7 @@ mod tests {
 
     #[test]
     fn state_survives_a_round_trip_and_wrong_state_is_refused() {
+        let _alone = crate::rng::alone();
         let config = config(Recipe::SaliencyMoco);
         let mut a = Moco::new(&config, false, Device::Cpu).expect("a method");
         a.step(&views(), step(0)).expect("a step");

@@ -129,6 +129,7 @@ mod tests {
     /// `v = m v + (g + wd p)`, `p -= lr v`.
     #[test]
     fn sgd_equals_the_formula() {
+        let _alone = crate::rng::alone();
         let (mut value, mut v) = ([1.0f64, -2.0], [0.0f64; 2]);
         let lrs = [0.1, 0.2, 0.05];
         run(Rule::Sgd, &lrs, |step, p| {
@@ -143,6 +144,7 @@ mod tests {
     /// Algorithm 2 of arXiv 1711.05101.
     #[test]
     fn adamw_equals_the_formula() {
+        let _alone = crate::rng::alone();
         let (mut value, mut m, mut s) = ([1.0f64, -2.0], [0.0f64; 2], [0.0f64; 2]);
         let lrs = [0.1, 0.2, 0.05];
         run(Rule::Adamw, &lrs, |step, p| {
@@ -160,6 +162,7 @@ mod tests {
 
     #[test]
     fn a_parameter_without_gradient_stays_and_vectors_do_not_decay() {
+        let _alone = crate::rng::alone();
         let [a, b] = [[2, 2].as_slice(), [2].as_slice()]
             .map(|shape| Tensor::ones(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true));
         let named = || vec![Named::new("a", &a), Named::new("b", &b)];
