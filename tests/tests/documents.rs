@@ -63,5 +63,5 @@ fn a_line_is_read_as_tool_subcommand_and_flags() {
     let (command, flags) = used("$ bin/occlude-train pretrain D --epochs 2 --lr=1 # --not-this").unwrap();
     assert_eq!((command.as_str(), flags), ("occlude-train pretrain", vec!["--epochs".into(), "--lr".into()]));
     assert!(used("cargo build").is_none());
-    assert_eq!(commands("a\n```sh\nx \\\n y\n```\nb\n```\nz\n```").len(), 5);
+    assert_eq!(commands("a\n```sh\nx \\\n y\n```\nb\n```\nz\n```").len(), 4);
 }

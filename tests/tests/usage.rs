@@ -47,7 +47,7 @@ fn help_and_version_are_data() {
 
 #[test]
 fn unknown_flags_are_wrong_usage() {
-    refused("occlude-train", "pretrain @/good --out @/run --no-such-flag", USAGE, "--no-such-flag");
+    refused("occlude-train", "pretrain @/good --recipe moco-v2 --out @/run --no-such-flag", USAGE, "--no-such-flag");
     refused("occlude-export", "onnx a b --no-such-flag", USAGE, "--no-such-flag");
     refused("occlude-detectron", "convert a b --no-such-flag", USAGE, "--no-such-flag");
     refused("occlude-serve", "--model a --no-such-flag", USAGE, "--no-such-flag");
@@ -55,7 +55,7 @@ fn unknown_flags_are_wrong_usage() {
 
 #[test]
 fn missing_files_are_named() {
-    refused("occlude-train", "pretrain @/nowhere --out @/run", FAILED, "nowhere");
+    refused("occlude-train", "pretrain @/nowhere --recipe moco-v2 --out @/run", FAILED, "nowhere");
     refused("occlude-train", "knn @/gone.safetensors @/good @/good", FAILED, "gone.safetensors");
     refused("occlude-train", "embed @/gone.safetensors @/good", FAILED, "gone.safetensors");
     refused("occlude-export", "onnx @/gone.safetensors @/out.onnx", FAILED, "gone.safetensors");
@@ -80,13 +80,13 @@ fn files_of_another_kind_are_named() {
 
 #[test]
 fn a_run_that_cannot_work_is_refused_before_it_starts() {
-    refused("occlude-train", "pretrain @/empty --out @/run", FAILED, "empty");
-    refused("occlude-train", "pretrain @/good --out @/run --batch-size 4096", FAILED, "4096");
+    refused("occlude-train", "pretrain @/empty --recipe moco-v2 --out @/run", FAILED, "empty");
+    refused("occlude-train", "pretrain @/good --recipe moco-v2 --out @/run --batch-size 4096", FAILED, "4096");
     refused("occlude-train", "pretrain @/good --out @/run --recipe no-such-recipe", USAGE, "no-such-recipe");
-    refused("occlude-train", "pretrain @/good --out @/run --arch resnet19", USAGE, "resnet19");
+    refused("occlude-train", "pretrain @/good --recipe moco-v2 --out @/run --arch resnet19", USAGE, "resnet19");
     refused(
         "occlude-train",
-        "pretrain @/good --out @/run --resume @/gone.safetensors",
+        "pretrain @/good --recipe moco-v2 --out @/run --resume @/gone.safetensors",
         FAILED,
         "gone.safetensors",
     );

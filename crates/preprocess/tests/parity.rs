@@ -17,7 +17,12 @@ const RESIZE_MEAN: f64 = 0.4;
 /// No single resized value may be further off. Both round to bytes between the passes, but this one resamples columns
 /// first, which is faster.
 const RESIZE_MAX: f64 = 4.0;
-/// Normalised values; the blur sums in another order.
+/// The same for the bicubic kernel, whose overshoot at hard edges is clipped between the passes, so that their order
+/// shows.
+const BICUBIC_MAX: f64 = 24.0;
+/// Normalised values: the last bit of a division.
+const NORMALISED_MAX: f64 = 1e-6;
+/// Filtered values; the blur sums in another order.
 const TENSOR_MAX: f64 = 2e-5;
 
 struct Case {
@@ -97,7 +102,8 @@ fn check_resize(case: &Case) -> f64 {
 
 fn close_pixels(case: &Case, data: &[u8]) -> f64 {
     let (mean, max) = differences(bytes(data), bytes(&case.expected()));
-    assert!(mean <= RESIZE_MEAN && max <= RESIZE_MAX, "{}: mean {mean}, max {max}", case.json);
+    let largest = if case.how() == Interpolation::Bicubic { BICUBIC_MAX } else { RESIZE_MAX };
+    assert!(mean <= RESIZE_MEAN && max <= largest, "{}: mean {mean}, max {max}", case.json);
     mean
 }
 
@@ -106,7 +112,7 @@ fn check_tensor(case: &Case) -> f64 {
     let expected = case.expected();
     let floats = expected.as_chunks::<4>().0.iter().map(|&b| f64::from(f32::from_le_bytes(b)));
     let (mean, max) = differences(tensor.into_iter().map(f64::from), floats);
-    let tolerance = if case.number("kernel") > 0 { TENSOR_MAX } else { 0.0 };
+    let tolerance = if case.number("kernel") > 0 { TENSOR_MAX } else { NORMALISED_MAX };
     assert!(max <= tolerance, "{}: mean {mean}, max {max}", case.json);
     max
 }
