@@ -47,7 +47,12 @@ fn help_and_version_are_data() {
 
 #[test]
 fn unknown_flags_are_wrong_usage() {
-    refused("occlude-train", "pretrain @/good --recipe moco-v2 --out @/run --no-such-flag", USAGE, "--no-such-flag");
+    refused(
+        "occlude-train",
+        "pretrain @/good --recipe moco-v2 --out @/run --no-such-flag",
+        USAGE,
+        "--no-such-flag",
+    );
     refused("occlude-export", "onnx a b --no-such-flag", USAGE, "--no-such-flag");
     refused("occlude-detectron", "convert a b --no-such-flag", USAGE, "--no-such-flag");
     refused("occlude-serve", "--model a --no-such-flag", USAGE, "--no-such-flag");
@@ -81,9 +86,19 @@ fn files_of_another_kind_are_named() {
 #[test]
 fn a_run_that_cannot_work_is_refused_before_it_starts() {
     refused("occlude-train", "pretrain @/empty --recipe moco-v2 --out @/run", FAILED, "empty");
-    refused("occlude-train", "pretrain @/good --recipe moco-v2 --out @/run --batch-size 4096", FAILED, "4096");
+    refused(
+        "occlude-train",
+        "pretrain @/good --recipe moco-v2 --out @/run --batch-size 4096",
+        FAILED,
+        "4096",
+    );
     refused("occlude-train", "pretrain @/good --out @/run --recipe no-such-recipe", USAGE, "no-such-recipe");
-    refused("occlude-train", "pretrain @/good --recipe moco-v2 --out @/run --arch resnet19", USAGE, "resnet19");
+    refused(
+        "occlude-train",
+        "pretrain @/good --recipe moco-v2 --out @/run --arch resnet19",
+        USAGE,
+        "resnet19",
+    );
     refused(
         "occlude-train",
         "pretrain @/good --recipe moco-v2 --out @/run --resume @/gone.safetensors",
