@@ -66,6 +66,7 @@ pub enum End {
 /// a file that cannot be written.
 pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     config.validate()?;
+    let resume = run.resume.as_deref().map(snapshot::locate).transpose()?;
     let listing = files::list(&run.data)?;
     let n = listing.samples.len();
     ensure!(
@@ -74,12 +75,11 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
         run.data.display(),
         config.batch_size
     );
-    prepare_folder(run)?;
     let store = Arc::new(Store::new(listing, run.cache_bytes));
     let method = Moco::new(config, run.bf16, run.device)?;
+    prepare_folder(run)?;
     let mut engine = Engine::new(config, run, store, Box::new(method));
-    if let Some(resume) = &run.resume {
-        let path = snapshot::locate(resume)?;
+    if let Some(path) = resume {
         engine.at = snapshot::load(&path, config, engine.method.as_mut(), &engine.optimizer)?;
         eprintln!("resuming `{}` at step {} of {}", path.display(), engine.at.step, engine.schedule.total());
     }
@@ -207,7 +207,9 @@ impl<'a> Engine<'a> {
         self.method.after_step(step)?;
         self.at.step += 1;
         if let Some(preview) = &output.preview {
-            picture::write(&self.run.out.join("first_batch.png"), preview, &self.config.preprocess())?;
+            let path = self.run.out.join("first_batch.png");
+            let titles = picture::write(&path, preview, &self.config.preprocess())?;
+            eprintln!("first batch in `{}`: {}", path.display(), titles.join(" | "));
         }
         if !read {
             return Ok(None);

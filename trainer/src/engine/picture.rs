@@ -15,13 +15,13 @@ const ROWS: i64 = 8;
 const GAP: u32 = 4;
 
 /// Writes the columns of `preview` for the first samples; each view with a foreground is followed by the view with
-/// its background darkened.
+/// its background darkened. Returns the columns' titles.
 ///
 /// # Errors
 /// Where the file cannot be written.
-pub(super) fn write(path: &Path, preview: &Preview, contract: &Preprocess) -> Result<()> {
-    let mut columns: Vec<Tensor> = Vec::new();
-    for (i, (_, x)) in preview.columns.iter().enumerate() {
+pub(super) fn write(path: &Path, preview: &Preview, contract: &Preprocess) -> Result<Vec<&'static str>> {
+    let (mut columns, mut titles): (Vec<Tensor>, Vec<&str>) = (Vec::new(), Vec::new());
+    for (i, (title, x)) in preview.columns.iter().enumerate() {
         let shown = displayable(&x.narrow(0, 0, ROWS.min(x.size()[0])), contract);
         let foreground = preview.foreground.iter().find(|(of, _)| *of == i);
         let overlay = foreground.map(|(_, fg)| {
@@ -31,9 +31,11 @@ pub(super) fn write(path: &Path, preview: &Preview, contract: &Preprocess) -> Re
             &shown * (fg * 0.75 + 0.25)
         });
         columns.push(shown);
+        titles.push(title);
+        titles.extend(overlay.is_some().then_some("its foreground"));
         columns.extend(overlay);
     }
-    let Some(first) = columns.first() else { return Ok(()) };
+    let Some(first) = columns.first() else { return Ok(titles) };
     let (rows, size) = (first.size()[0] as u32, first.size()[3] as u32);
     let tile = size + GAP;
     let mut sheet = RgbImage::from_pixel(tile * columns.len() as u32 - GAP, tile * rows - GAP, Rgb([255; 3]));
@@ -50,7 +52,8 @@ pub(super) fn write(path: &Path, preview: &Preview, contract: &Preprocess) -> Re
     }
     let mut bytes = std::io::Cursor::new(Vec::new());
     sheet.write_to(&mut bytes, image::ImageFormat::Png).context("cannot encode the preview")?;
-    std::fs::write(path, bytes.into_inner()).with_context(|| format!("cannot write `{}`", path.display()))
+    std::fs::write(path, bytes.into_inner()).with_context(|| format!("cannot write `{}`", path.display()))?;
+    Ok(titles)
 }
 
 /// Network input back to 0..1. Filtered input has no absolute level, so it is shown around grey.

@@ -2,6 +2,7 @@
 
 mod export;
 mod serve;
+mod train;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -32,12 +33,17 @@ struct Bench {
     run: fn(&Path) -> Result<Vec<Figure>>,
 }
 
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 3] = [
     Bench { name: "export", about: "ResNet-50 to ONNX: occlude-export, torch.onnx.export", run: export::run },
     Bench {
         name: "serve",
         about: "JPEG to embedding: occlude-serve, ONNX Runtime in Python",
         run: serve::run,
+    },
+    Bench {
+        name: "train",
+        about: "ResNet-18 at 64 px, batch 128: occlude-train, MoCo v2 written in PyTorch",
+        run: train::run,
     },
 ];
 

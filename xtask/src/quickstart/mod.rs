@@ -19,7 +19,7 @@ use images::Images;
 /// The masked recipe that learns most in a few minutes (docs/recipes.md).
 const RECIPE: &str = "saliency-moco-small";
 /// Images that a default run trains on, over all its epochs: about 4 minutes of ResNet-18 at 64 px on 2 cores.
-const IMAGES_SEEN: usize = 60_000;
+const IMAGES_SEEN: usize = 24_000;
 /// Side of the training crops.
 const IMAGE_SIZE: &str = "64";
 /// Validation images that the server is asked about and the page shows.
@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Encoder: resnet18, resnet34, resnet50 or resnet101
     #[arg(long, default_value = "resnet18")]
     arch: String,
-    /// Epochs of pretraining; by default as many as 60,000 images make
+    /// Epochs of pretraining; by default as many as 24,000 images make
     #[arg(long, value_name = "E")]
     epochs: Option<usize>,
     /// Leave the server running at the end

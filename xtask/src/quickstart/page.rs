@@ -11,6 +11,11 @@ use super::serve::Answer;
 use super::{Results, Run};
 use crate::sh;
 
+/// What the columns of the first batch's picture are under the quick start's recipe.
+const FIRST_BATCH: &str = "<p>Each row is one image: its first view, what of it counts as foreground, its second view, \
+    what of that counts as foreground, and the first view as the encoder gets it, cells of foreground and background \
+    blurred away.</p>";
+
 /// Writes `index.html` into the run's folder; returns its path.
 pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
     let trained = &results.trained;
@@ -25,7 +30,11 @@ pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
     section(&mut page, "kNN classification of the held-back images", &knn_html(&results.knn));
     section(&mut page, "Training", &training(results));
     let first = picture_file(&trained.first_batch, "views, saliency and masks of the first batch");
-    section(&mut page, "First batch: views, saliency, masks", &format!("<div class=\"wide\">{first}</div>"));
+    section(
+        &mut page,
+        "First batch: views, saliency, masks",
+        &format!("{FIRST_BATCH}<div class=\"wide\">{first}</div>"),
+    );
     let asked: String = results.served.answers.iter().map(query).collect();
     let about = "<p>Each row: a held-back image, its saliency overlay, and its nearest training images with their \
                  cosine similarity, as <code>occlude-serve</code> answered.</p>";
@@ -60,10 +69,12 @@ fn training(results: &Results) -> String {
     let last = results.trained.epochs.last();
     let figure = |key: &str| last.and_then(|row| row.get(key)).and_then(Value::as_f64);
     let mut figures = vec![("epochs".to_owned(), results.trained.epochs.len().to_string())];
-    for (key, name) in
-        [("loss", "last loss"), ("acc1", "contrastive accuracy %"), ("images_per_s", "images/s")]
-    {
-        figures.extend(figure(key).map(|value| (name.to_owned(), format!("{value:.2}"))));
+    for (key, name, unit) in [
+        ("loss", "last loss", 1.0),
+        ("acc1", "contrastive accuracy %", 100.0),
+        ("images_per_s", "images/s", 1.0),
+    ] {
+        figures.extend(figure(key).map(|value| (name.to_owned(), format!("{:.2}", unit * value))));
     }
     chart(&curves, "step") + &rows(&figures)
 }

@@ -77,10 +77,14 @@ fn follow(child: &mut Child, metrics: &Path, epochs: usize) -> Result<std::proce
 fn narrate(epoch: &Value, number: usize, epochs: usize) -> String {
     let figure = |key: &str| epoch.get(key).and_then(Value::as_f64);
     let mut line = format!("epoch {number:>3}/{epochs}");
-    for (key, name, digits) in [("loss", "loss", 3), ("acc1", "acc@1", 1), ("images_per_s", "images/s", 0)] {
-        if let Some(value) = figure(key) {
-            line += &format!("   {name} {value:.digits$}");
-        }
+    if let Some(loss) = figure("loss") {
+        line += &format!("   loss {loss:.3}");
+    }
+    if let Some(share) = figure("acc1") {
+        line += &format!("   contrastive accuracy {:.1} %", 100.0 * share);
+    }
+    if let Some(speed) = figure("images_per_s") {
+        line += &format!("   {speed:.0} images/s");
     }
     line
 }

@@ -1,0 +1,46 @@
+//! Pictures a second of pretraining, from JPEG files to the optimiser's step, against PyTorch.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::path::Path;
+
+use super::{Better, Figure, number, peer};
+use crate::{paths, sh};
+
+/// The same computation as the peer's: one normalisation group, its queue, its schedule.
+const SETTINGS: &str = "--arch resnet18 --image-size 64 --batch-size 128 --epochs 2 --lr 0.06 --momentum 0.99 \
+                        --momentum-start 0.99 --queue 4096 --bn-splits 1 --precision fp32 --device cpu";
+
+pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
+    let images = folder.join("images");
+    peer(include_str!("train.py"), &[&images])?;
+    let plain = ours(&images, &folder.join("moco"), "moco-v2", "")?;
+    // Masks without hard negatives: those cost one more forward pass each.
+    let masked = ours(&images, &folder.join("masked"), "saliency-moco", "--saliency-stage 4 --num-nonsem 0")?;
+    let uncached = ours(&images, &folder.join("uncached"), "moco-v2", "--cache 0")?;
+    let answer = peer(include_str!("train.py"), &[&images, Path::new("train")])?;
+    let theirs = number(&answer, "images_per_s")?;
+    let figure = |what: &str, ours| Figure {
+        what: what.into(),
+        unit: "images/s",
+        ours,
+        peer: theirs,
+        better: Better::Higher,
+    };
+    Ok(vec![
+        figure("MoCo v2", plain),
+        figure("MoCo v2, every picture decoded every epoch", uncached),
+        figure("with saliency masks (peer: without)", masked),
+    ])
+}
+
+/// Images/s of the second epoch.
+fn ours(images: &Path, out: &Path, recipe: &str, more: &str) -> Result<f64> {
+    let mut command = sh::command(paths::tool("occlude-train"));
+    command.arg("pretrain").arg(images).arg("--out").arg(out).args(["--recipe", recipe]);
+    sh::capture(command.args(SETTINGS.split_whitespace()).args(more.split_whitespace()))?;
+    let metrics = std::fs::read_to_string(out.join("metrics.jsonl"))?;
+    let rows = metrics.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let epoch = rows.filter(|row| row["kind"] == "epoch").last().context("no epoch in `metrics.jsonl`")?;
+    number(&epoch, "images_per_s")
+}
