@@ -41,6 +41,6 @@ fn ours(images: &Path, out: &Path, recipe: &str, more: &str) -> Result<f64> {
     sh::capture(command.args(SETTINGS.split_whitespace()).args(more.split_whitespace()))?;
     let metrics = std::fs::read_to_string(out.join("metrics.jsonl"))?;
     let rows = metrics.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let epoch = rows.filter(|row| row["kind"] == "epoch").last().context("no epoch in `metrics.jsonl`")?;
+    let epoch = rows.rev().find(|row| row["kind"] == "epoch").context("no epoch in `metrics.jsonl`")?;
     number(&epoch, "images_per_s")
 }
