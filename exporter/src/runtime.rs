@@ -68,14 +68,16 @@ fn environment() -> Result<&'static Environment, LibraryError> {
     ENVIRONMENT.get_or_init(load).as_ref().map_err(Clone::clone)
 }
 
-/// The variable where it is set, else beside the executable, as in a bundle.
+/// The variable where it is set; else beside the executable, as in a bundle, or what `cargo xtask setup` put into the
+/// checkout that it was built in.
 fn library(variable: Option<PathBuf>, executable: Option<&Path>) -> Result<PathBuf, LibraryError> {
     if let Some(path) = variable.filter(|v| !v.as_os_str().is_empty()) {
         let reason = "no such file".to_owned();
         return if path.exists() { Ok(path) } else { Err(LibraryError::Load { path, reason }) };
     }
     let folder = executable.and_then(Path::parent).unwrap_or(Path::new("."));
-    let looked = vec![folder.join("../lib/libonnxruntime.so"), folder.join("libonnxruntime.so")];
+    let places = ["../lib", ".", "../../.deps/onnxruntime"];
+    let looked: Vec<_> = places.iter().map(|place| folder.join(place).join("libonnxruntime.so")).collect();
     looked.iter().find(|p| p.exists()).cloned().ok_or(LibraryError::Missing { looked })
 }
 
@@ -194,13 +196,14 @@ mod tests {
         let exe = folder.path().join("bin").join("occlude-export");
         let missing = library(None, Some(&exe)).expect_err("nothing there");
         assert!(missing.to_string().contains("cargo xtask setup"), "{missing}");
-        assert!(matches!(&missing, LibraryError::Missing { looked } if looked.len() == 2));
+        assert!(matches!(&missing, LibraryError::Missing { looked } if looked.len() == 3));
         let dangling = library(Some("/nowhere/libonnxruntime.so".into()), Some(&exe));
         assert!(matches!(dangling, Err(LibraryError::Load { .. })));
         std::fs::create_dir_all(folder.path().join("bin")).expect("makes");
         let beside = folder.path().join("bin/libonnxruntime.so");
         std::fs::write(&beside, "").expect("writes");
-        assert_eq!(library(Some(PathBuf::new()), Some(&exe)), Ok(beside));
+        let found = library(Some(PathBuf::new()), Some(&exe)).expect("beside");
+        assert_eq!(found.canonicalize().expect("there"), beside.canonicalize().expect("there"));
     }
 
     #[test]

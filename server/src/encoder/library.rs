@@ -58,13 +58,15 @@ fn load() -> Result<Environment, LibraryError> {
     Ok(environment)
 }
 
-/// The variable decides where it is set; else the library lies beside the executable, as in a bundle.
+/// The variable decides where it is set; else the library lies beside the executable, as in a bundle, or where `cargo
+/// xtask setup` put it in the checkout that the executable was built in.
 fn find(variable: Option<PathBuf>, executable: Option<&Path>) -> Result<PathBuf, LibraryError> {
     if let Some(path) = variable {
         return if path.exists() { Ok(path) } else { Err(LibraryError::Dangling { path }) };
     }
     let folder = executable.and_then(Path::parent).unwrap_or(Path::new("."));
-    let looked = vec![folder.join("../lib/libonnxruntime.so"), folder.join("libonnxruntime.so")];
+    let places = ["../lib", ".", "../../.deps/onnxruntime"];
+    let looked: Vec<_> = places.iter().map(|place| folder.join(place).join("libonnxruntime.so")).collect();
     match looked.iter().find(|p| p.exists()) {
         Some(path) => Ok(path.clone()),
         None => Err(LibraryError::Missing { looked }),
@@ -105,7 +107,7 @@ mod tests {
         fs::write(&beside, "").unwrap();
         let exe = dir.path().join("occlude-serve");
         assert_eq!(find(Some(set.clone()), Some(&exe)), Ok(set));
-        assert_eq!(find(None, Some(&exe)), Ok(beside));
+        assert_eq!(find(None, Some(&exe)).unwrap().canonicalize().unwrap(), beside.canonicalize().unwrap());
         let gone = dir.path().join("gone.so");
         assert_eq!(find(Some(gone.clone()), Some(&exe)), Err(LibraryError::Dangling { path: gone }));
     }
