@@ -2,7 +2,7 @@
 //!
 //! `routes` (types and handlers) hand pictures to `batch` (a bounded queue and its workers, which know the
 //! [`Encode`] trait only), whose workers own `encoder`s (ONNX Runtime, or a fake in tests). `error` maps every kind
-//! of failure to a status once. [`app`] makes the router that tests drive in process; [`serve`] puts it on a socket.
+//! of failure to a status once. [`app`] makes the router that tests drive in process; [`serve()`] puts it on a socket.
 
 mod admission;
 mod batch;

@@ -1,7 +1,7 @@
 //! Bounded reader and writer of Python pickles.
 //!
 //! A pickle is a program for a small stack machine that may call any importable Python function.
-//! [`decode`] runs the stack machine but never a call: a call becomes a [`Value::Call`] that says
+//! [`decode()`] runs the stack machine but never a call: a call becomes a [`Value::Call`] that says
 //! what would have been called with what, and the reader of the result decides what it understands.
 //! Globals that no checkpoint needs and that attacks do (`os.system` and its like) are refused by
 //! name. Sizes are capped by [`Limits`], so that a hostile file costs an error and little memory.

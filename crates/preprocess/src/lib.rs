@@ -1,7 +1,7 @@
 //! The preprocessing contract: the same file gives the same tensor in the trainer, the exporter
 //! and the server.
 //!
-//! [`decode`] turns JPEG, PNG and WebP bytes into upright 8-bit RGB, [`resize`] and
+//! [`decode()`] turns JPEG, PNG and WebP bytes into upright 8-bit RGB, [`resize()`] and
 //! [`resize_crop`] resample as Pillow does, and [`Preprocess`] is the value that travels with the
 //! weights: resize the short side, crop the centre, normalise, optionally high-pass.
 //!
