@@ -191,6 +191,15 @@ struct Overrides {
     /// Probability of Gaussian blur
     #[arg(long)]
     blur_p: Option<f64>,
+    /// Range of the blur's sigma, pixels
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
+    blur_sigma: Option<Vec<f64>>,
+    /// Probability of grey
+    #[arg(long)]
+    gray_p: Option<f64>,
+    /// Probability of a horizontal flip
+    #[arg(long)]
+    flip_p: Option<f64>,
     /// Factor on the strength of all colour jitter
     #[arg(long)]
     jitter: Option<f64>,
@@ -249,6 +258,10 @@ impl Overrides {
         );
         set(&mut c.arch, self.arch);
         set(&mut c.image_size, self.image_size);
+        // a warm-up over the whole run stays one
+        if c.moco.momentum_warmup_epochs == c.epochs as f64 {
+            set(&mut c.moco.momentum_warmup_epochs, self.epochs.map(|e| e as f64));
+        }
         set(&mut c.epochs, self.epochs);
         set(&mut c.batch_size, self.batch_size);
         set(&mut c.seed, self.seed);
@@ -271,6 +284,9 @@ impl Overrides {
         set(&mut c.moco.bn_splits, self.bn_splits);
         set(&mut c.augment.crop_min, self.crop_min);
         set(&mut c.augment.blur_p, self.blur_p);
+        set(&mut c.augment.blur_sigma, pair(self.blur_sigma));
+        set(&mut c.augment.gray_p, self.gray_p);
+        set(&mut c.augment.flip_p, self.flip_p);
         if let Some(factor) = self.jitter {
             c.augment.jitter = c.augment.jitter.map(|j| j * factor);
         }
@@ -296,9 +312,13 @@ fn set<T>(field: &mut T, value: Option<T>) {
 
 fn mask(m: &mut Masking, saliency: Option<Saliency>, ratio: Option<Vec<f64>>, negative: Option<Vec<f64>>) {
     set(&mut m.saliency, saliency);
-    // clap holds the number of values to two
-    set(&mut m.ratio, ratio.and_then(|r| r.try_into().ok()));
-    set(&mut m.negative_ratio, negative.and_then(|r| r.try_into().ok()));
+    set(&mut m.ratio, pair(ratio));
+    set(&mut m.negative_ratio, pair(negative));
+}
+
+/// Both ends of a range; clap holds the number of values to two.
+fn pair(values: Option<Vec<f64>>) -> Option<[f64; 2]> {
+    values.and_then(|v| v.try_into().ok())
 }
 
 #[derive(Args, Debug)]
@@ -524,11 +544,20 @@ mod tests {
     }
 
     #[test]
+    fn a_momentum_warm_up_over_the_whole_run_stays_one() {
+        let c = resolve(&["--recipe", "saliency-moco-small", "--epochs", "40"]).expect("valid");
+        assert_eq!(c.moco.momentum_warmup_epochs, 40.0);
+        let c = resolve(&["--recipe", "moco-v2", "--epochs", "40"]).expect("valid");
+        assert_eq!(c.moco.momentum_warmup_epochs, 0.0);
+    }
+
+    #[test]
     fn every_override_reaches_its_field() {
         let flags = "--recipe saliency-moco --arch resnet34 --image-size 96 --epochs 7 --batch-size 64 --lr 0.5 --seed 3 \
             --optimizer adamw --weight-decay 0.1 --warmup-epochs 2 --lr-per epoch --dim 64 --hidden 512 --head-bn true \
             --queue 300 --queue-start empty --in-batch true --symmetric true --momentum 0.99 --momentum-start 0.5 \
             --momentum-warmup-epochs 3 --temperature 0.1 --bn-splits 4 --crop-min 0.3 --blur-p 0.1 --jitter 0.5 \
+            --blur-sigma 0.2 0.3 --gray-p 0.4 --flip-p 0.6 \
             --saliency some.safetensors --saliency-stage 4 --strategy blur --guidance random --branch both \
             --mask-ratio 0.1 0.2 --negative-ratio 0.3 0.4 --num-nonsem 2 --alpha 1.5";
         let c = resolve(&flags.split_whitespace().collect::<Vec<_>>()).expect("valid");
@@ -548,6 +577,7 @@ mod tests {
             (c.augment.crop_min, c.augment.blur_p, c.augment.jitter),
             (0.3, 0.1, [0.2, 0.2, 0.2, 0.05])
         );
+        assert_eq!((c.augment.blur_sigma, c.augment.gray_p, c.augment.flip_p), ([0.2, 0.3], 0.4, 0.6));
         let k = c.masking.expect("masked");
         assert_eq!((k.saliency, k.stage), (Saliency::Checkpoint("some.safetensors".into()), 4));
         assert_eq!((k.strategy, k.guidance, k.branch), (Strategy::Blur, Guidance::Random, Branch::Both));
