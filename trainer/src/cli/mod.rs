@@ -1,5 +1,7 @@
 //! Flags and commands.
 
+mod overrides;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,13 +12,14 @@ use occlude_encoder::Arch;
 use occlude_preprocess::{Preprocess, files};
 use serde_json::json;
 
-use crate::config::{Branch, Config, Guidance, Masking, QueueStart, Recipe, Rule, Saliency, Strategy};
+use crate::config::Recipe;
 use crate::device::{Choice, Precision};
 use crate::engine::{self, End, Run};
 use crate::eval::{Extractor, knn};
 use crate::loss::normalize;
 use crate::model::Encoder;
 use crate::{doctor, selftest};
+use overrides::Overrides;
 
 /// Pretrains image encoders without labels by masking.
 ///
@@ -114,211 +117,6 @@ struct PretrainArgs {
     machine: Machine,
     #[command(flatten)]
     overrides: Overrides,
-}
-
-/// Flags that override a recipe.
-#[derive(Args, Debug, Default)]
-struct Overrides {
-    /// Architecture: resnet18, resnet34, resnet50 or resnet101
-    #[arg(long)]
-    arch: Option<String>,
-    /// Side of the training crops, pixels
-    #[arg(long)]
-    image_size: Option<usize>,
-    /// Passes over the data
-    #[arg(long)]
-    epochs: Option<usize>,
-    /// Pictures a step; without `--lr` the learning rate is scaled with it
-    #[arg(long)]
-    batch_size: Option<usize>,
-    /// Peak learning rate
-    #[arg(long)]
-    lr: Option<f64>,
-    /// Seed of weights, order, views and masks
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Optimiser
-    #[arg(long, value_enum)]
-    optimizer: Option<Rule>,
-    /// Weight decay
-    #[arg(long)]
-    weight_decay: Option<f64>,
-    /// Epochs of linear learning-rate warm-up
-    #[arg(long)]
-    warmup_epochs: Option<f64>,
-    /// Move the learning rate every step or every epoch
-    #[arg(long, value_enum)]
-    lr_per: Option<crate::config::Per>,
-    /// Length of a projection
-    #[arg(long)]
-    dim: Option<usize>,
-    /// Width of the projection head's hidden layer
-    #[arg(long)]
-    hidden: Option<usize>,
-    /// Batch normalisation in the projection head
-    #[arg(long)]
-    head_bn: Option<bool>,
-    /// Negatives kept from earlier batches; 0 for none
-    #[arg(long)]
-    queue: Option<usize>,
-    /// What the queue holds at first: random directions that count, or nothing
-    #[arg(long, value_enum)]
-    queue_start: Option<QueueStart>,
-    /// Whether the other keys of the batch are negatives
-    #[arg(long)]
-    in_batch: Option<bool>,
-    /// Whether each view is query once and key once
-    #[arg(long)]
-    symmetric: Option<bool>,
-    /// Momentum of the key encoder
-    #[arg(long)]
-    momentum: Option<f64>,
-    /// Momentum of the key encoder at the first step
-    #[arg(long)]
-    momentum_start: Option<f64>,
-    /// Epochs until `--momentum` is reached
-    #[arg(long)]
-    momentum_warmup_epochs: Option<f64>,
-    /// Temperature of the contrastive softmax
-    #[arg(long)]
-    temperature: Option<f64>,
-    /// Groups of the batch that are normalised apart, as that many GPUs would
-    #[arg(long)]
-    bn_splits: Option<usize>,
-    /// Smallest share of a picture's area that a crop takes
-    #[arg(long)]
-    crop_min: Option<f64>,
-    /// Probability of Gaussian blur
-    #[arg(long)]
-    blur_p: Option<f64>,
-    /// Range of the blur's sigma, pixels
-    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
-    blur_sigma: Option<Vec<f64>>,
-    /// Probability of grey
-    #[arg(long)]
-    gray_p: Option<f64>,
-    /// Probability of a horizontal flip
-    #[arg(long)]
-    flip_p: Option<f64>,
-    /// Factor on the strength of all colour jitter
-    #[arg(long)]
-    jitter: Option<f64>,
-    /// What localises: `momentum` (the momentum encoder) or a checkpoint file
-    #[arg(long)]
-    saliency: Option<Saliency>,
-    /// Stage (3 to 5) whose feature map is the saliency map; its cells are the grid
-    #[arg(long)]
-    saliency_stage: Option<usize>,
-    /// What replaces masked cells
-    #[arg(long, value_enum)]
-    strategy: Option<Strategy>,
-    /// How masked cells are chosen
-    #[arg(long, value_enum)]
-    guidance: Option<Guidance>,
-    /// Which view is masked
-    #[arg(long, value_enum)]
-    branch: Option<Branch>,
-    /// Range of the masked share
-    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
-    mask_ratio: Option<Vec<f64>>,
-    /// Range of the masked share of hard negatives
-    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
-    negative_ratio: Option<Vec<f64>>,
-    /// Hard negatives a pair
-    #[arg(long)]
-    num_nonsem: Option<usize>,
-    /// Factor on the similarity of hard negatives
-    #[arg(long)]
-    alpha: Option<f64>,
-}
-
-impl Overrides {
-    /// The recipe with these flags.
-    fn resolve(self, recipe: Recipe) -> Result<Config> {
-        let mut c = Config::new(recipe);
-        if let (Some(batch), None) = (self.batch_size, self.lr) {
-            // the linear scaling rule (arXiv 1706.02677); AdamW's steps do not grow with the batch
-            if c.optimizer.rule == Rule::Sgd {
-                c.optimizer.lr *= batch as f64 / c.batch_size as f64;
-            }
-        }
-        let masked = self.saliency.is_some()
-            || self.saliency_stage.is_some()
-            || self.strategy.is_some()
-            || self.guidance.is_some()
-            || self.branch.is_some()
-            || self.mask_ratio.is_some()
-            || self.negative_ratio.is_some()
-            || self.num_nonsem.is_some()
-            || self.alpha.is_some();
-        ensure!(
-            !masked || c.masking.is_some(),
-            "`--recipe {}` does not mask, but a masking flag was given; hint: `--recipe saliency-moco`",
-            recipe.name()
-        );
-        set(&mut c.arch, self.arch);
-        set(&mut c.image_size, self.image_size);
-        // a warm-up over the whole run stays one
-        if c.moco.momentum_warmup_epochs == c.epochs as f64 {
-            set(&mut c.moco.momentum_warmup_epochs, self.epochs.map(|e| e as f64));
-        }
-        set(&mut c.epochs, self.epochs);
-        set(&mut c.batch_size, self.batch_size);
-        set(&mut c.seed, self.seed);
-        set(&mut c.optimizer.rule, self.optimizer);
-        set(&mut c.optimizer.lr, self.lr);
-        set(&mut c.optimizer.weight_decay, self.weight_decay);
-        set(&mut c.optimizer.warmup_epochs, self.warmup_epochs);
-        set(&mut c.optimizer.lr_per, self.lr_per);
-        set(&mut c.moco.dim, self.dim);
-        set(&mut c.moco.hidden, self.hidden.map(Some));
-        set(&mut c.moco.head_bn, self.head_bn);
-        set(&mut c.moco.queue, self.queue);
-        set(&mut c.moco.queue_start, self.queue_start);
-        set(&mut c.moco.in_batch, self.in_batch);
-        set(&mut c.moco.symmetric, self.symmetric);
-        set(&mut c.moco.momentum, self.momentum);
-        set(&mut c.moco.momentum_start, self.momentum_start.or(self.momentum));
-        set(&mut c.moco.momentum_warmup_epochs, self.momentum_warmup_epochs);
-        set(&mut c.moco.temperature, self.temperature);
-        set(&mut c.moco.bn_splits, self.bn_splits);
-        set(&mut c.augment.crop_min, self.crop_min);
-        set(&mut c.augment.blur_p, self.blur_p);
-        set(&mut c.augment.blur_sigma, pair(self.blur_sigma));
-        set(&mut c.augment.gray_p, self.gray_p);
-        set(&mut c.augment.flip_p, self.flip_p);
-        if let Some(factor) = self.jitter {
-            c.augment.jitter = c.augment.jitter.map(|j| j * factor);
-        }
-        if let Some(m) = &mut c.masking {
-            mask(m, self.saliency, self.mask_ratio, self.negative_ratio);
-            set(&mut m.stage, self.saliency_stage);
-            set(&mut m.strategy, self.strategy);
-            set(&mut m.guidance, self.guidance);
-            set(&mut m.branch, self.branch);
-            set(&mut m.num_nonsem, self.num_nonsem);
-            set(&mut m.alpha, self.alpha);
-        }
-        c.validate()?;
-        Ok(c)
-    }
-}
-
-fn set<T>(field: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *field = value;
-    }
-}
-
-fn mask(m: &mut Masking, saliency: Option<Saliency>, ratio: Option<Vec<f64>>, negative: Option<Vec<f64>>) {
-    set(&mut m.saliency, saliency);
-    set(&mut m.ratio, pair(ratio));
-    set(&mut m.negative_ratio, pair(negative));
-}
-
-/// Both ends of a range; clap holds the number of values to two.
-fn pair(values: Option<Vec<f64>>) -> Option<[f64; 2]> {
-    values.and_then(|v| v.try_into().ok())
 }
 
 #[derive(Args, Debug)]
@@ -530,83 +328,8 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    fn resolve(flags: &[&str]) -> Result<Config> {
-        let line = ["occlude-train", "pretrain", "data"].iter().chain(flags);
-        match Cli::try_parse_from(line)?.command {
-            Command::Pretrain(args) => args.overrides.resolve(args.recipe),
-            _ => anyhow::bail!("another command"),
-        }
-    }
-
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_momentum_warm_up_over_the_whole_run_stays_one() {
-        let c = resolve(&["--recipe", "saliency-moco-small", "--epochs", "40"]).expect("valid");
-        assert_eq!(c.moco.momentum_warmup_epochs, 40.0);
-        let c = resolve(&["--recipe", "moco-v2", "--epochs", "40"]).expect("valid");
-        assert_eq!(c.moco.momentum_warmup_epochs, 0.0);
-    }
-
-    #[test]
-    fn every_override_reaches_its_field() {
-        let flags = "--recipe saliency-moco --arch resnet34 --image-size 96 --epochs 7 --batch-size 64 --lr 0.5 --seed 3 \
-            --optimizer adamw --weight-decay 0.1 --warmup-epochs 2 --lr-per epoch --dim 64 --hidden 512 --head-bn true \
-            --queue 300 --queue-start empty --in-batch true --symmetric true --momentum 0.99 --momentum-start 0.5 \
-            --momentum-warmup-epochs 3 --temperature 0.1 --bn-splits 4 --crop-min 0.3 --blur-p 0.1 --jitter 0.5 \
-            --blur-sigma 0.2 0.3 --gray-p 0.4 --flip-p 0.6 \
-            --saliency some.safetensors --saliency-stage 4 --strategy blur --guidance random --branch both \
-            --mask-ratio 0.1 0.2 --negative-ratio 0.3 0.4 --num-nonsem 2 --alpha 1.5";
-        let c = resolve(&flags.split_whitespace().collect::<Vec<_>>()).expect("valid");
-        assert_eq!(
-            (c.arch.as_str(), c.image_size, c.epochs, c.batch_size, c.seed),
-            ("resnet34", 96, 7, 64, 3)
-        );
-        let o = &c.optimizer;
-        assert_eq!((o.rule, o.lr, o.weight_decay, o.warmup_epochs), (Rule::Adamw, 0.5, 0.1, 2.0));
-        assert_eq!(o.lr_per, crate::config::Per::Epoch);
-        let m = &c.moco;
-        assert_eq!((m.dim, m.hidden, m.head_bn, m.queue), (64, Some(512), true, 300));
-        assert_eq!((m.queue_start, m.in_batch, m.symmetric), (QueueStart::Empty, true, true));
-        assert_eq!((m.momentum, m.momentum_start, m.momentum_warmup_epochs), (0.99, 0.5, 3.0));
-        assert_eq!((m.temperature, m.bn_splits), (0.1, 4));
-        assert_eq!(
-            (c.augment.crop_min, c.augment.blur_p, c.augment.jitter),
-            (0.3, 0.1, [0.2, 0.2, 0.2, 0.05])
-        );
-        assert_eq!((c.augment.blur_sigma, c.augment.gray_p, c.augment.flip_p), ([0.2, 0.3], 0.4, 0.6));
-        let k = c.masking.expect("masked");
-        assert_eq!((k.saliency, k.stage), (Saliency::Checkpoint("some.safetensors".into()), 4));
-        assert_eq!((k.strategy, k.guidance, k.branch), (Strategy::Blur, Guidance::Random, Branch::Both));
-        assert_eq!((k.ratio, k.negative_ratio, k.num_nonsem, k.alpha), ([0.1, 0.2], [0.3, 0.4], 2, 1.5));
-    }
-
-    #[test]
-    fn the_learning_rate_scales_with_the_batch_unless_given() {
-        let lr = |flags: &[&str]| resolve(flags).expect("valid").optimizer.lr;
-        assert!((lr(&["--recipe", "moco-v2", "--batch-size", "128"]) - 0.015).abs() < 1e-12);
-        assert_eq!(lr(&["--recipe", "moco-v2", "--batch-size", "128", "--lr", "0.03"]), 0.03);
-        assert_eq!(lr(&["--recipe", "moco-v2"]), 0.03);
-    }
-
-    #[test]
-    fn wrong_combinations_are_refused() {
-        let message = |flags: &[&str]| format!("{:#}", resolve(flags).expect_err("refused"));
-        assert!(message(&["--recipe", "moco-v2", "--strategy", "hp"]).contains("does not mask"));
-        assert!(
-            message(&["--recipe", "saliency-moco", "--branch", "none", "--num-nonsem", "0"])
-                .contains("--branch none")
-        );
-        assert!(message(&["--recipe", "nothing"]).contains("nothing"));
-        assert!(message(&["--recipe", "moco-v2", "--device", "tpu"]).contains("tpu"));
-    }
-
-    #[test]
-    fn one_momentum_flag_means_no_warm_up() {
-        let c = resolve(&["--recipe", "moco-v2", "--momentum", "0.99"]).expect("valid");
-        assert_eq!((c.moco.momentum, c.moco.momentum_start), (0.99, 0.99));
     }
 }

@@ -1,0 +1,106 @@
+//! The named recipes.
+
+use super::*;
+
+/// MoCo v2 on ImageNet: lr 0.03 at batch 256, 8 GPUs (so batches of 32 in the normalisation).
+pub(super) fn moco_v2() -> Config {
+    Config {
+        recipe: Recipe::MocoV2,
+        arch: "resnet50".into(),
+        image_size: 224,
+        epochs: 200,
+        batch_size: 256,
+        seed: 0,
+        optimizer: Optimizer {
+            rule: Rule::Sgd,
+            lr: 0.03,
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            warmup_epochs: 0.0,
+            lr_per: Per::Step,
+        },
+        moco: Moco {
+            dim: 128,
+            hidden: None,
+            head_bn: false,
+            queue: 65536,
+            queue_start: QueueStart::Random,
+            in_batch: false,
+            symmetric: false,
+            momentum: 0.999,
+            momentum_start: 0.999,
+            momentum_warmup_epochs: 0.0,
+            temperature: 0.2,
+            bn_splits: 8,
+        },
+        augment: Augment {
+            crop_min: 0.2,
+            crop_max: 1.0,
+            jitter_p: 0.8,
+            jitter: [0.4, 0.4, 0.4, 0.1],
+            gray_p: 0.2,
+            blur_p: 0.5,
+            blur_sigma: [0.1, 2.0],
+            flip_p: 0.5,
+        },
+        masking: None,
+    }
+}
+
+/// The published ImageNet-100 recipe: lr 0.015 at batch 128, hp strategy, one hard negative.
+pub(super) fn saliency_moco() -> Config {
+    let base = moco_v2();
+    Config {
+        recipe: Recipe::SaliencyMoco,
+        batch_size: 128,
+        optimizer: Optimizer { lr: 0.015, ..base.optimizer },
+        masking: Some(Masking {
+            saliency: Saliency::Momentum,
+            stage: 5,
+            strategy: Strategy::Hp,
+            guidance: Guidance::Saliency,
+            branch: Branch::Query,
+            ratio: [0.05, 0.25],
+            negative_ratio: [0.4, 0.7],
+            num_nonsem: 1,
+            alpha: 2.0,
+        }),
+        ..base
+    }
+}
+
+/// For tens of passes over thousands of small pictures; docs/recipes.md says why each value is what it is.
+pub(super) fn saliency_moco_small() -> Config {
+    let base = saliency_moco();
+    Config {
+        recipe: Recipe::SaliencyMocoSmall,
+        arch: "resnet18".into(),
+        image_size: 64,
+        epochs: 15,
+        batch_size: 128,
+        optimizer: Optimizer {
+            rule: Rule::Adamw,
+            lr: 1e-3,
+            weight_decay: 0.05,
+            warmup_epochs: 0.5,
+            ..base.optimizer
+        },
+        moco: Moco {
+            queue: 0,
+            queue_start: QueueStart::Empty,
+            in_batch: true,
+            symmetric: false,
+            hidden: Some(1024),
+            head_bn: true,
+            momentum: 0.99,
+            momentum_start: 0.95,
+            momentum_warmup_epochs: 15.0,
+            temperature: 0.1,
+            bn_splits: 1,
+            ..base.moco
+        },
+        augment: Augment { blur_sigma: [0.1, 1.0], ..base.augment },
+        masking: base.masking.map(|m| Masking { strategy: Strategy::Blur, stage: 4, num_nonsem: 0, ..m }),
+        ..base
+    }
+}
