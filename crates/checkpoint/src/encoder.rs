@@ -1,5 +1,6 @@
 //! Finding an encoder in a state dict and loading it strictly.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use occlude_encoder::layout::{self, Layout};
@@ -9,6 +10,8 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::meta;
+use crate::out::TensorOut;
+use crate::tensor::Tensor;
 
 /// What to load, where the checkpoint leaves it open.
 #[derive(Clone, Debug, Default)]
@@ -60,43 +63,74 @@ pub struct EncoderMatch {
 }
 
 /// The value of a parameter.
-#[derive(Clone, Debug, PartialEq)]
-pub enum EncoderData {
-    /// Weights and running statistics, row-major.
+#[derive(Clone, Debug)]
+pub enum EncoderData<'a> {
+    /// Weights and running statistics, row-major, in memory.
     F32(Vec<f32>),
+    /// The same, where the checkpoint has them: read when they are asked for.
+    Stored(Tensor<'a>),
     /// `num_batches_tracked`.
     I64(i64),
 }
 
-/// A loaded parameter.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EncoderTensor {
+/// A parameter.
+#[derive(Clone, Debug)]
+pub struct EncoderTensor<'a> {
     /// Its shape; empty for a scalar.
     pub shape: Vec<usize>,
     /// Its value.
-    pub data: EncoderData,
+    pub data: EncoderData<'a>,
 }
 
-/// A loaded encoder.
+/// An encoder whose names and shapes are right. Its weights stay in the mapped file: a conversion
+/// needs memory for one tensor, not for two copies of the file.
 #[derive(Clone, Debug)]
-pub struct Encoder {
+pub struct Encoder<'a> {
     /// The architecture.
     pub arch: Arch,
     /// Where it sat in the checkpoint.
     pub layout: Layout,
     /// Parameters and buffers by torchvision's names.
-    pub tensors: BTreeMap<String, EncoderTensor>,
+    pub tensors: BTreeMap<String, EncoderTensor<'a>>,
     /// What matched and what did not.
     pub report: LoadReport,
 }
 
-impl Encoder {
-    /// A weight or a running statistic by torchvision's name; `None` for counters and unknown names.
-    pub fn f32(&self, name: &str) -> Option<&[f32]> {
-        match &self.tensors.get(name)?.data {
-            EncoderData::F32(data) => Some(data),
-            EncoderData::I64(_) => None,
+impl EncoderData<'_> {
+    /// Weights and statistics as floats, borrowed where the file holds them so; `None` for counters.
+    pub fn floats(&self) -> Option<Cow<'_, [f32]>> {
+        match self {
+            Self::F32(data) => Some(Cow::Borrowed(data)),
+            // `load_encoder` has seen that they can be decoded.
+            Self::Stored(tensor) => tensor.as_f32().map(Cow::Borrowed).or_else(|| tensor.to_f32().ok().map(Cow::Owned)),
+            Self::I64(_) => None,
         }
+    }
+}
+
+impl Encoder<'_> {
+    /// A weight or a running statistic by torchvision's name; `None` for counters and unknown names.
+    pub fn f32(&self, name: &str) -> Option<Cow<'_, [f32]>> {
+        self.tensors.get(name)?.data.floats()
+    }
+
+    /// Every parameter and buffer below `prefix`, in the order of torchvision's state dict, as
+    /// single-precision floats; borrowed where the file holds them so.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for bytes that cannot be decoded.
+    pub fn tensors_out(&self, prefix: &str) -> Result<Vec<TensorOut<'_>>, Error> {
+        let mut out = Vec::with_capacity(self.tensors.len());
+        for param in Graph::new(self.arch).params() {
+            let Some(tensor) = self.tensors.get(&param.name) else { continue };
+            let name = format!("{prefix}{}", param.name);
+            out.push(match &tensor.data {
+                EncoderData::F32(data) => TensorOut::f32(name, tensor.shape.as_slice(), data),
+                EncoderData::Stored(stored) => stored.f32_out(name)?,
+                EncoderData::I64(count) => TensorOut::i64(name, *count),
+            });
+        }
+        Ok(out)
     }
 
     /// SHA-256 (hexadecimal) that identifies weights and preprocessing together: over every float
@@ -105,11 +139,11 @@ impl Encoder {
     pub fn fingerprint(&self, preprocess_json: &str) -> String {
         let mut hash = Sha256::new();
         for (name, tensor) in &self.tensors {
-            let EncoderData::F32(data) = &tensor.data else { continue };
+            let Some(data) = tensor.data.floats() else { continue };
             hash.update(name.as_bytes());
             hash.update([0]);
             if cfg!(target_endian = "little") {
-                hash.update(bytemuck::cast_slice::<f32, u8>(data));
+                hash.update(bytemuck::cast_slice::<f32, u8>(&data));
             } else {
                 data.iter().for_each(|x| hash.update(x.to_le_bytes()));
             }
@@ -151,18 +185,22 @@ pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<E
     Ok(EncoderMatch { arch, layout, found, report })
 }
 
-/// Loads the encoder of a checkpoint: strict, by torchvision's names, as single-precision floats.
+/// Loads the encoder of a checkpoint: strict, by torchvision's names, as single-precision floats that
+/// are read when they are needed.
 ///
 /// # Errors
 /// As [`match_encoder`], and [`Error::Tensor`] for bytes that cannot be decoded.
-pub fn load_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Encoder, Error> {
+pub fn load_encoder<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Encoder<'a>, Error> {
     let EncoderMatch { arch, layout, found, report } = match_encoder(checkpoint, options)?;
     let mut tensors = BTreeMap::new();
     for (param, key) in found {
         let Some(tensor) = checkpoint.tensor(&key) else { continue };
         let data = match param.kind {
             ParamKind::BnCount => EncoderData::I64(tensor.to_i64()?.first().copied().unwrap_or(0)),
-            _ => EncoderData::F32(tensor.to_f32()?),
+            _ => {
+                tensor.check()?;
+                EncoderData::Stored(tensor)
+            }
         };
         tensors.insert(param.name, EncoderTensor { shape: param.shape, data });
     }

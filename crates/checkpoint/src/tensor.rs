@@ -6,6 +6,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::dtype::Dtype;
 use crate::error::Error;
+use crate::out::TensorOut;
 use crate::view::{self, Layout, Storage};
 
 /// What the index of a checkpoint knows of one tensor.
@@ -76,6 +77,22 @@ impl<'a> Tensor<'a> {
         Ok(bytes)
     }
 
+    /// The elements as they lie in the file, if that is how single-precision floats lie in memory.
+    pub fn as_f32(&self) -> Option<&'a [f32]> {
+        let plain = self.dtype == Dtype::F32 && cfg!(target_endian = "little");
+        let Cow::Borrowed(bytes) = (if plain { self.to_bytes().ok()? } else { return None }) else { return None };
+        bytemuck::try_cast_slice(bytes).ok()
+    }
+
+    /// Whether [`Self::to_bytes`] will succeed. Storages that lie in the file as they are were held
+    /// against it when it was opened; the rest is decoded once.
+    ///
+    /// # Errors
+    /// As [`Self::to_bytes`].
+    pub fn check(&self) -> Result<(), Error> {
+        if matches!(self.entry.storage, Storage::Raw(_)) { Ok(()) } else { self.to_bytes().map(drop) }
+    }
+
     /// The elements as single-precision floats, row-major, whatever their type.
     ///
     /// # Errors
@@ -97,6 +114,16 @@ impl<'a> Tensor<'a> {
             Dtype::U8 => elements(&bytes, |[b]: [u8; 1]| f32::from(b)),
             Dtype::Bool => elements(&bytes, |[b]: [u8; 1]| f32::from(u8::from(b != 0))),
         })
+    }
+
+    /// The elements as single-precision floats on their way into a file; borrowed where this one
+    /// holds them so, whatever their alignment.
+    pub(crate) fn f32_out(&self, name: String) -> Result<TensorOut<'a>, Error> {
+        let data = match self.dtype {
+            Dtype::F32 => self.to_bytes()?,
+            _ => self.to_f32()?.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into(),
+        };
+        Ok(TensorOut { name, dtype: Dtype::F32, shape: self.shape.to_vec(), data })
     }
 
     /// The elements as 64-bit integers; floats are cut towards zero.

@@ -228,10 +228,13 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
 }
 
 /// The encoder of a checkpoint and the contract it comes with.
-fn open(path: &PathBuf, args: &WeightArgs) -> Result<(occlude_checkpoint::Encoder, Preprocess)> {
-    let checkpoint = Checkpoint::open(path)?;
+fn open<'a>(
+    checkpoint: &'a Checkpoint,
+    args: &WeightArgs,
+) -> Result<(occlude_checkpoint::Encoder<'a>, Preprocess)> {
+    let path = checkpoint.path();
     let options = LoadOptions { arch: args.arch, prefix: args.prefix.clone(), partial: false };
-    let weights = load_encoder(&checkpoint, &options)?;
+    let weights = load_encoder(checkpoint, &options)?;
     let contract = match (checkpoint.metadata().get(meta::PREPROCESS), args.image_size) {
         (Some(json), None) => Preprocess::from_json(json).with_context(|| format!("`{}`", path.display()))?,
         (Some(_), Some(_)) => {
@@ -267,7 +270,8 @@ fn run_knn(args: &KnnArgs) -> Result<ExitCode> {
         train.classes.len(),
         val.classes.len()
     );
-    let (weights, contract) = open(&args.checkpoint, &args.weights)?;
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let (weights, contract) = open(&checkpoint, &args.weights)?;
     let device = args.machine.device.resolve()?;
     args.machine.apply();
     let trained = Encoder::from_checkpoint(&weights, device)?;
@@ -309,7 +313,8 @@ fn embed(args: &EmbedArgs) -> Result<ExitCode> {
             samples.push(files::Sample { path: path.clone(), class: None });
         }
     }
-    let (weights, contract) = open(&args.checkpoint, &args.weights)?;
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let (weights, contract) = open(&checkpoint, &args.weights)?;
     let device = args.machine.device.resolve()?;
     args.machine.apply();
     let encoder = Encoder::from_checkpoint(&weights, device)?;

@@ -87,7 +87,7 @@ impl Encoder {
     ///
     /// # Errors
     /// Where a tensor of the architecture is missing or has another shape.
-    pub fn from_checkpoint(weights: &occlude_checkpoint::Encoder, device: Device) -> Result<Self> {
+    pub fn from_checkpoint(weights: &occlude_checkpoint::Encoder<'_>, device: Device) -> Result<Self> {
         let encoder = Self::new(weights.arch, 0, device);
         for named in encoder.named("") {
             if named.name.ends_with("num_batches_tracked") {
@@ -95,7 +95,7 @@ impl Encoder {
             }
             let data = weights.f32(&named.name);
             let data = data.ok_or_else(|| anyhow::anyhow!("missing tensor `{}`", named.name))?;
-            let source = Tensor::from_slice(data);
+            let source = Tensor::from_slice(&data);
             ensure!(source.numel() == named.tensor.numel(), "tensor `{}` has the wrong size", named.name);
             let source = source.view(named.tensor.size().as_slice());
             tch::no_grad(|| named.tensor.shallow_clone().copy_(&source));
