@@ -102,7 +102,9 @@ impl EncoderData<'_> {
         match self {
             Self::F32(data) => Some(Cow::Borrowed(data)),
             // `load_encoder` has seen that they can be decoded.
-            Self::Stored(tensor) => tensor.as_f32().map(Cow::Borrowed).or_else(|| tensor.to_f32().ok().map(Cow::Owned)),
+            Self::Stored(tensor) => {
+                tensor.as_f32().map(Cow::Borrowed).or_else(|| tensor.to_f32().ok().map(Cow::Owned))
+            }
             Self::I64(_) => None,
         }
     }

@@ -149,6 +149,12 @@ pub enum ZipError {
         /// zip's number of the method.
         method: u16,
     },
+    /// Two records that share bytes.
+    #[error("record `{0}` overlaps the one before it, which `torch.save` never writes")]
+    Overlap(String),
+    /// A record that would be unpacked somewhere else.
+    #[error("record `{0}` names a place outside of the archive")]
+    Path(String),
     /// A record with a password.
     #[error("record `{0}` is encrypted")]
     Encrypted(String),
@@ -183,6 +189,9 @@ pub enum StateError {
     /// A `byteorder` record that is neither `little` nor `big`.
     #[error("unknown byte order `{0}`")]
     ByteOrder(String),
+    /// Occlude's own metadata is not the JSON it should be.
+    #[error("bad metadata: {0}")]
+    Metadata(serde_json::Error),
     /// A legacy stream whose parts contradict each other.
     #[error("the legacy stream is damaged: {0}")]
     Legacy(&'static str),

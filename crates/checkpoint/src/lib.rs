@@ -3,8 +3,8 @@
 //!
 //! [`Checkpoint::open`] decides by content, maps the file and indexes its tensors; a [`Tensor`] is a
 //! view that reads bytes only when asked. [`load_encoder`] holds the names and shapes against
-//! [`occlude_encoder::Graph`] and is strict. [`save_safetensors`] and [`save_detectron2`] stream what
-//! they are given and replace the target atomically.
+//! [`occlude_encoder::Graph`] and is strict. [`save_safetensors`], [`save_torch`] and
+//! [`save_detectron2`] stream what they are given and replace the target atomically.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), occlude_checkpoint::Error> {
@@ -44,3 +44,4 @@ pub use error::{Error, FormatError, SafetensorsError, SaveError, StateError, Zip
 pub use out::TensorOut;
 pub use safetensors::save_safetensors;
 pub use tensor::Tensor;
+pub use torch::{TorchOuter, TorchValue, save_torch};

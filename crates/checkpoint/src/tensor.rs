@@ -80,7 +80,9 @@ impl<'a> Tensor<'a> {
     /// The elements as they lie in the file, if that is how single-precision floats lie in memory.
     pub fn as_f32(&self) -> Option<&'a [f32]> {
         let plain = self.dtype == Dtype::F32 && cfg!(target_endian = "little");
-        let Cow::Borrowed(bytes) = (if plain { self.to_bytes().ok()? } else { return None }) else { return None };
+        let Cow::Borrowed(bytes) = (if plain { self.to_bytes().ok()? } else { return None }) else {
+            return None;
+        };
         bytemuck::try_cast_slice(bytes).ok()
     }
 

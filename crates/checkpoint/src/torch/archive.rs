@@ -2,13 +2,19 @@
 //!
 //! The format: <https://docs.pytorch.org/docs/stable/notes/serialization.html>
 
+use std::collections::BTreeMap;
+
 use occlude_pickle::{Limits, decode};
 
+use super::METADATA_RECORD;
 use super::rebuild::{StorageBytes, tensor};
 use crate::checkpoint::Index;
 use crate::error::{FormatError, StateError, ZipError};
 use crate::flatten::flatten;
 use crate::zip::Archive;
+
+/// Bytes of Occlude's own metadata; a few kilobytes in practice.
+const MAX_METADATA: usize = 1 << 20;
 
 pub(crate) fn read(file: &[u8]) -> Result<Index, FormatError> {
     let archive = Archive::read(file)?;
@@ -21,7 +27,19 @@ pub(crate) fn read(file: &[u8]) -> Result<Index, FormatError> {
         Some(range) => Ok(Some(StorageBytes { range: range?, swapped })),
         None => Ok(None),
     };
-    flatten(&pickle, &|node| tensor(node, file, &locate))
+    let mut index = flatten(&pickle, &|node| tensor(node, file, &locate))?;
+    if let Some(range) = record(METADATA_RECORD) {
+        index.metadata.extend(metadata(file.get(range?).unwrap_or_default())?);
+    }
+    Ok(index)
+}
+
+/// The metadata that Occlude adds to the files it writes.
+fn metadata(json: &[u8]) -> Result<BTreeMap<String, String>, FormatError> {
+    if json.len() > MAX_METADATA {
+        return Err(StateError::TooLarge { what: "bytes of metadata", limit: MAX_METADATA }.into());
+    }
+    serde_json::from_slice(json).map_err(|reason| StateError::Metadata(reason).into())
 }
 
 /// What all names begin with: the one folder that holds a `data.pkl`.

@@ -1,31 +1,22 @@
-//! The part of zip that `torch.save` writes: stored records, also beyond 4 GiB.
+//! The reader: stored records only.
 //!
-//! Compressed records are refused, which leaves nothing for a zip bomb to do; nothing is ever
-//! extracted, so paths in names are just names.
-//!
-//! The format: <https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>
+//! Compressed records are refused, which leaves nothing for a zip bomb to do. Nothing is ever
+//! extracted; paths that would leave the folder and records that overlap are refused all the same,
+//! since they show that somebody made the file to attack its reader.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 
+use super::{CENTRAL, END, END64, IN_EXTRA, LOCAL, LOCAL_LEN, LOCATOR64};
 use crate::error::ZipError;
 
 /// More records than any checkpoint has: one per storage.
 const MAX_RECORDS: u64 = 1 << 18;
 
-const LOCAL: &[u8; 4] = b"PK\x03\x04";
-const CENTRAL: &[u8; 4] = b"PK\x01\x02";
-const END: &[u8; 4] = b"PK\x05\x06";
-const END64: &[u8; 4] = b"PK\x06\x06";
-const LOCATOR64: &[u8; 4] = b"PK\x06\x07";
-const LOCAL_LEN: usize = 30;
 const CENTRAL_LEN: usize = 46;
 const END_LEN: usize = 22;
 const LOCATOR64_LEN: usize = 20;
-
-/// What a 32-bit size or offset says when the real one is in the zip64 extra field.
-const IN_EXTRA: u64 = 0xffff_ffff;
 
 /// An archive whose directory has been read.
 pub(crate) struct Archive<'a> {
@@ -33,10 +24,12 @@ pub(crate) struct Archive<'a> {
     records: HashMap<&'a str, Record>,
 }
 
-struct Record {
+pub(super) struct Record {
     /// Of the local header.
-    offset: u64,
-    len: u64,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    /// Bytes in the file; those of a compressed record are fewer.
+    stored_len: u64,
     method: u16,
     encrypted: bool,
     crc: u32,
@@ -60,7 +53,11 @@ impl<'a> Archive<'a> {
                 Entry::Occupied(_) => return Err(ZipError::Duplicate(shown(name))),
                 Entry::Vacant(slot) => drop(slot.insert(record)),
             }
+            if leaves_folder(name) {
+                return Err(ZipError::Path(shown(name)));
+            }
         }
+        reject_overlaps(&records)?;
         Ok(Self { file, records })
     }
 
@@ -87,6 +84,11 @@ impl<'a> Archive<'a> {
             if !header.starts_with(LOCAL) {
                 return None;
             }
+            // The directory and the header before the data must agree on what it is.
+            let own = start + LOCAL_LEN;
+            if self.file.get(own..own.checked_add(u16_at(header, 26)?.into())?)? != name.as_bytes() {
+                return None;
+            }
             let extra = usize::from(u16_at(header, 26)?) + usize::from(u16_at(header, 28)?);
             let begin = start.checked_add(LOCAL_LEN + extra)?;
             let end = begin.checked_add(usize::try_from(record.len).ok()?)?;
@@ -105,6 +107,28 @@ impl<'a> Archive<'a> {
             self.records.iter().filter(|(n, r)| !intact(n, r)).map(|(n, _)| shown(n)).collect();
         names.sort_unstable();
         names
+    }
+}
+
+/// Whether a path is absolute or climbs out of the folder that it would be unpacked in.
+fn leaves_folder(name: &str) -> bool {
+    name.starts_with('/') || name.split(['/', '\\']).any(|part| part == "..")
+}
+
+/// Two names for the same bytes: archives that unpack to far more than they are do so.
+fn reject_overlaps(records: &HashMap<&str, Record>) -> Result<(), ZipError> {
+    let mut spans: Vec<(u64, u64, &str)> = records
+        .iter()
+        .map(|(name, record)| {
+            let header = (LOCAL_LEN + name.len()) as u64;
+            (record.offset, record.offset.saturating_add(header).saturating_add(record.stored_len), *name)
+        })
+        .collect();
+    spans.sort_unstable();
+    let overlap = spans.iter().zip(spans.iter().skip(1)).find(|((_, end, _), (next, ..))| end > next);
+    match overlap {
+        Some((_, (_, _, name))) => Err(ZipError::Overlap(shown(name))),
+        None => Ok(()),
     }
 }
 
@@ -157,7 +181,7 @@ fn end64(file: &[u8], end: usize) -> Option<(u64, u64)> {
 }
 
 /// One entry of the directory, and what follows it.
-fn central(bytes: &[u8]) -> Option<(&str, Record, &[u8])> {
+pub(super) fn central(bytes: &[u8]) -> Option<(&str, Record, &[u8])> {
     let header = bytes.get(..CENTRAL_LEN)?;
     if !header.starts_with(CENTRAL) {
         return None;
@@ -180,7 +204,7 @@ fn central(bytes: &[u8]) -> Option<(&str, Record, &[u8])> {
         return None;
     }
     let encrypted = u16_at(header, 8)? & 1 != 0;
-    let record = Record { offset, len, method, encrypted, crc: u32_at(header, 16)? };
+    let record = Record { offset, len, stored_len, method, encrypted, crc: u32_at(header, 16)? };
     Some((std::str::from_utf8(name).ok()?, record, rest))
 }
 

@@ -5,61 +5,21 @@ use std::io::{self, Write};
 
 use crate::op;
 
-/// Element type of a numpy array, always written little-endian.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ArrayType {
-    /// `float64`.
-    F64,
-    /// `float32`.
-    F32,
-    /// `float16`.
-    F16,
-    /// `int64`.
-    I64,
-    /// `int32`.
-    I32,
-    /// `int16`.
-    I16,
-    /// `int8`.
-    I8,
-    /// `uint8`.
-    U8,
-    /// `bool`.
-    Bool,
+mod array;
+
+pub use array::ArrayType;
+
+/// Which readers a pickle is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// What `torch.save` writes, and all that `torch.load(weights_only=True)` reads.
+    Two,
+    /// What every Python 3 reads; bytes and long strings are written as they are.
+    Four,
 }
 
-impl ArrayType {
-    /// numpy's type string without the byte order: `f4`.
-    pub fn numpy(self) -> &'static str {
-        match self {
-            Self::F64 => "f8",
-            Self::F32 => "f4",
-            Self::F16 => "f2",
-            Self::I64 => "i8",
-            Self::I32 => "i4",
-            Self::I16 => "i2",
-            Self::I8 => "i1",
-            Self::U8 => "u1",
-            Self::Bool => "b1",
-        }
-    }
-
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Self::F64 | Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
-            Self::F16 | Self::I16 => 2,
-            Self::I8 | Self::U8 | Self::Bool => 1,
-        }
-    }
-
-    fn byte_order(self) -> &'static str {
-        if self.size() == 1 { "|" } else { "<" }
-    }
-}
-
-/// Writes one pickle of protocol 4, which every Python 3 reads.
+/// Writes one pickle: of protocol 4, which every Python 3 reads, or of protocol 2, which PyTorch asks
+/// for.
 ///
 /// Values are written in the order of the calls; containers are opened and closed by the caller:
 ///
@@ -81,19 +41,32 @@ impl ArrayType {
 #[derive(Debug)]
 pub struct Encoder<W: Write> {
     out: W,
+    protocol: Protocol,
     globals: HashMap<(&'static str, &'static str), u32>,
     dtypes: HashMap<ArrayType, u32>,
     memo_len: u32,
 }
 
 impl<W: Write> Encoder<W> {
-    /// Starts a pickle.
+    /// Starts a pickle of protocol 4.
     ///
     /// # Errors
     /// As `out` reports them; so for every method below.
-    pub fn new(mut out: W) -> io::Result<Self> {
-        out.write_all(&[op::PROTO, 4])?;
-        Ok(Self { out, globals: HashMap::new(), dtypes: HashMap::new(), memo_len: 0 })
+    pub fn new(out: W) -> io::Result<Self> {
+        Self::start(out, Protocol::Four, 4)
+    }
+
+    /// Starts a pickle of protocol 2, which has neither bytes nor strings beyond 4 GiB.
+    ///
+    /// # Errors
+    /// As `out` reports them.
+    pub fn protocol2(out: W) -> io::Result<Self> {
+        Self::start(out, Protocol::Two, 2)
+    }
+
+    fn start(mut out: W, protocol: Protocol, number: u8) -> io::Result<Self> {
+        out.write_all(&[op::PROTO, number])?;
+        Ok(Self { out, protocol, globals: HashMap::new(), dtypes: HashMap::new(), memo_len: 0 })
     }
 
     /// Ends the pickle and gives the writer back, not flushed.
@@ -130,12 +103,26 @@ impl<W: Write> Encoder<W> {
     }
 
     /// A string.
+    ///
+    /// # Errors
+    /// `InvalidInput` for one beyond 4 GiB in protocol 2, otherwise as the writer reports.
     pub fn str(&mut self, value: &str) -> io::Result<()> {
-        self.sized([op::SHORT_BINUNICODE, op::BINUNICODE, op::BINUNICODE8], value.as_bytes())
+        if self.protocol == Protocol::Four {
+            return self.sized([op::SHORT_BINUNICODE, op::BINUNICODE, op::BINUNICODE8], value.as_bytes());
+        }
+        let len = u32::try_from(value.len()).map_err(|_| unavailable("strings beyond 4 GiB"))?;
+        self.op_with(op::BINUNICODE, &len.to_le_bytes())?;
+        self.out.write_all(value.as_bytes())
     }
 
     /// Bytes.
+    ///
+    /// # Errors
+    /// `InvalidInput` in protocol 2, otherwise as the writer reports.
     pub fn bytes(&mut self, value: &[u8]) -> io::Result<()> {
+        if self.protocol == Protocol::Two {
+            return Err(unavailable("bytes"));
+        }
         self.sized([op::SHORT_BINBYTES, op::BINBYTES, op::BINBYTES8], value)
     }
 
@@ -144,7 +131,13 @@ impl<W: Write> Encoder<W> {
         self.out.write_all(&[op::EMPTY_DICT, op::MARK])
     }
 
-    /// Closes the dictionary that was opened last.
+    /// Opens the entries of the object that was written last, such as an `OrderedDict`; keys and values
+    /// follow in turn, then [`Self::dict_end`].
+    pub fn entries_start(&mut self) -> io::Result<()> {
+        self.op(op::MARK)
+    }
+
+    /// Closes the dictionary or the entries that were opened last.
     pub fn dict_end(&mut self) -> io::Result<()> {
         self.op(op::SETITEMS)
     }
@@ -174,9 +167,14 @@ impl<W: Write> Encoder<W> {
         if let Some(&slot) = self.globals.get(&(module, name)) {
             return self.recall(slot);
         }
-        self.str(module)?;
-        self.str(name)?;
-        self.op(op::STACK_GLOBAL)?;
+        if self.protocol == Protocol::Four {
+            self.str(module)?;
+            self.str(name)?;
+            self.op(op::STACK_GLOBAL)?;
+        } else {
+            self.op(op::GLOBAL)?;
+            writeln!(self.out, "{module}\n{name}")?;
+        }
         let slot = self.memoize()?;
         self.globals.insert((module, name), slot);
         Ok(())
@@ -195,76 +193,6 @@ impl<W: Write> Encoder<W> {
     /// A persistent id: what the reader resolves by means outside of the pickle.
     pub fn persistent(&mut self) -> io::Result<()> {
         self.op(op::BINPERSID)
-    }
-
-    /// A C-contiguous numpy array that numpy 1 and 2 read; `data` is little-endian and row-major.
-    ///
-    /// The reconstructor's path is numpy 1's, which numpy 2 keeps for old pickles.
-    ///
-    /// # Errors
-    /// `InvalidInput` when `data` is not as long as `shape` asks, otherwise as the writer reports.
-    pub fn ndarray(&mut self, dtype: ArrayType, shape: &[usize], data: &[u8]) -> io::Result<()> {
-        let expected = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));
-        if expected != Some(data.len()) {
-            let message = format!(
-                "an array of shape {shape:?} and type {} cannot have {} bytes",
-                dtype.numpy(),
-                data.len()
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        self.global("numpy.core.multiarray", "_reconstruct")?;
-        self.global("numpy", "ndarray")?;
-        self.int(0)?;
-        self.op(op::TUPLE1)?;
-        self.bytes(b"b")?;
-        self.op(op::TUPLE3)?;
-        self.reduce()?;
-        // The state that `ndarray.__setstate__` takes: version, shape, type, Fortran order, data.
-        self.tuple_start()?;
-        self.int(1)?;
-        self.shape(shape)?;
-        self.dtype(dtype)?;
-        self.bool(false)?;
-        self.bytes(data)?;
-        self.tuple_end()?;
-        self.build()
-    }
-
-    /// A tuple of sizes.
-    fn shape(&mut self, shape: &[usize]) -> io::Result<()> {
-        self.tuple_start()?;
-        for &size in shape {
-            self.int(i64::try_from(size).map_err(io::Error::other)?)?;
-        }
-        self.tuple_end()
-    }
-
-    /// A `numpy.dtype`; one object for all arrays of that type.
-    fn dtype(&mut self, dtype: ArrayType) -> io::Result<()> {
-        if let Some(&slot) = self.dtypes.get(&dtype) {
-            return self.recall(slot);
-        }
-        self.global("numpy", "dtype")?;
-        self.str(dtype.numpy())?;
-        self.bool(false)?;
-        self.bool(true)?;
-        self.op(op::TUPLE3)?;
-        self.reduce()?;
-        self.tuple_start()?;
-        self.int(3)?;
-        self.str(dtype.byte_order())?;
-        for _ in 0..3 {
-            self.none()?;
-        }
-        self.int(-1)?;
-        self.int(-1)?;
-        self.int(0)?;
-        self.tuple_end()?;
-        self.build()?;
-        let slot = self.memoize()?;
-        self.dtypes.insert(dtype, slot);
-        Ok(())
     }
 
     fn op(&mut self, op: u8) -> io::Result<()> {
@@ -290,9 +218,14 @@ impl<W: Write> Encoder<W> {
     }
 
     fn memoize(&mut self) -> io::Result<u32> {
-        self.op(op::MEMOIZE)?;
+        let slot = self.memo_len;
+        match (self.protocol, u8::try_from(slot)) {
+            (Protocol::Four, _) => self.op(op::MEMOIZE)?,
+            (Protocol::Two, Ok(slot)) => self.op_with(op::BINPUT, &[slot])?,
+            (Protocol::Two, Err(_)) => self.op_with(op::LONG_BINPUT, &slot.to_le_bytes())?,
+        }
         self.memo_len += 1;
-        Ok(self.memo_len - 1)
+        Ok(slot)
     }
 
     fn recall(&mut self, slot: u32) -> io::Result<()> {
@@ -301,4 +234,8 @@ impl<W: Write> Encoder<W> {
             Err(_) => self.op_with(op::LONG_BINGET, &slot.to_le_bytes()),
         }
     }
+}
+
+fn unavailable(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("pickles of protocol 2 have no {what}"))
 }
