@@ -1,17 +1,26 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use occlude_encoder::Arch;
 
 use crate::convert::{Conversion, Options, convert};
+use crate::driver::write_driver;
+use crate::error::Error;
+use crate::import::{ImportOptions, import};
 use crate::recipe::{Norm, Recipe};
+use crate::verify::{VerifyOptions, verify};
 
-/// Converts encoder checkpoints to Detectron2 pickles.
+/// The pickle is not what Detectron2 needs.
+const EXIT_DIFFERENT: u8 = 3;
+
+/// Encoders to Detectron2 and back.
 ///
 /// Reads checkpoints of Occlude and of other projects (safetensors, torch, Detectron2) by their
-/// content and never executes what is in them. Exit codes: 0 done, 1 failed, 2 wrong usage.
+/// content and never executes what is in them. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `verify`
+/// found something wrong.
 #[derive(Debug, Parser)]
 #[command(name = "occlude-detectron", version)]
 pub struct Cli {
@@ -22,6 +31,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Convert(ConvertArgs),
+    Import(ImportArgs),
+    Verify(VerifyArgs),
+    Driver(DriverArgs),
 }
 
 /// Write OUT.pkl for Detectron2, and beside it OUT.yaml with the settings that these weights need.
@@ -64,24 +76,115 @@ impl From<ConvertArgs> for Options {
     }
 }
 
+/// Write the encoder of a Detectron2 file as OUT.safetensors, under torchvision's names.
+///
+/// Takes pickles for pretraining and trained detectors (C4 and FPN). Weights that need BGR pixels or
+/// strides in the 1x1 convolutions, as Caffe2's do, are refused. The path is printed on stdout.
+#[derive(Debug, clap::Args)]
+struct ImportArgs {
+    /// Pickle (`.pkl`) or checkpoint (`.pth`) of Detectron2.
+    file: PathBuf,
+    /// The safetensors file to write.
+    out: PathBuf,
+    /// Architecture: resnet18, resnet34, resnet50 or resnet101; default: as names and shapes show.
+    #[arg(long, value_name = "A")]
+    arch: Option<Arch>,
+    /// Replace OUT.safetensors where it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Check that Detectron2 would load every array of a pickle.
+///
+/// Always: the outer dictionary, names, shapes, types and values, without Python. Where Python can import
+/// detectron2: its own checkpointer loads the pickle into the detector of the YAML, and every tensor is
+/// compared. The result says which of the two was done.
+#[derive(Debug, clap::Args)]
+struct VerifyArgs {
+    /// The pickle.
+    pickle: PathBuf,
+    /// Settings of the detector; default: the YAML beside the pickle, else the usual recipe.
+    #[arg(long, value_name = "YAML")]
+    config: Option<PathBuf>,
+    /// Architecture: resnet18, resnet34, resnet50 or resnet101; default: as names and shapes show.
+    #[arg(long, value_name = "A")]
+    arch: Option<Arch>,
+    /// Interpreter that has detectron2; default: the variable OCCLUDE_PYTHON, else python3.
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+    /// Fail where Detectron2 cannot be imported; default: check the structure only and say so.
+    #[arg(long)]
+    require_detectron2: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Write the Python script that trains and evaluates detectors with what `convert` wrote.
+///
+/// The path is printed on stdout; `python OUT.py --help` tells the rest.
+#[derive(Debug, clap::Args)]
+struct DriverArgs {
+    /// The file to write, or a folder, which gets `train_detector.py`.
+    #[arg(default_value = "train_detector.py")]
+    out: PathBuf,
+    /// Replace an existing file.
+    #[arg(long)]
+    force: bool,
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// Whatever the command reports.
-pub fn run(cli: Cli) -> anyhow::Result<()> {
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Convert(args) => report(&convert(&args.into())?),
+        Command::Import(args) => run_import(args)?,
+        Command::Verify(args) => return run_verify(args),
+        Command::Driver(args) => println!("{}", write_driver(&args.out, args.force)?.display()),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn report(done: &Conversion) {
-    for warning in &done.warnings {
-        eprintln!("warning: {warning}");
-    }
+    warn(&done.warnings);
     eprintln!("{} from {}: {}", done.arch, done.layout, done.report);
     eprintln!("{} arrays; recipe {}", done.arrays, done.recipe.name());
     println!("{}\n{}", done.pickle.display(), done.yaml.display());
+}
+
+fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+}
+
+fn run_import(args: ImportArgs) -> anyhow::Result<()> {
+    let ImportArgs { file, out, arch, force } = args;
+    let options = ImportOptions { file, out, arch, force };
+    let done = import(&options)?;
+    warn(&done.warnings);
+    eprintln!("{}: {}; {} other tensors left out", done.arch, done.report, done.left_out);
+    eprintln!("fingerprint {}", done.fingerprint);
+    println!("{}", options.out.display());
+    Ok(())
+}
+
+fn run_verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    let VerifyArgs { pickle, config, arch, python, require_detectron2, json } = args;
+    let found = verify(&VerifyOptions { pickle, config, arch, python })?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&found)?);
+    } else {
+        println!("{found}");
+    }
+    if !found.passed() {
+        eprintln!("error: this is not what Detectron2 needs; hint: convert the checkpoint again");
+        return Ok(ExitCode::from(EXIT_DIFFERENT));
+    }
+    match found.not_asked {
+        Some(reason) if require_detectron2 => Err(Error::NoDetectron2 { reason }.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 #[cfg(test)]
@@ -93,7 +196,13 @@ mod tests {
         let words = ["occlude-detectron"].into_iter().chain(words.split_whitespace());
         Cli::try_parse_from(words).map(|cli| match cli.command {
             Command::Convert(args) => args.into(),
+            other => panic!("parsed as {other:?}"),
         })
+    }
+
+    fn command(words: &str) -> Command {
+        let words = ["occlude-detectron"].into_iter().chain(words.split_whitespace());
+        Cli::try_parse_from(words).expect("parses").command
     }
 
     #[test]
@@ -130,5 +239,29 @@ mod tests {
         }
         let text = parse("convert a b.pkl --arch resnet51").expect_err("refused").to_string();
         assert!(text.contains("resnet50"), "{text}");
+    }
+
+    #[test]
+    fn every_flag_of_import() {
+        let Command::Import(args) = command("import a.pth b.safetensors --arch resnet50 --force") else {
+            panic!("no import")
+        };
+        assert_eq!((args.file, args.out), ("a.pth".into(), "b.safetensors".into()));
+        assert_eq!((args.arch, args.force), (Some(Arch::ResNet50), true));
+    }
+
+    #[test]
+    fn every_flag_of_verify() {
+        let line = "verify a.pkl --config b.yaml --arch resnet18 --python py --require-detectron2 --json";
+        let Command::Verify(args) = command(line) else { panic!("no verify") };
+        assert_eq!((args.pickle, args.config), ("a.pkl".into(), Some("b.yaml".into())));
+        assert_eq!((args.arch, args.python), (Some(Arch::ResNet18), Some("py".into())));
+        assert!(args.require_detectron2 && args.json);
+    }
+
+    #[test]
+    fn the_driver_has_a_usual_name() {
+        let Command::Driver(args) = command("driver") else { panic!("no driver") };
+        assert_eq!((args.out, args.force), (crate::driver::DRIVER_NAME.into(), false));
     }
 }

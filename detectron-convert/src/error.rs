@@ -3,9 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use occlude_checkpoint::{Dtype, Format, LoadReport};
 use occlude_encoder::Arch;
 
-/// Why a checkpoint could not be converted.
+/// Why a checkpoint could not be converted, imported or verified.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -56,5 +57,107 @@ pub enum Error {
         path: PathBuf,
         /// What the system said.
         reason: io::Error,
+    },
+    /// Names of Caffe2, whose weights are another network's.
+    #[error(
+        "`{path}` has Caffe2's names (`{name}`): such weights take BGR pixels that are not divided, stride in the 1x1 convolutions and have no batch statistics, so that torchvision's network would compute something else with them; hint: Detectron2 itself trains from them",
+        path = path.display()
+    )]
+    Caffe2 {
+        /// The file.
+        path: PathBuf,
+        /// One of them.
+        name: String,
+    },
+    /// A detector that started from Caffe2's weights.
+    #[error(
+        "`{path}` has a stem without batch statistics (mean 0, variance 1, trained scale): a detector that started from Caffe2's weights, which take BGR pixels and stride in the 1x1 convolutions; torchvision's network would compute something else with them",
+        path = path.display()
+    )]
+    FrozenNorm {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A detector that takes pixels in another way than torchvision's network.
+    #[error(
+        "`{path}` takes pixels of mean {mean:?} and standard deviation {std:?}: BGR, or not divided by the deviation, which the preprocessing contract cannot say",
+        path = path.display()
+    )]
+    Pixels {
+        /// The file.
+        path: PathBuf,
+        /// Its `pixel_mean`.
+        mean: [f64; 3],
+        /// Its `pixel_std`.
+        std: [f64; 3],
+    },
+    /// Nothing in the file has a name of Detectron2's encoder.
+    #[error(
+        "`{path}` has no encoder under Detectron2's names (`stem.conv1.weight`, `backbone.res2.*`, `backbone.bottom_up.res2.*`); hint: `occlude-export safetensors` takes checkpoints of other projects",
+        path = .0.display()
+    )]
+    NoEncoder(PathBuf),
+    /// Parameters are missing, mis-shaped or too many.
+    #[error("`{path}` does not hold a complete {arch}: {report}; hint: `--arch` names another one", path = path.display())]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+        /// What it was held against.
+        arch: Arch,
+        /// By torchvision's names.
+        report: Box<LoadReport>,
+    },
+    /// Two tensors would be one parameter.
+    #[error("`{path}`: `{first}` and `{second}` are both `{name}`: two encoders in one file", path = path.display())]
+    TwoNames {
+        /// The file.
+        path: PathBuf,
+        /// torchvision's name.
+        name: String,
+        /// In the file.
+        first: String,
+        /// In the file.
+        second: String,
+    },
+    /// A weight that is no float.
+    #[error("tensor `{name}`: expected floats, got {got}")]
+    Dtype {
+        /// In the file.
+        name: String,
+        /// Its type.
+        got: Dtype,
+    },
+    /// The file to verify cannot be read.
+    #[error("cannot read `{path}`: {reason}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// A checkpoint, and no pickle of arrays.
+    #[error("`{path}` is {format}, not a pickle of numpy arrays; hint: `occlude-detectron convert` makes one of it", path = path.display())]
+    NoPickle {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        format: Format,
+    },
+    /// The settings to verify with do not exist.
+    #[error("`{path}` does not exist or is no file; hint: `--config` takes the YAML that `convert` wrote", path = .0.display())]
+    NoConfig(PathBuf),
+    /// The interpreter did not start, or the script in it failed.
+    #[error("`{python}` could not check the pickle: {reason}")]
+    Python {
+        /// The interpreter.
+        python: String,
+        /// The end of what it said.
+        reason: String,
+    },
+    /// Detectron2 was asked for and is not there.
+    #[error("Detectron2 cannot be imported: {reason}; hint: `--python` names an interpreter that has it")]
+    NoDetectron2 {
+        /// What Python said.
+        reason: String,
     },
 }

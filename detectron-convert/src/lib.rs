@@ -4,16 +4,30 @@
 //! The settings matter as much as the weights: an encoder of torchvision's layout needs RGB input,
 //! its own mean and standard deviation, strides in the 3x3 convolutions and no frozen stages, all of
 //! which differ from Detectron2's defaults.
+//!
+//! [`import`] goes the other way. [`verify`] checks a pickle, by Detectron2 itself where Python has it.
+//! [`write_driver`] writes the Python script that trains.
 
 pub mod cli;
 mod contract;
 mod convert;
+mod driver;
 mod error;
+mod import;
+mod names;
+mod python;
 mod recipe;
 mod settings;
+mod structure;
+mod verify;
 
 pub use contract::Normalisation;
 pub use convert::{Conversion, Options, convert};
+pub use driver::{DRIVER, DRIVER_NAME, write_driver};
 pub use error::Error;
+pub use import::{Import, ImportOptions, ORIGIN, import};
+pub use python::Loaded;
 pub use recipe::{Head, Norm, Recipe};
 pub use settings::{Settings, settings};
+pub use structure::{Structure, structure};
+pub use verify::{Verification, VerifyOptions, verify};

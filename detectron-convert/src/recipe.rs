@@ -39,6 +39,9 @@ pub enum Norm {
     /// Statistics over all GPUs.
     #[value(name = "syncbn")]
     SyncBn,
+    /// The same in Detectron2's older implementation, which MoCo's published settings name.
+    #[value(name = "naive-syncbn")]
+    NaiveSyncBn,
     /// Statistics of each GPU: for training on a single one.
     #[value(name = "bn")]
     Bn,
@@ -49,6 +52,7 @@ impl Norm {
     pub fn detectron2(self) -> &'static str {
         match self {
             Self::SyncBn => "SyncBN",
+            Self::NaiveSyncBn => "naiveSyncBN",
             Self::Bn => "BN",
         }
     }

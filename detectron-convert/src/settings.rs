@@ -70,12 +70,15 @@ impl Settings {
         say("WEIGHTS is relative to the folder that training starts in.".into());
         if recipe.row().head == Head::C4 {
             say("Res5ROIHeadsExtraNorm is Res5ROIHeads with one more normalisation behind res5; the training script has".into());
-            say("to register it, as MoCo's detection/train_net.py does.".into());
+            say("to register it, as that of `occlude-detectron driver` does.".into());
         }
-        if norm == Norm::SyncBn {
-            say("SyncBN needs several processes; on one GPU, set the NORMs to BN (`--norm bn`).".into());
+        if norm != Norm::Bn {
+            say(format!(
+                "{} needs several processes; on one GPU, set the NORMs to BN (`--norm bn`; the driver does it).",
+                norm.detectron2()
+            ));
         }
-        say("BASE_LR goes with 16 images per batch: scale both together.".into());
+        say("BASE_LR goes with 16 images per batch: scale both together, and the steps the other way.".into());
     }
 
     fn encoder(&mut self, arch: Arch, norm: Norm, head: Head) {
