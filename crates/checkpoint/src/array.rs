@@ -3,20 +3,35 @@
 //! The state of an array is (version, shape, type, Fortran order, data):
 //! <https://numpy.org/doc/stable/reference/generated/numpy.ndarray.__setstate__.html>
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use occlude_pickle::{CallNode, Limits, Node, Value, decode};
 
 use crate::checkpoint::Index;
 use crate::dtype::Dtype;
-use crate::error::FormatError;
+use crate::error::{FormatError, StateError};
 use crate::flatten::{Found, TensorSpec, flatten};
 use crate::view::{Layout, Storage};
+
+/// More dimensions than numpy has.
+const MAX_RANK: usize = 64;
 
 /// Reads a pickle of numpy arrays.
 pub(crate) fn read_pickle(file: &[u8]) -> Result<Index, FormatError> {
     let pickle = decode(file, &Limits::default()).map_err(|e| FormatError::pickle(e, "the pickle"))?;
-    flatten(&pickle, &|node| Ok(read(node, file)))
+    let arrays = Arrays::new(file);
+    flatten(&pickle, &|node| arrays.read(node))
+}
+
+/// Reads arrays whose data lies in one file.
+pub(crate) struct Arrays<'f> {
+    file: &'f [u8],
+    /// Bytes of text that may still be scanned, and of decoded data that may still be copied. Every
+    /// array has its own data, so both are as much as a file can need; a hostile one names the same
+    /// data again and again.
+    scan: Cell<usize>,
+    copy: Cell<usize>,
 }
 
 /// What an array consists of, before anything is held against anything.
@@ -27,19 +42,85 @@ struct Parts<'p, 'a> {
     data: Node<'p, 'a>,
 }
 
-/// Reads a node as an array whose data lies in `file`; `None` when it is something else.
-pub(crate) fn read(node: Node<'_, '_>, file: &[u8]) -> Option<Found> {
-    let call = node.call()?;
-    let module = call.global.module.strip_prefix("numpy.")?;
-    match (module, &*call.global.name) {
-        ("core.multiarray" | "_core.multiarray", "_reconstruct") => Some(array(file, reconstructed(&call))),
-        ("core.numeric" | "_core.numeric", "_frombuffer") => Some(array(file, from_buffer(&call))),
-        _ => None,
+impl<'f> Arrays<'f> {
+    pub(crate) fn new(file: &'f [u8]) -> Self {
+        let scan = Cell::new(file.len().saturating_mul(2));
+        Self { file, scan, copy: Cell::new(Limits::default().decoded_bytes) }
+    }
+
+    /// Reads a node as an array; `None` when it is something else.
+    pub(crate) fn read(&self, node: Node<'_, '_>) -> Result<Option<Found>, FormatError> {
+        let Some(call) = node.call() else { return Ok(None) };
+        let Some(module) = call.global.module.strip_prefix("numpy.") else { return Ok(None) };
+        let parts = match (module, &*call.global.name) {
+            ("core.multiarray" | "_core.multiarray", "_reconstruct") => reconstructed(&call),
+            ("core.numeric" | "_core.numeric", "_frombuffer") => from_buffer(&call),
+            _ => return Ok(None),
+        };
+        match parts {
+            Some(parts) => self.array(&parts).map(Some),
+            None => Ok(Some(Found::Skipped("its state is not one that numpy writes".into()))),
+        }
+    }
+
+    fn array(&self, parts: &Parts<'_, '_>) -> Result<Found, FormatError> {
+        let skipped = |reason: &str| Ok(Found::Skipped(reason.to_owned()));
+        let shape = parts.shape.items().filter(|s| s.len() <= MAX_RANK);
+        let shape = shape.and_then(|s| s.map(Node::as_usize).collect::<Option<Vec<_>>>());
+        let Some(shape) = shape else { return skipped("its shape is no tuple of sizes") };
+        let Some((dtype, swapped)) = dtype(parts.dtype) else { return skipped("its type is not read here") };
+        let Some(data) = data(parts.data) else { return skipped("its data is no bytes") };
+        let (storage, len) = match data {
+            Data::Raw(bytes) => (self.raw(bytes)?, bytes.len()),
+            Data::Text(text) => match self.latin1(text)? {
+                Some(decoded) => decoded,
+                None => return skipped("its data is no bytes"),
+            },
+        };
+        if dtype.bytes_of(&shape) != Some(len) {
+            return skipped("its data is not as long as its shape asks");
+        }
+        let layout = layout(&shape, parts.fortran);
+        Ok(Found::Tensor(TensorSpec { dtype, shape, storage, layout, swapped }))
+    }
+
+    /// Bytes that lie in the file become a range of it; the few that had to be decoded are copied.
+    fn raw(&self, bytes: &[u8]) -> Result<Storage, FormatError> {
+        if let Some(range) = range_in(self.file, bytes) {
+            return Ok(Storage::Raw(range));
+        }
+        spend(&self.copy, bytes.len(), Limits::default().decoded_bytes)?;
+        Ok(Storage::Owned(Arc::from(bytes)))
+    }
+
+    /// (storage, bytes it decodes to) of text with one code point per byte; `None` for other text.
+    fn latin1(&self, text: &str) -> Result<Option<(Storage, usize)>, FormatError> {
+        spend(&self.scan, text.len(), self.file.len().saturating_mul(2))?;
+        let mut len = 0;
+        for c in text.chars() {
+            if u8::try_from(u32::from(c)).is_err() {
+                return Ok(None);
+            }
+            len += 1;
+        }
+        if let Some(range) = range_in(self.file, text.as_bytes()) {
+            return Ok(Some((Storage::Latin1 { range, len }, len)));
+        }
+        spend(&self.copy, len, Limits::default().decoded_bytes)?;
+        let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+        Ok(bytes.map(|bytes| (Storage::Owned(bytes.into()), len)))
     }
 }
 
+/// Takes from a budget.
+fn spend(budget: &Cell<usize>, bytes: usize, limit: usize) -> Result<(), FormatError> {
+    let rest = budget.get().checked_sub(bytes);
+    budget.set(rest.ok_or(StateError::TooLarge { what: "bytes of encoded arrays", limit })?);
+    Ok(())
+}
+
 fn reconstructed<'p, 'a>(call: &CallNode<'p, 'a>) -> Option<Parts<'p, 'a>> {
-    let state: Vec<_> = call.state?.items()?.collect();
+    let state: Vec<_> = call.state?.items()?.take(MAX_RANK).collect();
     let [_version, shape, dtype, fortran, data] = *state.as_slice() else { return None };
     Some(Parts { shape, dtype, fortran: fortran.as_bool()?, data })
 }
@@ -48,21 +129,6 @@ fn reconstructed<'p, 'a>(call: &CallNode<'p, 'a>) -> Option<Parts<'p, 'a>> {
 fn from_buffer<'p, 'a>(call: &CallNode<'p, 'a>) -> Option<Parts<'p, 'a>> {
     let [data, dtype, shape, order] = *call.args.as_slice() else { return None };
     Some(Parts { shape, dtype, fortran: order.as_str()? == "F", data })
-}
-
-fn array(file: &[u8], parts: Option<Parts<'_, '_>>) -> Found {
-    let skipped = |reason: &str| Found::Skipped(reason.to_owned());
-    let Some(parts) = parts else { return skipped("its state is not one that numpy writes") };
-    let shape = parts.shape.items().and_then(|s| s.map(Node::as_usize).collect::<Option<Vec<_>>>());
-    let Some(shape) = shape else { return skipped("its shape is no tuple of sizes") };
-    let Some((dtype, swapped)) = dtype(parts.dtype) else { return skipped("its type is not read here") };
-    let Some(bytes) = data(parts.data) else { return skipped("its data is no bytes") };
-    if dtype.bytes_of(&shape) != Some(bytes.len()) {
-        return skipped("its data is not as long as its shape asks");
-    }
-    let Some(storage) = storage(file, &bytes) else { return skipped("its data is no bytes") };
-    let layout = layout(&shape, parts.fortran);
-    Found::Tensor(TensorSpec { dtype, shape, storage, layout, swapped })
 }
 
 /// Fortran order is column-major.
@@ -86,7 +152,7 @@ fn dtype(node: Node<'_, '_>) -> Option<(Dtype, bool)> {
         return None;
     }
     let code = call.args.first()?.as_str()?;
-    let state: Vec<_> = call.state?.items()?.collect();
+    let state: Vec<_> = call.state?.items()?.take(MAX_RANK).collect();
     let [_version, order, sub_type, names, ..] = state.as_slice() else { return None };
     if !(sub_type.is_none() && names.is_none()) {
         return None;
@@ -107,61 +173,32 @@ fn dtype(node: Node<'_, '_>) -> Option<(Dtype, bool)> {
 }
 
 /// Bytes as the pickle holds them.
-enum Bytes<'p> {
+enum Data<'p> {
     /// As they are.
     Raw(&'p [u8]),
-    /// One code point each: (text, bytes it decodes to).
-    Latin1(&'p str, usize),
-}
-
-impl Bytes<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::Raw(bytes) => bytes.len(),
-            Self::Latin1(_, len) => *len,
-        }
-    }
+    /// One code point each.
+    Text(&'p str),
 }
 
 /// Bytes, Python 2's strings, and `_codecs.encode(text, 'latin1')`, by which Python 3 writes bytes in
 /// protocols that have none.
-fn data<'p>(node: Node<'p, '_>) -> Option<Bytes<'p>> {
+fn data<'p>(node: Node<'p, '_>) -> Option<Data<'p>> {
     if let Some(bytes) = node.as_bytes() {
-        return Some(Bytes::Raw(bytes));
+        return Some(Data::Raw(bytes));
     }
     let call = node.call()?;
     let (module, name) = (&*call.global.module, &*call.global.name);
     match (module, name, call.args.as_slice()) {
         ("_codecs", "encode", [text, codec]) if matches!(codec.as_str()?, "latin1" | "latin-1") => {
-            let Value::Str(text) = text.value() else { return None };
-            let mut len = 0;
-            for c in text.chars() {
-                u8::try_from(u32::from(c)).ok()?;
-                len += 1;
+            match text.value() {
+                Value::Str(text) => Some(Data::Text(text)),
+                _ => None,
             }
-            Some(Bytes::Latin1(text, len))
         }
         // An empty array.
-        ("builtins" | "__builtin__", "bytes" | "bytearray", []) => Some(Bytes::Raw(&[])),
+        ("builtins" | "__builtin__", "bytes" | "bytearray", []) => Some(Data::Raw(&[])),
         _ => None,
     }
-}
-
-/// Turns bytes that lie in the file into a range of it; copies the few that had to be decoded.
-fn storage(file: &[u8], bytes: &Bytes<'_>) -> Option<Storage> {
-    Some(match bytes {
-        Bytes::Raw(raw) => match range_in(file, raw) {
-            Some(range) => Storage::Raw(range),
-            None => Storage::Owned(Arc::from(*raw)),
-        },
-        Bytes::Latin1(text, len) => match range_in(file, text.as_bytes()) {
-            Some(range) => Storage::Latin1 { range, len: *len },
-            None => {
-                let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
-                Storage::Owned(bytes?.into())
-            }
-        },
-    })
 }
 
 /// Where a part of the file lies in it; `None` for bytes from elsewhere.

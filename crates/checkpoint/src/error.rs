@@ -159,7 +159,7 @@ pub enum ZipError {
     #[error("record `{0}` is encrypted")]
     Encrypted(String),
     /// A record that does not lie in the file.
-    #[error("record `{0}` reaches past the end of the file or has no header: truncated or damaged")]
+    #[error("record `{0}` reaches past its place in the file or has no header: truncated or damaged")]
     Outside(String),
     /// A zip archive of something else.
     #[error("the zip archive has no `data.pkl`, so `torch.save` did not write it")]

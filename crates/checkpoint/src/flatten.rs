@@ -1,6 +1,6 @@
 //! From the nested objects of a pickle to a flat list of named tensors.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use occlude_pickle::{Node, Pickle, Value};
 
@@ -31,16 +31,20 @@ pub(crate) enum Found {
 /// Reads a node as a tensor; `None` when it is something else.
 pub(crate) type Read<'r> = dyn Fn(Node<'_, '_>) -> Result<Option<Found>, FormatError> + 'r;
 
-/// Values looked at. A few shared dictionaries can be walked in exponentially many ways.
-const MAX_VISITS: usize = 1 << 20;
+/// Values looked at, members of containers included. A few shared dictionaries can be walked in
+/// exponentially many ways.
+const MAX_WORK: usize = 1 << 20;
+/// Tensors, read or skipped; the index of one takes a few hundred bytes.
+const MAX_TENSORS: usize = 1 << 17;
 /// Dictionaries inside of dictionaries. Optimiser states have five, modules of modules about ten.
 const MAX_DEPTH: usize = 64;
 /// Bytes of one name, and of all together.
 const MAX_NAME: usize = 1 << 10;
-const MAX_NAMES: usize = 64 << 20;
-/// Entries of the metadata, and bytes of one.
+const MAX_NAMES: usize = 16 << 20;
+/// Entries of the metadata, bytes of one, and of all together.
 const MAX_METADATA: usize = 1 << 12;
 const MAX_VALUE: usize = 1 << 16;
+const MAX_METADATA_BYTES: usize = 4 << 20;
 
 /// Keys of the outermost dictionaries that hold the model; the first of them leaves no trace in the
 /// names.
@@ -52,9 +56,9 @@ const MODULE_PARTS: [&str; 3] = ["_parameters", "_buffers", "_modules"];
 /// Collects the tensors of a pickle under the names of a state dict, and the scalars of its outermost
 /// dictionary as metadata.
 pub(crate) fn flatten(pickle: &Pickle<'_>, read: &Read<'_>) -> Result<Index, FormatError> {
-    let mut walk = Walk { read, index: Index::default(), visits: 0, name_bytes: 0 };
+    let mut walk = Walk { read, index: Index::default(), work: 0, name_bytes: 0, metadata_bytes: 0 };
     let root = pickle.root();
-    walk.metadata(root);
+    walk.metadata(root)?;
     walk.node(root, &mut Vec::new(), true)?;
     let index = keep_last(walk.index);
     if index.entries.is_empty() && index.skipped.is_empty() {
@@ -66,17 +70,15 @@ pub(crate) fn flatten(pickle: &Pickle<'_>, read: &Read<'_>) -> Result<Index, For
 struct Walk<'r> {
     read: &'r Read<'r>,
     index: Index,
-    visits: usize,
+    work: usize,
     name_bytes: usize,
+    metadata_bytes: usize,
 }
 
 impl Walk<'_> {
     /// `outer`: nothing has been added to the path yet, so that a wrapper may be left out of it.
     fn node(&mut self, node: Node<'_, '_>, path: &mut Vec<String>, outer: bool) -> Result<(), FormatError> {
-        self.visits += 1;
-        if self.visits > MAX_VISITS {
-            return Err(StateError::TooLarge { what: "values", limit: MAX_VISITS }.into());
-        }
+        self.spend(node)?;
         if path.len() > MAX_DEPTH {
             return Err(StateError::TooLarge { what: "levels", limit: MAX_DEPTH }.into());
         }
@@ -96,6 +98,17 @@ impl Walk<'_> {
             Value::Call(_) => self.object(node, path, outer),
             _ => Ok(()),
         }
+    }
+
+    /// Counts a value and its members before anything looks at them.
+    fn spend(&mut self, node: Node<'_, '_>) -> Result<(), FormatError> {
+        let size = |node: Option<Node<'_, '_>>| node.map_or(0, Node::size);
+        let state = state(node);
+        self.work += 1 + node.size() + size(state) + size(state.and_then(first));
+        if self.work > MAX_WORK {
+            return Err(StateError::TooLarge { what: "values", limit: MAX_WORK }.into());
+        }
+        Ok(())
     }
 
     fn child(&mut self, key: String, node: Node<'_, '_>, path: &mut Vec<String>) -> Result<(), FormatError> {
@@ -145,6 +158,9 @@ impl Walk<'_> {
         if self.name_bytes > MAX_NAMES {
             return Err(StateError::TooLarge { what: "bytes of names", limit: MAX_NAMES }.into());
         }
+        if self.index.entries.len() + self.index.skipped.len() >= MAX_TENSORS {
+            return Err(StateError::TooLarge { what: "tensors", limit: MAX_TENSORS }.into());
+        }
         match found {
             Found::Tensor(TensorSpec { dtype, shape, storage, layout, swapped }) => {
                 self.index.entries.push(Entry { name, dtype, shape, storage, layout, swapped });
@@ -156,40 +172,79 @@ impl Walk<'_> {
 
     /// Numbers and strings of the outermost dictionary, and of dictionaries and objects in it
     /// (`args.lr`).
-    fn metadata(&mut self, root: Node<'_, '_>) {
+    fn metadata(&mut self, root: Node<'_, '_>) -> Result<(), FormatError> {
+        self.spend(root)?;
         for (key, value) in root.entries().unwrap_or_default() {
             let Some(key) = key_text(key) else { continue };
-            if insert_scalar(&mut self.index.metadata, &key, value) || WRAPPERS.contains(&key.as_str()) {
+            if self.scalar(&key, value) || WRAPPERS.contains(&key.as_str()) {
                 continue;
             }
+            self.spend(value)?;
             let inner = value.entries().unwrap_or_else(|| attributes(value));
             for (inner_key, value) in inner.into_iter().take(MAX_METADATA) {
                 if let Some(inner_key) = key_text(inner_key) {
-                    insert_scalar(&mut self.index.metadata, &format!("{key}.{inner_key}"), value);
+                    self.scalar(&format!("{key}.{inner_key}"), value);
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Keeps a number or a string as metadata, as long as there is room; false for other values.
+    fn scalar(&mut self, key: &str, value: Node<'_, '_>) -> bool {
+        let Some(text) = scalar_text(value) else { return false };
+        let bytes = self.metadata_bytes + key.len() + text.len();
+        let room = self.index.metadata.len() < MAX_METADATA && bytes <= MAX_METADATA_BYTES;
+        if room && key.len() <= MAX_NAME {
+            self.metadata_bytes = bytes;
+            self.index.metadata.insert(key.to_owned(), text);
+        }
+        true
     }
 }
 
 /// The first wrapper that holds a dictionary or an object.
 fn wrapper(entries: &[(Node<'_, '_>, Node<'_, '_>)]) -> Option<&'static str> {
     WRAPPERS.into_iter().find(|wrapper| {
-        entries.iter().any(|(key, value)| {
-            key.as_str() == Some(wrapper) && (value.entries().is_some() || !attributes(*value).is_empty())
-        })
+        entries.iter().any(|(key, value)| key.as_str() == Some(wrapper) && holds_names(*value))
     })
+}
+
+/// Whether something in it goes by a name.
+fn holds_names(node: Node<'_, '_>) -> bool {
+    let is_dict = |node: Node<'_, '_>| matches!(node.value(), Value::Dict(_));
+    let state = state(node);
+    match node.value() {
+        Value::Dict(_) => true,
+        Value::Call(call) => {
+            !call.entries.is_empty()
+                || state.is_some_and(is_dict)
+                || state.and_then(first).is_some_and(is_dict)
+        }
+        _ => false,
+    }
 }
 
 /// What an object of an unknown class holds by name: the attributes that its state sets (with slots
 /// the state is a pair of attributes and slots), and the entries of a class derived from `dict`.
 fn attributes<'p, 'a>(node: Node<'p, 'a>) -> Vec<(Node<'p, 'a>, Node<'p, 'a>)> {
     let Value::Call(call) = node.value() else { return vec![] };
-    let state = call.state.map(|id| node.sibling(id));
-    let first = state.and_then(Node::items).and_then(|mut items| items.next());
-    let mut all = state.and_then(Node::entries).or_else(|| first?.entries()).unwrap_or_default();
+    let state = state(node);
+    let mut all = state.and_then(Node::entries).or_else(|| first(state?)?.entries()).unwrap_or_default();
     all.extend(call.entries.iter().map(|&(k, v)| (node.sibling(k), node.sibling(v))));
     all
+}
+
+/// What an object's `__setstate__` would be given.
+fn state<'p, 'a>(node: Node<'p, 'a>) -> Option<Node<'p, 'a>> {
+    match node.value() {
+        Value::Call(call) => call.state.map(|id| node.sibling(id)),
+        _ => None,
+    }
+}
+
+fn first<'p, 'a>(node: Node<'p, 'a>) -> Option<Node<'p, 'a>> {
+    node.items()?.next()
 }
 
 /// A key as a part of a name. Optimisers number their parameters.
@@ -198,35 +253,32 @@ fn key_text(key: Node<'_, '_>) -> Option<String> {
         Value::Int(n) => Some(n.to_string()),
         Value::Bool(b) => Some(b.to_string()),
         // Longer than any name may be: kept just long enough to be refused where it matters.
-        _ => key.as_str().map(|s| s.chars().take(MAX_NAME + 1).collect()),
+        _ => {
+            key.as_str().map(|s| s.get(..s.floor_char_boundary(MAX_NAME + 4)).unwrap_or_default().to_owned())
+        }
     }
 }
 
-fn insert_scalar(metadata: &mut BTreeMap<String, String>, key: &str, value: Node<'_, '_>) -> bool {
-    let text = match value.value() {
-        Value::Bool(b) => b.to_string(),
-        Value::Int(n) => n.to_string(),
-        Value::Float(x) => x.to_string(),
-        _ => match value.as_str() {
-            Some(text) if text.len() <= MAX_VALUE => text.to_owned(),
-            _ => return false,
-        },
-    };
-    if metadata.len() < MAX_METADATA && key.len() <= MAX_NAME {
-        metadata.insert(key.to_owned(), text);
+/// A number or a short string.
+fn scalar_text(value: Node<'_, '_>) -> Option<String> {
+    match value.value() {
+        Value::Bool(b) => Some(b.to_string()),
+        Value::Int(n) => Some(n.to_string()),
+        Value::Float(x) => Some(x.to_string()),
+        _ => value.as_str().filter(|text| text.len() <= MAX_VALUE).map(str::to_owned),
     }
-    true
 }
 
 /// Of tensors with one name (a repeated key) the last counts, as in Python; the others are reported.
 fn keep_last(mut index: Index) -> Index {
-    let last: HashMap<String, usize> =
-        index.entries.iter().enumerate().map(|(i, entry)| (entry.name.clone(), i)).collect();
+    let last: HashMap<&str, usize> =
+        index.entries.iter().enumerate().map(|(i, entry)| (entry.name.as_str(), i)).collect();
     if last.len() == index.entries.len() {
         return index;
     }
+    let keep: HashSet<usize> = last.into_values().collect();
     let (kept, dropped): (Vec<_>, Vec<_>) =
-        index.entries.into_iter().enumerate().partition(|(i, entry)| last.get(&entry.name) == Some(i));
+        index.entries.into_iter().enumerate().partition(|(i, _)| keep.contains(i));
     index.entries = kept.into_iter().map(|(_, entry)| entry).collect();
     index.skipped.extend(
         dropped.into_iter().map(|(_, entry)| Skipped {

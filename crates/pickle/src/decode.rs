@@ -127,14 +127,16 @@ impl<'a> Machine<'a> {
         if let Ok(text) = std::str::from_utf8(bytes) {
             return Ok(Value::Str(Cow::Borrowed(text)));
         }
-        self.stack.room_for(place, bytes.len())?;
+        // A byte that is no UTF-8 becomes a character of three.
+        self.stack.room_for(place, bytes.len().saturating_mul(3))?;
         Ok(Value::Str(String::from_utf8_lossy(bytes)))
     }
 
     /// Text that may have to be decoded, and therefore is held against the cap before it is.
     fn decodable(&mut self, place: Place, read: Read<'a>) -> Result<&'a [u8], Error> {
         let line = read(&mut self.reader)?;
-        self.stack.room_for(place, line.len())?;
+        // Latin-1 takes up to two bytes for one.
+        self.stack.room_for(place, line.len().saturating_mul(2))?;
         Ok(line)
     }
 
@@ -331,9 +333,18 @@ impl<'a> Machine<'a> {
     }
 
     fn global(&mut self, place: Place, module: Cow<'a, str>, name: Cow<'a, str>) -> Result<(), Error> {
+        self.stack.count_global(place)?;
+        if name.bytes().filter(|&b| b == b'.').count() > MAX_DOTS {
+            return Err(Error::Text { at: place.at, op: place.op(), expected: "a name" });
+        }
         if is_dangerous(&module, &name) {
             let (module, name) = (module.into_owned(), name.into_owned());
             return Err(Error::Dangerous { at: place.at, module, name });
+        }
+        for text in [&module, &name] {
+            if let Cow::Owned(text) = text {
+                self.stack.count_decoded(place, text.len())?;
+            }
         }
         self.stack.create(place, Value::Global(Box::new(Global { module, name })))
     }
@@ -361,6 +372,11 @@ impl<'a> Machine<'a> {
         let id = self.stack.pop(place)?;
         match self.stack.value(id) {
             Value::Str(text) if text.len() <= MAX_NAME => Ok(text.clone()),
+            // Python 3 takes the strings of Python 2 for text.
+            Value::RawStr(bytes) if bytes.len() <= MAX_NAME => {
+                let text = String::from_utf8(bytes.to_vec()).map(Cow::Owned);
+                text.map_err(|_| operand(place, "a name", Some(self.stack.value(id))))
+            }
             other => Err(operand(place, "a name", Some(other))),
         }
     }
@@ -382,6 +398,8 @@ impl<'a> Machine<'a> {
 
 /// Longer than any module path; keeps the judgement of names cheap.
 const MAX_NAME: usize = 1 << 10;
+/// Deeper than classes are nested.
+const MAX_DOTS: usize = 16;
 
 fn operand(place: Place, expected: &'static str, got: Option<&Value<'_>>) -> Error {
     let got = got.map_or("nothing", Value::kind);

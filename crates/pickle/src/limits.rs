@@ -15,12 +15,21 @@ pub struct Limits {
     pub members: usize,
     /// Containers open at a time (marks on the stack).
     pub nesting: usize,
+    /// Mentions of classes and functions; a pickle refers back to those that it has mentioned.
+    pub globals: usize,
     /// Bytes of strings that had to be decoded (the escaped ones of protocol 0) together.
     pub decoded_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { ops: 16 << 20, values: 1 << 20, members: 4 << 20, nesting: 1 << 10, decoded_bytes: 64 << 20 }
+        Self {
+            ops: 8 << 20,
+            values: 1 << 19,
+            members: 2 << 20,
+            nesting: 1 << 10,
+            globals: 1 << 16,
+            decoded_bytes: 32 << 20,
+        }
     }
 }

@@ -2,6 +2,9 @@
 
 use crate::value::{Call, Global, Id, Pickle, Value};
 
+/// The longest list of arguments that [`Node::call`] takes apart.
+const MAX_ARGS: usize = 32;
+
 /// A value together with its pickle.
 #[derive(Clone, Copy, Debug)]
 pub struct Node<'p, 'a> {
@@ -109,12 +112,36 @@ impl<'p, 'a> Node<'p, 'a> {
             Value::Dict(entries) => Some(pairs(entries)),
             Value::Call(call) if self.is_mapping(call) => {
                 // Python 2 gives the constructor a list of pairs, Python 3 sets them afterwards.
-                let given = node(call.args).items().into_iter().flatten().filter_map(Node::items).flatten();
-                let mut all: Vec<_> = given.filter_map(Node::pair).collect();
+                let given = self.given(call).into_iter().filter_map(Node::items).flatten();
+                let mut all: Vec<_> = given.map_while(Node::pair).collect();
                 all.extend(pairs(&call.entries));
                 Some(all)
             }
             _ => None,
+        }
+    }
+
+    /// How many members it has, about: what [`Self::items`] and [`Self::entries`] cost. Found without
+    /// looking at them, so that a walk can be held to a budget.
+    pub fn size(self) -> usize {
+        match self.value() {
+            Value::List(ids) | Value::Tuple(ids) | Value::Set(ids) => ids.len(),
+            Value::Dict(entries) => entries.len(),
+            Value::Call(call) => {
+                let given: usize =
+                    self.given(call).into_iter().filter_map(Node::items).map(|i| i.len()).sum();
+                given.saturating_add(call.items.len()).saturating_add(call.entries.len())
+            }
+            _ => 0,
+        }
+    }
+
+    /// The first arguments of a call: those that may hold the members of a mapping (`defaultdict` has
+    /// its factory before them).
+    fn given(self, call: &Call) -> Vec<Self> {
+        match self.pickle.get(call.args) {
+            Value::Tuple(args) => args.iter().take(2).map(|&id| self.sibling(id)).collect(),
+            _ => vec![],
         }
     }
 
@@ -131,13 +158,14 @@ impl<'p, 'a> Node<'p, 'a> {
         }
     }
 
-    /// A call of a global with a tuple of arguments.
+    /// A call of a global with a tuple of arguments; `None` also for more arguments than any function
+    /// of a checkpoint takes.
     pub fn call(self) -> Option<CallNode<'p, 'a>> {
         let Value::Call(call) = self.value() else { return None };
         let node = |id| Node::new(self.pickle, id);
         Some(CallNode {
             global: node(call.callable).global()?,
-            args: node(call.args).items()?.collect(),
+            args: node(call.args).items().filter(|args| args.len() <= MAX_ARGS)?.collect(),
             state: call.state.map(node),
         })
     }

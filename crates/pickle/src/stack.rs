@@ -26,6 +26,7 @@ pub(crate) struct Stack<'a> {
     /// `None`: never written.
     memo: Vec<Option<Id>>,
     members: usize,
+    globals: usize,
     decoded: usize,
     limits: Limits,
 }
@@ -40,6 +41,7 @@ impl<'a> Stack<'a> {
             marks: Vec::new(),
             memo: Vec::new(),
             members: 0,
+            globals: 0,
             decoded: 0,
             limits: Limits { values, ..limits.clone() },
         }
@@ -120,6 +122,16 @@ impl<'a> Stack<'a> {
                 what: "members of containers",
                 limit: self.limits.members,
             });
+        }
+        Ok(())
+    }
+
+    /// Counts a mention of a class or function.
+    pub(crate) fn count_global(&mut self, place: Place) -> Result<(), Error> {
+        self.globals += 1;
+        if self.globals > self.limits.globals {
+            let (what, limit) = ("mentions of classes and functions", self.limits.globals);
+            return Err(Error::Limit { at: place.at, what, limit });
         }
         Ok(())
     }

@@ -85,6 +85,8 @@ fn unescape(text: &[u8]) -> Option<Vec<u8>> {
             other => out.extend([b'\\', other]),
         }
     }
+    // Four characters may have become one byte, and only the bytes are held against the caps.
+    out.shrink_to_fit();
     Some(out)
 }
 
@@ -114,6 +116,7 @@ pub(crate) fn raw_unicode(line: &[u8]) -> Option<Cow<'_, str>> {
         out.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
         rest = tail.get(digits + 1..)?;
     }
+    out.shrink_to_fit();
     Some(Cow::Owned(out))
 }
 

@@ -11,6 +11,10 @@ use super::METADATA_KEY;
 
 /// More dimensions than any framework has.
 const MAX_RANK: usize = 64;
+/// More tensors and entries of metadata than any checkpoint has; the index of a tensor takes a few
+/// hundred bytes, whatever its part of the header takes.
+const MAX_TENSORS: usize = 1 << 17;
+const MAX_METADATA: usize = 1 << 16;
 
 /// The parsed header; tensors in the order of the JSON text.
 #[derive(Debug, Default)]
@@ -57,6 +61,8 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                     return Err(de::Error::custom("`__metadata__` appears twice"));
                 }
                 header.metadata = map.next_value_seed(MetadataSeed)?;
+            } else if header.tensors.len() == MAX_TENSORS {
+                return Err(de::Error::custom(format_args!("more than {MAX_TENSORS} tensors")));
             } else {
                 header.tensors.push((name, map.next_value()?));
             }
@@ -72,7 +78,34 @@ impl<'de> DeserializeSeed<'de> for MetadataSeed {
     type Value = BTreeMap<String, String>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        Ok(Option::<BTreeMap<String, String>>::deserialize(deserializer)?.unwrap_or_default())
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MetadataSeed {
+    type Value = BTreeMap<String, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(BTreeMap::new())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut metadata = BTreeMap::new();
+        while let Some((key, value)) = map.next_entry()? {
+            if metadata.len() == MAX_METADATA {
+                return Err(de::Error::custom(format_args!("more than {MAX_METADATA} entries of metadata")));
+            }
+            metadata.insert(key, value);
+        }
+        Ok(metadata)
     }
 }
 

@@ -8,6 +8,7 @@ use occlude_pickle::{Limits, decode};
 
 use super::METADATA_RECORD;
 use super::rebuild::{StorageBytes, tensor};
+use crate::array::Arrays;
 use crate::checkpoint::Index;
 use crate::error::{FormatError, StateError, ZipError};
 use crate::flatten::flatten;
@@ -27,7 +28,8 @@ pub(crate) fn read(file: &[u8]) -> Result<Index, FormatError> {
         Some(range) => Ok(Some(StorageBytes { range: range?, swapped })),
         None => Ok(None),
     };
-    let mut index = flatten(&pickle, &|node| tensor(node, file, &locate))?;
+    let arrays = Arrays::new(file);
+    let mut index = flatten(&pickle, &|node| tensor(node, &arrays, &locate))?;
     if let Some(range) = record(METADATA_RECORD) {
         index.metadata.extend(metadata(file.get(range?).unwrap_or_default())?);
     }

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use occlude_pickle::{Limits, Node, Pickle, Value, decode};
 
-use super::rebuild::{StorageBytes, storage, tensor};
+use super::rebuild::{MAX_KEY, StorageBytes, storage, tensor};
+use crate::array::Arrays;
 use crate::checkpoint::Index;
 use crate::error::{FormatError, StateError};
 use crate::flatten::flatten;
@@ -36,7 +37,8 @@ pub(crate) fn read(file: &[u8]) -> Result<Index, FormatError> {
     let object = stream.pickle("the object")?;
     let keys = stream.pickle("the storage keys")?;
     let storages = stream.storages(&object, &keys)?;
-    flatten(&object, &|node| tensor(node, file, &|key| Ok(storages.get(key).cloned())))
+    let arrays = Arrays::new(file);
+    flatten(&object, &|node| tensor(node, &arrays, &|key| Ok(storages.get(key).cloned())))
 }
 
 /// A position in the file, between two of its parts.
@@ -64,10 +66,11 @@ impl<'a> Stream<'a> {
         let keys = keys.root().items().ok_or(StateError::Legacy("its storage keys are no list"))?;
         let mut storages = HashMap::new();
         for key in keys {
-            let key = key.as_str().ok_or(StateError::Legacy("a storage key is no string"))?;
+            let key = key.as_str().filter(|key| key.len() <= MAX_KEY);
+            let key = key.ok_or(StateError::Legacy("a storage key is no short string"))?;
             let &(size, numel) =
                 declared.get(key).ok_or(StateError::Legacy("a storage belongs to no tensor"))?;
-            let short = || StateError::StorageMissing { key: key.chars().take(200).collect() };
+            let short = || StateError::StorageMissing { key: key.to_owned() };
             let count = self.file.get(self.at..).and_then(|rest| rest.first_chunk()).ok_or_else(short)?;
             if u64::from_le_bytes(*count) != numel as u64 {
                 return Err(StateError::Legacy("a storage is not as long as the object says").into());
@@ -77,7 +80,10 @@ impl<'a> Stream<'a> {
             if end > self.file.len() {
                 return Err(short().into());
             }
-            storages.insert(key.to_owned(), StorageBytes { range: begin..end, swapped: false });
+            let bytes = StorageBytes { range: begin..end, swapped: false };
+            if storages.insert(key.to_owned(), bytes).is_some() {
+                return Err(StateError::Legacy("a storage key appears twice").into());
+            }
             self.at = end;
         }
         Ok(storages)

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use occlude_pickle::{CallNode, Node};
 
-use crate::array;
+use crate::array::Arrays;
 use crate::dtype::Dtype;
 use crate::error::{FormatError, StateError};
 use crate::flatten::{Found, TensorSpec};
@@ -68,9 +68,16 @@ const DTYPES: [(&str, Dtype); 10] = [
     ("bool", Dtype::Bool),
 ];
 
+/// Parts of a persistent id: six, and the view of old files.
+const MAX_ID: usize = 8;
+/// Bytes of a storage's key: a number, or an address.
+pub(super) const MAX_KEY: usize = 256;
+/// More dimensions than PyTorch has.
+const MAX_RANK: usize = 64;
+
 /// Reads `('storage', class, key, location, elements, view)`.
 pub(super) fn storage<'p>(id: Node<'p, '_>) -> Option<StorageRef<'p>> {
-    let parts: Vec<_> = id.items()?.collect();
+    let parts: Vec<_> = id.items().filter(|parts| parts.len() <= MAX_ID)?.collect();
     let [kind, class, key, _location, numel, rest @ ..] = parts.as_slice() else { return None };
     let class = class.global()?;
     if kind.as_str() != Some("storage") || !matches!(&*class.module, "torch" | "torch.cuda" | "torch.storage")
@@ -80,7 +87,7 @@ pub(super) fn storage<'p>(id: Node<'p, '_>) -> Option<StorageRef<'p>> {
     let &(type_name, dtype, element_size) = STORAGES.iter().find(|(name, ..)| *name == class.name)?;
     // A view of old files is (key of the view, first element, elements).
     let view = rest.first().and_then(|v| v.items()).and_then(|mut v| v.nth(1)?.as_usize());
-    let (key, numel) = (key.as_str()?, numel.as_usize()?);
+    let (key, numel) = (key.as_str().filter(|key| key.len() <= MAX_KEY)?, numel.as_usize()?);
     Some(StorageRef { key, dtype, element_size, numel, offset: view.unwrap_or(0), type_name })
 }
 
@@ -90,10 +97,10 @@ pub(super) type Locate<'l> = dyn Fn(&str) -> Result<Option<StorageBytes>, Format
 /// Reads a node as a tensor of torch or an array of numpy; `None` when it is neither.
 pub(super) fn tensor(
     node: Node<'_, '_>,
-    file: &[u8],
+    arrays: &Arrays<'_>,
     locate: &Locate<'_>,
 ) -> Result<Option<Found>, FormatError> {
-    if let Some(found) = array::read(node, file) {
+    if let Some(found) = arrays.read(node)? {
         return Ok(Some(found));
     }
     let Some(call) = node.call() else { return Ok(None) };
@@ -125,7 +132,8 @@ fn rebuild(
                 (module, name, args) = callee(&inner);
             }
             ("torch._tensor", "_rebuild_from_type_v2") => {
-                let inner = args.first().and_then(|f| f.global()).zip(args.get(2).and_then(|a| a.items()));
+                let inner = args.get(2).filter(|a| a.size() <= MAX_RANK).and_then(|a| a.items());
+                let inner = args.first().and_then(|f| f.global()).zip(inner);
                 let Some((function, inner)) = inner else { return Ok(None) };
                 (module, name, args) =
                     (function.module.to_string(), function.name.to_string(), inner.collect());
@@ -151,14 +159,18 @@ fn plain(name: &str, args: &[Node<'_, '_>], locate: &Locate<'_>) -> Result<Found
     let Some(storage) = id.persistent().and_then(storage) else {
         return Ok(Found::Skipped("its storage is not one that `torch.save` writes".into()));
     };
-    let sizes = |node: &Node<'_, '_>| node.items()?.map(Node::as_usize).collect::<Option<Vec<_>>>();
+    let sizes = |node: &Node<'_, '_>| {
+        let sizes = node.items().filter(|sizes| sizes.len() <= MAX_RANK)?;
+        sizes.map(Node::as_usize).collect::<Option<Vec<_>>>()
+    };
     let (shape, strides) = (sizes(size).ok_or_else(bad)?, sizes(stride).ok_or_else(bad)?);
     if shape.len() != strides.len() {
         return Err(bad());
     }
     let v3 = name == "_rebuild_tensor_v3";
     // Lazily conjugated or negated tensors say so in their metadata.
-    let metadata = rest.get(if v3 { 3 } else { 2 }).and_then(|m| m.entries()).unwrap_or_default();
+    let metadata = rest.get(if v3 { 3 } else { 2 }).filter(|m| m.size() <= MAX_RANK);
+    let metadata = metadata.and_then(|m| m.entries()).unwrap_or_default();
     if metadata.iter().any(|(_, value)| value.as_bool() == Some(true)) {
         return Ok(Found::Skipped("it is a conjugated or negated view".into()));
     }
@@ -167,8 +179,7 @@ fn plain(name: &str, args: &[Node<'_, '_>], locate: &Locate<'_>) -> Result<Found
         return Ok(Found::Skipped(format!("its type (`{}`) is not read here", storage.type_name)));
     };
     let bytes = locate(storage.key)?;
-    let key = || storage.key.chars().take(200).collect();
-    let bytes = bytes.ok_or_else(|| StateError::StorageMissing { key: key() })?;
+    let bytes = bytes.ok_or_else(|| StateError::StorageMissing { key: storage.key.to_owned() })?;
     let offset = offset.as_usize().and_then(|o| o.checked_add(storage.offset)).ok_or_else(bad)?;
     if dtype.bytes_of(&shape).is_none_or(|len| len > bytes.range.len().max(MAX_EXPANDED)) {
         return Err(StateError::Expanded { shape, bytes: bytes.range.len() }.into());

@@ -14,6 +14,8 @@ use crate::error::ZipError;
 /// More records than any checkpoint has: one per storage.
 const MAX_RECORDS: u64 = 1 << 18;
 
+/// Longer names than any system allows; they would be copied for every storage.
+const MAX_NAME: usize = 1 << 10;
 const CENTRAL_LEN: usize = 46;
 const END_LEN: usize = 22;
 const LOCATOR64_LEN: usize = 20;
@@ -41,7 +43,7 @@ impl<'a> Archive<'a> {
     }
 
     pub(crate) fn read(file: &'a [u8]) -> Result<Self, ZipError> {
-        let Directory { mut rest, count } = directory(file)?;
+        let Directory { start, mut rest, count } = directory(file)?;
         if count > MAX_RECORDS {
             return Err(ZipError::TooManyRecords { got: count, limit: MAX_RECORDS });
         }
@@ -53,11 +55,14 @@ impl<'a> Archive<'a> {
                 Entry::Occupied(_) => return Err(ZipError::Duplicate(shown(name))),
                 Entry::Vacant(slot) => drop(slot.insert(record)),
             }
+            if name.len() > MAX_NAME {
+                return Err(ZipError::Damaged("its directory: a name of more than 1024 bytes"));
+            }
             if leaves_folder(name) {
                 return Err(ZipError::Path(shown(name)));
             }
         }
-        reject_overlaps(&records)?;
+        reject_overlaps(&records, start)?;
         Ok(Self { file, records })
     }
 
@@ -115,8 +120,9 @@ fn leaves_folder(name: &str) -> bool {
     name.starts_with('/') || name.split(['/', '\\']).any(|part| part == "..")
 }
 
-/// Two names for the same bytes: archives that unpack to far more than they are do so.
-fn reject_overlaps(records: &HashMap<&str, Record>) -> Result<(), ZipError> {
+/// Two names for the same bytes: archives that unpack to far more than they are do so. The directory
+/// follows the last record.
+fn reject_overlaps(records: &HashMap<&str, Record>, directory: u64) -> Result<(), ZipError> {
     let mut spans: Vec<(u64, u64, &str)> = records
         .iter()
         .map(|(name, record)| {
@@ -126,9 +132,10 @@ fn reject_overlaps(records: &HashMap<&str, Record>) -> Result<(), ZipError> {
         .collect();
     spans.sort_unstable();
     let overlap = spans.iter().zip(spans.iter().skip(1)).find(|((_, end, _), (next, ..))| end > next);
-    match overlap {
-        Some((_, (_, _, name))) => Err(ZipError::Overlap(shown(name))),
-        None => Ok(()),
+    match (overlap, spans.last()) {
+        (Some((_, (_, _, name))), _) => Err(ZipError::Overlap(shown(name))),
+        (None, Some((_, end, name))) if *end > directory => Err(ZipError::Outside(shown(name))),
+        _ => Ok(()),
     }
 }
 
@@ -137,8 +144,9 @@ fn shown(name: &str) -> String {
     name.chars().take(200).collect()
 }
 
-/// The bytes from the first directory entry on, and how many entries there are.
+/// The bytes from the first directory entry on, where they begin, and how many entries there are.
 struct Directory<'a> {
+    start: u64,
     rest: &'a [u8],
     count: u64,
 }
@@ -151,7 +159,7 @@ fn directory(file: &[u8]) -> Result<Directory<'_>, ZipError> {
         let (count, offset) = (u64::from(u16_at(record, 10)?), u64::from(u32_at(record, 16)?));
         let (count, offset) =
             if count == 0xffff || offset == IN_EXTRA { end64(file, end)? } else { (count, offset) };
-        Some(Directory { rest: file.get(usize::try_from(offset).ok()?..end)?, count })
+        Some(Directory { start: offset, rest: file.get(usize::try_from(offset).ok()?..end)?, count })
     };
     read().ok_or(damaged)
 }

@@ -156,6 +156,7 @@ fn end_records(count: u64, start: u64, len: u64) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Archive;
     use super::super::read::central;
     use super::*;
 
@@ -193,6 +194,20 @@ mod tests {
         {
             assert_eq!(end_records(count, start, len).len() > 22, wide, "{count} {start} {len}");
         }
+    }
+
+    #[test]
+    fn more_records_than_16_bits_count() {
+        let mut zip = ZipWriter::new(Vec::new());
+        for i in 0..70_000 {
+            zip.write(&Record::new(format!("a/{i}"), &[1, 2, 3])).expect("writes");
+        }
+        let bytes = zip.finish().expect("writes");
+        let archive = Archive::read(&bytes).expect("sound");
+        assert_eq!(archive.names().count(), 70_000);
+        let last = archive.range("a/69999").expect("present").expect("in the file");
+        assert_eq!(bytes.get(last), Some([1, 2, 3].as_slice()));
+        assert!(archive.damaged().is_empty());
     }
 
     #[test]
