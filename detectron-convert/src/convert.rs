@@ -153,7 +153,7 @@ fn encoder_arrays<'a>(
 /// The projection head as `stem.fc.*`: MoCo has it below the encoder, Occlude beside it.
 fn head_arrays<'a>(checkpoint: &'a Checkpoint, layout: &Layout) -> Result<Vec<TensorOut<'a>>, Error> {
     let inside = match layout.naming {
-        Naming::Torchvision => format!("{}fc.", layout.prefix),
+        Naming::Torchvision | Naming::Sequential => format!("{}fc.", layout.prefix),
         Naming::Detectron2 => format!("{}stem.fc.", layout.prefix),
     };
     let beside = layout.prefix.replace("encoder_", "head_");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use occlude_encoder::layout::LayoutError;
 
 use crate::checkpoint::Format;
-use crate::encoder::{LoadReport, join};
+use crate::report::{LoadReport, join};
 
 /// Why a checkpoint could not be opened, loaded or written.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +64,9 @@ pub enum Error {
         /// The name, and those that are known.
         reason: occlude_encoder::UnknownArch,
     },
-    /// Parameters are missing or of the wrong shape.
+    /// Parameters are missing or of the wrong shape, or the file has more than the architecture.
     #[error(
-        "`{path}` does not hold a complete {arch} below the prefix `{prefix}`: {report}; hint: name another architecture with `--arch` or another prefix with `--prefix`",
+        "`{path}` does not hold a {arch} below the prefix `{prefix}`: {report}; hint: name another architecture with `--arch` or another prefix with `--prefix`",
         path = path.display()
     )]
     Strict {
@@ -332,25 +332,4 @@ pub enum SaveError {
         /// Its type.
         dtype: crate::Dtype,
     },
-}
-
-impl std::fmt::Display for LoadReport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} matched", self.matched)?;
-        if !self.missing.is_empty() {
-            write!(f, ", {} missing ({})", self.missing.len(), join(&self.missing))?;
-        }
-        if !self.mis_shaped.is_empty() {
-            let names: Vec<_> = self
-                .mis_shaped
-                .iter()
-                .map(|m| format!("{}: expected {:?}, got {:?}", m.name, m.expected, m.got))
-                .collect();
-            write!(f, ", {} of the wrong shape ({})", names.len(), join(&names))?;
-        }
-        if !self.unused.is_empty() {
-            write!(f, ", {} unused ({})", self.unused.len(), join(&self.unused))?;
-        }
-        Ok(())
-    }
 }

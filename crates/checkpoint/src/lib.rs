@@ -24,8 +24,10 @@ mod dtype;
 mod encoder;
 mod error;
 mod flatten;
+mod matching;
 pub mod meta;
 mod out;
+mod report;
 mod safetensors;
 mod sniff;
 mod tensor;
@@ -36,12 +38,11 @@ mod zip;
 pub use checkpoint::{Checkpoint, Format, Skipped};
 pub use detectron::save_detectron2;
 pub use dtype::Dtype;
-pub use encoder::{
-    Encoder, EncoderData, EncoderMatch, EncoderTensor, LoadOptions, LoadReport, MisShaped, load_encoder,
-    match_encoder,
-};
+pub use encoder::{Encoder, EncoderData, EncoderTensor, load_encoder};
 pub use error::{Error, FormatError, SafetensorsError, SaveError, StateError, ZipError};
+pub use matching::{EncoderMatch, LoadOptions, match_encoder};
 pub use out::TensorOut;
+pub use report::{LoadReport, MisShaped};
 pub use safetensors::save_safetensors;
 pub use tensor::Tensor;
 pub use torch::{TorchOuter, TorchValue, save_torch};

@@ -55,6 +55,14 @@ impl<'a> Tensor<'a> {
         self.len() * self.dtype.size()
     }
 
+    /// Whether both are the same bytes of the file, seen in the same way.
+    pub(crate) fn is_same_data(&self, other: &Self) -> bool {
+        let in_file = matches!(self.entry.storage, Storage::Raw(_));
+        in_file
+            && (self.dtype, self.shape) == (other.dtype, other.shape)
+            && (&self.entry.storage, &self.entry.layout) == (&other.entry.storage, &other.entry.layout)
+    }
+
     /// The elements, row-major and little-endian; borrowed where the file holds them so.
     ///
     /// # Errors

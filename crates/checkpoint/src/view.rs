@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 /// Where the bytes of a storage lie in the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Storage {
     /// As they are, at this range of the file.
     Raw(Range<usize>),
@@ -21,7 +21,7 @@ pub(crate) enum Storage {
 }
 
 /// Which elements of the storage a tensor takes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Layout {
     /// All of one range, row-major; in bytes.
     Contiguous {

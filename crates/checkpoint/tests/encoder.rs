@@ -70,7 +70,7 @@ fn missing_and_mis_shaped_are_listed() {
     let err = load_encoder(&checkpoint, &LoadOptions::default()).expect_err("strict");
     let text = err.to_string();
     assert!(matches!(err, Error::Strict { .. }), "{text}");
-    for part in ["118 matched", "`layer2.0.bn1.weight`", "bn1.bias: expected [64], got [2]", "--arch"] {
+    for part in ["118 matched", "`layer2.0.bn1.weight`", "`bn1.bias`: expected [64], got [2]", "--arch"] {
         assert!(text.contains(part), "`{part}` not in: {text}");
     }
     let partial = LoadOptions { partial: true, ..LoadOptions::default() };

@@ -2,11 +2,20 @@
 //!
 //! Published checkpoints wrap the encoder in prefixes: MoCo and its forks `encoder_q.`,
 //! LEWEL and BYOL `online_net.backbone.`, DINO and iBOT `teacher.backbone.`, SimCLR forks
-//! `encoder.` or `backbone.`; torchvision and timm none; Detectron2 renames the stages.
-//! [`detect`] finds the encoders by their anchor keys and picks the one that users mean.
+//! `encoder.` or `backbone.`; torchvision and timm none; Detectron2 renames the stages, and
+//! `nn.Sequential` numbers them. [`detect`] finds the encoders by their anchor keys and picks the one
+//! that users mean.
+
+mod choose;
+mod error;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
+
+pub use choose::{choose, detect};
+pub use error::LayoutError;
 
 use crate::detectron;
 
@@ -17,6 +26,53 @@ pub enum Naming {
     Torchvision,
     /// `stem.conv1.weight`, `res2.0.conv1.norm.weight`.
     Detectron2,
+    /// `0.weight`, `4.0.bn1.weight`: `nn.Sequential` of a torchvision ResNet's children, as lightly and
+    /// many SimCLR and BYOL repositories build their backbones.
+    Sequential,
+}
+
+/// One row for each [`Naming`].
+struct Anchors {
+    naming: Naming,
+    /// The weight of the stem's convolution.
+    stem: &'static str,
+    /// The first weight of the first block.
+    block: &'static str,
+    /// What the encoder's modules are called; a digit may follow a name that ends in a letter.
+    roots: &'static [&'static str],
+}
+
+const ANCHORS: [Anchors; 3] = [
+    Anchors {
+        naming: Naming::Torchvision,
+        stem: "conv1.weight",
+        block: "layer1.0.conv1.weight",
+        roots: &["conv1", "bn1", "layer"],
+    },
+    Anchors {
+        naming: Naming::Detectron2,
+        stem: "stem.conv1.weight",
+        block: "res2.0.conv1.weight",
+        roots: &["stem.conv1", "res"],
+    },
+    Anchors {
+        naming: Naming::Sequential,
+        stem: "0.weight",
+        block: "4.0.conv1.weight",
+        roots: &["0", "1", "4", "5", "6", "7"],
+    },
+];
+
+impl Naming {
+    fn anchors(self) -> &'static Anchors {
+        // One row per variant, in the order of the variants; a test holds it.
+        let [torchvision, detectron2, sequential] = &ANCHORS;
+        match self {
+            Self::Torchvision => torchvision,
+            Self::Detectron2 => detectron2,
+            Self::Sequential => sequential,
+        }
+    }
 }
 
 /// An encoder found in a state dict.
@@ -28,35 +84,90 @@ pub struct Layout {
     pub naming: Naming,
 }
 
+/// Where a C4 detector keeps the last stage, beside its `backbone.`.
+const C4_HEAD: &str = "roi_heads.";
+
 impl Layout {
     /// The torchvision name of `key`, or `None` where the key is not below the prefix or has no
     /// torchvision equivalent.
     pub fn to_torchvision(&self, key: &str) -> Option<String> {
-        let rest = key.strip_prefix(&self.prefix)?;
+        let rest = self.rest(key)?;
         match self.naming {
             Naming::Torchvision => Some(rest.to_owned()),
             Naming::Detectron2 => detectron::to_torchvision(rest),
+            Naming::Sequential => sequential(rest),
         }
+    }
+
+    /// Whether `key` is below the prefix, or is the last stage of a C4 detector.
+    pub fn contains(&self, key: &str) -> bool {
+        self.rest(key).is_some()
+    }
+
+    /// Whether `key` names a part of a ResNet's body, whether or not any architecture here has it: an
+    /// encoder with such a key that nobody asked for is not the one that it is taken for.
+    pub fn is_body(&self, key: &str) -> bool {
+        let Some(rest) = self.rest(key) else { return false };
+        self.naming.anchors().roots.iter().any(|root| {
+            let behind = rest.strip_prefix(root).unwrap_or_default();
+            match root.ends_with("layer") || root.ends_with("res") {
+                true => behind.split('.').next().is_some_and(|n| n.parse::<u8>().is_ok()),
+                false => behind.starts_with('.'),
+            }
+        })
+    }
+
+    /// The key of the stem's convolution.
+    pub fn stem(&self) -> String {
+        format!("{}{}", self.prefix, self.naming.anchors().stem)
+    }
+
+    fn rest<'k>(&self, key: &'k str) -> Option<&'k str> {
+        if let Some(rest) = key.strip_prefix(&self.prefix) {
+            return Some(rest);
+        }
+        let detector = self.prefix.strip_suffix("backbone.").filter(|_| self.naming == Naming::Detectron2)?;
+        let rest = key.strip_prefix(detector)?.strip_prefix(C4_HEAD)?;
+        // `res5.norm` is the detector's own.
+        rest.strip_prefix("res5.").is_some_and(|r| !r.starts_with("norm.")).then_some(rest)
     }
 
     /// The project whose checkpoints look like this.
     pub fn project(&self) -> &'static str {
-        if self.naming == Naming::Detectron2 {
-            return "Detectron2";
-        }
-        let prefix = self.prefix.strip_prefix("module.").unwrap_or(&self.prefix);
-        match prefix {
-            "" => "torchvision or timm",
-            "encoder_q." | "encoder_k." => "MoCo",
-            "online_net.backbone." | "target_net.backbone." => "LEWEL or BYOL",
-            "teacher.backbone."
-            | "student.backbone."
-            | "teacher.module.backbone."
-            | "student.module.backbone." => "DINO or iBOT",
-            "encoder." | "backbone." => "SimCLR",
-            _ => "unknown",
+        match self.naming {
+            Naming::Detectron2 => "Detectron2",
+            Naming::Sequential => "lightly or another `nn.Sequential`",
+            Naming::Torchvision => {
+                let prefix = plain(&self.prefix);
+                PROJECTS.iter().find(|(names, _)| names.contains(&prefix.as_str())).map_or("unknown", |p| p.1)
+            }
         }
     }
+}
+
+/// (prefixes without wrappers, the projects that use them)
+const PROJECTS: [(&[&str], &str); 8] = [
+    (&[""], "torchvision or timm"),
+    (&["encoder_q.", "encoder_k."], "MoCo"),
+    (&["base_encoder.", "momentum_encoder."], "MoCo v3"),
+    (&["encoder_q.0.", "encoder_k.0."], "OpenSelfSup"),
+    (&["online_net.backbone.", "target_net.backbone."], "LEWEL or BYOL"),
+    (
+        &["online_network.encoder.", "target_network.encoder.", "online_encoder.net.", "target_encoder.net."],
+        "BYOL",
+    ),
+    (&["teacher.backbone.", "student.backbone."], "DINO or iBOT"),
+    (&["encoder.", "backbone."], "SimCLR, SimSiam, Barlow Twins or solo-learn"),
+];
+
+/// Modules that wrap others for one run and say nothing about the model: `DataParallel`,
+/// `torch.compile`, fully sharded training.
+const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "_fsdp_wrapped_module."];
+
+/// A prefix without its wrappers.
+fn plain(prefix: &str) -> String {
+    let parts = prefix.split_inclusive('.').filter(|part| !WRAPPERS.contains(part));
+    parts.collect()
 }
 
 impl fmt::Display for Layout {
@@ -65,187 +176,33 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Why no single encoder could be chosen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LayoutError {
-    /// No key ends in `conv1.weight` with a `layer1.0.conv1.weight` beside it.
-    NoEncoder,
-    /// The prefix that was asked for holds no encoder; the ones that do are listed.
-    NoSuchPrefix {
-        /// As asked.
-        asked: String,
-        /// Prefixes that hold an encoder.
-        found: Vec<String>,
-    },
-    /// Several encoders, and no convention says which is meant.
-    Ambiguous {
-        /// Their prefixes.
-        candidates: Vec<String>,
-    },
-}
-
-impl fmt::Display for LayoutError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
-        match self {
-            Self::NoEncoder => f.write_str(
-                "no ResNet encoder found: expected keys that end in `conv1.weight` and `layer1.0.conv1.weight` (or `stem.conv1.weight` and `res2.0.conv1.weight`) below one prefix",
-            ),
-            Self::NoSuchPrefix { asked, found } if found.is_empty() => {
-                write!(f, "no encoder below the prefix `{asked}`, nor below any other")
-            }
-            Self::NoSuchPrefix { asked, found } => {
-                write!(f, "no encoder below the prefix `{asked}`: found encoders below {}", list(found))
-            }
-            Self::Ambiguous { candidates } => {
-                write!(f, "several encoders found, below the prefixes {}; hint: name one with `--prefix`", list(candidates))
-            }
-        }
+/// `4.0.conv1.weight` -> `layer1.0.conv1.weight`: a ResNet's children are conv1, bn1, relu, maxpool
+/// and four layers.
+fn sequential(name: &str) -> Option<String> {
+    let (child, rest) = name.split_once('.')?;
+    let child: u8 = child.parse().ok()?;
+    match child {
+        0 => Some(format!("conv1.{rest}")),
+        1 => Some(format!("bn1.{rest}")),
+        4..=7 => Some(format!("layer{}.{rest}", child - 3)),
+        _ => None,
     }
 }
-
-impl std::error::Error for LayoutError {}
-
-/// Pairs of prefixes where the first is the one that its authors evaluate and export.
-const PREFERRED: [(&str, &str); 3] = [
-    ("encoder_q.", "encoder_k."),
-    ("online_net.backbone.", "target_net.backbone."),
-    ("teacher.", "student."),
-];
 
 /// Every encoder below any prefix, sorted by prefix.
 pub fn candidates<'a>(keys: impl IntoIterator<Item = &'a str>) -> Vec<Layout> {
     let keys: BTreeSet<&str> = keys.into_iter().collect();
-    let anchors = [
-        (Naming::Torchvision, "conv1.weight", "layer1.0.conv1.weight"),
-        (Naming::Detectron2, "stem.conv1.weight", "res2.0.conv1.weight"),
-    ];
     let mut found: Vec<Layout> = Vec::new();
-    for (naming, stem, block) in anchors {
-        for key in &keys {
-            let Some(prefix) = key.strip_suffix(stem) else { continue };
-            let whole_word = prefix.is_empty() || prefix.ends_with('.');
-            if whole_word && keys.contains(format!("{prefix}{block}").as_str()) {
-                found.push(Layout { prefix: prefix.to_owned(), naming });
-            }
-        }
+    for anchors in &ANCHORS {
+        let below = keys.iter().filter_map(|key| whole_word(key.strip_suffix(anchors.stem)?));
+        let complete = below.filter(|prefix| keys.contains(format!("{prefix}{}", anchors.block).as_str()));
+        found.extend(complete.map(|p| Layout { prefix: p.to_owned(), naming: anchors.naming }));
     }
     found.sort();
     found
 }
 
-/// Chooses the encoder of a state dict with the given keys.
-///
-/// `prefix`, with or without its final dot, settles it; without one, a single candidate or the
-/// preferred one of a known pair (query over key, online over target, teacher over student) is
-/// taken.
-///
-/// # Errors
-/// [`LayoutError`] where none or several fit.
-pub fn detect<'a>(
-    keys: impl IntoIterator<Item = &'a str>,
-    prefix: Option<&str>,
-) -> Result<Layout, LayoutError> {
-    let found = candidates(keys);
-    let prefixes = || found.iter().map(|l| l.prefix.clone()).collect::<Vec<_>>();
-    if let Some(asked) = prefix {
-        let dotted =
-            if asked.is_empty() || asked.ends_with('.') { asked.to_owned() } else { format!("{asked}.") };
-        return found
-            .iter()
-            .find(|l| l.prefix == dotted)
-            .cloned()
-            .ok_or_else(|| LayoutError::NoSuchPrefix { asked: asked.to_owned(), found: prefixes() });
-    }
-    match found.as_slice() {
-        [] => Err(LayoutError::NoEncoder),
-        [one] => Ok(one.clone()),
-        [a, b] => preferred(a, b).cloned().ok_or_else(|| LayoutError::Ambiguous { candidates: prefixes() }),
-        _ => Err(LayoutError::Ambiguous { candidates: prefixes() }),
-    }
-}
-
-/// The preferred of two layouts, where a known pair says so: their prefixes differ just in that word.
-fn preferred<'a>(a: &'a Layout, b: &'a Layout) -> Option<&'a Layout> {
-    PREFERRED.iter().find_map(|(first, second)| {
-        let wins = |x: &Layout, y: &Layout| {
-            x.prefix.contains(first) && x.prefix.replacen(first, second, 1) == y.prefix
-        };
-        if wins(a, b) {
-            Some(a)
-        } else if wins(b, a) {
-            Some(b)
-        } else {
-            None
-        }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn keys(prefixes: &[&str]) -> Vec<String> {
-        prefixes
-            .iter()
-            .flat_map(|p| {
-                ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "fc.weight"]
-                    .map(|k| format!("{p}{k}"))
-            })
-            .collect()
-    }
-
-    fn found(prefixes: &[&str], asked: Option<&str>) -> Result<String, LayoutError> {
-        let keys = keys(prefixes);
-        detect(keys.iter().map(String::as_str), asked).map(|l| l.prefix)
-    }
-
-    #[test]
-    fn published_layouts() {
-        for prefix in
-            ["", "module.encoder_q.", "online_net.backbone.", "backbone.", "encoder.", "teacher.backbone."]
-        {
-            assert_eq!(found(&[prefix], None).as_deref(), Ok(prefix));
-        }
-        assert_eq!(
-            found(&["module.encoder_k.", "module.encoder_q."], None).as_deref(),
-            Ok("module.encoder_q.")
-        );
-        assert_eq!(
-            found(&["target_net.backbone.", "online_net.backbone."], None).as_deref(),
-            Ok("online_net.backbone.")
-        );
-        assert_eq!(
-            found(&["student.backbone.", "teacher.backbone."], None).as_deref(),
-            Ok("teacher.backbone.")
-        );
-    }
-
-    #[test]
-    fn detectron_names_are_recognised() {
-        let keys =
-            ["backbone.stem.conv1.weight", "backbone.res2.0.conv1.weight", "backbone.stem.conv1.norm.bias"];
-        let layout = detect(keys, None).expect("one encoder");
-        assert_eq!(layout.naming, Naming::Detectron2);
-        assert_eq!(layout.to_torchvision(keys[2]).as_deref(), Some("bn1.bias"));
-    }
-
-    #[test]
-    fn a_prefix_settles_it() {
-        assert_eq!(found(&["encoder_q.", "encoder_k."], Some("encoder_k")).as_deref(), Ok("encoder_k."));
-        let err = found(&["encoder_q."], Some("nope")).expect_err("no such prefix");
-        assert!(err.to_string().contains("`encoder_q.`"), "{err}");
-    }
-
-    #[test]
-    fn ambiguity_lists_candidates() {
-        let err = found(&["left.", "right."], None).expect_err("two encoders");
-        assert_eq!(err, LayoutError::Ambiguous { candidates: vec!["left.".into(), "right.".into()] });
-        assert!(err.to_string().contains("--prefix"), "{err}");
-    }
-
-    #[test]
-    fn nothing_is_an_error() {
-        assert_eq!(found(&[], None), Err(LayoutError::NoEncoder));
-    }
+/// A prefix that ends where a name ends.
+fn whole_word(prefix: &str) -> Option<&str> {
+    (prefix.is_empty() || prefix.ends_with('.')).then_some(prefix)
 }

@@ -1,0 +1,156 @@
+//! Finding an encoder in a state dict and holding it against an architecture.
+
+use std::collections::{HashMap, HashSet};
+
+use occlude_encoder::layout::{self, Layout, LayoutError};
+use occlude_encoder::{Arch, Graph, Param, ParamKind};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Error;
+use crate::meta;
+use crate::report::{LoadReport, MisShaped};
+
+/// What to load, where the checkpoint leaves it open.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// The architecture; default: as the metadata says, else guessed from names and shapes.
+    pub arch: Option<Arch>,
+    /// What the encoder's keys begin with; default: as [`layout::detect`] finds.
+    pub prefix: Option<String>,
+    /// Accept missing and mis-shaped parameters as long as one matches; default: an error.
+    pub partial: bool,
+}
+
+/// An encoder found in a checkpoint: which tensor is which parameter. No weight has been read.
+#[derive(Clone, Debug)]
+pub struct EncoderMatch {
+    /// The architecture.
+    pub arch: Arch,
+    /// Prefix and naming.
+    pub layout: Layout,
+    /// (parameter, key in the file) for all that matched, in torchvision's order.
+    pub found: Vec<(Param, String)>,
+    /// The rest.
+    pub report: LoadReport,
+}
+
+/// Finds the encoder of a checkpoint and holds it against its architecture, without reading weights.
+///
+/// # Errors
+/// [`Error::Layout`] where no or several encoders are found, [`Error::Arch`] for metadata that names
+/// an unknown architecture, [`Error::Strict`] where parameters are missing or mis-shaped or the file
+/// has more of a body than the architecture (with `partial`: where nothing matches).
+pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<EncoderMatch, Error> {
+    let path = || checkpoint.path().to_owned();
+    let keys = || checkpoint.names().filter(|name| !is_training_state(name));
+    let layout = find_layout(checkpoint, options.prefix.as_deref())
+        .map_err(|reason| Error::Layout { path: path(), reason })?;
+    // torchvision's name -> (key of the file, shape)
+    let present: HashMap<String, (&str, &[usize])> = checkpoint
+        .tensors()
+        .filter(|t| !is_training_state(t.name))
+        .filter_map(|t| Some((layout.to_torchvision(t.name)?, (t.name, t.shape))))
+        .collect();
+    let arch = match (options.arch, checkpoint.metadata().get(meta::ARCH)) {
+        (Some(arch), _) => arch,
+        (None, Some(name)) => name.parse().map_err(|reason| Error::Arch { path: path(), reason })?,
+        (None, None) => guess(&present),
+    };
+    let (found, mut report) = compare(arch, &present);
+    (report.surplus, report.unused) = left_over(keys(), &layout, arch, &found);
+    if !(report.is_complete() || options.partial) || report.matched == 0 {
+        let report = Box::new(report);
+        return Err(Error::Strict { path: path(), arch, prefix: layout.prefix, report });
+    }
+    Ok(EncoderMatch { arch, layout, found, report })
+}
+
+/// The encoder that is meant. Repositories that keep one module under two names (`backbone` and
+/// `encoder_q.0`) save its tensors once, and then there is nothing to choose.
+fn find_layout(checkpoint: &Checkpoint, prefix: Option<&str>) -> Result<Layout, LayoutError> {
+    let keys = || checkpoint.names().filter(|name| !is_training_state(name));
+    let ambiguous = match layout::detect(keys(), prefix) {
+        Err(error @ LayoutError::Ambiguous { .. }) => error,
+        other => return other,
+    };
+    let mut distinct: Vec<Layout> = Vec::new();
+    for layout in layout::candidates(keys()) {
+        let same =
+            |other: &Layout| match (checkpoint.tensor(&other.stem()), checkpoint.tensor(&layout.stem())) {
+                (Some(a), Some(b)) => a.is_same_data(&b),
+                _ => false,
+            };
+        if !distinct.iter().any(same) {
+            distinct.push(layout);
+        }
+    }
+    layout::choose(&distinct, None).map_err(|_| ambiguous)
+}
+
+/// Optimiser state repeats the parameters' names, and would pass for further encoders.
+fn is_training_state(key: &str) -> bool {
+    ["optim.", "optimizer.", "optimizers.", "optimizer_states.", "rng.", "scheduler.", "lr_scheduler."]
+        .iter()
+        .any(|p| key.starts_with(p))
+}
+
+type Present<'a> = HashMap<String, (&'a str, &'a [usize])>;
+
+/// Splits the parameters of `arch` into found and not.
+fn compare(arch: Arch, present: &Present<'_>) -> (Vec<(Param, String)>, LoadReport) {
+    let mut report = LoadReport::default();
+    let mut found = Vec::new();
+    for param in Graph::new(arch).params() {
+        match present.get(&param.name) {
+            Some((key, shape)) if *shape == param.shape || is_count(&param, shape) => {
+                found.push((param, (*key).to_owned()));
+            }
+            Some((_, shape)) => report.mis_shaped.push(MisShaped {
+                name: param.name,
+                expected: param.shape,
+                got: shape.to_vec(),
+            }),
+            None if param.kind == ParamKind::BnCount => {}
+            None => report.missing.push(param.name),
+        }
+    }
+    report.matched = found.len();
+    (found, report)
+}
+
+/// A counter may also be stored as one element instead of a scalar.
+fn is_count(param: &Param, shape: &[usize]) -> bool {
+    param.kind == ParamKind::BnCount && shape == [1]
+}
+
+/// Keys below the prefix that no parameter took: (parts of the body that `arch` lacks, the rest).
+fn left_over<'a>(
+    keys: impl Iterator<Item = &'a str>,
+    layout: &Layout,
+    arch: Arch,
+    found: &[(Param, String)],
+) -> (Vec<String>, Vec<String>) {
+    let taken: HashSet<&str> = found.iter().map(|(_, key)| key.as_str()).collect();
+    let own = names(arch);
+    // A parameter of the wrong shape has been reported as such.
+    let is_own = |key: &str| layout.to_torchvision(key).is_some_and(|name| own.contains(&name));
+    let rest = keys.filter(|key| layout.contains(key) && !taken.contains(key) && !is_own(key));
+    rest.map(str::to_owned).partition(|key| layout.is_body(key))
+}
+
+fn names(arch: Arch) -> HashSet<String> {
+    Graph::new(arch).params().into_iter().map(|p| p.name).collect()
+}
+
+/// The architecture that explains the file best: most parameters of the right shape, fewest that are
+/// absent, fewest blocks of the file left over.
+fn guess(present: &Present<'_>) -> Arch {
+    let score = |arch: Arch| {
+        let (found, report) = compare(arch, present);
+        let own = names(arch);
+        let extra = present.keys().filter(|name| name.starts_with("layer") && !own.contains(*name)).count();
+        2 * found.len() as i64 - (report.missing.len() + report.mis_shaped.len() + extra) as i64
+    };
+    // Ties go to the smaller one, which can only be one of an empty file.
+    Arch::ALL.into_iter().rev().max_by_key(|&arch| score(arch)).unwrap_or(Arch::ResNet50)
+}

@@ -1,0 +1,71 @@
+//! Why no encoder was chosen.
+
+use std::fmt;
+
+/// Why no single encoder could be chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LayoutError {
+    /// No key ends in `conv1.weight` with a `layer1.0.conv1.weight` beside it.
+    NoEncoder,
+    /// A ResNet's blocks, but not its usual stem: another network, whose weights would be misread.
+    OtherStem {
+        /// What the keys of its blocks begin with.
+        prefix: String,
+        /// What is there instead of the stem's weight.
+        found: Vec<String>,
+    },
+    /// The prefix that was asked for holds no encoder; the ones that do are listed.
+    NoSuchPrefix {
+        /// As asked.
+        asked: String,
+        /// Prefixes that hold an encoder.
+        found: Vec<String>,
+    },
+    /// Several encoders, and no convention says which is meant.
+    Ambiguous {
+        /// Their prefixes.
+        candidates: Vec<String>,
+    },
+}
+
+impl fmt::Display for LayoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoEncoder => f.write_str(
+                "no ResNet encoder found: expected keys that end in `conv1.weight` and `layer1.0.conv1.weight` (or `stem.conv1.weight` and `res2.0.conv1.weight`, or `0.weight` and `4.0.conv1.weight`) below one prefix",
+            ),
+            Self::OtherStem { prefix, found } => write!(
+                f,
+                "the ResNet below the prefix `{prefix}` has no plain stem `conv1.weight` (it has {}): such variants, as timm's `resnet50d`, are not read",
+                list(found)
+            ),
+            Self::NoSuchPrefix { asked, found } if found.is_empty() => {
+                write!(f, "no encoder below the prefix `{asked}`, nor below any other")
+            }
+            Self::NoSuchPrefix { asked, found } => {
+                write!(f, "no encoder below the prefix `{asked}`: found encoders below {}", list(found))
+            }
+            Self::Ambiguous { candidates } => {
+                write!(f, "several encoders found, below the prefixes {}; hint: name one with `--prefix`", list(candidates))?;
+                if candidates.iter().any(String::is_empty) {
+                    f.write_str(" (`--prefix \"\"` for the one without)")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for LayoutError {}
+
+/// The first names, quoted, and how many more there are.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let mut text = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    if names.is_empty() {
+        text.push_str("nothing");
+    } else if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
