@@ -36,8 +36,8 @@ pub struct Structure {
     pub head: Vec<String>,
     /// What is wrong, in words; empty when nothing is.
     pub problems: Vec<String>,
-    /// Whether it refers to nothing but numpy's arrays, so that Python may open it.
-    pub only_arrays: bool,
+    /// Why Detectron2 must not or cannot be asked to load it; `None` where it can.
+    pub unloadable: Option<&'static str>,
 }
 
 fn arch_name<S: serde::Serializer>(arch: &Arch, serializer: S) -> Result<S::Ok, S::Error> {
@@ -51,10 +51,10 @@ fn arch_name<S: serde::Serializer>(arch: &Arch, serializer: S) -> Result<S::Ok, 
 /// [`Error`] where the file cannot be read or is no pickle of arrays.
 pub fn structure(path: &Path, arch: Option<Arch>) -> Result<Structure, Error> {
     let bytes = fs::read(path).map_err(|reason| Error::Read { path: path.to_owned(), reason })?;
-    let (mut problems, only_arrays) = match decode(&bytes, &Limits::default()) {
-        Ok(pickle) => (outside(&pickle), foreign_globals(&pickle)),
+    let (mut problems, unloadable) = match decode(&bytes, &Limits::default()) {
+        Ok(pickle) => outside(&pickle),
         // The checkpoint reader has better words for what else the file may be.
-        Err(_) => (vec![], vec![]),
+        Err(_) => (vec![], None),
     };
     let checkpoint = Checkpoint::from_bytes(path, bytes)?;
     if checkpoint.format() != Format::NumpyPickle {
@@ -62,22 +62,33 @@ pub fn structure(path: &Path, arch: Option<Arch>) -> Result<Structure, Error> {
     }
     let named = Named::of(&checkpoint)?;
     let (arch, head) = arrays(&named, arch, &mut problems)?;
-    let is_safe = only_arrays.is_empty();
-    problems.extend(only_arrays.into_iter().map(|global| {
-        format!("it refers to `{global}`, which arrays do not need and which Detectron2 would call")
-    }));
     Ok(Structure {
         arch,
         arrays: checkpoint.names().count(),
         author: checkpoint.metadata().get("__author__").cloned(),
         head,
         problems,
-        only_arrays: is_safe,
+        unloadable,
     })
 }
 
+/// What is wrong around the arrays, and whether that keeps Detectron2 from loading them.
+fn outside(pickle: &Pickle<'_>) -> (Vec<String>, Option<&'static str>) {
+    let mut problems = outer_dictionary(pickle);
+    let foreign = foreign_globals(pickle);
+    let unloadable = match (foreign.is_empty(), problems.is_empty()) {
+        (false, _) => Some("the pickle refers to more than arrays, and Python would execute it"),
+        (true, false) => Some("the outer dictionary is wrong"),
+        (true, true) => None,
+    };
+    problems.extend(foreign.into_iter().map(|global| {
+        format!("it refers to `{global}`, which arrays do not need and which Detectron2 would call")
+    }));
+    (problems, unloadable)
+}
+
 /// The outer dictionary: `model` and the two keys beside it.
-fn outside(pickle: &Pickle<'_>) -> Vec<String> {
+fn outer_dictionary(pickle: &Pickle<'_>) -> Vec<String> {
     let root = pickle.root();
     let mut problems = Vec::new();
     if root.get("model").and_then(Node::entries).is_none() {

@@ -55,10 +55,9 @@ pub fn verify(options: &VerifyOptions) -> Result<Verification, Error> {
         Some(path) => format!("`{}`", path.display()),
         None => format!("recipe {}", Recipe::default_for(structure.arch).name()),
     };
-    // Python executes pickles.
-    if !structure.only_arrays {
-        let reason = "the pickle refers to more than arrays, and Python would execute it".to_owned();
-        return Ok(Verification { structure, loaded: None, config: shown, not_asked: Some(reason) });
+    if let Some(reason) = structure.unloadable {
+        let not_asked = Some(reason.to_owned());
+        return Ok(Verification { structure, loaded: None, config: shown, not_asked });
     }
     let answer = match config {
         Some(path) => ask_detectron2(options.python.as_deref(), &path, &options.pickle)?,
@@ -101,12 +100,14 @@ impl Verification {
             self.config
         )?;
         let left_over: Vec<_> = self.left_over(loaded).cloned().collect();
-        for (names, what) in [
+        let findings = [
             (&loaded.missing, "missing from the pickle"),
             (&loaded.different, "not loaded or changed"),
             (&left_over, "left over in the pickle"),
-        ] {
-            write!(f, ", {} {what}", names.len())?;
+        ];
+        findings.iter().try_for_each(|(names, what)| write!(f, ", {} {what}", names.len()))?;
+        for (names, what) in findings.into_iter().filter(|(names, _)| !names.is_empty()) {
+            write!(f, "\n{what}:")?;
             write_list(f, names)?;
         }
         loaded.doubtful_settings.iter().try_for_each(|line| write!(f, "\nwarning: {line}"))
@@ -155,7 +156,7 @@ mod tests {
             author: Some("Occlude".into()),
             head: vec!["stem.fc.weight".into()],
             problems: problems.iter().map(|&p| p.into()).collect(),
-            only_arrays: true,
+            unloadable: None,
         };
         let not_asked = loaded.is_none().then(|| "`python3`: No module named 'detectron2'".to_owned());
         Verification { structure, loaded, config: "`x.yaml`".into(), not_asked }

@@ -1,0 +1,107 @@
+//! One test per way in which `convert` and `driver` refuse.
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+
+use occlude_checkpoint::{TensorOut, save_safetensors};
+use occlude_detectron::{DRIVER, Error, Options, Recipe, convert, write_driver};
+use occlude_encoder::Arch;
+
+/// A folder with `encoder.safetensors`, a ResNet-18 of MoCo's layout, and options to convert it.
+fn place() -> (tempfile::TempDir, Options) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = folder.path().join("encoder.safetensors");
+    common::safetensors(&checkpoint, &common::encoder(Arch::ResNet18, "encoder_q."));
+    let options = common::options(&checkpoint, &folder.path().join("out.pkl"));
+    (folder, options)
+}
+
+fn refused(options: &Options) -> Error {
+    let error = convert(options).expect_err("refused");
+    assert!(!options.out.exists() && !options.out.with_extension("yaml").exists(), "something was written");
+    error
+}
+
+#[test]
+fn detectron2_reads_pickles_by_their_extension() {
+    let (folder, options) = place();
+    let options = Options { out: folder.path().join("out.pickle"), ..options };
+    assert!(matches!(refused(&options), Error::Extension(_)));
+}
+
+#[test]
+fn existing_files_are_kept() {
+    let (_folder, options) = place();
+    let yaml = options.out.with_extension("yaml");
+    fs::write(&yaml, "mine").expect("written");
+    assert!(matches!(convert(&options), Err(Error::Exists(path)) if path == yaml));
+    assert_eq!(fs::read_to_string(&yaml).expect("read"), "mine");
+    convert(&Options { force: true, ..options }).expect("replaced");
+}
+
+#[test]
+fn the_checkpoint_is_not_overwritten() {
+    let (folder, options) = place();
+    let pickle = folder.path().join("in.pkl");
+    common::pickle(&pickle, &common::detectron2(Arch::ResNet18, str::to_owned));
+    let options = Options { checkpoint: pickle.clone(), out: pickle, force: true, ..options };
+    assert!(matches!(convert(&options), Err(Error::SameFile(_))));
+}
+
+#[test]
+fn a_head_is_kept_where_there_is_one() {
+    let (_folder, options) = place();
+    let options = Options { keep_head: true, ..options };
+    assert!(matches!(refused(&options), Error::NoHead { .. }));
+    let mut tensors = common::encoder(Arch::ResNet18, "encoder_q.");
+    tensors.push(TensorOut::f32("encoder_q.fc.0.bias", [2], &[1.0, 2.0]));
+    common::safetensors(&options.checkpoint, &tensors);
+    assert_eq!(convert(&options).expect("converted").arrays, 121);
+    assert!(common::contents(&options.out, "").contains_key("stem.fc.0.bias"));
+}
+
+#[test]
+fn c4_wants_bottlenecks() {
+    let (_folder, options) = place();
+    let options = Options { recipe: Some(Recipe::VocC4_24k), ..options };
+    assert!(matches!(refused(&options), Error::RecipeArch { arch: Arch::ResNet18, .. }));
+}
+
+#[test]
+fn a_contract_that_cannot_be_read_is_an_error() {
+    let (_folder, options) = place();
+    let metadata = [("occlude.preprocess".to_owned(), "{}".to_owned())].into();
+    let tensors = common::encoder(Arch::ResNet18, "encoder_q.");
+    save_safetensors(&options.checkpoint, &tensors, &metadata).expect("written");
+    assert!(matches!(refused(&options), Error::Contract { .. }));
+}
+
+#[test]
+fn an_incomplete_checkpoint_is_an_error() {
+    let (_folder, options) = place();
+    let mut tensors = common::encoder(Arch::ResNet18, "encoder_q.");
+    tensors.retain(|t| t.name != "encoder_q.layer3.0.conv1.weight");
+    common::safetensors(&options.checkpoint, &tensors);
+    assert!(matches!(refused(&options), Error::Checkpoint(_)));
+}
+
+#[test]
+fn what_cannot_be_written_is_an_error() {
+    let (folder, options) = place();
+    let options = Options { out: folder.path().join("nowhere/out.pkl"), ..options };
+    assert!(matches!(refused(&options), Error::Checkpoint(_)));
+    let nowhere = folder.path().join("nowhere/driver.py");
+    assert!(matches!(write_driver(&nowhere, false), Err(Error::Write { path, .. }) if path == nowhere));
+}
+
+#[test]
+fn the_driver_is_written_once() {
+    let (folder, _) = place();
+    let expected: PathBuf = folder.path().join("train_detector.py");
+    assert_eq!(write_driver(folder.path(), false).expect("written"), expected);
+    assert_eq!(fs::read_to_string(&expected).expect("read"), DRIVER);
+    assert!(matches!(write_driver(&expected, false), Err(Error::Exists(_))));
+    write_driver(&expected, true).expect("replaced");
+}
