@@ -333,3 +333,6 @@ pub enum SaveError {
         dtype: crate::Dtype,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,9 +62,39 @@ fn names_keep_the_order_of_the_file() {
     assert_eq!(names, ["module.base", "module.transposed", "module.offset"]);
 }
 
+/// Parameters with attributes, subclasses, buffers, overlapping views, and what real runs save beside
+/// their tensors.
+#[test]
+fn other_kinds_of_tensors_are_read_or_named() {
+    let expected = open("expected_kinds.safetensors");
+    for name in ["kinds_zip.pth", "kinds_legacy.pth"] {
+        let got = open(name);
+        assert_same(&got, &expected);
+        let mut skipped: Vec<_> =
+            got.skipped().iter().map(|s| (s.name.as_str(), s.reason.as_str())).collect();
+        skipped.sort_unstable();
+        let reasons = [
+            ("conjugated", "conjugated"),
+            ("eighth", "`float8_e4m3fn`"),
+            ("imaginary", "ComplexDoubleStorage"),
+            ("quantised", "_rebuild_qtensor"),
+            ("sparse", "_rebuild_sparse_tensor"),
+            ("wide", "`uint16`"),
+        ];
+        assert_eq!(skipped.iter().map(|s| s.0).collect::<Vec<_>>(), reasons.map(|r| r.0), "{name}");
+        for ((_, reason), (_, word)) in skipped.iter().zip(reasons) {
+            assert!(reason.contains(word), "{name}: {reason}");
+        }
+    }
+}
+
 #[test]
 fn whole_modules_have_the_names_of_their_state_dict() {
     assert_same(&open("module_zip.pth"), &open("expected_module.safetensors"));
+    let parallel = open("parallel_zip.pth");
+    let names: Vec<&str> = parallel.names().collect();
+    assert!(names.iter().all(|name| name.starts_with("module.")), "{names:?}");
+    assert_eq!(names.len(), open("module_zip.pth").names().count());
 }
 
 #[test]

@@ -105,3 +105,51 @@ pub enum Error {
         name: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::Error;
+    use crate::{Limits, decode};
+
+    macro_rules! variants {
+        ($($variant:ident)*) => {
+            const ALL: &[&str] = &[$(stringify!($variant)),*];
+
+            fn name(error: &Error) -> &'static str {
+                match error {
+                    $(Error::$variant { .. } => stringify!($variant),)*
+                }
+            }
+        };
+    }
+
+    variants!(Truncated UnknownOp Protocol External StackUnderflow NoMark Operand MemoMissing Text Limit Dangerous);
+
+    /// A new variant does not compile until it is listed, and does not pass until a program reaches it.
+    #[test]
+    fn every_variant_is_reached() {
+        let programs: [&[u8]; 11] = [
+            b"",
+            b"\xff",
+            b"\x80\x09",
+            b"\x97",
+            b".",
+            b"t",
+            b"NNb",
+            b"h\0",
+            b"Ix\n",
+            b"Nr\xff\xff\xff\xff",
+            b"cos\nsystem\n",
+        ];
+        let mut reached = BTreeSet::new();
+        for program in programs {
+            let error = decode(program, &Limits::default()).expect_err("refused");
+            let message = error.to_string();
+            assert!(!message.ends_with('.') && !message.starts_with(char::is_uppercase), "{message}");
+            reached.insert(name(&error));
+        }
+        assert_eq!(reached, ALL.iter().copied().collect());
+    }
+}

@@ -70,6 +70,17 @@ fn bad_text() {
 }
 
 #[test]
+fn names_of_functions() {
+    // Python 3 takes the strings of Python 2 for text.
+    assert!(matches!(error(b"U\x02osU\x06system\x93."), Error::Dangerous { .. }));
+    assert!(matches!(error(b"U\x02\xff\xffU\x06system\x93."), Error::Operand { expected: "a name", .. }));
+    let deep = [b"ctorch\n".as_slice(), &b"a.".repeat(20), b"b\n."].concat();
+    assert!(matches!(error(&deep), Error::Text { expected: "a name", .. }));
+    let long = [b"c".as_slice(), &b"a".repeat(2000), b"\nb\n."].concat();
+    assert!(matches!(error(&long), Error::Text { expected: "a name", .. }));
+}
+
+#[test]
 fn commands_are_named_and_refused() {
     let programs: [&[u8]; 5] = [
         b"cos\nsystem\n(S'rm -rf ~'\ntR.",
@@ -103,9 +114,12 @@ fn bombs_hit_their_caps() {
     bomb(&[b"N".as_slice(), &b"2".repeat(2 * mega)].concat(), "values on the stack");
     bomb(&[b"Nq\0".as_slice(), &b"h\0".repeat(2 * mega)].concat(), "values on the stack");
     bomb(&[b"N".as_slice(), &b"20".repeat(9 * mega)].concat(), "instructions");
+    bomb(&b"cx\ny\n0".repeat(70_000), "mentions of classes and functions");
     // Members: a thousand at a time, from one value.
     let round = [b"(".as_slice(), &b"h\0".repeat(1000), b"e"].concat();
     bomb(&[b"]q\0".as_slice(), &round.repeat(5000)].concat(), "members of containers");
+    // Characters that are no UTF-8 take three bytes each.
+    bomb(&[b"X\0\0\xc0\0".as_slice(), &[0xff].repeat(12 << 20)].concat(), "bytes of escaped strings");
     // Escapes decode to more than they should.
     let mut text = b"V".to_vec();
     text.resize(65 << 20, b'\xe9');

@@ -86,6 +86,15 @@ fn same(tree: &Tree, node: Node<'_, '_>) -> bool {
     }
 }
 
+fn has_bytes(tree: &Tree) -> bool {
+    match tree {
+        Tree::Bytes(_) => true,
+        Tree::List(items) | Tree::Tuple(items) => items.iter().any(has_bytes),
+        Tree::Dict(entries) => entries.iter().any(|(_, value)| has_bytes(value)),
+        _ => false,
+    }
+}
+
 proptest! {
     #[test]
     fn trees_come_back(tree in tree()) {
@@ -95,6 +104,17 @@ proptest! {
         let decoded = decode(&bytes, &Limits::default()).expect("decodes");
         prop_assert!(same(&tree, decoded.root()));
         prop_assert_eq!(decoded.consumed(), bytes.len());
+    }
+
+    /// Protocol 2 has everything but bytes.
+    #[test]
+    fn trees_come_back_in_protocol_2(tree in tree().prop_filter("bytes", |tree| !has_bytes(tree))) {
+        let mut pickle = Encoder::protocol2(Vec::new()).expect("writes");
+        write(&tree, &mut pickle).expect("writes");
+        let bytes = pickle.finish().expect("writes");
+        prop_assert_eq!(&bytes[..2], &[0x80, 2]);
+        let decoded = decode(&bytes, &Limits::default()).expect("decodes");
+        prop_assert!(same(&tree, decoded.root()));
     }
 
     #[test]
@@ -122,6 +142,25 @@ fn arrays_have_numpys_structure() {
     // One type object for both.
     let first: Vec<_> = arrays[0].state.and_then(Node::items).expect("state").collect();
     assert_eq!(first[2].id(), state[2].id());
+}
+
+/// `torch.load(weights_only=True)` knows the instructions of protocol 2 and no others.
+#[test]
+fn protocol_2_mentions_globals_as_lines() {
+    let mut pickle = Encoder::protocol2(Vec::new()).expect("writes");
+    pickle.list_start().expect("writes");
+    for _ in 0..2 {
+        pickle.global("collections", "OrderedDict").expect("writes");
+    }
+    pickle.list_end().expect("writes");
+    let bytes = pickle.finish().expect("writes");
+    assert_eq!(bytes, b"\x80\x02](ccollections\nOrderedDict\nq\0h\0e.");
+    let mut pickle = Encoder::protocol2(Vec::new()).expect("writes");
+    let err = pickle.bytes(b"x").expect_err("no bytes");
+    assert!(
+        err.kind() == std::io::ErrorKind::InvalidInput && err.to_string().contains("protocol 2"),
+        "{err}"
+    );
 }
 
 #[test]

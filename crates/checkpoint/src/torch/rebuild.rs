@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use occlude_pickle::{CallNode, Node};
+use occlude_pickle::{CallNode, Global, Node};
 
 use crate::array::Arrays;
 use crate::dtype::Dtype;
@@ -174,9 +174,11 @@ fn plain(name: &str, args: &[Node<'_, '_>], locate: &Locate<'_>) -> Result<Found
     if metadata.iter().any(|(_, value)| value.as_bool() == Some(true)) {
         return Ok(Found::Skipped("it is a conjugated or negated view".into()));
     }
-    let dtype = if v3 { rest.get(2).and_then(|d| named_dtype(*d)) } else { storage.dtype };
+    let named = rest.get(2).filter(|_| v3).and_then(|d| d.global());
+    let dtype = if v3 { named.and_then(named_dtype) } else { storage.dtype };
     let Some(dtype) = dtype else {
-        return Ok(Found::Skipped(format!("its type (`{}`) is not read here", storage.type_name)));
+        let name = named.map_or(storage.type_name, |global| &global.name);
+        return Ok(Found::Skipped(format!("its type (`{name}`) is not read here")));
     };
     let bytes = locate(storage.key)?;
     let bytes = bytes.ok_or_else(|| StateError::StorageMissing { key: storage.key.to_owned() })?;
@@ -202,7 +204,6 @@ fn plain(name: &str, args: &[Node<'_, '_>], locate: &Locate<'_>) -> Result<Found
     }))
 }
 
-fn named_dtype(node: Node<'_, '_>) -> Option<Dtype> {
-    let global = node.global().filter(|g| g.module == "torch")?;
-    DTYPES.iter().find(|(name, _)| *name == global.name).map(|(_, dtype)| *dtype)
+fn named_dtype(global: &Global<'_>) -> Option<Dtype> {
+    DTYPES.iter().find(|(name, _)| global.module == "torch" && *name == global.name).map(|(_, dtype)| *dtype)
 }

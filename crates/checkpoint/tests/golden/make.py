@@ -6,6 +6,10 @@ the safetensors library writes contiguously:
 - `state_zip.pth`, `state_legacy.pth`: `torch.save` in both formats; strided, shared, offset and
   expanded storages, every type, nested dictionaries, a namespace.
 - `state_big.pth`: the zip format as a big-endian machine writes it.
+- `kinds_zip.pth`, `kinds_legacy.pth`: the other ways in which PyTorch writes tensors (parameters and
+  tensors with attributes, subclasses, types of `_rebuild_tensor_v3`), what is skipped (sparse,
+  quantised, conjugated), and what stands beside the tensors of real runs.
+- `parallel_zip.pth`: a whole module in `DataParallel`.
 - `module_zip.pth`: a whole `nn.Module` instead of its state dict.
 - `numpy_pN.pkl`: arrays as Detectron2 pickles them, in protocol N; Fortran order, big-endian.
 - `caffe2.pkl`: arrays as Python 2 pickles them.
@@ -64,6 +68,48 @@ def state():
     }
     expected = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     expected["optimizer.state.0.momentum_buffer"] = momentum
+    return checkpoint, expected
+
+
+class Tagged(torch.Tensor):
+    """A subclass, as fastai and torchvision have."""
+
+
+def kinds():
+    ramp = torch.arange(6, dtype=torch.float32)
+    tagged = torch.nn.Parameter(ramp.reshape(3, 2).t())
+    tagged.tag = "weight decay"
+    noted = ramp[2:5]
+    noted.note = {"from": "elsewhere"}
+    tensors = {
+        "parameter_with_state": tagged,
+        "tensor_with_state": noted,
+        "subclass": ramp.reshape(2, 3)[:, 1].as_subclass(Tagged),
+        "buffer": torch.nn.Buffer(ramp + 1),
+        "flipped_strides": ramp.as_strided((2, 2), (1, 3), 1),
+        "overlapping": ramp.as_strided((4, 3), (1, 1)),
+    }
+    checkpoint = {
+        "model": tensors,
+        "nested": {"list": [ramp + 2, (ramp + 3,)], 7: {"deep": ramp + 4}},
+        "default": collections.defaultdict(list, {"x": ramp + 5}),
+        "array": np.arange(3, dtype=np.float32),
+        "best": np.float64(0.5),
+        "shape": torch.Size([2, 3]),
+        "device": torch.device("cpu"),
+        "type": torch.float16,
+        "when": None,
+        "rng": torch.get_rng_state()[:4],
+        "sparse": torch.eye(2).to_sparse(),
+        "quantised": torch.quantize_per_tensor(ramp, 0.1, 0, torch.qint8),
+        "conjugated": torch.zeros(2, dtype=torch.complex64).conj(),
+        "imaginary": torch.zeros(2, dtype=torch.complex128),
+        "wide": torch.tensor([1, 2]).to(torch.uint16),
+        "eighth": ramp.to(torch.float8_e4m3fn),
+    }
+    expected = {name: tensor.detach().as_subclass(torch.Tensor).clone().contiguous() for name, tensor in tensors.items()}
+    expected |= {"nested.list.0": ramp + 2, "nested.list.1.0": ramp + 3, "nested.7.deep": ramp + 4}
+    expected |= {"default.x": ramp + 5, "array": torch.arange(3.0), "rng": checkpoint["rng"].clone()}
     return checkpoint, expected
 
 
@@ -160,6 +206,12 @@ def main():
     swapped = torch.load(HERE / "state_big.pth", weights_only=False)["state_dict"]
     assert all(torch.equal(swapped[name], checkpoint["state_dict"][name]) for name in swapped)
 
+    checkpoint, expected = kinds()
+    torch.save(checkpoint, HERE / "kinds_zip.pth")
+    torch.save(checkpoint, HERE / "kinds_legacy.pth", _use_new_zipfile_serialization=False)
+    safetensors.torch.save_file(expected, HERE / "expected_kinds.safetensors")
+
+    torch.save(torch.nn.DataParallel(module()), HERE / "parallel_zip.pth")
     torch.save(module(), HERE / "module_zip.pth")
     safetensors.torch.save_file(module().state_dict(), HERE / "expected_module.safetensors")
 
