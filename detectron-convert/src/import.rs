@@ -15,8 +15,11 @@ use crate::names::Named;
 /// Metadata: where the encoder was imported from.
 pub const ORIGIN: &str = "occlude.origin";
 
-/// Mean and standard deviation on the 0..1 scale: what nearly every encoder with RGB input was trained with.
-const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+/// Mean and standard deviation of the three channels.
+type Statistics = ([f64; 3], [f64; 3]);
+
+/// On the 0..1 scale: what nearly every encoder with RGB input was trained with.
+const IMAGENET: Statistics = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 
 /// What to import.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +91,7 @@ fn is_caffe2(name: &str) -> bool {
 }
 
 /// Mean and standard deviation that the detector itself kept, which older Detectron2 saves.
-fn pixel_statistics(checkpoint: &Checkpoint) -> Result<Option<([f64; 3], [f64; 3])>, Error> {
+fn pixel_statistics(checkpoint: &Checkpoint) -> Result<Option<Statistics>, Error> {
     let read = |name| -> Result<Option<[f64; 3]>, Error> {
         let Some(tensor) = checkpoint.tensor(name) else { return Ok(None) };
         let values: Vec<f64> = tensor.to_f32()?.into_iter().map(rounded).collect();
