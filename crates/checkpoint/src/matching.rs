@@ -1,5 +1,6 @@
 //! Finding an encoder in a state dict and holding it against an architecture.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use occlude_encoder::layout::{self, Layout, LayoutError};
@@ -142,14 +143,15 @@ fn names(arch: Arch) -> HashSet<String> {
     Graph::new(arch).params().into_iter().map(|p| p.name).collect()
 }
 
-/// The architecture that explains the file best: most parameters of the right shape, fewest that are
-/// absent, fewest blocks of the file left over.
+/// The architecture that explains the file best: fewest contradictions (other shapes, blocks left
+/// over), then most parameters found for those that are absent.
 fn guess(present: &Present<'_>) -> Arch {
     let score = |arch: Arch| {
         let (found, report) = compare(arch, present);
         let own = names(arch);
         let extra = present.keys().filter(|name| name.starts_with("layer") && !own.contains(*name)).count();
-        2 * found.len() as i64 - (report.missing.len() + report.mis_shaped.len() + extra) as i64
+        let fits = 2 * found.len() as i64 - report.missing.len() as i64;
+        (Reverse(report.mis_shaped.len() + extra), fits)
     };
     // Ties go to the smaller one, which can only be one of an empty file.
     Arch::ALL.into_iter().rev().max_by_key(|&arch| score(arch)).unwrap_or(Arch::ResNet50)

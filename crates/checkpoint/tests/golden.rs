@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use occlude_checkpoint::{Checkpoint, Dtype, Error, Format};
+use occlude_checkpoint::{Checkpoint, Dtype, Error, Format, LoadOptions, match_encoder};
+use occlude_encoder::Arch;
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -95,6 +96,19 @@ fn whole_modules_have_the_names_of_their_state_dict() {
     let names: Vec<&str> = parallel.names().collect();
     assert!(names.iter().all(|name| name.starts_with("module.")), "{names:?}");
     assert_eq!(names.len(), open("module_zip.pth").names().count());
+}
+
+/// A part of MoCo's checkpoint is not taken for the whole.
+#[test]
+fn a_part_of_an_encoder_is_reported() {
+    let checkpoint = open("part_moco.pth");
+    let err = match_encoder(&checkpoint, &LoadOptions::default()).expect_err("a part").to_string();
+    for text in ["resnet50", "`module.encoder_q.`", "5 matched, 261 missing", "and 253 more", "1 unused"] {
+        assert!(err.contains(text), "`{text}` not in: {err}");
+    }
+    let partial = LoadOptions { partial: true, ..LoadOptions::default() };
+    let found = match_encoder(&checkpoint, &partial).expect("asked for");
+    assert_eq!((found.arch, found.report.matched), (Arch::ResNet50, 5));
 }
 
 #[test]

@@ -109,11 +109,9 @@ impl Layout {
     pub fn is_body(&self, key: &str) -> bool {
         let Some(rest) = self.rest(key) else { return false };
         self.naming.anchors().roots.iter().any(|root| {
-            let behind = rest.strip_prefix(root).unwrap_or_default();
-            match root.ends_with("layer") || root.ends_with("res") {
-                true => behind.split('.').next().is_some_and(|n| n.parse::<u8>().is_ok()),
-                false => behind.starts_with('.'),
-            }
+            let Some(behind) = rest.strip_prefix(root) else { return false };
+            let numbered = behind.split('.').next().is_some_and(|n| n.parse::<u8>().is_ok());
+            behind.starts_with('.') || (numbered && root.ends_with(char::is_alphabetic))
         })
     }
 

@@ -9,6 +9,7 @@ the safetensors library writes contiguously:
 - `kinds_zip.pth`, `kinds_legacy.pth`: the other ways in which PyTorch writes tensors (parameters and
   tensors with attributes, subclasses, types of `_rebuild_tensor_v3`), what is skipped (sparse,
   quantised, conjugated), and what stands beside the tensors of real runs.
+- `part_moco.pth`: a few parameters of MoCo's two encoders and what stands beside them.
 - `parallel_zip.pth`: a whole module in `DataParallel`.
 - `module_zip.pth`: a whole `nn.Module` instead of its state dict.
 - `numpy_pN.pkl`: arrays as Detectron2 pickles them, in protocol N; Fortran order, big-endian.
@@ -142,6 +143,24 @@ def big_endian(little):
     return out.getvalue()
 
 
+def part_moco():
+    """Parameters that repeat one number: small, and found by their names and shapes."""
+    shapes = {
+        "conv1.weight": (64, 3, 7, 7),
+        "bn1.weight": (64,),
+        "bn1.num_batches_tracked": (),
+        "layer1.0.conv1.weight": (64, 64, 1, 1),
+        "layer1.0.downsample.0.weight": (256, 64, 1, 1),
+        "fc.0.weight": (2048, 2048),
+    }
+    state = {
+        f"module.{encoder}.{name}": torch.ones(()).expand(shape)
+        for encoder in ["encoder_q", "encoder_k"]
+        for name, shape in shapes.items()
+    }
+    return {"epoch": 200, "arch": "resnet50", "state_dict": state | {"module.queue": torch.zeros(2, 2)}}
+
+
 def module():
     torch.manual_seed(0)
     return torch.nn.Sequential(
@@ -211,6 +230,7 @@ def main():
     torch.save(checkpoint, HERE / "kinds_legacy.pth", _use_new_zipfile_serialization=False)
     safetensors.torch.save_file(expected, HERE / "expected_kinds.safetensors")
 
+    torch.save(part_moco(), HERE / "part_moco.pth")
     torch.save(torch.nn.DataParallel(module()), HERE / "parallel_zip.pth")
     torch.save(module(), HERE / "module_zip.pth")
     safetensors.torch.save_file(module().state_dict(), HERE / "expected_module.safetensors")
