@@ -5,7 +5,7 @@
 //! its own mean and standard deviation, strides in the 3x3 convolutions and no frozen stages, all of
 //! which differ from Detectron2's defaults.
 //!
-//! [`import`] goes the other way. [`verify`] checks a pickle, by Detectron2 itself where Python has it.
+//! [`import()`] goes the other way. [`verify()`] checks a pickle, by Detectron2 itself where Python has it.
 //! [`write_driver`] writes the Python script that trains.
 
 pub mod cli;
