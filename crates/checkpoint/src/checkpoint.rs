@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -184,14 +184,16 @@ impl fmt::Debug for Checkpoint {
 
 fn map(path: &Path) -> Result<Mmap, Error> {
     let fail = |action| move |reason| Error::Io { action, path: path.to_owned(), reason };
-    let file = File::open(path).map_err(fail("open"))?;
-    let metadata = file.metadata().map_err(fail("open"))?;
-    if metadata.is_dir() {
-        return Err(Error::Unrecognised {
-            path: path.to_owned(),
-            looks: "it is a folder; hint: name the checkpoint file in it",
-        });
+    // Before it is opened: opening a pipe waits for somebody to write into it.
+    let metadata = fs::metadata(path).map_err(fail("open"))?;
+    if !metadata.is_file() {
+        let looks = match metadata.is_dir() {
+            true => "it is a folder; hint: name the checkpoint file in it",
+            false => "it is no regular file, which could be mapped into memory",
+        };
+        return Err(Error::Unrecognised { path: path.to_owned(), looks });
     }
+    let file = File::open(path).map_err(fail("open"))?;
     // SAFETY: the mapping is private to this process and read-only. Somebody who truncates the file
     // meanwhile ends the process (SIGBUS) rather than corrupting it; the type's documentation says so.
     unsafe { Mmap::map(&file) }.map_err(fail("map"))

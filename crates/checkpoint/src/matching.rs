@@ -74,8 +74,12 @@ fn find_layout(checkpoint: &Checkpoint, prefix: Option<&str>) -> Result<Layout, 
         Err(error @ LayoutError::Ambiguous { .. }) => error,
         other => return other,
     };
+    let candidates = layout::candidates(keys());
+    if candidates.len() > layout::MAX_CANDIDATES {
+        return Err(ambiguous);
+    }
     let mut distinct: Vec<Layout> = Vec::new();
-    for layout in layout::candidates(keys()) {
+    for layout in candidates {
         let same =
             |other: &Layout| match (checkpoint.tensor(&other.stem()), checkpoint.tensor(&layout.stem())) {
                 (Some(a), Some(b)) => a.is_same_data(&b),

@@ -14,7 +14,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fmt;
 
-pub use choose::{choose, detect};
+pub use choose::{MAX_CANDIDATES, choose, detect};
 pub use error::LayoutError;
 
 use crate::detectron;

@@ -1,5 +1,7 @@
 //! Small files that ask for much memory or time.
 
+use occlude_checkpoint::{LoadOptions, match_encoder};
+
 use crate::measure::{open, refused, refused_for};
 use crate::wrap::{everywhere, tensor, text, torch_zip};
 
@@ -96,12 +98,12 @@ fn long_texts_are_not_repeated() {
 fn escapes_are_held_to_what_they_decode_to() {
     let line = |unit: &[u8], bytes: usize| [b"V", unit.repeat(bytes / unit.len()).as_slice(), b"\n"].concat();
     all_refuse("Latin-1", &line(b"\xe9", 60 * MEGA));
-    all_refuse("escapes", &[line(b"\\u00e9", 14 * MEGA).repeat(16), b".".to_vec()].concat());
+    all_refuse("escapes", &[line(b"\\u00e9", 14 * MEGA).repeat(4), b".".to_vec()].concat());
     let quoted = [b"S'".to_vec(), b"\\x00".repeat(3 * MEGA), b"'\n".to_vec()].concat();
-    all_refuse("quoted", &[quoted.repeat(14), b".".to_vec()].concat());
+    all_refuse("quoted", &[quoted.repeat(5), b".".to_vec()].concat());
     let invalid =
         |bytes: usize| [b"X".as_slice(), &(bytes as u32).to_le_bytes(), &b"\xff".repeat(bytes)].concat();
-    all_refuse("no UTF-8", &[invalid(10 * MEGA).repeat(20), b".".to_vec()].concat());
+    all_refuse("no UTF-8", &[invalid(10 * MEGA).repeat(3), b".".to_vec()].concat());
     // A name of a class that had to be decoded, mentioned again and again.
     let name = [invalid(1000), b"q\0".to_vec()].concat();
     all_refuse("decoded names", &[name, b"h\0h\0\x930".repeat(65_000), b"N.".to_vec()].concat());
@@ -179,4 +181,18 @@ fn tensors_that_claim_more_than_their_storage() {
     // The count is not what is read; the record is.
     assert!(open("a huge count", &torch_zip(&huge_count)).is_ok());
     refused_for("not in the file", &crate::wrap::legacy(&huge_count), "storage");
+}
+
+/// Thousands of encoders in one file: named as ambiguous, not compared pair by pair.
+#[test]
+fn many_encoders() {
+    let scalar = tensor("FloatStorage", b"K\x10", b")", b")");
+    let names = (0..40_000).flat_map(|i| [format!("{i}.conv1.weight"), format!("{i}.layer1.0.conv1.weight")]);
+    let entries: Vec<u8> = names.flat_map(|name| [text(&name), b"h\x01".to_vec()].concat()).collect();
+    let program = [scalar.as_slice(), b"q\x010}(", &entries, b"u."].concat();
+    let checkpoint = open("many encoders", &torch_zip(&program)).expect("opens");
+    let start = std::time::Instant::now();
+    let message = match_encoder(&checkpoint, &LoadOptions::default()).expect_err("ambiguous").to_string();
+    println!("many encoders: {} ms to choose", start.elapsed().as_millis());
+    assert!(message.contains("several encoders") && message.len() < 4000, "{message}");
 }

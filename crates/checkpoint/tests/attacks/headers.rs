@@ -92,3 +92,18 @@ fn names_and_types() {
     let checkpoint = open("an unknown type", &file(&unknown, 8)).expect("opens");
     assert_eq!(checkpoint.skipped().len(), 1);
 }
+
+/// A pipe would block whoever opens it; a device has no end.
+#[cfg(unix)]
+#[test]
+fn files_that_are_none() {
+    use occlude_checkpoint::Checkpoint;
+    let dir = tempfile::tempdir().expect("folder");
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs");
+    assert!(made.success());
+    for path in [pipe.as_path(), std::path::Path::new("/dev/zero")] {
+        let message = Checkpoint::open(path).map(drop).expect_err("refused").to_string();
+        assert!(message.contains("no regular file"), "{message}");
+    }
+}

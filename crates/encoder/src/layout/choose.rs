@@ -22,6 +22,10 @@ const FOLLOWERS: [&str; 10] = [
 /// that are otherwise the same.
 const PREFERRED: [(&str, &str); 2] = [("teacher", "student"), ("teacher_backbone", "student_backbone")];
 
+/// More encoders than any file has. They are compared pair by pair, so that a hostile file with
+/// thousands would take its time.
+pub const MAX_CANDIDATES: usize = 64;
+
 /// Chooses the encoder of a state dict with the given keys: [`choose`] among its [`candidates`].
 ///
 /// # Errors
@@ -55,6 +59,9 @@ pub fn choose(found: &[Layout], prefix: Option<&str>) -> Result<Layout, LayoutEr
         let wanted = found.iter().find(|l| l.prefix == dotted).cloned();
         return wanted
             .ok_or_else(|| LayoutError::NoSuchPrefix { asked: asked.to_owned(), found: prefixes(&all) });
+    }
+    if found.len() > MAX_CANDIDATES {
+        return Err(LayoutError::Ambiguous { candidates: prefixes(&all) });
     }
     let leaders: Vec<&Layout> = all.iter().copied().filter(|l| !follows(l)).collect();
     let rest = if leaders.is_empty() { all.clone() } else { leaders };

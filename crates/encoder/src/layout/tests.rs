@@ -198,6 +198,9 @@ fn ambiguity_lists_candidates() {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let err = found(&many, None).expect_err("many encoders").to_string();
     assert!(err.contains("and 28 more"), "{err}");
+    let thousands: Vec<String> = (0..20_000).map(|i| format!("net{i}.")).collect();
+    let thousands: Vec<&str> = thousands.iter().map(String::as_str).collect();
+    assert!(matches!(found(&thousands, None), Err(LayoutError::Ambiguous { .. })));
     // Only followers: none of them is preferred.
     assert!(found(&["encoder_k.", "target_net."], None).is_err());
 }
