@@ -49,6 +49,26 @@ pub enum Error {
         /// Why.
         reason: io::Error,
     },
+    /// Options that exclude each other.
+    #[error("{reason}")]
+    Options {
+        /// What does not go together, and what does.
+        reason: &'static str,
+    },
+    /// No projection head that can be read.
+    #[error("`{}` has no projection head that can be read: {reason}", .path.display())]
+    Projection {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Where it was looked for, or what is wrong with it.
+        reason: String,
+    },
+    /// A calibration of another architecture.
+    #[error("the calibration has no range for `{node}`; hint: calibrate with the same architecture")]
+    NotCalibrated {
+        /// Node of the encoder's graph.
+        node: String,
+    },
     /// An ONNX file cannot be read.
     #[error("cannot read `{}`: {reason}", .path.display())]
     Read {

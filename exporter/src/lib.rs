@@ -1,4 +1,4 @@
-//! Writes encoders as ONNX, proves that the result computes what the checkpoint says, and shows
+//! Writes encoders as ONNX in three precisions, proves that the result computes what the checkpoint says, and shows
 //! what is inside checkpoints and ONNX files.
 //!
 //! [`onnx::model`] turns [`occlude_encoder::Graph`] and the weights of a checkpoint into an ONNX
@@ -6,16 +6,19 @@
 //! pictures and holds both against a third, plain computation from the checkpoint itself
 //! ([`reference`](mod@reference)); [`inspect()`] reads either kind of file.
 
+pub mod calibrate;
 pub mod cli;
 mod contract;
 mod error;
 mod inspect;
 pub mod onnx;
 mod onnx_file;
+mod pictures;
 mod proto;
 pub mod reference;
 mod runtime;
 mod safetensors;
+mod torch;
 mod verify;
 
 pub use contract::{ContractOverrides, contract_of};
@@ -24,4 +27,5 @@ pub use inspect::{Inspection, inspect};
 pub use onnx_file::{OnnxFile, Port};
 pub use runtime::LibraryError;
 pub use safetensors::write_safetensors;
-pub use verify::{Comparison, Difference, PictureResult, VerifyOptions, verify};
+pub use torch::{TorchLayout, TorchOptions, write_torch};
+pub use verify::{Agreement, Comparison, Difference, PictureResult, VerifyOptions, verify};

@@ -9,7 +9,7 @@ use prost::Message;
 use tract_onnx::pb::{self, tensor_proto::DataType, tensor_shape_proto::dimension, type_proto};
 
 use crate::Error;
-use crate::onnx::InputKind;
+use crate::onnx::{InputKind, OutputKind};
 
 /// A parsed ONNX file.
 pub struct OnnxFile {
@@ -102,6 +102,26 @@ impl OnnxFile {
             .into_iter()
             .find(|kind| inputs.len() == 1 && inputs.iter().any(|i| i.name == kind.name()))
             .ok_or_else(|| self.foreign("input `pixel_values` or `images`"))
+    }
+
+    /// The outputs, all of which are ours.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] where one is something else.
+    pub fn outputs(&self) -> Result<Vec<OutputKind>, Error> {
+        let (_, outputs) = self.ports();
+        let kind = |port: &Port| port.name.parse().map_err(|_| self.foreign("outputs that are all known"));
+        outputs.iter().map(kind).collect()
+    }
+
+    /// `fp32`, `fp16` or `int8`; files of the first versions say nothing and are `fp32`.
+    pub fn precision(&self) -> &str {
+        self.metadata().get("precision").copied().unwrap_or("fp32")
+    }
+
+    /// Whether tight tolerances make sense.
+    pub fn is_single_precision(&self) -> bool {
+        self.precision() == "fp32"
     }
 
     pub(crate) fn foreign(&self, what: &'static str) -> Error {

@@ -48,13 +48,14 @@ impl Map {
     }
 }
 
-/// The last feature map for one input tensor `(3, side, side)`, as [`occlude_preprocess::Preprocess::tensor`]
-/// gives it.
+/// The outputs of the residual stages 2 to 5 for one input tensor `(3, side, side)`, as
+/// [`occlude_preprocess::Preprocess::tensor`] gives it; the last one is what embeddings are pooled from.
 ///
 /// # Errors
 /// [`Error::MissingWeight`] for an encoder that was loaded partially.
-pub fn features(encoder: &Encoder, input: &[f32], side: usize) -> Result<Map, Error> {
+pub fn stages(encoder: &Encoder<'_>, input: &[f32], side: usize) -> Result<[Map; 4], Error> {
     let graph = Graph::new(encoder.arch);
+    let stages: Vec<usize> = (2..=5).map(|stage| graph.stage(stage)).collect();
     let mut values: Vec<Option<Map>> = vec![None; graph.nodes.len()];
     for (id, node) in graph.nodes.iter().enumerate().take(graph.features() + 1) {
         let value = match node.op {
@@ -67,15 +68,17 @@ pub fn features(encoder: &Encoder, input: &[f32], side: usize) -> Result<Map, Er
         values[id] = Some(value);
         // What no later node reads is let go.
         for &input in &node.inputs {
-            if !graph.nodes[id + 1..].iter().any(|n| n.inputs.contains(&input)) {
+            let read = graph.nodes[id + 1..].iter().any(|n| n.inputs.contains(&input));
+            if !(read || stages.contains(&input)) {
                 values[input] = None;
             }
         }
     }
-    Ok(values.swap_remove(graph.features()).unwrap_or_else(|| Map::zeros(0, 0, 0)))
+    let mut map = |stage: usize| values[stages[stage]].take().unwrap_or_else(|| Map::zeros(0, 0, 0));
+    Ok([map(0), map(1), map(2), map(3)])
 }
 
-fn compute(encoder: &Encoder, node: &Node, inputs: &[&Map]) -> Result<Map, Error> {
+fn compute(encoder: &Encoder<'_>, node: &Node, inputs: &[&Map]) -> Result<Map, Error> {
     let parameter = |leaf: &str| {
         let name = format!("{}.{leaf}", node.name);
         encoder.f32(&name).ok_or(Error::MissingWeight { name })
@@ -83,11 +86,11 @@ fn compute(encoder: &Encoder, node: &Node, inputs: &[&Map]) -> Result<Map, Error
     let x = inputs[0];
     Ok(match node.op {
         Op::Conv { out_channels, kernel, stride, padding, .. } => {
-            conv(x, parameter("weight")?, out_channels, &Window { kernel, stride, padding })
+            conv(x, &parameter("weight")?, out_channels, &Window { kernel, stride, padding })
         }
         Op::BatchNorm { .. } => {
             let (mean, var) = (parameter("running_mean")?, parameter("running_var")?);
-            batch_norm(x, parameter("weight")?, parameter("bias")?, mean, var)
+            batch_norm(x, &parameter("weight")?, &parameter("bias")?, &mean, &var)
         }
         Op::MaxPool { kernel, stride, padding } => max_pool(x, &Window { kernel, stride, padding }),
         Op::Relu => Map { data: x.data.iter().map(|v| v.max(0.0)).collect(), ..*x },

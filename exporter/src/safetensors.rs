@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use occlude_checkpoint::{Encoder, EncoderData, TensorOut, meta, save_safetensors};
+use occlude_checkpoint::{Encoder, meta, save_safetensors};
 use occlude_preprocess::Preprocess;
 
 use crate::Error;
@@ -13,15 +13,7 @@ use crate::Error;
 ///
 /// # Errors
 /// [`Error::Checkpoint`] when the file cannot be written.
-pub fn write_safetensors(path: &Path, encoder: &Encoder, contract: &Preprocess) -> Result<(), Error> {
-    let tensors: Vec<_> = encoder
-        .tensors
-        .iter()
-        .map(|(name, tensor)| match &tensor.data {
-            EncoderData::F32(data) => TensorOut::f32(name, tensor.shape.as_slice(), data),
-            EncoderData::I64(count) => TensorOut::i64(name, *count),
-        })
-        .collect();
+pub fn write_safetensors(path: &Path, encoder: &Encoder<'_>, contract: &Preprocess) -> Result<(), Error> {
     let json = contract.to_json();
     let metadata = BTreeMap::from([
         // What PyTorch's loaders ask for.
@@ -31,5 +23,5 @@ pub fn write_safetensors(path: &Path, encoder: &Encoder, contract: &Preprocess) 
         (meta::PREPROCESS.to_owned(), json),
         (meta::VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
     ]);
-    Ok(save_safetensors(path, &tensors, &metadata)?)
+    Ok(save_safetensors(path, &encoder.tensors_out("")?, &metadata)?)
 }

@@ -12,6 +12,16 @@ pub const TORCHVISION_COSINE: f64 = 0.9999;
 /// add up gradients in another order.
 pub const RESUMED_COSINE: f64 = 0.999;
 
+/// Largest difference of an ONNX model's output from torchvision's, for maps as a share of their largest value: folding
+/// and fused kernels round differently.
+pub const ONNX_ERROR: f64 = 1e-4;
+
+/// Smallest cosine of a model in half precision with torchvision: eleven bits of a float remain.
+pub const HALF_COSINE: f64 = 0.9999;
+
+/// Smallest cosine of a model in 8-bit integers with torchvision, on noise that it was not calibrated for.
+pub const INT8_COSINE: f64 = 0.99;
+
 /// Largest difference of a cosine similarity from 1 where an image meets itself in the gallery.
 pub const SELF_SIMILARITY: f64 = 1e-3;
 

@@ -51,7 +51,7 @@ fn shape(sides: &[usize]) -> String {
 }
 
 /// The fingerprint, and whether the file agrees.
-fn fingerprint_text(file: &Checkpoint, encoder: &Encoder, contract: &Preprocess) -> String {
+fn fingerprint_text(file: &Checkpoint, encoder: &Encoder<'_>, contract: &Preprocess) -> String {
     let computed = encoder.fingerprint(&contract.to_json());
     match file.metadata().get(meta::FINGERPRINT) {
         None => computed,
@@ -62,7 +62,7 @@ fn fingerprint_text(file: &Checkpoint, encoder: &Encoder, contract: &Preprocess)
 
 fn json(
     file: &Checkpoint,
-    encoder: &Result<Encoder, occlude_checkpoint::Error>,
+    encoder: &Result<Encoder<'_>, occlude_checkpoint::Error>,
     contract: &Preprocess,
     assumed: bool,
 ) -> Value {

@@ -1,72 +1,72 @@
-//! The encoder's operations.
+//! The encoder's operations, in floating point.
 
-use occlude_encoder::{Graph, Node, NodeId, Op};
+use std::borrow::Cow;
+
+use occlude_encoder::{Graph, Node, Op};
 
 use super::builder::Builder;
 use super::fold::BatchNorm;
+use super::units::{Unit, units};
 use crate::Error;
 use crate::proto::{Attribute, Weights};
 
-/// Adds every operation up to the last feature map; gives the value of each node of the graph. The
-/// pooling at the end belongs to the outputs.
+/// Adds every operation up to the last feature map; gives the value of each node of the graph that
+/// another one reads. The pooling at the end belongs to the outputs.
 pub(super) fn encoder(
     builder: &mut Builder<'_>,
     graph: &Graph,
     input: String,
     fold: bool,
 ) -> Result<Vec<String>, Error> {
-    let mut values = vec![input];
-    for (id, node) in graph.nodes.iter().enumerate().skip(1) {
-        let inputs: Vec<String> = node.inputs.iter().map(|&i| values[i].clone()).collect();
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let value = match node.op {
-            Op::Conv { .. } => match normalisation_of(graph, id).filter(|_| fold) {
-                Some(bn) => folded_conv(builder, node, bn, inputs[0])?,
-                None => {
-                    let weight = conv_weight(node);
-                    let weight = builder.add_parameter(&weight.0, &weight.1)?;
-                    builder.node("Conv", &node.name, &[inputs[0], &weight], conv_attributes(node.op))
-                }
-            },
-            // Already inside the convolution that it reads.
-            Op::BatchNorm { .. } if fold => inputs[0].to_owned(),
-            Op::BatchNorm { channels } => batch_norm(builder, &node.name, inputs[0], channels)?,
-            Op::Relu => builder.node("Relu", &node.name, &inputs, vec![]),
-            Op::Add => builder.node("Add", &node.name, &inputs, vec![]),
-            Op::MaxPool { kernel, stride, padding } => {
-                builder.node("MaxPool", &node.name, &inputs, window(kernel, stride, padding))
-            }
-            Op::Input | Op::GlobalAvgPool => String::new(),
-        };
-        values.push(value);
+    let mut values = vec![String::new(); graph.nodes.len()];
+    values[0] = input;
+    for unit in units(graph) {
+        let inputs: Vec<&str> = unit.inputs.iter().map(|&i| values[i].as_str()).collect();
+        values[unit.out] = float_unit(builder, graph, &unit, &inputs, fold)?;
     }
     Ok(values)
 }
 
-/// The batch normalisation that reads a convolution, if it is the only node that does.
-fn normalisation_of(graph: &Graph, conv: NodeId) -> Option<&Node> {
-    let mut readers = graph.nodes.iter().filter(|n| n.inputs.contains(&conv));
-    let first = readers.next().filter(|n| matches!(n.op, Op::BatchNorm { .. }))?;
-    readers.next().is_none().then_some(first)
+/// Adds one unit; gives its value.
+pub(super) fn float_unit(
+    builder: &mut Builder<'_>,
+    graph: &Graph,
+    unit: &Unit,
+    inputs: &[&str],
+    fold: bool,
+) -> Result<String, Error> {
+    let node = &graph.nodes[unit.node];
+    let bn = unit.bn.map(|id| &graph.nodes[id]);
+    let mut value = match (node.op, bn) {
+        (Op::Conv { .. }, Some(bn)) if fold => folded_conv(builder, node, bn, inputs[0])?,
+        (Op::Conv { .. }, bn) => {
+            let (name, dims) = conv_weight(node);
+            let weight = builder.add_parameter(&name, &dims)?;
+            let x = builder.node("Conv", &node.name, &[inputs[0], &weight], attributes(node.op));
+            bn.map_or(Ok(x.clone()), |bn| batch_norm(builder, bn, &x, dims[0]))?
+        }
+        (Op::MaxPool { .. }, _) => builder.node("MaxPool", &node.name, inputs, attributes(node.op)),
+        _ => builder.node("Add", &node.name, inputs, vec![]),
+    };
+    if let Some(relu) = unit.relu {
+        value = builder.node("Relu", &graph.nodes[relu].name, &[&value], vec![]);
+    }
+    Ok(value)
 }
 
 /// Name and shape of a convolution's weight.
-fn conv_weight(node: &Node) -> (String, Vec<usize>) {
+pub(super) fn conv_weight(node: &Node) -> (String, Vec<usize>) {
     let Op::Conv { in_channels, out_channels, kernel, .. } = node.op else {
         unreachable!("called for convolutions only")
     };
     (format!("{}.weight", node.name), vec![out_channels, in_channels, kernel, kernel])
 }
 
-fn conv_attributes(op: Op) -> Vec<Attribute> {
-    match op {
-        Op::Conv { kernel, stride, padding, .. } => window(kernel, stride, padding),
-        _ => vec![],
-    }
-}
-
-/// Attributes of a square window.
-fn window(kernel: usize, stride: usize, padding: usize) -> Vec<Attribute> {
+/// The square window of a convolution or a pooling.
+pub(super) fn attributes(op: Op) -> Vec<Attribute> {
+    let (Op::Conv { kernel, stride, padding, .. } | Op::MaxPool { kernel, stride, padding }) = op else {
+        return vec![];
+    };
     let both = |n: usize| vec![n as i64; 2];
     vec![
         Attribute::Ints("kernel_shape", both(kernel)),
@@ -76,27 +76,21 @@ fn window(kernel: usize, stride: usize, padding: usize) -> Vec<Attribute> {
 }
 
 fn folded_conv(builder: &mut Builder<'_>, conv: &Node, bn: &Node, input: &str) -> Result<String, Error> {
-    let statistics = |leaf: &str| builder.parameter(&format!("{}.{leaf}", bn.name));
-    let bn = BatchNorm {
-        weight: statistics("weight")?,
-        bias: statistics("bias")?,
-        mean: statistics("running_mean")?,
-        var: statistics("running_var")?,
-    };
+    let bn = BatchNorm::of(builder, bn)?;
     let (name, dims) = conv_weight(conv);
-    let plain = builder.parameter(&name)?;
-    let folded = Weights::Computed(plain.len(), Box::new(move || bn.fold_weight(plain)));
-    let weight = builder.add(&name, &dims, folded);
+    let (encoder, key, len) = (builder.encoder(), name.clone(), builder.parameter(&name)?.len());
     let bias = builder.floats(&format!("{}.bias", conv.name), &dims[..1], bn.fold_bias());
-    Ok(builder.node("Conv", &conv.name, &[input, &weight, &bias], conv_attributes(conv.op)))
+    let fold = move || Cow::Owned(bn.fold_weight(&encoder.f32(&key).unwrap_or_default()));
+    let weight = builder.add(&name, &dims, Weights::floats(len, fold));
+    Ok(builder.node("Conv", &conv.name, &[input, &weight, &bias], attributes(conv.op)))
 }
 
-fn batch_norm(builder: &mut Builder<'_>, name: &str, input: &str, channels: usize) -> Result<String, Error> {
+fn batch_norm(builder: &mut Builder<'_>, bn: &Node, input: &str, channels: usize) -> Result<String, Error> {
     let mut inputs = vec![input.to_owned()];
     for leaf in ["weight", "bias", "running_mean", "running_var"] {
-        inputs.push(builder.add_parameter(&format!("{name}.{leaf}"), &[channels])?);
+        inputs.push(builder.add_parameter(&format!("{}.{leaf}", bn.name), &[channels])?);
     }
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
     let epsilon = Attribute::Float("epsilon", Graph::BN_EPS as f32);
-    Ok(builder.node("BatchNormalization", name, &inputs, vec![epsilon]))
+    Ok(builder.node("BatchNormalization", &bn.name, &inputs, vec![epsilon]))
 }

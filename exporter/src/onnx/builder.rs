@@ -1,23 +1,36 @@
 //! Collects nodes and initialisers.
 
+use std::borrow::Cow;
+
 use occlude_checkpoint::Encoder;
 
 use crate::Error;
-use crate::proto::{Attribute, Initializer, Node, Weights};
+use crate::proto::{Attribute, Element, Initializer, Node, Weights};
 
 pub(super) struct Builder<'a> {
-    encoder: &'a Encoder,
+    encoder: &'a Encoder<'a>,
+    /// Whether the encoder computes in half precision.
+    half: bool,
     nodes: Vec<Node>,
     initializers: Vec<Initializer<'a>>,
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(encoder: &'a Encoder) -> Self {
-        Self { encoder, nodes: Vec::new(), initializers: Vec::new() }
+    pub(super) fn new(encoder: &'a Encoder<'a>) -> Self {
+        Self { encoder, half: false, nodes: Vec::new(), initializers: Vec::new() }
+    }
+
+    /// From here on floats are added in half precision, or again in single.
+    pub(super) fn set_half(&mut self, half: bool) {
+        self.half = half;
     }
 
     pub(super) fn finish(self) -> (Vec<Node>, Vec<Initializer<'a>>) {
         (self.nodes, self.initializers)
+    }
+
+    pub(super) fn encoder(&self) -> &'a Encoder<'a> {
+        self.encoder
     }
 
     /// Adds an operation; its output is named like itself.
@@ -45,25 +58,41 @@ impl<'a> Builder<'a> {
         output.to_owned()
     }
 
+    /// Whether there is an operation of that name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.nodes.iter().any(|n| n.name == name)
+    }
+
+    /// The value in another element type; asked for twice, it is one operation.
+    pub(super) fn cast(&mut self, value: &str, to: Element) -> String {
+        let name = format!("{value}.{to:?}").to_lowercase();
+        if self.has(&name) {
+            return name;
+        }
+        self.node("Cast", &name, &[value], vec![Attribute::Int("to", to as i64)])
+    }
+
     /// Values of a parameter of the encoder.
-    pub(super) fn parameter(&self, name: &str) -> Result<&'a [f32], Error> {
+    pub(super) fn parameter(&self, name: &str) -> Result<Cow<'a, [f32]>, Error> {
         self.encoder.f32(name).ok_or_else(|| Error::MissingWeight { name: name.to_owned() })
     }
 
-    /// Adds a parameter under its own name.
+    /// Adds a parameter under its own name; it is read again when it is written.
     pub(super) fn add_parameter(&mut self, name: &str, dims: &[usize]) -> Result<String, Error> {
-        let weights = Weights::Borrowed(self.parameter(name)?);
+        let (encoder, key, len) = (self.encoder, name.to_owned(), self.parameter(name)?.len());
+        let weights = Weights::floats(len, move || encoder.f32(&key).unwrap_or_default());
         Ok(self.add(name, dims, weights))
     }
 
     pub(super) fn add(&mut self, name: &str, dims: &[usize], weights: Weights<'a>) -> String {
         debug_assert_eq!(dims.iter().product::<usize>(), weights.len(), "{name}");
+        let weights = if self.half { weights.half() } else { weights };
         self.initializers.push(Initializer { name: name.to_owned(), dims: dims.to_vec(), weights });
         name.to_owned()
     }
 
     pub(super) fn floats(&mut self, name: &str, dims: &[usize], values: Vec<f32>) -> String {
-        self.add(name, dims, Weights::Floats(values))
+        self.add(name, dims, Weights::few(values))
     }
 
     /// A list of integers (axes, pads); equal lists are one initialiser.
@@ -71,7 +100,7 @@ impl<'a> Builder<'a> {
         let text: Vec<String> = values.iter().map(i64::to_string).collect();
         let name = format!("ints.{}", text.join("_"));
         if !self.initializers.iter().any(|i| i.name == name) {
-            self.add(&name, &[values.len()], Weights::Ints(values.to_vec()));
+            self.add(&name, &[values.len()], Weights::int64(values));
         }
         name
     }

@@ -1,24 +1,40 @@
 //! Batch normalisation folded into the convolution before it.
 
-use occlude_encoder::Graph;
+use std::borrow::Cow;
+
+use occlude_encoder::{Graph, Node};
+
+use super::builder::Builder;
+use crate::Error;
 
 /// The parameters of one batch normalisation, each of the length of its channels.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct BatchNorm<'a> {
-    pub(super) weight: &'a [f32],
-    pub(super) bias: &'a [f32],
-    pub(super) mean: &'a [f32],
-    pub(super) var: &'a [f32],
+    weight: Cow<'a, [f32]>,
+    bias: Cow<'a, [f32]>,
+    mean: Cow<'a, [f32]>,
+    var: Cow<'a, [f32]>,
 }
 
-impl BatchNorm<'_> {
+impl<'a> BatchNorm<'a> {
+    /// Those of a node.
+    pub(super) fn of(builder: &Builder<'a>, node: &Node) -> Result<Self, Error> {
+        let parameter = |leaf: &str| builder.parameter(&format!("{}.{leaf}", node.name));
+        Ok(Self {
+            weight: parameter("weight")?,
+            bias: parameter("bias")?,
+            mean: parameter("running_mean")?,
+            var: parameter("running_var")?,
+        })
+    }
+
     /// Factor of a channel, in double precision: the sum over a filter is only as exact as it.
-    fn scale(self, channel: usize) -> f64 {
+    fn scale(&self, channel: usize) -> f64 {
         f64::from(self.weight[channel]) / (f64::from(self.var[channel]) + Graph::BN_EPS).sqrt()
     }
 
     /// The weights of a convolution (out, ...) scaled by output channel.
-    pub(super) fn fold_weight(self, weight: &[f32]) -> Vec<f32> {
+    pub(super) fn fold_weight(&self, weight: &[f32]) -> Vec<f32> {
         let filter = (weight.len() / self.weight.len().max(1)).max(1);
         let scaled = |(channel, values): (usize, &[f32])| {
             let scale = self.scale(channel);
@@ -28,7 +44,7 @@ impl BatchNorm<'_> {
     }
 
     /// The bias that the convolution gets.
-    pub(super) fn fold_bias(self) -> Vec<f32> {
+    pub(super) fn fold_bias(&self) -> Vec<f32> {
         let bias = |c: usize| (f64::from(self.bias[c]) - f64::from(self.mean[c]) * self.scale(c)) as f32;
         (0..self.weight.len()).map(bias).collect()
     }
@@ -40,8 +56,12 @@ mod tests {
 
     #[test]
     fn folded_equals_normalised() {
-        let bn =
-            BatchNorm { weight: &[2.0, -1.0], bias: &[0.5, 0.25], mean: &[1.0, -3.0], var: &[4.0, 0.25] };
+        let bn = BatchNorm {
+            weight: Cow::Borrowed(&[2.0, -1.0]),
+            bias: Cow::Borrowed(&[0.5, 0.25]),
+            mean: Cow::Borrowed(&[1.0, -3.0]),
+            var: Cow::Borrowed(&[4.0, 0.25]),
+        };
         let weight = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         let (w, b) = (bn.fold_weight(&weight), bn.fold_bias());
         let x = [0.3, -0.7, 1.1];

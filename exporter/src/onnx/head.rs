@@ -5,7 +5,8 @@ use occlude_preprocess::{HighPass, Preprocess};
 
 use super::builder::Builder;
 use super::options::{InputKind, OutputKind};
-use crate::proto::Attribute;
+use super::projection::Projection;
+use crate::proto::{Attribute, Element};
 
 /// Shortest length that an embedding is divided by, as in `torch.nn.functional.normalize`.
 const MIN_LENGTH: f32 = 1e-12;
@@ -57,42 +58,75 @@ fn high_pass(builder: &mut Builder<'_>, x: &str, filter: HighPass) -> String {
     builder.node("Sub", "high_pass", &[x, &blurred], vec![])
 }
 
+/// What outputs are made from.
+pub(super) struct Body<'b> {
+    pub(super) graph: &'b Graph,
+    /// Of each node of the graph.
+    pub(super) values: Vec<String>,
+    /// Whether they are halves.
+    pub(super) half: bool,
+    pub(super) projection: Option<&'b Projection>,
+    /// Scale embeddings and projections to length one.
+    pub(super) normalize: bool,
+}
+
+impl Body<'_> {
+    /// Value of a node, in single precision.
+    fn value(&self, builder: &mut Builder<'_>, node: usize) -> String {
+        let value = &self.values[node];
+        if self.half { builder.cast(value, Element::Float) } else { value.clone() }
+    }
+
+    /// The pooled features (N, D); asked for twice, they are computed once.
+    fn pooled(&self, builder: &mut Builder<'_>) -> String {
+        let features = self.value(builder, self.graph.features());
+        if builder.has("flatten") {
+            return "flatten".to_owned();
+        }
+        let pooled = builder.node("GlobalAveragePool", "avgpool", &[&features], vec![]);
+        builder.node("Flatten", "flatten", &[&pooled], vec![Attribute::Int("axis", 1)])
+    }
+}
+
 /// Adds the operations of one output; its value is named as [`OutputKind`] is shown.
-pub(super) fn output(
-    builder: &mut Builder<'_>,
-    graph: &Graph,
-    values: &[String],
-    kind: OutputKind,
-    normalize: bool,
-) {
-    let features = values[graph.features()].as_str();
+pub(super) fn output(builder: &mut Builder<'_>, body: &Body<'_>, kind: OutputKind) {
+    let name = kind.to_string();
     match kind {
-        OutputKind::Embedding => embedding(builder, features, normalize),
+        OutputKind::Embedding => {
+            let pooled = body.pooled(builder);
+            vector(builder, &name, &pooled, body.normalize);
+        }
+        OutputKind::Projection => {
+            let pooled = body.pooled(builder);
+            let projected = body.projection.map_or(pooled.clone(), |head| head.add(builder, pooled));
+            vector(builder, &name, &projected, body.normalize);
+        }
         OutputKind::Saliency => {
+            let features = body.value(builder, body.graph.features());
             let axes = builder.ints(&[1]);
-            builder.node("ReduceSum", "saliency", &[features, &axes], vec![Attribute::Int("keepdims", 0)]);
+            builder.node("ReduceSum", &name, &[&features, &axes], vec![Attribute::Int("keepdims", 0)]);
         }
         OutputKind::Stage(stage) => {
-            let value = &values[graph.stage(usize::from(stage))];
-            builder.node("Identity", &kind.to_string(), &[value], vec![]);
+            let value = body.value(builder, body.graph.stage(usize::from(stage)));
+            builder.node("Identity", &name, &[&value], vec![]);
         }
     }
 }
 
-fn embedding(builder: &mut Builder<'_>, features: &str, normalize: bool) {
-    let pooled = builder.node("GlobalAveragePool", "avgpool", &[features], vec![]);
-    let name = if normalize { "flatten" } else { "embedding" };
-    let x = builder.node_as("Flatten", "flatten", &[&pooled], name, vec![Attribute::Int("axis", 1)]);
+/// A vector per picture, scaled to length one where that is asked for.
+fn vector(builder: &mut Builder<'_>, name: &str, x: &str, normalize: bool) {
     if !normalize {
+        builder.node("Identity", name, &[x], vec![]);
         return;
     }
     // Spelt out, because the axes of ReduceL2 moved from an attribute to an input in opset 18.
     let axes = builder.ints(&[1]);
-    let shortest = builder.floats("length.min", &[], vec![MIN_LENGTH]);
-    let square = builder.node("Mul", "length.square", &[&x, &x], vec![]);
+    let part = |leaf: &str| format!("{name}.length.{leaf}");
+    let shortest = builder.floats(&part("min"), &[], vec![MIN_LENGTH]);
+    let square = builder.node("Mul", &part("square"), &[x, x], vec![]);
     let keep = Attribute::Int("keepdims", 1);
-    let sum = builder.node("ReduceSum", "length.sum", &[&square, &axes], vec![keep]);
-    let root = builder.node("Sqrt", "length.sqrt", &[&sum], vec![]);
-    let length = builder.node("Max", "length", &[&root, &shortest], vec![]);
-    builder.node("Div", "embedding", &[&x, &length], vec![]);
+    let sum = builder.node("ReduceSum", &part("sum"), &[&square, &axes], vec![keep]);
+    let root = builder.node("Sqrt", &part("sqrt"), &[&sum], vec![]);
+    let length = builder.node("Max", &format!("{name}.length"), &[&root, &shortest], vec![]);
+    builder.node("Div", name, &[x, &length], vec![]);
 }

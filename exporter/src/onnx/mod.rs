@@ -5,22 +5,39 @@ mod builder;
 mod fold;
 mod head;
 mod options;
+mod projection;
+mod quantized;
+mod units;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use occlude_checkpoint::{Encoder, atomic};
 use occlude_encoder::Graph;
 use occlude_preprocess::Preprocess;
 
-pub use options::{InputKind, ModelInfo, OPSETS, OnnxOptions, OutputKind};
+pub use options::{InputKind, ModelInfo, OPSETS, OnnxOptions, OutputKind, Precision};
+pub use projection::Projection;
+pub use quantized::Quantization;
 
 use crate::Error;
 use crate::proto::{Dim, Element, Model, Value};
 use builder::Builder;
 
-/// Name of the batch dimension.
-const BATCH: &str = "batch";
+/// Longest file that protocol buffers can hold; its readers count in 32 bits with a sign.
+const MAX_MESSAGE: u64 = i32::MAX as u64;
+
+/// What becomes a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Network<'a> {
+    /// The encoder.
+    pub encoder: &'a Encoder<'a>,
+    /// How its pictures are prepared.
+    pub contract: &'a Preprocess,
+    /// Its projection head; [`OutputKind::Projection`] needs one.
+    pub projection: Option<&'a Projection>,
+}
 
 /// An ONNX model that is ready to be written.
 pub struct OnnxModel<'a> {
@@ -29,27 +46,26 @@ pub struct OnnxModel<'a> {
 
 /// Builds the model of an encoder.
 ///
-/// Inputs and outputs have a dynamic batch size and the contract's picture size:
+/// Inputs and outputs have a dynamic batch size and the contract's picture size, or any:
 /// `pixel_values` float (N, 3, H, W), normalised, or `images` uint8 (N, H, W, 3) ->
-/// `embedding` (N, D), `saliency` (N, h, w) and stages (N, C, h, w). A high-pass filter in the
-/// contract becomes part of the graph for both kinds of input.
+/// `embedding` (N, D), `saliency` (N, h, w), `projection` (N, P) and stages (N, C, h, w). A high-pass
+/// filter in the contract becomes part of the graph for both kinds of input.
 ///
 /// # Errors
-/// [`Error::MissingWeight`] for an encoder that was loaded partially.
-pub fn model<'a>(
-    encoder: &'a Encoder,
-    contract: &Preprocess,
-    options: &OnnxOptions,
-    info: &ModelInfo,
-) -> Result<OnnxModel<'a>, Error> {
+/// [`Error::MissingWeight`] for an encoder that was loaded partially, [`Error::Options`] for options that
+/// exclude each other.
+pub fn model<'a>(network: Network<'a>, options: &OnnxOptions, info: &ModelInfo) -> Result<OnnxModel<'a>, Error> {
+    check(network, options)?;
+    let Network { encoder, contract, projection } = network;
     let graph = Graph::new(encoder.arch);
     let mut builder = Builder::new(encoder);
-    let input = head::input(&mut builder, contract, options.input);
-    let values = body::encoder(&mut builder, &graph, input, options.fold)?;
+    let values = values(&mut builder, &graph, contract, options)?;
+    let half = options.precision == Precision::Fp16;
+    let body = head::Body { graph: &graph, values, half, projection, normalize: options.normalize };
     let mut outputs = Vec::new();
     for &kind in &options.outputs {
-        head::output(&mut builder, &graph, &values, kind, options.normalize);
-        outputs.push(output_value(&graph, contract, kind));
+        head::output(&mut builder, &body, kind);
+        outputs.push(output_value(&graph, network, kind, options.dynamic_size));
     }
     let (nodes, initializers) = builder.finish();
     let model = Model {
@@ -57,25 +73,102 @@ pub fn model<'a>(
         name: encoder.arch.name().to_owned(),
         nodes,
         initializers,
-        inputs: vec![input_value(contract, options.input)],
+        inputs: vec![input_value(contract, options)],
         outputs,
         metadata: info.properties(encoder.arch, contract, options),
     };
     Ok(OnnxModel { model })
 }
 
+/// The model in single precision that gives the value of every activation that quantisation asks for:
+/// outputs of the graph's units, under the names of their nodes in the first list.
+///
+/// # Errors
+/// As [`model`].
+pub(crate) fn observed<'a>(
+    network: Network<'a>,
+    input: InputKind,
+) -> Result<(Vec<String>, Vec<String>, OnnxModel<'a>), Error> {
+    let Network { encoder, contract, .. } = network;
+    let graph = Graph::new(encoder.arch);
+    let options = OnnxOptions { input, ..OnnxOptions::default() };
+    let mut builder = Builder::new(encoder);
+    let values = values(&mut builder, &graph, contract, &options)?;
+    let points: Vec<usize> = std::iter::once(0).chain(units::units(&graph).into_iter().map(|u| u.out)).collect();
+    // An input may not be an output as well.
+    let first = builder.node("Identity", "observed.input", &[&values[0]], vec![]);
+    let mut observed: Vec<String> = points.iter().map(|&id| values[id].clone()).collect();
+    observed[0] = first;
+    let names = points.iter().map(|&id| graph.nodes[id].name.clone()).collect();
+    let output = |name: &String| Value { name: name.clone(), element: Element::Float, dims: vec![] };
+    let (nodes, initializers) = builder.finish();
+    let model = Model {
+        opset: options.opset,
+        name: encoder.arch.name().to_owned(),
+        nodes,
+        initializers,
+        inputs: vec![input_value(contract, &options)],
+        outputs: observed.iter().map(output).collect(),
+        metadata: vec![],
+    };
+    Ok((names, observed, OnnxModel { model }))
+}
+
+/// Adds preprocessing and encoder; gives the value of each node of the graph.
+fn values(
+    builder: &mut Builder<'_>,
+    graph: &Graph,
+    contract: &Preprocess,
+    options: &OnnxOptions,
+) -> Result<Vec<String>, Error> {
+    let input = head::input(builder, contract, options.input);
+    match &options.precision {
+        Precision::Fp32 => body::encoder(builder, graph, input, options.fold),
+        Precision::Fp16 => {
+            let input = builder.cast(&input, Element::Float16);
+            builder.set_half(true);
+            let values = body::encoder(builder, graph, input, true);
+            builder.set_half(false);
+            values
+        }
+        Precision::Int8(how) => {
+            let even = !options.dynamic_size && contract.crop.is_multiple_of(2);
+            quantized::encoder(builder, graph, input, how, even)
+        }
+    }
+}
+
+fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
+    let refuse = |reason| Err(Error::Options { reason });
+    if !options.fold && options.precision != Precision::Fp32 {
+        return refuse("batch normalisation can only stay unfolded in fp32; hint: leave out `--no-fold`");
+    }
+    if options.outputs.is_empty() {
+        return refuse("a model needs an output; hint: `--outputs embedding,saliency`");
+    }
+    if network.projection.is_none() && options.outputs.contains(&OutputKind::Projection) {
+        return refuse("the output `projection` needs the checkpoint's projection head");
+    }
+    Ok(())
+}
+
 impl OnnxModel<'_> {
-    /// Bytes of the file.
+    /// Bytes of the file that [`Self::write_to`] writes.
     pub fn byte_len(&self) -> u64 {
-        self.model.message().len()
+        self.model.message(None).len()
     }
 
-    /// Writes the model; weights are streamed, folded ones computed on the way.
+    /// Whether one file is too small for the model.
+    pub fn needs_external_data(&self) -> bool {
+        self.byte_len() > MAX_MESSAGE
+    }
+
+    /// Writes the model in one piece; weights are streamed, folded ones computed on the way.
     ///
     /// # Errors
     /// What `out` reports.
     pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.model.message().write_to(out)
+        self.model.message(None).write_to(out)
     }
 
     /// Writes a file that is whole or absent.
@@ -83,32 +176,59 @@ impl OnnxModel<'_> {
     /// # Errors
     /// [`Error::Write`].
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        atomic::write(path, |out| self.write_to(out))
-            .map_err(|reason| Error::Write { path: path.to_owned(), reason })
+        write(path, |out| self.write_to(out))
+    }
+
+    /// Writes the model and, beside it, the weights as `NAME.onnx.data`; gives the path of the latter. Both
+    /// files belong together: the model names the other one relative to itself.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn save_external(&self, path: &Path) -> Result<PathBuf, Error> {
+        let mut name = OsString::from(path.file_name().unwrap_or_default());
+        name.push(".data");
+        let data = path.with_file_name(&name);
+        write(&data, |out| self.model.write_data(out))?;
+        write(path, |out| self.model.message(Some(&name.to_string_lossy())).write_to(out))?;
+        Ok(data)
     }
 }
 
-fn input_value(contract: &Preprocess, kind: InputKind) -> Value {
-    let (batch, side) = (Dim::Named(BATCH), Dim::Fixed(contract.crop as usize));
-    let (element, dims) = match kind {
-        InputKind::Float => (Element::Float, vec![batch, Dim::Fixed(3), side.clone(), side]),
-        InputKind::Uint8 => (Element::Uint8, vec![batch, side.clone(), side, Dim::Fixed(3)]),
-    };
-    Value { name: kind.name().to_owned(), element, dims }
+fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
+    atomic::write(path, content).map_err(|reason| Error::Write { path: path.to_owned(), reason })
 }
 
-fn output_value(graph: &Graph, contract: &Preprocess, kind: OutputKind) -> Value {
+fn named(name: impl Into<String>) -> Dim {
+    Dim::Named(name.into())
+}
+
+fn input_value(contract: &Preprocess, options: &OnnxOptions) -> Value {
+    let side = |name: &str| if options.dynamic_size { named(name) } else { Dim::Fixed(contract.crop as usize) };
+    let (batch, height, width) = (named("batch"), side("height"), side("width"));
+    let (element, dims) = match options.input {
+        InputKind::Float => (Element::Float, vec![batch, Dim::Fixed(3), height, width]),
+        InputKind::Uint8 => (Element::Uint8, vec![batch, height, width, Dim::Fixed(3)]),
+    };
+    Value { name: options.input.name().to_owned(), element, dims }
+}
+
+fn output_value(graph: &Graph, network: Network<'_>, kind: OutputKind, dynamic: bool) -> Value {
     let arch = graph.arch;
-    let side = |stage| Dim::Fixed(arch.feature_side(stage, contract.crop as usize));
-    let batch = Dim::Named(BATCH);
-    let dims = match kind {
-        OutputKind::Embedding => vec![batch, Dim::Fixed(arch.feature_dim())],
-        OutputKind::Saliency => vec![batch, side(5), side(5)],
+    // Channels double from stage to stage.
+    let channels = |stage: usize| Dim::Fixed(arch.feature_dim() >> (5 - stage));
+    let side = |stage, direction: &str| match dynamic {
+        true => named(format!("{direction}{stage}")),
+        false => Dim::Fixed(arch.feature_side(stage, network.contract.crop as usize)),
+    };
+    let mut dims = vec![named("batch")];
+    match kind {
+        OutputKind::Embedding => dims.push(Dim::Fixed(arch.feature_dim())),
+        OutputKind::Projection => dims.extend(network.projection.map(|head| Dim::Fixed(head.dim()))),
+        OutputKind::Saliency => dims.extend([side(5, "height"), side(5, "width")]),
         OutputKind::Stage(stage) => {
             let stage = usize::from(stage);
-            // Channels double from stage to stage.
-            vec![batch, Dim::Fixed(arch.feature_dim() >> (5 - stage)), side(stage), side(stage)]
+            dims.extend([channels(stage), side(stage, "height"), side(stage, "width")]);
         }
-    };
+    }
     Value { name: kind.to_string(), element: Element::Float, dims }
 }

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use occlude_encoder::Arch;
 use occlude_preprocess::Preprocess;
 
+use super::quantized::Quantization;
+
 /// The opset versions that can be written: the operations used mean the same in all of them.
 pub const OPSETS: RangeInclusive<i64> = 17..=22;
 
@@ -40,6 +42,8 @@ pub enum OutputKind {
     Saliency,
     /// `res2` .. `res5` (N, C, h, w): output of a residual stage, 2 to 5.
     Stage(u8),
+    /// `projection` (N, P): output of the projection head.
+    Projection,
 }
 
 impl fmt::Display for OutputKind {
@@ -48,6 +52,7 @@ impl fmt::Display for OutputKind {
             Self::Embedding => f.write_str("embedding"),
             Self::Saliency => f.write_str("saliency"),
             Self::Stage(stage) => write!(f, "res{stage}"),
+            Self::Projection => f.write_str("projection"),
         }
     }
 }
@@ -56,17 +61,41 @@ impl FromStr for OutputKind {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let all =
-            [Self::Embedding, Self::Saliency, Self::Stage(2), Self::Stage(3), Self::Stage(4), Self::Stage(5)];
-        let known = || all.map(|k| k.to_string()).join(", ");
-        all.into_iter()
+        let stages = (2..=5).map(Self::Stage);
+        let all: Vec<_> = [Self::Embedding, Self::Saliency, Self::Projection].into_iter().chain(stages).collect();
+        let known = || all.iter().map(Self::to_string).collect::<Vec<_>>().join(", ");
+        all.iter()
+            .copied()
             .find(|kind| kind.to_string() == s)
             .ok_or_else(|| format!("unknown output `{s}`: expected one of {}", known()))
     }
 }
 
+/// Numbers that the encoder computes with; inputs and outputs are the same in all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    Fp32,
+    /// 16-bit floats; preprocessing, pooling and normalisation stay in 32 bits.
+    Fp16,
+    /// 8-bit integers, statically quantised.
+    Int8(Quantization),
+}
+
+impl Precision {
+    /// As flags and metadata have it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Int8(_) => "int8",
+        }
+    }
+}
+
 /// Shape of the graph.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct OnnxOptions {
     /// What the model takes.
     pub input: InputKind,
@@ -78,6 +107,10 @@ pub struct OnnxOptions {
     pub fold: bool,
     /// Version of the operator set, within [`OPSETS`].
     pub opset: u32,
+    /// Pictures of any size, beside the contract's.
+    pub dynamic_size: bool,
+    /// Numbers that the encoder computes with; the others than `Fp32` fold batch normalisation.
+    pub precision: Precision,
 }
 
 impl Default for OnnxOptions {
@@ -88,6 +121,8 @@ impl Default for OnnxOptions {
             normalize: true,
             fold: true,
             opset: 17,
+            dynamic_size: false,
+            precision: Precision::Fp32,
         }
     }
 }
@@ -121,8 +156,23 @@ impl ModelInfo {
             ("checkpoint", Some(self.checkpoint.clone())),
             ("licence", self.licence.clone()),
             ("normalized", Some(options.normalize.to_string())),
+            ("precision", Some(options.precision.name().to_owned())),
+            ("quantization", quantization(&options.precision)),
             ("occlude.version", Some(env!("CARGO_PKG_VERSION").to_owned())),
         ];
         pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
+}
+
+/// How the integers came about, for those who find the file.
+fn quantization(precision: &Precision) -> Option<String> {
+    let Precision::Int8(q) = precision else { return None };
+    let json = serde_json::json!({
+        "calibration": q.calibration.method.to_string(),
+        "pictures": q.calibration.pictures,
+        "keep_first": q.keep_first,
+        "keep_last": q.keep_last,
+        "weight_bits": if q.reduce_range { 7 } else { 8 },
+    });
+    Some(json.to_string())
 }

@@ -5,8 +5,10 @@
 //! <https://protobuf.dev/programming-guides/encoding/>.
 
 mod model;
+mod weights;
 
-pub(crate) use model::{Attribute, Dim, Element, Initializer, Model, Node, Value, Weights};
+pub(crate) use model::{Attribute, Dim, Element, Initializer, Model, Node, Value};
+pub(crate) use weights::Weights;
 
 use std::io::{self, Write};
 
@@ -26,8 +28,16 @@ enum Content<'a> {
     Fixed32([u8; 4]),
     Bytes(Vec<u8>),
     Message(Message<'a>),
-    /// Little-endian values, produced on demand.
-    Weights(&'a Weights<'a>),
+    /// Bytes that are produced while they are written.
+    Stream(&'a dyn Stream),
+}
+
+/// Content of a known length that is never held in memory as a whole.
+pub(crate) trait Stream {
+    /// Its length in bytes.
+    fn byte_len(&self) -> u64;
+    /// Writes that many bytes.
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
 }
 
 impl<'a> Message<'a> {
@@ -53,8 +63,8 @@ impl<'a> Message<'a> {
         self.with(number, Content::Message(value))
     }
 
-    pub(crate) fn weights(self, number: u32, value: &'a Weights<'a>) -> Self {
-        self.with(number, Content::Weights(value))
+    pub(crate) fn stream(self, number: u32, value: &'a dyn Stream) -> Self {
+        self.with(number, Content::Stream(value))
     }
 
     /// A repeated field.
@@ -77,7 +87,7 @@ impl Field<'_> {
     fn tag(&self) -> u64 {
         let wire_type = match self.content {
             Content::Varint(_) => 0,
-            Content::Bytes(_) | Content::Message(_) | Content::Weights(_) => 2,
+            Content::Bytes(_) | Content::Message(_) | Content::Stream(_) => 2,
             Content::Fixed32(_) => 5,
         };
         u64::from(self.number) << 3 | wire_type
@@ -91,7 +101,7 @@ impl Field<'_> {
                 Content::Fixed32(_) => 4,
                 Content::Bytes(b) => prefixed(b.len() as u64),
                 Content::Message(m) => prefixed(m.len()),
-                Content::Weights(w) => prefixed(w.byte_len()),
+                Content::Stream(s) => prefixed(s.byte_len()),
             }
     }
 
@@ -108,9 +118,9 @@ impl Field<'_> {
                 write_varint(out, message.len())?;
                 message.write_to(out)
             }
-            Content::Weights(weights) => {
-                write_varint(out, weights.byte_len())?;
-                weights.write_to(out)
+            Content::Stream(content) => {
+                write_varint(out, content.byte_len())?;
+                content.write_to(out)
             }
         }
     }

@@ -1,75 +1,31 @@
 //! The part of ONNX's messages that an encoder needs. Field numbers:
 //! <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
-use super::Message;
+use super::{Message, Stream, Weights};
 
 /// `TensorProto.DataType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Element {
     Float = 1,
     Uint8 = 2,
+    Int8 = 3,
+    Int32 = 6,
     Int64 = 7,
+    Float16 = 10,
 }
 
-/// Values of an initialiser.
-pub(crate) enum Weights<'a> {
-    /// As they lie in the encoder.
-    Borrowed(&'a [f32]),
-    /// Small ones.
-    Floats(Vec<f32>),
-    /// Axes, pads.
-    Ints(Vec<i64>),
-    /// Computed while the file is written: how many, and how.
-    Computed(usize, Box<dyn Fn() -> Vec<f32> + 'a>),
-}
-
-impl Weights<'_> {
-    fn element(&self) -> Element {
+impl Element {
+    /// Bytes of one value.
+    pub(crate) fn size(self) -> u64 {
         match self {
-            Self::Ints(_) => Element::Int64,
-            _ => Element::Float,
+            Self::Uint8 | Self::Int8 => 1,
+            Self::Float16 => 2,
+            Self::Float | Self::Int32 => 4,
+            Self::Int64 => 8,
         }
     }
-
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Borrowed(v) => v.len(),
-            Self::Floats(v) => v.len(),
-            Self::Ints(v) => v.len(),
-            Self::Computed(len, _) => *len,
-        }
-    }
-
-    pub(crate) fn byte_len(&self) -> u64 {
-        self.len() as u64 * if matches!(self, Self::Ints(_)) { 8 } else { 4 }
-    }
-
-    pub(crate) fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        match self {
-            Self::Borrowed(v) => write_floats(out, v),
-            Self::Floats(v) => write_floats(out, v),
-            Self::Ints(v) => v.iter().try_for_each(|i| out.write_all(&i.to_le_bytes())),
-            Self::Computed(len, make) => {
-                let values = make();
-                // A wrong length would shift everything behind it.
-                debug_assert_eq!(values.len(), *len);
-                write_floats(out, &values)
-            }
-        }
-    }
-}
-
-/// Little-endian floats, through a buffer that stays in the cache.
-fn write_floats(out: &mut dyn Write, values: &[f32]) -> io::Result<()> {
-    let mut buffer = [0; 1 << 14];
-    for chunk in values.chunks(buffer.len() / 4) {
-        let bytes = &mut buffer[..chunk.len() * 4];
-        bytes.as_chunks_mut().0.iter_mut().zip(chunk).for_each(|(b, v)| *b = v.to_le_bytes());
-        out.write_all(bytes)?;
-    }
-    Ok(())
 }
 
 /// `TensorProto`.
@@ -79,13 +35,31 @@ pub(crate) struct Initializer<'a> {
     pub(crate) weights: Weights<'a>,
 }
 
+/// Tensors shorter than this stay in the model's own file, also where the others have one of theirs.
+const INLINE: u64 = 1024;
+
+/// Offsets in a data file are multiples of this, so that runtimes can map tensors.
+const ALIGNMENT: u64 = 4096;
+
 impl Initializer<'_> {
-    fn message(&self) -> Message<'_> {
-        Message::default()
+    fn is_external(&self) -> bool {
+        self.weights.byte_len() >= INLINE
+    }
+
+    fn message(&self, external: Option<(&str, u64)>) -> Message<'_> {
+        let tensor = Message::default()
             .each(&self.dims, |m, &d| m.int(1, d as i64))
             .int(2, self.weights.element() as i64)
-            .text(8, &self.name)
-            .weights(9, &self.weights)
+            .text(8, &self.name);
+        let Some((file, offset)) = external.filter(|_| self.is_external()) else {
+            return tensor.stream(9, &self.weights);
+        };
+        let entry = |key: &str, value: &str| Message::default().text(1, key).text(2, value);
+        tensor
+            .message(13, entry("location", file))
+            .message(13, entry("offset", &offset.to_string()))
+            .message(13, entry("length", &self.weights.byte_len().to_string()))
+            .int(14, 1)
     }
 }
 
@@ -134,7 +108,7 @@ impl Node {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Dim {
     Fixed(usize),
-    Named(&'static str),
+    Named(String),
 }
 
 /// `ValueInfoProto` of a tensor.
@@ -142,6 +116,7 @@ pub(crate) enum Dim {
 pub(crate) struct Value {
     pub(crate) name: String,
     pub(crate) element: Element,
+    /// Empty where runtimes shall find it out.
     pub(crate) dims: Vec<Dim>,
 }
 
@@ -154,7 +129,8 @@ impl Value {
             };
             m.message(1, side)
         });
-        let tensor = Message::default().int(1, self.element as i64).message(2, shape);
+        let tensor = Message::default().int(1, self.element as i64);
+        let tensor = if self.dims.is_empty() { tensor } else { tensor.message(2, shape) };
         Message::default().text(1, &self.name).message(2, Message::default().message(1, tensor))
     }
 }
@@ -172,11 +148,13 @@ pub(crate) struct Model<'a> {
 }
 
 impl Model<'_> {
-    pub(crate) fn message(&self) -> Message<'_> {
+    /// The model; with the name of a data file, large tensors are only named, and belong into that
+    /// file as [`Self::write_data`] writes it.
+    pub(crate) fn message(&self, data: Option<&str>) -> Message<'_> {
         let graph = Message::default()
             .each(&self.nodes, |m, n| m.message(1, n.message()))
             .text(2, &self.name)
-            .each(&self.initializers, |m, i| m.message(5, i.message()))
+            .each(self.placed(), |m, (i, offset)| m.message(5, i.message(data.map(|file| (file, offset)))))
             .each(&self.inputs, |m, v| m.message(11, v.message()))
             .each(&self.outputs, |m, v| m.message(12, v.message()));
         Message::default()
@@ -190,6 +168,30 @@ impl Model<'_> {
             .each(&self.metadata, |m, (key, value)| {
                 m.message(14, Message::default().text(1, key).text(2, value))
             })
+    }
+}
+
+impl<'a> Model<'a> {
+    /// Every initialiser and where it begins in a data file.
+    fn placed(&self) -> impl Iterator<Item = (&Initializer<'a>, u64)> {
+        self.initializers.iter().scan(0u64, |end, initializer| {
+            let offset = end.next_multiple_of(ALIGNMENT);
+            if initializer.is_external() {
+                *end = offset + initializer.weights.byte_len();
+            }
+            Some((initializer, offset))
+        })
+    }
+
+    /// Writes the data file.
+    pub(crate) fn write_data(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut at = 0;
+        for (initializer, offset) in self.placed().filter(|(i, _)| i.is_external()) {
+            io::copy(&mut io::repeat(0).take(offset - at), out)?;
+            initializer.weights.write_to(out)?;
+            at = offset + initializer.weights.byte_len();
+        }
+        Ok(())
     }
 }
 

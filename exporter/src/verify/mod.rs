@@ -1,18 +1,21 @@
 //! Does an ONNX file compute what the checkpoint says, in two runtimes, on real pictures?
 
+mod neighbours;
 mod report;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use occlude_checkpoint::{Checkpoint, Encoder, LoadOptions, load_encoder};
-use occlude_preprocess::{Limits, Preprocess, Rgb, files, load};
+use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
 
+pub use neighbours::Agreement;
 pub use report::{Comparison, Difference, PictureResult};
 
-use crate::onnx::InputKind;
-use crate::runtime::{Batch, OrtModel, Outputs, TractModel};
+use crate::onnx::{self, InputKind, ModelInfo, Network, OnnxOptions, OutputKind, Projection};
+use crate::pictures::{Inputs, expand};
+use crate::runtime::{Outputs, Session, TractModel};
 use crate::{Error, OnnxFile, reference};
+use neighbours::Embedded;
 
 /// Pictures that ONNX Runtime gets at once; a batch that is not full is run as it is.
 const BATCH: usize = 8;
@@ -24,11 +27,16 @@ pub struct VerifyOptions {
     pub load: LoadOptions,
     /// Most pictures taken from each folder; `None` takes all.
     pub limit: Option<usize>,
+    /// Pictures to look for neighbours in; without, the other pictures are.
+    pub gallery: Vec<PathBuf>,
 }
 
-/// Runs the pictures (files or folders) through the model in ONNX Runtime (in batches) and in tract
-/// (one by one), and through the checkpoint's encoder computed plainly, by the contract in the
-/// file's metadata; holds the fingerprint against the checkpoint.
+/// Holds a model against the checkpoint that it was written from, on pictures (files or folders), by the
+/// contract in the file's metadata; the fingerprint as well.
+///
+/// A model in single precision is run in ONNX Runtime (in batches) and in tract (one by one), and held
+/// against the checkpoint's encoder computed plainly. One in fp16 or int8 is held against the model
+/// in single precision in ONNX Runtime, and its nearest neighbours against that one's.
 ///
 /// # Errors
 /// [`Error`] where a file cannot be read or a runtime fails. Differences are no errors: see
@@ -41,164 +49,175 @@ pub fn verify(
 ) -> Result<Comparison, Error> {
     let file = OnnxFile::open(model)?;
     let contract = file.contract()?;
-    let normalized = file.metadata().get("normalized") != Some(&"false");
-    let stored = file.property("fingerprint")?.to_owned();
-    let encoder = load_encoder(&Checkpoint::open(checkpoint)?, &options.load)?;
+    let checkpoint = Checkpoint::open(checkpoint)?;
+    let encoder = load_encoder(&checkpoint, &options.load)?;
     let computed = encoder.fingerprint(&contract.to_json());
-    let paths = expand(pictures, options.limit)?;
-    let inputs = Inputs::load(&paths, &contract, file.input()?)?;
-    let mut times = Times::default();
-    let ort = times.ort.measure(|| run_ort(&file, &inputs))?;
-    let tract = times.tract.measure(|| run_tract(&file, &inputs))?;
-    let plain = times.reference.measure(|| run_reference(&encoder, &contract, &inputs, normalized))?;
-    let results = paths
-        .into_iter()
-        .enumerate()
-        .map(|(i, path)| PictureResult {
-            path,
-            tract: Difference::of(&ort[i], &tract[i]),
-            checkpoint: Difference::of(&ort[i], &plain[i]),
-        })
-        .collect();
-    Ok(Comparison { results, fingerprint: (stored, computed), times: times.per_picture(inputs.pixels.len()) })
-}
-
-/// Wall time of one way to compute.
-#[derive(Default)]
-struct Timer(Duration);
-
-impl Timer {
-    fn measure<T>(&mut self, f: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
-        let result = f();
-        self.0 = start.elapsed();
-        result
-    }
-}
-
-#[derive(Default)]
-struct Times {
-    ort: Timer,
-    tract: Timer,
-    reference: Timer,
-}
-
-impl Times {
-    /// Milliseconds, loading included.
-    fn per_picture(&self, pictures: usize) -> [f64; 3] {
-        [&self.ort, &self.tract, &self.reference].map(|t| t.0.as_secs_f64() * 1e3 / pictures.max(1) as f64)
-    }
-}
-
-/// Folders become their pictures; with a limit, evenly spread over the listing.
-fn expand(paths: &[PathBuf], limit: Option<usize>) -> Result<Vec<PathBuf>, Error> {
-    let mut all = Vec::new();
-    for path in paths {
-        if !path.is_dir() {
-            all.push(path.clone());
-            continue;
-        }
-        let samples = files::list(path)?.samples;
-        let step = limit.map_or(1, |n| samples.len().div_ceil(n.max(1))).max(1);
-        all.extend(samples.into_iter().step_by(step).map(|s| s.path));
-    }
-    Ok(all)
-}
-
-/// Pictures as the model takes them.
-struct Inputs {
-    kind: InputKind,
-    pixels: Vec<Rgb>,
-    /// Normalised planes, for models that take them; without the high-pass filter.
-    planes: Vec<Vec<f32>>,
-}
-
-impl Inputs {
-    fn load(paths: &[PathBuf], contract: &Preprocess, kind: InputKind) -> Result<Self, Error> {
-        let mut inputs = Self { kind, pixels: Vec::new(), planes: Vec::new() };
-        for path in paths {
-            let pixels = contract.pixels(&load(path, &Limits::default())?.image);
-            if kind == InputKind::Float {
-                let mut planes = vec![0.0; pixels.data.len()];
-                contract.normalized_into(&pixels, &mut planes);
-                inputs.planes.push(planes);
-            }
-            inputs.pixels.push(pixels);
-        }
-        Ok(inputs)
-    }
-
-    fn side(&self) -> usize {
-        self.pixels.first().map_or(0, |p| p.width as usize)
-    }
-
-    fn row(&self, i: usize) -> Batch<'_> {
-        match self.kind {
-            InputKind::Float => Batch::Float(&self.planes[i]),
-            InputKind::Uint8 => Batch::Uint8(&self.pixels[i].data),
-        }
-    }
-}
-
-fn run_ort(file: &OnnxFile, inputs: &Inputs) -> Result<Vec<Outputs>, Error> {
-    let mut model = OrtModel::load(file, inputs.side())?;
-    let mut outputs = Vec::new();
-    let indices: Vec<usize> = (0..inputs.pixels.len()).collect();
-    for chunk in indices.chunks(BATCH) {
-        let planes: Vec<f32>;
-        let pixels: Vec<u8>;
-        let batch = match inputs.kind {
-            InputKind::Float => {
-                planes = chunk.iter().flat_map(|&i| inputs.planes[i].iter().copied()).collect();
-                Batch::Float(&planes)
-            }
-            InputKind::Uint8 => {
-                pixels = chunk.iter().flat_map(|&i| inputs.pixels[i].data.iter().copied()).collect();
-                Batch::Uint8(&pixels)
-            }
-        };
-        outputs.extend(model.run(batch, chunk.len())?);
-    }
-    Ok(outputs)
-}
-
-fn run_tract(file: &OnnxFile, inputs: &Inputs) -> Result<Vec<Outputs>, Error> {
-    let model = TractModel::load(file, inputs.side())?;
-    (0..inputs.pixels.len()).map(|i| model.run(inputs.row(i))).collect()
-}
-
-fn run_reference(
-    encoder: &Encoder,
-    contract: &Preprocess,
-    inputs: &Inputs,
-    normalized: bool,
-) -> Result<Vec<Outputs>, Error> {
-    let one = |pixels: &Rgb| {
-        let map = reference::features(encoder, &contract.tensor(pixels), inputs.side())?;
-        let mut embedding = map.pooled();
-        if normalized {
-            let length = embedding.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt().max(1e-12);
-            embedding.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
-        }
-        Ok(Outputs { embedding, saliency: map.channel_sum() })
+    let outputs = file.outputs()?;
+    let projection = match outputs.contains(&OutputKind::Projection) {
+        true => Some(Projection::find(&checkpoint, &encoder)?),
+        false => None,
     };
-    inputs.pixels.iter().map(one).collect()
+    let network = Network { encoder: &encoder, contract: &contract, projection: projection.as_ref() };
+    let subject = Subject { file: &file, network, outputs, input: file.input()? };
+    let paths = expand(pictures, options.limit)?;
+    let mut comparison = match file.is_single_precision() {
+        true => subject.against_checkpoint(&paths)?,
+        false => subject.against_single(&paths, &expand(&options.gallery, None)?)?,
+    };
+    comparison.fingerprint = (file.property("fingerprint")?.to_owned(), computed);
+    Ok(comparison)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What is verified.
+struct Subject<'a> {
+    file: &'a OnnxFile,
+    network: Network<'a>,
+    outputs: Vec<OutputKind>,
+    input: InputKind,
+}
 
-    #[test]
-    fn folders_are_expanded_and_limited() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        for i in 0..10 {
-            std::fs::write(folder.path().join(format!("{i}.jpg")), "").expect("writes");
-        }
-        let paths = [folder.path().to_owned(), PathBuf::from("single.png")];
-        assert_eq!(expand(&paths, None).expect("lists").len(), 11);
-        let some = expand(&paths, Some(3)).expect("lists");
-        let names: Vec<_> = some.iter().filter_map(|p| p.file_name()?.to_str()).collect();
-        assert_eq!(names, ["0.jpg", "4.jpg", "8.jpg", "single.png"]);
+impl Subject<'_> {
+    fn normalized(&self) -> bool {
+        self.file.metadata().get("normalized") != Some(&"false")
     }
+
+    fn names(&self) -> Vec<String> {
+        self.outputs.iter().map(OutputKind::to_string).collect()
+    }
+
+    /// A model in single precision: two runtimes and the plain computation.
+    fn against_checkpoint(&self, paths: &[PathBuf]) -> Result<Comparison, Error> {
+        let inputs = Inputs::load(paths, self.network.contract, self.input)?;
+        let names = self.names();
+        let (ort, ort_time) = measure(|| {
+            let mut session = Session::from_file(self.file.path())?;
+            let starts = (0..paths.len()).step_by(BATCH);
+            let batch = |at: usize| session.rows(&inputs.batch(at..paths.len().min(at + BATCH)), &names);
+            Ok(starts.map(batch).collect::<Result<Vec<_>, Error>>()?.concat())
+        })?;
+        let (tract, tract_time) = measure(|| {
+            let model = TractModel::load(self.file, self.network.contract.crop as usize)?;
+            (0..paths.len()).map(|i| model.run(&inputs.batch(i..i + 1))).collect::<Result<Vec<_>, _>>()
+        })?;
+        let (plain, plain_time) = measure(|| {
+            let plain = |pixels| self.plain(&self.network.contract.tensor(pixels));
+            inputs.pixels().iter().map(plain).collect::<Result<Vec<_>, _>>()
+        })?;
+        let results = paths.iter().enumerate().map(|(i, path)| PictureResult {
+            path: path.clone(),
+            tract: Some(Difference::of(&ort[i], &tract[i])),
+            reference: Difference::of(&ort[i], &plain[i]),
+        });
+        let times = [("ONNX Runtime", ort_time), ("tract", tract_time), ("plain", plain_time)];
+        Ok(Comparison {
+            precision: self.file.precision().to_owned(),
+            results: results.collect(),
+            agreement: None,
+            fingerprint: Default::default(),
+            times: times.map(|(name, time)| (name, per_picture(time, paths.len()))).to_vec(),
+        })
+    }
+
+    /// The outputs by [`mod@reference`].
+    fn plain(&self, tensor: &[f32]) -> Result<Outputs, Error> {
+        let Network { encoder, contract, projection } = self.network;
+        let stages = reference::stages(encoder, tensor, contract.crop as usize)?;
+        let features = &stages[3];
+        let vector = |mut values: Vec<f32>| {
+            if self.normalized() {
+                let length = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt().max(1e-12);
+                values.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+            }
+            values
+        };
+        let value = |kind: &OutputKind| match kind {
+            OutputKind::Embedding => vector(features.pooled()),
+            OutputKind::Projection => {
+                vector(projection.map(|p| p.forward(&features.pooled())).unwrap_or_default())
+            }
+            OutputKind::Saliency => features.channel_sum(),
+            OutputKind::Stage(stage) => stages[usize::from(*stage) - 2].data.clone(),
+        };
+        Ok(self.outputs.iter().map(|kind| (kind.to_string(), value(kind))).collect())
+    }
+
+    /// A model in lower precision: the one in single precision, and neighbours.
+    fn against_single(&self, paths: &[PathBuf], gallery: &[PathBuf]) -> Result<Comparison, Error> {
+        let mut session = Session::from_file(self.file.path())?;
+        let mut single = self.single()?;
+        let mut pair = Pair { subject: self, session: &mut session, single: &mut single, times: [Duration::ZERO; 2] };
+        let mut results = Vec::new();
+        let queries = pair.run(paths, &mut |path, ours, theirs| {
+            let reference = Difference::of(ours, theirs);
+            results.push(PictureResult { path: path.to_owned(), tract: None, reference });
+        })?;
+        let times = pair.times;
+        let gallery = if gallery.is_empty() { None } else { Some(pair.run(gallery, &mut |_, _, _| {})?) };
+        let names = ["ONNX Runtime", "in fp32"];
+        let times = names.into_iter().zip(times).map(|(name, time)| (name, per_picture(time, paths.len())));
+        Ok(Comparison {
+            precision: self.file.precision().to_owned(),
+            agreement: Agreement::of(&queries, gallery.as_ref()),
+            results,
+            fingerprint: Default::default(),
+            times: times.collect(),
+        })
+    }
+
+    /// The same model in single precision.
+    fn single(&self) -> Result<Session, Error> {
+        let options = OnnxOptions {
+            input: self.input,
+            outputs: self.outputs.clone(),
+            normalize: self.normalized(),
+            ..OnnxOptions::default()
+        };
+        let model = onnx::model(self.network, &options, &ModelInfo::default())?;
+        let mut bytes = Vec::new();
+        model.write_to(&mut bytes).map_err(|reason| Error::Write { path: "memory".into(), reason })?;
+        Session::from_bytes(&bytes)
+    }
+}
+
+/// The verified model beside its reference.
+struct Pair<'p> {
+    subject: &'p Subject<'p>,
+    session: &'p mut Session,
+    single: &'p mut Session,
+    times: [Duration; 2],
+}
+
+impl Pair<'_> {
+    /// Runs pictures through both, a batch in memory at a time.
+    fn run(
+        &mut self,
+        paths: &[PathBuf],
+        each: &mut dyn FnMut(&Path, &Outputs, &Outputs),
+    ) -> Result<Embedded, Error> {
+        let names = self.subject.names();
+        let mut embedded = Embedded::default();
+        for paths in paths.chunks(BATCH) {
+            let inputs = Inputs::load(paths, self.subject.network.contract, self.subject.input)?;
+            let batch = inputs.batch(0..paths.len());
+            let (ours, time) = measure(|| self.session.rows(&batch, &names))?;
+            self.times[0] += time;
+            let (theirs, time) = measure(|| self.single.rows(&batch, &names))?;
+            self.times[1] += time;
+            for (path, (ours, theirs)) in paths.iter().zip(ours.iter().zip(&theirs)) {
+                each(path, ours, theirs);
+                embedded.add(path, ours, theirs);
+            }
+        }
+        Ok(embedded)
+    }
+}
+
+fn measure<T>(f: impl FnOnce() -> Result<T, Error>) -> Result<(T, Duration), Error> {
+    let start = Instant::now();
+    f().map(|result| (result, start.elapsed()))
+}
+
+/// Milliseconds.
+fn per_picture(time: Duration, pictures: usize) -> f64 {
+    time.as_secs_f64() * 1e3 / pictures.max(1) as f64
 }

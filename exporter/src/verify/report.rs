@@ -5,17 +5,22 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::Agreement;
+use crate::onnx::OutputKind;
 use crate::runtime::Outputs;
+
+/// Pictures that the table lists.
+const SHOWN: usize = 32;
 
 /// How far the outputs of one picture are from another computation of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Difference {
-    /// Largest absolute difference of the embedding.
+    /// Largest absolute difference of a value of the embedding (and the projection).
     pub embedding: f64,
-    /// Cosine between the embeddings.
+    /// Least cosine between the embeddings (and the projections).
     pub cosine: f64,
-    /// Largest absolute difference of the saliency map, as a share of its largest value.
-    pub saliency: f64,
+    /// Largest absolute difference within the saliency map (and the stages), as a share of the map's largest value.
+    pub maps: f64,
 }
 
 /// One picture.
@@ -23,31 +28,45 @@ pub struct Difference {
 pub struct PictureResult {
     /// The file.
     pub path: PathBuf,
-    /// ONNX Runtime against tract.
-    pub tract: Difference,
-    /// ONNX Runtime against the checkpoint's encoder.
-    pub checkpoint: Difference,
+    /// ONNX Runtime against tract, for models in single precision.
+    pub tract: Option<Difference>,
+    /// ONNX Runtime against the checkpoint's encoder, or against the model in single precision.
+    pub reference: Difference,
 }
 
 /// What [`crate::verify()`] found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
+    /// `fp32`, `fp16`, `int8`.
+    pub precision: String,
     /// One entry per picture.
     pub results: Vec<PictureResult>,
+    /// Neighbours, for models in lower precision.
+    pub agreement: Option<Agreement>,
     /// In the ONNX file, and of the checkpoint with the file's contract.
     pub fingerprint: (String, String),
-    /// Milliseconds per picture, loading included: ONNX Runtime, tract, plain computation.
-    pub times: [f64; 3],
+    /// Milliseconds per picture; for single precision with the time of loading.
+    pub times: Vec<(&'static str, f64)>,
 }
 
 impl Difference {
+    const NONE: Self = Self { embedding: 0.0, cosine: 1.0, maps: 0.0 };
+
     /// The difference of `a` from `b`; infinite where shapes or numbers make no sense.
     pub(super) fn of(a: &Outputs, b: &Outputs) -> Self {
-        let scale = largest(&b.saliency).max(f64::MIN_POSITIVE);
-        Self {
-            embedding: max_difference(&a.embedding, &b.embedding),
-            cosine: cosine(&a.embedding, &b.embedding),
-            saliency: max_difference(&a.saliency, &b.saliency) / scale,
+        if !a.keys().eq(b.keys()) {
+            return Self { embedding: f64::INFINITY, cosine: -1.0, maps: f64::INFINITY };
+        }
+        a.iter().zip(b.values()).map(|((name, a), b)| Self::of_output(name, a, b)).fold(Self::NONE, Self::worst)
+    }
+
+    fn of_output(name: &str, a: &[f32], b: &[f32]) -> Self {
+        let difference = max_difference(a, b);
+        match name.parse() {
+            Ok(OutputKind::Embedding | OutputKind::Projection) => {
+                Self { embedding: difference, cosine: cosine(a, b), ..Self::NONE }
+            }
+            _ => Self { maps: difference / largest(b).max(f64::MIN_POSITIVE), ..Self::NONE },
         }
     }
 
@@ -56,16 +75,12 @@ impl Difference {
         Self {
             embedding: self.embedding.max(other.embedding),
             cosine: self.cosine.min(other.cosine),
-            saliency: self.saliency.max(other.saliency),
+            maps: self.maps.max(other.maps),
         }
     }
 
-    fn within(self, tolerance: f64) -> bool {
-        self.embedding <= tolerance && self.saliency <= tolerance && self.cosine >= 1.0 - tolerance
-    }
-
     fn json(self) -> Value {
-        json!({ "max_abs_error": self.embedding, "cosine": self.cosine, "saliency_error": self.saliency })
+        json!({ "max_abs_error": self.embedding, "cosine": self.cosine, "map_error": self.maps })
     }
 }
 
@@ -93,67 +108,115 @@ impl Comparison {
         self.fingerprint.0 == self.fingerprint.1
     }
 
-    /// Whether the fingerprint is the checkpoint's and nothing differs by more than `tolerance`:
-    /// neither an embedding's value, nor a saliency value as a share of the map's largest, nor the
-    /// cosine from 1.
-    pub fn passes(&self, tolerance: f64) -> bool {
-        let close = |r: &PictureResult| r.tract.within(tolerance) && r.checkpoint.within(tolerance);
-        self.same_fingerprint() && !self.results.is_empty() && self.results.iter().all(close)
+    /// Whether tight tolerances make sense.
+    pub fn is_single_precision(&self) -> bool {
+        self.precision == "fp32"
     }
 
-    /// The worst over all pictures, against tract and against the checkpoint.
-    pub fn worst(&self) -> (Difference, Difference) {
-        let none = Difference { embedding: 0.0, cosine: 1.0, saliency: 0.0 };
-        let fold = |pick: fn(&PictureResult) -> Difference| {
-            self.results.iter().map(pick).fold(none, Difference::worst)
+    /// The tolerance of the file's precision.
+    pub fn usual_tolerance(&self) -> f64 {
+        match self.precision.as_str() {
+            "int8" => 1e-2,
+            _ => 1e-4,
+        }
+    }
+
+    /// Whether the fingerprint is the checkpoint's and nothing differs by more than `tolerance`. In single
+    /// precision that is an embedding's value, a map's value as a share of its largest, and the
+    /// cosine from 1; in lower precision the cosine.
+    pub fn passes(&self, tolerance: f64) -> bool {
+        let close = |d: Difference| {
+            let exact = d.embedding <= tolerance && d.maps <= tolerance;
+            d.cosine >= 1.0 - tolerance && (exact || !self.is_single_precision())
         };
-        (fold(|r| r.tract), fold(|r| r.checkpoint))
+        let good = |r: &PictureResult| r.tract.is_none_or(close) && close(r.reference);
+        self.same_fingerprint() && !self.results.is_empty() && self.results.iter().all(good)
+    }
+
+    /// The worst over all pictures: against tract, and against the reference.
+    pub fn worst(&self) -> (Option<Difference>, Difference) {
+        let reference = self.results.iter().map(|r| r.reference).fold(Difference::NONE, Difference::worst);
+        (self.results.iter().filter_map(|r| r.tract).reduce(Difference::worst), reference)
+    }
+
+    /// Mean cosine between the embeddings of model and reference.
+    pub fn mean_cosine(&self) -> f64 {
+        self.results.iter().map(|r| r.reference.cosine).sum::<f64>() / self.results.len().max(1) as f64
+    }
+
+    fn reference(&self) -> &'static str {
+        if self.is_single_precision() { "checkpoint" } else { "fp32" }
     }
 
     /// The whole result.
     pub fn json(&self, tolerance: f64) -> Value {
-        let (tract, checkpoint) = self.worst();
+        let (tract, reference) = self.worst();
+        let both = |tract: Option<Difference>, reference: Difference| {
+            let mut object = json!({ self.reference(): reference.json() });
+            if let Some(tract) = tract {
+                object["tract"] = tract.json();
+            }
+            object
+        };
         let results = self.results.iter().map(|r| {
-            json!({ "path": r.path.display().to_string(), "tract": r.tract.json(), "checkpoint": r.checkpoint.json() })
+            let mut object = both(r.tract, r.reference);
+            object["path"] = r.path.display().to_string().into();
+            object
         });
         json!({
             "passed": self.passes(tolerance),
+            "precision": self.precision,
             "tolerance": tolerance,
             "fingerprint": { "file": self.fingerprint.0, "checkpoint": self.fingerprint.1 },
-            "worst": { "tract": tract.json(), "checkpoint": checkpoint.json() },
-            "ms_per_picture": { "onnxruntime": self.times[0], "tract": self.times[1], "plain": self.times[2] },
+            "worst": both(tract, reference),
+            "mean_cosine": self.mean_cosine(),
+            "neighbours": self.agreement.map(Agreement::json),
+            "ms_per_picture": self.times.iter().map(|(n, t)| ((*n).to_owned(), json!(t))).collect::<serde_json::Map<_, _>>(),
             "pictures": results.collect::<Vec<_>>(),
         })
     }
+
+    fn table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.results.iter().map(|r| r.path.display().to_string()).collect();
+        let width = names.iter().map(|n| n.chars().count()).max().unwrap_or(0).clamp(8, 48);
+        let (worst_tract, worst) = self.worst();
+        let headings: Vec<String> = worst_tract
+            .iter()
+            .map(|_| "ONNX Runtime - tract".to_owned())
+            .chain([format!("ONNX Runtime - {}", self.reference())])
+            .collect();
+        let cells = |cells: Vec<String>| cells.iter().map(|c| format!("  {c:^30}")).collect::<String>();
+        writeln!(f, "{:width$}{}", "", cells(headings.clone()))?;
+        writeln!(f, "{:width$}{}", "picture", cells(vec!["max error     cosine      maps".into(); headings.len()]))?;
+        let row = |d: Option<Difference>, r: Difference| cells(d.iter().chain([&r]).map(Difference::to_string).collect());
+        for (name, result) in names.iter().zip(&self.results).take(SHOWN) {
+            // The end of a long path tells more than its beginning.
+            let skip = name.chars().count().saturating_sub(width);
+            let name: String = name.chars().skip(skip).collect();
+            writeln!(f, "{name:width$}{}", row(result.tract, result.reference))?;
+        }
+        if let Some(more) = names.len().checked_sub(SHOWN + 1) {
+            writeln!(f, "... and {} more; `--json` has them all", more + 1)?;
+        }
+        writeln!(f, "{:width$}{}", "worst", row(worst_tract, worst))
+    }
 }
 
-/// Error, cosine and saliency columns.
+/// Error, cosine and maps columns.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>9.1e} {:>10.7} {:>9.1e}", self.embedding, self.cosine, self.saliency)
+        write!(f, "{:>9.1e} {:>10.7} {:>9.1e}", self.embedding, self.cosine, self.maps)
     }
 }
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<String> = self.results.iter().map(|r| r.path.display().to_string()).collect();
-        let width = names.iter().map(|n| n.chars().count()).max().unwrap_or(0).clamp(8, 48);
-        let columns = "max error     cosine  saliency";
-        writeln!(f, "{:width$}  {:^30}  {:^30}", "", "ONNX Runtime - tract", "ONNX Runtime - checkpoint")?;
-        writeln!(f, "{:width$}  {columns}  {columns}", "picture")?;
-        for (name, result) in names.iter().zip(&self.results) {
-            // The end of a long path tells more than its beginning.
-            let skip = name.chars().count().saturating_sub(width);
-            let name: String = name.chars().skip(skip).collect();
-            writeln!(f, "{name:width$}  {}  {}", result.tract, result.checkpoint)?;
+        self.table(f)?;
+        if let Some(agreement) = self.agreement {
+            writeln!(f, "{agreement}")?;
         }
-        let (tract, checkpoint) = self.worst();
-        writeln!(f, "{:width$}  {tract}  {checkpoint}", "worst")?;
-        let [ort, tract, plain] = self.times;
-        writeln!(
-            f,
-            "milliseconds per picture, loading included: ONNX Runtime {ort:.0}, tract {tract:.0}, plain {plain:.0}"
-        )?;
+        let times: Vec<String> = self.times.iter().map(|(name, time)| format!("{name} {time:.0}")).collect();
+        writeln!(f, "milliseconds per picture: {}", times.join(", "))?;
         let (file, checkpoint) = &self.fingerprint;
         if self.same_fingerprint() {
             write!(f, "fingerprint {file}: the checkpoint's")
@@ -163,20 +226,46 @@ impl fmt::Display for Comparison {
     }
 }
 
+impl Agreement {
+    fn json(self) -> Value {
+        json!({
+            "pictures": self.pictures,
+            "k": self.k,
+            "overlap": self.overlap,
+            "nearest": self.nearest,
+            "top1": self.top1.map(|t| t.0),
+            "top1_fp32": self.top1.map(|t| t.1),
+        })
+    }
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+        let (nearest, overlap) = (percent(self.nearest), percent(self.overlap));
+        write!(f, "neighbours of {} pictures: the nearest is fp32's for {nearest}, ", self.pictures)?;
+        write!(f, "of the {} nearest {overlap} are", self.k)?;
+        let Some((ours, theirs)) = self.top1 else { return Ok(()) };
+        write!(f, "; weighted kNN by folders: {}, fp32 {}", percent(ours), percent(theirs))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn outputs(embedding: &[f32], saliency: &[f32]) -> Outputs {
-        Outputs { embedding: embedding.to_vec(), saliency: saliency.to_vec() }
+        Outputs::from([("embedding".to_owned(), embedding.to_vec()), ("saliency".to_owned(), saliency.to_vec())])
     }
 
     fn comparison(a: &Outputs, b: &Outputs) -> Comparison {
         let difference = Difference::of(a, b);
         Comparison {
-            results: vec![PictureResult { path: "a.jpg".into(), tract: difference, checkpoint: difference }],
+            precision: "fp32".to_owned(),
+            results: vec![PictureResult { path: "a.jpg".into(), tract: Some(difference), reference: difference }],
+            agreement: None,
             fingerprint: ("f".to_owned(), "f".to_owned()),
-            times: [1.0; 3],
+            times: vec![("tract", 1.0)],
         }
     }
 
@@ -186,7 +275,7 @@ mod tests {
         assert!(
             (d.embedding - 0.2).abs() < 1e-6
                 && (d.cosine - 0.96).abs() < 1e-6
-                && (d.saliency - 0.01).abs() < 1e-6
+                && (d.maps - 0.01).abs() < 1e-6
         );
     }
 
@@ -206,6 +295,9 @@ mod tests {
             assert!(!comparison(&bad, &good).passes(1e-4), "{bad:?}");
             assert!(!comparison(&good, &bad).passes(1e-4), "{bad:?}");
         }
+        let quantized = |other: &Outputs| Comparison { precision: "int8".to_owned(), ..comparison(other, &good) };
+        assert!(quantized(&outputs(&[0.61, 0.79], &[1.5])).passes(1e-2), "only the cosine counts");
+        assert!(!quantized(&outputs(&[0.9, 0.1], &[1.0])).passes(1e-2));
         assert!(passed.to_string().contains("a.jpg") && passed.to_string().contains("fingerprint f"));
         assert_eq!(passed.json(1e-4)["passed"], true);
     }

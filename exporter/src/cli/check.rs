@@ -1,0 +1,85 @@
+//! `occlude-export verify` and `inspect`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::EXIT_DIFFERENT;
+use super::args::EncoderArgs;
+use crate::{VerifyOptions, inspect, verify};
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// Model that `occlude-export onnx` wrote
+    onnx: PathBuf,
+    /// Checkpoint that it was written from
+    checkpoint: PathBuf,
+    /// Pictures, or folders of pictures
+    #[arg(required = true)]
+    pub(super) images: Vec<PathBuf>,
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// Largest difference of the cosine from 1; in fp32 also of an embedding's value, and of a map's
+    /// value as a share of its largest; default: 0.0001, for int8 0.01
+    #[arg(long, value_name = "X")]
+    pub(super) tolerance: Option<f64>,
+    /// Most pictures taken from each folder, spread evenly; 0 takes all
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(super) limit: usize,
+    /// Pictures to look for neighbours in, for models in fp16 or int8; default: the other pictures
+    #[arg(long, value_name = "DIR")]
+    gallery: Vec<PathBuf>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// Checkpoint of any format, or ONNX model
+    file: PathBuf,
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `verify`.
+pub(super) fn run_verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    let options =
+        VerifyOptions {
+            load: args.encoder.options(),
+            limit: (args.limit > 0).then_some(args.limit),
+            gallery: args.gallery,
+        };
+    let comparison = verify(&args.onnx, &args.checkpoint, &args.images, &options)?;
+    let tolerance = args.tolerance.unwrap_or_else(|| comparison.usual_tolerance());
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&comparison.json(tolerance))?);
+    } else {
+        println!("{comparison}");
+    }
+    if comparison.passes(tolerance) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if comparison.same_fingerprint() {
+        eprintln!("error: differences past the tolerance of {tolerance}");
+    } else {
+        eprintln!("error: the model was not written from this checkpoint; hint: export it again");
+    }
+    Ok(ExitCode::from(EXIT_DIFFERENT))
+}
+
+/// Runs `inspect`.
+pub(super) fn run_inspect(args: InspectArgs) -> anyhow::Result<ExitCode> {
+    let found = inspect(&args.file, &args.encoder.options())?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(found.json())?);
+    } else {
+        print!("{found}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+

@@ -1,0 +1,180 @@
+//! `occlude-export onnx`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use occlude_checkpoint::Checkpoint;
+
+use super::args::{ContractArgs, EncoderArgs, load};
+use crate::calibrate::{Calibration, CalibrationOptions, Method, calibrate};
+use crate::onnx::{
+    InputKind, ModelInfo, Network, OPSETS, OnnxOptions, OutputKind, Precision, Projection, Quantization, model,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct OnnxArgs {
+    /// Checkpoint of any format
+    pub(super) checkpoint: PathBuf,
+    /// File to write
+    pub(super) out: PathBuf,
+    /// What the model takes: `float` is `pixel_values` (N,3,H,W), normalised; `uint8` is `images`
+    /// (N,H,W,3), resized and cropped, normalised inside the model
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) input: InputKind,
+    /// What the model gives, in this order: embedding, saliency, projection, res2, res3, res4, res5;
+    /// the server needs the first two
+    #[arg(long, value_delimiter = ',', default_value = "embedding,saliency")]
+    pub(super) outputs: Vec<OutputKind>,
+    #[command(flatten)]
+    pub(super) encoder: EncoderArgs,
+    /// Leave embeddings as they are instead of scaling them to length one
+    #[arg(long)]
+    pub(super) no_normalize: bool,
+    /// Keep BatchNormalization nodes instead of folding them into the convolutions
+    #[arg(long)]
+    pub(super) no_fold: bool,
+    /// Version of the operator set
+    #[arg(long, value_name = "N", default_value_t = 17, value_parser = clap::value_parser!(u32).range(OPSETS))]
+    pub(super) opset: u32,
+    /// Licence of the weights, kept in the file's metadata
+    #[arg(long, value_name = "L")]
+    pub(super) licence: Option<String>,
+    /// Take pictures of any size; without, only those of the contract
+    #[arg(long)]
+    pub(super) dynamic_size: bool,
+    /// Write the weights to OUT.onnx.data; models past 2 GiB always do
+    #[arg(long)]
+    pub(super) external_data: bool,
+    #[command(flatten)]
+    pub(super) precision: PrecisionArgs,
+    #[command(flatten)]
+    pub(super) contract: ContractArgs,
+}
+
+/// `--precision`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum PrecisionName {
+    /// 32-bit floats
+    #[default]
+    Fp32,
+    /// 16-bit floats for GPUs; preprocessing, pooling and normalisation stay in 32 bits
+    Fp16,
+    /// 8-bit integers for CPUs, with the ranges that `--calibrate` finds
+    Int8,
+}
+
+/// Parts of an int8 model that stay in floating point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The first convolution
+    First,
+    /// The last residual block
+    Last,
+    /// Nothing
+    None,
+}
+
+/// Numbers that the model computes with.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Precision")]
+pub(super) struct PrecisionArgs {
+    /// Numbers that the encoder computes with; inputs and outputs are the same in all
+    #[arg(long, value_enum, default_value_t)]
+    precision: PrecisionName,
+    /// Pictures like those that the model will see, or folders of them; int8 needs some
+    #[arg(long, value_name = "PICTURES", num_args = 1.., required_if_eq("precision", "int8"))]
+    pub(super) calibrate: Vec<PathBuf>,
+    /// How ranges follow from values: min-max, entropy, or percentile:P, which leaves the share
+    /// outside P per cent out at each end
+    #[arg(long, value_name = "M", default_value = "min-max")]
+    pub(super) calibration: Method,
+    /// Most pictures taken from each folder, spread evenly; 0 takes all
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    calibration_limit: usize,
+    /// Parts of an int8 model that stay in floating point
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "none")]
+    keep_float: Vec<Part>,
+    /// Weights of 7 bits: for processors without VNNI (before 2019), whose 8-bit products overflow
+    #[arg(long)]
+    reduce_range: bool,
+}
+
+impl PrecisionArgs {
+    fn resolve(&self, network: Network<'_>, input: InputKind) -> anyhow::Result<Precision> {
+        Ok(match self.precision {
+            PrecisionName::Fp32 => Precision::Fp32,
+            PrecisionName::Fp16 => Precision::Fp16,
+            PrecisionName::Int8 => Precision::Int8(Quantization {
+                calibration: self.run_calibration(network, input)?,
+                keep_first: self.keep_float.contains(&Part::First),
+                keep_last: self.keep_float.contains(&Part::Last),
+                reduce_range: self.reduce_range,
+            }),
+        })
+    }
+
+    fn run_calibration(&self, network: Network<'_>, input: InputKind) -> anyhow::Result<Calibration> {
+        let options = CalibrationOptions {
+            pictures: self.calibrate.clone(),
+            limit: (self.calibration_limit > 0).then_some(self.calibration_limit),
+            method: self.calibration,
+        };
+        let calibration = calibrate(network, input, &options, &mut |done, all| eprint!("\rcalibrating: {done}/{all}"))?;
+        eprintln!(", {}", calibration.method);
+        Ok(calibration)
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let source = load(&checkpoint, args.encoder, args.contract)?;
+    let outputs = distinct(args.outputs);
+    let projection = match outputs.contains(&OutputKind::Projection) {
+        true => Some(Projection::find(&checkpoint, &source.encoder)?),
+        false => None,
+    };
+    let network =
+        Network { encoder: &source.encoder, contract: &source.contract, projection: projection.as_ref() };
+    let options = OnnxOptions {
+        input: args.input,
+        outputs,
+        normalize: !args.no_normalize,
+        fold: !args.no_fold,
+        opset: args.opset,
+        dynamic_size: args.dynamic_size,
+        precision: args.precision.resolve(network, args.input)?,
+    };
+    let info = ModelInfo {
+        fingerprint: source.fingerprint,
+        checkpoint: file_name(&args.checkpoint),
+        method: source.method,
+        licence: args.licence,
+    };
+    let model = model(network, &options, &info)?;
+    if args.external_data || model.needs_external_data() {
+        let data = model.save_external(&args.out)?;
+        eprintln!("wrote `{}` and its weights, `{}`", args.out.display(), data.display());
+    } else {
+        model.save(&args.out)?;
+        eprintln!("wrote `{}`: {} bytes, {}", args.out.display(), model.byte_len(), options.precision.name());
+    }
+    eprintln!("fingerprint {}", info.fingerprint);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Each output once, in the order of the first mention.
+fn distinct(outputs: Vec<OutputKind>) -> Vec<OutputKind> {
+    let mut seen = Vec::new();
+    for kind in outputs {
+        if !seen.contains(&kind) {
+            seen.push(kind);
+        }
+    }
+    seen
+}

@@ -1,0 +1,63 @@
+//! `occlude-export safetensors` and `torch`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use occlude_checkpoint::Checkpoint;
+
+use super::args::{ContractArgs, EncoderArgs, load};
+use crate::{TorchLayout, TorchOptions, write_safetensors, write_torch};
+
+#[derive(Debug, Args)]
+pub(super) struct SafetensorsArgs {
+    /// Checkpoint of any format
+    checkpoint: PathBuf,
+    /// File to write
+    out: PathBuf,
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    #[command(flatten)]
+    contract: ContractArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TorchArgs {
+    /// Checkpoint of any format
+    checkpoint: PathBuf,
+    /// File to write
+    out: PathBuf,
+    /// What the file looks like to the script that loads it
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) layout: TorchLayout,
+    /// Also write a classifier of zeros with that many classes, so that an unchanged torchvision model
+    /// loads strictly; it has to be trained
+    #[arg(long, value_name = "CLASSES")]
+    pub(super) fc: Option<usize>,
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    #[command(flatten)]
+    contract: ContractArgs,
+}
+
+/// Runs `safetensors`.
+pub(super) fn run_safetensors(args: SafetensorsArgs) -> anyhow::Result<ExitCode> {
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let source = load(&checkpoint, args.encoder, args.contract)?;
+    write_safetensors(&args.out, &source.encoder, &source.contract)?;
+    eprintln!("wrote `{}`: fingerprint {}", args.out.display(), source.fingerprint);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `torch`.
+pub(super) fn run_torch(args: TorchArgs) -> anyhow::Result<ExitCode> {
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let source = load(&checkpoint, args.encoder, args.contract)?;
+    // MoCo's own files say `epoch`, ours `occlude.epoch`.
+    let said = |key: &str| checkpoint.metadata().get(key).and_then(|epoch| epoch.parse().ok());
+    let epoch = said("occlude.epoch").or_else(|| said("epoch")).unwrap_or(0);
+    let options = TorchOptions { layout: args.layout, epoch, fc_classes: args.fc };
+    write_torch(&args.out, &source.encoder, &options, &source.contract)?;
+    eprintln!("wrote `{}`: fingerprint {}", args.out.display(), source.fingerprint);
+    Ok(ExitCode::SUCCESS)
+}

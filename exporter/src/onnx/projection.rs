@@ -1,0 +1,223 @@
+//! The projection head: the network behind the encoder that pretraining compares pictures in.
+
+use std::collections::BTreeMap;
+
+use occlude_checkpoint::{Checkpoint, Encoder};
+use occlude_encoder::Graph;
+
+use super::builder::Builder;
+use crate::Error;
+use crate::proto::Attribute;
+
+/// A multilayer perceptron behind the pooled features.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Projection {
+    layers: Vec<Layer>,
+    dim: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Layer {
+    /// `weight` (outputs, inputs), row-major.
+    Linear { weight: Vec<f32>, bias: Vec<f32>, shape: [usize; 2] },
+    /// A batch normalisation, as factor and summand of each channel.
+    Affine { factor: Vec<f32>, summand: Vec<f32> },
+    Relu,
+}
+
+/// The tensors of one position of the head, by leaf name.
+type Leaves = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+impl Projection {
+    /// The head that belongs to an encoder of a checkpoint: `head_q.*` as Occlude writes it, `fc.*` beside
+    /// the encoder's own parameters as MoCo has it, or `projector.*`, `projection_head.*`.
+    ///
+    /// Layers are told by position and shape, as `torch.nn.Sequential` numbers them: two sides are a
+    /// linear layer, running statistics a batch normalisation, a gap in the numbers a rectifier.
+    ///
+    /// # Errors
+    /// [`Error::Projection`] where there is none, or one of another kind.
+    pub fn find(checkpoint: &Checkpoint, encoder: &Encoder<'_>) -> Result<Self, Error> {
+        let places = places(&encoder.layout.prefix);
+        let fail = |reason: String| Error::Projection { path: checkpoint.path().to_owned(), reason };
+        for place in &places {
+            let positions = positions(checkpoint, place)?;
+            if !positions.is_empty() {
+                return Self::of(positions, encoder.arch.feature_dim())
+                    .map_err(|reason| fail(format!("`{place}*` {reason}")));
+            }
+        }
+        let looked: Vec<String> = places.iter().map(|p| format!("`{p}*`")).collect();
+        Err(fail(format!("looked for {}", looked.join(", "))))
+    }
+
+    fn of(positions: BTreeMap<usize, Leaves>, inputs: usize) -> Result<Self, String> {
+        let mut layers = Vec::new();
+        let (mut next, mut dim) = (0, inputs);
+        for (position, leaves) in positions {
+            if position > next && next > 0 {
+                layers.push(Layer::Relu);
+            }
+            next = position + 1;
+            let layer = layer(leaves, dim).map_err(|reason| format!("at {position}: {reason}"))?;
+            if let Layer::Linear { shape, .. } = layer {
+                dim = shape[0];
+            }
+            layers.push(layer);
+        }
+        Ok(Self { layers, dim })
+    }
+
+    /// Length of its output.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Adds its operations behind `features` (N, inputs); gives the value (N, dim).
+    pub(super) fn add(&self, builder: &mut Builder<'_>, features: String) -> String {
+        let mut value = features;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let name = format!("projection.{i}");
+            value = match layer {
+                Layer::Relu => builder.node("Relu", &name, &[&value], vec![]),
+                Layer::Linear { weight, bias, shape } => {
+                    let weight = builder.floats(&format!("{name}.weight"), shape, weight.clone());
+                    let bias = builder.floats(&format!("{name}.bias"), &shape[..1], bias.clone());
+                    builder.node("Gemm", &name, &[&value, &weight, &bias], vec![Attribute::Int("transB", 1)])
+                }
+                Layer::Affine { factor, summand } => {
+                    let dims = [1, factor.len()];
+                    let factor = builder.floats(&format!("{name}.factor"), &dims, factor.clone());
+                    let summand = builder.floats(&format!("{name}.summand"), &dims, summand.clone());
+                    let scaled = builder.node("Mul", &format!("{name}.mul"), &[&value, &factor], vec![]);
+                    builder.node("Add", &name, &[&scaled, &summand], vec![])
+                }
+            };
+        }
+        value
+    }
+
+    /// The plain computation, for checking: (inputs) -> (dim).
+    pub fn forward(&self, features: &[f32]) -> Vec<f32> {
+        self.layers.iter().fold(features.to_vec(), |x, layer| match layer {
+            Layer::Relu => x.iter().map(|v| v.max(0.0)).collect(),
+            Layer::Affine { factor, summand } => {
+                x.iter().zip(factor).zip(summand).map(|((x, f), s)| x * f + s).collect()
+            }
+            Layer::Linear { weight, bias, shape } => {
+                let dot = |row: &[f32]| row.iter().zip(&x).map(|(w, x)| f64::from(w * x)).sum::<f64>() as f32;
+                weight.chunks(shape[1].max(1)).zip(bias).map(|(row, b)| dot(row) + b).collect()
+            }
+        })
+    }
+}
+
+/// Where the head of the encoder below `prefix` may be, most specific first.
+fn places(prefix: &str) -> Vec<String> {
+    let stem = |from: &str| prefix.strip_suffix(from).map(str::to_owned);
+    let mut places: Vec<String> = [("encoder_q.", "head_q."), ("encoder_k.", "head_k.")]
+        .iter()
+        .filter_map(|(encoder, head)| Some(stem(encoder)? + head))
+        .collect();
+    places.push(format!("{prefix}fc."));
+    let parent = stem("backbone.").or_else(|| stem("encoder.")).unwrap_or_default();
+    for head in ["projector.", "projection_head.layers.", "projection_head."] {
+        places.push(format!("{parent}{head}"));
+    }
+    places
+}
+
+/// The tensors below a place, by position; a single layer has none and gets 0.
+fn positions(checkpoint: &Checkpoint, place: &str) -> Result<BTreeMap<usize, Leaves>, Error> {
+    let mut positions: BTreeMap<usize, Leaves> = BTreeMap::new();
+    for tensor in checkpoint.tensors() {
+        let Some(rest) = tensor.name.strip_prefix(place) else { continue };
+        let (position, leaf) = match rest.split_once('.') {
+            Some((number, leaf)) => match number.parse() {
+                Ok(number) => (number, leaf),
+                Err(_) => continue,
+            },
+            None => (0, rest),
+        };
+        let value = (tensor.shape.to_vec(), tensor.to_f32()?);
+        positions.entry(position).or_default().insert(leaf.to_owned(), value);
+    }
+    Ok(positions)
+}
+
+/// The layer with these tensors, reading `inputs` values.
+fn layer(mut leaves: Leaves, inputs: usize) -> Result<Layer, String> {
+    let (shape, weight) = leaves.remove("weight").ok_or("it has no `weight`")?;
+    let mut take = |leaf: &str, len: usize| match leaves.remove(leaf) {
+        Some((_, values)) if values.len() == len => Ok(Some(values)),
+        Some((shape, _)) => Err(format!("`{leaf}` has shape {shape:?} where {len} values were expected")),
+        None => Ok(None),
+    };
+    match *shape.as_slice() {
+        [outputs, columns] if columns == inputs && outputs > 0 => {
+            let bias = take("bias", outputs)?.unwrap_or_else(|| vec![0.0; outputs]);
+            Ok(Layer::Linear { weight, bias, shape: [outputs, columns] })
+        }
+        [channels] if channels == inputs => {
+            let (mean, var) = (take("running_mean", channels)?, take("running_var", channels)?);
+            let (Some(mean), Some(var)) = (mean, var) else {
+                return Err("a normalisation without running statistics is not read here".to_owned());
+            };
+            let bias = take("bias", channels)?.unwrap_or_else(|| vec![0.0; channels]);
+            let factor = |(w, v): (&f32, &f32)| (f64::from(*w) / (f64::from(*v) + Graph::BN_EPS).sqrt()) as f32;
+            let factor: Vec<f32> = weight.iter().zip(&var).map(factor).collect();
+            let summand = bias.iter().zip(&mean).zip(&factor).map(|((b, m), f)| b - m * f).collect();
+            Ok(Layer::Affine { factor, summand })
+        }
+        _ => Err(format!("a weight of shape {shape:?} does not fit {inputs} inputs")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(parts: &[(&str, &[usize], &[f32])]) -> Leaves {
+        parts.iter().map(|(n, s, v)| ((*n).to_owned(), (s.to_vec(), v.to_vec()))).collect()
+    }
+
+    #[test]
+    fn a_head_with_normalisation_is_read_and_computed() {
+        let positions = BTreeMap::from([
+            (0, leaves(&[("weight", &[2, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), ("bias", &[2], &[0.5, 0.0])])),
+            (
+                1,
+                leaves(&[
+                    ("weight", &[2], &[2.0, 1.0]),
+                    ("bias", &[2], &[0.0, -1.0]),
+                    ("running_mean", &[2], &[0.5, 0.0]),
+                    ("running_var", &[2], &[1.0 - 1e-5, 1.0 - 1e-5]),
+                ]),
+            ),
+            (3, leaves(&[("weight", &[1, 2], &[1.0, 10.0])])),
+        ]);
+        let head = Projection::of(positions, 3).expect("a head");
+        assert_eq!((head.dim(), head.layers.len()), (1, 4));
+        assert!(head.layers[2] == Layer::Relu);
+        // (1.5, 3) -> (2 (1.5 - 0.5), 3 - 1) -> (2, 2) -> 22
+        assert!((head.forward(&[1.0, 3.0, 9.0])[0] - 22.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn heads_of_other_kinds_are_refused() {
+        let refused = |parts: &[(&str, &[usize], &[f32])]| {
+            Projection::of(BTreeMap::from([(0, leaves(parts))]), 2).expect_err("refused")
+        };
+        assert!(refused(&[("bias", &[1], &[0.0])]).contains("no `weight`"));
+        assert!(refused(&[("weight", &[1, 3], &[0.0; 3])]).contains("does not fit 2 inputs"));
+        assert!(refused(&[("weight", &[2], &[0.0; 2])]).contains("running statistics"));
+        assert!(refused(&[("weight", &[1, 2], &[0.0; 2]), ("bias", &[3], &[0.0; 3])]).contains("`bias`"));
+    }
+
+    #[test]
+    fn places_follow_the_encoder() {
+        assert_eq!(places("encoder_q.")[..2], ["head_q.".to_owned(), "encoder_q.fc.".to_owned()]);
+        assert!(places("module.encoder_q.").contains(&"module.encoder_q.fc.".to_owned()));
+        assert!(places("online_net.backbone.").contains(&"online_net.projector.".to_owned()));
+    }
+}

@@ -1,0 +1,130 @@
+//! ONNX Runtime and tract behind one signature.
+
+mod library;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use ort::value::TensorRef;
+use tract_onnx::prelude::{Datum, InferenceFact, Tensor};
+use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, TypedRunnableModel, tvec};
+
+pub use library::LibraryError;
+
+use crate::onnx::InputKind;
+use crate::pictures::{Batch, Pixels};
+use crate::{Error, OnnxFile};
+
+/// The outputs for one picture, by name.
+pub(crate) type Outputs = BTreeMap<String, Vec<f32>>;
+
+/// A model in ONNX Runtime, on the CPU.
+pub(crate) struct Session(ort::session::Session);
+
+fn ort_error(action: &'static str) -> impl Fn(ort::Error) -> Error {
+    move |e| Error::Runtime { runtime: "ONNX Runtime", action, reason: e.to_string() }
+}
+
+impl Session {
+    /// A model in memory, with all its weights.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        let failed = ort_error("load the model");
+        let mut builder = ort::session::Session::builder(library::environment()?).map_err(&failed)?;
+        builder.commit_from_memory(bytes).map(Self).map_err(failed)
+    }
+
+    /// A model in a file, whose weights may be in another one.
+    pub(crate) fn from_file(path: &Path) -> Result<Self, Error> {
+        let failed = ort_error("load the model");
+        let mut builder = ort::session::Session::builder(library::environment()?).map_err(&failed)?;
+        builder.commit_from_file(path).map(Self).map_err(failed)
+    }
+
+    /// Runs a batch; `take` gets the position of each name and the values of that output.
+    pub(crate) fn run(
+        &mut self,
+        batch: &Batch<'_>,
+        names: &[String],
+        take: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        let failed = ort_error("run the model");
+        let shape = batch.shape();
+        let outputs = match &batch.pixels {
+            Pixels::Float(data) => {
+                let tensor = TensorRef::from_array_view((shape, &**data)).map_err(&failed)?;
+                self.0.run(ort::inputs![InputKind::Float.name() => tensor])
+            }
+            Pixels::Uint8(data) => {
+                let tensor = TensorRef::from_array_view((shape, &**data)).map_err(&failed)?;
+                self.0.run(ort::inputs![InputKind::Uint8.name() => tensor])
+            }
+        }
+        .map_err(&failed)?;
+        for (at, name) in names.iter().enumerate() {
+            let value = outputs.get(name).ok_or_else(|| missing_output("ONNX Runtime", name))?;
+            take(at, value.try_extract_tensor::<f32>().map_err(&failed)?.1);
+        }
+        Ok(())
+    }
+
+    /// Runs a batch; one entry per picture.
+    pub(crate) fn rows(&mut self, batch: &Batch<'_>, names: &[String]) -> Result<Vec<Outputs>, Error> {
+        let mut rows = vec![Outputs::new(); batch.rows];
+        self.run(batch, names, &mut |at, values| {
+            let length = values.len() / batch.rows.max(1);
+            for (row, values) in rows.iter_mut().zip(values.chunks(length.max(1))) {
+                row.insert(names[at].clone(), values.to_vec());
+            }
+        })?;
+        Ok(rows)
+    }
+}
+
+fn missing_output(runtime: &'static str, output: &str) -> Error {
+    let reason = format!("the model has no output `{output}`");
+    Error::Runtime { runtime, action: "run the model", reason }
+}
+
+/// The model in tract, for one picture at a time.
+pub(crate) struct TractModel {
+    plan: Arc<TypedRunnableModel>,
+    outputs: Vec<String>,
+}
+
+fn tract_error(action: &'static str) -> impl Fn(tract_onnx::prelude::TractError) -> Error {
+    move |e| Error::Runtime { runtime: "tract", action, reason: format!("{e:#}") }
+}
+
+impl TractModel {
+    pub(crate) fn load(file: &OnnxFile, side: usize) -> Result<Self, Error> {
+        let failed = tract_error("load the model");
+        let fact = match file.input()? {
+            InputKind::Float => InferenceFact::dt_shape(f32::datum_type(), tvec!(1, 3, side, side)),
+            InputKind::Uint8 => InferenceFact::dt_shape(u8::datum_type(), tvec!(1, side, side, 3)),
+        };
+        let plan = tract_onnx::onnx()
+            .model_for_path(file.path())
+            .and_then(|model| model.with_input_fact(0, fact))
+            .and_then(InferenceModelExt::into_optimized)
+            .and_then(IntoRunnable::into_runnable)
+            .map_err(failed)?;
+        Ok(Self { plan, outputs: file.ports().1.into_iter().map(|p| p.name).collect() })
+    }
+
+    /// Runs a batch of one picture.
+    pub(crate) fn run(&self, batch: &Batch<'_>) -> Result<Outputs, Error> {
+        let input = match &batch.pixels {
+            Pixels::Float(data) => Tensor::from_shape(&batch.shape(), data),
+            Pixels::Uint8(data) => Tensor::from_shape(&batch.shape(), data),
+        };
+        let failed = tract_error("run the model");
+        let outputs = input.and_then(|input| self.plan.run(tvec!(input.into()))).map_err(&failed)?;
+        let values = |at: usize, name: &String| -> Result<(String, Vec<f32>), Error> {
+            let tensor = outputs.get(at).ok_or_else(|| missing_output("tract", name))?;
+            let values = tensor.to_plain_array_view::<f32>().map_err(&failed)?;
+            Ok((name.clone(), values.iter().copied().collect()))
+        };
+        self.outputs.iter().enumerate().map(|(at, name)| values(at, name)).collect()
+    }
+}

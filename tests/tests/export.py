@@ -1,0 +1,110 @@
+"""Checkpoints and ONNX models of `occlude-export` against torchvision.
+
+`make FILE`: writes a MoCo-like checkpoint of a ResNet-18 whose statistics are not the initial ones.
+`compare FILE SIDE MODEL...`: runs each model in ONNX Runtime on random pictures of that side, after the checker's full
+check, and prints for each the largest error of every output (maps: as a share of their largest value) and the least
+cosine of the vectors.
+`load FILE WRITTEN...`: loads what was written from FILE back into torchvision, strictly; prints whether all is equal."""
+
+import json
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import torch.nn.functional as F
+import torchvision
+from safetensors.torch import load_file
+
+PREFIX = "module.encoder_q."
+
+
+def network():
+    net = torchvision.models.resnet18()
+    net.fc = torch.nn.Sequential(torch.nn.Linear(512, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16))
+    return net
+
+
+def make(path):
+    torch.manual_seed(5)
+    net = network()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+    with torch.no_grad():
+        for _ in range(20):  # the running statistics settle
+            net(torch.randn(16, 3, 64, 64))
+    state = {PREFIX + k: v for k, v in net.state_dict().items()}
+    torch.save({"epoch": 3, "arch": "resnet18", "state_dict": state}, path)
+
+
+def reference(path):
+    state = torch.load(path, weights_only=True)["state_dict"]
+    net = network()
+    net.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
+    return net.eval()
+
+
+@torch.no_grad()
+def outputs(net, pixels, normalized):
+    x = net.maxpool(net.relu(net.bn1(net.conv1(pixels))))
+    values = {}
+    for stage in (1, 2, 3, 4):
+        x = getattr(net, f"layer{stage}")(x)
+        values[f"res{stage + 1}"] = x
+    values["saliency"] = x.sum(1)
+    pooled = x.mean((2, 3))
+    scale = (lambda v: F.normalize(v, dim=1)) if normalized else (lambda v: v)
+    values["embedding"], values["projection"] = scale(pooled), scale(net.fc(pooled))
+    return {name: value.numpy() for name, value in values.items()}
+
+
+def compare(net, side, path):
+    onnx.checker.check_model(path, full_check=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    contract = json.loads(metadata["preprocess"])
+    images = np.random.default_rng(0).integers(0, 256, (5, side, side + 32 * ("dynamic" in path), 3), np.uint8)
+    mean, std = (torch.tensor(contract[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+    pixels = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
+    expected = outputs(net, pixels, metadata["normalized"] == "true")
+    name = session.get_inputs()[0].name
+    given = images if name == "images" else pixels.numpy()
+    names = [output.name for output in session.get_outputs()]
+    result = {"outputs": names, "cosine": 1.0, "error": 0.0}
+    for output, value in zip(names, session.run(None, {name: given})):
+        want = expected[output]
+        assert value.shape == want.shape, (output, value.shape, want.shape)
+        error = np.abs(value - want).max() / (1 if want.ndim == 2 else np.abs(want).max())
+        result["error"] = max(result["error"], float(error))
+        if want.ndim == 2:
+            cosines = (value * want).sum(1) / np.linalg.norm(value, axis=1) / np.linalg.norm(want, axis=1)
+            result["cosine"] = min(result["cosine"], float(cosines.min()))
+    return result
+
+
+def load(net, path):
+    state = load_file(path) if path.endswith(".safetensors") else torch.load(path, weights_only=True, mmap=True)
+    if "state_dict" in state:
+        assert state["arch"] == "resnet18" and state["epoch"] == 3, (state["arch"], state["epoch"])
+        state = {k.removeprefix(PREFIX): v for k, v in state["state_dict"].items()}
+    bare = torchvision.models.resnet18()
+    if "fc.weight" not in state:
+        bare.fc = torch.nn.Identity()
+    bare.load_state_dict(state, strict=True)
+    own = net.state_dict()
+    return all(torch.equal(v, own[k]) for k, v in state.items() if not k.startswith("fc."))
+
+
+what, checkpoint, *rest = sys.argv[1:]
+if what == "make":
+    make(checkpoint)
+    print("{}")
+elif what == "compare":
+    net = reference(checkpoint)
+    print(json.dumps([compare(net, int(rest[0]), path) for path in rest[1:]]))
+else:
+    net = reference(checkpoint)
+    print(json.dumps([load(net, path) for path in rest]))
