@@ -212,17 +212,10 @@ fn wrapper(entries: &[(Node<'_, '_>, Node<'_, '_>)]) -> Option<&'static str> {
 
 /// Whether something in it goes by a name.
 fn holds_names(node: Node<'_, '_>) -> bool {
-    let is_dict = |node: Node<'_, '_>| matches!(node.value(), Value::Dict(_));
     let state = state(node);
-    match node.value() {
-        Value::Dict(_) => true,
-        Value::Call(call) => {
-            !call.entries.is_empty()
-                || state.is_some_and(is_dict)
-                || state.and_then(first).is_some_and(is_dict)
-        }
-        _ => false,
-    }
+    let has_entries = matches!(node.value(), Value::Call(call) if !call.entries.is_empty());
+    let has_attributes = [state, state.and_then(first)].into_iter().flatten().any(Node::is_mapping);
+    node.is_mapping() || has_entries || has_attributes
 }
 
 /// What an object of an unknown class holds by name: the attributes that its state sets (with slots

@@ -89,6 +89,17 @@ fn naive(storage: &[f32], shape: &[usize], offset: usize, strides: &[usize]) -> 
     (0..count).map(element).collect()
 }
 
+/// Python 2 gives an `OrderedDict` its entries as an argument, and its strings may be of either kind.
+#[test]
+fn dictionaries_of_python_2_are_unwrapped() {
+    let tensor = wrap::tensor("FloatStorage", &int(16), &tuple(&[16]), &tuple(&[1]));
+    let pairs = [b"](](U\x01w".as_slice(), &tensor, b"ee"].concat();
+    let ordered = [b"ccollections\nOrderedDict\n".as_slice(), &pairs, b"\x85R"].concat();
+    let pickle = [b"\x80\x02}U\x0astate_dict".as_slice(), &ordered, b"s."].concat();
+    let checkpoint = Checkpoint::from_bytes("x", wrap::torch_zip(&pickle)).expect("opens");
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["w"]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 

@@ -110,7 +110,7 @@ impl<'p, 'a> Node<'p, 'a> {
             |entries: &[(Id, Id)]| -> Vec<_> { entries.iter().map(|&(k, v)| (node(k), node(v))).collect() };
         match self.value() {
             Value::Dict(entries) => Some(pairs(entries)),
-            Value::Call(call) if self.is_mapping(call) => {
+            Value::Call(call) if self.calls_mapping(call) => {
                 // Python 2 gives the constructor a list of pairs, Python 3 sets them afterwards.
                 let given = self.given(call).into_iter().filter_map(Node::items).flatten();
                 let mut all: Vec<_> = given.map_while(Node::pair).collect();
@@ -118,6 +118,15 @@ impl<'p, 'a> Node<'p, 'a> {
                 Some(all)
             }
             _ => None,
+        }
+    }
+
+    /// Whether [`Self::entries`] gives some; found without looking at them.
+    pub fn is_mapping(self) -> bool {
+        match self.value() {
+            Value::Dict(_) => true,
+            Value::Call(call) => self.calls_mapping(call),
+            _ => false,
         }
     }
 
@@ -191,7 +200,7 @@ impl<'p, 'a> Node<'p, 'a> {
         }
     }
 
-    fn is_mapping(self, call: &Call) -> bool {
+    fn calls_mapping(self, call: &Call) -> bool {
         [
             ("collections", "OrderedDict"),
             ("collections", "defaultdict"),
