@@ -4,7 +4,7 @@ use occlude_checkpoint::{Checkpoint, Format, LoadOptions, match_encoder};
 
 /// Bytes of tensors read per input. A view may repeat a small storage up to 16 MiB, which a fuzzer
 /// would otherwise spend its time on.
-const READ_BUDGET: usize = 1 << 20;
+const READ_BUDGET: usize = 1 << 16;
 
 /// Opens the bytes, and reads names, metadata, tensors and the encoder. Errors are fine; panics,
 /// much memory and much time are findings.
