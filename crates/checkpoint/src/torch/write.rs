@@ -43,7 +43,7 @@ pub enum TorchValue {
 }
 
 /// Writes a `.pth` that `torch.load` reads, also with `weights_only=True` and `mmap=True`, and
-/// replaces the target atomically.
+/// replaces the target atomically. PyTorch 1.6 and later read it.
 ///
 /// The state dict is an `OrderedDict` in the order given. Every tensor has a storage of its own,
 /// stored (not compressed) and aligned to 64 bytes, little-endian. The data is streamed as it is
