@@ -111,7 +111,8 @@ fn verify_holds_lower_precision_against_single() {
     for (name, flags) in [("v16", "--precision fp16"), ("v8", "--precision int8 --calibrate @/pictures")] {
         let model = onnx(name, flags);
         let verify = |more: &[&str]| {
-            let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"verify", &model, &checkpoint, &pictures, &"--json"];
+            let mut arguments: Vec<&dyn AsRef<OsStr>> =
+                vec![&"verify", &model, &checkpoint, &pictures, &"--json"];
             arguments.extend(more.iter().map(|m| m as &dyn AsRef<OsStr>));
             run::run("occlude-export", &arguments)
         };
@@ -138,7 +139,8 @@ fn written_weights_load_strictly_and_are_equal() {
     assert_eq!(run::python(SCRIPT, &arguments), serde_json::json!([true, true, true, true]));
     // And Occlude reads them back as the same encoder.
     let prints = written.iter().map(|path| {
-        run::run("occlude-export", &[&"inspect", path, &"--json"]).ok().json()["encoder"]["fingerprint"].to_string()
+        run::run("occlude-export", &[&"inspect", path, &"--json"]).ok().json()["encoder"]["fingerprint"]
+            .to_string()
     });
     let prints: std::collections::BTreeSet<String> = prints.collect();
     assert_eq!(prints.len(), 1, "{prints:?}");

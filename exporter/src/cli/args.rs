@@ -143,4 +143,3 @@ fn parse_high_pass(text: &str) -> Result<FilterArg, String> {
     let (kernel, sigma) = parts.ok_or("expected KERNEL,SIGMA such as `11,5`, or `none`")?;
     Ok(FilterArg(Some(HighPass { kernel, sigma })))
 }
-

@@ -48,12 +48,11 @@ pub(super) struct InspectArgs {
 
 /// Runs `verify`.
 pub(super) fn run_verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
-    let options =
-        VerifyOptions {
-            load: args.encoder.options(),
-            limit: (args.limit > 0).then_some(args.limit),
-            gallery: args.gallery,
-        };
+    let options = VerifyOptions {
+        load: args.encoder.options(),
+        limit: (args.limit > 0).then_some(args.limit),
+        gallery: args.gallery,
+    };
     let comparison = verify(&args.onnx, &args.checkpoint, &args.images, &options)?;
     let tolerance = args.tolerance.unwrap_or_else(|| comparison.usual_tolerance());
     if args.json {
@@ -82,4 +81,3 @@ pub(super) fn run_inspect(args: InspectArgs) -> anyhow::Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
-

@@ -108,7 +108,10 @@ mod tests {
     #[test]
     fn precision_flags() {
         let int8 = onnx_args("--precision int8 --calibrate a b --calibration percentile:99.9");
-        assert_eq!((int8.precision.calibrate.len(), int8.precision.calibration), (2, Method::Percentile(99.9)));
+        assert_eq!(
+            (int8.precision.calibrate.len(), int8.precision.calibration),
+            (2, Method::Percentile(99.9))
+        );
         assert_eq!(onnx_args("").precision.calibration, Method::MinMax);
         for wrong in ["--precision int8", "--precision int4", "--calibration mean", "--keep-float middle"] {
             assert!(parse(&format!("onnx a b {wrong}")).is_err(), "{wrong}");

@@ -9,7 +9,8 @@ use occlude_checkpoint::Checkpoint;
 use super::args::{ContractArgs, EncoderArgs, load};
 use crate::calibrate::{Calibration, CalibrationOptions, Method, calibrate};
 use crate::onnx::{
-    InputKind, ModelInfo, Network, OPSETS, OnnxOptions, OutputKind, Precision, Projection, Quantization, model,
+    InputKind, ModelInfo, Network, OPSETS, OnnxOptions, OutputKind, Precision, Projection, Quantization,
+    model,
 };
 
 #[derive(Debug, Args)]
@@ -120,7 +121,8 @@ impl PrecisionArgs {
             limit: (self.calibration_limit > 0).then_some(self.calibration_limit),
             method: self.calibration,
         };
-        let calibration = calibrate(network, input, &options, &mut |done, all| eprint!("\rcalibrating: {done}/{all}"))?;
+        let calibration =
+            calibrate(network, input, &options, &mut |done, all| eprint!("\rcalibrating: {done}/{all}"))?;
         eprintln!(", {}", calibration.method);
         Ok(calibration)
     }

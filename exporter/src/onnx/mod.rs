@@ -54,7 +54,11 @@ pub struct OnnxModel<'a> {
 /// # Errors
 /// [`Error::MissingWeight`] for an encoder that was loaded partially, [`Error::Options`] for options that
 /// exclude each other.
-pub fn model<'a>(network: Network<'a>, options: &OnnxOptions, info: &ModelInfo) -> Result<OnnxModel<'a>, Error> {
+pub fn model<'a>(
+    network: Network<'a>,
+    options: &OnnxOptions,
+    info: &ModelInfo,
+) -> Result<OnnxModel<'a>, Error> {
     check(network, options)?;
     let Network { encoder, contract, projection } = network;
     let graph = Graph::new(encoder.arch);
@@ -94,7 +98,8 @@ pub(crate) fn observed<'a>(
     let options = OnnxOptions { input, ..OnnxOptions::default() };
     let mut builder = Builder::new(encoder);
     let values = values(&mut builder, &graph, contract, &options)?;
-    let points: Vec<usize> = std::iter::once(0).chain(units::units(&graph).into_iter().map(|u| u.out)).collect();
+    let points: Vec<usize> =
+        std::iter::once(0).chain(units::units(&graph).into_iter().map(|u| u.out)).collect();
     // An input may not be an output as well.
     let first = builder.node("Identity", "observed.input", &[&values[0]], vec![]);
     let mut observed: Vec<String> = points.iter().map(|&id| values[id].clone()).collect();
@@ -131,10 +136,7 @@ fn values(
             builder.set_half(false);
             values
         }
-        Precision::Int8(how) => {
-            let even = !options.dynamic_size && contract.crop.is_multiple_of(2);
-            quantized::encoder(builder, graph, input, how, even)
-        }
+        Precision::Int8(how) => quantized::encoder(builder, graph, input, how),
     }
 }
 
@@ -203,7 +205,8 @@ fn named(name: impl Into<String>) -> Dim {
 }
 
 fn input_value(contract: &Preprocess, options: &OnnxOptions) -> Value {
-    let side = |name: &str| if options.dynamic_size { named(name) } else { Dim::Fixed(contract.crop as usize) };
+    let side =
+        |name: &str| if options.dynamic_size { named(name) } else { Dim::Fixed(contract.crop as usize) };
     let (batch, height, width) = (named("batch"), side("height"), side("width"));
     let (element, dims) = match options.input {
         InputKind::Float => (Element::Float, vec![batch, Dim::Fixed(3), height, width]),

@@ -19,9 +19,16 @@ pub struct Projection {
 #[derive(Clone, Debug, PartialEq)]
 enum Layer {
     /// `weight` (outputs, inputs), row-major.
-    Linear { weight: Vec<f32>, bias: Vec<f32>, shape: [usize; 2] },
+    Linear {
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+        shape: [usize; 2],
+    },
     /// A batch normalisation, as factor and summand of each channel.
-    Affine { factor: Vec<f32>, summand: Vec<f32> },
+    Affine {
+        factor: Vec<f32>,
+        summand: Vec<f32>,
+    },
     Relu,
 }
 
@@ -164,7 +171,8 @@ fn layer(mut leaves: Leaves, inputs: usize) -> Result<Layer, String> {
                 return Err("a normalisation without running statistics is not read here".to_owned());
             };
             let bias = take("bias", channels)?.unwrap_or_else(|| vec![0.0; channels]);
-            let factor = |(w, v): (&f32, &f32)| (f64::from(*w) / (f64::from(*v) + Graph::BN_EPS).sqrt()) as f32;
+            let factor =
+                |(w, v): (&f32, &f32)| (f64::from(*w) / (f64::from(*v) + Graph::BN_EPS).sqrt()) as f32;
             let factor: Vec<f32> = weight.iter().zip(&var).map(factor).collect();
             let summand = bias.iter().zip(&mean).zip(&factor).map(|((b, m), f)| b - m * f).collect();
             Ok(Layer::Affine { factor, summand })

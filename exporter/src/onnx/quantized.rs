@@ -68,31 +68,21 @@ struct Body<'b, 'a> {
     values: Vec<Forms>,
     /// Values that an integer operation reads.
     wanted: HashSet<NodeId>,
-    even: bool,
-}
-
-/// The weight of a convolution as it is written.
-struct Kernel {
-    dims: Vec<usize>,
-    attributes: Vec<Attribute>,
-    /// From torchvision's order, with the number of input channels.
-    arrange: fn(Vec<f32>, usize) -> Vec<f32>,
 }
 
 /// Adds every operation up to the last feature map; gives the floating-point value of each node that
-/// has one, be it quantised and back. `even` says that pictures have even sides, always.
+/// has one, be it quantised and back.
 pub(super) fn encoder(
     builder: &mut Builder<'_>,
     graph: &Graph,
     input: String,
     how: &Quantization,
-    even: bool,
 ) -> Result<Vec<String>, Error> {
     let units = units(graph);
     let integer = units.iter().filter(|u| how.covers(graph, u));
     let wanted = integer.flat_map(|u| u.inputs.iter().copied()).collect();
     let values = vec![Forms::default(); graph.nodes.len()];
-    let mut body = Body { builder, graph, how, values, wanted, even };
+    let mut body = Body { builder, graph, how, values, wanted };
     body.values[0].float = Some(input);
     for unit in &units {
         if how.covers(graph, unit) {
@@ -116,21 +106,13 @@ impl<'a> Body<'_, 'a> {
 
     fn integer_unit(&mut self, unit: &Unit) -> Result<(), Error> {
         let node = &self.graph.nodes[unit.node];
-        if unit.inputs == [0] && self.even && is_stem(node.op) {
-            let value = self.stem(unit, node)?;
-            return self.finish(unit, value);
-        }
         let mut inputs = Vec::new();
         for &input in &unit.inputs {
             inputs.push(self.quantized(input)?);
         }
         let names: Vec<&str> = inputs.iter().map(|q| q.name.as_str()).collect();
         let value = match node.op {
-            Op::Conv { .. } => {
-                let dims = conv_weight(node).1;
-                let kernel = Kernel { dims, attributes: attributes(node.op), arrange: |weight, _| weight };
-                self.conv(unit, node, &inputs[0], kernel)?
-            }
+            Op::Conv { .. } => self.conv(unit, node, &inputs[0])?,
             Op::MaxPool { .. } => {
                 let pooled = self.builder.node("MaxPool", &node.name, &names, attributes(node.op));
                 // The largest of some values needs no scale of its own.
@@ -139,36 +121,18 @@ impl<'a> Body<'_, 'a> {
             }
             _ => self.builder.node("Add", &node.name, &names, vec![]),
         };
-        self.finish(unit, value)
-    }
-
-    /// The first convolution on blocks of 2x2 pixels: 4x4 blocks of 12 channels with stride 1 in place of
-    /// 7x7 pixels of 3 with stride 2, because integer kernels are slow on so few channels.
-    fn stem(&mut self, unit: &Unit, node: &Node) -> Result<String, Error> {
-        let float = self.float(0);
-        let blocks = vec![Attribute::Int("blocksize", 2)];
-        let blocks = self.builder.node("SpaceToDepth", &format!("{}.blocks", node.name), &[&float], blocks);
-        let input = self.quantize(0, &blocks)?;
-        let (_, dims) = conv_weight(node);
-        let attributes = vec![
-            Attribute::Ints("kernel_shape", vec![4; 2]),
-            // Of the four blocks one holds the output's own pixel, two lie before it.
-            Attribute::Ints("pads", vec![2, 2, 1, 1]),
-            Attribute::Ints("strides", vec![1; 2]),
-        ];
-        let kernel = Kernel { dims: vec![dims[0], 4 * dims[1], 4, 4], attributes, arrange: in_blocks };
-        self.conv(unit, node, &input, kernel)
+        self.finish(unit, &value)
     }
 
     /// Gives a unit's value the forms that its readers take.
-    fn finish(&mut self, unit: &Unit, value: String) -> Result<(), Error> {
+    fn finish(&mut self, unit: &Unit, value: &str) -> Result<(), Error> {
         if self.wanted.contains(&unit.out) {
             // Behind a rectifier the range begins at zero, and quantising cuts off what is below.
-            let quantized = self.quantize(unit.out, &value)?;
+            let quantized = self.quantize(unit.out, value)?;
             self.values[unit.out].quantized = Some(quantized);
         } else {
             let relu = unit.relu.map(|id| self.graph.nodes[id].name.as_str());
-            let value = relu.map_or(value.clone(), |name| self.builder.node("Relu", name, &[&value], vec![]));
+            let value = relu.map_or(value.to_owned(), |name| self.builder.node("Relu", name, &[value], vec![]));
             self.values[unit.out].float = Some(value);
         }
         Ok(())
@@ -206,15 +170,12 @@ impl<'a> Body<'_, 'a> {
         Quantized { name, ..like.clone() }
     }
 
-    fn conv(&mut self, unit: &Unit, node: &Node, input: &Quantized, kernel: Kernel) -> Result<String, Error> {
-        let normalisation = || unit.bn.map(|id| BatchNorm::of(self.builder, &self.graph.nodes[id])).transpose();
+    fn conv(&mut self, unit: &Unit, node: &Node, input: &Quantized) -> Result<String, Error> {
+        let normalisation =
+            || unit.bn.map(|id| BatchNorm::of(self.builder, &self.graph.nodes[id])).transpose();
         let (bn, again) = (normalisation()?, normalisation()?);
-        let (name, torch_dims) = conv_weight(node);
-        let Kernel { dims, attributes, arrange } = kernel;
-        let fold = move |plain: &[f32]| {
-            let folded = again.as_ref().map_or(plain.to_vec(), |bn| bn.fold_weight(plain));
-            arrange(folded, torch_dims[1])
-        };
+        let (name, dims) = conv_weight(node);
+        let fold = move |plain: &[f32]| again.as_ref().map_or(plain.to_vec(), |bn| bn.fold_weight(plain));
         let weight = fold(&self.builder.parameter(&name)?);
         let bias = bn.map_or(vec![0.0; dims[0]], |bn| bn.fold_bias());
         let scales = weight_scales(&weight, &bias, input.scale, self.how.largest());
@@ -228,8 +189,9 @@ impl<'a> Body<'_, 'a> {
         };
         let channels = &dims[..1];
         let weight = self.dequantized(&name, &dims, Weights::int8(len, codes), &scales);
-        let bias = self.dequantized(&format!("{}.bias", node.name), channels, Weights::int32(&bias), &bias_scales);
-        Ok(self.builder.node("Conv", &node.name, &[&input.name, &weight, &bias], attributes))
+        let bias =
+            self.dequantized(&format!("{}.bias", node.name), channels, Weights::int32(&bias), &bias_scales);
+        Ok(self.builder.node("Conv", &node.name, &[&input.name, &weight, &bias], attributes(node.op)))
     }
 
     /// An initialiser with one scale per output channel.
@@ -245,28 +207,6 @@ impl<'a> Body<'_, 'a> {
         let axis = vec![Attribute::Int("axis", 0)];
         self.builder.node("DequantizeLinear", &format!("{name}.dequantized"), &[&codes, &scale, &zero], axis)
     }
-}
-
-/// The convolution that [`in_blocks`] rearranges.
-fn is_stem(op: Op) -> bool {
-    matches!(op, Op::Conv { kernel: 7, stride: 2, padding: 3, .. })
-}
-
-/// Weights (out, C, 7, 7) of a convolution with stride 2 and padding 3 -> (out, 4 C, 4, 4) of the same one on
-/// blocks of 2x2 pixels, in the order of ONNX's `SpaceToDepth`: row and column in the block, channel.
-fn in_blocks(weight: Vec<f32>, channels: usize) -> Vec<f32> {
-    let mut blocks = Vec::with_capacity(weight.len() / 49 * 64);
-    for filter in weight.chunks(49 * channels.max(1)) {
-        for (at, plane) in (0..4 * channels).map(|i| (i / channels, &filter[i % channels * 49..][..49])) {
-            for (i, j) in (0..16).map(|k| (k / 4, k % 4)) {
-                // The block before the first one in reach contributes its second row and column only.
-                let source = |block: usize, inside: usize| (2 * block + inside).checked_sub(1);
-                let value = source(i, at / 2).zip(source(j, at % 2)).map_or(0.0, |(y, x)| plane[7 * y + x]);
-                blocks.push(value);
-            }
-        }
-    }
-    blocks
 }
 
 /// Scale and zero point of unsigned bytes for a range, which always holds zero: padding must be exact.
@@ -310,7 +250,10 @@ mod tests {
             assert!(scale > 0.0, "{low} {high}");
             let (least, most) = (-f32::from(zero) * scale, (255.0 - f32::from(zero)) * scale);
             let slack = scale * 0.51;
-            assert!(least <= low.min(0.0) + slack && most >= high.max(0.0) - slack, "{low}..{high}: {least}..{most}");
+            assert!(
+                least <= low.min(0.0) + slack && most >= high.max(0.0) - slack,
+                "{low}..{high}: {least}..{most}"
+            );
         }
         assert_eq!(activation(Range { low: 0.0, high: 255.0 }), (1.0, 0));
     }
@@ -322,35 +265,6 @@ mod tests {
         assert_eq!(quantize_weight(&weight, 3, &scales), [32, -127, 0, 127, 32, 0]);
         let seven = weight_scales(&weight, &[0.0, 0.0], 0.1, 63.0);
         assert_eq!(quantize_weight(&weight, 3, &seven), [16, -63, 0, 63, 16, 0]);
-    }
-
-    /// Both convolutions, computed plainly, give the same on a picture.
-    #[test]
-    fn a_convolution_on_blocks_is_the_same() {
-        let (side, channels) = (12, 3);
-        let pseudo = |n: usize| (0..n).map(|i| ((i * 7919 + 13) % 101) as f32 / 50.0 - 1.0).collect::<Vec<_>>();
-        let (image, weight) = (pseudo(channels * side * side), pseudo(2 * channels * 49));
-        let blocks = in_blocks(weight.clone(), channels);
-        assert_eq!(blocks.len(), 2 * 4 * channels * 16);
-        let pixel = |c: usize, y: i64, x: i64| {
-            let inside = |v: i64| usize::try_from(v).ok().filter(|&v| v < side);
-            inside(y).zip(inside(x)).map_or(0.0, |(y, x)| image[(c * side + y) * side + x])
-        };
-        for (o, y, x) in (0..2 * 36).map(|i| (i / 36, (i / 6 % 6) as i64, (i % 6) as i64)) {
-            let taps = |n: usize, side: usize| (0..n * side * side).map(move |i| (i / side / side, i / side % side, i % side));
-            let plain: f32 = taps(channels, 7)
-                .map(|(c, i, j)| weight[(o * channels + c) * 49 + 7 * i + j] * pixel(c, 2 * y + i as i64 - 3, 2 * x + j as i64 - 3))
-                .sum();
-            let on_blocks: f32 = taps(4 * channels, 4)
-                .map(|(b, i, j)| {
-                    let (inside, c) = (b / channels, b % channels);
-                    let row = 2 * (y + i as i64 - 2) + (inside / 2) as i64;
-                    let column = 2 * (x + j as i64 - 2) + (inside % 2) as i64;
-                    blocks[(o * 4 * channels + b) * 16 + 4 * i + j] * pixel(c, row, column)
-                })
-                .sum();
-            assert!((plain - on_blocks).abs() < 1e-4, "{o} {y} {x}: {plain} {on_blocks}");
-        }
     }
 
     #[test]

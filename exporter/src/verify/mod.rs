@@ -145,7 +145,8 @@ impl Subject<'_> {
     fn against_single(&self, paths: &[PathBuf], gallery: &[PathBuf]) -> Result<Comparison, Error> {
         let mut session = Session::from_file(self.file.path())?;
         let mut single = self.single()?;
-        let mut pair = Pair { subject: self, session: &mut session, single: &mut single, times: [Duration::ZERO; 2] };
+        let mut pair =
+            Pair { subject: self, session: &mut session, single: &mut single, times: [Duration::ZERO; 2] };
         let mut results = Vec::new();
         let queries = pair.run(paths, &mut |path, ours, theirs| {
             let reference = Difference::of(ours, theirs);

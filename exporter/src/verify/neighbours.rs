@@ -91,13 +91,13 @@ fn neighbours(queries: &[Vec<f32>], bank: &[Vec<f32>], k: usize, own: bool) -> V
     // In blocks, so that the similarities of many pictures do not fill the memory.
     let blocks = queries.chunks(256).enumerate().flat_map(|(block, rows)| {
         let similarities = matrix(rows).dot(&bank.t());
-        let near = |(i, row): (usize, ArrayView1<'_, f32>)| nearest(row, k, own.then_some(block * 256 + i));
+        let near = |(i, row): (usize, ArrayView1<'_, f32>)| nearest(&row, k, own.then_some(block * 256 + i));
         similarities.axis_iter(Axis(0)).enumerate().map(near).collect::<Vec<_>>()
     });
     blocks.collect()
 }
 
-fn nearest(similarities: ArrayView1<'_, f32>, k: usize, but: Option<usize>) -> Near {
+fn nearest(similarities: &ArrayView1<'_, f32>, k: usize, but: Option<usize>) -> Near {
     let mut all: Near = similarities.iter().copied().enumerate().filter(|(i, _)| Some(*i) != but).collect();
     let order = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if k < all.len() {

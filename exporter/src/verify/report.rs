@@ -57,7 +57,10 @@ impl Difference {
         if !a.keys().eq(b.keys()) {
             return Self { embedding: f64::INFINITY, cosine: -1.0, maps: f64::INFINITY };
         }
-        a.iter().zip(b.values()).map(|((name, a), b)| Self::of_output(name, a, b)).fold(Self::NONE, Self::worst)
+        a.iter()
+            .zip(b.values())
+            .map(|((name, a), b)| Self::of_output(name, a, b))
+            .fold(Self::NONE, Self::worst)
     }
 
     fn of_output(name: &str, a: &[f32], b: &[f32]) -> Self {
@@ -187,8 +190,15 @@ impl Comparison {
             .collect();
         let cells = |cells: Vec<String>| cells.iter().map(|c| format!("  {c:^30}")).collect::<String>();
         writeln!(f, "{:width$}{}", "", cells(headings.clone()))?;
-        writeln!(f, "{:width$}{}", "picture", cells(vec!["max error     cosine      maps".into(); headings.len()]))?;
-        let row = |d: Option<Difference>, r: Difference| cells(d.iter().chain([&r]).map(Difference::to_string).collect());
+        writeln!(
+            f,
+            "{:width$}{}",
+            "picture",
+            cells(vec!["max error     cosine      maps".into(); headings.len()])
+        )?;
+        let row = |d: Option<Difference>, r: Difference| {
+            cells(d.iter().chain([&r]).map(Difference::to_string).collect())
+        };
         for (name, result) in names.iter().zip(&self.results).take(SHOWN) {
             // The end of a long path tells more than its beginning.
             let skip = name.chars().count().saturating_sub(width);
@@ -255,14 +265,21 @@ mod tests {
     use super::*;
 
     fn outputs(embedding: &[f32], saliency: &[f32]) -> Outputs {
-        Outputs::from([("embedding".to_owned(), embedding.to_vec()), ("saliency".to_owned(), saliency.to_vec())])
+        Outputs::from([
+            ("embedding".to_owned(), embedding.to_vec()),
+            ("saliency".to_owned(), saliency.to_vec()),
+        ])
     }
 
     fn comparison(a: &Outputs, b: &Outputs) -> Comparison {
         let difference = Difference::of(a, b);
         Comparison {
             precision: "fp32".to_owned(),
-            results: vec![PictureResult { path: "a.jpg".into(), tract: Some(difference), reference: difference }],
+            results: vec![PictureResult {
+                path: "a.jpg".into(),
+                tract: Some(difference),
+                reference: difference,
+            }],
             agreement: None,
             fingerprint: ("f".to_owned(), "f".to_owned()),
             times: vec![("tract", 1.0)],
@@ -295,7 +312,8 @@ mod tests {
             assert!(!comparison(&bad, &good).passes(1e-4), "{bad:?}");
             assert!(!comparison(&good, &bad).passes(1e-4), "{bad:?}");
         }
-        let quantized = |other: &Outputs| Comparison { precision: "int8".to_owned(), ..comparison(other, &good) };
+        let quantized =
+            |other: &Outputs| Comparison { precision: "int8".to_owned(), ..comparison(other, &good) };
         assert!(quantized(&outputs(&[0.61, 0.79], &[1.5])).passes(1e-2), "only the cosine counts");
         assert!(!quantized(&outputs(&[0.9, 0.1], &[1.0])).passes(1e-2));
         assert!(passed.to_string().contains("a.jpg") && passed.to_string().contains("fingerprint f"));
