@@ -42,7 +42,7 @@ pub enum Error {
         computed: String,
     },
     /// An output file cannot be written.
-    #[error("cannot write `{}`: {reason}", .path.display())]
+    #[error("cannot write `{}`: {reason}{}", .path.display(), folder_hint(.path))]
     Write {
         /// The file.
         path: PathBuf,
@@ -115,4 +115,10 @@ pub enum Error {
     /// A folder of pictures cannot be used.
     #[error(transparent)]
     Folder(#[from] ListError),
+}
+
+/// What to say where the folder of an output is the trouble.
+fn folder_hint(path: &std::path::Path) -> &'static str {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    if folder.is_some_and(|p| !p.is_dir()) { "; hint: create the folder first" } else { "" }
 }

@@ -186,7 +186,7 @@ pub(crate) fn thumbnail(path: &Path, limits: &Limits) -> Result<Vec<u8>, LoadErr
         small.height,
         image::ExtendedColorType::Rgb8,
     );
-    let failed = |e| LoadError::Read { path: path.to_owned(), source: std::io::Error::other(e) };
+    let failed = |e| LoadError::Read { path: path.to_owned(), reason: std::io::Error::other(e) };
     written.map(|()| out).map_err(failed)
 }
 

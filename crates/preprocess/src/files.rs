@@ -55,12 +55,12 @@ pub enum ListError {
         path: PathBuf,
     },
     /// A folder on the way cannot be read.
-    #[error("cannot list `{}`: {source}", .path.display())]
+    #[error("cannot list `{}`: {reason}", .path.display())]
     Read {
         /// The folder.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -76,7 +76,7 @@ pub fn list(dir: &Path) -> Result<Listing, ListError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(ListError::Missing { path: dir.to_owned() });
         }
-        Err(source) => return Err(ListError::Read { path: dir.to_owned(), source }),
+        Err(reason) => return Err(ListError::Read { path: dir.to_owned(), reason }),
         Ok(meta) if !meta.is_dir() => return Err(ListError::NotAFolder { path: dir.to_owned() }),
         Ok(_) => {}
     }
@@ -105,7 +105,7 @@ struct Entries {
 }
 
 fn entries(dir: &Path) -> Result<Entries, ListError> {
-    let failed = |source| ListError::Read { path: dir.to_owned(), source };
+    let failed = |reason| ListError::Read { path: dir.to_owned(), reason };
     let mut found = Entries { files: Vec::new(), folders: Vec::new() };
     for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -147,7 +147,7 @@ fn walk(
     if found.folders.is_empty() {
         return Ok(());
     }
-    let real = fs::canonicalize(dir).map_err(|source| ListError::Read { path: dir.to_owned(), source })?;
+    let real = fs::canonicalize(dir).map_err(|reason| ListError::Read { path: dir.to_owned(), reason })?;
     if !seen.insert(real.clone()) {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! `occlude-export onnx`.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -121,9 +122,14 @@ impl PrecisionArgs {
             limit: (self.calibration_limit > 0).then_some(self.calibration_limit),
             method: self.calibration,
         };
-        let calibration =
-            calibrate(network, input, &options, &mut |done, all| eprint!("\rcalibrating: {done}/{all}"))?;
-        eprintln!(", {}", calibration.method);
+        let live = std::io::stderr().is_terminal();
+        let calibration = calibrate(network, input, &options, &mut |done, all| {
+            if live {
+                eprint!("\rcalibrating: {done}/{all}");
+            }
+        })?;
+        let start = if live { "\r" } else { "" };
+        eprintln!("{start}calibrated on {} pictures, {}", calibration.pictures, calibration.method);
         Ok(calibration)
     }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: ours and the peer in one run, on the same inputs, one table of ratios.
 
 mod export;
+mod quantize;
 mod serve;
 mod train;
 
@@ -8,7 +9,6 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::{paths, setup, sh};
 
@@ -33,8 +33,17 @@ struct Bench {
     run: fn(&Path) -> Result<Vec<Figure>>,
 }
 
-const BENCHES: [Bench; 3] = [
-    Bench { name: "export", about: "ResNet-50 to ONNX: occlude-export, torch.onnx.export", run: export::run },
+const BENCHES: [Bench; 4] = [
+    Bench {
+        name: "export",
+        about: "MoCo ResNet-50 to ONNX and to Detectron2: our tools, PyTorch",
+        run: export::run,
+    },
+    Bench {
+        name: "quantize",
+        about: "ResNet-50 at 224 px in ONNX Runtime: int8, fp32, ONNX Runtime's quantiser",
+        run: quantize::run,
+    },
     Bench {
         name: "serve",
         about: "JPEG to embedding: occlude-serve, ONNX Runtime in Python",
@@ -131,20 +140,6 @@ fn peer(script: &str, arguments: &[&Path]) -> Result<serde_json::Value> {
 /// One figure of a peer's answer.
 fn number(value: &serde_json::Value, key: &str) -> Result<f64> {
     value.get(key).and_then(serde_json::Value::as_f64).with_context(|| format!("the peer printed no `{key}`"))
-}
-
-/// Median wall time of a command in seconds, after one run that nobody counts.
-fn median_seconds(runs: usize, mut command: impl FnMut() -> Command) -> Result<f64> {
-    let mut times = Vec::new();
-    for run in 0..=runs {
-        let start = std::time::Instant::now();
-        sh::capture(&mut command())?;
-        if run > 0 {
-            times.push(start.elapsed().as_secs_f64());
-        }
-    }
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().context("no runs")
 }
 
 #[cfg(test)]

@@ -74,19 +74,19 @@ pub enum DecodeError {
 #[non_exhaustive]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("cannot read `{}`: {source}", .path.display())]
+    #[error("cannot read `{}`: {reason}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The file is not a usable picture.
-    #[error("`{}`: {source}", .path.display())]
+    #[error("`{}`: {reason}", .path.display())]
     Decode {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: DecodeError,
+        reason: DecodeError,
     },
 }

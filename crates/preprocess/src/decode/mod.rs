@@ -154,8 +154,8 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
 /// # Errors
 /// [`LoadError`], which names the file.
 pub fn load(path: &Path, limits: &Limits) -> Result<Decoded, LoadError> {
-    let bytes = std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-    decode(&bytes, limits).map_err(|source| LoadError::Decode { path: path.to_owned(), source })
+    let bytes = std::fs::read(path).map_err(|reason| LoadError::Read { path: path.to_owned(), reason })?;
+    decode(&bytes, limits).map_err(|reason| LoadError::Decode { path: path.to_owned(), reason })
 }
 
 /// What a format's decoder hands back.
