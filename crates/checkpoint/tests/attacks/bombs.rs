@@ -196,3 +196,22 @@ fn many_encoders() {
     println!("many encoders: {} ms to choose", start.elapsed().as_millis());
     assert!(message.contains("several encoders") && message.len() < 4000, "{message}");
 }
+
+/// Arrays whose bytes are written as text, as Python 3 does in old protocols; all of them share one.
+#[test]
+fn one_encoded_array_for_many_tensors() {
+    let dtype = b"cnumpy\ndtype\n(U\x02u1K\0K\x01tR(K\x03U\x01|NNNK\0K\0K\0tbq\x010";
+    let plain = text(&"x".repeat(MEGA));
+    let escaped = [b"V".to_vec(), b"\\u00e9".repeat(MEGA / 8), b"\n".to_vec()].concat();
+    for (name, encoded, len) in [("in the file", plain, MEGA), ("decoded", escaped, MEGA / 8)] {
+        let data = [b"c_codecs\nencode\n(", encoded.as_slice(), b"U\x06latin1tRq\x000"].concat();
+        let start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0tU\x01btR(K\x01(J";
+        let array = [start.as_slice(), &(len as u32).to_le_bytes(), b"th\x01\x89h\0tb"].concat();
+        let program = |count: usize| [data.as_slice(), dtype, b"](", &array.repeat(count), b"e."].concat();
+        for (container, file) in everywhere(&program(5000)) {
+            refused_for(&format!("{name} in {container}"), &file, "bytes of encoded arrays");
+        }
+        let [(_, file), ..] = everywhere(&program(1));
+        assert_eq!(open("one array", &file).map(|c| c.names().count()), Ok(1));
+    }
+}
