@@ -1,8 +1,8 @@
 //! Occlude's trainer: pretrains image encoders without labels by masking.
 //!
 //! `cli` parses flags, `config` validates them, `data` and `augment` make views, `mask` hides parts
-//! of them, `method` turns them into a loss, `engine` runs the loop, `eval` measures the result.
-//! `loss`, `augment` and `mask` are pure functions; a new method touches `method` and its recipe.
+//! of them, `mix` joins two, `method` turns them into a loss, `engine` runs the loop, `eval` measures the result.
+//! `loss`, `augment`, `mask` and `mix` are pure functions; a new method touches `method` and its recipe.
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 
@@ -17,6 +17,7 @@ pub mod eval;
 pub mod loss;
 pub mod mask;
 pub mod method;
+pub mod mix;
 pub mod model;
 pub mod rng;
 pub mod selftest;

@@ -52,6 +52,11 @@ pub fn logits(query: &Tensor, key: &Tensor, negatives: &Negatives<'_>, temperatu
 }
 
 impl Logits {
+    /// Cross-entropy of each query, `(B)`.
+    pub fn losses(&self) -> Tensor {
+        self.values.cross_entropy_loss::<Tensor>(&self.target, None, tch::Reduction::None, -100, 0.0)
+    }
+
     /// Mean cross-entropy.
     pub fn loss(&self) -> Tensor {
         self.values.cross_entropy_loss::<Tensor>(&self.target, None, tch::Reduction::Mean, -100, 0.0)

@@ -23,6 +23,8 @@ pub enum Domain {
     Shuffle = 5,
     /// libtorch's own generator in a step (noise drawn on the device).
     Device = 6,
+    /// Mixtures of a step.
+    Mix = 7,
 }
 
 /// The stream of `domain` at the coordinates `(a, b)`.

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use super::{Inspection, Lines, size};
 use crate::{ContractOverrides, Error, contract_of};
 
+/// Encoders that the text form lists; a hostile file can have any number.
+const LISTED: usize = 16;
+
 pub(super) fn look(file: &Checkpoint, options: &LoadOptions) -> Result<Inspection, Error> {
     let (contract, note) = contract_of(file, &ContractOverrides::default())?;
     let assumed = note.is_some();
@@ -26,7 +29,9 @@ pub(super) fn look(file: &Checkpoint, options: &LoadOptions) -> Result<Inspectio
     }
     let found: Vec<String> = layout::candidates(file.names()).into_iter().map(|l| l.to_string()).collect();
     if found.len() > 1 {
-        lines.add("encoders", found.join(", "));
+        let more = found.len().saturating_sub(LISTED);
+        let more = if more > 0 { format!(" and {more} more; see --json") } else { String::new() };
+        lines.add("encoders", found.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ") + &more);
     }
     lines.add(
         "contract",
@@ -75,6 +80,7 @@ fn json(
             "matched": e.report.matched,
             "missing": e.report.missing,
             "unused": e.report.unused,
+            "surplus": e.report.surplus,
             "fingerprint": e.fingerprint(&contract_json),
         }),
         Err(reason) => json!({ "error": reason.to_string() }),

@@ -3,7 +3,10 @@
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::config::{Branch, Config, Guidance, Masking, QueueStart, Recipe, Rule, Saliency, Strategy};
+use crate::config::{
+    Branch, Config, Guidance, Masking, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe, Rule, Saliency,
+    Strategy,
+};
 
 /// Flags that override a recipe.
 #[derive(Args, Debug, Default)]
@@ -119,6 +122,18 @@ pub(super) struct Overrides {
     /// Factor on the similarity of hard negatives
     #[arg(long)]
     alpha: Option<f64>,
+    /// Which cells of a mixture come from the other picture
+    #[arg(long, value_enum)]
+    mix_pattern: Option<Pattern>,
+    /// Cells of a mixture along a side
+    #[arg(long)]
+    mix_grid: Option<usize>,
+    /// Share of a mixture's cells that come from the other picture
+    #[arg(long)]
+    mix_share: Option<f64>,
+    /// One mask for all mixtures of a batch, or one for each
+    #[arg(long, value_enum)]
+    mask_per: Option<MixPer>,
 }
 
 impl Overrides {
@@ -143,6 +158,15 @@ impl Overrides {
         ensure!(
             !masked || c.masking.is_some(),
             "`--recipe {}` does not mask, but a masking flag was given; hint: `--recipe saliency-moco`",
+            recipe.name()
+        );
+        let mixes = self.mix_pattern.is_some()
+            || self.mix_grid.is_some()
+            || self.mix_share.is_some()
+            || self.mask_per.is_some();
+        ensure!(
+            !mixes || c.mixing.as_ref().is_some_and(|m| m.mix != Mix::Unmix),
+            "`--recipe {}` has no MixMask, but a flag of it was given; hint: `--recipe mixmask`",
             recipe.name()
         );
         set(&mut c.arch, self.arch);
@@ -187,6 +211,12 @@ impl Overrides {
             set(&mut m.branch, self.branch);
             set(&mut m.num_nonsem, self.num_nonsem);
             set(&mut m.alpha, self.alpha);
+        }
+        if let Some(Mixing { mask, .. }) = &mut c.mixing {
+            set(&mut mask.pattern, self.mix_pattern);
+            set(&mut mask.grid, self.mix_grid);
+            set(&mut mask.share, self.mix_share);
+            set(&mut mask.per, self.mask_per);
         }
         c.validate()?;
         Ok(c)
@@ -263,6 +293,23 @@ mod tests {
         assert_eq!((k.saliency, k.stage), (Saliency::Checkpoint("some.safetensors".into()), 4));
         assert_eq!((k.strategy, k.guidance, k.branch), (Strategy::Blur, Guidance::Random, Branch::Both));
         assert_eq!((k.ratio, k.negative_ratio, k.num_nonsem, k.alpha), ([0.1, 0.2], [0.3, 0.4], 2, 1.5));
+    }
+
+    #[test]
+    fn flags_of_mixmask_reach_its_recipes_only() {
+        let flags = "--mix-pattern discrete --mix-grid 4 --mix-share 0.3 --mask-per image";
+        let with =
+            |recipe| resolve(&["--recipe", recipe].into_iter().chain(flags.split(' ')).collect::<Vec<_>>());
+        for recipe in ["mixmask", "unmix+mixmask"] {
+            let mask = with(recipe).expect("valid").mixing.expect("mixed").mask;
+            assert_eq!(
+                (mask.pattern, mask.grid, mask.share, mask.per),
+                (Pattern::Discrete, 4, 0.3, MixPer::Image)
+            );
+        }
+        for recipe in ["unmix", "moco-v2", "saliency-moco"] {
+            assert!(with(recipe).expect_err("refused").to_string().contains("no MixMask"), "{recipe}");
+        }
     }
 
     #[test]

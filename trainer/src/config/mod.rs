@@ -23,6 +23,14 @@ pub enum Recipe {
     SaliencyMoco,
     /// Saliency-guided masking for small images, small data and small budgets (docs/recipes.md)
     SaliencyMocoSmall,
+    /// MoCo v2 with MixMask (arXiv 2210.11456), published hyper-parameters
+    Mixmask,
+    /// MoCo v2 with Un-Mix (arXiv 2003.05438), published hyper-parameters
+    Unmix,
+    /// MoCo v2 with both (arXiv 2210.11456), published hyper-parameters
+    #[serde(rename = "unmix+mixmask")]
+    #[value(name = "unmix+mixmask")]
+    UnmixMixmask,
 }
 
 impl Recipe {
@@ -32,6 +40,9 @@ impl Recipe {
             Self::MocoV2 => "moco-v2",
             Self::SaliencyMoco => "saliency-moco",
             Self::SaliencyMocoSmall => "saliency-moco-small",
+            Self::Mixmask => "mixmask",
+            Self::Unmix => "unmix",
+            Self::UnmixMixmask => "unmix+mixmask",
         }
     }
 }
@@ -60,6 +71,9 @@ pub struct Config {
     pub augment: Augment,
     /// Saliency-guided masking; absent for plain MoCo.
     pub masking: Option<Masking>,
+    /// Mixing pictures; absent for plain MoCo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixing: Option<Mixing>,
 }
 
 /// A rule that turns gradients into steps.
@@ -246,6 +260,62 @@ pub enum Branch {
     None,
 }
 
+/// Mixing each query picture with another one of the batch (arXiv 2210.11456, 2003.05438).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mixing {
+    /// How.
+    pub mix: Mix,
+    /// The masks of MixMask.
+    pub mask: MixMask,
+}
+
+/// How pictures are mixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mix {
+    /// Cells of one and of the other.
+    Mixmask,
+    /// Blended, or a box swapped, in equal parts.
+    Unmix,
+    /// A mixture of each kind.
+    Both,
+}
+
+/// The masks of MixMask.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixMask {
+    /// Shape.
+    pub pattern: Pattern,
+    /// Cells along a side.
+    pub grid: usize,
+    /// Share of the cells that come from the other picture.
+    pub share: f64,
+    /// Whether the pictures of a batch have one mask or each its own.
+    pub per: MixPer,
+}
+
+/// Which cells come from the other picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pattern {
+    /// Rectangles of at least four cells
+    Block,
+    /// Each cell by itself
+    Discrete,
+}
+
+/// Whose mask it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum MixPer {
+    /// One mask for all pictures of a batch, as published
+    Batch,
+    /// One for each picture
+    Image,
+}
+
 /// Why a configuration cannot work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid(pub String);
@@ -268,6 +338,9 @@ impl Config {
             Recipe::MocoV2 => recipes::moco_v2(),
             Recipe::SaliencyMoco => recipes::saliency_moco(),
             Recipe::SaliencyMocoSmall => recipes::saliency_moco_small(),
+            Recipe::Mixmask => recipes::mixed(recipe, Mix::Mixmask),
+            Recipe::Unmix => recipes::mixed(recipe, Mix::Unmix),
+            Recipe::UnmixMixmask => recipes::mixed(recipe, Mix::Both),
         }
     }
 
@@ -310,6 +383,10 @@ impl Config {
         })?;
         self.validate_moco()?;
         self.validate_augment()?;
+        check(c.masking.is_none() || c.mixing.is_none(), || {
+            "pictures are either masked or mixed; hint: leave out the flags of one of them".into()
+        })?;
+        self.mixing.as_ref().map_or(Ok(()), Mixing::validate)?;
         self.masking.as_ref().map_or(Ok(()), |m| m.validate(arch, c.image_size))
     }
 
@@ -343,6 +420,16 @@ impl Config {
         }
         check(a.blur_sigma[0] > 0.0 && a.blur_sigma[0] <= a.blur_sigma[1], || {
             format!("blur sigma {:?}: expected a range above 0", a.blur_sigma)
+        })
+    }
+}
+
+impl Mixing {
+    fn validate(&self) -> Result<(), Invalid> {
+        let MixMask { grid, share, .. } = self.mask;
+        check((2..=64).contains(&grid), || format!("`--mix-grid {grid}`: expected 2 to 64 cells"))?;
+        check(share > 0.0 && share < 1.0, || {
+            format!("`--mix-share {share}`: expected more than 0 and less than 1")
         })
     }
 }
@@ -396,7 +483,7 @@ mod tests {
 
     #[test]
     fn recipes_are_valid_and_survive_json() {
-        for recipe in [Recipe::MocoV2, Recipe::SaliencyMoco, Recipe::SaliencyMocoSmall] {
+        for &recipe in <Recipe as clap::ValueEnum>::value_variants() {
             let config = Config::new(recipe);
             config.validate().expect("a recipe is valid");
             let json = serde_json::to_string(&config).expect("serialisable");
@@ -443,6 +530,14 @@ mod tests {
         ] {
             assert!(message.contains(part), "{message}");
         }
+        let mixed = |change: fn(&mut Config)| {
+            let mut config = Config::new(Recipe::Mixmask);
+            change(&mut config);
+            config.validate().expect_err("refused").0
+        };
+        assert!(mixed(|c| c.mixing.as_mut().expect("mixed").mask.grid = 1).contains("--mix-grid"));
+        assert!(mixed(|c| c.mixing.as_mut().expect("mixed").mask.share = 1.0).contains("--mix-share"));
+        assert!(mixed(|c| c.masking = recipes::saliency_moco().masking).contains("masked or mixed"));
         let tiny = refused(|c| c.image_size = 32);
         assert!(tiny.contains("--saliency-stage 4"), "{tiny}");
     }

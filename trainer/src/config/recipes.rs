@@ -44,6 +44,7 @@ pub(super) fn moco_v2() -> Config {
             flip_p: 0.5,
         },
         masking: None,
+        mixing: None,
     }
 }
 
@@ -103,4 +104,11 @@ pub(super) fn saliency_moco_small() -> Config {
         masking: base.masking.map(|m| Masking { strategy: Strategy::Blur, stage: 4, num_nonsem: 0, ..m }),
         ..base
     }
+}
+
+/// The published ImageNet recipes of MixMask and Un-Mix: MoCo v2's, with mixtures. Blocks on a grid of 8, one mask
+/// a batch.
+pub(super) fn mixed(recipe: Recipe, mix: Mix) -> Config {
+    let mask = MixMask { pattern: Pattern::Block, grid: 8, share: 0.5, per: MixPer::Batch };
+    Config { recipe, mixing: Some(Mixing { mix, mask }), ..moco_v2() }
 }

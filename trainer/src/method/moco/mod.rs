@@ -1,58 +1,23 @@
 //! MoCo v2 (arXiv 1911.05722, 2003.04297) with saliency-guided masking (arXiv 2309.12757).
 
+mod keys;
+
 use anyhow::{Result, ensure};
 use occlude_torch_ext::Autocast;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
+pub use keys::Keys;
+
 use super::localise::Frozen;
 use super::{Method, Preview, Step, StepOutput};
 use crate::augment::HighPassFilter;
-use crate::config::{Branch, Config, Guidance, Masking, QueueStart, Saliency};
+use crate::config::{Branch, Config, Guidance, Masking, Saliency};
 use crate::loss::{Negatives, logits, normalize, spread};
 use crate::mask::{Masker, Purpose, aggregate, foreground};
+use crate::mix::{self, Mixed};
 use crate::model::{Encoder, Head, Mode, Named, ema, find, load};
 use crate::rng::{Domain, permutation, stream};
-
-/// The queue of keys: `(D, K)`, written in a ring.
-pub struct Keys {
-    columns: Tensor,
-    next: i64,
-    filled: i64,
-}
-
-impl Keys {
-    /// Room for `len` keys of `dim` numbers; full of random directions, or empty.
-    pub fn new(dim: usize, len: usize, start: QueueStart, device: Device) -> Self {
-        let (dim, len) = (dim as i64, len as i64);
-        let random = Tensor::randn([len, dim], (Kind::Float, Device::Cpu));
-        let columns = normalize(&random).transpose(0, 1).contiguous().to(device);
-        let filled = if start == QueueStart::Random { len } else { 0 };
-        Self { columns, next: 0, filled }
-    }
-
-    /// The keys that count, `(D, n)`; `None` where there are none.
-    pub fn get(&self) -> Option<Tensor> {
-        (self.filled > 0).then(|| self.columns.narrow(1, 0, self.filled))
-    }
-
-    /// Adds keys `(B, D)` over the oldest, wrapping around; of more than fit, the last stay.
-    pub fn push(&mut self, keys: &Tensor) {
-        let len = self.columns.size()[1];
-        if len == 0 {
-            return;
-        }
-        let all = keys.size()[0];
-        let mut rest = keys.narrow(0, (all - len).max(0), all.min(len)).transpose(0, 1); // (D, n)
-        while rest.size()[1] > 0 {
-            let n = rest.size()[1].min(len - self.next);
-            self.columns.narrow(1, self.next, n).copy_(&rest.narrow(1, 0, n));
-            self.filled = self.filled.max(self.next + n);
-            self.next = (self.next + n) % len;
-            rest = rest.narrow(1, n, rest.size()[1] - n);
-        }
-    }
-}
 
 /// The masking part of the method.
 struct Occluder {
@@ -225,6 +190,33 @@ impl Moco {
         x
     }
 
+    /// Features and normalised projections of the query encoder, with their graph.
+    fn encode_query(&self, input: &Tensor) -> (Tensor, Tensor) {
+        let mode = Mode::Train { splits: self.splits() };
+        let _guard = Autocast::bf16(input.device(), self.bf16);
+        let out = self.query.forward(input, mode, 5);
+        let q = self.head_q.forward(&out.embedding, mode);
+        (out.embedding, normalize(&q))
+    }
+
+    /// The mixtures of a query view; none where the method does not mix.
+    fn mixtures(&self, input: &Tensor, step: Step, of: usize, preview: &mut Option<Preview>) -> Vec<Mixed> {
+        let Some(config) = &self.config.mixing else { return Vec::new() };
+        let rng = &mut self.rng(Domain::Mix, step, of);
+        let mixed = tch::no_grad(|| mix::mixtures(input, config, rng));
+        mixed.iter().for_each(|m| show(preview, "mixture", &m.images));
+        mixed
+    }
+
+    /// A mixture belongs to both of its pictures, to each by its share (arXiv 2210.11456, equation 6).
+    fn mixed_loss(&self, mixed: &Mixed, key: &Tensor, negatives: &Negatives<'_>) -> Tensor {
+        let (_, q) = self.encode_query(&mixed.images);
+        let losses = |key: &Tensor| logits(&q, key, negatives, self.config.moco.temperature).losses();
+        let other = losses(&key.index_select(0, &mixed.partner));
+        let both: Tensor = losses(key) * &mixed.share + other * (1.0 - &mixed.share);
+        both.mean(Kind::Float)
+    }
+
     fn momentum(&self, epoch: f64) -> f64 {
         let m = &self.config.moco;
         if epoch >= m.momentum_warmup_epochs {
@@ -288,17 +280,13 @@ impl Method for Moco {
                 }
             });
         }
+        let mut mixtures: Vec<Vec<Mixed>> =
+            (0..).zip(&inputs).map(|(of, x)| self.mixtures(x, step, of, &mut preview)).collect();
         let queue = self.keys.get();
         let alpha = self.occluder.as_ref().map_or(1.0, |o| o.config.alpha);
         let (mut losses, mut accuracies, mut similarities, mut spreads) = (vec![], vec![], vec![], vec![]);
-        for (&(_, k), input) in pairs.iter().zip(&inputs) {
-            let mode = Mode::Train { splits: self.splits() };
-            let (embedding, q) = {
-                let _guard = Autocast::bf16(device, self.bf16);
-                let out = self.query.forward(input, mode, 5);
-                let q = self.head_q.forward(&out.embedding, mode);
-                (out.embedding, normalize(&q))
-            };
+        for (of, (&(_, k), input)) in pairs.iter().zip(&inputs).enumerate() {
+            let (embedding, q) = self.encode_query(input);
             let Some(key) = &views[k].key else { unreachable!("every pair's key was encoded") };
             let negatives = Negatives {
                 queue: queue.as_ref(),
@@ -306,7 +294,11 @@ impl Method for Moco {
                 hard: hard[k].as_ref().map(|h| (h, alpha)),
             };
             let l = logits(&q, key, &negatives, self.config.moco.temperature);
-            losses.push(l.loss());
+            let mut loss = l.loss();
+            for mixed in mixtures[of].drain(..) {
+                loss += self.mixed_loss(&mixed, key, &negatives);
+            }
+            losses.push(loss);
             tch::no_grad(|| {
                 accuracies.push(l.accuracy());
                 similarities.push(
@@ -377,177 +369,4 @@ impl Method for Moco {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Recipe, Strategy};
-    use crate::tolerance;
-    use tch::IndexOp;
-
-    fn config(recipe: Recipe) -> Config {
-        let mut c = Config::new(recipe);
-        c.arch = "resnet18".into();
-        (c.image_size, c.batch_size) = (64, 8);
-        (c.moco.queue, c.moco.bn_splits) = (20, 2);
-        c
-    }
-
-    fn views() -> [Tensor; 2] {
-        tch::manual_seed(9);
-        [0, 1].map(|_| Tensor::randn([8, 3, 64, 64], (Kind::Float, Device::Cpu)))
-    }
-
-    fn step(number: u64) -> Step {
-        Step { number, epoch: 0.0, preview: true }
-    }
-
-    fn distance(a: &Tensor, b: &Tensor) -> f64 {
-        (a - b).abs().max().double_value(&[])
-    }
-
-    #[test]
-    fn the_queue_takes_any_batch_size_and_wraps() {
-        let _alone = crate::rng::alone();
-        let mut keys = Keys::new(2, 5, QueueStart::Empty, Device::Cpu);
-        assert!(keys.get().is_none());
-        let batch = |from: i64, n: i64| {
-            Tensor::arange_start(from, from + n, (Kind::Float, Device::Cpu))
-                .unsqueeze(1)
-                .expand([n, 2], false)
-        };
-        let row =
-            |k: &Keys| Vec::<f32>::try_from(k.get().expect("keys").get(0).contiguous()).expect("numbers");
-        keys.push(&batch(1, 3));
-        assert_eq!(row(&keys), [1.0, 2.0, 3.0]);
-        keys.push(&batch(4, 3));
-        assert_eq!(row(&keys), [6.0, 2.0, 3.0, 4.0, 5.0]);
-        keys.push(&batch(10, 12));
-        let mut all = row(&keys);
-        all.sort_by(f32::total_cmp);
-        assert_eq!(all, [17.0, 18.0, 19.0, 20.0, 21.0], "the newest stay");
-        assert_eq!(Keys::new(2, 5, QueueStart::Random, Device::Cpu).get().expect("full").size(), [2, 5]);
-    }
-
-    /// Without masks the loss is InfoNCE of the two encoders' outputs, whatever the key order was.
-    #[test]
-    fn the_loss_is_that_of_the_definition_and_shuffling_is_undone() {
-        let _alone = crate::rng::alone();
-        let mut config = config(Recipe::MocoV2);
-        config.moco.bn_splits = 1;
-        let mut moco = Moco::new(&config, false, Device::Cpu).expect("a method");
-        let [a, b] = views();
-        let mode = Mode::Peek { splits: 1 };
-        let project =
-            |x: &Tensor| normalize(&moco.head_q.forward(&moco.query.forward(x, mode, 5).embedding, mode));
-        let queue = moco.keys.get().expect("random").copy();
-        let expected = logits(
-            &project(&a),
-            &project(&b),
-            &Negatives { queue: Some(&queue), ..Negatives::default() },
-            0.2,
-        )
-        .loss();
-        let out = moco.step(&[a.shallow_clone(), b.shallow_clone()], step(0)).expect("a step");
-        assert!(distance(&out.loss, &expected) < tolerance::SAME_MATH);
-
-        config.moco.bn_splits = 4;
-        let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
-        let mut view = moco.view(&b);
-        moco.encode_key(&mut view, step(1), 1, &mut None);
-        let order = permutation(8, &mut moco.rng(Domain::Shuffle, step(1), 1));
-        let shuffled = b.index_select(0, &Tensor::from_slice(&order));
-        let mode = Mode::Peek { splits: 4 };
-        let key = normalize(&moco.head_k.forward(&moco.key.forward(&shuffled, mode, 5).embedding, mode));
-        let known = view.key.expect("encoded");
-        for (at, &from) in (0i64..).zip(&order) {
-            assert!(distance(&known.i(from), &key.i(at)) < tolerance::SAME_MATH);
-        }
-    }
-
-    #[test]
-    fn every_query_gets_its_own_hard_negatives() {
-        let _alone = crate::rng::alone();
-        let mut config = config(Recipe::SaliencyMoco);
-        let masking = config.masking.as_mut().expect("masked");
-        (masking.strategy, masking.num_nonsem, masking.stage) = (Strategy::Mean, 2, 4);
-        let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
-        let mut view = moco.view(&views()[1]);
-        let hard = tch::no_grad(|| moco.hard_negatives(&mut view, step(0), 1, &mut None)).expect("some");
-        assert_eq!(hard.size(), [8, 2, 128]);
-        assert!((0..7).all(|i| distance(&hard.i(i), &hard.i(i + 1)) > 1e-4));
-    }
-
-    #[test]
-    fn branches_mask_what_they_say() {
-        let _alone = crate::rng::alone();
-        let titles = |branch, nonsem, symmetric| {
-            let mut config = config(Recipe::SaliencyMoco);
-            config.moco.symmetric = symmetric;
-            let masking = config.masking.as_mut().expect("masked");
-            (masking.branch, masking.num_nonsem) = (branch, nonsem);
-            let out = Moco::new(&config, false, Device::Cpu)
-                .and_then(|mut m| m.step(&views(), step(0)))
-                .expect("a step");
-            let mut titles: Vec<_> =
-                out.preview.expect("asked").columns.into_iter().skip(2).map(|c| c.0).collect();
-            titles.sort_unstable();
-            titles
-        };
-        assert_eq!(titles(Branch::Query, 0, false), ["masked query"]);
-        assert_eq!(titles(Branch::Key, 1, false), ["hard negative", "masked key"]);
-        assert_eq!(
-            titles(Branch::Both, 0, true),
-            ["masked key", "masked key", "masked query", "masked query"]
-        );
-        assert_eq!(titles(Branch::None, 2, false), ["hard negative", "hard negative"]);
-    }
-
-    #[test]
-    fn gradients_reach_the_query_only_and_the_key_follows() {
-        let _alone = crate::rng::alone();
-        let config = config(Recipe::SaliencyMoco);
-        let mut moco = Moco::new(&config, false, Device::Cpu).expect("a method");
-        moco.step(&views(), step(0)).expect("a step").loss.backward();
-        for named in moco.trainable() {
-            assert!(named.tensor.grad().defined(), "{}", named.name);
-        }
-        assert!(moco.key.named("").iter().all(|n| !n.tensor.requires_grad()));
-        let before = moco.averaged.0[0].copy();
-        tch::no_grad(|| {
-            let _ = moco.averaged.1[0].shallow_clone().fill_(3.0);
-        });
-        moco.after_step(step(0)).expect("averaged");
-        let expected = &before * 0.999 + 3.0 * 0.001;
-        assert!(distance(&moco.averaged.0[0], &expected) < 1e-6);
-    }
-
-    #[test]
-    fn momentum_warms_up_along_a_half_cosine() {
-        let _alone = crate::rng::alone();
-        let mut config = config(Recipe::MocoV2);
-        (config.moco.momentum_start, config.moco.momentum, config.moco.momentum_warmup_epochs) =
-            (0.9, 0.99, 4.0);
-        let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
-        for (epoch, m) in [(0.0, 0.9), (2.0, 0.945), (4.0, 0.99), (9.0, 0.99)] {
-            assert!((moco.momentum(epoch) - m).abs() < 1e-9);
-        }
-    }
-
-    #[test]
-    fn state_survives_a_round_trip_and_wrong_state_is_refused() {
-        let _alone = crate::rng::alone();
-        let config = config(Recipe::SaliencyMoco);
-        let mut a = Moco::new(&config, false, Device::Cpu).expect("a method");
-        a.step(&views(), step(0)).expect("a step");
-        let mut b = Moco::new(&Config { seed: 5, ..config }, false, Device::Cpu).expect("a method");
-        b.load_state(&a.state()).expect("loaded");
-        for (x, y) in a.state().iter().zip(b.state()) {
-            assert_eq!((&x.name, &x.tensor), (&y.name, &y.tensor));
-        }
-        let mut short = a.state();
-        short.retain(|n| n.name != "queue");
-        assert!(b.load_state(&short).expect_err("missing").to_string().contains("`queue`"));
-        let mut long = a.state();
-        long.push(Named::new("extra", &Tensor::from(1i64)));
-        assert!(b.load_state(&long).expect_err("left over").to_string().contains("`extra`"));
-    }
-}
+mod tests;

@@ -1,0 +1,200 @@
+//! Tests of the method's parts against their definitions.
+
+use super::*;
+use crate::config::{Recipe, Strategy};
+use crate::tolerance;
+use tch::IndexOp;
+
+fn config(recipe: Recipe) -> Config {
+    let mut c = Config::new(recipe);
+    c.arch = "resnet18".into();
+    (c.image_size, c.batch_size) = (64, 8);
+    (c.moco.queue, c.moco.bn_splits) = (20, 2);
+    c
+}
+
+fn views() -> [Tensor; 2] {
+    tch::manual_seed(9);
+    [0, 1].map(|_| Tensor::randn([8, 3, 64, 64], (Kind::Float, Device::Cpu)))
+}
+
+fn step(number: u64) -> Step {
+    Step { number, epoch: 0.0, preview: true }
+}
+
+fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    (a - b).abs().max().double_value(&[])
+}
+
+/// Without masks the loss is InfoNCE of the two encoders' outputs, whatever the key order was.
+#[test]
+fn the_loss_is_that_of_the_definition_and_shuffling_is_undone() {
+    let _alone = crate::rng::alone();
+    let mut config = config(Recipe::MocoV2);
+    config.moco.bn_splits = 1;
+    let mut moco = Moco::new(&config, false, Device::Cpu).expect("a method");
+    let [a, b] = views();
+    let mode = Mode::Peek { splits: 1 };
+    let project =
+        |x: &Tensor| normalize(&moco.head_q.forward(&moco.query.forward(x, mode, 5).embedding, mode));
+    let queue = moco.keys.get().expect("random").copy();
+    let expected =
+        logits(&project(&a), &project(&b), &Negatives { queue: Some(&queue), ..Negatives::default() }, 0.2)
+            .loss();
+    let out = moco.step(&[a.shallow_clone(), b.shallow_clone()], step(0)).expect("a step");
+    assert!(distance(&out.loss, &expected) < tolerance::SAME_MATH);
+
+    config.moco.bn_splits = 4;
+    let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
+    let mut view = moco.view(&b);
+    moco.encode_key(&mut view, step(1), 1, &mut None);
+    let order = permutation(8, &mut moco.rng(Domain::Shuffle, step(1), 1));
+    let shuffled = b.index_select(0, &Tensor::from_slice(&order));
+    let mode = Mode::Peek { splits: 4 };
+    let key = normalize(&moco.head_k.forward(&moco.key.forward(&shuffled, mode, 5).embedding, mode));
+    let known = view.key.expect("encoded");
+    for (at, &from) in (0i64..).zip(&order) {
+        assert!(distance(&known.i(from), &key.i(at)) < tolerance::SAME_MATH);
+    }
+}
+
+#[test]
+fn every_query_gets_its_own_hard_negatives() {
+    let _alone = crate::rng::alone();
+    let mut config = config(Recipe::SaliencyMoco);
+    let masking = config.masking.as_mut().expect("masked");
+    (masking.strategy, masking.num_nonsem, masking.stage) = (Strategy::Mean, 2, 4);
+    let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
+    let mut view = moco.view(&views()[1]);
+    let hard = tch::no_grad(|| moco.hard_negatives(&mut view, step(0), 1, &mut None)).expect("some");
+    assert_eq!(hard.size(), [8, 2, 128]);
+    assert!((0..7).all(|i| distance(&hard.i(i), &hard.i(i + 1)) > 1e-4));
+}
+
+#[test]
+fn branches_mask_what_they_say() {
+    let _alone = crate::rng::alone();
+    let titles = |branch, nonsem, symmetric| {
+        let mut config = config(Recipe::SaliencyMoco);
+        config.moco.symmetric = symmetric;
+        let masking = config.masking.as_mut().expect("masked");
+        (masking.branch, masking.num_nonsem) = (branch, nonsem);
+        let out = Moco::new(&config, false, Device::Cpu)
+            .and_then(|mut m| m.step(&views(), step(0)))
+            .expect("a step");
+        let mut titles: Vec<_> =
+            out.preview.expect("asked").columns.into_iter().skip(2).map(|c| c.0).collect();
+        titles.sort_unstable();
+        titles
+    };
+    assert_eq!(titles(Branch::Query, 0, false), ["masked query"]);
+    assert_eq!(titles(Branch::Key, 1, false), ["hard negative", "masked key"]);
+    assert_eq!(titles(Branch::Both, 0, true), ["masked key", "masked key", "masked query", "masked query"]);
+    assert_eq!(titles(Branch::None, 2, false), ["hard negative", "hard negative"]);
+}
+
+/// The loss of a mixture is that of its definition, and a mixture that is all its own picture adds the plain loss.
+#[test]
+fn mixtures_belong_to_both_pictures() {
+    let _alone = crate::rng::alone();
+    let mut config = config(Recipe::Mixmask);
+    config.moco.bn_splits = 1;
+    let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
+    let [x, y] = views();
+    let key = normalize(
+        &moco
+            .head_k
+            .forward(&moco.key.forward(&y, Mode::Peek { splits: 1 }, 5).embedding, Mode::Peek { splits: 1 }),
+    );
+    let queue = moco.keys.get().expect("random").copy();
+    let negatives = Negatives { queue: Some(&queue), ..Negatives::default() };
+    let mixed = moco.mixtures(&x, step(0), 0, &mut None).remove(0);
+    let ours = moco.mixed_loss(&mixed, &key, &negatives).double_value(&[]);
+    let (_, q) = moco.encode_query(&mixed.images);
+    let mut expected = 0.0;
+    for i in 0..8 {
+        let loss = |j: i64| {
+            let logit = |k: &Tensor| (q.i(i) * k).sum(Kind::Double).double_value(&[]) / 0.2;
+            let positive = logit(&key.i(j));
+            let others: f64 = (0..20).map(|n| logit(&queue.i((.., n))).exp()).sum();
+            (positive.exp() + others).ln() - positive
+        };
+        let share = mixed.share.double_value(&[i]);
+        expected += (share * loss(i) + (1.0 - share) * loss(7 - i)) / 8.0;
+    }
+    assert!((ours - expected).abs() < 1e-4, "{ours} {expected}");
+    let pure =
+        Mixed { images: x.shallow_clone(), share: Tensor::ones([8], (Kind::Float, Device::Cpu)), ..mixed };
+    let (_, q) = moco.encode_query(&x);
+    let plain = logits(&q, &key, &negatives, 0.2).loss().double_value(&[]);
+    assert!((moco.mixed_loss(&pure, &key, &negatives).double_value(&[]) - plain).abs() < 1e-5);
+}
+
+#[test]
+fn every_mixture_adds_its_term_to_the_loss_and_its_picture_to_the_first_batch() {
+    let _alone = crate::rng::alone();
+    let run = |recipe| {
+        let mut moco = Moco::new(&config(recipe), false, Device::Cpu).expect("a method");
+        let out = moco.step(&views(), step(0)).expect("a step");
+        out.loss.backward();
+        assert!(moco.trainable().iter().all(|n| n.tensor.grad().defined()));
+        let shown = out.preview.expect("asked").columns.iter().filter(|c| c.0 == "mixture").count();
+        (shown, out.loss.double_value(&[]))
+    };
+    let (none, plain) = run(Recipe::MocoV2);
+    assert_eq!(none, 0);
+    for (recipe, count) in [(Recipe::Mixmask, 1), (Recipe::Unmix, 1), (Recipe::UnmixMixmask, 2)] {
+        let (shown, loss) = run(recipe);
+        assert_eq!(shown, count, "{recipe:?}");
+        assert!(loss > plain, "{recipe:?}: {loss} beside {plain}");
+    }
+}
+
+#[test]
+fn gradients_reach_the_query_only_and_the_key_follows() {
+    let _alone = crate::rng::alone();
+    let config = config(Recipe::SaliencyMoco);
+    let mut moco = Moco::new(&config, false, Device::Cpu).expect("a method");
+    moco.step(&views(), step(0)).expect("a step").loss.backward();
+    for named in moco.trainable() {
+        assert!(named.tensor.grad().defined(), "{}", named.name);
+    }
+    assert!(moco.key.named("").iter().all(|n| !n.tensor.requires_grad()));
+    let before = moco.averaged.0[0].copy();
+    tch::no_grad(|| {
+        let _ = moco.averaged.1[0].shallow_clone().fill_(3.0);
+    });
+    moco.after_step(step(0)).expect("averaged");
+    let expected = &before * 0.999 + 3.0 * 0.001;
+    assert!(distance(&moco.averaged.0[0], &expected) < 1e-6);
+}
+
+#[test]
+fn momentum_warms_up_along_a_half_cosine() {
+    let _alone = crate::rng::alone();
+    let mut config = config(Recipe::MocoV2);
+    (config.moco.momentum_start, config.moco.momentum, config.moco.momentum_warmup_epochs) = (0.9, 0.99, 4.0);
+    let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
+    for (epoch, m) in [(0.0, 0.9), (2.0, 0.945), (4.0, 0.99), (9.0, 0.99)] {
+        assert!((moco.momentum(epoch) - m).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn state_survives_a_round_trip_and_wrong_state_is_refused() {
+    let _alone = crate::rng::alone();
+    let config = config(Recipe::SaliencyMoco);
+    let mut a = Moco::new(&config, false, Device::Cpu).expect("a method");
+    a.step(&views(), step(0)).expect("a step");
+    let mut b = Moco::new(&Config { seed: 5, ..config }, false, Device::Cpu).expect("a method");
+    b.load_state(&a.state()).expect("loaded");
+    for (x, y) in a.state().iter().zip(b.state()) {
+        assert_eq!((&x.name, &x.tensor), (&y.name, &y.tensor));
+    }
+    let mut short = a.state();
+    short.retain(|n| n.name != "queue");
+    assert!(b.load_state(&short).expect_err("missing").to_string().contains("`queue`"));
+    let mut long = a.state();
+    long.push(Named::new("extra", &Tensor::from(1i64)));
+    assert!(b.load_state(&long).expect_err("left over").to_string().contains("`extra`"));
+}
