@@ -132,7 +132,8 @@ impl<'a> Body<'_, 'a> {
             self.values[unit.out].quantized = Some(quantized);
         } else {
             let relu = unit.relu.map(|id| self.graph.nodes[id].name.as_str());
-            let value = relu.map_or(value.to_owned(), |name| self.builder.node("Relu", name, &[value], vec![]));
+            let value =
+                relu.map_or(value.to_owned(), |name| self.builder.node("Relu", name, &[value], vec![]));
             self.values[unit.out].float = Some(value);
         }
         Ok(())
