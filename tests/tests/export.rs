@@ -147,6 +147,15 @@ fn written_weights_load_strictly_and_are_equal() {
 }
 
 #[test]
+fn a_projection_needs_a_head() {
+    let (bare, out) = (export("torch", "headless.pth", ""), place().join("never_projected.onnx"));
+    let said = run::run("occlude-export", &[&"onnx", &bare, &out, &"--outputs", &"projection"]);
+    assert_eq!(said.code, 1, "{}", said.stderr);
+    assert!(said.stderr.contains("headless.pth") && said.stderr.contains("`fc.*`"), "{}", said.stderr);
+    assert!(!out.exists());
+}
+
+#[test]
 fn options_that_exclude_each_other_are_refused() {
     for (flags, word) in [
         (vec!["--precision", "fp16", "--no-fold"], "--no-fold"),

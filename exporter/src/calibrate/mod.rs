@@ -139,4 +139,11 @@ mod tests {
             assert!(text.parse::<Method>().is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn a_range_that_was_not_calibrated_is_an_error() {
+        let empty = Calibration { ranges: BTreeMap::new(), method: Method::MinMax, pictures: 0 };
+        let error = empty.range("layer1.0.relu").expect_err("nothing there");
+        assert!(matches!(&error, Error::NotCalibrated { node } if node == "layer1.0.relu"), "{error}");
+    }
 }
