@@ -1,8 +1,7 @@
 //! Encoders: ONNX Runtime, and a fake that tests can steer.
 
 pub mod fake;
-mod library;
 mod onnx;
 
-pub use library::{LibraryError, environment};
+pub use occlude_onnxruntime::{LibraryError, environment};
 pub use onnx::{LoadError, Loaded, OnnxEncoder, Options, load};

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use occlude_onnxruntime::{LibraryError, environment};
 use occlude_preprocess::{ContractError, Preprocess, Rgb};
 use ort::ep::{CUDA, ExecutionProvider, cuda::ConvAlgorithmSearch};
 use ort::session::Session;
 use ort::value::{TensorElementType, TensorRef, ValueType};
 
-use super::library::{LibraryError, environment};
 use crate::batch::{Encode, EncodeError, Encoded};
 use crate::config::Provider;
 use crate::model::{InputKind, ModelInfo};

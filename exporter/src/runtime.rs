@@ -1,7 +1,5 @@
 //! ONNX Runtime and tract behind one signature.
 
-mod library;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +8,8 @@ use ort::value::TensorRef;
 use tract_onnx::prelude::{Datum, InferenceFact, Tensor};
 use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, TypedRunnableModel, tvec};
 
-pub use library::LibraryError;
+pub use occlude_onnxruntime::LibraryError;
+use occlude_onnxruntime::environment;
 
 use crate::onnx::InputKind;
 use crate::pictures::{Batch, Pixels};
@@ -30,14 +29,14 @@ impl Session {
     /// A model in memory, with all its weights.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
         let failed = ort_error("load the model");
-        let mut builder = ort::session::Session::builder(library::environment()?).map_err(&failed)?;
+        let mut builder = ort::session::Session::builder(environment()?).map_err(&failed)?;
         builder.commit_from_memory(bytes).map(Self).map_err(failed)
     }
 
     /// A model in a file, whose weights may be in another one.
     pub(crate) fn from_file(path: &Path) -> Result<Self, Error> {
         let failed = ort_error("load the model");
-        let mut builder = ort::session::Session::builder(library::environment()?).map_err(&failed)?;
+        let mut builder = ort::session::Session::builder(environment()?).map_err(&failed)?;
         builder.commit_from_file(path).map(Self).map_err(failed)
     }
 

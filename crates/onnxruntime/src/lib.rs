@@ -1,4 +1,6 @@
-//! Finding and loading ONNX Runtime's shared library.
+//! Finds and loads ONNX Runtime's shared library, once per process.
+//!
+//! ONNX Runtime is not linked: the same binary runs with the CPU and with the CUDA build.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -38,6 +40,9 @@ pub enum LibraryError {
 
 /// The process's ONNX Runtime environment, loaded on the first call. There can be one only, so the first outcome is
 /// everybody's.
+///
+/// # Errors
+/// [`LibraryError`] where no library is found, or none that can be used.
 pub fn environment() -> Result<&'static Environment, LibraryError> {
     static ENVIRONMENT: OnceLock<Result<Environment, LibraryError>> = OnceLock::new();
     ENVIRONMENT.get_or_init(load).as_ref().map_err(Clone::clone)
