@@ -71,17 +71,8 @@ pub fn model<'a>(
         head::output(&mut builder, &body, kind);
         outputs.push(output_value(&graph, network, kind, options.dynamic_size));
     }
-    let (nodes, initializers) = builder.finish();
-    let model = Model {
-        opset: options.opset,
-        name: encoder.arch.name().to_owned(),
-        nodes,
-        initializers,
-        inputs: vec![input_value(contract, options)],
-        outputs,
-        metadata: info.properties(encoder.arch, contract, options),
-    };
-    Ok(OnnxModel { model })
+    let metadata = info.properties(encoder.arch, contract, options);
+    Ok(assembled(builder, network, options, outputs, metadata))
 }
 
 /// The model in single precision that gives the value of every activation that quantisation asks for:
@@ -106,17 +97,23 @@ pub(crate) fn observed<'a>(
     observed[0] = first;
     let names = points.iter().map(|&id| graph.nodes[id].name.clone()).collect();
     let output = |name: &String| Value { name: name.clone(), element: Element::Float, dims: vec![] };
+    let outputs = observed.iter().map(output).collect();
+    Ok((names, observed, assembled(builder, network, &options, outputs, vec![])))
+}
+
+/// The model of all that was added.
+fn assembled<'a>(
+    builder: Builder<'a>,
+    network: Network<'a>,
+    options: &OnnxOptions,
+    outputs: Vec<Value>,
+    metadata: Vec<(String, String)>,
+) -> OnnxModel<'a> {
     let (nodes, initializers) = builder.finish();
-    let model = Model {
-        opset: options.opset,
-        name: encoder.arch.name().to_owned(),
-        nodes,
-        initializers,
-        inputs: vec![input_value(contract, &options)],
-        outputs: observed.iter().map(output).collect(),
-        metadata: vec![],
-    };
-    Ok((names, observed, OnnxModel { model }))
+    let name = network.encoder.arch.name().to_owned();
+    let inputs = vec![input_value(network.contract, options)];
+    let model = Model { opset: options.opset, name, nodes, initializers, inputs, outputs, metadata };
+    OnnxModel { model }
 }
 
 /// Adds preprocessing and encoder; gives the value of each node of the graph.
