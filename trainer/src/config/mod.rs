@@ -3,6 +3,7 @@
 //! A recipe is a [`Config`]; flags override its fields; [`Config::validate`] refuses what cannot
 //! work before any file is touched. The resolved value is saved beside every checkpoint.
 
+mod mixing;
 mod recipes;
 
 use std::fmt;
@@ -12,6 +13,8 @@ use std::str::FromStr;
 use occlude_encoder::Arch;
 use occlude_preprocess::{HighPass, Preprocess};
 use serde::{Deserialize, Serialize};
+
+pub use mixing::{Mix, MixMask, MixPer, Mixing, Pattern};
 
 /// A named set of hyper-parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -260,62 +263,6 @@ pub enum Branch {
     None,
 }
 
-/// Mixing each query picture with another one of the batch (arXiv 2210.11456, 2003.05438).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Mixing {
-    /// How.
-    pub mix: Mix,
-    /// The masks of MixMask.
-    pub mask: MixMask,
-}
-
-/// How pictures are mixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mix {
-    /// Cells of one and of the other.
-    Mixmask,
-    /// Blended, or a box swapped, in equal parts.
-    Unmix,
-    /// A mixture of each kind.
-    Both,
-}
-
-/// The masks of MixMask.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MixMask {
-    /// Shape.
-    pub pattern: Pattern,
-    /// Cells along a side.
-    pub grid: usize,
-    /// Share of the cells that come from the other picture.
-    pub share: f64,
-    /// Whether the pictures of a batch have one mask or each its own.
-    pub per: MixPer,
-}
-
-/// Which cells come from the other picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pattern {
-    /// Rectangles of at least four cells
-    Block,
-    /// Each cell by itself
-    Discrete,
-}
-
-/// Whose mask it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum MixPer {
-    /// One mask for all pictures of a batch, as published
-    Batch,
-    /// One for each picture
-    Image,
-}
-
 /// Why a configuration cannot work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid(pub String);
@@ -420,16 +367,6 @@ impl Config {
         }
         check(a.blur_sigma[0] > 0.0 && a.blur_sigma[0] <= a.blur_sigma[1], || {
             format!("blur sigma {:?}: expected a range above 0", a.blur_sigma)
-        })
-    }
-}
-
-impl Mixing {
-    fn validate(&self) -> Result<(), Invalid> {
-        let MixMask { grid, share, .. } = self.mask;
-        check((2..=64).contains(&grid), || format!("`--mix-grid {grid}`: expected 2 to 64 cells"))?;
-        check(share > 0.0 && share < 1.0, || {
-            format!("`--mix-share {share}`: expected more than 0 and less than 1")
         })
     }
 }
