@@ -69,6 +69,43 @@ impl Logits {
     }
 }
 
+/// NT-Xent (arXiv 2002.05709, equation 1) over the 2B projections of pairs `a`, `b`, `(B, D)` each, normalised: every
+/// projection against its partner, all others being negatives. `hard`: negatives `(B, n, D)` of the `a` alone,
+/// and the factor on their similarity (arXiv 2309.12757). The logits are `(2B, 2B + n)`, those of `a` first.
+pub fn nt_xent(a: &Tensor, b: &Tensor, hard: Option<(&Tensor, f64)>, temperature: f64) -> Logits {
+    let n = a.size()[0];
+    let z = Tensor::cat(&[a, b], 0); // (2B, D)
+    let itself = Tensor::eye(2 * n, (Kind::Bool, z.device()));
+    let similarity = z.matmul(&z.transpose(0, 1)).masked_fill(&itself, f64::NEG_INFINITY); // (2B, 2B)
+    let mut columns = vec![similarity];
+    if let Some((hard, alpha)) = hard {
+        let own = hard.matmul(&a.unsqueeze(2)).squeeze_dim(2) * alpha; // (B, n)
+        let none = own.full_like(f64::NEG_INFINITY);
+        columns.push(Tensor::cat(&[own, none], 0)); // (2B, n)
+    }
+    let index = Tensor::arange(n, (Kind::Int64, z.device()));
+    let target = Tensor::cat(&[&index + n, index], 0);
+    Logits { values: Tensor::cat(&columns, 1) / temperature, target }
+}
+
+/// Mean cosine of normalised pairs, `(B, D)` each, and mean cosine between different ones.
+pub fn similarities(query: &Tensor, key: &Tensor) -> (Tensor, Tensor) {
+    let b = query.size()[0] as f64;
+    let positive = (query * key).sum(Kind::Float);
+    let all = query.sum_dim_intlist([0i64].as_slice(), false, Kind::Float)
+        * key.sum_dim_intlist([0i64].as_slice(), false, Kind::Float);
+    let other = (all.sum(Kind::Float) - &positive) / (b * (b - 1.0)).max(1.0);
+    (positive / b, other)
+}
+
+/// Share of queries `(B, D)` whose own key is the most similar one among the keys of the batch.
+pub fn pair_accuracy(query: &Tensor, key: &Tensor) -> Tensor {
+    let best = query.matmul(&key.transpose(0, 1)).argmax(1, false);
+    best.eq_tensor(&Tensor::arange(query.size()[0], (Kind::Int64, query.device())))
+        .to_kind(Kind::Float)
+        .mean(Kind::Float)
+}
+
 /// How spread embeddings `(B, D)` are: the mean over dimensions of the standard deviation over the batch, after
 /// normalisation, times sqrt(D): 1 for directions drawn uniformly, 0 for a collapsed encoder.
 pub fn spread(embedding: &Tensor) -> Tensor {
@@ -124,6 +161,51 @@ mod tests {
             assert!((ours.loss().double_value(&[]) - sum / b as f64).abs() < 1e-5);
             assert!((ours.accuracy().double_value(&[]) - hits / b as f64).abs() < 1e-6);
         }
+    }
+
+    /// Equation 1 of the paper, with each a's own hard negatives, in loops.
+    #[test]
+    fn nt_xent_equals_a_naive_reference() {
+        let _alone = crate::rng::alone();
+        let (b, d, n, t, alpha) = (5, 8, 2, 0.1, 2.0);
+        let (a, other, hard) = (unit(&[b, d], 1), unit(&[b, d], 2), unit(&[b, n, d], 3));
+        let z: Vec<Vec<f64>> = (0..b).map(|i| row(&a, i)).chain((0..b).map(|i| row(&other, i))).collect();
+        for with_hard in [false, true] {
+            let ours = nt_xent(&a, &other, with_hard.then_some((&hard, alpha)), t);
+            let (mut sum, mut hits) = (0.0, 0.0);
+            for i in 0..2 * b as usize {
+                let partner = (i + b as usize) % (2 * b as usize);
+                let positive = dot(&z[i], &z[partner]) / t;
+                let mut others: Vec<f64> =
+                    (0..z.len()).filter(|&j| j != i && j != partner).map(|j| dot(&z[i], &z[j]) / t).collect();
+                if with_hard && i < b as usize {
+                    others.extend((0..n).map(|j| alpha * dot(&z[i], &row(&hard.get(i as i64), j)) / t));
+                }
+                let total: f64 = others.iter().chain([&positive]).map(|x| x.exp()).sum();
+                sum += total.ln() - positive;
+                hits += f64::from(u8::from(others.iter().all(|&x| x < positive)));
+            }
+            assert!((ours.loss().double_value(&[]) - sum / (2 * b) as f64).abs() < 1e-5);
+            assert!((ours.accuracy().double_value(&[]) - hits / (2 * b) as f64).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn similarities_and_accuracy_of_pairs() {
+        let _alone = crate::rng::alone();
+        let (q, k) = (unit(&[6, 16], 8), unit(&[6, 16], 9));
+        let (mut positive, mut other, mut hits) = (0.0, 0.0, 0.0);
+        for i in 0..6 {
+            let all: Vec<f64> = (0..6).map(|j| dot(&row(&q, i), &row(&k, j))).collect();
+            positive += all[i as usize] / 6.0;
+            other += (all.iter().sum::<f64>() - all[i as usize]) / 30.0;
+            hits += f64::from(u8::from(all.iter().all(|&s| s <= all[i as usize]))) / 6.0;
+        }
+        let ours = similarities(&q, &k);
+        assert!((ours.0.double_value(&[]) - positive).abs() < 1e-6);
+        assert!((ours.1.double_value(&[]) - other).abs() < 1e-6);
+        assert!((pair_accuracy(&q, &k).double_value(&[]) - hits).abs() < 1e-6);
+        assert_eq!(pair_accuracy(&q, &q).double_value(&[]), 1.0);
     }
 
     #[test]

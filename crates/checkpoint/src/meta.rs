@@ -16,6 +16,8 @@ pub const EPOCH: &str = "occlude.epoch";
 pub const STEP: &str = "occlude.step";
 /// Metrics of the last epoch, JSON.
 pub const METRICS: &str = "occlude.metrics";
+/// What else a resumed run needs to know of where it stood, JSON.
+pub const RUN: &str = "occlude.run";
 /// The preprocessing contract, JSON.
 pub const PREPROCESS: &str = "occlude.preprocess";
 /// SHA-256 over the query encoder's weights and the preprocessing contract; see

@@ -30,6 +30,19 @@ unsafe extern "C" {
         lr: f64,
         first: c_int,
     ) -> *mut c_char;
+    fn occlude_lars(
+        params: *const Raw,
+        grads: *const Raw,
+        momenta: *const Raw,
+        n: usize,
+        weight_decay: f64,
+        momentum: f64,
+        lr: f64,
+        eta: f64,
+        adapt: c_int,
+    ) -> *mut c_char;
+    fn occlude_clip(grads: *const Raw, n: usize, norm: f64) -> *mut c_char;
+    fn occlude_deterministic();
     fn occlude_fused_adamw(
         params: *const Raw,
         grads: *const Raw,
@@ -147,6 +160,66 @@ pub fn sgd(params: &[Tensor], grads: &[Tensor], momenta: &[Tensor], step: Sgd) -
             c_int::from(step.first),
         )
     })
+}
+
+/// Constants of one step of LARS (arXiv 1708.03888).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Lars {
+    /// Learning rate.
+    pub lr: f64,
+    /// Momentum.
+    pub momentum: f64,
+    /// L2 penalty added to the gradient, before the norms are taken.
+    pub weight_decay: f64,
+    /// Trust coefficient; `None`: every layer at the same rate, for biases and normalisations.
+    pub eta: Option<f64>,
+}
+
+/// One step of LARS over all parameters: `d = g + wd p`, `v = momentum v + eta |p| / |d| d`, `p -= lr v`. A parameter or
+/// update of norm zero is not scaled. Momenta start at zero.
+///
+/// # Errors
+/// Where the lists differ in length, or the tensors of one position in shape, type or device.
+pub fn lars(params: &[Tensor], grads: &[Tensor], momenta: &[Tensor], step: Lars) -> Result<(), Error> {
+    same_length(&[params.len(), grads.len(), momenta.len()])?;
+    if params.is_empty() {
+        return Ok(());
+    }
+    let (params, grads, momenta) = (raw(params), raw(grads), raw(momenta));
+    // SAFETY: the three arrays hold `params.len()` live tensors each.
+    check(unsafe {
+        occlude_lars(
+            params.as_ptr(),
+            grads.as_ptr(),
+            momenta.as_ptr(),
+            params.len(),
+            step.weight_decay,
+            step.momentum,
+            step.lr,
+            step.eta.unwrap_or(1.0),
+            c_int::from(step.eta.is_some()),
+        )
+    })
+}
+
+/// Scales all gradients down together so that their Euclidean norm is at most `norm`, without waiting for the device.
+///
+/// # Errors
+/// Where they are on different devices.
+pub fn clip_grad_norm(grads: &[Tensor], norm: f64) -> Result<(), Error> {
+    if grads.is_empty() {
+        return Ok(());
+    }
+    let grads = raw(grads);
+    // SAFETY: the array holds `grads.len()` live tensors.
+    check(unsafe { occlude_clip(grads.as_ptr(), grads.len(), norm) })
+}
+
+/// From now on libtorch computes with deterministic algorithms only, and refuses what has none. CUDA's matrix
+/// products also want `CUBLAS_WORKSPACE_CONFIG=:4096:8` in the environment before the first of them.
+pub fn deterministic() {
+    // SAFETY: plain setters of libtorch's global settings.
+    unsafe { occlude_deterministic() }
 }
 
 /// Constants of one AdamW step (arXiv 1711.05101).

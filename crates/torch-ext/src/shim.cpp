@@ -77,6 +77,46 @@ char *occlude_fused_sgd(at::Tensor *const *params, at::Tensor *const *grads, at:
   }
 }
 
+char *occlude_lars(at::Tensor *const *params, at::Tensor *const *grads, at::Tensor *const *momenta, size_t n,
+                   double weight_decay, double momentum, double lr, double eta, int adapt) {
+  try {
+    at::NoGradGuard guard;
+    auto p = list(params, n), m = list(momenta, n);
+    auto d = at::_foreach_add(list(grads, n), p, weight_decay);
+    if (adapt) {
+      auto of_param = at::stack(at::_foreach_norm(p, 2)), of_update = at::stack(at::_foreach_norm(d, 2));
+      auto one = at::ones_like(of_param);
+      // on the device: reading a norm would wait for it
+      auto both = at::logical_and(of_param > 0, of_update > 0);
+      at::_foreach_mul_(d, at::where(both, eta * of_param / of_update, one).unbind());
+    }
+    at::_foreach_mul_(m, momentum);
+    at::_foreach_add_(m, d);
+    at::_foreach_add_(p, m, -lr);
+    return nullptr;
+  } catch (const std::exception &e) {
+    return message(e);
+  }
+}
+
+char *occlude_clip(at::Tensor *const *grads, size_t n, double norm) {
+  try {
+    at::NoGradGuard guard;
+    auto g = list(grads, n);
+    auto total = at::stack(at::_foreach_norm(g, 2)).norm();
+    at::_foreach_mul_(g, at::clamp_max(norm / (total + 1e-6), 1.0));
+    return nullptr;
+  } catch (const std::exception &e) {
+    return message(e);
+  }
+}
+
+void occlude_deterministic() {
+  at::globalContext().setDeterministicAlgorithms(true, false);
+  at::globalContext().setDeterministicCuDNN(true);
+  at::globalContext().setBenchmarkCuDNN(false);
+}
+
 char *occlude_fused_adamw(at::Tensor *const *params, at::Tensor *const *grads, at::Tensor *const *means,
                           at::Tensor *const *squares, at::Tensor *const *steps, size_t n, double lr, double beta1,
                           double beta2, double weight_decay, double eps) {

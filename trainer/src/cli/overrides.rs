@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::config::{
-    Branch, Config, Guidance, Masking, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe, Rule, Saliency,
-    Strategy,
+    Branch, Config, Decay, Guidance, Masking, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe, Rule,
+    Saliency, Shape, Strategy,
 };
 
 /// Flags that override a recipe.
@@ -23,6 +23,9 @@ pub(super) struct Overrides {
     /// Pictures a step; without `--lr` the learning rate is scaled with it
     #[arg(long)]
     batch_size: Option<usize>,
+    /// Batches whose gradients make one step of the optimiser; without `--lr` the learning rate is scaled with it
+    #[arg(long)]
+    accumulate: Option<usize>,
     /// Peak learning rate
     #[arg(long)]
     lr: Option<f64>,
@@ -35,6 +38,21 @@ pub(super) struct Overrides {
     /// Weight decay
     #[arg(long)]
     weight_decay: Option<f64>,
+    /// What weight decay (and the layers' rates of LARS) apply to
+    #[arg(long, value_enum)]
+    decay: Option<Decay>,
+    /// Largest norm of the gradients; they are scaled down to it
+    #[arg(long)]
+    clip: Option<f64>,
+    /// Course of the learning rate after the warm-up
+    #[arg(long, value_enum)]
+    schedule: Option<Shape>,
+    /// Epochs at which `--schedule step` multiplies the learning rate by `--gamma`
+    #[arg(long, value_delimiter = ',')]
+    milestones: Option<Vec<f64>>,
+    /// Factor of `--schedule step`
+    #[arg(long)]
+    gamma: Option<f64>,
     /// Epochs of linear learning-rate warm-up
     #[arg(long)]
     warmup_epochs: Option<f64>,
@@ -140,11 +158,11 @@ impl Overrides {
     /// The recipe with these flags.
     pub(super) fn resolve(self, recipe: Recipe) -> Result<Config> {
         let mut c = Config::new(recipe);
-        if let (Some(batch), None) = (self.batch_size, self.lr) {
-            // the linear scaling rule (arXiv 1706.02677); AdamW's steps do not grow with the batch
-            if c.optimizer.rule == Rule::Sgd {
-                c.optimizer.lr *= batch as f64 / c.batch_size as f64;
-            }
+        let before = c.batch_size * c.accumulate;
+        set(&mut c.batch_size, self.batch_size);
+        set(&mut c.accumulate, self.accumulate);
+        if c.optimizer.scales_with_batch() {
+            c.optimizer.lr *= (c.batch_size * c.accumulate) as f64 / before as f64;
         }
         let masked = self.saliency.is_some()
             || self.saliency_stage.is_some()
@@ -169,32 +187,55 @@ impl Overrides {
             "`--recipe {}` has no MixMask, but a flag of it was given; hint: `--recipe mixmask`",
             recipe.name()
         );
+        let momentum_contrast = self.queue.is_some()
+            || self.queue_start.is_some()
+            || self.in_batch.is_some()
+            || self.symmetric.is_some()
+            || self.momentum.is_some()
+            || self.momentum_start.is_some()
+            || self.momentum_warmup_epochs.is_some();
+        ensure!(
+            !momentum_contrast || c.method.moco_mut().is_some(),
+            "`--recipe {}` has no momentum encoder, but a flag of it was given; hint: `--recipe moco-v2`",
+            recipe.name()
+        );
         set(&mut c.arch, self.arch);
         set(&mut c.image_size, self.image_size);
-        // a warm-up over the whole run stays one
-        if c.moco.momentum_warmup_epochs == c.epochs as f64 {
-            set(&mut c.moco.momentum_warmup_epochs, self.epochs.map(|e| e as f64));
+        let epochs = self.epochs.unwrap_or(c.epochs);
+        if let Some(m) = c.method.moco_mut() {
+            // a warm-up over the whole run stays one
+            if m.momentum_warmup_epochs == c.epochs as f64 {
+                m.momentum_warmup_epochs = epochs as f64;
+            }
+            set(&mut m.queue, self.queue);
+            set(&mut m.queue_start, self.queue_start);
+            set(&mut m.in_batch, self.in_batch);
+            set(&mut m.symmetric, self.symmetric);
+            set(&mut m.momentum, self.momentum);
+            set(&mut m.momentum_start, self.momentum_start.or(self.momentum));
+            set(&mut m.momentum_warmup_epochs, self.momentum_warmup_epochs);
         }
-        set(&mut c.epochs, self.epochs);
-        set(&mut c.batch_size, self.batch_size);
+        c.epochs = epochs;
+        set(&mut c.method.head_mut().dim, self.dim);
+        set(&mut c.method.head_mut().hidden, self.hidden.map(Some));
+        set(&mut c.method.head_mut().bn, self.head_bn);
+        set(c.method.temperature_mut(), self.temperature);
+        set(c.method.bn_splits_mut(), self.bn_splits);
         set(&mut c.seed, self.seed);
-        set(&mut c.optimizer.rule, self.optimizer);
+        if let Some(rule) = self.optimizer.filter(|&rule| rule != c.optimizer.rule) {
+            // each rule's own habit
+            c.optimizer.decay = if rule == Rule::Sgd { Decay::All } else { Decay::Weights };
+            c.optimizer.rule = rule;
+        }
         set(&mut c.optimizer.lr, self.lr);
         set(&mut c.optimizer.weight_decay, self.weight_decay);
         set(&mut c.optimizer.warmup_epochs, self.warmup_epochs);
         set(&mut c.optimizer.lr_per, self.lr_per);
-        set(&mut c.moco.dim, self.dim);
-        set(&mut c.moco.hidden, self.hidden.map(Some));
-        set(&mut c.moco.head_bn, self.head_bn);
-        set(&mut c.moco.queue, self.queue);
-        set(&mut c.moco.queue_start, self.queue_start);
-        set(&mut c.moco.in_batch, self.in_batch);
-        set(&mut c.moco.symmetric, self.symmetric);
-        set(&mut c.moco.momentum, self.momentum);
-        set(&mut c.moco.momentum_start, self.momentum_start.or(self.momentum));
-        set(&mut c.moco.momentum_warmup_epochs, self.momentum_warmup_epochs);
-        set(&mut c.moco.temperature, self.temperature);
-        set(&mut c.moco.bn_splits, self.bn_splits);
+        set(&mut c.optimizer.decay, self.decay);
+        set(&mut c.optimizer.clip, self.clip.map(Some));
+        set(&mut c.optimizer.schedule, self.schedule);
+        set(&mut c.optimizer.milestones, self.milestones);
+        set(&mut c.optimizer.gamma, self.gamma);
         set(&mut c.augment.crop_min, self.crop_min);
         set(&mut c.augment.blur_p, self.blur_p);
         set(&mut c.augment.blur_sigma, pair(self.blur_sigma));
@@ -254,12 +295,16 @@ mod tests {
         }
     }
 
+    fn moco(c: &Config) -> crate::config::Moco {
+        c.clone().method.moco_mut().expect("MoCo").clone()
+    }
+
     #[test]
     fn a_momentum_warm_up_over_the_whole_run_stays_one() {
         let c = resolve(&["--recipe", "saliency-moco-small", "--epochs", "40"]).expect("valid");
-        assert_eq!(c.moco.momentum_warmup_epochs, 40.0);
+        assert_eq!(moco(&c).momentum_warmup_epochs, 40.0);
         let c = resolve(&["--recipe", "moco-v2", "--epochs", "40"]).expect("valid");
-        assert_eq!(c.moco.momentum_warmup_epochs, 0.0);
+        assert_eq!(moco(&c).momentum_warmup_epochs, 0.0);
     }
 
     #[test]
@@ -270,6 +315,7 @@ mod tests {
             --momentum-warmup-epochs 3 --temperature 0.1 --bn-splits 4 --crop-min 0.3 --blur-p 0.1 --jitter 0.5 \
             --blur-sigma 0.2 0.3 --gray-p 0.4 --flip-p 0.6 \
             --saliency some.safetensors --saliency-stage 4 --strategy blur --guidance random --branch both \
+            --accumulate 2 --decay weights --clip 3 --schedule step --milestones 4,6 --gamma 0.2 \
             --mask-ratio 0.1 0.2 --negative-ratio 0.3 0.4 --num-nonsem 2 --alpha 1.5";
         let c = resolve(&flags.split_whitespace().collect::<Vec<_>>()).expect("valid");
         assert_eq!(
@@ -279,8 +325,10 @@ mod tests {
         let o = &c.optimizer;
         assert_eq!((o.rule, o.lr, o.weight_decay, o.warmup_epochs), (Rule::Adamw, 0.5, 0.1, 2.0));
         assert_eq!(o.lr_per, crate::config::Per::Epoch);
-        let m = &c.moco;
-        assert_eq!((m.dim, m.hidden, m.head_bn, m.queue), (64, Some(512), true, 300));
+        assert_eq!((c.accumulate, o.decay, o.clip, o.schedule), (2, Decay::Weights, Some(3.0), Shape::Step));
+        assert_eq!((o.milestones.as_slice(), o.gamma), ([4.0, 6.0].as_slice(), 0.2));
+        let m = moco(&c);
+        assert_eq!((m.head.dim, m.head.hidden, m.head.bn, m.queue), (64, Some(512), true, 300));
         assert_eq!((m.queue_start, m.in_batch, m.symmetric), (QueueStart::Empty, true, true));
         assert_eq!((m.momentum, m.momentum_start, m.momentum_warmup_epochs), (0.99, 0.5, 3.0));
         assert_eq!((m.temperature, m.bn_splits), (0.1, 4));
@@ -318,6 +366,8 @@ mod tests {
         assert!((lr(&["--recipe", "moco-v2", "--batch-size", "128"]) - 0.015).abs() < 1e-12);
         assert_eq!(lr(&["--recipe", "moco-v2", "--batch-size", "128", "--lr", "0.03"]), 0.03);
         assert_eq!(lr(&["--recipe", "moco-v2"]), 0.03);
+        assert!((lr(&["--recipe", "moco-v2", "--accumulate", "4"]) - 0.12).abs() < 1e-12);
+        assert!((lr(&["--recipe", "simclr", "--batch-size", "256"]) - 0.3).abs() < 1e-12);
     }
 
     #[test]
@@ -328,6 +378,7 @@ mod tests {
             message(&["--recipe", "saliency-moco", "--branch", "none", "--num-nonsem", "0"])
                 .contains("--branch none")
         );
+        assert!(message(&["--recipe", "simclr", "--queue", "5"]).contains("no momentum encoder"));
         assert!(message(&["--recipe", "nothing"]).contains("nothing"));
         assert!(message(&["--recipe", "moco-v2", "--device", "tpu"]).contains("tpu"));
     }
@@ -335,6 +386,6 @@ mod tests {
     #[test]
     fn one_momentum_flag_means_no_warm_up() {
         let c = resolve(&["--recipe", "moco-v2", "--momentum", "0.99"]).expect("valid");
-        assert_eq!((c.moco.momentum, c.moco.momentum_start), (0.99, 0.99));
+        assert_eq!((moco(&c).momentum, moco(&c).momentum_start), (0.99, 0.99));
     }
 }

@@ -3,18 +3,24 @@
 //! A recipe is a [`Config`]; flags override its fields; [`Config::validate`] refuses what cannot
 //! work before any file is touched. The resolved value is saved beside every checkpoint.
 
+mod augment;
+mod masking;
+mod method;
 mod mixing;
+mod optimizer;
 mod recipes;
 
 use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
 
 use occlude_encoder::Arch;
 use occlude_preprocess::{HighPass, Preprocess};
 use serde::{Deserialize, Serialize};
 
+pub use augment::Augment;
+pub use masking::{Branch, Guidance, Masking, Saliency, Strategy};
+pub use method::{Head, Method, Moco, QueueStart, Simclr};
 pub use mixing::{Mix, MixMask, MixPer, Mixing, Pattern};
+pub use optimizer::{Decay, Optimizer, Per, Rule, Shape};
 
 /// A named set of hyper-parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -26,6 +32,13 @@ pub enum Recipe {
     SaliencyMoco,
     /// Saliency-guided masking for small images, small data and small budgets (docs/recipes.md)
     SaliencyMocoSmall,
+    /// MoCo v2 with random masks in the manner of Masked Siamese ConvNets (arXiv 2206.07700): the baseline of
+    /// saliency-moco
+    MscnMoco,
+    /// SimCLR (arXiv 2002.05709), published hyper-parameters
+    Simclr,
+    /// SimCLR with saliency-guided masking and hard negatives (arXiv 2309.12757)
+    SaliencySimclr,
     /// MoCo v2 with MixMask (arXiv 2210.11456), published hyper-parameters
     Mixmask,
     /// MoCo v2 with Un-Mix (arXiv 2003.05438), published hyper-parameters
@@ -43,6 +56,9 @@ impl Recipe {
             Self::MocoV2 => "moco-v2",
             Self::SaliencyMoco => "saliency-moco",
             Self::SaliencyMocoSmall => "saliency-moco-small",
+            Self::MscnMoco => "mscn-moco",
+            Self::Simclr => "simclr",
+            Self::SaliencySimclr => "saliency-simclr",
             Self::Mixmask => "mixmask",
             Self::Unmix => "unmix",
             Self::UnmixMixmask => "unmix+mixmask",
@@ -62,205 +78,23 @@ pub struct Config {
     pub image_size: usize,
     /// Passes over the data.
     pub epochs: usize,
-    /// Images a step; each gives two views.
+    /// Images a batch; each gives two views.
     pub batch_size: usize,
+    /// Batches whose gradients make one step of the optimiser; negatives stay those of one batch.
+    pub accumulate: usize,
     /// Seed of everything random.
     pub seed: u64,
     /// Optimiser and schedule.
     pub optimizer: Optimizer,
-    /// Momentum contrast.
-    pub moco: Moco,
+    /// What is contrasted with what.
+    pub method: Method,
     /// View augmentation.
     pub augment: Augment,
-    /// Saliency-guided masking; absent for plain MoCo.
+    /// Saliency-guided masking; absent where views are not masked.
     pub masking: Option<Masking>,
-    /// Mixing pictures; absent for plain MoCo.
+    /// Mixing pictures; absent where they are not mixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixing: Option<Mixing>,
-}
-
-/// A rule that turns gradients into steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rule {
-    /// Stochastic gradient descent with momentum; weight decay on everything, as published
-    Sgd,
-    /// AdamW; no weight decay on normalisations and biases
-    Adamw,
-}
-
-/// The optimiser and its schedule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Optimizer {
-    /// Rule.
-    pub rule: Rule,
-    /// Peak learning rate at this batch size.
-    pub lr: f64,
-    /// Momentum of SGD; the first beta of AdamW (the second is 0.99).
-    pub momentum: f64,
-    /// L2 penalty (SGD) or decoupled decay (AdamW).
-    pub weight_decay: f64,
-    /// Epochs of linear warm-up from zero; may be a fraction.
-    pub warmup_epochs: f64,
-    /// Whether the learning rate changes each step or each epoch.
-    pub lr_per: Per,
-}
-
-/// How often a schedule moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Per {
-    /// Every step.
-    Step,
-    /// Every epoch, as the published code does.
-    Epoch,
-}
-
-/// Momentum contrast.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Moco {
-    /// Length of a projection.
-    pub dim: usize,
-    /// Width of the hidden layer of the projection head; absent: the encoder's feature length.
-    pub hidden: Option<usize>,
-    /// Batch normalisation after the hidden layer of the projection head.
-    pub head_bn: bool,
-    /// Negatives kept from earlier batches; 0: none.
-    pub queue: usize,
-    /// Whether the queue starts with random directions that count as negatives (the published way)
-    /// or empty, where only keys that were really computed count.
-    pub queue_start: QueueStart,
-    /// Whether the other keys of the batch are negatives too.
-    pub in_batch: bool,
-    /// Whether each view is query once and key once.
-    pub symmetric: bool,
-    /// Momentum of the key encoder at the end of its warm-up.
-    pub momentum: f64,
-    /// Momentum of the key encoder at the first step.
-    pub momentum_start: f64,
-    /// Epochs over which it goes from start to end along a half cosine.
-    pub momentum_warmup_epochs: f64,
-    /// Temperature of the softmax.
-    pub temperature: f64,
-    /// Groups of the batch that are normalised apart, as that many GPUs would (shuffling BN);
-    /// 1: no splitting.
-    pub bn_splits: usize,
-}
-
-/// How the queue starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum QueueStart {
-    /// Random unit vectors.
-    Random,
-    /// Empty.
-    Empty,
-}
-
-/// Distribution of the views.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Augment {
-    /// Smallest share of the picture's area that a crop takes.
-    pub crop_min: f64,
-    /// Largest share.
-    pub crop_max: f64,
-    /// Probability of colour jitter.
-    pub jitter_p: f64,
-    /// Strength of brightness, contrast, saturation and hue jitter.
-    pub jitter: [f64; 4],
-    /// Probability of grey.
-    pub gray_p: f64,
-    /// Probability of Gaussian blur.
-    pub blur_p: f64,
-    /// Range of its sigma in pixels.
-    pub blur_sigma: [f64; 2],
-    /// Probability of a horizontal flip.
-    pub flip_p: f64,
-}
-
-/// Saliency-guided masking (arXiv 2309.12757).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Masking {
-    /// Which network localises.
-    pub saliency: Saliency,
-    /// Stage (3 to 5) whose feature map is the saliency map and the grid of cells.
-    pub stage: usize,
-    /// What replaces a masked cell.
-    pub strategy: Strategy,
-    /// Whether cells are chosen by saliency or uniformly.
-    pub guidance: Guidance,
-    /// Which views are masked.
-    pub branch: Branch,
-    /// Share of the cells that is masked, uniform in this range.
-    pub ratio: [f64; 2],
-    /// The same for hard negatives.
-    pub negative_ratio: [f64; 2],
-    /// Hard negatives a pair.
-    pub num_nonsem: usize,
-    /// Factor on their similarity.
-    pub alpha: f64,
-}
-
-/// Which network localises.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Saliency {
-    /// The momentum encoder itself.
-    Momentum,
-    /// A frozen encoder from a checkpoint file.
-    Checkpoint(PathBuf),
-}
-
-impl FromStr for Saliency {
-    type Err = std::convert::Infallible;
-
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        Ok(if s == "momentum" { Self::Momentum } else { Self::Checkpoint(s.into()) })
-    }
-}
-
-/// What replaces a masked cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Strategy {
-    /// High-pass filtered views, masked with noise
-    Hp,
-    /// A strongly blurred copy of the view
-    Blur,
-    /// The mean colour of the view
-    Mean,
-    /// Zero (the mean colour of the data set, after normalisation)
-    Zero,
-    /// Gaussian noise
-    Noise,
-}
-
-/// How cells are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Guidance {
-    /// Spread over foreground and background by the saliency map
-    Saliency,
-    /// Uniform
-    Random,
-}
-
-/// Which views are masked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Branch {
-    /// The query view
-    Query,
-    /// The key view
-    Key,
-    /// Both views
-    Both,
-    /// Neither (hard negatives only)
-    None,
 }
 
 /// Why a configuration cannot work.
@@ -285,6 +119,9 @@ impl Config {
             Recipe::MocoV2 => recipes::moco_v2(),
             Recipe::SaliencyMoco => recipes::saliency_moco(),
             Recipe::SaliencyMocoSmall => recipes::saliency_moco_small(),
+            Recipe::MscnMoco => recipes::mscn_moco(),
+            Recipe::Simclr => recipes::simclr(),
+            Recipe::SaliencySimclr => recipes::saliency_simclr(),
             Recipe::Mixmask => recipes::mixed(recipe, Mix::Mixmask),
             Recipe::Unmix => recipes::mixed(recipe, Mix::Unmix),
             Recipe::UnmixMixmask => recipes::mixed(recipe, Mix::Both),
@@ -320,85 +157,20 @@ impl Config {
         check(c.batch_size >= 2, || {
             format!("`--batch-size {}`: expected at least 2, or there is nothing to contrast", c.batch_size)
         })?;
-        positive("--lr", c.optimizer.lr)?;
-        positive("--temperature", c.moco.temperature)?;
-        unit("--momentum", c.moco.momentum)?;
-        unit("--momentum-start", c.moco.momentum_start)?;
-        check(c.optimizer.weight_decay >= 0.0, || "`--weight-decay` must not be negative".into())?;
-        check(c.optimizer.warmup_epochs < c.epochs as f64 || c.optimizer.warmup_epochs == 0.0, || {
-            format!("`--warmup-epochs {}` leaves none of `--epochs {}`", c.optimizer.warmup_epochs, c.epochs)
+        check((1..=4096).contains(&c.accumulate), || {
+            format!("`--accumulate {}`: expected 1 to 4096 batches", c.accumulate)
         })?;
-        self.validate_moco()?;
-        self.validate_augment()?;
+        c.optimizer.validate(c.epochs)?;
+        c.method.validate(c.batch_size, c.masking.as_ref().map_or(0, |m| m.num_nonsem))?;
+        c.augment.validate()?;
         check(c.masking.is_none() || c.mixing.is_none(), || {
             "pictures are either masked or mixed; hint: leave out the flags of one of them".into()
         })?;
+        check(c.mixing.is_none() || matches!(c.method, Method::Moco(_)), || {
+            "pictures are mixed with MoCo only; hint: `--recipe mixmask`".into()
+        })?;
         self.mixing.as_ref().map_or(Ok(()), Mixing::validate)?;
         self.masking.as_ref().map_or(Ok(()), |m| m.validate(arch, c.image_size))
-    }
-
-    fn validate_moco(&self) -> Result<(), Invalid> {
-        let (moco, batch) = (&self.moco, self.batch_size);
-        check(moco.dim >= 2, || format!("`--dim {}`: expected at least 2", moco.dim))?;
-        check(moco.bn_splits >= 1 && batch.is_multiple_of(moco.bn_splits), || {
-            format!(
-                "`--bn-splits {}` does not divide `--batch-size {batch}`; hint: choose a divisor, or 1 for no splitting",
-                moco.bn_splits
-            )
-        })?;
-        check(batch / moco.bn_splits >= 2, || {
-            format!("`--bn-splits {}` leaves groups of one image, which have no variance", moco.bn_splits)
-        })?;
-        let nonsem = self.masking.as_ref().map_or(0, |m| m.num_nonsem);
-        check(moco.queue > 0 || moco.in_batch || nonsem > 0, || {
-            "`--queue 0` without `--in-batch` leaves no negatives".into()
-        })
-    }
-
-    fn validate_augment(&self) -> Result<(), Invalid> {
-        let a = &self.augment;
-        check(0.0 < a.crop_min && a.crop_min <= a.crop_max && a.crop_max <= 1.0, || {
-            format!("`--crop-min {}`: expected more than 0 and at most {}", a.crop_min, a.crop_max)
-        })?;
-        for (name, p) in
-            [("jitter_p", a.jitter_p), ("gray_p", a.gray_p), ("blur_p", a.blur_p), ("flip_p", a.flip_p)]
-        {
-            unit(name, p)?;
-        }
-        check(a.blur_sigma[0] > 0.0 && a.blur_sigma[0] <= a.blur_sigma[1], || {
-            format!("blur sigma {:?}: expected a range above 0", a.blur_sigma)
-        })
-    }
-}
-
-impl Masking {
-    fn validate(&self, arch: Arch, image_size: usize) -> Result<(), Invalid> {
-        check((3..=5).contains(&self.stage), || {
-            format!("`--saliency-stage {}`: expected 3, 4 or 5", self.stage)
-        })?;
-        for (name, [low, high]) in [("--mask-ratio", self.ratio), ("--negative-ratio", self.negative_ratio)] {
-            check(0.0 <= low && low <= high && high <= 1.0, || {
-                format!("`{name} {low} {high}`: expected a range within 0 to 1")
-            })?;
-        }
-        positive("--alpha", self.alpha)?;
-        check(self.branch != Branch::None || self.num_nonsem > 0, || {
-            "`--branch none` with `--num-nonsem 0` masks nothing; hint: that is `--recipe moco-v2`".into()
-        })?;
-        let side = arch.feature_side(self.stage, image_size);
-        check(side >= 2, || {
-            format!(
-                "stage {} of {arch} at {image_size} px is a map of {side}x{side} cells, which leaves nothing to choose; hint: `--saliency-stage {}` or a larger `--image-size`",
-                self.stage,
-                self.stage - 1
-            )
-        })?;
-        if self.strategy == Strategy::Blur {
-            check(image_size > 15, || {
-                format!("`--strategy blur` needs more than 15 pixels, got {image_size}")
-            })?;
-        }
-        Ok(())
     }
 }
 
@@ -434,6 +206,14 @@ mod tests {
         config.validate().expect_err("refused").0
     }
 
+    fn moco(c: &mut Config) -> &mut Moco {
+        c.method.moco_mut().expect("MoCo")
+    }
+
+    fn steps(c: &mut Config, at: &[f64]) {
+        (c.optimizer.schedule, c.optimizer.milestones) = (Shape::Step, at.to_vec());
+    }
+
     #[test]
     fn what_cannot_work_is_refused_by_name() {
         let cases: Vec<(String, &str)> = vec![
@@ -445,12 +225,20 @@ mod tests {
             (refused(|c| c.optimizer.lr = f64::NAN), "--lr"),
             (refused(|c| c.optimizer.weight_decay = -1.0), "--weight-decay"),
             (refused(|c| c.optimizer.warmup_epochs = 200.0), "--warmup-epochs"),
-            (refused(|c| c.moco.temperature = -0.1), "--temperature"),
-            (refused(|c| c.moco.momentum = 1.5), "--momentum"),
-            (refused(|c| c.moco.dim = 1), "--dim"),
-            (refused(|c| c.moco.bn_splits = 7), "--bn-splits"),
-            (refused(|c| c.moco.bn_splits = 128), "--bn-splits"),
-            (refused(|c| (c.moco.queue, c.masking) = (0, None)), "--queue 0"),
+            (refused(|c| c.optimizer.warmup_epochs = -1.0), "--warmup-epochs"),
+            (refused(|c| c.optimizer.clip = Some(0.0)), "--clip"),
+            (refused(|c| c.optimizer.gamma = 0.0), "--gamma"),
+            (refused(|c| c.optimizer.schedule = Shape::Step), "--milestones"),
+            (refused(|c| c.optimizer.milestones = vec![5.0]), "--schedule step"),
+            (refused(|c| steps(c, &[5.0, 5.0])), "rising"),
+            (refused(|c| steps(c, &[5.0, 200.0])), "between 0 and 200"),
+            (refused(|c| c.accumulate = 0), "--accumulate"),
+            (refused(|c| *c.method.temperature_mut() = -0.1), "--temperature"),
+            (refused(|c| moco(c).momentum = 1.5), "--momentum"),
+            (refused(|c| c.method.head_mut().dim = 1), "--dim"),
+            (refused(|c| *c.method.bn_splits_mut() = 7), "--bn-splits"),
+            (refused(|c| *c.method.bn_splits_mut() = 128), "--bn-splits"),
+            (refused(|c| (moco(c).queue, c.masking) = (0, None)), "--queue 0"),
             (refused(|c| c.augment.crop_min = 0.0), "--crop-min"),
             (refused(|c| c.augment.blur_p = 2.0), "blur_p"),
             (refused(|c| c.augment.blur_sigma = [0.0, 1.0]), "sigma"),
@@ -475,6 +263,7 @@ mod tests {
         assert!(mixed(|c| c.mixing.as_mut().expect("mixed").mask.grid = 1).contains("--mix-grid"));
         assert!(mixed(|c| c.mixing.as_mut().expect("mixed").mask.share = 1.0).contains("--mix-share"));
         assert!(mixed(|c| c.masking = recipes::saliency_moco().masking).contains("masked or mixed"));
+        assert!(mixed(|c| c.method = recipes::simclr().method).contains("with MoCo only"));
         let tiny = refused(|c| c.image_size = 32);
         assert!(tiny.contains("--saliency-stage 4"), "{tiny}");
     }

@@ -10,6 +10,7 @@ pub(super) fn moco_v2() -> Config {
         image_size: 224,
         epochs: 200,
         batch_size: 256,
+        accumulate: 1,
         seed: 0,
         optimizer: Optimizer {
             rule: Rule::Sgd,
@@ -18,11 +19,14 @@ pub(super) fn moco_v2() -> Config {
             weight_decay: 1e-4,
             warmup_epochs: 0.0,
             lr_per: Per::Step,
+            schedule: Shape::Cosine,
+            milestones: Vec::new(),
+            gamma: 0.1,
+            decay: Decay::All,
+            clip: None,
         },
-        moco: Moco {
-            dim: 128,
-            hidden: None,
-            head_bn: false,
+        method: Method::Moco(Moco {
+            head: Head { dim: 128, hidden: None, bn: false },
             queue: 65536,
             queue_start: QueueStart::Random,
             in_batch: false,
@@ -32,7 +36,7 @@ pub(super) fn moco_v2() -> Config {
             momentum_warmup_epochs: 0.0,
             temperature: 0.2,
             bn_splits: 8,
-        },
+        }),
         augment: Augment {
             crop_min: 0.2,
             crop_max: 1.0,
@@ -55,19 +59,59 @@ pub(super) fn saliency_moco() -> Config {
         recipe: Recipe::SaliencyMoco,
         batch_size: 128,
         optimizer: Optimizer { lr: 0.015, ..base.optimizer },
-        masking: Some(Masking {
-            saliency: Saliency::Momentum,
-            stage: 5,
-            strategy: Strategy::Hp,
-            guidance: Guidance::Saliency,
-            branch: Branch::Query,
-            ratio: [0.05, 0.25],
-            negative_ratio: [0.4, 0.7],
-            num_nonsem: 1,
-            alpha: 2.0,
-        }),
+        masking: Some(published_masking()),
         ..base
     }
+}
+
+fn published_masking() -> Masking {
+    Masking {
+        saliency: Saliency::Momentum,
+        stage: 5,
+        strategy: Strategy::Hp,
+        guidance: Guidance::Saliency,
+        branch: Branch::Query,
+        ratio: [0.05, 0.25],
+        negative_ratio: [0.4, 0.7],
+        num_nonsem: 1,
+        alpha: 2.0,
+    }
+}
+
+/// The same filter, masks and budget with cells chosen uniformly and no hard negatives.
+pub(super) fn mscn_moco() -> Config {
+    let masking = Masking { guidance: Guidance::Random, num_nonsem: 0, ..published_masking() };
+    Config { recipe: Recipe::MscnMoco, masking: Some(masking), ..saliency_moco() }
+}
+
+/// SimCLR on ImageNet: LARS, lr 0.3 for every 256 pictures at batch 4096, colours jittered at strength 1.
+pub(super) fn simclr() -> Config {
+    let base = moco_v2();
+    Config {
+        recipe: Recipe::Simclr,
+        epochs: 100,
+        batch_size: 4096,
+        optimizer: Optimizer {
+            rule: Rule::Lars,
+            lr: 4.8,
+            weight_decay: 1e-6,
+            warmup_epochs: 10.0,
+            decay: Decay::Weights,
+            ..base.optimizer
+        },
+        method: Method::Simclr(Simclr {
+            head: Head { dim: 128, hidden: None, bn: true },
+            temperature: 0.1,
+            bn_splits: 1,
+        }),
+        augment: Augment { crop_min: 0.08, jitter: [0.8, 0.8, 0.8, 0.2], ..base.augment },
+        ..base
+    }
+}
+
+/// SimCLR with one view masked and one hard negative a pair, made from the other view.
+pub(super) fn saliency_simclr() -> Config {
+    Config { recipe: Recipe::SaliencySimclr, masking: Some(published_masking()), ..simclr() }
 }
 
 /// For tens of passes over thousands of small pictures; docs/recipes.md says why each value is what it is.
@@ -84,22 +128,21 @@ pub(super) fn saliency_moco_small() -> Config {
             lr: 1e-3,
             weight_decay: 0.05,
             warmup_epochs: 0.5,
+            decay: Decay::Weights,
             ..base.optimizer
         },
-        moco: Moco {
+        method: Method::Moco(Moco {
+            head: Head { dim: 128, hidden: Some(1024), bn: true },
             queue: 0,
             queue_start: QueueStart::Empty,
             in_batch: true,
             symmetric: false,
-            hidden: Some(1024),
-            head_bn: true,
             momentum: 0.99,
             momentum_start: 0.95,
             momentum_warmup_epochs: 15.0,
             temperature: 0.1,
             bn_splits: 1,
-            ..base.moco
-        },
+        }),
         augment: Augment { blur_sigma: [0.1, 1.0], ..base.augment },
         masking: base.masking.map(|m| Masking { strategy: Strategy::Blur, stage: 4, num_nonsem: 0, ..m }),
         ..base

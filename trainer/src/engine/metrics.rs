@@ -3,10 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// `metrics.jsonl`: one object a line, appended and flushed.
@@ -15,11 +16,25 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens `path` for appending.
+    /// Opens `path` for appending, after taking out what a killed run wrote beyond `step`: steps that will be made
+    /// again, and a torn last line.
     ///
     /// # Errors
-    /// Where the file cannot be written.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    /// Where the file cannot be read or written.
+    pub(super) fn open(path: &Path, step: u64) -> Result<Self> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let kept: Vec<&str> = text.lines().filter(|line| belongs(line, step)).collect();
+                if kept.len() < text.lines().count() {
+                    occlude_checkpoint::atomic::write(path, |w| {
+                        kept.iter().try_for_each(|line| writeln!(w, "{line}"))
+                    })
+                    .with_context(|| format!("cannot write `{}`", path.display()))?;
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).with_context(|| format!("cannot read `{}`", path.display())),
+        }
         let file = OpenOptions::new().create(true).append(true).open(path);
         Ok(Self { file: file.with_context(|| format!("cannot write `{}`", path.display()))? })
     }
@@ -29,28 +44,34 @@ impl Log {
     /// # Errors
     /// Where the file cannot be written.
     pub(super) fn write(&mut self, value: &Value) -> Result<()> {
-        writeln!(self.file, "{value}").context("cannot write `metrics.jsonl`; hint: is the disk full?")
+        let line = format!("{value}\n");
+        self.file
+            .write_all(line.as_bytes())
+            .context("cannot write `metrics.jsonl`; hint: is the disk full? `--resume` goes on from the last checkpoint")
     }
 }
 
-/// Averages of an epoch's metrics, and of the stretch since the last line.
-pub(super) struct Meter {
+/// Whether a line tells of a step up to `step`; events are kept whatever their step.
+fn belongs(line: &str, step: u64) -> bool {
+    serde_json::from_str::<Value>(line)
+        .is_ok_and(|row| row["kind"] == "event" || row["step"].as_u64().is_some_and(|at| at <= step))
+}
+
+/// Averages of the metrics of an epoch, or of the stretch since the last line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Meter {
     sums: Vec<(String, f64)>,
     samples: usize,
-    started: Instant,
     images: usize,
+    seconds: f64,
     waited: f64,
 }
 
 impl Meter {
-    /// Starts the clock.
-    pub(super) fn start() -> Self {
-        Self { sums: Vec::new(), samples: 0, started: Instant::now(), images: 0, waited: 0.0 }
-    }
-
-    /// Counts a step's images and the seconds it waited for data.
-    pub(super) fn step(&mut self, images: usize, waited: f64) {
+    /// Counts a batch's images, the seconds it took, and those of them that were spent waiting for data.
+    pub(super) fn count(&mut self, images: usize, seconds: f64, waited: f64) {
         self.images += images;
+        self.seconds += seconds;
         self.waited += waited;
     }
 
@@ -70,19 +91,23 @@ impl Meter {
         self.sums.iter().find(|(n, _)| n == name).map(|(_, sum)| sum / self.samples.max(1) as f64)
     }
 
-    /// Images a second since the start.
+    /// Images a second.
     pub(super) fn rate(&self) -> f64 {
-        self.images as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+        self.images as f64 / self.seconds.max(1e-9)
+    }
+
+    /// Share of the time that was spent waiting for data.
+    pub(super) fn data_wait(&self) -> f64 {
+        self.waited / self.seconds.max(1e-9)
     }
 
     /// Everything as JSON fields.
     pub(super) fn fields(&self) -> Map<String, Value> {
-        let seconds = self.started.elapsed().as_secs_f64();
         let n = self.samples.max(1) as f64;
         let mut out: Map<_, _> = self.sums.iter().map(|(name, sum)| (name.clone(), json!(sum / n))).collect();
         out.insert("images_per_s".into(), json!(self.rate()));
-        out.insert("data_wait".into(), json!(self.waited / seconds.max(1e-9)));
-        out.insert("seconds".into(), json!(seconds));
+        out.insert("data_wait".into(), json!(self.data_wait()));
+        out.insert("seconds".into(), json!(self.seconds));
         out
     }
 }
@@ -92,6 +117,8 @@ pub(super) struct Progress {
     bar: ProgressBar,
     terminal: bool,
     epochs: usize,
+    total: u64,
+    started: (Instant, u64),
 }
 
 impl Progress {
@@ -100,30 +127,41 @@ impl Progress {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
-        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} steps, {msg}, eta {eta}");
-        if let Ok(style) = style {
+        if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} steps, {msg}") {
             bar.set_style(style);
         }
         bar.set_position(done);
-        bar.reset_eta();
-        Self { bar, terminal, epochs }
+        Self { bar, terminal, epochs, total, started: (Instant::now(), done) }
     }
 
-    /// One step further.
-    pub(super) fn step(&self) {
-        self.bar.inc(1);
+    /// Moves to `step`; backwards after a rollback.
+    pub(super) fn at(&mut self, step: u64) {
+        if step < self.bar.position() {
+            self.started = (Instant::now(), step);
+        }
+        self.bar.set_position(step);
+    }
+
+    /// Time left at the pace since the start: training, evaluation and saving together.
+    fn left(&self) -> Option<Duration> {
+        let (since, from) = self.started;
+        let step = self.bar.position();
+        let done = step.checked_sub(from).filter(|&n| n > 0)?;
+        Some(since.elapsed().mul_f64(self.total.saturating_sub(step) as f64 / done as f64))
     }
 
     /// Says how it goes.
     pub(super) fn show(&self, epoch: usize, meter: &Meter) {
         let value = |name| meter.mean(name).unwrap_or(f64::NAN);
+        let left = self.left().map_or_else(String::new, |d| format!(", {} left", span(d)));
         let message = format!(
-            "epoch {}/{}, loss {:.3}, acc {:.1} %, {:.0} images/s",
+            "epoch {}/{}, loss {:.3}, acc {:.1} %, {:.0} images/s, {:.0} % waiting for data{left}",
             epoch + 1,
             self.epochs,
             value("loss"),
             100.0 * value("acc1"),
-            meter.rate()
+            meter.rate(),
+            100.0 * meter.data_wait()
         );
         self.bar.set_message(message);
     }
@@ -132,7 +170,11 @@ impl Progress {
     pub(super) fn epoch(&self, epoch: usize, meter: &Meter) {
         self.show(epoch, meter);
         let spread = meter.mean("feature_std").unwrap_or(f64::NAN);
-        let line = format!("{}, feature std {spread:.2}", self.bar.message());
+        self.say(&format!("{}, feature std {spread:.2}", self.bar.message()));
+    }
+
+    /// A line that stays.
+    pub(super) fn say(&self, line: &str) {
         if self.terminal {
             self.bar.println(line);
         } else {
@@ -143,5 +185,58 @@ impl Progress {
     /// Takes the bar away.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// A duration as people say it: `3 d 4 h`, `2 h 05 min`, `4 min 10 s`.
+fn span(d: Duration) -> String {
+    let s = d.as_secs();
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{} min {:02} s", s / 60, s % 60),
+        3600..86400 => format!("{} h {:02} min", s / 3600, s % 3600 / 60),
+        _ => format!("{} d {} h", s / 86400, s % 86400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_of_time() {
+        for (seconds, text) in
+            [(7, "7 s"), (250, "4 min 10 s"), (7500, "2 h 05 min"), (273_600 + 500, "3 d 4 h")]
+        {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn a_log_forgets_what_comes_again_and_a_torn_line() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("metrics.jsonl");
+        let lines = [
+            r#"{"kind":"step","step":10}"#,
+            r#"{"kind":"event","step":15}"#,
+            r#"{"kind":"step","step":20}"#,
+            r#"{"kind":"epo"#,
+        ];
+        std::fs::write(&path, lines.join("\n")).expect("written");
+        Log::open(&path, 10).expect("opened").write(&json!({ "kind": "step", "step": 11 })).expect("written");
+        let text = std::fs::read_to_string(&path).expect("read");
+        let kept: Vec<&str> = text.lines().collect();
+        assert_eq!(kept, [lines[0], lines[1], r#"{"kind":"step","step":11}"#]);
+    }
+
+    #[test]
+    fn meters_average_and_add_up() {
+        let mut meter = Meter::default();
+        meter.count(64, 2.0, 0.5);
+        meter.count(64, 2.0, 0.5);
+        meter.add(&[("loss".into(), 1.0)]);
+        meter.add(&[("loss".into(), 3.0)]);
+        assert_eq!((meter.mean("loss"), meter.rate(), meter.data_wait()), (Some(2.0), 32.0, 0.25));
+        assert_eq!(meter.mean("nothing"), None);
     }
 }

@@ -18,7 +18,7 @@ use tch::{Device, Tensor};
 use crate::augment::Augmenter;
 use crate::config::Config;
 use crate::data::{Batch, Loader, LoaderSpec, Store, ViewSpec};
-use crate::method::{Method, Moco, Step, StepOutput};
+use crate::method::{self, Method, Step, StepOutput};
 use crate::model::Optimizer;
 use crate::rng::seed_device;
 use metrics::{Log, Meter, Progress};
@@ -76,9 +76,9 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
         config.batch_size
     );
     let store = Arc::new(Store::new(listing, run.cache_bytes));
-    let method = Moco::new(config, run.bf16, run.device)?;
+    let method = method::build(config, run.bf16, run.device)?;
     prepare_folder(run)?;
-    let mut engine = Engine::new(config, run, store, Box::new(method));
+    let mut engine = Engine::new(config, run, store, method);
     if let Some(path) = resume {
         engine.at = snapshot::load(&path, config, engine.method.as_mut(), &engine.optimizer)?;
         eprintln!("resuming `{}` at step {} of {}", path.display(), engine.at.step, engine.schedule.total());

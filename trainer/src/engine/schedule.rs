@@ -1,8 +1,8 @@
 //! The learning rate as a function of time.
 
-use crate::config::{Optimizer, Per};
+use crate::config::{Optimizer, Per, Shape};
 
-/// Linear warm-up from zero, then half a cosine to zero at the end of training.
+/// Linear warm-up from zero, then half a cosine to zero at the end of training, steps down, or nothing.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     optimizer: Optimizer,
@@ -39,8 +39,17 @@ impl Schedule {
             Per::Step => now,
             Per::Epoch => now.floor().max(warmup),
         };
-        let t = (now - warmup) / (self.epochs as f64 - warmup);
-        o.lr * (1.0 + (std::f64::consts::PI * t).cos()) / 2.0
+        match o.schedule {
+            Shape::Cosine => {
+                let t = (now - warmup) / (self.epochs as f64 - warmup);
+                o.lr * (1.0 + (std::f64::consts::PI * t).cos()) / 2.0
+            }
+            Shape::Step => {
+                let passed = o.milestones.iter().filter(|&&at| now >= at).count();
+                o.lr * o.gamma.powi(passed as i32)
+            }
+            Shape::Constant => o.lr,
+        }
     }
 }
 
@@ -49,14 +58,8 @@ mod tests {
     use super::*;
 
     fn schedule(warmup_epochs: f64, lr_per: Per) -> Schedule {
-        let o = Optimizer {
-            rule: crate::config::Rule::Sgd,
-            lr: 0.4,
-            momentum: 0.9,
-            weight_decay: 0.0,
-            warmup_epochs,
-            lr_per,
-        };
+        let base = crate::config::Config::new(crate::config::Recipe::MocoV2).optimizer;
+        let o = Optimizer { lr: 0.4, warmup_epochs, lr_per, ..base };
         Schedule::new(&o, 10, 8)
     }
 
@@ -78,5 +81,17 @@ mod tests {
         assert!((s.lr(0) - 0.02).abs() < 1e-12);
         assert!((s.lr(9) - 0.2).abs() < 1e-12);
         assert!((s.lr(20) - 0.4).abs() < 1e-12);
+    }
+
+    #[test]
+    fn steps_fall_at_their_epochs_and_a_constant_stays() {
+        let mut s = schedule(1.0, Per::Step);
+        (s.optimizer.schedule, s.optimizer.milestones) = (Shape::Step, vec![3.0, 5.5]);
+        for (step, lr) in [(5, 0.24), (10, 0.4), (29, 0.4), (30, 0.04), (54, 0.04), (55, 0.004), (79, 0.004)]
+        {
+            assert!((s.lr(step) - lr).abs() < 1e-12, "step {step}: {}", s.lr(step));
+        }
+        s.optimizer.schedule = Shape::Constant;
+        assert_eq!((s.lr(10), s.lr(79)), (0.4, 0.4));
     }
 }

@@ -9,22 +9,44 @@ use occlude_checkpoint::{
     Checkpoint, Dtype, EncoderData, EncoderTensor, TensorOut, atomic, meta, save_safetensors,
 };
 use occlude_encoder::layout::{Layout, Naming};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
+use super::metrics::Meter;
 use crate::config::Config;
 use crate::method::Method;
 use crate::model::{Named, Optimizer};
 
 /// Where a run stands.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Position {
-    /// Steps done.
+    /// Steps of the optimiser done.
     pub step: u64,
     /// Epochs completed.
     pub epoch: u64,
     /// Metrics of the last epoch.
     pub metrics: Value,
+    /// What else.
+    pub run: RunState,
+}
+
+/// What a run remembers besides its place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Factor on the learning rate, lowered at each rollback.
+    pub lr_scale: f64,
+    /// Times that the run was rolled back.
+    pub rollbacks: u32,
+    /// The metrics of the epoch under way.
+    pub meter: Meter,
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        let run = RunState { lr_scale: 1.0, rollbacks: 0, meter: Meter::default() };
+        Self { step: 0, epoch: 0, metrics: Value::Null, run }
+    }
 }
 
 /// Writes everything that a resumed run needs to `path`, then names it in `last`.
@@ -51,11 +73,13 @@ pub fn save(
         (meta::EPOCH.into(), at.epoch.to_string()),
         (meta::STEP.into(), at.step.to_string()),
         (meta::METRICS.into(), at.metrics.to_string()),
+        (meta::RUN.into(), serde_json::to_string(&at.run)?),
         (meta::FINGERPRINT.into(), fingerprint(config, &out, &preprocess)?),
         (meta::PREPROCESS.into(), preprocess),
     ]);
     save_safetensors(path, &out, &metadata)
         .with_context(|| format!("cannot save `{}`; hint: is the disk full?", path.display()))?;
+    // the weights are safe; now they may be the newest
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let last = path.with_file_name("last");
     atomic::write(&last, |w| writeln!(w, "{name}"))
@@ -143,7 +167,9 @@ pub fn load(
         .with_context(|| format!("`{}` does not fit the configuration", path.display()))?;
     let metrics =
         metadata.get(meta::METRICS).and_then(|m| serde_json::from_str(m).ok()).unwrap_or(Value::Null);
-    Ok(Position { step: number(meta::STEP)?, epoch: number(meta::EPOCH)?, metrics })
+    let run = serde_json::from_str(get(meta::RUN)?)
+        .with_context(|| format!("`{}`: unreadable `{}`", path.display(), meta::RUN))?;
+    Ok(Position { step: number(meta::STEP)?, epoch: number(meta::EPOCH)?, metrics, run })
 }
 
 fn from_checkpoint(t: &occlude_checkpoint::Tensor<'_>) -> Result<Named> {

@@ -30,6 +30,11 @@ impl Head {
         Self { layers: layers.into_iter().enumerate().collect() }
     }
 
+    /// The head that a configuration asks for, on features of length `input`.
+    pub fn of(settings: &crate::config::Head, input: usize, device: Device) -> Self {
+        Self::new(input, settings.hidden.unwrap_or(input), settings.dim, settings.bn, device)
+    }
+
     /// A copy without gradients.
     pub fn frozen_copy(other: &Self) -> Self {
         let copy = |t: &Tensor| tch::no_grad(|| t.detach().copy());

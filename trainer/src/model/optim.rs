@@ -1,14 +1,16 @@
 //! Optimisers: all parameters in one call, their state as named tensors.
 
 use anyhow::Result;
-use occlude_torch_ext::{AdamW, Moments, Sgd};
+use occlude_torch_ext::{AdamW, Lars, Moments, Sgd};
 use tch::{Kind, Tensor};
 
 use super::named::Named;
-use crate::config::{Optimizer as Settings, Rule};
+use crate::config::{Decay, Optimizer as Settings, Rule};
 
 /// Second beta of AdamW: short runs on small data need the faster one (docs/recipes.md).
 const BETA2: f64 = 0.99;
+/// Trust coefficient of LARS.
+const ETA: f64 = 0.001;
 
 /// A rule with its state over a list of parameters.
 pub struct Optimizer {
@@ -20,20 +22,22 @@ pub struct Optimizer {
 struct Group {
     params: Vec<Tensor>,
     weight_decay: f64,
-    /// SGD: momenta. AdamW: first moments, second moments, counters.
+    /// Whether LARS gives each of them its own rate.
+    adapt: bool,
+    /// SGD, LARS: momenta. AdamW: first moments, second moments, counters.
     state: Vec<Vec<Named>>,
 }
 
 impl Optimizer {
     /// State starts at zero, which makes the first step PyTorch's first step.
     pub fn new(params: Vec<Named>, settings: &Settings) -> Self {
-        let (plain, decayed): (Vec<_>, Vec<_>) = match settings.rule {
-            Rule::Sgd => (Vec::new(), params),
+        let (plain, decayed): (Vec<_>, Vec<_>) = match settings.decay {
+            Decay::All => (Vec::new(), params),
             // vectors are biases, and scales and shifts of normalisations
-            Rule::Adamw => params.into_iter().partition(|p| p.tensor.dim() <= 1),
+            Decay::Weights => params.into_iter().partition(|p| p.tensor.dim() <= 1),
         };
-        let groups = [(decayed, settings.weight_decay), (plain, 0.0)];
-        let groups = groups.map(|(params, decay)| Group::new(params, decay, settings.rule));
+        let groups = [(decayed, settings.weight_decay, true), (plain, 0.0, false)];
+        let groups = groups.map(|(params, decay, adapt)| Group::new(params, decay, adapt, settings.rule));
         Self { settings: settings.clone(), groups: groups.into() }
     }
 
@@ -49,6 +53,11 @@ impl Optimizer {
     /// # Errors
     /// What libtorch refuses.
     pub fn step(&mut self, lr: f64) -> Result<()> {
+        if let Some(norm) = self.settings.clip {
+            let params = self.groups.iter().flat_map(|g| &g.params);
+            let grads: Vec<Tensor> = params.map(Tensor::grad).filter(Tensor::defined).collect();
+            occlude_torch_ext::clip_grad_norm(&grads, norm)?;
+        }
         for group in &self.groups {
             group.step(&self.settings, lr)?;
         }
@@ -63,7 +72,7 @@ impl Optimizer {
 }
 
 impl Group {
-    fn new(params: Vec<Named>, weight_decay: f64, rule: Rule) -> Self {
+    fn new(params: Vec<Named>, weight_decay: f64, adapt: bool, rule: Rule) -> Self {
         let like = |what: &str, zero: &dyn Fn(&Tensor) -> Tensor| -> Vec<Named> {
             let named =
                 |p: &Named| Named { name: format!("optim.{what}.{}", p.name), tensor: zero(&p.tensor) };
@@ -71,13 +80,13 @@ impl Group {
         };
         let same = |p: &Tensor| p.detach().zeros_like();
         let state = match rule {
-            Rule::Sgd => vec![like("momentum", &same)],
+            Rule::Sgd | Rule::Lars => vec![like("momentum", &same)],
             Rule::Adamw => {
                 let counter = |p: &Tensor| Tensor::zeros([0i64; 0], (Kind::Float, p.device()));
                 vec![like("mean", &same), like("square", &same), like("step", &counter)]
             }
         };
-        Self { params: params.into_iter().map(|p| p.tensor).collect(), weight_decay, state }
+        Self { params: params.into_iter().map(|p| p.tensor).collect(), weight_decay, adapt, state }
     }
 
     fn step(&self, settings: &Settings, lr: f64) -> Result<()> {
@@ -90,6 +99,11 @@ impl Group {
             self.state.iter().map(|s| pick(&|i| s[i].tensor.shallow_clone())).collect();
         let weight_decay = self.weight_decay;
         match state.as_slice() {
+            [momenta] if settings.rule == Rule::Lars => {
+                let eta = self.adapt.then_some(ETA);
+                let step = Lars { lr, momentum: settings.momentum, weight_decay, eta };
+                occlude_torch_ext::lars(&params, &grads, momenta, step)?;
+            }
             [momenta] => {
                 let step = Sgd { lr, momentum: settings.momentum, weight_decay, first: false };
                 occlude_torch_ext::sgd(&params, &grads, momenta, step)?;
@@ -111,7 +125,8 @@ mod tests {
     use tch::Device;
 
     fn settings(rule: Rule) -> Settings {
-        Settings { rule, momentum: 0.9, weight_decay: 0.01, ..Config::new(Recipe::MocoV2).optimizer }
+        let base = Config::new(Recipe::MocoV2).optimizer;
+        Settings { rule, momentum: 0.9, weight_decay: 0.01, decay: Decay::Weights, ..base }
     }
 
     /// Minimises the sum of squares of one matrix; after each step calls `check` with (step, value).
@@ -139,6 +154,54 @@ mod tests {
                 assert!((p.double_value(&[0, i as i64]) - value[i]).abs() < 1e-5);
             }
         });
+    }
+
+    /// Section 4 of arXiv 1708.03888, with the decay inside the norm of the update.
+    #[test]
+    fn lars_equals_the_formula() {
+        let _alone = crate::rng::alone();
+        let (mut value, mut v) = ([1.0f64, -2.0], [0.0f64; 2]);
+        let lrs = [100.0, 200.0, 50.0];
+        let norm = |x: [f64; 2]| (x[0] * x[0] + x[1] * x[1]).sqrt();
+        run(Rule::Lars, &lrs, |step, p| {
+            let update = value.map(|x| 2.0 * x + 0.01 * x);
+            let rate = ETA * norm(value) / norm(update);
+            for i in 0..2 {
+                v[i] = 0.9 * v[i] + rate * update[i];
+                value[i] -= lrs[step] * v[i];
+                assert!((p.double_value(&[0, i as i64]) - value[i]).abs() < 1e-5);
+            }
+        });
+    }
+
+    #[test]
+    fn lars_leaves_vectors_at_the_common_rate_and_survives_zeros() {
+        let _alone = crate::rng::alone();
+        let [a, b] = [[2, 2].as_slice(), [2].as_slice()]
+            .map(|shape| Tensor::zeros(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true));
+        let mut optimizer =
+            Optimizer::new(vec![Named::new("a", &a), Named::new("b", &b)], &settings(Rule::Lars));
+        ((&a * 0.0).sum(Kind::Float) + (&b * 3.0).sum(Kind::Float)).backward();
+        optimizer.step(0.1).expect("a step");
+        assert_eq!(a.abs().max().double_value(&[]), 0.0, "a zero matrix with a zero gradient stays");
+        assert!((b.double_value(&[0]) + 0.3).abs() < 1e-6, "a vector moves by lr times its gradient");
+    }
+
+    #[test]
+    fn clipping_scales_all_gradients_to_one_norm() {
+        let _alone = crate::rng::alone();
+        for (limit, expected) in [(1.0, 1.0), (100.0, 5.0)] {
+            let [a, b] = [3.0, 4.0].map(|g| {
+                let p = Tensor::zeros([1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+                (&p * g).sum(Kind::Float).backward();
+                p
+            });
+            let settings = Settings { clip: Some(limit), weight_decay: 0.0, ..settings(Rule::Sgd) };
+            let named = vec![Named::new("a", &a), Named::new("b", &b)];
+            Optimizer::new(named, &settings).step(1.0).expect("a step");
+            let (x, y) = (a.double_value(&[0]), b.double_value(&[0]));
+            assert!((x.hypot(y) - expected).abs() < 1e-4 && (x / y - 0.75).abs() < 1e-4, "{x} {y}");
+        }
     }
 
     /// Algorithm 2 of arXiv 1711.05101.

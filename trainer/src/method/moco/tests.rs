@@ -1,7 +1,7 @@
 //! Tests of the method's parts against their definitions.
 
 use super::*;
-use crate::config::{Recipe, Strategy};
+use crate::config::{Branch, Recipe, Strategy};
 use crate::tolerance;
 use tch::IndexOp;
 
@@ -9,8 +9,12 @@ fn config(recipe: Recipe) -> Config {
     let mut c = Config::new(recipe);
     c.arch = "resnet18".into();
     (c.image_size, c.batch_size) = (64, 8);
-    (c.moco.queue, c.moco.bn_splits) = (20, 2);
+    (settings(&mut c).queue, settings(&mut c).bn_splits) = (20, 2);
     c
+}
+
+fn settings(c: &mut Config) -> &mut config::Moco {
+    c.method.moco_mut().expect("MoCo")
 }
 
 fn views() -> [Tensor; 2] {
@@ -31,7 +35,7 @@ fn distance(a: &Tensor, b: &Tensor) -> f64 {
 fn the_loss_is_that_of_the_definition_and_shuffling_is_undone() {
     let _alone = crate::rng::alone();
     let mut config = config(Recipe::MocoV2);
-    config.moco.bn_splits = 1;
+    settings(&mut config).bn_splits = 1;
     let mut moco = Moco::new(&config, false, Device::Cpu).expect("a method");
     let [a, b] = views();
     let mode = Mode::Peek { splits: 1 };
@@ -44,15 +48,14 @@ fn the_loss_is_that_of_the_definition_and_shuffling_is_undone() {
     let out = moco.step(&[a.shallow_clone(), b.shallow_clone()], step(0)).expect("a step");
     assert!(distance(&out.loss, &expected) < tolerance::SAME_MATH);
 
-    config.moco.bn_splits = 4;
+    settings(&mut config).bn_splits = 4;
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
-    let mut view = moco.view(&b);
-    moco.encode_key(&mut view, step(1), 1, &mut None);
+    let mut view = moco.occluder.view(&b);
+    let known = moco.encode_key(&mut view, step(1), 1, &mut None);
     let order = permutation(8, &mut moco.rng(Domain::Shuffle, step(1), 1));
     let shuffled = b.index_select(0, &Tensor::from_slice(&order));
     let mode = Mode::Peek { splits: 4 };
     let key = normalize(&moco.head_k.forward(&moco.key.forward(&shuffled, mode, 5).embedding, mode));
-    let known = view.key.expect("encoded");
     for (at, &from) in (0i64..).zip(&order) {
         assert!(distance(&known.i(from), &key.i(at)) < tolerance::SAME_MATH);
     }
@@ -65,7 +68,7 @@ fn every_query_gets_its_own_hard_negatives() {
     let masking = config.masking.as_mut().expect("masked");
     (masking.strategy, masking.num_nonsem, masking.stage) = (Strategy::Mean, 2, 4);
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
-    let mut view = moco.view(&views()[1]);
+    let mut view = moco.occluder.view(&views()[1]);
     let hard = tch::no_grad(|| moco.hard_negatives(&mut view, step(0), 1, &mut None)).expect("some");
     assert_eq!(hard.size(), [8, 2, 128]);
     assert!((0..7).all(|i| distance(&hard.i(i), &hard.i(i + 1)) > 1e-4));
@@ -76,7 +79,7 @@ fn branches_mask_what_they_say() {
     let _alone = crate::rng::alone();
     let titles = |branch, nonsem, symmetric| {
         let mut config = config(Recipe::SaliencyMoco);
-        config.moco.symmetric = symmetric;
+        settings(&mut config).symmetric = symmetric;
         let masking = config.masking.as_mut().expect("masked");
         (masking.branch, masking.num_nonsem) = (branch, nonsem);
         let out = Moco::new(&config, false, Device::Cpu)
@@ -98,7 +101,7 @@ fn branches_mask_what_they_say() {
 fn mixtures_belong_to_both_pictures() {
     let _alone = crate::rng::alone();
     let mut config = config(Recipe::Mixmask);
-    config.moco.bn_splits = 1;
+    settings(&mut config).bn_splits = 1;
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
     let [x, y] = views();
     let key = normalize(
@@ -173,7 +176,8 @@ fn gradients_reach_the_query_only_and_the_key_follows() {
 fn momentum_warms_up_along_a_half_cosine() {
     let _alone = crate::rng::alone();
     let mut config = config(Recipe::MocoV2);
-    (config.moco.momentum_start, config.moco.momentum, config.moco.momentum_warmup_epochs) = (0.9, 0.99, 4.0);
+    let m = settings(&mut config);
+    (m.momentum_start, m.momentum, m.momentum_warmup_epochs) = (0.9, 0.99, 4.0);
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
     for (epoch, m) in [(0.0, 0.9), (2.0, 0.945), (4.0, 0.99), (9.0, 0.99)] {
         assert!((moco.momentum(epoch) - m).abs() < 1e-9);

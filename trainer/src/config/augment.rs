@@ -1,0 +1,46 @@
+//! Views: what a recipe says about their distribution.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Invalid, check, unit};
+
+/// Distribution of the views.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Augment {
+    /// Smallest share of the picture's area that a crop takes.
+    pub crop_min: f64,
+    /// Largest share.
+    pub crop_max: f64,
+    /// Probability of colour jitter.
+    pub jitter_p: f64,
+    /// Strength of brightness, contrast, saturation and hue jitter.
+    pub jitter: [f64; 4],
+    /// Probability of grey.
+    pub gray_p: f64,
+    /// Probability of Gaussian blur.
+    pub blur_p: f64,
+    /// Range of its sigma in pixels.
+    pub blur_sigma: [f64; 2],
+    /// Probability of a horizontal flip.
+    pub flip_p: f64,
+}
+
+impl Augment {
+    pub(super) fn validate(&self) -> Result<(), Invalid> {
+        check(0.0 < self.crop_min && self.crop_min <= self.crop_max && self.crop_max <= 1.0, || {
+            format!("`--crop-min {}`: expected more than 0 and at most {}", self.crop_min, self.crop_max)
+        })?;
+        for (name, p) in [
+            ("jitter_p", self.jitter_p),
+            ("gray_p", self.gray_p),
+            ("blur_p", self.blur_p),
+            ("flip_p", self.flip_p),
+        ] {
+            unit(name, p)?;
+        }
+        check(self.blur_sigma[0] > 0.0 && self.blur_sigma[0] <= self.blur_sigma[1], || {
+            format!("blur sigma {:?}: expected a range above 0", self.blur_sigma)
+        })
+    }
+}

@@ -1,0 +1,133 @@
+//! The masking part of a method: filter, localise, hide (arXiv 2309.12757).
+
+use anyhow::Result;
+use rand::Rng;
+use tch::{Device, Kind, Tensor};
+
+use super::localise::Frozen;
+use crate::augment::HighPassFilter;
+use crate::config::{Branch, Config, Guidance, Masking, Saliency};
+use crate::mask::{Masker, Purpose, aggregate, foreground};
+
+/// A view on its way through a step.
+pub(super) struct View {
+    /// Normalised, `(B, 3, S, S)`.
+    pub(super) plain: Tensor,
+    /// What encoders see: filtered where the strategy says so.
+    pub(super) input: Tensor,
+    /// `(B, h, w)`, once it is known.
+    pub(super) foreground: Option<Tensor>,
+}
+
+/// Which of the two views of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Query,
+    Key,
+}
+
+/// Masks the views of a method as the configuration says; without masking it hands them through.
+pub(super) struct Occluder(Option<Parts>);
+
+struct Parts {
+    config: Masking,
+    masker: Masker,
+    frozen: Option<Frozen>,
+    filter: Option<HighPassFilter>,
+    grid: i64,
+}
+
+impl Occluder {
+    /// For the run's views on `device`.
+    ///
+    /// # Errors
+    /// Where the configuration names a localisation checkpoint that cannot be used.
+    pub(super) fn new(config: &Config, device: Device) -> Result<Self> {
+        let Some(masking) = &config.masking else { return Ok(Self(None)) };
+        let (size, contract) = (config.image_size, config.preprocess());
+        let frozen = match &masking.saliency {
+            Saliency::Checkpoint(path) if masking.guidance == Guidance::Saliency => {
+                Some(Frozen::open(path, masking.stage, &contract, size, device)?)
+            }
+            _ => None,
+        };
+        Ok(Self(Some(Parts {
+            masker: Masker::new(masking.strategy, masking.guidance, size, device),
+            filter: contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device)),
+            grid: config.architecture()?.feature_side(masking.stage, size) as i64,
+            frozen,
+            config: masking.clone(),
+        })))
+    }
+
+    /// A normalised view, `(B, 3, S, S)`, and what encoders see of it.
+    pub(super) fn view(&self, plain: &Tensor) -> View {
+        let filter = self.0.as_ref().and_then(|p| p.filter.as_ref());
+        let input = filter.map_or_else(|| plain.shallow_clone(), |f| f.apply(plain));
+        View { plain: plain.shallow_clone(), input, foreground: None }
+    }
+
+    /// Whether views of that side are masked.
+    pub(super) fn masks(&self, side: Side) -> bool {
+        self.0.as_ref().is_some_and(|p| match p.config.branch {
+            Branch::Both => true,
+            Branch::Query => side == Side::Query,
+            Branch::Key => side == Side::Key,
+            Branch::None => false,
+        })
+    }
+
+    /// Whether the method's own network localises.
+    pub(super) fn by_method(&self) -> bool {
+        self.0.as_ref().is_some_and(|p| p.frozen.is_none() && p.config.guidance == Guidance::Saliency)
+    }
+
+    /// The stage whose feature map localises; the last one where nothing is masked.
+    pub(super) fn stage(&self) -> usize {
+        self.0.as_ref().map_or(5, |p| p.config.stage)
+    }
+
+    /// Hard negatives a pair.
+    pub(super) fn nonsem(&self) -> usize {
+        self.0.as_ref().map_or(0, |p| p.config.num_nonsem)
+    }
+
+    /// Factor on the similarity of hard negatives.
+    pub(super) fn alpha(&self) -> f64 {
+        self.0.as_ref().map_or(1.0, |p| p.config.alpha)
+    }
+
+    /// A masked copy of what encoders see of `view`; unmasked where nothing is to be masked. `own` is the feature map
+    /// `(B, C, h, w)` that the method's network makes of it.
+    pub(super) fn hide(
+        &self,
+        view: &mut View,
+        purpose: Purpose,
+        own: impl FnOnce(&Tensor) -> Tensor,
+        rng: &mut impl Rng,
+    ) -> Tensor {
+        let Some(parts) = &self.0 else { return view.input.shallow_clone() };
+        let range = match purpose {
+            Purpose::Positive => parts.config.ratio,
+            Purpose::HardNegative => parts.config.negative_ratio,
+        };
+        if view.foreground.is_none() {
+            view.foreground = Some(parts.localise(view, own));
+        }
+        let Some(foreground) = &view.foreground else { unreachable!("just found") };
+        parts.masker.apply(&view.input, foreground, range, purpose, rng).0
+    }
+}
+
+impl Parts {
+    fn localise(&self, view: &View, own: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
+        if self.config.guidance == Guidance::Random {
+            let b = view.input.size()[0];
+            return Tensor::ones([b, self.grid, self.grid], (Kind::Float, view.input.device()));
+        }
+        match &self.frozen {
+            Some(frozen) => frozen.foreground(&view.plain),
+            None => foreground(&aggregate(&own(&view.input))),
+        }
+    }
+}

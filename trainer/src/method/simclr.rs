@@ -1,0 +1,238 @@
+//! SimCLR (arXiv 2002.05709), plain or with saliency-guided masking (arXiv 2309.12757).
+
+use anyhow::{Result, bail};
+use occlude_torch_ext::Autocast;
+use tch::{Device, Tensor};
+
+use super::occluder::{Occluder, Side, View};
+use super::{Method, Preview, Step, StepOutput, contrast, foregrounds, show};
+use crate::config::{self, Config};
+use crate::loss::{normalize, nt_xent};
+use crate::mask::Purpose;
+use crate::model::{Encoder, Head, Mode, Named, find, load};
+use crate::rng::{Domain, stream};
+
+/// SimCLR. The first view is the query: where one branch is masked it is that one, and hard negatives,
+/// made from the second, are its own.
+pub struct Simclr {
+    settings: config::Simclr,
+    seed: u64,
+    bf16: bool,
+    encoder: Encoder,
+    head: Head,
+    occluder: Occluder,
+}
+
+impl Simclr {
+    /// A fresh network. `bf16`: convolutions and matrix products in bfloat16.
+    ///
+    /// # Errors
+    /// Where the configuration is another method's, or names a localisation checkpoint that cannot be used.
+    pub fn new(config: &Config, bf16: bool, device: Device) -> Result<Self> {
+        let config::Method::Simclr(settings) = &config.method else {
+            bail!("the configuration is not SimCLR's")
+        };
+        let arch = config.architecture()?;
+        let occluder = Occluder::new(config, device)?;
+        let encoder = Encoder::new(arch, config.seed, device);
+        let head = Head::of(&settings.head, arch.feature_dim(), device);
+        Ok(Self { settings: settings.clone(), seed: config.seed, bf16, encoder, head, occluder })
+    }
+
+    /// What the encoder sees of the two views, and the hard negatives of the first.
+    fn inputs(
+        &self,
+        views: &mut [View; 2],
+        step: Step,
+        preview: &mut Option<Preview>,
+    ) -> ([Tensor; 2], Vec<Tensor>) {
+        let splits = self.settings.bn_splits as i64;
+        let own = |x: &Tensor| self.encoder.forward(x, Mode::Peek { splits }, self.occluder.stage()).map;
+        let rng = |of| stream(self.seed, Domain::Mask, step.number, of);
+        let mut seen = |side: Side, of: usize, title, preview: &mut Option<Preview>| {
+            if !self.occluder.masks(side) {
+                return views[of].input.shallow_clone();
+            }
+            let x = self.occluder.hide(&mut views[of], Purpose::Positive, own, &mut rng(of as u64));
+            show(preview, title, &x);
+            x
+        };
+        let inputs =
+            [seen(Side::Query, 0, "masked query", preview), seen(Side::Key, 1, "masked key", preview)];
+        let rng = &mut rng(4);
+        let hard = (0..self.occluder.nonsem())
+            .map(|_| {
+                let x = self.occluder.hide(&mut views[1], Purpose::HardNegative, own, rng);
+                show(preview, "hard negative", &x);
+                x
+            })
+            .collect();
+        (inputs, hard)
+    }
+
+    /// Features and normalised projections of `parts` (`(B, 3, S, S)` each) in one forward pass, so that all of them
+    /// share their normalisation: `(B, parts, D)` both, with their graph.
+    fn encode(&self, parts: &[&Tensor]) -> (Tensor, Tensor) {
+        let (b, n) = (parts[0].size()[0], parts.len() as i64);
+        let mode = Mode::Train { splits: self.settings.bn_splits as i64 };
+        // picture by picture, so that the groups of a split normalisation hold whole pairs
+        let together = Tensor::stack(parts, 1).flatten(0, 1); // (B * parts, 3, S, S)
+        let _guard = Autocast::bf16(together.device(), self.bf16);
+        let out = self.encoder.forward(&together, mode, 5);
+        let z = normalize(&self.head.forward(&out.embedding, mode));
+        (out.embedding.view([b, n, -1]), z.view([b, n, -1]))
+    }
+}
+
+impl Method for Simclr {
+    fn step(&mut self, views: &[Tensor; 2], step: Step) -> Result<StepOutput> {
+        let mut preview = step.preview.then(Preview::default);
+        let mut views = tch::no_grad(|| views.each_ref().map(|v| self.occluder.view(v)));
+        for (title, v) in ["view 1", "view 2"].into_iter().zip(&views) {
+            show(&mut preview, title, &v.input);
+        }
+        let (inputs, hard) = {
+            let _guard = Autocast::bf16(self.encoder.device(), self.bf16);
+            tch::no_grad(|| self.inputs(&mut views, step, &mut preview))
+        };
+        let parts: Vec<&Tensor> = inputs.iter().chain(&hard).collect();
+        let (embedding, z) = self.encode(&parts);
+        let (a, b) = (z.select(1, 0), z.select(1, 1)); // (B, D)
+        let n = hard.len() as i64;
+        let hard = (n > 0).then(|| z.narrow(1, 2, n)); // (B, n, D)
+        let l = nt_xent(&a, &b, hard.as_ref().map(|h| (h, self.occluder.alpha())), self.settings.temperature);
+        let metrics = tch::no_grad(|| contrast(&l, &a, &b, &embedding.select(1, 0)));
+        foregrounds(&mut preview, &views);
+        Ok(StepOutput { loss: l.loss(), metrics, preview })
+    }
+
+    fn after_step(&mut self, _step: Step) -> Result<()> {
+        Ok(())
+    }
+
+    fn trainable(&self) -> Vec<Named> {
+        let mut all = self.encoder.trainable_named("encoder_q.");
+        all.extend(self.head.trainable_named("head_q."));
+        all
+    }
+
+    fn state(&self) -> Vec<Named> {
+        let mut all = self.encoder.named("encoder_q.");
+        all.extend(self.head.named("head_q."));
+        all
+    }
+
+    fn load_state(&mut self, state: &[Named]) -> Result<()> {
+        load(&self.state(), state)?;
+        self.encoder.set_batches(find(state, "encoder_q.bn1.num_batches_tracked")?.int64_value(&[]));
+        Ok(())
+    }
+
+    fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Branch, Recipe, Strategy};
+    use crate::tolerance;
+    use tch::Kind;
+
+    fn config(recipe: Recipe) -> Config {
+        let mut c = Config::new(recipe);
+        c.arch = "resnet18".into();
+        (c.image_size, c.batch_size) = (64, 8);
+        c
+    }
+
+    fn views() -> [Tensor; 2] {
+        tch::manual_seed(9);
+        [0, 1].map(|_| Tensor::randn([8, 3, 64, 64], (Kind::Float, Device::Cpu)))
+    }
+
+    fn step(number: u64) -> Step {
+        Step { number, epoch: 0.0, preview: true }
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    /// Both views go through the network as one batch, and each group of a split normalisation holds whole pairs.
+    #[test]
+    fn views_share_their_normalisation() {
+        let _alone = crate::rng::alone();
+        let [a, b] = views();
+        for splits in [1, 2] {
+            let mut config = config(Recipe::Simclr);
+            *config.method.bn_splits_mut() = splits as usize;
+            let simclr = Simclr::new(&config, false, Device::Cpu).expect("a method");
+            let (_, z) = simclr.encode(&[&a, &b]);
+            let len = 8 / splits;
+            for group in 0..splits {
+                let of = |x: &Tensor| x.narrow(0, group * len, len);
+                let batch = Tensor::cat(&[of(&a), of(&b)], 0);
+                let mode = Mode::Peek { splits: 1 };
+                let embedding = simclr.encoder.forward(&batch, mode, 5).embedding;
+                if splits > 1 {
+                    // the head's normalisation is never split, so only the features can be compared
+                    let features = simclr.encode(&[&a, &b]).0;
+                    let ours = Tensor::cat(&[of(&features.select(1, 0)), of(&features.select(1, 1))], 0);
+                    assert!(distance(&ours, &embedding) < tolerance::SAME_MATH * 10.0);
+                } else {
+                    let theirs = normalize(&simclr.head.forward(&embedding, mode));
+                    let ours = Tensor::cat(&[z.select(1, 0), z.select(1, 1)], 0);
+                    assert!(distance(&ours, &theirs) < tolerance::SAME_MATH * 10.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn branches_mask_what_they_say() {
+        let _alone = crate::rng::alone();
+        let titles = |branch, nonsem| {
+            let mut config = config(Recipe::SaliencySimclr);
+            let masking = config.masking.as_mut().expect("masked");
+            (masking.branch, masking.num_nonsem, masking.stage) = (branch, nonsem, 4);
+            let out = Simclr::new(&config, false, Device::Cpu).and_then(|mut m| m.step(&views(), step(0)));
+            let columns = out.expect("a step").preview.expect("asked").columns;
+            columns.into_iter().skip(2).map(|c| c.0).collect::<Vec<_>>()
+        };
+        assert_eq!(titles(Branch::Query, 0), ["masked query"]);
+        assert_eq!(titles(Branch::Key, 1), ["masked key", "hard negative"]);
+        assert_eq!(titles(Branch::Both, 0), ["masked query", "masked key"]);
+        assert_eq!(titles(Branch::None, 2), ["hard negative", "hard negative"]);
+    }
+
+    #[test]
+    fn gradients_reach_every_parameter_and_hard_negatives_raise_the_loss() {
+        let _alone = crate::rng::alone();
+        let loss = |nonsem| {
+            let mut config = config(Recipe::SaliencySimclr);
+            let masking = config.masking.as_mut().expect("masked");
+            (masking.num_nonsem, masking.stage, masking.strategy) = (nonsem, 4, Strategy::Mean);
+            let mut simclr = Simclr::new(&config, false, Device::Cpu).expect("a method");
+            let out = simclr.step(&views(), step(0)).expect("a step");
+            out.loss.backward();
+            assert!(simclr.trainable().iter().all(|n| n.tensor.grad().defined()));
+            out.loss.double_value(&[])
+        };
+        assert!(loss(2) > loss(0));
+    }
+
+    #[test]
+    fn state_survives_a_round_trip() {
+        let _alone = crate::rng::alone();
+        let config = config(Recipe::Simclr);
+        let mut a = Simclr::new(&config, false, Device::Cpu).expect("a method");
+        a.step(&views(), step(0)).expect("a step");
+        let mut b = Simclr::new(&Config { seed: 5, ..config }, false, Device::Cpu).expect("a method");
+        b.load_state(&a.state()).expect("loaded");
+        for (x, y) in a.state().iter().zip(b.state()) {
+            assert_eq!((&x.name, &x.tensor), (&y.name, &y.tensor));
+        }
+    }
+}
