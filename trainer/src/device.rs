@@ -89,6 +89,13 @@ pub fn cpu_has_amx() -> bool {
     std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|s| s.contains("amx_bf16"))
 }
 
+/// Lets libtorch use deterministic algorithms only. To be called before CUDA is first used.
+pub fn be_deterministic() {
+    // SAFETY: no other thread runs yet that could read the environment.
+    unsafe { std::env::set_var("CUBLAS_WORKSPACE_CONFIG", ":4096:8") };
+    occlude_torch_ext::deterministic();
+}
+
 /// Keeps freed memory in the process. A training step frees and takes again the same gigabytes of
 /// feature maps; given back to the system in between, every page of them would be cleared and
 /// mapped anew each step.

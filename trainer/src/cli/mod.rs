@@ -4,6 +4,7 @@ mod overrides;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
@@ -14,18 +15,18 @@ use serde_json::json;
 
 use crate::config::Recipe;
 use crate::device::{Choice, Precision};
-use crate::engine::{self, End, Run};
+use crate::engine::{self, End, OnCollapse, OnlineKnn, Run};
 use crate::eval::{Extractor, knn};
 use crate::loss::normalize;
 use crate::model::Encoder;
-use crate::{doctor, selftest};
+use crate::{device, doctor, selftest};
 use overrides::Overrides;
 
 /// Pretrains image encoders without labels by masking.
 ///
 /// Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 failed; 2 wrong usage;
-/// 3 a check found a difference past its tolerance; 130 or 143 stopped by SIGINT or SIGTERM after
-/// saving a checkpoint.
+/// 3 a check found a difference past its tolerance; 4 training collapsed and was stopped; 130, 143 or 138
+/// stopped by SIGINT, SIGTERM or SIGUSR1 after saving a checkpoint (a second signal ends it at once).
 #[derive(Parser, Debug)]
 #[command(name = "occlude-train", version)]
 pub struct Cli {
@@ -89,7 +90,7 @@ struct PretrainArgs {
     /// Named hyper-parameters; the flags below override them
     #[arg(long, value_enum)]
     recipe: Recipe,
-    /// Folder of the run: checkpoints, `config.json`, `metrics.jsonl`, `first_batch.png`
+    /// Folder of the run: checkpoints, `config.json`, `metrics.jsonl`, pictures
     #[arg(long, default_value = "runs/pretrain")]
     out: PathBuf,
     /// Print the resolved configuration as JSON and stop
@@ -98,9 +99,30 @@ struct PretrainArgs {
     /// Go on from the run in `--out`, or from this checkpoint
     #[arg(long, num_args = 0..=1, value_name = "CHECKPOINT")]
     resume: Option<Option<PathBuf>>,
-    /// Epochs between checkpoints; the last epoch always has one
+    /// Epochs between checkpoints that are kept; the last epoch always has one
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     save_every: u64,
+    /// Most minutes between checkpoints to resume from (each replaces the one before); every epoch ends with one
+    #[arg(long, default_value_t = 10.0)]
+    save_minutes: f64,
+    /// What to do when training has collapsed or diverged
+    #[arg(long, value_enum, default_value = "rollback")]
+    on_collapse: OnCollapse,
+    /// Held-out folder with one sub-folder per class, for nearest-neighbour accuracy along the way
+    #[arg(long, value_name = "DIR")]
+    knn_val: Option<PathBuf>,
+    /// Folder with the same classes, whose pictures are the neighbours; default: the training data
+    #[arg(long, value_name = "DIR", requires = "knn_val")]
+    knn_train: Option<PathBuf>,
+    /// Epochs between measurements of it
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    knn_every: u64,
+    /// Most pictures of each folder for it
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    knn_limit: u64,
+    /// Use deterministic algorithms only, also on CUDA, where they are slower
+    #[arg(long)]
+    deterministic: bool,
     /// Steps between metric lines
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     log_every: u64,
@@ -199,14 +221,21 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&config)?);
         return Ok(ExitCode::SUCCESS);
     }
+    if args.deterministic {
+        device::be_deterministic();
+    }
     let device = args.machine.device.resolve()?;
     args.machine.apply();
+    let (every, limit) = (args.knn_every as usize, args.knn_limit as usize);
     let run = Run {
         data: args.data,
         device,
         bf16: args.precision.bf16(device),
         workers: args.machine.workers(),
         save_every: args.save_every as usize,
+        save_interval: Duration::from_secs_f64((args.save_minutes * 60.0).clamp(0.0, 1e9)),
+        on_collapse: args.on_collapse,
+        online: args.knn_val.map(|val| OnlineKnn { val, train: args.knn_train, every, limit }),
         log_every: args.log_every as usize,
         cache_bytes: args.cache << 20,
         resume: args.resume.map(|path| path.unwrap_or_else(|| args.out.clone())),
@@ -223,6 +252,7 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
     match engine::pretrain(&config, &run)? {
         End::Finished => Ok(ExitCode::SUCCESS),
         End::Interrupted(0) => Ok(ExitCode::SUCCESS),
+        End::Collapsed => Ok(ExitCode::from(4)),
         End::Interrupted(signal) => Ok(ExitCode::from(128 + signal as u8)),
     }
 }

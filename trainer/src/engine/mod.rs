@@ -1,19 +1,23 @@
 //! The training loop: data, step, schedule, metrics, checkpoints. It knows methods through their trait only.
 
+mod environment;
 mod metrics;
+mod online;
 mod picture;
+mod saves;
 mod schedule;
+mod signals;
 pub mod snapshot;
+mod watchdog;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use occlude_preprocess::files;
 use serde_json::{Map, Value, json};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::augment::Augmenter;
 use crate::config::Config;
@@ -22,10 +26,21 @@ use crate::method::{self, Method, Step, StepOutput};
 use crate::model::Optimizer;
 use crate::rng::seed_device;
 use metrics::{Log, Meter, Progress};
+use online::Online;
+pub use online::OnlineKnn;
+use saves::Saves;
 pub use schedule::Schedule;
+use signals::Signals;
 use snapshot::Position;
+pub use watchdog::OnCollapse;
+use watchdog::{Reading, Verdict, Watchdog};
 
-/// What a run is told besides its [`Config`]; none of it changes what is computed.
+/// Rollbacks after which a run gives up.
+const ROLLBACKS: u32 = 3;
+/// Factor on the learning rate at each rollback.
+const ROLLBACK_LR: f64 = 0.5;
+
+/// What a run is told besides its [`Config`]; none of it changes what is computed, as long as nothing collapses.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// Folder of pictures.
@@ -38,14 +53,20 @@ pub struct Run {
     pub bf16: bool,
     /// Threads that decode.
     pub workers: usize,
-    /// Epochs between checkpoints; the last epoch always has one.
+    /// Epochs between the checkpoints that are kept; the last epoch always has one.
     pub save_every: usize,
+    /// Longest time between checkpoints to resume from; every epoch ends with one.
+    pub save_interval: Duration,
     /// Steps between metric lines.
     pub log_every: usize,
     /// Bytes of decoded pictures to keep in memory.
     pub cache_bytes: u64,
     /// Checkpoint to go on from.
     pub resume: Option<PathBuf>,
+    /// What to do when training has collapsed.
+    pub on_collapse: OnCollapse,
+    /// Nearest-neighbour accuracy along the way.
+    pub online: Option<OnlineKnn>,
     /// Steps after which to stop early, for tests of resuming.
     pub stop_after: Option<u64>,
 }
@@ -57,33 +78,47 @@ pub enum End {
     Finished,
     /// A signal of that number, or `stop_after` (0), ended it after a checkpoint.
     Interrupted(usize),
+    /// Training collapsed, and the run was not to go on.
+    Collapsed,
 }
 
 /// Trains.
 ///
 /// # Errors
-/// Anything wrong with flags, data or files, before any work starts; a loss that is not a number;
-/// a file that cannot be written.
+/// Anything wrong with flags, data or files, before any work starts; data that vanish; a file that cannot be written.
 pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     config.validate()?;
     let resume = run.resume.as_deref().map(snapshot::locate).transpose()?;
     let listing = files::list(&run.data)?;
-    let n = listing.samples.len();
+    let (n, batch) = (listing.samples.len(), config.batch_size * config.accumulate);
     ensure!(
-        config.batch_size <= n,
-        "`{}` has {n} pictures, fewer than `--batch-size {}`; hint: a smaller batch or more pictures",
+        batch <= n,
+        "`{}` has {n} pictures, fewer than the {batch} of a step (`--batch-size` times `--accumulate`); hint: a smaller batch or more pictures",
         run.data.display(),
-        config.batch_size
     );
+    let online = run.online.as_ref().map(|o| Online::open(o, &run.data)).transpose()?;
     let store = Arc::new(Store::new(listing, run.cache_bytes));
     let method = method::build(config, run.bf16, run.device)?;
     prepare_folder(run)?;
     let mut engine = Engine::new(config, run, store, method);
-    if let Some(path) = resume {
-        engine.at = snapshot::load(&path, config, engine.method.as_mut(), &engine.optimizer)?;
-        eprintln!("resuming `{}` at step {} of {}", path.display(), engine.at.step, engine.schedule.total());
+    engine.online = online;
+    match resume {
+        Some(path) => {
+            engine.at = snapshot::load(&path, config, engine.method.as_mut(), &engine.optimizer)?;
+            eprintln!(
+                "resuming `{}` at step {} of {}",
+                path.display(),
+                engine.at.step,
+                engine.schedule.total()
+            );
+        }
+        // something to roll back to, and a test of the disk before the work
+        None => {
+            engine.saves.latest(&engine.state())?;
+        }
     }
     write_config(config, run)?;
+    environment::write(&run.out.join("environment.json"), run, n)?;
     engine.train()
 }
 
@@ -115,16 +150,29 @@ struct Engine<'a> {
     schedule: Schedule,
     augmenter: Augmenter,
     loader: LoaderSpec,
+    saves: Saves,
+    watchdog: Watchdog,
+    online: Option<Online>,
     at: Position,
+    /// Whether every loss since the last look was a finite number; on the device, so that nothing waits for it.
+    finite: Tensor,
+}
+
+/// How an epoch ended.
+enum Epoch {
+    Done,
+    Stop(usize),
+    Collapsed(String),
 }
 
 impl<'a> Engine<'a> {
     fn new(config: &'a Config, run: &'a Run, store: Arc<Store>, method: Box<dyn Method>) -> Self {
         let o = &config.optimizer;
         let view = ViewSpec { size: config.image_size, augment: config.augment.clone() };
+        let steps = store.len() / (config.batch_size * config.accumulate);
         Self {
             optimizer: Optimizer::new(method.trainable(), o),
-            schedule: Schedule::new(o, store.len() / config.batch_size, config.epochs),
+            schedule: Schedule::new(o, steps, config.epochs),
             augmenter: Augmenter::new(
                 &config.preprocess(),
                 config.image_size,
@@ -137,7 +185,11 @@ impl<'a> Engine<'a> {
                 seed: config.seed,
                 workers: run.workers,
             },
+            saves: Saves::new(&run.out, run.save_interval),
+            watchdog: Watchdog::new(config.batch_size, steps as u64),
+            online: None,
             at: Position::default(),
+            finite: Tensor::from(true).to(run.device),
             config,
             run,
             store,
@@ -146,114 +198,257 @@ impl<'a> Engine<'a> {
     }
 
     fn train(&mut self) -> Result<End> {
-        let signal = signals()?;
-        let mut log = Log::open(&self.run.out.join("metrics.jsonl"))?;
-        let progress = Progress::new(self.schedule.total(), self.at.step, self.config.epochs);
-        let steps = (self.schedule.total() / self.config.epochs as u64) as usize;
+        let signals = Signals::catch()?;
+        let mut log = Log::open(&self.run.out.join("metrics.jsonl"), self.at.step)?;
+        let mut progress = Progress::new(self.schedule.total(), self.at.step, self.config.epochs);
         while self.at.epoch < self.config.epochs as u64 {
-            let epoch = self.at.epoch as usize;
-            let first = (self.at.step - self.at.epoch * steps as u64) as usize;
-            let loader = Loader::start(&self.store, &self.loader, self.at.epoch, first);
-            let mut meter = Meter::start();
-            let mut stretch = Meter::start();
-            let mut waiting = Instant::now();
-            for batch in loader {
-                let Some(batch) = batch else {
-                    bail!(
-                        "no picture in `{}` can be read; hint: the warnings above say why",
-                        self.run.data.display()
-                    );
-                };
-                let waited = waiting.elapsed().as_secs_f64();
-                let log_now = (batch.step + 1).is_multiple_of(self.run.log_every) || batch.step + 1 == steps;
-                let values = self.step(&batch, log_now || batch.step == first)?;
-                for m in [&mut meter, &mut stretch] {
-                    m.step(self.config.batch_size, waited);
-                    if let Some(values) = &values {
-                        m.add(values);
+            match self.epoch(&signals, &mut log, &mut progress)? {
+                Epoch::Done => {}
+                Epoch::Stop(signal) => {
+                    progress.finish();
+                    let path = self.saves.latest(&self.state())?;
+                    let step = self.at.step;
+                    eprintln!("stopped after step {step}, saved `{}`; `--resume` goes on", path.display());
+                    return Ok(End::Interrupted(signal));
+                }
+                Epoch::Collapsed(why) => {
+                    if !self.roll_back(&why, &mut log, &mut progress)? {
+                        progress.finish();
+                        return Ok(End::Collapsed);
                     }
                 }
-                progress.step();
-                if log_now {
-                    log.write(&line("step", epoch, self.at.step, stretch.fields()))?;
-                    progress.show(epoch, &meter);
-                    stretch = Meter::start();
-                }
-                let stop = signal.load(Ordering::Relaxed);
-                if stop != 0 || self.run.stop_after.is_some_and(|n| self.at.step >= n) {
-                    progress.finish();
-                    return self.interrupt(stop, steps);
-                }
-                waiting = Instant::now();
             }
-            self.at.epoch += 1;
-            self.end_epoch(epoch, &meter, &mut log, &progress)?;
         }
         progress.finish();
         Ok(End::Finished)
     }
 
-    /// One optimiser step; metrics are read from the device only when asked, because that waits for it.
-    fn step(&mut self, batch: &Batch, read: bool) -> Result<Option<Vec<(String, f64)>>> {
-        let number = self.at.step;
-        let step = Step { number, epoch: self.schedule.epoch(number), preview: number == 0 };
+    fn steps_per_epoch(&self) -> u64 {
+        self.schedule.total() / self.config.epochs as u64
+    }
+
+    /// The rest of an epoch.
+    fn epoch(&mut self, signals: &Signals, log: &mut Log, progress: &mut Progress) -> Result<Epoch> {
+        let (epoch, steps) = (self.at.epoch, self.steps_per_epoch());
+        let (number, per_step) = (epoch as usize, self.config.accumulate);
+        let first = (self.at.step - epoch * steps) as usize;
+        if first as u64 == steps {
+            // it was interrupted between its last step and its end
+            return self.end_epoch(log, progress).map(|()| Epoch::Done);
+        }
+        let loader = Loader::start(&self.store, &self.loader, epoch, first * per_step);
+        let mut stretch = Meter::default();
+        let (mut began, mut waited) = (Instant::now(), 0.0);
+        let mut waiting = Instant::now();
+        for batch in loader.take((steps as usize - first) * per_step) {
+            let Some(batch) = batch else { bail!(self.no_data()) };
+            waited += waiting.elapsed().as_secs_f64();
+            let last_of_step = (batch.step + 1).is_multiple_of(per_step);
+            let log_now = last_of_step && self.log_now(batch.step / per_step);
+            let values = self.batch(&batch, last_of_step, log_now || batch.step == 0)?;
+            if let Some(values) = &values {
+                stretch.add(values);
+                self.at.run.meter.add(values);
+            }
+            if last_of_step {
+                let seconds = began.elapsed().as_secs_f64();
+                for meter in [&mut stretch, &mut self.at.run.meter] {
+                    meter.count(self.config.batch_size * per_step, seconds, waited);
+                }
+                (began, waited) = (Instant::now(), 0.0);
+                progress.at(self.at.step);
+                if log_now {
+                    log.write(&line("step", number, self.at.step, stretch.fields()))?;
+                    progress.show(number, &self.at.run.meter);
+                    if let Some(why) = self.watch(&stretch, log, progress)? {
+                        return Ok(Epoch::Collapsed(why));
+                    }
+                    stretch = Meter::default();
+                }
+                if let Some(stop) = self.stop(signals) {
+                    return Ok(Epoch::Stop(stop));
+                }
+                if self.saves.due() && self.watchdog.calm() && self.healthy() {
+                    self.saves.latest(&self.state())?;
+                    began = Instant::now();
+                }
+            }
+            waiting = Instant::now();
+        }
+        if !self.healthy() {
+            return Ok(Epoch::Collapsed(self.verdict_of_infinity()));
+        }
+        self.end_epoch(log, progress)?;
+        Ok(Epoch::Done)
+    }
+
+    /// Whether metrics are read and written after that step of the epoch.
+    fn log_now(&self, step: usize) -> bool {
+        (step + 1).is_multiple_of(self.run.log_every) || step as u64 + 1 == self.steps_per_epoch()
+    }
+
+    fn stop(&self, signals: &Signals) -> Option<usize> {
+        let enough = self.run.stop_after.is_some_and(|n| self.at.step >= n);
+        signals.seen().or(enough.then_some(0))
+    }
+
+    fn no_data(&self) -> String {
+        let data = self.run.data.display();
+        let last = self.run.out.display();
+        let why = if self.run.data.exists() { "can be read" } else { "is there any more" };
+        format!(
+            "no picture of `{data}` {why}; hint: bring the data back, then `--resume` goes on from the last checkpoint in `{last}`"
+        )
+    }
+
+    /// Forward and backward of one batch, and the optimiser's step after the last one of a step. Metrics are read from
+    /// the device only when asked, because that waits for it.
+    fn batch(&mut self, batch: &Batch, last_of_step: bool, read: bool) -> Result<Option<Vec<(String, f64)>>> {
+        let parts = self.config.accumulate;
+        let part = batch.step % parts;
+        let number = self.at.step * parts as u64 + part as u64;
+        let step = Step { number, epoch: self.schedule.epoch(self.at.step), preview: number == 0 };
         seed_device(self.config.seed, number);
         let views = tch::no_grad(|| batch.views.each_ref().map(|v| self.augmenter.apply(v, batch.size)));
         let output = self.method.step(&views, step)?;
-        self.optimizer.zero_grad();
-        output.loss.f_backward()?;
-        let lr = self.schedule.lr(number);
-        self.optimizer.step(lr)?;
-        self.method.after_step(step)?;
-        self.at.step += 1;
+        if part == 0 {
+            self.optimizer.zero_grad();
+        }
+        let _ = self.finite.logical_and_(&output.loss.detach().isfinite());
+        (&output.loss / parts as f64).f_backward()?;
         if let Some(preview) = &output.preview {
             let path = self.run.out.join("first_batch.png");
             let titles = picture::write(&path, preview, &self.config.preprocess())?;
             eprintln!("first batch in `{}`: {}", path.display(), titles.join(" | "));
         }
+        let lr = self.schedule.lr(self.at.step) * self.at.run.lr_scale;
+        if last_of_step {
+            self.optimizer.step(lr)?;
+            self.method.after_step(step)?;
+            self.at.step += 1;
+        }
         if !read {
             return Ok(None);
         }
         let mut values = read_metrics(&output);
-        let loss = values[0].1;
-        ensure!(
-            loss.is_finite(),
-            "the loss is {loss} at step {number}: training has diverged; hint: a smaller `--lr`, `--precision fp32`, or resume from an earlier checkpoint with another `--lr`"
-        );
         values.push(("lr".into(), lr));
         Ok(Some(values))
     }
 
-    fn end_epoch(&mut self, epoch: usize, meter: &Meter, log: &mut Log, progress: &Progress) -> Result<()> {
+    /// Shows a reading to the watchdog; the reason where the run has collapsed.
+    fn watch(&mut self, stretch: &Meter, log: &mut Log, progress: &Progress) -> Result<Option<String>> {
+        let mean = |name| stretch.mean(name).unwrap_or(f64::NAN);
+        let reading = Reading {
+            finite: self.finite_so_far(),
+            batch_acc1: mean("batch_acc1"),
+            positive: mean("positive_similarity"),
+            negative: mean("negative_similarity"),
+            feature_std: mean("feature_std"),
+        };
+        let warned = !self.watchdog.calm();
+        match self.watchdog.look(self.at.step, reading) {
+            Verdict::Fine => Ok(None),
+            Verdict::Collapsed(why) if self.run.on_collapse != OnCollapse::Warn || !reading.finite => {
+                Ok(Some(why))
+            }
+            Verdict::Warn(why) | Verdict::Collapsed(why) => {
+                if !warned {
+                    progress.say(&format!("warning: step {}: {why}", self.at.step));
+                    log.write(&event("warning", self.at.epoch, self.at.step, &why))?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn finite_so_far(&self) -> bool {
+        self.finite.int64_value(&[]) != 0
+    }
+
+    /// Whether every loss was finite, and every number that a checkpoint would hold is.
+    fn healthy(&self) -> bool {
+        let sums: Vec<Tensor> = self
+            .method
+            .state()
+            .iter()
+            .filter(|n| n.tensor.kind() == Kind::Float)
+            .map(|n| n.tensor.detach().sum(Kind::Double))
+            .collect();
+        self.finite_so_far() && Tensor::stack(&sums, 0).isfinite().all().int64_value(&[]) != 0
+    }
+
+    fn verdict_of_infinity(&self) -> String {
+        format!("the loss or a weight is not a finite number at step {}", self.at.step)
+    }
+
+    /// Goes back to the last checkpoint with a lower learning rate; `false` where the run is to stop.
+    fn roll_back(&mut self, why: &str, log: &mut Log, progress: &mut Progress) -> Result<bool> {
+        let (epoch, step) = (self.at.epoch, self.at.step);
+        log.write(&event("collapse", epoch, step, why))?;
+        let good = snapshot::locate(&self.run.out)?;
+        let hint = "hint: a smaller `--lr`, a longer `--warmup-epochs`, other negatives (docs/recipes.md)";
+        let spent = self.at.run.rollbacks >= ROLLBACKS;
+        if self.run.on_collapse != OnCollapse::Rollback || spent {
+            let tried = if spent { format!(" {ROLLBACKS} rollbacks did not help.") } else { String::new() };
+            progress.say(&format!(
+                "collapsed at step {step}: {why}.{tried} The last good checkpoint is `{}`; {hint}",
+                good.display()
+            ));
+            return Ok(false);
+        }
+        let (scale, rollbacks) = (self.at.run.lr_scale * ROLLBACK_LR, self.at.run.rollbacks + 1);
+        self.at = snapshot::load(&good, self.config, self.method.as_mut(), &self.optimizer)?;
+        (self.at.run.lr_scale, self.at.run.rollbacks) = (scale, rollbacks);
+        self.finite = Tensor::from(true).to(self.run.device);
+        self.watchdog.reset();
+        let message = format!(
+            "collapsed at step {step}: {why}. Back to step {} (`{}`) with {scale} times the learning rate",
+            self.at.step,
+            good.display()
+        );
+        progress.say(&message);
+        progress.at(self.at.step);
+        log.write(&event("rollback", self.at.epoch, self.at.step, &message))?;
+        Ok(true)
+    }
+
+    fn end_epoch(&mut self, log: &mut Log, progress: &Progress) -> Result<()> {
+        let epoch = self.at.epoch as usize;
+        let meter = std::mem::take(&mut self.at.run.meter);
         let mut fields = meter.fields();
         let broken = self.store.broken();
         if broken > 0 {
             fields.insert("broken_files".into(), json!(broken));
         }
+        self.at.epoch += 1;
         self.at.metrics = Value::Object(fields.clone());
         log.write(&line("epoch", epoch, self.at.step, fields))?;
-        progress.epoch(epoch, meter);
+        progress.epoch(epoch, &meter);
         let last = epoch + 1 == self.config.epochs;
+        if let Some(online) = self.online.as_ref().filter(|o| last || o.due(epoch)) {
+            let encoder = self.method.encoder();
+            let found = online.measure(encoder, &self.config.preprocess(), self.run)?;
+            progress.say(&format!("epoch {}: kNN {:.1} % (k {})", epoch + 1, 100.0 * found.top1, found.k));
+            log.write(&line("knn", epoch, self.at.step, found.fields()))?;
+        }
         if last || (epoch + 1).is_multiple_of(self.run.save_every) {
-            let path = self.run.out.join(format!("checkpoint_{epoch:04}.safetensors"));
-            self.save(&path)?;
+            let path = self.saves.kept(epoch, &self.state())?;
             if last {
                 eprintln!("saved `{}`", path.display());
             }
+        } else {
+            self.saves.latest(&self.state())?;
         }
         Ok(())
     }
 
-    fn interrupt(&mut self, signal: usize, steps: usize) -> Result<End> {
-        self.at.epoch = self.at.step / steps as u64;
-        let path = self.run.out.join("interrupted.safetensors");
-        self.save(&path)?;
-        eprintln!("stopped after step {}, saved `{}`; `--resume` goes on", self.at.step, path.display());
-        Ok(End::Interrupted(signal))
-    }
-
-    fn save(&self, path: &Path) -> Result<()> {
-        snapshot::save(path, self.config, self.method.as_ref(), &self.optimizer, &self.at)
+    fn state(&self) -> saves::State<'_> {
+        saves::State {
+            config: self.config,
+            method: self.method.as_ref(),
+            optimizer: &self.optimizer,
+            at: &self.at,
+        }
     }
 }
 
@@ -272,16 +467,9 @@ fn line(kind: &str, epoch: usize, step: u64, fields: Map<String, Value>) -> Valu
     out
 }
 
-/// The number of the last SIGINT or SIGTERM; 0 before any. A second one ends the process at once.
-fn signals() -> Result<Arc<AtomicUsize>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let seen = Arc::new(AtomicUsize::new(0));
-    let armed = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // the order matters: leave if armed, then arm
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&armed))?;
-        signal_hook::flag::register(signal, Arc::clone(&armed))?;
-        signal_hook::flag::register_usize(signal, Arc::clone(&seen), signal as usize)?;
-    }
-    Ok(seen)
+fn event(name: &str, epoch: u64, step: u64, message: &str) -> Value {
+    json!({ "kind": "event", "event": name, "epoch": epoch, "step": step, "message": message })
 }
+
+#[cfg(test)]
+mod tests;

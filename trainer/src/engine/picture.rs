@@ -1,18 +1,24 @@
-//! A picture of what the first batch looks like: views, foreground, masks.
+//! Pictures of a run: the first batch with its masks, and some nearest neighbours.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use image::{Rgb, RgbImage};
-use occlude_preprocess::Preprocess;
+use occlude_preprocess::{Limits, Preprocess};
 use tch::{Kind, Tensor};
 
+use crate::eval::FeatureSet;
+use crate::loss::normalize;
 use crate::method::Preview;
 
 /// Rows of the picture: as many samples of the batch.
 const ROWS: i64 = 8;
 /// Pixels between the tiles.
 const GAP: u32 = 4;
+/// Side of the tiles of neighbours, pixels.
+const TILE: u32 = 96;
+/// Neighbours of each query.
+const NEIGHBOURS: i64 = 6;
 
 /// Writes the columns of `preview` for the first samples; each view with a foreground is followed by the view with
 /// its background darkened. Returns the columns' titles.
@@ -50,10 +56,47 @@ pub(super) fn write(path: &Path, preview: &Preview, contract: &Preprocess) -> Re
             }
         }
     }
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    sheet.write_to(&mut bytes, image::ImageFormat::Png).context("cannot encode the preview")?;
-    std::fs::write(path, bytes.into_inner()).with_context(|| format!("cannot write `{}`", path.display()))?;
+    save(path, &sheet)?;
     Ok(titles)
+}
+
+/// Writes some queries, evenly spread over `val`, each followed by its nearest neighbours in `train`.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub(super) fn neighbours(path: &Path, train: &FeatureSet, val: &FeatureSet) -> Result<()> {
+    let n = val.paths.len() as i64;
+    let rows: Vec<i64> = (0..ROWS.min(n)).map(|i| i * n / ROWS.min(n)).collect();
+    let queries = normalize(&val.features.index_select(0, &Tensor::from_slice(&rows)));
+    let k = NEIGHBOURS.min(train.paths.len() as i64);
+    let (_, nearest) = queries.matmul(&normalize(&train.features).transpose(0, 1)).topk(k, 1, true, true);
+    let tile = TILE + GAP;
+    let size = (tile * (k as u32 + 1) + GAP, tile * rows.len() as u32 - GAP);
+    let mut sheet = RgbImage::from_pixel(size.0, size.1, Rgb([255; 3]));
+    for (y, &row) in (0i64..).zip(&rows) {
+        let near = (0..k).map(|x| &train.paths[nearest.int64_value(&[y, x]) as usize]);
+        for (x, file) in (0u32..).zip(std::iter::once(&val.paths[row as usize]).chain(near)) {
+            // a gap sets the query apart; a file that has vanished leaves its tile white
+            let left = x * tile + if x > 0 { 2 * GAP } else { 0 };
+            if let Some(picture) = thumbnail(file) {
+                image::imageops::replace(&mut sheet, &picture, i64::from(left), y * i64::from(tile));
+            }
+        }
+    }
+    save(path, &sheet)
+}
+
+fn thumbnail(file: &Path) -> Option<RgbImage> {
+    let image = occlude_preprocess::load(file, &Limits::default()).ok()?.image;
+    let contract = Preprocess::imagenet(TILE);
+    let pixels = contract.pixels(&image);
+    RgbImage::from_raw(pixels.width, pixels.height, pixels.data)
+}
+
+fn save(path: &Path, sheet: &RgbImage) -> Result<()> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    sheet.write_to(&mut bytes, image::ImageFormat::Png).context("cannot encode a picture")?;
+    std::fs::write(path, bytes.into_inner()).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// Network input back to 0..1. Filtered input has no absolute level, so it is shown around grey.

@@ -1,0 +1,106 @@
+//! Nearest-neighbour accuracy of the encoder while it is trained.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use occlude_preprocess::{Preprocess, files};
+use rand::SeedableRng;
+use serde_json::{Map, Value, json};
+
+use super::{Run, picture};
+use crate::eval::{Extractor, knn};
+use crate::model::Encoder;
+use crate::rng::permutation;
+
+/// What to measure on, and how often.
+#[derive(Clone, Debug)]
+pub struct OnlineKnn {
+    /// Held-out folder with one sub-folder per class: the queries.
+    pub val: PathBuf,
+    /// Folder with the same classes: the neighbours; absent: the training data.
+    pub train: Option<PathBuf>,
+    /// Epochs between measurements.
+    pub every: usize,
+    /// Most pictures of each; a fixed random choice where there are more.
+    pub limit: usize,
+}
+
+/// Neighbours that vote.
+const K: i64 = 20;
+
+/// The listed folders.
+pub(super) struct Online {
+    train: Vec<files::Sample>,
+    val: Vec<files::Sample>,
+    every: usize,
+}
+
+/// What was measured.
+pub(super) struct Found {
+    pub(super) k: i64,
+    pub(super) top1: f64,
+    queries: usize,
+    neighbours: usize,
+}
+
+impl Found {
+    pub(super) fn fields(&self) -> Map<String, Value> {
+        let fields = json!({
+            "knn_top1": self.top1, "k": self.k, "queries": self.queries, "neighbours": self.neighbours
+        });
+        fields.as_object().cloned().unwrap_or_default()
+    }
+}
+
+impl Online {
+    /// Lists both folders.
+    ///
+    /// # Errors
+    /// Where one of them has no classes, or they differ.
+    pub(super) fn open(settings: &OnlineKnn, data: &Path) -> Result<Self> {
+        let bank = settings.train.as_deref().unwrap_or(data);
+        let (train, val) = (files::list(bank)?, files::list(&settings.val)?);
+        ensure!(
+            !val.classes.is_empty() && train.classes == val.classes,
+            "online kNN needs the same class folders in `{}` ({} of them) and `{}` ({}); hint: `--knn-train` names a labelled folder of neighbours",
+            bank.display(),
+            train.classes.len(),
+            settings.val.display(),
+            val.classes.len()
+        );
+        let pick = |samples: Vec<files::Sample>, of| choose(samples, settings.limit, of);
+        Ok(Self { train: pick(train.samples, 1), val: pick(val.samples, 2), every: settings.every })
+    }
+
+    /// Whether `epoch` (from 0) ends with a measurement.
+    pub(super) fn due(&self, epoch: usize) -> bool {
+        (epoch + 1).is_multiple_of(self.every)
+    }
+
+    /// Weighted kNN of `encoder`, and the picture of some neighbours in the run's folder.
+    ///
+    /// # Errors
+    /// Where no picture can be read, or the picture not be written.
+    pub(super) fn measure(&self, encoder: &Encoder, contract: &Preprocess, run: &Run) -> Result<Found> {
+        let extractor = Extractor::Encoder(encoder, contract);
+        let train = extractor.run(&self.train, run.workers).context("online kNN, neighbours")?;
+        let val = extractor.run(&self.val, run.workers).context("online kNN, queries")?;
+        let (queries, neighbours) = (val.paths.len(), train.paths.len());
+        let k = K.min(neighbours as i64);
+        let scores = tch::no_grad(|| knn(&train, &val, &[k]))?;
+        picture::neighbours(&run.out.join("neighbours.png"), &train, &val)?;
+        Ok(Found { k, top1: scores.first().map_or(0.0, |s| s.1), queries, neighbours })
+    }
+}
+
+/// At most `limit` of the samples, the same ones every time.
+fn choose(samples: Vec<files::Sample>, limit: usize, of: u64) -> Vec<files::Sample> {
+    if samples.len() <= limit {
+        return samples;
+    }
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(of);
+    let mut picked: Vec<usize> =
+        permutation(samples.len(), &mut rng).into_iter().take(limit).map(|i| i as usize).collect();
+    picked.sort_unstable();
+    picked.into_iter().filter_map(|i| samples.get(i).cloned()).collect()
+}

@@ -1,0 +1,80 @@
+//! Which checkpoints a run writes, and when.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::snapshot::{self, Position};
+use crate::config::Config;
+use crate::method::Method;
+use crate::model::Optimizer;
+
+/// The checkpoint that is replaced by the next one.
+const LATEST: &str = "latest.safetensors";
+
+/// What goes into a checkpoint.
+pub(super) struct State<'a> {
+    pub(super) config: &'a Config,
+    pub(super) method: &'a dyn Method,
+    pub(super) optimizer: &'a Optimizer,
+    pub(super) at: &'a Position,
+}
+
+/// The checkpoints of a run's folder: one that is always replaced, and those that are kept.
+pub(super) struct Saves {
+    out: PathBuf,
+    interval: Duration,
+    saved: Cell<Instant>,
+}
+
+impl Saves {
+    pub(super) fn new(out: &Path, interval: Duration) -> Self {
+        Self { out: out.to_owned(), interval, saved: Cell::new(Instant::now()) }
+    }
+
+    /// Whether the last checkpoint is old.
+    pub(super) fn due(&self) -> bool {
+        self.saved.get().elapsed() >= self.interval
+    }
+
+    /// Replaces the latest checkpoint.
+    ///
+    /// # Errors
+    /// Where it cannot be written; the one before is then untouched.
+    pub(super) fn latest(&self, state: &State<'_>) -> Result<PathBuf> {
+        self.save(LATEST, state)
+    }
+
+    /// Writes the checkpoint of `epoch`, which stays.
+    ///
+    /// # Errors
+    /// Where it cannot be written; the ones before are then untouched.
+    pub(super) fn kept(&self, epoch: usize, state: &State<'_>) -> Result<PathBuf> {
+        let path = self.save(&format!("checkpoint_{epoch:04}.safetensors"), state)?;
+        // it is older than the one that was just named in `last`
+        match std::fs::remove_file(self.out.join(LATEST)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                eprintln!("warning: cannot remove `{}`: {e}", self.out.join(LATEST).display());
+            }
+            _ => {}
+        }
+        Ok(path)
+    }
+
+    fn save(&self, name: &str, state: &State<'_>) -> Result<PathBuf> {
+        let path = self.out.join(name);
+        let saved = snapshot::save(&path, state.config, state.method, state.optimizer, state.at);
+        saved.with_context(|| match snapshot::locate(&self.out) {
+            Ok(good) => format!(
+                "the run stopped at step {}; its last good checkpoint is `{}`, `--resume` goes on from there",
+                state.at.step,
+                good.display()
+            ),
+            Err(_) => "the run could not start".to_owned(),
+        })?;
+        self.saved.set(Instant::now());
+        Ok(path)
+    }
+}
