@@ -34,18 +34,12 @@ pub struct Writer {
 
 impl Writer {
     /// Begins a new event file in `dir`, which is made where it is missing. Its name sorts behind those of the event
-    /// files that are there, because TensorBoard reads them in that order.
+    /// files that are there, because TensorBoard reads them in that order; what these hold is dropped.
     ///
     /// # Errors
     /// Where the folder or the file cannot be made or written.
     pub fn create(dir: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-        let seconds = now().max(newest(dir)?.map_or(0.0, |newest| newest as f64 + 1.0));
-        let (path, file) = begin(dir, seconds as u64)?;
-        let mut writer = Self { path, file, pending: Vec::new() };
-        writer.push(seconds, 0, What::FileVersion("brain.Event:2".into()));
-        writer.flush()?;
-        Ok(writer)
+        Self::start(dir, 0)
     }
 
     /// Begins a new event file of a run that goes on after `step` steps: TensorBoard then drops what earlier files of
@@ -54,10 +48,19 @@ impl Writer {
     /// # Errors
     /// Where the folder or the file cannot be made or written.
     pub fn resume(dir: &Path, step: u64) -> Result<Self, Error> {
-        let mut writer = Self::create(dir)?;
-        let start = proto::SessionLog { status: proto::SESSION_START };
         // TensorBoard drops the named step too, which an earlier file may rightly hold
-        writer.push(now(), step.saturating_add(1), What::SessionLog(start));
+        Self::start(dir, step.saturating_add(1))
+    }
+
+    /// Begins a file whose session starts at `step`. Every file says so, for TensorBoard takes the first start that it
+    /// sees for the run's own.
+    fn start(dir: &Path, step: u64) -> Result<Self, Error> {
+        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        let seconds = now().max(newest(dir)?.map_or(0.0, |newest| newest as f64 + 1.0));
+        let (path, file) = begin(dir, seconds as u64)?;
+        let mut writer = Self { path, file, pending: Vec::new() };
+        writer.push(seconds, 0, What::FileVersion("brain.Event:2".into()));
+        writer.push(seconds, step, What::SessionLog(proto::SessionLog { status: proto::SESSION_START }));
         writer.flush()?;
         Ok(writer)
     }

@@ -88,23 +88,24 @@ fn a_file_holds_what_was_written() -> Result<(), Error> {
     writer.flush()?;
     let file = fs::read(writer.path()).expect("a file");
     let records = records(&file);
-    assert_eq!(records.len(), 4);
+    assert_eq!(records.len(), 5);
     assert_eq!(fields(&records[0])[&3], b"brain.Event:2");
+    assert_eq!(within(&records[1], &[7])[&1], 1u64.to_le_bytes());
 
-    let event = fields(&records[1]);
+    let event = fields(&records[2]);
     assert_eq!(event[&1], 1.7e9f64.to_le_bytes());
     assert_eq!(event[&2], 300u64.to_le_bytes());
-    let value = within(&records[1], &[5, 1]);
+    let value = within(&records[2], &[5, 1]);
     assert_eq!((value[&1].as_slice(), value[&2].as_slice()), (&b"train/loss"[..], &0f32.to_le_bytes()[..]));
 
-    let image = within(&records[2], &[5, 1, 4]);
+    let image = within(&records[3], &[5, 1, 4]);
     assert_eq!(image[&1], 5u64.to_le_bytes());
     assert_eq!(image[&2], 7u64.to_le_bytes());
     assert_eq!(image[&3], 3u64.to_le_bytes());
     assert_eq!(image[&4], b"not looked at");
 
-    assert_eq!(within(&records[3], &[5, 1, 8])[&8], b"**bold**");
-    assert_eq!(within(&records[3], &[5, 1, 9, 1])[&1], b"text");
+    assert_eq!(within(&records[4], &[5, 1, 8])[&8], b"**bold**");
+    assert_eq!(within(&records[4], &[5, 1, 9, 1])[&1], b"text");
     Ok(())
 }
 
@@ -141,9 +142,9 @@ fn what_was_not_flushed_is_written_at_the_end() -> Result<(), Error> {
     let mut writer = Writer::create(dir.path())?;
     let path = writer.path().to_owned();
     writer.scalar("a", 1, 0.0, 1.0);
-    assert_eq!(records(&fs::read(&path).expect("a file")).len(), 1);
-    drop(writer);
     assert_eq!(records(&fs::read(&path).expect("a file")).len(), 2);
+    drop(writer);
+    assert_eq!(records(&fs::read(&path).expect("a file")).len(), 3);
     Ok(())
 }
 

@@ -11,6 +11,8 @@ use super::scale::{Fit, Range, thin};
 const LARGEST: f64 = 1e100;
 /// Units of the SVG along either axis.
 const UNITS: f64 = 1000.0;
+/// Room for the dots at either end, of the width.
+const EDGE: f64 = 0.012;
 /// Curves of so few points show them.
 const DOTS: usize = 60;
 /// Colours of the style sheet.
@@ -77,7 +79,7 @@ impl Chart {
         self.series.retain(|series| !series.points.is_empty());
         let all: Vec<_> = self.series.iter().flat_map(|s| &s.points).copied().collect();
         let values: Vec<f64> = all.iter().map(|p| p.1).collect();
-        let (x, y) = (Range::of(all.iter().map(|p| p.0))?, Range::fit(&values, self.fit)?);
+        let (x, y) = (Range::of(all.iter().map(|p| p.0))?.padded(EDGE), Range::fit(&values, self.fit)?);
         let outside = values.iter().filter(|&&v| !y.contains(v)).count();
         let last = self.series.last()?;
         let latest =
@@ -92,7 +94,10 @@ impl Chart {
                 @if !self.note.is_empty() || outside > 0 {
                     p.note {
                         (self.note)
-                        @if outside > 0 { " (" (outside) @if outside == 1 { " value" } @else { " values" } " off the chart)" }
+                        @if outside > 0 {
+                            @if !self.note.is_empty() { "; " }
+                            (outside) @if outside == 1 { " value" } @else { " values" } " off the chart"
+                        }
                     }
                 }
                 (self.plot(x, y))
@@ -103,7 +108,7 @@ impl Chart {
     }
 
     fn plot(&self, x: Range, y: Range) -> Markup {
-        let ((xs, x_decimals), (ys, y_decimals)) = (x.ticks(), y.ticks());
+        let (xs, (ys, y_decimals)) = (x.ticks().0, y.ticks());
         let label = |value: f64| {
             if value != 0.0 && y_decimals > 4 { format!("{value:.0e}") } else { fixed_all(value, y_decimals) }
         };
@@ -124,8 +129,8 @@ impl Chart {
                     }
                 }
                 div.x aria-hidden="true" {
-                    @for &v in &xs {
-                        span style=(format!("left:{:.2}%", 100.0 * x.place(v))) { (fixed(v, x_decimals)) }
+                    @for &v in xs.iter().filter(|&&v| v >= 0.0) {
+                        span style=(format!("left:{:.2}%", 100.0 * x.place(v))) { (steps(v, x)) }
                     }
                 }
             }
@@ -160,6 +165,15 @@ impl Chart {
             );
         }
         out
+    }
+}
+
+/// A label of the axis along the bottom: `12.5k` takes less room than `12,500`.
+fn steps(value: f64, axis: Range) -> String {
+    let thousands = [(1e7, 1e6, "M"), (1e4, 1e3, "k")].into_iter().find(|(from, ..)| axis.high >= *from);
+    match thousands.filter(|_| value != 0.0) {
+        Some((_, unit, name)) => fixed(value / unit, 3) + name,
+        None => fixed(value, 3),
     }
 }
 
@@ -201,7 +215,7 @@ mod tests {
         let series = Series { name: "<b>".into(), points: points.to_vec(), ..Series::default() };
         Chart { title: "Loss".into(), series: vec![series], ..Chart::default() }
             .render()
-            .map(|m| m.into_string())
+            .map(Markup::into_string)
     }
 
     #[test]
@@ -215,8 +229,8 @@ mod tests {
         let svg = chart(&[(10.0, 4.0), (20.0, 2.0)]).expect("a chart");
         assert!(svg.contains("data-points=\"10,4 20,2\""), "{svg}");
         assert!(svg.contains("4 at step 10, 2 at step 20, lowest 2, highest 4"), "{svg}");
-        // the highest value is a twelfth below the top: a twentieth of the range and the padding
-        assert!(svg.contains("d=\"M0.0 45.5L1000.0 954.5\""), "{svg}");
+        // paddings: 0.012 of 1.024 along the bottom, 0.05 of 1.1 upwards
+        assert!(svg.contains("d=\"M11.7 45.5L988.3 954.5\""), "{svg}");
         assert!(svg.contains("&lt;b&gt;") && !svg.contains("<b>"), "{svg}");
     }
 

@@ -1,7 +1,7 @@
 //! Axes: which range to show, where the ticks lie, and which points are enough.
 
-/// Where the ticks of an axis may lie at most.
-const TICKS: f64 = 5.5;
+/// Steps between the ticks of an axis at most.
+const TICKS: f64 = 6.0;
 /// Points of a curve, about: what a page's width can show.
 const POINTS: usize = 400;
 
@@ -34,6 +34,7 @@ impl Range {
         })
     }
 
+    /// Wider by `extent`.
     fn around(self, extent: f64) -> Self {
         Self { low: self.low - extent / 2.0, high: self.high + extent / 2.0 }
     }
@@ -43,7 +44,7 @@ impl Range {
     pub(super) fn fit(values: &[f64], fit: Fit) -> Option<Self> {
         let mut range = Self::of(values.iter().copied())?;
         if let Some(most) = most(values).filter(|most| range.extent() > 4.0 * most.extent()) {
-            range = most.around(most.extent() / 2.0);
+            range = most.padded(0.25);
         }
         let missing = fit.at_least - range.extent();
         if fit.from_zero && values.iter().all(|&v| v >= 0.0) {
@@ -52,7 +53,7 @@ impl Range {
         if missing > 0.0 {
             range = range.around(missing);
         }
-        Some(range.around(0.1 * range.extent()))
+        Some(range.padded(0.05))
     }
 
     pub(super) fn extent(self) -> f64 {
@@ -68,16 +69,22 @@ impl Range {
         (self.low..=self.high).contains(&value)
     }
 
+    /// A little more at both ends.
+    pub(super) fn padded(self, share: f64) -> Self {
+        self.around(2.0 * share * self.extent())
+    }
+
     /// Round values inside, and the decimals that tell them apart.
     pub(super) fn ticks(self) -> (Vec<f64>, usize) {
         let rough = self.extent() / TICKS;
         let power = 10f64.powf(rough.log10().floor());
-        let step =
-            [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|&s| s >= rough).unwrap_or(rough);
+        let round = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().find(|m| m * power >= rough).unwrap_or(10.0);
+        let step = round * power;
         let first = (self.low / step).ceil();
         let ticks =
             (0..10).map(|i| (first + f64::from(i)) * step).take_while(|&t| t <= self.high + step * 1e-9);
-        let decimals = (-step.log10().floor()).clamp(0.0, 12.0) as usize;
+        let further = if round == 2.5 { 1.0 } else { 0.0 };
+        let decimals = (further - step.log10().floor()).clamp(0.0, 12.0) as usize;
         (ticks.map(|t| if t.abs() < step / 2.0 { 0.0 } else { t }).collect(), decimals)
     }
 }
@@ -125,6 +132,7 @@ mod tests {
         let (ticks, decimals) = Range { low: 0.0, high: 0.001 }.ticks();
         assert_eq!((ticks.len(), decimals), (6, 4));
         assert_eq!(Range { low: -1.0, high: 1.0 }.ticks().0, [-1.0, -0.5, 0.0, 0.5, 1.0]);
+        assert_eq!(Range { low: 0.0, high: 14.0 }.ticks(), (vec![0.0, 2.5, 5.0, 7.5, 10.0, 12.5], 1));
     }
 
     #[test]

@@ -63,7 +63,7 @@ fn summary(run: &Run) -> Markup {
         let epoch = epoch.map(|epoch| format!(", epoch {}", epoch.saturating_add(1))).unwrap_or_default();
         (format!("{:.1} %", 100.0 * share), format!("{name}{epoch}"))
     });
-    let mean = if run.log.epochs.is_empty() { "last steps" } else { "mean of the last epoch" };
+    let mean = if run.log.epochs.is_empty() { "last steps" } else { "last epoch" };
     html! {
         dl.tiles {
             div.tile {
@@ -76,11 +76,11 @@ fn summary(run: &Run) -> Markup {
             }
             (tile("Loss", figure(LOSS), mean))
             @if let Some((value, what)) = knn { (tile("Best kNN", Some(value), &what)) }
-            (tile(ACCURACY.title, figure(ACCURACY), mean))
-            (tile(SPREAD.title, figure(SPREAD), SPREAD.note))
+            (tile("Accuracy", figure(ACCURACY), &format!("contrastive, {mean}")))
+            (tile(SPREAD.title, figure(SPREAD), "0: collapsed"))
             (tile("Images/s", SPEED.last(rows).map(|v| fixed(v, if v < 100.0 { 1 } else { 0 })), mean))
             (tile("Time spent", Some(duration(run.seconds())), &left(run)))
-            (tile("Waiting for pictures", WAIT.last(rows).map(|v| format!("{v:.1} %")), "of the time"))
+            (tile("Data wait", WAIT.last(rows).map(|v| format!("{v:.1} %")), &format!("of the time, {mean}")))
         }
     }
 }
