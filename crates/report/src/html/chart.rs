@@ -108,7 +108,7 @@ impl Chart {
     }
 
     fn plot(&self, x: Range, y: Range) -> Markup {
-        let (xs, (ys, y_decimals)) = (x.ticks().0, y.ticks());
+        let (xs, (ys, y_decimals)) = (x.whole_ticks(), y.ticks());
         let label = |value: f64| {
             if value != 0.0 && y_decimals > 4 { format!("{value:.0e}") } else { fixed_all(value, y_decimals) }
         };

@@ -76,9 +76,21 @@ impl Range {
 
     /// Round values inside, and the decimals that tell them apart.
     pub(super) fn ticks(self) -> (Vec<f64>, usize) {
-        let rough = self.extent() / TICKS;
+        self.ticks_of(self.extent() / TICKS, |_| true)
+    }
+
+    /// Round whole values inside.
+    pub(super) fn whole_ticks(self) -> Vec<f64> {
+        self.ticks_of((self.extent() / TICKS).max(1.0), |step| step.fract() == 0.0).0
+    }
+
+    /// Ticks at least `rough` apart, in steps that `fit`.
+    fn ticks_of(self, rough: f64, fit: impl Fn(f64) -> bool) -> (Vec<f64>, usize) {
         let power = 10f64.powf(rough.log10().floor());
-        let round = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().find(|m| m * power >= rough).unwrap_or(10.0);
+        let round = [1.0, 2.0, 2.5, 5.0, 10.0]
+            .into_iter()
+            .find(|m| m * power >= rough && fit(m * power))
+            .unwrap_or(10.0);
         let step = round * power;
         let first = (self.low / step).ceil();
         let ticks =
@@ -133,6 +145,8 @@ mod tests {
         assert_eq!((ticks.len(), decimals), (6, 4));
         assert_eq!(Range { low: -1.0, high: 1.0 }.ticks().0, [-1.0, -0.5, 0.0, 0.5, 1.0]);
         assert_eq!(Range { low: 0.0, high: 14.0 }.ticks(), (vec![0.0, 2.5, 5.0, 7.5, 10.0, 12.5], 1));
+        assert_eq!(Range { low: 0.9, high: 15.1 }.whole_ticks(), [5.0, 10.0, 15.0]);
+        assert_eq!(Range { low: 0.9, high: 2.1 }.whole_ticks(), [1.0, 2.0]);
     }
 
     #[test]
