@@ -1,6 +1,7 @@
 //! Flags and commands.
 
 mod overrides;
+mod report;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +43,8 @@ enum Command {
     Knn(KnnArgs),
     /// Print embeddings of pictures as JSON lines
     Embed(EmbedArgs),
+    /// Show a run as one HTML page, or compare several
+    Report(report::ReportArgs),
     /// Tell versions and devices, and what is missing
     Doctor {
         /// Print JSON
@@ -203,6 +206,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Pretrain(args) => pretrain(*args),
         Command::Knn(args) => run_knn(&args),
         Command::Embed(args) => embed(&args),
+        Command::Report(args) => report::run(&args),
         Command::Doctor { json } => Ok(doctor::run(json)),
         Command::Selftest { device } => selftest::run(device.resolve()?),
     }
