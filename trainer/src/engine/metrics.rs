@@ -1,27 +1,32 @@
-//! Metrics of a run: JSON lines in a file, a progress bar on the terminal.
+//! Metrics of a run: JSON lines and TensorBoard events in files, a progress bar on the terminal.
 
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use occlude_report::events::Writer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// `metrics.jsonl`: one object a line, appended and flushed.
+/// `metrics.jsonl`, one object a line, appended and flushed; the same numbers as a TensorBoard event file; and
+/// `report.html`.
 pub(super) struct Log {
+    run: PathBuf,
     file: File,
+    events: Writer,
 }
 
 impl Log {
-    /// Opens `path` for appending, after taking out what a killed run wrote beyond `step`: steps that will be made
-    /// again, and a torn last line.
+    /// Opens the files in the folder of the run, after taking out of `metrics.jsonl` what a killed run wrote beyond
+    /// `step`: steps that will be made again, and a torn last line.
     ///
     /// # Errors
-    /// Where the file cannot be read or written.
-    pub(super) fn open(path: &Path, step: u64) -> Result<Self> {
+    /// Where a file cannot be read or written.
+    pub(super) fn open(run: &Path, step: u64) -> Result<Self> {
+        let path = &run.join("metrics.jsonl");
         match std::fs::read_to_string(path) {
             Ok(text) => {
                 let kept: Vec<&str> = text.lines().filter(|line| belongs(line, step)).collect();
@@ -36,7 +41,9 @@ impl Log {
             Err(e) => return Err(e).with_context(|| format!("cannot read `{}`", path.display())),
         }
         let file = OpenOptions::new().create(true).append(true).open(path);
-        Ok(Self { file: file.with_context(|| format!("cannot write `{}`", path.display()))? })
+        let file = file.with_context(|| format!("cannot write `{}`", path.display()))?;
+        let events = if step == 0 { Writer::create(run) } else { Writer::resume(run, step) }?;
+        Ok(Self { run: run.to_owned(), file, events })
     }
 
     /// Appends a line.
@@ -45,10 +52,53 @@ impl Log {
     /// Where the file cannot be written.
     pub(super) fn write(&mut self, value: &Value) -> Result<()> {
         let line = format!("{value}\n");
+        self.scalars(value);
+        self.events.flush()?;
         self.file
             .write_all(line.as_bytes())
             .context("cannot write `metrics.jsonl`; hint: is the disk full? `--resume` goes on from the last checkpoint")
     }
+
+    /// The numbers of a line, named `step/loss`, `epoch/loss`, `knn/top1`.
+    fn scalars(&mut self, row: &Value) {
+        let (Some(kind), Some(fields)) = (row["kind"].as_str(), row.as_object()) else { return };
+        let step = row["step"].as_u64().unwrap_or_default();
+        for (name, value) in
+            fields.iter().filter(|(name, _)| !["kind", "step", "epoch"].contains(&name.as_str()))
+        {
+            match value {
+                Value::Number(n) => {
+                    let value = n.as_f64().unwrap_or(f64::NAN);
+                    self.events.scalar(&format!("{kind}/{name}"), step, now(), value);
+                }
+                Value::String(text) if name == "message" => self.events.text(kind, step, now(), text),
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds a picture of the run's folder, if it is there.
+    ///
+    /// # Errors
+    /// Where the event file cannot be written.
+    pub(super) fn picture(&mut self, name: &str, step: u64) -> Result<()> {
+        let Ok(png) = std::fs::read(self.run.join(name)) else { return Ok(()) };
+        let Ok((width, height)) = image::image_dimensions(self.run.join(name)) else { return Ok(()) };
+        self.events.image(name.trim_end_matches(".png"), step, now(), &png, width, height);
+        Ok(self.events.flush()?)
+    }
+
+    /// Writes the page of the run anew. That it cannot be written is no reason to stop.
+    pub(super) fn report(&self) {
+        if let Err(error) = occlude_report::html::write(&self.run) {
+            eprintln!("warning: no report: {error}");
+        }
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0.0, |d| d.as_secs_f64())
 }
 
 /// Whether a line tells of a step up to `step`; events are kept whatever their step.
@@ -223,7 +273,10 @@ mod tests {
             r#"{"kind":"epo"#,
         ];
         std::fs::write(&path, lines.join("\n")).expect("written");
-        Log::open(&path, 10).expect("opened").write(&json!({ "kind": "step", "step": 11 })).expect("written");
+        Log::open(dir.path(), 10)
+            .expect("opened")
+            .write(&json!({ "kind": "step", "step": 11 }))
+            .expect("written");
         let text = std::fs::read_to_string(&path).expect("read");
         let kept: Vec<&str> = text.lines().collect();
         assert_eq!(kept, [lines[0], lines[1], r#"{"kind":"step","step":11}"#]);

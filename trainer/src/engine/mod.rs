@@ -199,7 +199,10 @@ impl<'a> Engine<'a> {
 
     fn train(&mut self) -> Result<End> {
         let signals = Signals::catch()?;
-        let mut log = Log::open(&self.run.out.join("metrics.jsonl"), self.at.step)?;
+        let mut log = Log::open(&self.run.out, self.at.step)?;
+        if self.run.resume.is_some() {
+            log.write(&event("resumed", self.at.epoch, self.at.step, &self.run.data.display().to_string()))?;
+        }
         let mut progress = Progress::new(self.schedule.total(), self.at.step, self.config.epochs);
         while self.at.epoch < self.config.epochs as u64 {
             match self.epoch(&signals, &mut log, &mut progress)? {
@@ -209,11 +212,14 @@ impl<'a> Engine<'a> {
                     let path = self.saves.latest(&self.state())?;
                     let step = self.at.step;
                     eprintln!("stopped after step {step}, saved `{}`; `--resume` goes on", path.display());
+                    log.write(&event("interrupted", self.at.epoch, step, "stopped by a signal"))?;
+                    log.report();
                     return Ok(End::Interrupted(signal));
                 }
                 Epoch::Collapsed(why) => {
                     if !self.roll_back(&why, &mut log, &mut progress)? {
                         progress.finish();
+                        log.report();
                         return Ok(End::Collapsed);
                     }
                 }
@@ -394,6 +400,7 @@ impl<'a> Engine<'a> {
                 "collapsed at step {step}: {why}.{tried} The last good checkpoint is `{}`; {hint}",
                 good.display()
             ));
+            log.write(&event("stopped", epoch, step, "training collapsed"))?;
             return Ok(false);
         }
         let (scale, rollbacks) = (self.at.run.lr_scale * ROLLBACK_LR, self.at.run.rollbacks + 1);
@@ -430,7 +437,12 @@ impl<'a> Engine<'a> {
             let found = online.measure(encoder, &self.config.preprocess(), self.run)?;
             progress.say(&format!("epoch {}: kNN {:.1} % (k {})", epoch + 1, 100.0 * found.top1, found.k));
             log.write(&line("knn", epoch, self.at.step, found.fields()))?;
+            log.picture("neighbours.png", self.at.step)?;
         }
+        if epoch == 0 {
+            log.picture("first_batch.png", 0)?;
+        }
+        log.report();
         if last || (epoch + 1).is_multiple_of(self.run.save_every) {
             let path = self.saves.kept(epoch, &self.state())?;
             if last {

@@ -46,7 +46,7 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn fields(&self) -> Map<String, Value> {
         let fields = json!({
-            "knn_top1": self.top1, "k": self.k, "queries": self.queries, "neighbours": self.neighbours
+            "top1": self.top1, "k": self.k, "queries": self.queries, "neighbours": self.neighbours
         });
         fields.as_object().cloned().unwrap_or_default()
     }

@@ -155,6 +155,15 @@ fn online_knn_is_measured_and_pictured() {
     assert!(image::open(run.out.join("neighbours.png")).is_ok());
     let environment = std::fs::read_to_string(run.out.join("environment.json")).expect("written");
     assert!(environment.contains("libtorch"), "{environment}");
+    let page = std::fs::read_to_string(run.out.join("report.html")).expect("written");
+    assert!(
+        page.contains("moco-v2") && page.matches("data:image/png").count() == 2,
+        "both pictures are inside"
+    );
+    let events = std::fs::read_dir(&run.out).expect("a folder").flatten();
+    let events: Vec<_> = events.filter(|e| e.file_name().to_string_lossy().contains("tfevents")).collect();
+    assert_eq!(events.len(), 1);
+    assert!(events[0].metadata().expect("a file").len() > 1000);
 }
 
 #[test]
