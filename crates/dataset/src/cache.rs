@@ -162,7 +162,7 @@ fn body(mut reader: Reader<'_>) -> Option<(Kind, PathBuf, Index)> {
     // files' names lead nowhere else
     let plain = |name: &[u8]| !name.contains(&b'/') && !name.contains(&0);
     let names_fit = kind == Kind::Shards || plain(&index.names);
-    let spans_fit = (kind == Kind::Shards) == !index.spans.is_empty();
+    let spans_fit = (kind == Kind::Shards) != index.spans.is_empty();
     (reader.0.is_empty() && names_fit && spans_fit && index.is_sound()).then_some((kind, path, index))
 }
 

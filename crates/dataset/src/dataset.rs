@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use occlude_preprocess::files::ListError;
+use occlude_preprocess::{Decoded, Limits, decode};
 
 use crate::Error;
 use crate::cache::{self, CacheFile};
 use crate::folder;
-use crate::index::{Index, NONE, Span};
+use crate::index::{Index, NONE};
 use crate::list;
 use crate::shards::{self, Shards};
 use crate::stamp::Stamp;
@@ -22,7 +23,7 @@ pub const MAX_PICTURE_BYTES: u64 = 512 << 20;
 /// How to open a data set.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What the paths of a list lie in; the list's own folder unless given.
+    /// What the paths of a list lie in; what the list says unless given.
     pub root: Option<PathBuf>,
     /// Where indices are kept.
     pub cache: Cache,
@@ -90,9 +91,10 @@ impl Dataset {
     /// - A folder with shards (*.tar) and no picture: `key.jpg` is a picture, `key.cls` beside it its
     ///   class, as a number or a name; `classes.txt` in the folder names the classes in order. A
     ///   single shard likewise.
-    /// - A list (*.txt): a path a line, below [`Options::root`] or the list's folder; then, where there
-    ///   is a class, a tab and its name or number, or a blank and its number. Empty lines and lines
-    ///   that begin with `#` are skipped. Without any class, the first folder of each path is its.
+    /// - A list (*.txt): a path a line; then, where there is a class, a tab and its name or number, or a
+    ///   blank and its number. Empty lines and lines that begin with `#` are skipped. Paths lie below
+    ///   [`Options::root`], or the folder that a line `# root: FOLDER` names, or that of the list.
+    ///   Without any class, the first folder of each path is its.
     ///
     /// # Errors
     /// [`Error`], which names the file or folder.
@@ -108,9 +110,8 @@ impl Dataset {
             return Self::open_cached(path, parent, options, index);
         }
         if path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("txt")) {
-            let folder = path.parent().unwrap_or(Path::new(""));
-            let root = options.root.as_deref().unwrap_or(folder).to_owned();
-            return Ok(Self { root, index: list::open(path)?, shards: None });
+            let (root, index) = list::open(path, options.root.as_deref())?;
+            return Ok(Self { root, index, shards: None });
         }
         Err(Error::NotADataset { path: path.to_owned() })
     }
@@ -198,26 +199,45 @@ impl Dataset {
         &self.root
     }
 
-    /// Reads the bytes of a picture into `buf`, in place of what it held.
+    /// Reads the bytes of a picture into `buf`, in place of what it held; on an error it is empty.
     ///
     /// # Errors
     /// [`Error::Read`] and [`Error::TooLarge`], which name the picture.
     pub fn read(&self, i: usize, buf: &mut Vec<u8>) -> Result<(), Error> {
-        let failed = |reason| Error::Read { name: self.name(i), reason };
         buf.clear();
-        let Some(shards) = &self.shards else {
-            let path = self.path(i).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-            return match read_file(&path, buf).map_err(failed)? {
-                bytes if bytes > MAX_PICTURE_BYTES => Err(Error::TooLarge { name: self.name(i), bytes }),
-                _ => Ok(()),
-            };
+        let size = match &self.shards {
+            None => self.path(i).ok_or(io::ErrorKind::NotFound.into()).and_then(|path| read_file(&path, buf)),
+            Some(shards) => self.read_part(shards, i, buf),
         };
-        let span = self.index.spans.get(i).copied().unwrap_or(Span { offset: 0, len: u64::MAX });
-        if span.len > MAX_PICTURE_BYTES {
-            return Err(Error::TooLarge { name: self.name(i), bytes: span.len });
+        match size {
+            Ok(bytes) if bytes > MAX_PICTURE_BYTES => {
+                buf.clear();
+                Err(Error::TooLarge { name: self.name(i), bytes })
+            }
+            Ok(_) => Ok(()),
+            Err(reason) => {
+                buf.clear();
+                Err(Error::Read { name: self.name(i), reason })
+            }
         }
-        buf.resize(span.len as usize, 0);
-        shards.read(self.index.place_of(i), span, buf).map_err(failed)
+    }
+
+    fn read_part(&self, shards: &Shards, i: usize, buf: &mut Vec<u8>) -> io::Result<u64> {
+        let span = *self.index.spans.get(i).ok_or(io::ErrorKind::NotFound)?;
+        if span.len <= MAX_PICTURE_BYTES {
+            buf.resize(span.len as usize, 0);
+            shards.read(self.index.place_of(i), span, buf)?;
+        }
+        Ok(span.len)
+    }
+
+    /// Reads and decodes a picture; its bytes stay in `buf`.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read), and [`Error::Decode`].
+    pub fn decode(&self, i: usize, limits: &Limits, buf: &mut Vec<u8>) -> Result<Decoded, Error> {
+        self.read(i, buf)?;
+        decode(buf, limits).map_err(|reason| Error::Decode { name: self.name(i), reason })
     }
 
     /// One picture.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use occlude_preprocess::DecodeError;
 use occlude_preprocess::files::ListError;
 
 /// Why a data set cannot be opened, read or prepared.
@@ -41,6 +42,14 @@ pub enum Error {
         name: String,
         /// Its size.
         bytes: u64,
+    },
+    /// A file that is no usable picture.
+    #[error("`{name}`: {reason}")]
+    Decode {
+        /// The file, or `shard.tar:key.jpg`.
+        name: String,
+        /// Why.
+        reason: DecodeError,
     },
     /// A tar file whose structure is broken.
     #[error("`{}` is no sound tar file: {reason}; hint: shards are plain, uncompressed tar files", .path.display())]

@@ -15,13 +15,26 @@ use crate::stamp::Stamp;
 
 const HINT: &str = "one path a line, with `#` before remarks";
 
-/// Reads a list.
+/// What begins the remark that names the folder of the paths.
+pub(crate) const ROOT: &str = "# root:";
+
+/// Reads a list, and tells the folder that its paths begin at: `root`, else what the list says, else its
+/// own.
 ///
 /// # Errors
 /// [`Error::Read`], [`Error::Empty`], [`Error::Line`], or what labels can have wrong.
-pub(crate) fn open(path: &Path) -> Result<Index, Error> {
+pub(crate) fn open(path: &Path, root: Option<&Path>) -> Result<(PathBuf, Index), Error> {
     let text = fs::read(path).map_err(|e| Error::read(path, e))?;
-    parse(path, &text)
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let root = root.map_or_else(|| folder.join(own_root(&text)), Path::to_owned);
+    Ok((root, parse(path, &text)?))
+}
+
+/// The folder that one of the remarks before the first path names; an empty path where none does.
+fn own_root(text: &[u8]) -> &Path {
+    let mut remarks = text.split(|&b| b == b'\n').take_while(|line| line.starts_with(b"#"));
+    let root = remarks.find_map(|line| line.strip_prefix(ROOT.as_bytes())).unwrap_or_default();
+    Path::new(OsStr::from_bytes(root.trim_ascii()))
 }
 
 /// A line taken apart.
@@ -105,20 +118,19 @@ fn classify(path: &Path, index: &mut Index, mut labels: Labels) -> Result<(), Er
         for (label, &place) in index.labels.iter_mut().zip(&index.place) {
             *label = of_place.get(place as usize).copied().unwrap_or(NONE);
         }
-        let (classes, map) = labels.sorted();
-        return apply(index, classes, &map);
+        apply(index, labels.sorted());
+    } else {
+        apply(index, labels.resolve(path, None)?);
     }
-    let (classes, map) = labels.resolve(path, None)?;
-    apply(index, classes, &map)
+    Ok(())
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "ends both ways out of `classify`")]
-fn apply(index: &mut Index, classes: Vec<String>, map: &[u32]) -> Result<(), Error> {
+/// Puts classes in the place of labels.
+fn apply(index: &mut Index, (classes, map): (Vec<String>, Vec<u32>)) {
     for label in &mut index.labels {
         *label = map.get(*label as usize).copied().unwrap_or(NONE);
     }
     index.classes = classes;
-    Ok(())
 }
 
 /// The first folder of a relative path that does not climb.

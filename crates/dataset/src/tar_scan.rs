@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use occlude_preprocess::files::is_picture;
 
@@ -47,19 +47,19 @@ impl<R: Seek> Seek for Metered<'_, R> {
     }
 }
 
-/// Reads the headers of a tar file of `len` bytes, and what its `.cls` entries say.
+/// Calls `f` with the name, place and content of every regular file in a tar file of `len` bytes.
 ///
 /// # Errors
-/// In words, where the structure is broken.
-pub(crate) fn scan(reader: impl Read + Seek, len: u64, stamp: Stamp) -> Result<Scan, String> {
+/// In words, where the structure is broken, or what `f` says.
+pub(crate) fn each(
+    reader: impl Read + Seek,
+    len: u64,
+    mut f: impl FnMut(&[u8], Span, &mut dyn Read) -> Result<(), String>,
+) -> Result<(), String> {
     let left = Cell::new(MAX_HEADERS);
     let mut archive = tar::Archive::new(Metered { inner: reader, left: &left });
-    let mut out = Scan::default();
-    out.index.add_place(Default::default(), stamp).map_err(|_| "too large".to_owned())?;
-    let mut group = Group::default();
-    let entries = archive.entries_with_seek().map_err(|e| e.to_string())?;
-    for entry in entries {
-        let entry = entry.map_err(|e| e.to_string())?;
+    for entry in archive.entries_with_seek().map_err(|e| e.to_string())? {
+        let mut entry = entry.map_err(|e| e.to_string())?;
         left.set(MAX_HEADERS);
         let offset = entry.raw_file_position();
         if !entry.header().entry_type().is_file() {
@@ -69,24 +69,39 @@ pub(crate) fn scan(reader: impl Read + Seek, len: u64, stamp: Stamp) -> Result<S
         if span.offset.checked_add(span.len).is_none_or(|end| end > len) {
             return Err(format!("the entry at byte {offset} ends behind the file"));
         }
-        let name = entry.path_bytes();
-        let name = name.strip_prefix(b"./").unwrap_or(&name).to_owned();
+        let name = entry.path_bytes().into_owned();
+        let name = name.strip_prefix(b"./").unwrap_or(&name);
         if name.is_empty() || name.len() > MAX_NAME {
             return Err(format!("the entry at byte {offset} has a name of {} bytes", name.len()));
         }
-        let Some((key, extension)) = key_and_extension(&name) else { continue };
+        f(name, span, &mut entry)?;
+    }
+    Ok(())
+}
+
+/// Finds the pictures of a shard of `len` bytes, and what its `.cls` entries say.
+///
+/// # Errors
+/// In words, where the structure is broken.
+pub(crate) fn scan(reader: impl Read + Seek, len: u64, stamp: Stamp) -> Result<Scan, String> {
+    let mut out = Scan::default();
+    out.index.add_place(PathBuf::new(), stamp).map_err(|_| "too large".to_owned())?;
+    let mut group = Group::default();
+    each(reader, len, |name, span, content| {
+        let Some((key, extension)) = key_and_extension(name) else { return Ok(()) };
         if key != group.key {
             group.finish(&mut out);
             group = Group { key: key.to_owned(), first: out.index.len(), label: NONE };
         }
         if extension.eq_ignore_ascii_case(b"cls") {
             group.label =
-                label(entry, &mut out.labels).map_err(|e| format!("`{}`: {e}", name.escape_ascii()))?;
+                label(content, &mut out.labels).map_err(|e| format!("`{}`: {e}", name.escape_ascii()))?;
         } else if is_picture_extension(extension) {
-            out.index.push(0, &name, NONE).map_err(|_| "too many names".to_owned())?;
+            out.index.push(0, name, NONE).map_err(|_| "too many names".to_owned())?;
             out.index.spans.push(span);
         }
-    }
+        Ok(())
+    })?;
     group.finish(&mut out);
     Ok(out)
 }

@@ -128,6 +128,12 @@ fn a_list_reads_below_its_folder_or_a_root() {
     fs::write(&list, "b/2.jpg\tb\na/1.jpg\ta\n").expect("written");
     let options = Options { root: Some(dir.path().join("data")), ..without_cache() };
     assert_eq!(contents(&Dataset::open(&list, &options).expect("a list"), dir.path()), expected);
+    let absolute = dir.path().join("data").display().to_string();
+    for root in ["data", &absolute] {
+        fs::write(&list, format!("# remark\n# root: {root}\nb/2.jpg\na/1.jpg\n# root: gone\n"))
+            .expect("written");
+        assert_eq!(contents(&open(&list), dir.path()), expected, "{root}");
+    }
 }
 
 #[test]
