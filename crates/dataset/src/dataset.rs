@@ -109,7 +109,7 @@ impl Dataset {
             let index = || Ok((Kind::Shards, shards::index(path, parent, &[name], None)?));
             return Self::open_cached(path, parent, options, index);
         }
-        if path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("txt")) {
+        if is_list(path) {
             let (root, index) = list::open(path, options.root.as_deref())?;
             return Ok(Self { root, index, shards: None });
         }
@@ -133,6 +133,26 @@ impl Dataset {
             index.push(place, name.as_encoded_bytes(), NONE).map_err(|_| bad())?;
         }
         Ok(Self { root: PathBuf::new(), index, shards: None })
+    }
+
+    /// Opens what a command line names, in its order: data sets, and single pictures of any name.
+    /// Pictures next to each other share a data set.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::Read`] for a picture that is not there.
+    pub fn open_all(paths: &[PathBuf], options: &Options) -> Result<Vec<Self>, Error> {
+        let is_single = |path: &Path| !path.is_dir() && !folder::is_shard(path) && !is_list(path);
+        let groups = paths.chunk_by(|a, b| is_single(a) && is_single(b));
+        let open = |group: &[PathBuf]| match group {
+            [path] if !is_single(path) => Self::open(path, options),
+            group => {
+                for path in group {
+                    fs::metadata(path).map_err(|e| Error::read(path, e))?;
+                }
+                Self::of_files(group.iter().map(PathBuf::as_path))
+            }
+        };
+        groups.map(open).collect()
     }
 
     fn open_cached(
@@ -292,6 +312,10 @@ impl Sample<'_> {
     pub fn read(&self, buf: &mut Vec<u8>) -> Result<(), Error> {
         self.dataset.read(self.index, buf)
     }
+}
+
+fn is_list(path: &Path) -> bool {
+    path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("txt"))
 }
 
 fn missing(path: &Path, reason: io::Error) -> Error {

@@ -283,6 +283,19 @@ fn single_files() {
 }
 
 #[test]
+fn what_a_command_line_names() {
+    let dir = folder(&["a/1.jpg", "b/2.jpg", "picture", "3.png"]);
+    fs::write(dir.path().join("l.txt"), "3.png\n").expect("written");
+    let at = |names: &[&str]| names.iter().map(|name| dir.path().join(name)).collect::<Vec<_>>();
+    let paths = at(&["picture", "3.png", "a", "b", "3.png", "l.txt"]);
+    let sets = Dataset::open_all(&paths, &without_cache()).expect("open");
+    assert_eq!(sets.iter().map(Dataset::len).collect::<Vec<_>>(), [2, 1, 1, 1, 1]);
+    assert_eq!(contents(&sets[0], dir.path()), ["- picture: picture", "- 3.png: 3.png"]);
+    let gone = Dataset::open_all(&at(&["3.png", "gone"]), &without_cache()).expect_err("gone");
+    assert!(matches!(&gone, Error::Read { name, .. } if name.ends_with("gone")), "{gone}");
+}
+
+#[test]
 fn any_thread_reads() {
     fn shared<T: Send + Sync>() {}
     shared::<Dataset>();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use occlude_preprocess::files;
+use occlude_dataset::{Dataset, Options};
 use serde_json::{Map, Value, json};
 use tch::{Device, Tensor};
 
@@ -28,7 +28,7 @@ use snapshot::Position;
 /// What a run is told besides its [`Config`]; none of it changes what is computed.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Folder of pictures.
+    /// The data set: a folder, a list or shards.
     pub data: PathBuf,
     /// Folder of the run.
     pub out: PathBuf,
@@ -67,15 +67,15 @@ pub enum End {
 pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     config.validate()?;
     let resume = run.resume.as_deref().map(snapshot::locate).transpose()?;
-    let listing = files::list(&run.data)?;
-    let n = listing.samples.len();
+    let dataset = Dataset::open(&run.data, &Options::default())?;
+    let n = dataset.len();
     ensure!(
         config.batch_size <= n,
         "`{}` has {n} pictures, fewer than `--batch-size {}`; hint: a smaller batch or more pictures",
         run.data.display(),
         config.batch_size
     );
-    let store = Arc::new(Store::new(listing, run.cache_bytes));
+    let store = Arc::new(Store::new(dataset, run.cache_bytes));
     let method = Moco::new(config, run.bf16, run.device)?;
     prepare_folder(run)?;
     let mut engine = Engine::new(config, run, store, Box::new(method));
