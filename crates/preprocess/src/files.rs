@@ -128,7 +128,14 @@ fn entries(dir: &Path) -> Result<Entries, ListError> {
     Ok(found)
 }
 
-fn is_picture(name: &OsStr) -> bool {
+/// Whether a file's name is a picture's, by its extension.
+///
+/// ```
+/// use occlude_preprocess::files::is_picture;
+///
+/// assert!(is_picture("a.JPEG".as_ref()) && !is_picture("jpeg".as_ref()));
+/// ```
+pub fn is_picture(name: &OsStr) -> bool {
     Path::new(name)
         .extension()
         .is_some_and(|ext| EXTENSIONS.iter().any(|known| ext.eq_ignore_ascii_case(known)))

@@ -1,17 +1,19 @@
 //! Flags and commands.
 
+mod dataset;
 mod overrides;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
+use occlude_dataset::{Dataset, Options};
 use occlude_encoder::Arch;
-use occlude_preprocess::{Preprocess, files};
+use occlude_preprocess::Preprocess;
 use serde_json::json;
 
 use crate::config::Recipe;
@@ -45,6 +47,9 @@ enum Command {
     Embed(EmbedArgs),
     /// Show a run as one HTML page, or compare several
     Report(report::ReportArgs),
+    /// Prepare and check data sets
+    #[command(subcommand)]
+    Dataset(dataset::Command),
     /// Tell versions and devices, and what is missing
     Doctor {
         /// Print JSON
@@ -88,7 +93,7 @@ impl Machine {
 
 #[derive(Args, Debug)]
 struct PretrainArgs {
-    /// Folder of JPEG, PNG or WebP pictures, flat or with sub-folders (labels are not used)
+    /// Folder of JPEG, PNG or WebP pictures, flat or with sub-folders; list of paths (.txt); or tar shards (labels are not used)
     data: PathBuf,
     /// Named hyper-parameters; the flags below override them
     #[arg(long, value_enum)]
@@ -148,9 +153,9 @@ struct PretrainArgs {
 struct KnnArgs {
     /// Checkpoint of `pretrain`, or any other that holds a known encoder
     checkpoint: PathBuf,
-    /// Folder with one sub-folder per class: the neighbours
+    /// Folder with one sub-folder per class, list, or shards: the neighbours
     train: PathBuf,
-    /// Folder with the same classes: the queries
+    /// The same with the same classes: the queries
     val: PathBuf,
     /// Numbers of neighbours
     #[arg(long, value_delimiter = ',', default_value = "1,10,20")]
@@ -171,7 +176,7 @@ struct KnnArgs {
 struct EmbedArgs {
     /// Checkpoint
     checkpoint: PathBuf,
-    /// Pictures or folders of pictures
+    /// Pictures, folders of pictures, lists or shards
     #[arg(required = true)]
     images: Vec<PathBuf>,
     /// Scale embeddings to unit length
@@ -207,6 +212,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Knn(args) => run_knn(&args),
         Command::Embed(args) => embed(&args),
         Command::Report(args) => report::run(&args),
+        Command::Dataset(command) => dataset::run(command),
         Command::Doctor { json } => Ok(doctor::run(json)),
         Command::Selftest { device } => selftest::run(device.resolve()?),
     }
@@ -288,21 +294,22 @@ fn run_knn(args: &KnnArgs) -> Result<ExitCode> {
         !args.k.is_empty() && args.k.iter().all(|&k| k > 0),
         "`--k` takes numbers above 0, like `1,10,20`"
     );
-    let (train, val) = (files::list(&args.train)?, files::list(&args.val)?);
-    for (dir, listing) in [(&args.train, &train), (&args.val, &val)] {
+    let open_data = |path: &Path| Dataset::open(path, &Options::default());
+    let (train, val) = (open_data(&args.train)?, open_data(&args.val)?);
+    for (dir, data) in [(&args.train, &train), (&args.val, &val)] {
         ensure!(
-            !listing.classes.is_empty(),
+            !data.classes().is_empty(),
             "`{}` has no class folders; hint: kNN needs one sub-folder per class",
             dir.display()
         );
     }
     ensure!(
-        train.classes == val.classes,
+        train.classes() == val.classes(),
         "`{}` and `{}` have different classes ({} and {}); hint: the same sub-folders in both",
         args.train.display(),
         args.val.display(),
-        train.classes.len(),
-        val.classes.len()
+        train.classes().len(),
+        val.classes().len()
     );
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let (weights, contract) = open(&checkpoint, &args.weights)?;
@@ -318,7 +325,7 @@ fn run_knn(args: &KnnArgs) -> Result<ExitCode> {
     let mut results = Vec::new();
     for (name, extractor) in extractors {
         let workers = args.machine.workers();
-        let (t, v) = (extractor.run(&train.samples, workers)?, extractor.run(&val.samples, workers)?);
+        let (t, v) = (extractor.run(&train, workers)?, extractor.run(&val, workers)?);
         for (k, top1) in knn(&t, &v, &args.k)? {
             results.push((name, k, top1));
         }
@@ -326,8 +333,8 @@ fn run_knn(args: &KnnArgs) -> Result<ExitCode> {
     if args.json {
         let rows: Vec<_> =
             results.iter().map(|(f, k, a)| json!({ "features": f, "k": k, "top1": a })).collect();
-        let (n, m) = (train.samples.len(), val.samples.len());
-        println!("{}", json!({ "train": n, "val": m, "classes": train.classes.len(), "results": rows }));
+        let (n, m) = (train.len(), val.len());
+        println!("{}", json!({ "train": n, "val": m, "classes": train.classes().len(), "results": rows }));
     } else {
         println!("{:<12} {:>4} {:>8}", "features", "k", "top-1");
         for (name, k, top1) in results {
@@ -338,28 +345,31 @@ fn run_knn(args: &KnnArgs) -> Result<ExitCode> {
 }
 
 fn embed(args: &EmbedArgs) -> Result<ExitCode> {
-    let mut samples = Vec::new();
-    for path in &args.images {
-        if path.is_dir() {
-            samples.extend(files::list(path)?.samples);
-        } else {
-            ensure!(path.exists(), "no such picture: `{}`", path.display());
-            samples.push(files::Sample { path: path.clone(), class: None });
-        }
-    }
+    let sets = Dataset::open_all(&args.images, &Options::default())?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let (weights, contract) = open(&checkpoint, &args.weights)?;
     let device = args.machine.device.resolve()?;
     args.machine.apply();
     let encoder = Encoder::from_checkpoint(&weights, device)?;
-    let set = Extractor::Encoder(&encoder, &contract).run(&samples, args.machine.workers())?;
-    let features = if args.normalize { normalize(&set.features) } else { set.features };
-    for (i, path) in (0i64..).zip(&set.paths) {
-        let row: Vec<f32> = Vec::try_from(features.get(i))?;
-        println!("{}", json!({ "path": path.to_string_lossy(), "embedding": row }));
+    let mut complete = true;
+    for data in &sets {
+        let set = match Extractor::Encoder(&encoder, &contract).run(data, args.machine.workers()) {
+            Ok(set) => set,
+            Err(error) => {
+                eprintln!("warning: {error:#}");
+                complete = false;
+                continue;
+            }
+        };
+        let features = if args.normalize { normalize(&set.features) } else { set.features };
+        for (i, &sample) in (0i64..).zip(&set.samples) {
+            let row: Vec<f32> = Vec::try_from(features.get(i))?;
+            println!("{}", json!({ "path": data.name(sample), "embedding": row }));
+        }
+        complete &= set.samples.len() == data.len();
     }
     // a picture that could not be read is missing from the output, which must not look like success
-    Ok(if set.paths.len() == samples.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[cfg(test)]

@@ -174,7 +174,7 @@ fn planar(image: &Rgb, flip: bool, out: &mut [u8]) {
 mod tests {
     use super::*;
     use crate::config::{Config, Recipe};
-    use occlude_preprocess::files;
+    use occlude_dataset::{Dataset, Options};
 
     fn folder(broken: usize, good: usize) -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("a folder");
@@ -189,8 +189,13 @@ mod tests {
         dir
     }
 
+    fn store(dir: &tempfile::TempDir, cache_bytes: u64) -> Arc<Store> {
+        let dataset = Dataset::open(dir.path(), &Options::default()).expect("listed");
+        Arc::new(Store::new(dataset, cache_bytes))
+    }
+
     fn batches(dir: &tempfile::TempDir, workers: usize, first: usize) -> Vec<Option<Batch>> {
-        let store = Arc::new(Store::new(files::list(dir.path()).expect("listed"), 1 << 20));
+        let store = store(dir, 1 << 20);
         let view = ViewSpec { size: 32, augment: Config::new(Recipe::MocoV2).augment };
         let spec = LoaderSpec { batch_size: 4, view, seed: 3, workers };
         Loader::start(&store, &spec, 5, first).collect()
@@ -210,7 +215,7 @@ mod tests {
     #[test]
     fn broken_files_are_replaced_and_counted_and_only_broken_files_end_it() {
         let dir = folder(1, 7);
-        let store = Arc::new(Store::new(files::list(dir.path()).expect("listed"), 0));
+        let store = store(&dir, 0);
         assert!((0..8).all(|i| store.get_or_next(i).is_some()));
         assert_eq!(store.broken(), 1);
         assert!(batches(&folder(8, 0), 2, 0).iter().all(Option::is_none));

@@ -1,16 +1,26 @@
 //! The pictures of a data set: decoded on demand, kept in memory while they fit.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use occlude_preprocess::files::Listing;
+use occlude_dataset::Dataset;
 use occlude_preprocess::{Limits, Rgb};
 
-/// A listing, a cache of its decoded pictures up to a number of bytes, and what was found broken.
+thread_local! {
+    /// The bytes of the file that a thread decodes; kept, so that no picture takes memory anew.
+    static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Files in a row that may be broken.
+const MAX_BROKEN: usize = 1000;
+/// Broken files that are named; further ones are only counted.
+const NAMED: usize = 50;
+
+/// A data set, a cache of its decoded pictures up to a number of bytes, and what was found broken.
 pub struct Store {
-    paths: Vec<PathBuf>,
+    dataset: Dataset,
     cached: Vec<OnceLock<Arc<Rgb>>>,
     room: AtomicU64,
     limits: Limits,
@@ -19,12 +29,12 @@ pub struct Store {
 
 impl Store {
     /// Nothing is decoded yet; `cache_bytes` bounds the pixels that are kept.
-    pub fn new(listing: Listing, cache_bytes: u64) -> Self {
-        let paths: Vec<_> = listing.samples.into_iter().map(|s| s.path).collect();
-        let cached = paths.iter().map(|_| OnceLock::new()).collect();
+    pub fn new(dataset: Dataset, cache_bytes: u64) -> Self {
+        // without a cache there is nothing to hold a place for
+        let places = if cache_bytes == 0 { 0 } else { dataset.len() };
         Self {
-            paths,
-            cached,
+            cached: (0..places).map(|_| OnceLock::new()).collect(),
+            dataset,
             room: AtomicU64::new(cache_bytes),
             limits: Limits::default(),
             broken: Mutex::default(),
@@ -33,21 +43,21 @@ impl Store {
 
     /// Number of files.
     pub fn len(&self) -> usize {
-        self.paths.len()
+        self.dataset.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.paths.is_empty()
+        self.dataset.is_empty()
     }
 
     /// The picture at `index`, or `None` where the file cannot be read; the first time that is
     /// found, it is reported on stderr.
     pub fn get(&self, index: usize) -> Option<Arc<Rgb>> {
-        if let Some(image) = self.cached[index].get() {
+        if let Some(image) = self.cached.get(index).and_then(OnceLock::get) {
             return Some(Arc::clone(image));
         }
-        match occlude_preprocess::load(&self.paths[index], &self.limits) {
+        match BYTES.with_borrow_mut(|bytes| self.dataset.decode(index, &self.limits, bytes)) {
             Ok(decoded) => Some(self.keep(index, Arc::new(decoded.image))),
             Err(error) => {
                 self.report(index, &error.to_string());
@@ -60,7 +70,8 @@ impl Store {
     /// is always full and the choice does not depend on timing. `None` where no file can be read.
     pub fn get_or_next(&self, index: usize) -> Option<Arc<Rgb>> {
         let n = self.len();
-        (0..n).find_map(|i| self.get((index + i) % n))
+        // a data set of which so many in a row are broken is not there any more
+        (0..n.min(MAX_BROKEN)).find_map(|i| self.get((index + i) % n))
     }
 
     /// How many files were found broken so far.
@@ -69,10 +80,11 @@ impl Store {
     }
 
     fn keep(&self, index: usize, image: Arc<Rgb>) -> Arc<Rgb> {
+        let Some(slot) = self.cached.get(index) else { return image };
         let bytes = image.data.len() as u64;
         let taken =
             self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
-        if taken.is_ok() && self.cached[index].set(Arc::clone(&image)).is_err() {
+        if taken.is_ok() && slot.set(Arc::clone(&image)).is_err() {
             // another thread was faster; give the room back
             self.room.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -81,8 +93,15 @@ impl Store {
 
     fn report(&self, index: usize, error: &str) {
         let Ok(mut broken) = self.broken.lock() else { return };
-        if broken.insert(index, error.to_owned()).is_none() {
-            eprintln!("warning: skipped: {error}");
+        if broken.insert(index, error.to_owned()).is_some() {
+            return;
+        }
+        match broken.len() {
+            n if n < NAMED => eprintln!("warning: skipped: {error}"),
+            NAMED => eprintln!(
+                "warning: skipped: {error}; further ones are not named; hint: `occlude-train dataset check` names all"
+            ),
+            _ => {}
         }
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use occlude_preprocess::files;
+use occlude_dataset::{Dataset, Options};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -43,7 +43,7 @@ const ROLLBACK_LR: f64 = 0.5;
 /// What a run is told besides its [`Config`]; none of it changes what is computed, as long as nothing collapses.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Folder of pictures.
+    /// The data set: a folder, a list or shards.
     pub data: PathBuf,
     /// Folder of the run.
     pub out: PathBuf,
@@ -89,15 +89,15 @@ pub enum End {
 pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     config.validate()?;
     let resume = run.resume.as_deref().map(snapshot::locate).transpose()?;
-    let listing = files::list(&run.data)?;
-    let (n, batch) = (listing.samples.len(), config.batch_size * config.accumulate);
+    let dataset = Dataset::open(&run.data, &Options::default())?;
+    let (n, batch) = (dataset.len(), config.batch_size * config.accumulate);
     ensure!(
         batch <= n,
         "`{}` has {n} pictures, fewer than the {batch} of a step (`--batch-size` times `--accumulate`); hint: a smaller batch or more pictures",
         run.data.display(),
     );
     let online = run.online.as_ref().map(|o| Online::open(o, &run.data)).transpose()?;
-    let store = Arc::new(Store::new(listing, run.cache_bytes));
+    let store = Arc::new(Store::new(dataset, run.cache_bytes));
     let method = method::build(config, run.bf16, run.device)?;
     prepare_folder(run)?;
     let mut engine = Engine::new(config, run, store, method);

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use occlude_preprocess::{Preprocess, files};
+use occlude_dataset::{Dataset, Options};
+use occlude_preprocess::Preprocess;
 use rand::SeedableRng;
 use serde_json::{Map, Value, json};
 
@@ -28,10 +29,10 @@ pub struct OnlineKnn {
 /// Neighbours that vote.
 const K: i64 = 20;
 
-/// The listed folders.
+/// The data sets, and which pictures of them.
 pub(super) struct Online {
-    train: Vec<files::Sample>,
-    val: Vec<files::Sample>,
+    train: (Dataset, Vec<usize>),
+    val: (Dataset, Vec<usize>),
     every: usize,
 }
 
@@ -53,23 +54,27 @@ impl Found {
 }
 
 impl Online {
-    /// Lists both folders.
+    /// Opens both data sets.
     ///
     /// # Errors
     /// Where one of them has no classes, or they differ.
     pub(super) fn open(settings: &OnlineKnn, data: &Path) -> Result<Self> {
         let bank = settings.train.as_deref().unwrap_or(data);
-        let (train, val) = (files::list(bank)?, files::list(&settings.val)?);
+        let open = |path: &Path| Dataset::open(path, &Options::default());
+        let (train, val) = (open(bank)?, open(&settings.val)?);
         ensure!(
-            !val.classes.is_empty() && train.classes == val.classes,
+            !val.classes().is_empty() && train.classes() == val.classes(),
             "online kNN needs the same class folders in `{}` ({} of them) and `{}` ({}); hint: `--knn-train` names a labelled folder of neighbours",
             bank.display(),
-            train.classes.len(),
+            train.classes().len(),
             settings.val.display(),
-            val.classes.len()
+            val.classes().len()
         );
-        let pick = |samples: Vec<files::Sample>, of| choose(samples, settings.limit, of);
-        Ok(Self { train: pick(train.samples, 1), val: pick(val.samples, 2), every: settings.every })
+        let pick = |data: Dataset, of| {
+            let which = choose(data.len(), settings.limit, of);
+            (data, which)
+        };
+        Ok(Self { train: pick(train, 1), val: pick(val, 2), every: settings.every })
     }
 
     /// Whether `epoch` (from 0) ends with a measurement.
@@ -83,24 +88,25 @@ impl Online {
     /// Where no picture can be read, or the picture not be written.
     pub(super) fn measure(&self, encoder: &Encoder, contract: &Preprocess, run: &Run) -> Result<Found> {
         let extractor = Extractor::Encoder(encoder, contract);
-        let train = extractor.run(&self.train, run.workers).context("online kNN, neighbours")?;
-        let val = extractor.run(&self.val, run.workers).context("online kNN, queries")?;
-        let (queries, neighbours) = (val.paths.len(), train.paths.len());
+        let features = |(data, which): &(Dataset, Vec<usize>)| extractor.run_some(data, which, run.workers);
+        let train = features(&self.train).context("online kNN, neighbours")?;
+        let val = features(&self.val).context("online kNN, queries")?;
+        let (queries, neighbours) = (val.samples.len(), train.samples.len());
         let k = K.min(neighbours as i64);
         let scores = tch::no_grad(|| knn(&train, &val, &[k]))?;
-        picture::neighbours(&run.out.join("neighbours.png"), &train, &val)?;
+        picture::neighbours(&run.out.join("neighbours.png"), (&self.train.0, &train), (&self.val.0, &val))?;
         Ok(Found { k, top1: scores.first().map_or(0.0, |s| s.1), queries, neighbours })
     }
 }
 
-/// At most `limit` of the samples, the same ones every time.
-fn choose(samples: Vec<files::Sample>, limit: usize, of: u64) -> Vec<files::Sample> {
-    if samples.len() <= limit {
-        return samples;
+/// At most `limit` of `n` positions, ascending, the same ones every time.
+fn choose(n: usize, limit: usize, of: u64) -> Vec<usize> {
+    if n <= limit {
+        return (0..n).collect();
     }
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(of);
     let mut picked: Vec<usize> =
-        permutation(samples.len(), &mut rng).into_iter().take(limit).map(|i| i as usize).collect();
+        permutation(n, &mut rng).into_iter().take(limit).map(|i| i as usize).collect();
     picked.sort_unstable();
-    picked.into_iter().filter_map(|i| samples.get(i).cloned()).collect()
+    picked
 }

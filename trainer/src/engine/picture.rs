@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use image::{Rgb, RgbImage};
+use occlude_dataset::Dataset;
 use occlude_preprocess::{Limits, Preprocess};
 use tch::{Kind, Tensor};
 
@@ -64,18 +65,22 @@ pub(super) fn write(path: &Path, preview: &Preview, contract: &Preprocess) -> Re
 ///
 /// # Errors
 /// Where the file cannot be written.
-pub(super) fn neighbours(path: &Path, train: &FeatureSet, val: &FeatureSet) -> Result<()> {
-    let n = val.paths.len() as i64;
+pub(super) fn neighbours(
+    path: &Path,
+    (gallery, train): (&Dataset, &FeatureSet),
+    (asked, val): (&Dataset, &FeatureSet),
+) -> Result<()> {
+    let n = val.samples.len() as i64;
     let rows: Vec<i64> = (0..ROWS.min(n)).map(|i| i * n / ROWS.min(n)).collect();
     let queries = normalize(&val.features.index_select(0, &Tensor::from_slice(&rows)));
-    let k = NEIGHBOURS.min(train.paths.len() as i64);
+    let k = NEIGHBOURS.min(train.samples.len() as i64);
     let (_, nearest) = queries.matmul(&normalize(&train.features).transpose(0, 1)).topk(k, 1, true, true);
     let tile = TILE + GAP;
     let size = (tile * (k as u32 + 1) + GAP, tile * rows.len() as u32 - GAP);
     let mut sheet = RgbImage::from_pixel(size.0, size.1, Rgb([255; 3]));
     for (y, &row) in (0i64..).zip(&rows) {
-        let near = (0..k).map(|x| &train.paths[nearest.int64_value(&[y, x]) as usize]);
-        for (x, file) in (0u32..).zip(std::iter::once(&val.paths[row as usize]).chain(near)) {
+        let near = (0..k).map(|x| (gallery, train.samples[nearest.int64_value(&[y, x]) as usize]));
+        for (x, file) in (0u32..).zip(std::iter::once((asked, val.samples[row as usize])).chain(near)) {
             // a gap sets the query apart; a file that has vanished leaves its tile white
             let left = x * tile + if x > 0 { 2 * GAP } else { 0 };
             if let Some(picture) = thumbnail(file) {
@@ -86,8 +91,8 @@ pub(super) fn neighbours(path: &Path, train: &FeatureSet, val: &FeatureSet) -> R
     save(path, &sheet)
 }
 
-fn thumbnail(file: &Path) -> Option<RgbImage> {
-    let image = occlude_preprocess::load(file, &Limits::default()).ok()?.image;
+fn thumbnail((data, at): (&Dataset, usize)) -> Option<RgbImage> {
+    let image = data.decode(at, &Limits::default(), &mut Vec::new()).ok()?.image;
     let contract = Preprocess::imagenet(TILE);
     let pixels = contract.pixels(&image);
     RgbImage::from_raw(pixels.width, pixels.height, pixels.data)

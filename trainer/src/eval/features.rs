@@ -1,11 +1,10 @@
 //! Features of labelled pictures: by an encoder and its contract, or of the pixels themselves.
 
-use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, ensure};
-use occlude_preprocess::files::Sample;
+use occlude_dataset::Dataset;
 use occlude_preprocess::{Interpolation, Limits, Preprocess, Rgb};
 use tch::{Device, Kind, Tensor};
 
@@ -24,8 +23,8 @@ pub struct FeatureSet {
     pub features: Tensor,
     /// `(N)` int64; -1 where a picture has no class.
     pub labels: Tensor,
-    /// Where they come from.
-    pub paths: Vec<PathBuf>,
+    /// Their positions in the data set, ascending.
+    pub samples: Vec<usize>,
 }
 
 /// Turns pictures into features.
@@ -37,28 +36,36 @@ pub enum Extractor<'a> {
 }
 
 impl Extractor<'_> {
-    /// Features of `samples`, decoded on `workers` threads; unreadable files are reported on stderr and left out.
+    /// Features of a data set, decoded on `workers` threads; unreadable files are reported on stderr and left out.
     ///
     /// # Errors
     /// Where none of them can be read.
-    pub fn run(&self, samples: &[Sample], workers: usize) -> Result<FeatureSet> {
-        let (mut parts, mut labels, mut paths) = (Vec::new(), Vec::new(), Vec::new());
-        for chunk in samples.chunks(BATCH) {
-            let read = decode(chunk, self.contract(), workers);
+    pub fn run(&self, data: &Dataset, workers: usize) -> Result<FeatureSet> {
+        self.run_some(data, &(0..data.len()).collect::<Vec<_>>(), workers)
+    }
+
+    /// The same of the pictures at `which`, ascending positions.
+    ///
+    /// # Errors
+    /// Where none of them can be read.
+    pub fn run_some(&self, data: &Dataset, which: &[usize], workers: usize) -> Result<FeatureSet> {
+        let (mut parts, mut labels, mut samples) = (Vec::new(), Vec::new(), Vec::new());
+        for chunk in which.chunks(BATCH) {
+            let read = decode(data, chunk, self.contract(), workers);
             let images: Vec<&Rgb> = read.iter().map(|(_, image)| image).collect();
             if images.is_empty() {
                 continue;
             }
             parts.push(self.features(&images));
-            labels.extend(read.iter().map(|(s, _)| s.class.map_or(-1, i64::from)));
-            paths.extend(read.iter().map(|(s, _)| s.path.clone()));
+            labels.extend(read.iter().map(|(i, _)| data.class(*i).map_or(-1, i64::from)));
+            samples.extend(read.iter().map(|(i, _)| *i));
         }
         ensure!(
             !parts.is_empty(),
             "none of the {} pictures can be read; hint: the warnings above say why",
-            samples.len()
+            which.len()
         );
-        Ok(FeatureSet { features: Tensor::cat(&parts, 0), labels: Tensor::from_slice(&labels), paths })
+        Ok(FeatureSet { features: Tensor::cat(&parts, 0), labels: Tensor::from_slice(&labels), samples })
     }
 
     fn contract(&self) -> &Preprocess {
@@ -88,17 +95,15 @@ impl Extractor<'_> {
 }
 
 /// The pictures of a chunk that can be read, resized and cropped as `contract` says, in order.
-fn decode<'s>(samples: &'s [Sample], contract: &Preprocess, workers: usize) -> Vec<(&'s Sample, Rgb)> {
+fn decode(data: &Dataset, chunk: &[usize], contract: &Preprocess, workers: usize) -> Vec<(usize, Rgb)> {
     let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(samples.len()));
+    let done = Mutex::new(Vec::with_capacity(chunk.len()));
     std::thread::scope(|scope| {
-        for _ in 0..workers.clamp(1, samples.len().max(1)) {
+        for _ in 0..workers.clamp(1, chunk.len().max(1)) {
             scope.spawn(|| {
-                while let Some((i, sample)) = {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    samples.get(i).map(|s| (i, s))
-                } {
-                    match occlude_preprocess::load(&sample.path, &Limits::default()) {
+                let mut bytes = Vec::new();
+                while let Some(&i) = chunk.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match data.decode(i, &Limits::default(), &mut bytes) {
                         Ok(decoded) => {
                             let pixels = contract.pixels(&decoded.image);
                             if let Ok(mut done) = done.lock() {
@@ -113,7 +118,7 @@ fn decode<'s>(samples: &'s [Sample], contract: &Preprocess, workers: usize) -> V
     });
     let mut done = done.into_inner().unwrap_or_default();
     done.sort_by_key(|(i, _)| *i);
-    done.into_iter().map(|(i, image)| (&samples[i], image)).collect()
+    done
 }
 
 /// `(N, 3, H, W)`: what the contract makes of cropped pictures of one size, on `device`.

@@ -58,7 +58,7 @@ mod tests {
 
     fn set(features: &[[f32; 2]], labels: &[i64]) -> FeatureSet {
         let features = Tensor::from_slice(&features.concat()).view([-1, 2]);
-        FeatureSet { features, labels: Tensor::from_slice(labels), paths: vec![] }
+        FeatureSet { features, labels: Tensor::from_slice(labels), samples: vec![] }
     }
 
     #[test]
@@ -79,8 +79,8 @@ mod tests {
         tch::manual_seed(2);
         let random = |n: i64| Tensor::randn([n, 8], (Kind::Float, Device::Cpu));
         let labels = |n: i64| Tensor::randint(5, [n], (Kind::Int64, Device::Cpu));
-        let train = FeatureSet { features: random(60), labels: labels(60), paths: vec![] };
-        let val = FeatureSet { features: random(600), labels: labels(600), paths: vec![] };
+        let train = FeatureSet { features: random(60), labels: labels(60), samples: vec![] };
+        let val = FeatureSet { features: random(600), labels: labels(600), samples: vec![] };
         let rows = |t: &Tensor| -> Vec<Vec<f64>> {
             let t = normalize(t);
             (0..t.size()[0])

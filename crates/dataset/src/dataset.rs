@@ -1,0 +1,357 @@
+//! The data set itself.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use occlude_preprocess::files::ListError;
+use occlude_preprocess::{Decoded, Limits, decode};
+
+use crate::Error;
+use crate::cache::{self, CacheFile};
+use crate::folder;
+use crate::index::{Index, NONE};
+use crate::list;
+use crate::shards::{self, Shards};
+use crate::stamp::Stamp;
+
+/// Largest file that is read as a picture.
+pub const MAX_PICTURE_BYTES: u64 = 512 << 20;
+
+/// How to open a data set.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the paths of a list lie in; what the list says unless given.
+    pub root: Option<PathBuf>,
+    /// Where indices are kept.
+    pub cache: Cache,
+    /// Fewest pictures whose index is kept; smaller data sets are indexed in no time.
+    pub cache_from: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { root: None, cache: Cache::Default, cache_from: 10_000 }
+    }
+}
+
+/// Where indices are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// In [`default_cache_folder`](crate::default_cache_folder).
+    Default,
+    /// In this folder.
+    Folder(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+impl Cache {
+    fn folder(&self) -> Option<PathBuf> {
+        match self {
+            Self::Default => cache::default_folder(),
+            Self::Folder(path) => Some(path.clone()),
+            Self::Off => None,
+        }
+    }
+}
+
+/// Whether pictures are files, or parts of shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Files = 0,
+    Shards = 1,
+}
+
+impl Kind {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Files, Self::Shards].into_iter().find(|&kind| kind as u8 == byte)
+    }
+}
+
+/// Pictures in an order that is always the same, with their classes where there are any.
+///
+/// It holds names, not pictures; any thread reads any picture.
+#[derive(Debug)]
+pub struct Dataset {
+    /// What places lie in.
+    root: PathBuf,
+    index: Index,
+    /// `None` where every picture is a file.
+    shards: Option<Shards>,
+}
+
+impl Dataset {
+    /// Opens what `path` names.
+    ///
+    /// - A folder, flat or with one sub-folder per class (sorted; at any depth below it), of files
+    ///   named *.jpg, *.jpeg, *.png or *.webp in any case. Hidden names are skipped, links followed.
+    /// - A folder with shards (*.tar) and no picture: `key.jpg` is a picture, `key.cls` beside it its
+    ///   class, as a number or a name; `classes.txt` in the folder names the classes in order. A
+    ///   single shard likewise.
+    /// - A list (*.txt): a path a line; then, where there is a class, a tab and its name or number, or a
+    ///   blank and its number. Empty lines and lines that begin with `#` are skipped. Paths lie below
+    ///   [`Options::root`], or the folder that a line `# root: FOLDER` names, or that of the list.
+    ///   Without any class, the first folder of each path is its.
+    ///
+    /// # Errors
+    /// [`Error`], which names the file or folder.
+    pub fn open(path: &Path, options: &Options) -> Result<Self, Error> {
+        let meta = fs::metadata(path).map_err(|e| missing(path, e))?;
+        if meta.is_dir() {
+            return Self::open_cached(path, path, options, || index_folder(path));
+        }
+        if folder::is_shard(path) {
+            let parent = path.parent().unwrap_or(Path::new(""));
+            let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+            let index = || Ok((Kind::Shards, shards::index(path, parent, &[name], None)?));
+            return Self::open_cached(path, parent, options, index);
+        }
+        if is_list(path) {
+            let (root, index) = list::open(path, options.root.as_deref())?;
+            return Ok(Self { root, index, shards: None });
+        }
+        Err(Error::NotADataset { path: path.to_owned() })
+    }
+
+    /// Single files without classes, in this order; nothing is looked at yet.
+    ///
+    /// # Errors
+    /// [`Error::NotADataset`] for a path that ends in no name.
+    pub fn of_files<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Result<Self, Error> {
+        let mut index = Index::default();
+        for path in paths {
+            let bad = || Error::NotADataset { path: path.to_owned() };
+            let name = path.file_name().ok_or_else(bad)?;
+            let folder = path.parent().unwrap_or(Path::new(""));
+            let place = match index.places.last() {
+                Some(place) if place.path == folder => index.places.len() as u32 - 1,
+                _ => index.add_place(folder.to_owned(), Stamp::default()).map_err(|_| bad())?,
+            };
+            index.push(place, name.as_encoded_bytes(), NONE).map_err(|_| bad())?;
+        }
+        Ok(Self { root: PathBuf::new(), index, shards: None })
+    }
+
+    /// Opens what a command line names, in its order: data sets, and single pictures of any name.
+    /// Pictures next to each other share a data set.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::Read`] for a picture that is not there.
+    pub fn open_all(paths: &[PathBuf], options: &Options) -> Result<Vec<Self>, Error> {
+        let is_single = |path: &Path| !path.is_dir() && !folder::is_shard(path) && !is_list(path);
+        let groups = paths.chunk_by(|a, b| is_single(a) && is_single(b));
+        let open = |group: &[PathBuf]| match group {
+            [path] if !is_single(path) => Self::open(path, options),
+            group => {
+                for path in group {
+                    fs::metadata(path).map_err(|e| Error::read(path, e))?;
+                }
+                Self::of_files(group.iter().map(PathBuf::as_path))
+            }
+        };
+        groups.map(open).collect()
+    }
+
+    fn open_cached(
+        path: &Path,
+        root: &Path,
+        options: &Options,
+        build: impl FnOnce() -> Result<(Kind, Index), Error>,
+    ) -> Result<Self, Error> {
+        let cached = options.cache.folder().and_then(|folder| CacheFile::new(&folder, path));
+        let found = cached.as_ref().and_then(|file| file.load(root));
+        let (kind, index) = match found {
+            Some(found) => found,
+            None => {
+                let now = SystemTime::now();
+                let (kind, index) = build()?;
+                if let Some(file) = cached.filter(|_| index.len() >= options.cache_from) {
+                    // a cache that cannot be written costs time, nothing else
+                    let _ = file.store(kind, &index, now);
+                }
+                (kind, index)
+            }
+        };
+        let shards = (kind == Kind::Shards).then(|| Shards::new(root, &index));
+        Ok(Self { root: root.to_owned(), index, shards })
+    }
+
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Names of the classes; empty where pictures have none.
+    pub fn classes(&self) -> &[String] {
+        &self.index.classes
+    }
+
+    /// Class of a picture, as position in [`classes`](Self::classes).
+    pub fn class(&self, i: usize) -> Option<u32> {
+        self.index.class(i)
+    }
+
+    /// What to call a picture: the file's path, or `shard.tar:key.jpg`.
+    pub fn name(&self, i: usize) -> String {
+        let place = self.root.join(self.index.place_path(i));
+        match &self.shards {
+            Some(_) => format!("{}:{}", place.display(), self.index.name(i).display()),
+            None => place.join(self.index.name(i)).display().to_string(),
+        }
+    }
+
+    /// Path of a picture that is a file; `None` in a shard.
+    pub fn path(&self, i: usize) -> Option<PathBuf> {
+        (self.shards.is_none() && i < self.len())
+            .then(|| self.root.join(self.index.place_path(i)).join(self.index.name(i)))
+    }
+
+    /// The folder of a folder or list, which relative paths begin at; that of the shards.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Reads the bytes of a picture into `buf`, in place of what it held; on an error it is empty.
+    ///
+    /// # Errors
+    /// [`Error::Read`] and [`Error::TooLarge`], which name the picture.
+    pub fn read(&self, i: usize, buf: &mut Vec<u8>) -> Result<(), Error> {
+        buf.clear();
+        let size = match &self.shards {
+            None => self.path(i).ok_or(io::ErrorKind::NotFound.into()).and_then(|path| read_file(&path, buf)),
+            Some(shards) => self.read_part(shards, i, buf),
+        };
+        match size {
+            Ok(bytes) if bytes > MAX_PICTURE_BYTES => {
+                buf.clear();
+                Err(Error::TooLarge { name: self.name(i), bytes })
+            }
+            Ok(_) => Ok(()),
+            Err(reason) => {
+                buf.clear();
+                Err(Error::Read { name: self.name(i), reason })
+            }
+        }
+    }
+
+    fn read_part(&self, shards: &Shards, i: usize, buf: &mut Vec<u8>) -> io::Result<u64> {
+        let span = *self.index.spans.get(i).ok_or(io::ErrorKind::NotFound)?;
+        if span.len <= MAX_PICTURE_BYTES {
+            buf.resize(span.len as usize, 0);
+            shards.read(self.index.place_of(i), span, buf)?;
+        }
+        Ok(span.len)
+    }
+
+    /// Reads and decodes a picture; its bytes stay in `buf`.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read), and [`Error::Decode`].
+    pub fn decode(&self, i: usize, limits: &Limits, buf: &mut Vec<u8>) -> Result<Decoded, Error> {
+        self.read(i, buf)?;
+        decode(buf, limits).map_err(|reason| Error::Decode { name: self.name(i), reason })
+    }
+
+    /// One picture.
+    pub fn sample(&self, index: usize) -> Sample<'_> {
+        Sample { dataset: self, index }
+    }
+
+    /// All pictures, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Sample<'_>> {
+        (0..self.len()).map(|index| self.sample(index))
+    }
+
+    /// The bytes that a file's name and folder take, for selecting by name.
+    pub(crate) fn file_name(&self, i: usize) -> &std::ffi::OsStr {
+        self.index.name(i)
+    }
+
+    /// Folder of a picture below the root.
+    pub(crate) fn folder(&self, i: usize) -> &Path {
+        self.index.place_path(i)
+    }
+
+    /// Whether pictures are parts of shards.
+    pub(crate) fn is_sharded(&self) -> bool {
+        self.shards.is_some()
+    }
+}
+
+/// A picture of a data set.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample<'a> {
+    dataset: &'a Dataset,
+    /// Its number.
+    pub index: usize,
+}
+
+impl Sample<'_> {
+    /// See [`Dataset::class`].
+    pub fn class(&self) -> Option<u32> {
+        self.dataset.class(self.index)
+    }
+
+    /// See [`Dataset::name`].
+    pub fn name(&self) -> String {
+        self.dataset.name(self.index)
+    }
+
+    /// See [`Dataset::read`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&self, buf: &mut Vec<u8>) -> Result<(), Error> {
+        self.dataset.read(self.index, buf)
+    }
+}
+
+fn is_list(path: &Path) -> bool {
+    path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("txt"))
+}
+
+fn missing(path: &Path, reason: io::Error) -> Error {
+    let path = path.to_owned();
+    match reason.kind() {
+        // the words that a folder that is missing always had
+        io::ErrorKind::NotFound => ListError::Missing { path }.into(),
+        _ => ListError::Read { path, reason }.into(),
+    }
+}
+
+/// A folder of pictures, or of shards where there is no picture in it.
+fn index_folder(path: &Path) -> Result<(Kind, Index), Error> {
+    let top = folder::look(path)?;
+    let shards: Vec<PathBuf> = top.shards().iter().map(PathBuf::from).collect();
+    let stamp = top.stamp();
+    if shards.is_empty() || top.has_folders() {
+        match top.index() {
+            Err(Error::Folder(ListError::Empty { .. })) if !shards.is_empty() => {}
+            indexed => return Ok((Kind::Files, indexed?)),
+        }
+    }
+    Ok((Kind::Shards, shards::index(path, path, &shards, Some(stamp))?))
+}
+
+/// Reads a file by its size; only what has none, like a pipe, is read to its end. The size.
+fn read_file(path: &Path, buf: &mut Vec<u8>) -> io::Result<u64> {
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    if size > MAX_PICTURE_BYTES {
+        return Ok(size);
+    }
+    if size == 0 {
+        return file.take(MAX_PICTURE_BYTES + 1).read_to_end(buf).map(|n| n as u64);
+    }
+    buf.resize(size as usize, 0);
+    file.read_exact_at(buf, 0)?;
+    Ok(size)
+}

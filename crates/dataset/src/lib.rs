@@ -1,0 +1,43 @@
+//! Data sets of pictures: a folder, a list file or tar shards, behind one index.
+//!
+//! [`Dataset`] tells how many pictures there are, of which class each is, and hands out the bytes of
+//! any of them from any thread; what it holds in memory is the index. [`prepare`] unpacks, sorts,
+//! selects, packs and checks data sets. Unix only: names are bytes and files are read by position.
+//!
+//! ```no_run
+//! use occlude_dataset::{Dataset, Options};
+//!
+//! let data = Dataset::open("photos/train".as_ref(), &Options::default())?;
+//! let mut bytes = Vec::new();
+//! for sample in data.iter() {
+//!     sample.read(&mut bytes)?;
+//!     println!("{} {:?} {}", sample.name(), sample.class(), bytes.len());
+//! }
+//! # Ok::<(), occlude_dataset::Error>(())
+//! ```
+
+mod cache;
+mod dataset;
+mod error;
+mod folder;
+mod index;
+mod labels;
+mod list;
+pub mod prepare;
+mod progress;
+mod shards;
+mod stamp;
+mod tar_scan;
+
+pub use cache::default_folder as default_cache_folder;
+pub use dataset::{Cache, Dataset, MAX_PICTURE_BYTES, Options, Sample};
+pub use error::Error;
+pub use progress::{Progress, with_workers};
+
+/// Parsers of foreign bytes, for the fuzz targets.
+#[doc(hidden)]
+pub mod parse {
+    pub use crate::cache::fuzz as cache;
+    pub use crate::list::fuzz as list;
+    pub use crate::tar_scan::fuzz as shard;
+}

@@ -1,0 +1,230 @@
+//! Subsets: classes from a list, a number or a share of each class.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::output::{Durable, Link, Staging, is_plain, write_whole};
+use crate::dataset::Dataset;
+use crate::list::ROOT;
+use crate::{Error, Progress};
+
+/// Which pictures to take.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Names of the classes to take; `None` takes all.
+    pub classes: Option<Vec<String>>,
+    /// How many of each.
+    pub amount: Amount,
+    /// Take the first ones in order in place of random ones.
+    pub first: bool,
+    /// Seed of the choice.
+    pub seed: u64,
+}
+
+/// How many pictures of each class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Amount {
+    /// All.
+    All,
+    /// This number, or all where there are fewer.
+    PerClass(usize),
+    /// This share, rounded, and at least one; 0 to 100.
+    Percent(f64),
+}
+
+impl Amount {
+    fn of(self, n: usize) -> usize {
+        match self {
+            Self::All => n,
+            Self::PerClass(most) => most.min(n),
+            Self::Percent(share) => ((share / 100.0 * n as f64).round() as usize).clamp(1.min(n), n),
+        }
+    }
+}
+
+/// Reads the names of classes from a file: the first word of each line, `#` before remarks.
+///
+/// # Errors
+/// [`Error::Read`], and [`Error::Empty`] where there is no name.
+pub fn read_classes(path: &Path) -> Result<Vec<String>, Error> {
+    let text = fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+    let words =
+        text.lines().filter(|line| !line.starts_with('#')).filter_map(|l| l.split_whitespace().next());
+    let names: Vec<String> = words.map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err(Error::Empty { path: path.to_owned(), hint: "one name of a class a line" });
+    }
+    Ok(names)
+}
+
+/// Chooses pictures; their numbers, in order.
+///
+/// The choice depends on the seed and on the paths below the root, on nothing else. A smaller share is
+/// part of a larger one with the same seed. Pictures without a class are left out where there are
+/// classes, and are one class where there are none.
+///
+/// # Errors
+/// [`Error::Unsuitable`] for a class that is not there.
+pub fn select(data: &Dataset, selection: &Selection) -> Result<Vec<usize>, Error> {
+    let mut groups = vec![Vec::new(); data.classes().len().max(1)];
+    for i in 0..data.len() {
+        let class = if data.classes().is_empty() { Some(0) } else { data.class(i) };
+        if let Some(group) = class.and_then(|class| groups.get_mut(class as usize)) {
+            group.push(i);
+        }
+    }
+    if let Some(names) = &selection.classes {
+        let wanted = wanted(data, names)?;
+        groups =
+            groups.into_iter().zip(wanted).filter_map(|(group, wanted)| wanted.then_some(group)).collect();
+    }
+    let mut chosen = Vec::new();
+    for mut group in groups {
+        let count = selection.amount.of(group.len());
+        if count < group.len() && !selection.first {
+            group.sort_by_cached_key(|&i| rank(data, i, selection.seed));
+        }
+        chosen.extend(group.into_iter().take(count));
+    }
+    chosen.sort_unstable();
+    Ok(chosen)
+}
+
+/// For each class, whether it is among `names`.
+fn wanted(data: &Dataset, names: &[String]) -> Result<Vec<bool>, Error> {
+    let mut wanted = vec![false; data.classes().len()];
+    for name in names {
+        let place = data.classes().iter().position(|class| class == name);
+        let slot = place.and_then(|at| wanted.get_mut(at)).ok_or_else(|| Error::Unsuitable {
+            what: format!("`{}` has no class `{name}`", data.root().display()),
+            hint: "the list names classes as their folders are named",
+        })?;
+        *slot = true;
+    }
+    Ok(wanted)
+}
+
+/// A random number for each picture that stays the same wherever the data set lies.
+pub(super) fn rank(data: &Dataset, i: usize, seed: u64) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_le_bytes());
+    hash.update(data.folder(i).as_os_str().as_bytes());
+    hash.update(b"/");
+    hash.update(data.file_name(i).as_bytes());
+    let digest = hash.finalize();
+    digest.first_chunk().copied().unwrap_or_default()
+}
+
+/// Makes a folder with a link to each chosen picture, in folders as in the source; nothing is copied.
+///
+/// # Errors
+/// [`Error::Exists`], [`Error::Write`]; [`Error::Unsuitable`] for shards, whose pictures are no files.
+pub fn link_subset(
+    data: &Dataset,
+    chosen: &[usize],
+    out: &Path,
+    link: Link,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    refuse_shards(data, "link to")?;
+    let staging = Staging::beside(out)?;
+    progress.begin(chosen.len() as u64, "pictures");
+    let mut made = PathBuf::new();
+    for &i in chosen {
+        let Some(from) = data.path(i) else { continue };
+        let folder = staging.path().join(target_folder(data, i)?);
+        if folder != made {
+            fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+            made.clone_from(&folder);
+        }
+        link.make(&from, &folder.join(data.file_name(i)))?;
+        progress.advance(1);
+    }
+    staging.finish()
+}
+
+/// The folder of a picture below the root or, where a list leads elsewhere, that of its class.
+fn target_folder(data: &Dataset, i: usize) -> Result<PathBuf, Error> {
+    let folder = data.folder(i);
+    if folder.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Ok(folder.to_owned());
+    }
+    let class = data.class(i).and_then(|class| data.classes().get(class as usize));
+    match class {
+        None => Ok(PathBuf::new()),
+        Some(class) if is_plain(class.as_bytes()) => Ok(class.into()),
+        Some(class) => Err(Error::Unsuitable {
+            what: format!("the class `{class}` cannot be a folder's name"),
+            hint: "`--list` writes a list in place of links",
+        }),
+    }
+}
+
+fn refuse_shards(data: &Dataset, what: &str) -> Result<(), Error> {
+    if data.is_sharded() {
+        return Err(Error::Unsuitable {
+            what: format!("`{}` has shards: there are no files to {what}", data.root().display()),
+            hint: "choose from the folder that the shards were made of",
+        });
+    }
+    Ok(())
+}
+
+/// Writes a list of the chosen pictures. It says where its paths begin: the source's root, relative
+/// where that lies below the list's own folder.
+///
+/// # Errors
+/// [`Error::Write`]; [`Error::Unsuitable`] for shards, and for names that a line cannot hold.
+pub fn write_list(data: &Dataset, chosen: &[usize], path: &Path) -> Result<(), Error> {
+    refuse_shards(data, "list")?;
+    let real = |path: &Path| {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        fs::canonicalize(path).map_err(|e| Error::read(path, e))
+    };
+    let root = real(data.root())?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let root = match real(folder) {
+        Ok(folder) => root.strip_prefix(folder).map_or(root.clone(), Path::to_owned),
+        Err(_) => root,
+    };
+    let root = if root.as_os_str().is_empty() { PathBuf::from(".") } else { root };
+    let mut text = format!("{ROOT} ").into_bytes();
+    text.extend_from_slice(root.as_os_str().as_bytes());
+    text.push(b'\n');
+    // A tree's classes are its first folders, for lists too; writing them out would make numbers of
+    // folders whose names are numbers.
+    let implied = (0..data.len()).all(|i| implied_class(data, i));
+    for &i in chosen {
+        let line = data.folder(i).join(data.file_name(i));
+        let line = line.as_os_str().as_bytes();
+        let class = data.class(i).filter(|_| !implied).and_then(|class| data.classes().get(class as usize));
+        let holds = |b: &[u8]| !b.iter().any(|b| matches!(b, b'\t' | b'\n' | b'\r')) && b.trim_ascii() == b;
+        if !holds(line) || line.starts_with(b"#") || class.is_some_and(|class| !holds(class.as_bytes())) {
+            return Err(Error::Unsuitable {
+                what: format!("`{}` cannot stand in a list", data.name(i).escape_debug()),
+                hint: "tabs, line ends, blanks at the ends and a leading `#` have meanings there",
+            });
+        }
+        text.extend_from_slice(line);
+        if let Some(class) = class {
+            text.push(b'\t');
+            text.extend_from_slice(class.as_bytes());
+        }
+        text.push(b'\n');
+    }
+    write_whole(path, Durable::Now, |out| out.write_all(&text))
+}
+
+/// Whether a picture's class is what a list without classes says.
+fn implied_class(data: &Dataset, i: usize) -> bool {
+    let class = data.class(i).and_then(|class| data.classes().get(class as usize));
+    let first = data.folder(i).components().next();
+    match (class, first) {
+        (Some(class), Some(Component::Normal(first))) => first.as_bytes() == class.as_bytes(),
+        (None, _) => data.classes().is_empty(),
+        _ => false,
+    }
+}

@@ -1,0 +1,270 @@
+//! Where the pictures of a tar shard lie (WebDataset's convention: `key.jpg` and `key.cls`).
+
+use std::cell::Cell;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use occlude_preprocess::files::is_picture;
+
+use crate::index::{Index, NONE, Span};
+use crate::labels::Labels;
+use crate::stamp::Stamp;
+
+/// Most bytes between one entry and the next: headers, long names, extended headers.
+const MAX_HEADERS: u64 = 1 << 20;
+/// Longest name of an entry, and longest content of a `.cls`.
+const MAX_NAME: usize = 4096;
+
+/// The pictures of one shard, and the labels that its numbers mean.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// One place (the shard, its path still empty); labels are numbers of `labels`.
+    pub(crate) index: Index,
+    pub(crate) labels: Labels,
+}
+
+/// Counts what is read between two entries: the headers in front of an entry are read into memory
+/// whole, and a hostile one would say that it is as large as the file.
+struct Metered<'a, R> {
+    inner: R,
+    left: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        match self.left.get().checked_sub(n as u64) {
+            Some(left) => self.left.set(left),
+            None => return Err(io::Error::other("a header of more than 1 MiB")),
+        }
+        Ok(n)
+    }
+}
+
+impl<R: Seek> Seek for Metered<'_, R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
+/// Calls `f` with the name, place and content of every regular file in a tar file of `len` bytes.
+///
+/// # Errors
+/// In words, where the structure is broken, or what `f` says.
+pub(crate) fn each(
+    reader: impl Read + Seek,
+    len: u64,
+    mut f: impl FnMut(&[u8], Span, &mut dyn Read) -> Result<(), String>,
+) -> Result<(), String> {
+    let left = Cell::new(MAX_HEADERS);
+    let mut archive = tar::Archive::new(Metered { inner: reader, left: &left });
+    for entry in archive.entries_with_seek().map_err(|e| e.to_string())? {
+        let mut entry = entry.map_err(|e| e.to_string())?;
+        left.set(MAX_HEADERS);
+        let offset = entry.raw_file_position();
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let span = Span { offset, len: entry.size() };
+        if span.offset.checked_add(span.len).is_none_or(|end| end > len) {
+            return Err(format!("the entry at byte {offset} ends behind the file"));
+        }
+        let name = entry.path_bytes().into_owned();
+        let name = name.strip_prefix(b"./").unwrap_or(&name);
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Err(format!("the entry at byte {offset} has a name of {} bytes", name.len()));
+        }
+        f(name, span, &mut entry)?;
+    }
+    Ok(())
+}
+
+/// Finds the pictures of a shard of `len` bytes, and what its `.cls` entries say.
+///
+/// # Errors
+/// In words, where the structure is broken.
+pub(crate) fn scan(reader: impl Read + Seek, len: u64, stamp: Stamp) -> Result<Scan, String> {
+    let mut out = Scan::default();
+    out.index.add_place(PathBuf::new(), stamp).map_err(|_| "too large".to_owned())?;
+    let mut group = Group::default();
+    each(reader, len, |name, span, content| {
+        let Some((key, extension)) = key_and_extension(name) else { return Ok(()) };
+        if key != group.key {
+            group.finish(&mut out);
+            group = Group { key: key.to_owned(), first: out.index.len(), label: NONE };
+        }
+        if extension.eq_ignore_ascii_case(b"cls") {
+            group.label =
+                label(content, &mut out.labels).map_err(|e| format!("`{}`: {e}", name.escape_ascii()))?;
+        } else if is_picture_extension(extension) {
+            out.index.push(0, name, NONE).map_err(|_| "too many names".to_owned())?;
+            out.index.spans.push(span);
+        }
+        Ok(())
+    })?;
+    group.finish(&mut out);
+    Ok(out)
+}
+
+/// The entries of one key, which follow each other.
+struct Group {
+    key: Vec<u8>,
+    /// Its first picture.
+    first: usize,
+    label: u32,
+}
+
+impl Default for Group {
+    fn default() -> Self {
+        Self { key: Vec::new(), first: 0, label: NONE }
+    }
+}
+
+impl Group {
+    fn finish(&self, out: &mut Scan) {
+        if let Some(labels) = out.index.labels.get_mut(self.first..) {
+            labels.fill(self.label);
+        }
+    }
+}
+
+/// What comes before the first dot of the file's name, and what comes after; hidden files are none.
+fn key_and_extension(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let file = name.iter().rposition(|&b| b == b'/').map_or(0, |at| at + 1);
+    let dot = file + name.get(file..)?.iter().position(|&b| b == b'.')?;
+    (dot > file).then_some((name.get(..dot)?, name.get(dot + 1..)?))
+}
+
+/// `jpg`, not `seg.jpg`: that is another field of the sample.
+fn is_picture_extension(extension: &[u8]) -> bool {
+    let Ok(extension) = std::str::from_utf8(extension) else { return false };
+    !extension.contains('.') && is_picture(Path::new("x").with_extension(extension).as_os_str())
+}
+
+/// Reads a `.cls`; an empty one says nothing.
+fn label(entry: impl Read, labels: &mut Labels) -> io::Result<u32> {
+    let mut text = Vec::new();
+    entry.take(MAX_NAME as u64 + 1).read_to_end(&mut text)?;
+    if text.len() > MAX_NAME {
+        return Err(io::Error::other("a class of more than 4096 bytes"));
+    }
+    let text = std::str::from_utf8(&text).map_err(|_| io::Error::other("the class is not UTF-8"))?;
+    Ok(match text.trim() {
+        "" => NONE,
+        text => labels.add(text),
+    })
+}
+
+/// Scans any bytes, for the fuzz target.
+///
+/// # Panics
+/// Where a picture would lie outside the bytes.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let len = bytes.len() as u64;
+    let Ok(mut scan) = scan(io::Cursor::new(bytes), len, Stamp::default()) else { return };
+    let Ok((classes, map)) = scan.labels.resolve(Path::new("x.tar"), None) else { return };
+    scan.index.classes = classes;
+    for label in &mut scan.index.labels {
+        *label = map.get(*label as usize).copied().unwrap_or(NONE);
+    }
+    assert!(scan.index.is_sound());
+    assert!(scan.index.spans.iter().all(|span| span.offset + span.len <= len));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, data) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(data.len() as u64);
+            builder.append_data(&mut header, name, *data).expect("appended");
+        }
+        builder.into_inner().expect("finished")
+    }
+
+    fn scanned(bytes: &[u8]) -> Result<Scan, String> {
+        scan(io::Cursor::new(bytes), bytes.len() as u64, Stamp::default())
+    }
+
+    #[test]
+    fn pictures_with_their_places_and_the_classes_around_them() {
+        let long = format!("{}/x.png", "d".repeat(300));
+        let bytes = archive(&[
+            ("a.cls", b"7"),
+            ("a.jpg", b"first"),
+            ("a.json", b"{}"),
+            ("b.seg.png", b"no picture of its own"),
+            ("b.JPG", b"second"),
+            ("b.cls", b" dog\n"),
+            (&long, b"third"),
+            ("readme", b""),
+            (".hidden.jpg", b""),
+        ]);
+        let scan = scanned(&bytes).expect("sound");
+        let data = |span: &Span| &bytes[span.offset as usize..(span.offset + span.len) as usize];
+        let read: Vec<_> = scan.index.spans.iter().map(data).collect();
+        assert_eq!(read, [b"first".as_slice(), b"second", b"third"]);
+        assert_eq!(scan.index.name(2), long.as_str());
+        assert_eq!(scan.index.labels, [0, 1, NONE]);
+    }
+
+    #[test]
+    fn truncated_compressed_and_oversized() {
+        let bytes = archive(&[("a.jpg", &[1; 2000])]);
+        assert!(scanned(&bytes[..1500]).expect_err("cut").contains("behind the file"));
+        assert!(scanned(&[0x1f; 1024]).is_err());
+        let class = [b'x'; MAX_NAME + 1];
+        assert!(scanned(&archive(&[("a.cls", &class)])).expect_err("long").contains("`a.cls`"));
+        // a long name of 2 MiB, whole in the file
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(2 << 20);
+        header.set_cksum();
+        let bytes = [header.as_bytes().as_slice(), &vec![b'n'; 2 << 20]].concat();
+        assert!(scanned(&bytes).expect_err("large").contains("1 MiB"));
+    }
+
+    #[test]
+    fn keys_end_at_the_first_dot_of_the_name() {
+        let split = |name: &str| {
+            let name = name.as_bytes();
+            key_and_extension(name).map(|(k, e)| (k.to_vec(), e.to_vec()))
+        };
+        assert_eq!(split("a.b/c.d.jpg"), Some((b"a.b/c".to_vec(), b"d.jpg".to_vec())));
+        assert_eq!([split("a.b/c"), split("x/.jpg"), split("")], [None, None, None]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
+            fuzz(&bytes);
+        }
+
+        /// Bytes of a sound archive changed, with the checksum of each header made right again.
+        #[test]
+        fn changed_archives(changes in proptest::collection::vec((0usize..4096, any::<u8>()), 1..8), cut in 0usize..8192) {
+            let mut bytes = archive(&[("a.jpg", b"1"), ("a.cls", b"3"), (&"y".repeat(200), b"2"), ("b.png", b"")]);
+            for (at, value) in changes {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            for block in bytes.chunks_exact_mut(512) {
+                let mut header = tar::Header::new_old();
+                header.as_mut_bytes().copy_from_slice(block);
+                header.set_cksum();
+                // names and sizes stand in headers only; contents are short
+                if block[257..262] == *b"ustar" {
+                    block.copy_from_slice(header.as_bytes());
+                }
+            }
+            bytes.truncate(cut.max(512));
+            fuzz(&bytes);
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! Unpacking, sorting, selecting, packing and checking, on small real pictures.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Cursor;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Mutex;
+
+use image::{ImageFormat, Rgb, RgbImage};
+use occlude_dataset::prepare::{
+    Amount, CheckOptions, Link, PackOptions, Selection, Sorted, Truth, Unpacked, check, imagenet_train,
+    imagenet_val, link_subset, pack, read_classes, select, write_list,
+};
+use occlude_dataset::{Cache, Dataset, Error, Options, Progress, with_workers};
+
+/// A picture that only its number has.
+fn picture(number: u32, format: ImageFormat) -> Vec<u8> {
+    sized(number, 24, 20, format)
+}
+
+fn sized(number: u32, width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
+    let image =
+        RgbImage::from_fn(width, height, |x, y| Rgb([(x * 9) as u8, (y * 11) as u8, (number * 7) as u8]));
+    let mut out = Cursor::new(Vec::new());
+    image.write_to(&mut out, format).expect("encoded");
+    out.into_inner()
+}
+
+fn jpeg(number: u32) -> Vec<u8> {
+    picture(number, ImageFormat::Jpeg)
+}
+
+fn put(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().expect("has one")).expect("makes folders");
+    fs::write(path, bytes).expect("written");
+}
+
+fn tar(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, data) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        builder.append_data(&mut header, name, data.as_slice()).expect("appended");
+    }
+    builder.into_inner().expect("finished")
+}
+
+fn open(path: &Path) -> Dataset {
+    let options = Options { cache: Cache::Off, ..Options::default() };
+    Dataset::open(path, &options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// `class/name` of every picture.
+fn names(data: &Dataset, below: &Path) -> Vec<String> {
+    data.iter().map(|s| s.name().replace(&format!("{}/", below.display()), "")).collect()
+}
+
+fn bytes(data: &Dataset) -> Vec<Vec<u8>> {
+    let read = |i| {
+        let mut buf = Vec::new();
+        data.read(i, &mut buf).expect("read");
+        buf
+    };
+    (0..data.len()).map(read).collect()
+}
+
+/// Classes `c0`, `c1`, ... with `count` pictures each.
+fn tree(dir: &Path, classes: u32, count: u32) {
+    for class in 0..classes {
+        for i in 0..count {
+            put(&dir.join(format!("c{class}/p{i:03}.jpg")), &jpeg(class * count + i));
+        }
+    }
+}
+
+/// What was announced and what was done.
+#[derive(Default)]
+struct Told(Mutex<(u64, u64)>);
+
+impl Progress for Told {
+    fn begin(&self, total: u64, _: &'static str) {
+        self.0.lock().expect("sound").0 += total;
+    }
+    fn advance(&self, n: u64) {
+        self.0.lock().expect("sound").1 += n;
+    }
+}
+
+impl Told {
+    fn check(&self) {
+        let (total, done) = *self.0.lock().expect("sound");
+        assert!(total > 0 && total == done, "{done} of {total}");
+    }
+}
+
+#[test]
+fn training_archive_of_archives() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (archive, out) = (dir.path().join("train.tar"), dir.path().join("out"));
+    let class =
+        |n: u32| tar(&[(&format!("n{n}_1.JPEG"), jpeg(n)), (&format!("x/n{n}_2.JPEG"), jpeg(n + 50))]);
+    put(&archive, &tar(&[("n2.tar", class(2)), ("n1.tar", class(1)), ("readme", b"x".to_vec())]));
+    // left by a call that was killed
+    put(&out.join(".n1.partial/half.JPEG"), b"half");
+    let told = Told::default();
+    let done = with_workers(2, || imagenet_train(&archive, &out, &told)).expect("unpacked");
+    told.check();
+    assert_eq!(done, Unpacked { classes: 2, skipped: 0, pictures: 4 });
+    let data = open(&out);
+    assert_eq!(names(&data, &out), ["n1/n1_1.JPEG", "n1/n1_2.JPEG", "n2/n2_1.JPEG", "n2/n2_2.JPEG"]);
+    assert_eq!(bytes(&data)[3], jpeg(52));
+    assert_eq!(fs::read_dir(&out).expect("listed").count(), 2, "nothing hidden is left");
+
+    fs::remove_dir_all(out.join("n2")).expect("removed");
+    let told = Told::default();
+    let again = imagenet_train(&archive, &out, &told).expect("unpacked");
+    told.check();
+    assert_eq!(again, Unpacked { classes: 2, skipped: 1, pictures: 2 });
+}
+
+#[test]
+fn broken_training_archives() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (archive, out) = (dir.path().join("train.tar"), dir.path().join("out"));
+    let fails = |bytes: &[u8]| {
+        put(&archive, bytes);
+        let error = imagenet_train(&archive, &out, &()).expect_err("refused").to_string();
+        let left = fs::read_dir(&out).map_or(0, |entries| {
+            entries
+                .filter(|e| e.as_ref().is_ok_and(|e| e.file_name() == "n1" || e.file_name() == ".n1.partial"))
+                .count()
+        });
+        assert_eq!(left, 0, "{error}");
+        error
+    };
+    let mut inner = tar(&[("a.JPEG", jpeg(1)), ("b.JPEG", jpeg(2))]);
+    assert!(fails(&tar(&[("a.jpg", jpeg(1))])).contains("one tar file per class"));
+    assert!(fails(&tar(&[("n1.tar", inner.clone()), ("d/n1.tar", inner.clone())])).contains("twice"));
+    assert!(fails(&tar(&[("n1.tar", tar(&[("a.txt", vec![1])]))])).contains("no picture"));
+    assert!(
+        fails(&tar(&[("n1.tar", tar(&[("a.JPEG", vec![1]), ("x/a.JPEG", vec![2])]))])).contains("a.JPEG")
+    );
+    assert!(fails(&tar(&[("n1.tar", inner.clone())])[..2000]).contains("ends behind the file"));
+    inner.truncate(900);
+    assert!(fails(&tar(&[("n1.tar", inner)])).contains("n1.tar"));
+    assert!(imagenet_train(&dir.path().join("gone"), &out, &()).is_err());
+}
+
+#[test]
+fn validation_pictures_by_devkit_and_by_annotations() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name);
+    let name = |n: u32| format!("ILSVRC2012_val_{n:08}.JPEG");
+    put(
+        &at("val.tar"),
+        &tar(&[(&format!("val/{}", name(2)), jpeg(2)), (&name(1), jpeg(1)), (&name(3), jpeg(3))]),
+    );
+    put(&at("truth.txt"), b"2\n1\n2\n");
+    put(&at("synsets.txt"), b"1 n09 kit fox\n2 n01 setter\n");
+    let truth = Truth::List { file: at("truth.txt"), synsets: Some(at("synsets.txt")) };
+    let told = Told::default();
+    let sorted = imagenet_val(&at("val.tar"), &at("out"), &truth, Link::Auto, &told).expect("sorted");
+    told.check();
+    assert_eq!(sorted, Sorted { pictures: 3, classes: 2, skipped: 0 });
+    let expected = [format!("n01/{}", name(1)), format!("n01/{}", name(3)), format!("n09/{}", name(2))];
+    let data = open(&at("out"));
+    assert_eq!(names(&data, &at("out")), expected);
+    assert_eq!(bytes(&data), [jpeg(1), jpeg(3), jpeg(2)]);
+    let again = imagenet_val(&at("val.tar"), &at("out"), &truth, Link::Auto, &()).expect("sorted");
+    assert_eq!(again.skipped, 3);
+
+    // the same from a folder, by annotations, with links
+    for n in 1..=3 {
+        put(&at("flat").join(name(n)), &jpeg(n));
+        let class = if n == 2 { "n09" } else { "n01" };
+        let xml = format!("<annotation><object><name>{class}</name></object></annotation>");
+        put(&at("xml/val").join(name(n).replace("JPEG", "xml")), xml.as_bytes());
+    }
+    let truth = Truth::Annotations(at("xml"));
+    for (out, link) in [("hard", Link::Hard), ("symbolic", Link::Symbolic)] {
+        imagenet_val(&at("flat"), &at(out), &truth, link, &()).expect("sorted");
+        assert_eq!(names(&open(&at(out)), &at(out)), expected);
+        let meta = fs::symlink_metadata(at(out).join(&expected[0])).expect("there");
+        assert_eq!(
+            (meta.is_symlink(), meta.nlink()),
+            (link == Link::Symbolic, if link == Link::Hard { 2 } else { 1 })
+        );
+    }
+}
+
+#[test]
+fn validation_pictures_without_a_class_stop_before_anything_is_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    put(&dir.path().join("flat/x_7.jpg"), &jpeg(1));
+    put(&dir.path().join("truth.txt"), b"n01\nn02\n");
+    let truth = Truth::List { file: dir.path().join("truth.txt"), synsets: None };
+    let out = dir.path().join("out");
+    let error = imagenet_val(&dir.path().join("flat"), &out, &truth, Link::Auto, &()).expect_err("refused");
+    assert!(error.to_string().contains("x_7.jpg") && !out.exists(), "{error}");
+    let truth = Truth::Annotations(dir.path().join("flat"));
+    let none = imagenet_val(&dir.path().join("flat"), &out, &truth, Link::Auto, &()).expect_err("refused");
+    assert!(matches!(none, Error::Empty { .. }), "{none}");
+}
+
+fn selection(amount: Amount) -> Selection {
+    Selection { classes: None, amount, first: false, seed: 0 }
+}
+
+#[test]
+fn shares_of_classes_are_nested_random_and_reproducible() {
+    let dir = tempfile::tempdir().expect("a folder");
+    tree(dir.path(), 3, 40);
+    let data = open(dir.path());
+    let set = |selection: &Selection| {
+        select(&data, selection).expect("chosen").into_iter().collect::<BTreeSet<_>>()
+    };
+    let (one, ten) = (set(&selection(Amount::Percent(1.0))), set(&selection(Amount::Percent(10.0))));
+    assert_eq!((one.len(), ten.len()), (3, 12), "one of each class at least");
+    assert!(one.is_subset(&ten));
+    assert_eq!(ten, set(&selection(Amount::Percent(10.0))));
+    assert_ne!(ten, set(&Selection { seed: 1, ..selection(Amount::Percent(10.0)) }));
+    assert_eq!(set(&selection(Amount::All)).len(), 120);
+    assert_eq!(set(&selection(Amount::PerClass(50))).len(), 120);
+    let first = set(&Selection { first: true, ..selection(Amount::Percent(20.0)) });
+    assert_eq!(first, [0, 40, 80].into_iter().flat_map(|start| start..start + 8).collect());
+
+    // the same pictures wherever the tree lies
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    tree(elsewhere.path(), 3, 40);
+    let there = select(&open(elsewhere.path()), &selection(Amount::Percent(10.0))).expect("chosen");
+    assert_eq!(there.into_iter().collect::<BTreeSet<_>>(), ten);
+}
+
+#[test]
+fn classes_of_a_list() {
+    let dir = tempfile::tempdir().expect("a folder");
+    tree(dir.path(), 4, 2);
+    let data = open(dir.path());
+    let list = dir.path().join("list.txt");
+    put(&list, b"# hundred classes\nc3 a remark\n\nc1\n");
+    let classes = Some(read_classes(&list).expect("read"));
+    let chosen = select(&data, &Selection { classes, ..selection(Amount::PerClass(1)) }).expect("chosen");
+    assert_eq!(chosen.iter().map(|&i| data.class(i)).collect::<Vec<_>>(), [Some(1), Some(3)]);
+    let unknown = Selection { classes: Some(vec!["c9".into()]), ..selection(Amount::All) };
+    assert!(select(&data, &unknown).expect_err("refused").to_string().contains("`c9`"));
+    put(&list, b"# none\n");
+    assert!(matches!(read_classes(&list), Err(Error::Empty { .. })));
+}
+
+#[test]
+fn a_subset_as_links_and_as_a_list_is_the_same() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = dir.path().join("source");
+    tree(&source, 3, 10);
+    put(&source.join("c1/deep/er.png"), &picture(99, ImageFormat::Png));
+    let data = open(&source);
+    let chosen = select(&data, &selection(Amount::PerClass(4))).expect("chosen");
+    let list = dir.path().join("list.txt");
+    write_list(&data, &chosen, &list).expect("written");
+    assert!(fs::read_to_string(&list).expect("text").starts_with("# root: source\n"));
+    for (name, link) in [("auto", Link::Auto), ("symbolic", Link::Symbolic)] {
+        let out = dir.path().join(name);
+        let told = Told::default();
+        link_subset(&data, &chosen, &out, link, &told).expect("linked");
+        told.check();
+        let (linked, listed) = (open(&out), open(&list));
+        assert_eq!(names(&linked, &out), names(&listed, &source));
+        assert_eq!((linked.classes(), bytes(&linked)), (listed.classes(), bytes(&listed)));
+        assert!((0..12).all(|i| linked.class(i) == listed.class(i)));
+        assert!(matches!(link_subset(&data, &chosen, &out, link, &()), Err(Error::Exists { .. })));
+    }
+    // a list somewhere else says where the pictures are; a list of a list keeps the classes
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let far = elsewhere.path().join("far.txt");
+    write_list(&open(&list), &[0, 5, 11], &far).expect("written");
+    let far = open(&far);
+    assert_eq!((far.classes().len(), far.class(2)), (3, Some(2)));
+    assert_eq!(bytes(&far)[1], bytes(&open(&list))[5]);
+}
+
+#[test]
+fn lists_with_labels_of_their_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    (0..4).for_each(|i| put(&dir.path().join(format!("{i}.jpg")), &jpeg(i)));
+    let list = dir.path().join("list.txt");
+    put(&list, b"0.jpg\tdog\n1.jpg\tcat\n2.jpg\tdog\n3.jpg\n");
+    let again = dir.path().join("again.txt");
+    let data = open(&list);
+    write_list(&data, &select(&data, &selection(Amount::All)).expect("chosen"), &again).expect("written");
+    assert_eq!(fs::read_to_string(again).expect("text"), "# root: .\n0.jpg\tdog\n1.jpg\tcat\n2.jpg\tdog\n");
+    put(&dir.path().join("odd/a\tb.jpg"), &jpeg(9));
+    let odd = open(&dir.path().join("odd"));
+    assert!(matches!(write_list(&odd, &[0], &dir.path().join("l.txt")), Err(Error::Unsuitable { .. })));
+}
+
+#[test]
+fn shards_hold_the_same_pictures() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = dir.path().join("source");
+    tree(&source, 3, 10);
+    put(&source.join("c1/a name, with. dots.PNG"), &picture(99, ImageFormat::Png));
+    let data = open(&source);
+    let out = dir.path().join("shards");
+    let told = Told::default();
+    let packed = pack(&data, &out, &PackOptions { size: 10_000, shuffle: None }, &told).expect("packed");
+    told.check();
+    let shards = open(&out);
+    assert_eq!((shards.len(), shards.classes()), (data.len(), data.classes()));
+    assert_eq!(bytes(&shards), bytes(&data));
+    assert!((0..data.len()).all(|i| shards.class(i) == data.class(i)));
+    let files: Vec<_> = fs::read_dir(&out).expect("listed").map(|e| e.expect("entry").path()).collect();
+    let sizes = files.iter().filter(|f| f.extension().is_some_and(|e| e == "tar"));
+    let sizes: Vec<u64> = sizes.map(|f| fs::metadata(f).expect("there").len()).collect();
+    assert!(
+        packed.shards > 3 && sizes.len() == packed.shards && sizes.iter().all(|&s| s <= 10_000),
+        "{sizes:?}"
+    );
+    assert_eq!((packed.pictures, packed.bytes), (31, sizes.iter().sum()));
+
+    // shuffled: the same pictures in another order, the same bytes each time
+    let shuffled = PackOptions { size: 1 << 20, shuffle: Some(1) };
+    let [a, b] = ["a", "b"].map(|name| {
+        let out = dir.path().join(name);
+        pack(&data, &out, &shuffled, &()).expect("packed");
+        out
+    });
+    let shard = |dir: &Path| fs::read(dir.join("shard-000000.tar")).expect("one shard");
+    assert_eq!(shard(&a), shard(&b));
+    let (mut all, mut original) = (bytes(&open(&a)), bytes(&data));
+    assert_ne!(all, original);
+    all.sort();
+    original.sort();
+    assert_eq!(all, original);
+
+    // shards can be packed again, and cannot be linked to
+    pack(&shards, &dir.path().join("again"), &shuffled, &()).expect("packed");
+    assert!(matches!(
+        link_subset(&shards, &[0], &dir.path().join("x"), Link::Auto, &()),
+        Err(Error::Unsuitable { .. })
+    ));
+    assert!(matches!(write_list(&shards, &[0], &dir.path().join("x.txt")), Err(Error::Unsuitable { .. })));
+    assert!(matches!(pack(&data, &out, &shuffled, &()), Err(Error::Exists { .. })));
+}
+
+#[test]
+fn a_picture_that_cannot_be_packed_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    tree(&dir.path().join("data"), 1, 3);
+    std::os::unix::fs::symlink("gone", dir.path().join("data/c0/gone.jpg")).expect("links");
+    let options = PackOptions { size: 1 << 20, shuffle: None };
+    let error =
+        pack(&open(&dir.path().join("data")), &dir.path().join("out"), &options, &()).expect_err("refused");
+    assert!(error.to_string().contains("gone.jpg"), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
+}
+
+#[test]
+fn a_check_finds_what_is_wrong() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (train, val) = (dir.path().join("train"), dir.path().join("val"));
+    tree(&train, 2, 6);
+    put(&train.join("c1/twin.jpg"), &jpeg(0));
+    put(&train.join("c2/tiny.png"), &sized(1, 40, 3, ImageFormat::Png));
+    put(&train.join("c2/cut.jpg"), &jpeg(3)[..200]);
+    put(&train.join("c2/empty.jpg"), b"");
+    put(&train.join("c2/void.jpg"), b"");
+    put(&val.join("c0/new.jpg"), &jpeg(77));
+    put(&val.join("c0/old.jpg"), &jpeg(2));
+    std::os::unix::fs::symlink("gone", val.join("c0/gone.jpg")).expect("links");
+    let told = Told::default();
+    let report = check(&open(&train), Some(&open(&val)), CheckOptions::default(), &told);
+    told.check();
+    let name = |text: &str| train.join(text).display().to_string();
+    let broken: Vec<&str> = report.broken.iter().map(|b| b.name.as_str()).collect();
+    assert_eq!(broken, [name("c2/cut.jpg"), name("c2/empty.jpg"), name("c2/void.jpg")]);
+    assert!(report.broken[1].reason.contains("empty"));
+    assert_eq!(report.duplicates.len(), 1, "empty files are no copies of each other");
+    assert_eq!(report.duplicates[0].names, [name("c0/p000.jpg"), name("c1/twin.jpg")]);
+    assert!(report.duplicates[0].conflicting);
+    assert_eq!((report.small.len(), report.small[0].width, report.small[0].height), (1, 40, 3));
+    let few: Vec<_> = report.few.iter().map(|f| (f.class.as_str(), f.pictures)).collect();
+    assert_eq!(few, [("c2", 1)]);
+    assert_eq!((report.pictures, report.classes, report.unlabelled), (17, 3, 0));
+    let width = report.width.expect("pictures");
+    assert_eq!((width.min, width.median, width.max, width.mean), (24, 24, 40, 25));
+    assert_eq!((report.formats["JPEG"], report.formats["PNG"]), (13, 1));
+    let against = report.against.as_ref().expect("given");
+    assert_eq!((against.pictures, against.unreadable, against.shared.len()), (3, 1, 1));
+    assert!(against.shared[0].here.ends_with("p002.jpg") && against.shared[0].there.ends_with("old.jpg"));
+}
+
+#[test]
+fn a_sound_data_set_has_nothing_wrong() {
+    let dir = tempfile::tempdir().expect("a folder");
+    tree(dir.path(), 2, 5);
+    File::create(dir.path().join("c0/notes.txt")).expect("created");
+    let report = check(&open(dir.path()), None, CheckOptions::default(), &());
+    assert!(report.broken.is_empty() && report.duplicates.is_empty() && report.few.is_empty());
+    assert!(report.small.is_empty() && report.against.is_none());
+}
