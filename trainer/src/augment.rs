@@ -3,7 +3,7 @@
 //! Geometry happened on the CPU (`data`); here every operation is one tensor operation over the
 //! batch, with the parameters that were drawn per sample. The operations are torchvision's on
 //! float images in 0..1: `adjust_brightness`, `adjust_contrast`, `adjust_saturation`,
-//! `adjust_hue`, `rgb_to_grayscale`, `gaussian_blur`, `normalize`.
+//! `adjust_hue`, `rgb_to_grayscale`, `gaussian_blur`, `solarize`, `normalize`.
 
 use occlude_preprocess::{HighPass, Preprocess};
 use tch::{Device, IndexOp, Kind, Tensor};
@@ -61,6 +61,7 @@ impl Augmenter {
         let x = jitter(x, params);
         let x = grayscale(x, params);
         let x = self.blur.some(x, params);
+        let x = solarize(x, params);
         (x - &self.mean) / &self.std
     }
 }
@@ -138,6 +139,19 @@ fn grayscale(mut x: Tensor, params: &[Photometric]) -> Tensor {
     if let Some(index) = positions(params, x.device(), |p| p.gray) {
         let grey = gray(&x.index_select(0, &index)).expand_as(&x.index_select(0, &index));
         let _ = x.index_copy_(0, &index, &grey);
+    }
+    x
+}
+
+/// The value from which solarisation inverts: 128 of 255, as BYOL (arXiv 2006.07733) and torchvision have it.
+const SOLARIZE: f64 = 128.0 / 255.0;
+
+fn solarize(mut x: Tensor, params: &[Photometric]) -> Tensor {
+    if let Some(index) = positions(params, x.device(), |p| p.solarize) {
+        let chosen = x.index_select(0, &index);
+        let inverted: Tensor = 1.0 - &chosen;
+        let inverted = inverted.where_self(&chosen.ge(SOLARIZE), &chosen);
+        let _ = x.index_copy_(0, &index, &inverted);
     }
     x
 }
@@ -248,6 +262,7 @@ mod tests {
             jittered: false,
             gray: false,
             blur: 0.0,
+            solarize: false,
         }
     }
 

@@ -107,6 +107,9 @@ pub(super) struct Overrides {
     /// Probability of grey
     #[arg(long)]
     gray_p: Option<f64>,
+    /// Probability of solarisation
+    #[arg(long)]
+    solarize_p: Option<f64>,
     /// Probability of a horizontal flip
     #[arg(long)]
     flip_p: Option<f64>,
@@ -240,6 +243,7 @@ impl Overrides {
         set(&mut c.augment.blur_p, self.blur_p);
         set(&mut c.augment.blur_sigma, pair(self.blur_sigma));
         set(&mut c.augment.gray_p, self.gray_p);
+        set(&mut c.augment.solarize_p, self.solarize_p);
         set(&mut c.augment.flip_p, self.flip_p);
         if let Some(factor) = self.jitter {
             c.augment.jitter = c.augment.jitter.map(|j| j * factor);
@@ -313,7 +317,7 @@ mod tests {
             --optimizer adamw --weight-decay 0.1 --warmup-epochs 2 --lr-per epoch --dim 64 --hidden 512 --head-bn true \
             --queue 300 --queue-start empty --in-batch true --symmetric true --momentum 0.99 --momentum-start 0.5 \
             --momentum-warmup-epochs 3 --temperature 0.1 --bn-splits 4 --crop-min 0.3 --blur-p 0.1 --jitter 0.5 \
-            --blur-sigma 0.2 0.3 --gray-p 0.4 --flip-p 0.6 \
+            --blur-sigma 0.2 0.3 --gray-p 0.4 --flip-p 0.6 --solarize-p 0.7 \
             --saliency some.safetensors --saliency-stage 4 --strategy blur --guidance random --branch both \
             --accumulate 2 --decay weights --clip 3 --schedule step --milestones 4,6 --gamma 0.2 \
             --mask-ratio 0.1 0.2 --negative-ratio 0.3 0.4 --num-nonsem 2 --alpha 1.5";
@@ -337,6 +341,7 @@ mod tests {
             (0.3, 0.1, [0.2, 0.2, 0.2, 0.05])
         );
         assert_eq!((c.augment.blur_sigma, c.augment.gray_p, c.augment.flip_p), ([0.2, 0.3], 0.4, 0.6));
+        assert_eq!(c.augment.solarize_p, 0.7);
         let k = c.masking.expect("masked");
         assert_eq!((k.saliency, k.stage), (Saliency::Checkpoint("some.safetensors".into()), 4));
         assert_eq!((k.strategy, k.guidance, k.branch), (Strategy::Blur, Guidance::Random, Branch::Both));

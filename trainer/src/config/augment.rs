@@ -22,6 +22,8 @@ pub struct Augment {
     pub blur_p: f64,
     /// Range of its sigma in pixels.
     pub blur_sigma: [f64; 2],
+    /// Probability of solarisation: bright values are inverted.
+    pub solarize_p: f64,
     /// Probability of a horizontal flip.
     pub flip_p: f64,
 }

@@ -45,6 +45,7 @@ pub(super) fn moco_v2() -> Config {
             gray_p: 0.2,
             blur_p: 0.5,
             blur_sigma: [0.1, 2.0],
+            solarize_p: 0.0,
             flip_p: 0.5,
         },
         masking: None,

@@ -36,11 +36,13 @@ pub struct Photometric {
     pub gray: bool,
     /// Sigma of the Gaussian blur in pixels; 0 for none.
     pub blur: f32,
+    /// Whether bright values are inverted.
+    pub solarize: bool,
 }
 
 impl ViewSpec {
     /// Draws a view of a picture of the given size: torchvision's RandomResizedCrop (ten tries at
-    /// an area and an aspect ratio, then a central crop), flip, jitter, grey and blur.
+    /// an area and an aspect ratio, then a central crop), flip, jitter, grey, blur and solarisation.
     pub fn draw(&self, width: u32, height: u32, rng: &mut impl Rng) -> (Geometry, Photometric) {
         let a = &self.augment;
         let crop = random_resized_crop(width, height, a.crop_min..=a.crop_max, rng);
@@ -61,8 +63,9 @@ impl ViewSpec {
         let gray = rng.random_bool(a.gray_p);
         let sigma = uniform(a.blur_sigma[0], a.blur_sigma[1], rng) as f32;
         let blur = if rng.random_bool(a.blur_p) { sigma } else { 0.0 };
+        let solarize = rng.random_bool(a.solarize_p);
         let jitter = if jittered { jitter } else { [1.0, 1.0, 1.0, 0.0] };
-        (Geometry { crop, flip }, Photometric { jitter, order, jittered, gray, blur })
+        (Geometry { crop, flip }, Photometric { jitter, order, jittered, gray, blur, solarize })
     }
 }
 
