@@ -274,7 +274,7 @@ impl<'a> Engine<'a> {
                 if let Some(stop) = self.stop(signals) {
                     return Ok(Epoch::Stop(stop));
                 }
-                if self.saves.due() && self.watchdog.calm() && self.healthy() {
+                if self.saves.due() && self.trusted() && self.healthy() {
                     self.saves.latest(&self.state())?;
                     began = Instant::now();
                 }
@@ -286,6 +286,11 @@ impl<'a> Engine<'a> {
         }
         self.end_epoch(log, progress)?;
         Ok(Epoch::Done)
+    }
+
+    /// Whether a checkpoint may replace the last good one: a rollback goes back to before the first symptom.
+    fn trusted(&self) -> bool {
+        self.watchdog.calm() || self.run.on_collapse == OnCollapse::Warn
     }
 
     /// Whether metrics are read and written after that step of the epoch.
@@ -443,6 +448,9 @@ impl<'a> Engine<'a> {
             log.picture("first_batch.png", 0)?;
         }
         log.report();
+        if !last && !self.trusted() {
+            return Ok(());
+        }
         if last || (epoch + 1).is_multiple_of(self.run.save_every) {
             let path = self.saves.kept(epoch, &self.state())?;
             if last {
