@@ -4,7 +4,10 @@ Needs nothing but Python. The seeds are not committed; they are the golden files
 target takes.
 """
 
+import io
 import pathlib
+import struct
+import tarfile
 import zipfile
 
 HERE = pathlib.Path(__file__).parent
@@ -16,7 +19,6 @@ PARTS_BEFORE_OBJECT = 3
 
 def after_pickles(data, count):
     """What follows the first `count` pickles."""
-    import io
     import pickletools
 
     stream = io.BytesIO(data)
@@ -26,7 +28,32 @@ def after_pickles(data, count):
     return stream.read()
 
 
+def shard():
+    """A tar file of two samples, one with a name longer than a header holds."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, data in [("a.jpg", b"1"), ("a.cls", b"3"), ("d" * 120 + "/b.png", b"2"), ("b.cls", b"x")]:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
+
+
+def index():
+    """A cached index of one picture, without its checksum (`crates/dataset/src/cache.rs`)."""
+    blob = lambda data: struct.pack("<Q", len(data)) + data
+    place = blob(b"a") + struct.pack("<4Q", 1, 2, 3, 4)
+    columns = struct.pack("<QIII", 1, 5, 0, 0)
+    return b"".join([
+        b"\0", blob(b"/data"), struct.pack("<Q", 1), blob(b"a"), struct.pack("<Q", 1), place,
+        blob(b"x.jpg"), columns, struct.pack("<Q", 0),
+    ])
+
+
 def seeds():
+    yield "index_cache", "one", index()
+    yield "tar_shard", "two", shard()
+    yield "picture_list", "plain", b"# root: x\na/1.jpg\nb/2.jpg 1\nb/3.jpg\tdog\n"
     for path in [*PICKLES.glob("*.pkl"), *CHECKPOINTS.glob("*.pkl")]:
         data = path.read_bytes()
         yield "pickle", path.stem, data

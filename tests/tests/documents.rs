@@ -29,8 +29,11 @@ fn used(line: &str) -> Option<(String, Vec<String>)> {
     words.next();
     let mut command = (*tool).to_owned();
     if *tool != "occlude-serve" {
-        let subcommand = words.clone().next().filter(|w| !w.starts_with('-'))?;
+        let subcommand = words.next().filter(|w| !w.starts_with('-'))?;
         command = format!("{command} {subcommand}");
+        if subcommand == "dataset" {
+            command = format!("{command} {}", words.next()?);
+        }
     }
     let flags = words.filter(|w| w.starts_with("--") && w.len() > 2);
     Some((command, flags.map(|f| f.split('=').next().unwrap_or(f).to_owned()).collect()))
@@ -62,6 +65,8 @@ fn documented_flags_exist() {
 fn a_line_is_read_as_tool_subcommand_and_flags() {
     let (command, flags) = used("$ bin/occlude-train pretrain D --epochs 2 --lr=1 # --not-this").unwrap();
     assert_eq!((command.as_str(), flags), ("occlude-train pretrain", vec!["--epochs".into(), "--lr".into()]));
+    let (command, flags) = used("occlude-train dataset subset A B --percent 1").unwrap();
+    assert_eq!((command.as_str(), flags), ("occlude-train dataset subset", vec!["--percent".into()]));
     assert!(used("cargo build").is_none());
     assert_eq!(commands("a\n```sh\nx \\\n y\n```\nb\n```\nz\n```").len(), 4);
 }

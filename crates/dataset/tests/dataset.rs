@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use occlude_dataset::{Cache, Dataset, Error, Options};
+use occlude_preprocess::Limits;
 use occlude_preprocess::files::{self, ListError};
 use proptest::prelude::*;
 
@@ -183,6 +184,9 @@ fn every_error_of_opening_and_reading() {
     fs::write(at("l.txt"), "gone.jpg\n").expect("written");
     let unread = open(&at("l.txt")).read(0, &mut Vec::new()).expect_err("gone");
     assert!(matches!(&unread, Error::Read { name, .. } if name.ends_with("gone.jpg")), "{unread}");
+    fs::write(at("l.txt"), "x.bin\n").expect("written");
+    let broken = open(&at("l.txt")).decode(0, &Limits::default(), &mut Vec::new()).expect_err("no picture");
+    assert!(matches!(&broken, Error::Decode { name, .. } if name.ends_with("x.bin")), "{broken}");
     assert!(open(&at("l.txt")).read(1, &mut Vec::new()).is_err(), "past the end");
     let large = File::create(at("large.jpg")).expect("created");
     large.set_len(occlude_dataset::MAX_PICTURE_BYTES + 1).expect("sparse");

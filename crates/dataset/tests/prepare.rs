@@ -198,6 +198,10 @@ fn validation_pictures_without_a_class_stop_before_anything_is_written() {
     let out = dir.path().join("out");
     let error = imagenet_val(&dir.path().join("flat"), &out, &truth, Link::Auto, &()).expect_err("refused");
     assert!(error.to_string().contains("x_7.jpg") && !out.exists(), "{error}");
+    put(&dir.path().join("xml/x_7.xml"), b"<annotation/>");
+    let truth = Truth::Annotations(dir.path().join("xml"));
+    let silent = imagenet_val(&dir.path().join("flat"), &out, &truth, Link::Auto, &()).expect_err("refused");
+    assert!(matches!(silent, Error::Annotation { .. }), "{silent}");
     let truth = Truth::Annotations(dir.path().join("flat"));
     let none = imagenet_val(&dir.path().join("flat"), &out, &truth, Link::Auto, &()).expect_err("refused");
     assert!(matches!(none, Error::Empty { .. }), "{none}");

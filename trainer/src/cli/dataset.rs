@@ -37,7 +37,11 @@ pub(super) enum Command {
     ///
     /// The choice depends on the seed and on the pictures' paths in the source, on nothing else; 1 % is
     /// part of 10 % with the same seed.
-    #[command(group = ArgGroup::new("amount"), group = ArgGroup::new("target").required(true).multiple(true))]
+    #[command(
+        group = ArgGroup::new("amount"),
+        group = ArgGroup::new("target").required(true).multiple(true),
+        override_usage = "occlude-train dataset subset [OPTIONS] <SOURCE> [OUT] [--list <FILE>]"
+    )]
     Subset(Subset),
     /// Pack a data set into tar shards: key.jpg and key.cls for each picture, and classes.txt
     Shards(Shards),

@@ -105,3 +105,41 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use occlude_dataset::{Options, prepare};
+
+    /// A list and shards hold the pictures of the folder that they were made of, in its order: a run does not
+    /// depend on which of them it is given.
+    #[test]
+    fn folders_lists_and_shards_give_the_same_pictures() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (folder, list, shards) =
+            (dir.path().join("folder"), dir.path().join("list.txt"), dir.path().join("shards"));
+        std::fs::create_dir(&folder).expect("made");
+        for i in 0..5u8 {
+            let picture = image::RgbImage::from_pixel(9 + u32::from(i), 8, image::Rgb([i * 40, 3, 4]));
+            picture.save(folder.join(format!("{i}.jpg"))).expect("written");
+        }
+        std::fs::write(folder.join("3.jpg"), b"broken").expect("written");
+        let open = |path: &std::path::Path| Dataset::open(path, &Options::default()).expect("opened");
+        let data = open(&folder);
+        prepare::write_list(&data, &[0, 1, 2, 3, 4], &list).expect("written");
+        let pack = prepare::PackOptions { size: 4096, shuffle: None };
+        prepare::pack(&data, &shards, &pack, &()).expect("packed");
+        let pictures = |data: Dataset, cache: u64| -> Vec<Option<Arc<Rgb>>> {
+            let store = Store::new(data, cache);
+            let first: Vec<_> = (0..store.len()).map(|i| store.get(i)).collect();
+            let again: Vec<_> = (0..store.len()).map(|i| store.get(i)).collect();
+            assert_eq!((&first, store.broken()), (&again, 1));
+            first
+        };
+        let expected = pictures(data, 0);
+        assert!(expected[3].is_none() && expected[4].as_ref().is_some_and(|image| image.width == 13));
+        for path in [&folder, &list, &shards] {
+            assert_eq!(pictures(open(path), 1 << 20), expected, "{}", path.display());
+        }
+    }
+}

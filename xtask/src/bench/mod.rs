@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: ours and the peer in one run, on the same inputs, one table of ratios.
 
 mod export;
+mod index;
 mod quantize;
 mod serve;
 mod train;
@@ -33,11 +34,16 @@ struct Bench {
     run: fn(&Path) -> Result<Vec<Figure>>,
 }
 
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 5] = [
     Bench {
         name: "export",
         about: "MoCo ResNet-50 to ONNX and to Detectron2: our tools, PyTorch",
         run: export::run,
+    },
+    Bench {
+        name: "index",
+        about: "1.3 million files in 1,000 folders: our index, torchvision's ImageFolder",
+        run: index::run,
     },
     Bench {
         name: "quantize",
