@@ -4,6 +4,7 @@ mod overrides;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +14,7 @@ use occlude_preprocess::{Preprocess, files};
 use serde_json::json;
 
 use crate::config::Recipe;
+use crate::data::Speed;
 use crate::device::{Choice, Precision};
 use crate::engine::{self, End, Run};
 use crate::eval::{Extractor, knn};
@@ -53,6 +55,27 @@ enum Command {
         #[arg(long, default_value_t = Choice::Cpu)]
         device: Choice,
     },
+    /// Measure how many samples a second one processor loads
+    #[command(hide = true)]
+    LoaderSpeed(SpeedArgs),
+}
+
+#[derive(Args, Debug)]
+struct SpeedArgs {
+    /// Folder of pictures
+    data: PathBuf,
+    /// Side of the views, pixels
+    #[arg(long, default_value_t = 224)]
+    image_size: usize,
+    /// Pictures a batch
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..))]
+    batch_size: u64,
+    /// Decode, crop and resize only
+    #[arg(long)]
+    no_colours: bool,
+    /// How long to measure, seconds
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
 }
 
 /// Where and how fast, never what.
@@ -183,6 +206,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Embed(args) => embed(&args),
         Command::Doctor { json } => Ok(doctor::run(json)),
         Command::Selftest { device } => selftest::run(device.resolve()?),
+        Command::LoaderSpeed(args) => loader_speed(&args),
     }
 }
 
@@ -326,6 +350,17 @@ fn embed(args: &EmbedArgs) -> Result<ExitCode> {
     }
     // a picture that could not be read is missing from the output, which must not look like success
     Ok(if set.paths.len() == samples.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn loader_speed(args: &SpeedArgs) -> Result<ExitCode> {
+    let speed = Speed {
+        size: args.image_size,
+        batch_size: args.batch_size as usize,
+        colours: !args.no_colours,
+        time: Duration::from_secs(args.seconds),
+    };
+    println!("{}", json!({ "samples_per_s": speed.measure(&args.data)? }));
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
