@@ -55,7 +55,7 @@ enum Command {
         #[arg(long, default_value_t = Choice::Cpu)]
         device: Choice,
     },
-    /// Measure how many samples a second one processor loads
+    /// Measure how many samples a second of processor time are loaded
     #[command(hide = true)]
     LoaderSpeed(SpeedArgs),
 }
@@ -353,6 +353,8 @@ fn embed(args: &EmbedArgs) -> Result<ExitCode> {
 }
 
 fn loader_speed(args: &SpeedArgs) -> Result<ExitCode> {
+    // threads that wait for each other would count
+    tch::set_num_threads(1);
     let speed = Speed {
         size: args.image_size,
         batch_size: args.batch_size as usize,

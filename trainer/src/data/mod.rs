@@ -4,6 +4,7 @@ mod crop;
 mod loader;
 mod speed;
 mod store;
+mod views;
 
 pub use crop::{Geometry, Photometric, ViewSpec};
 pub use loader::{Batch, Loader, LoaderSpec, View};

@@ -1,8 +1,8 @@
-//! How fast one processor makes views: what `cargo xtask bench loader` runs on our side.
+//! How much processor time views take: what `cargo xtask bench loader` runs on our side.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use occlude_preprocess::files;
@@ -21,19 +21,17 @@ pub struct Speed {
     pub batch_size: usize,
     /// Whether the colours are changed and normalised, too, on the CPU.
     pub colours: bool,
-    /// How long to measure, at least.
+    /// How long to measure, at least, in processor time.
     pub time: Duration,
 }
 
 impl Speed {
-    /// Samples (a picture with both of its views, as `moco-v2` draws them) a second of one processor, by one
+    /// Samples (a picture with both of its views, as `moco-v2` draws them) a second of processor time, by one
     /// loader thread without a cache over the pictures in `folder`, epoch after epoch.
     ///
     /// # Errors
     /// A folder without pictures, or with fewer than a batch; none that can be read.
     pub fn measure(&self, folder: &Path) -> Result<f64> {
-        one_processor();
-        tch::set_num_threads(1);
         let listing = files::list(folder)?;
         let n = listing.samples.len();
         ensure!(n >= self.batch_size, "`{}` has {n} pictures, fewer than a batch", folder.display());
@@ -44,7 +42,7 @@ impl Speed {
         let view = ViewSpec { size: self.size, augment: config.augment };
         let spec = LoaderSpec { batch_size: self.batch_size, view, seed: 0, workers: 1 };
         // the first epoch reads the files into the system's cache
-        let (mut samples, mut began) = (0, Instant::now());
+        let (mut samples, mut began) = (0, processor_time());
         for epoch in 0.. {
             for batch in Loader::start(&store, &spec, epoch, 0) {
                 let batch = batch.context("no picture can be read")?;
@@ -55,32 +53,21 @@ impl Speed {
                 samples += self.batch_size;
             }
             if epoch == 0 {
-                (samples, began) = (0, Instant::now());
-            } else if began.elapsed() >= self.time {
+                (samples, began) = (0, processor_time());
+            } else if processor_time() - began >= self.time {
                 break;
             }
         }
-        Ok(samples as f64 / began.elapsed().as_secs_f64())
+        Ok(samples as f64 / (processor_time() - began).as_secs_f64())
     }
 }
 
-/// Keeps this process and the threads it will start on one processor, where the system allows it.
-fn one_processor() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: the sets are plain bit masks of the size that is passed along.
-    unsafe {
-        let size = size_of::<libc::cpu_set_t>();
-        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
-        if libc::sched_getaffinity(0, size, &raw mut allowed) != 0 {
-            return;
-        }
-        let last = (0..libc::CPU_SETSIZE as usize).rev().find(|&cpu| libc::CPU_ISSET(cpu, &allowed));
-        if let Some(cpu) = last {
-            let mut one: libc::cpu_set_t = std::mem::zeroed();
-            libc::CPU_SET(cpu, &mut one);
-            libc::sched_setaffinity(0, size, &raw const one);
-        }
-    }
+/// Processor time of this process, all of its threads together.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call fills the structure that it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 #[cfg(test)]

@@ -1,17 +1,19 @@
 //! The pictures of a data set: decoded on demand, kept in memory while they fit.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock};
 
 use occlude_preprocess::files::Listing;
-use occlude_preprocess::{Limits, Rgb};
+use occlude_preprocess::{DecodeError, Limits, LoadError, Picture};
 
 /// A listing, a cache of its decoded pictures up to a number of bytes, and what was found broken.
 pub struct Store {
     paths: Vec<PathBuf>,
-    cached: Vec<OnceLock<Arc<Rgb>>>,
+    cached: Vec<OnceLock<Picture>>,
     room: AtomicU64,
     limits: Limits,
     broken: Mutex<BTreeMap<usize, String>>,
@@ -41,26 +43,34 @@ impl Store {
         self.paths.is_empty()
     }
 
-    /// The picture at `index`, or `None` where the file cannot be read; the first time that is
-    /// found, it is reported on stderr.
-    pub fn get(&self, index: usize) -> Option<Arc<Rgb>> {
-        if let Some(image) = self.cached[index].get() {
-            return Some(Arc::clone(image));
-        }
-        match occlude_preprocess::load(&self.paths[index], &self.limits) {
-            Ok(decoded) => Some(self.keep(index, Arc::new(decoded.image))),
-            Err(error) => {
-                self.report(index, &error.to_string());
-                None
-            }
-        }
+    /// How large a picture may be.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
-    /// The picture at `index` or, where it is broken, of the next file that is not, so that a batch
-    /// is always full and the choice does not depend on timing. `None` where no file can be read.
-    pub fn get_or_next(&self, index: usize) -> Option<Arc<Rgb>> {
-        let n = self.len();
-        (0..n).find_map(|i| self.get((index + i) % n))
+    /// The bytes of the file at `index`; the error names the file.
+    pub(super) fn read(&self, index: usize, bytes: &mut Vec<u8>) -> Result<(), String> {
+        let path = &self.paths[index];
+        bytes.clear();
+        File::open(path)
+            .and_then(|mut file| file.read_to_end(bytes))
+            .map(|_| ())
+            .map_err(|reason| LoadError::Read { path: path.clone(), reason }.to_string())
+    }
+
+    /// What is wrong with the file at `index`, in words.
+    pub(super) fn decode_error(&self, index: usize, reason: DecodeError) -> String {
+        LoadError::Decode { path: self.paths[index].clone(), reason }.to_string()
+    }
+
+    /// The decoded picture at `index`, where it was kept.
+    pub(super) fn cached(&self, index: usize) -> Option<&Picture> {
+        self.cached[index].get()
+    }
+
+    /// Whether a picture of that size might still be kept; photographs take one and a half bytes a pixel.
+    pub(super) fn has_room(&self, width: u32, height: u32) -> bool {
+        self.room.load(Ordering::Relaxed) >= u64::from(width) * u64::from(height) * 3 / 2
     }
 
     /// How many files were found broken so far.
@@ -68,18 +78,19 @@ impl Store {
         self.broken.lock().map_or(0, |b| b.len())
     }
 
-    fn keep(&self, index: usize, image: Arc<Rgb>) -> Arc<Rgb> {
-        let bytes = image.data.len() as u64;
+    /// Keeps a decoded picture where there is room.
+    pub(super) fn keep(&self, index: usize, picture: Picture) {
+        let bytes = picture.bytes() as u64;
         let taken =
             self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
-        if taken.is_ok() && self.cached[index].set(Arc::clone(&image)).is_err() {
+        if taken.is_ok() && self.cached[index].set(picture).is_err() {
             // another thread was faster; give the room back
             self.room.fetch_add(bytes, Ordering::Relaxed);
         }
-        image
     }
 
-    fn report(&self, index: usize, error: &str) {
+    /// Tells, once a file, that it cannot be used.
+    pub(super) fn report(&self, index: usize, error: &str) {
         let Ok(mut broken) = self.broken.lock() else { return };
         if broken.insert(index, error.to_owned()).is_none() {
             eprintln!("warning: skipped: {error}");

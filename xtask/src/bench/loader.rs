@@ -1,4 +1,4 @@
-//! Samples a second of one processor, from JPEG files to two augmented views, against Pillow and torchvision.
+//! Samples a second of processor time, from JPEG files to two augmented views, against Pillow and torchvision.
 
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -23,7 +23,7 @@ pub(super) fn run(folder: &Path, data: Option<&Path>) -> Result<Vec<Figure>> {
     let faster = |a, b| Ok::<_, anyhow::Error>(number(&theirs, a)?.max(number(&theirs, b)?));
     let figure = |what: &str, ours, peer| Figure {
         what: what.into(),
-        unit: "samples/s",
+        unit: "samples/s/core",
         ours,
         peer,
         better: Better::Higher,
