@@ -20,9 +20,11 @@ pub mod files;
 mod high_pass;
 mod resize;
 mod rgb;
+mod view;
 
 pub use contract::{ContractError, Preprocess};
 pub use decode::{DecodeError, Decoded, Format, Limits, LoadError, Note, decode, load};
 pub use high_pass::HighPass;
 pub use resize::{CropBox, Interpolation, resize, resize_crop};
 pub use rgb::Rgb;
+pub use view::{Cut, Opened, Picture, ViewDecoder, ViewSize};

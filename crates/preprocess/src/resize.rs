@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ImageView, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
 use crate::Rgb;
@@ -56,7 +57,7 @@ pub fn resize_crop(image: &Rgb, crop: CropBox, width: u32, height: u32, how: Int
     let (x, y) = (left.floor(), top.floor());
     let (w, h) = ((right.ceil() - x) as u32, (bottom.ceil() - y) as u32);
     let source = view(image);
-    let Ok(inside) = CroppedImage::new(&source, x as u32, y as u32, w, h) else {
+    let Ok(inside) = TypedCroppedImage::from_ref(&source, x as u32, y as u32, w, h) else {
         return Rgb::filled(width, height, [0; 3]);
     };
     let crop = CropBox { left: left - x, top: top - y, width: right - left, height: bottom - top };
@@ -80,11 +81,16 @@ fn cut(start: f64, length: f64, size: u32) -> (f64, f64) {
     (begin, (start + length).clamp(begin, size))
 }
 
-fn view(image: &Rgb) -> ImageRef<'_> {
-    ImageRef::new(image.width, image.height, &image.data, PixelType::U8x3).expect("`check` held the length")
+fn view(image: &Rgb) -> TypedImageRef<'_, U8x3> {
+    TypedImageRef::from_buffer(image.width, image.height, &image.data).expect("`check` held the length")
 }
 
-fn run(source: &impl IntoImageView, crop: CropBox, (width, height): (u32, u32), how: Interpolation) -> Rgb {
+fn run(
+    source: &impl ImageView<Pixel = U8x3>,
+    crop: CropBox,
+    (width, height): (u32, u32),
+    how: Interpolation,
+) -> Rgb {
     thread_local! {
         /// Keeps its buffers between pictures.
         static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
@@ -102,9 +108,9 @@ fn run(source: &impl IntoImageView, crop: CropBox, (width, height): (u32, u32), 
         .crop(crop.left, crop.top, crop.width, crop.height)
         .use_alpha(false);
     let mut target =
-        Image::from_slice_u8(width, height, &mut out.data, PixelType::U8x3).expect("`filled` made it fit");
+        TypedImage::<U8x3>::from_buffer(width, height, &mut out.data).expect("`filled` made it fit");
     RESIZER
-        .with_borrow_mut(|resizer| resizer.resize(source, &mut target, &options))
+        .with_borrow_mut(|resizer| resizer.resize_typed(source, &mut target, &options))
         .expect("both are U8x3 and the box lies inside");
     out
 }

@@ -17,6 +17,7 @@ use occlude_preprocess::Preprocess;
 use serde_json::json;
 
 use crate::config::Recipe;
+use crate::data::Speed;
 use crate::device::{Choice, Precision};
 use crate::engine::{self, End, OnCollapse, OnlineKnn, Run};
 use crate::eval::{Extractor, knn};
@@ -62,6 +63,27 @@ enum Command {
         #[arg(long, default_value_t = Choice::Cpu)]
         device: Choice,
     },
+    /// Measure how many samples a second of processor time are loaded
+    #[command(hide = true)]
+    LoaderSpeed(SpeedArgs),
+}
+
+#[derive(Args, Debug)]
+struct SpeedArgs {
+    /// Folder of pictures
+    data: PathBuf,
+    /// Side of the views, pixels
+    #[arg(long, default_value_t = 224)]
+    image_size: usize,
+    /// Pictures a batch
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..))]
+    batch_size: u64,
+    /// Decode, crop and resize only
+    #[arg(long)]
+    no_colours: bool,
+    /// How long to measure, seconds
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
 }
 
 /// Where and how fast, never what.
@@ -215,6 +237,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Dataset(command) => dataset::run(command),
         Command::Doctor { json } => Ok(doctor::run(json)),
         Command::Selftest { device } => selftest::run(device.resolve()?),
+        Command::LoaderSpeed(args) => loader_speed(&args),
     }
 }
 
@@ -370,6 +393,19 @@ fn embed(args: &EmbedArgs) -> Result<ExitCode> {
     }
     // a picture that could not be read is missing from the output, which must not look like success
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn loader_speed(args: &SpeedArgs) -> Result<ExitCode> {
+    // threads that wait for each other would count
+    tch::set_num_threads(1);
+    let speed = Speed {
+        size: args.image_size,
+        batch_size: args.batch_size as usize,
+        colours: !args.no_colours,
+        time: Duration::from_secs(args.seconds),
+    };
+    println!("{}", json!({ "samples_per_s": speed.measure(&args.data)? }));
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

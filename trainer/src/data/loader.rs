@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use occlude_preprocess::{Interpolation, Rgb, resize_crop};
+use occlude_preprocess::Cut;
 
 use super::crop::{Photometric, ViewSpec};
 use super::store::Store;
+use super::views::Cutter;
 use crate::rng::{Domain, permutation, stream};
 
 /// One view of every picture of a batch.
@@ -123,15 +124,16 @@ struct Job {
 
 impl Job {
     fn run(&self, counter: &AtomicUsize, stop: &AtomicBool, sender: &SyncSender<(usize, Option<Batch>)>) {
+        let mut cutter = Cutter::new(&self.store, &self.spec.view);
         while !stop.load(Ordering::Relaxed) {
             let step = counter.fetch_add(1, Ordering::Relaxed);
-            if step >= self.steps || sender.send((step, self.batch(step, stop))).is_err() {
+            if step >= self.steps || sender.send((step, self.batch(step, stop, &mut cutter))).is_err() {
                 return;
             }
         }
     }
 
-    fn batch(&self, step: usize, stop: &AtomicBool) -> Option<Batch> {
+    fn batch(&self, step: usize, stop: &AtomicBool, cutter: &mut Cutter<'_>) -> Option<Batch> {
         let (n, size) = (self.spec.batch_size, self.spec.view.size);
         let plane = 3 * size * size;
         let empty = || View { pixels: vec![0; n * plane], photometric: Vec::with_capacity(n) };
@@ -141,32 +143,31 @@ impl Job {
                 return None;
             }
             let index = self.order[step * n + i] as usize;
-            let image = self.store.get_or_next(index)?;
-            for (v, view) in views.iter_mut().enumerate() {
-                // the sample and the view name the stream, so no draw depends on the batch
-                let coordinate = (index as u64) << 1 | v as u64;
-                let mut rng = stream(self.spec.seed, Domain::View, self.epoch, coordinate);
-                let (geometry, photometric) = self.spec.view.draw(image.width, image.height, &mut rng);
-                let side = size as u32;
-                let cut = resize_crop(&image, geometry.crop, side, side, Interpolation::Bilinear);
-                planar(&cut, geometry.flip, &mut view.pixels[i * plane..(i + 1) * plane]);
-                view.photometric.push(photometric);
+            let mut outs = views.each_mut().map(|view| &mut view.pixels[i * plane..(i + 1) * plane]);
+            let mut photometric = Vec::new();
+            let draw = |width, height| {
+                photometric.clear();
+                let both = [0, 1].map(|v| self.draw(index, v, width, height));
+                both.map(|(cut, colours)| {
+                    photometric.push(colours);
+                    cut
+                })
+            };
+            cutter.views(index, draw, &mut outs)?;
+            for (view, colours) in views.iter_mut().zip(photometric) {
+                view.photometric.push(colours);
             }
         }
         Some(Batch { step, views, size })
     }
-}
 
-/// Interleaved to planar, mirrored on request: colour changes read whole planes.
-fn planar(image: &Rgb, flip: bool, out: &mut [u8]) {
-    let (w, h) = (image.width as usize, image.height as usize);
-    let (r, rest) = out.split_at_mut(w * h);
-    let (g, b) = rest.split_at_mut(w * h);
-    for (y, row) in image.data.chunks_exact(3 * w).enumerate() {
-        for (x, pixel) in row.chunks_exact(3).enumerate() {
-            let at = y * w + if flip { w - 1 - x } else { x };
-            (r[at], g[at], b[at]) = (pixel[0], pixel[1], pixel[2]);
-        }
+    /// View `v` of the sample at `index`, a picture of the given size.
+    fn draw(&self, index: usize, v: usize, width: u32, height: u32) -> (Cut, Photometric) {
+        // the sample and the view name the stream, so no draw depends on the batch
+        let coordinate = (index as u64) << 1 | v as u64;
+        let mut rng = stream(self.spec.seed, Domain::View, self.epoch, coordinate);
+        let (geometry, photometric) = self.spec.view.draw(width, height, &mut rng);
+        (Cut { crop: geometry.crop, flip: geometry.flip }, photometric)
     }
 }
 
@@ -194,11 +195,13 @@ mod tests {
         Arc::new(Store::new(dataset, cache_bytes))
     }
 
-    fn batches(dir: &tempfile::TempDir, workers: usize, first: usize) -> Vec<Option<Batch>> {
-        let store = store(dir, 1 << 20);
+    fn spec(workers: usize) -> LoaderSpec {
         let view = ViewSpec { size: 32, augment: Config::new(Recipe::MocoV2).augment };
-        let spec = LoaderSpec { batch_size: 4, view, seed: 3, workers };
-        Loader::start(&store, &spec, 5, first).collect()
+        LoaderSpec { batch_size: 4, view, seed: 3, workers }
+    }
+
+    fn batches(dir: &tempfile::TempDir, workers: usize, first: usize) -> Vec<Option<Batch>> {
+        Loader::start(&store(dir, 1 << 20), &spec(workers), 5, first).collect()
     }
 
     #[test]
@@ -216,18 +219,58 @@ mod tests {
     fn broken_files_are_replaced_and_counted_and_only_broken_files_end_it() {
         let dir = folder(1, 7);
         let store = store(&dir, 0);
-        assert!((0..8).all(|i| store.get_or_next(i).is_some()));
+        let all: Vec<_> = Loader::start(&store, &spec(1), 0, 0).collect();
+        assert!(all.len() == 2 && all.iter().all(Option::is_some));
         assert_eq!(store.broken(), 1);
         assert!(batches(&folder(8, 0), 2, 0).iter().all(Option::is_none));
     }
 
+    /// JPEG photos, one of them with something broken near its end: the same batches without a cache, with one that
+    /// holds some of the pictures, and with one that holds all.
     #[test]
-    fn planes_and_mirror() {
-        let image = Rgb { width: 2, height: 1, data: vec![1, 2, 3, 4, 5, 6] };
-        let mut out = [0; 6];
-        planar(&image, false, &mut out);
-        assert_eq!(out, [1, 4, 2, 5, 3, 6]);
-        planar(&image, true, &mut out);
-        assert_eq!(out, [4, 1, 5, 2, 6, 3]);
+    fn a_cache_changes_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for i in 0..8u8 {
+            let picture = image::RgbImage::from_fn(90, 120, |x, y| {
+                image::Rgb([x as u8 * 2, y as u8 * 2 ^ i, (x * y / 7) as u8])
+            });
+            picture.save(dir.path().join(format!("{i}.jpg"))).expect("written");
+        }
+        let path = dir.path().join("3.jpg");
+        let mut bytes = std::fs::read(&path).expect("read");
+        let near_end = bytes.len() - 30;
+        bytes[near_end..near_end + 20].fill(0x7f);
+        std::fs::write(&path, bytes).expect("written");
+        let run = |cache: u64| -> Vec<_> {
+            let store = store(&dir, cache);
+            (0..3).flat_map(|epoch| Loader::start(&store, &spec(2), epoch, 0).collect::<Vec<_>>()).collect()
+        };
+        let plain = run(0);
+        assert!(plain.len() == 6 && plain.iter().all(Option::is_some));
+        assert!(plain == run(70_000) && plain == run(1 << 20));
+    }
+
+    /// A list and shards hold the pictures of the folder that they were made of, in its order: a run does not depend
+    /// on which of them it is given.
+    #[test]
+    fn folders_lists_and_shards_give_the_same_batches() {
+        use occlude_dataset::prepare;
+        let dir = folder(1, 9);
+        let open = |path: &std::path::Path| Dataset::open(path, &Options::default()).expect("opened");
+        let other = tempfile::tempdir().expect("a folder");
+        let (list, shards) = (other.path().join("list.txt"), other.path().join("shards"));
+        let data = open(dir.path());
+        prepare::write_list(&data, &(0..data.len()).collect::<Vec<_>>(), &list).expect("written");
+        prepare::pack(&data, &shards, &prepare::PackOptions { size: 4096, shuffle: None }, &())
+            .expect("packed");
+        let all = |path: &std::path::Path| -> Vec<Option<Batch>> {
+            let store = Arc::new(Store::new(open(path), 0));
+            let batches = Loader::start(&store, &spec(2), 1, 0).collect();
+            assert_eq!(store.broken(), 1);
+            batches
+        };
+        let expected = all(dir.path());
+        assert!(expected.len() == 2 && expected.iter().all(Option::is_some));
+        assert!(all(&list) == expected && all(&shards) == expected);
     }
 }

@@ -2,8 +2,11 @@
 
 mod crop;
 mod loader;
+mod speed;
 mod store;
+mod views;
 
 pub use crop::{Geometry, Photometric, ViewSpec};
 pub use loader::{Batch, Loader, LoaderSpec, View};
+pub use speed::Speed;
 pub use store::Store;

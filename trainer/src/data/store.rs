@@ -1,27 +1,21 @@
 //! The pictures of a data set: decoded on demand, kept in memory while they fit.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock};
 
-use occlude_dataset::Dataset;
-use occlude_preprocess::{Limits, Rgb};
-
-thread_local! {
-    /// The bytes of the file that a thread decodes; kept, so that no picture takes memory anew.
-    static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+use occlude_dataset::{Dataset, Error};
+use occlude_preprocess::{DecodeError, Limits, Picture};
 
 /// Files in a row that may be broken.
-const MAX_BROKEN: usize = 1000;
+pub(super) const MAX_BROKEN: usize = 1000;
 /// Broken files that are named; further ones are only counted.
 const NAMED: usize = 50;
 
 /// A data set, a cache of its decoded pictures up to a number of bytes, and what was found broken.
 pub struct Store {
     dataset: Dataset,
-    cached: Vec<OnceLock<Arc<Rgb>>>,
+    cached: Vec<OnceLock<Picture>>,
     room: AtomicU64,
     limits: Limits,
     broken: Mutex<BTreeMap<usize, String>>,
@@ -51,27 +45,32 @@ impl Store {
         self.dataset.is_empty()
     }
 
-    /// The picture at `index`, or `None` where the file cannot be read; the first time that is
-    /// found, it is reported on stderr.
-    pub fn get(&self, index: usize) -> Option<Arc<Rgb>> {
-        if let Some(image) = self.cached.get(index).and_then(OnceLock::get) {
-            return Some(Arc::clone(image));
-        }
-        match BYTES.with_borrow_mut(|bytes| self.dataset.decode(index, &self.limits, bytes)) {
-            Ok(decoded) => Some(self.keep(index, Arc::new(decoded.image))),
-            Err(error) => {
-                self.report(index, &error.to_string());
-                None
-            }
-        }
+    /// How large a picture may be.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
-    /// The picture at `index` or, where it is broken, of the next file that is not, so that a batch
-    /// is always full and the choice does not depend on timing. `None` where no file can be read.
-    pub fn get_or_next(&self, index: usize) -> Option<Arc<Rgb>> {
-        let n = self.len();
-        // a data set of which so many in a row are broken is not there any more
-        (0..n.min(MAX_BROKEN)).find_map(|i| self.get((index + i) % n))
+    /// The bytes of the picture at `index`.
+    ///
+    /// # Errors
+    /// Where they cannot be read; it names the picture.
+    pub(super) fn read(&self, index: usize, bytes: &mut Vec<u8>) -> Result<(), Error> {
+        self.dataset.read(index, bytes)
+    }
+
+    /// What is wrong with the picture at `index`.
+    pub(super) fn decode_error(&self, index: usize, reason: DecodeError) -> Error {
+        Error::Decode { name: self.dataset.name(index), reason }
+    }
+
+    /// The decoded picture at `index`, where it was kept.
+    pub(super) fn cached(&self, index: usize) -> Option<&Picture> {
+        self.cached.get(index).and_then(OnceLock::get)
+    }
+
+    /// Whether a picture of that size might still be kept; photographs take one and a half bytes a pixel.
+    pub(super) fn has_room(&self, width: u32, height: u32) -> bool {
+        self.room.load(Ordering::Relaxed) >= u64::from(width) * u64::from(height) * 3 / 2
     }
 
     /// How many files were found broken so far.
@@ -79,19 +78,20 @@ impl Store {
         self.broken.lock().map_or(0, |b| b.len())
     }
 
-    fn keep(&self, index: usize, image: Arc<Rgb>) -> Arc<Rgb> {
-        let Some(slot) = self.cached.get(index) else { return image };
-        let bytes = image.data.len() as u64;
+    /// Keeps a decoded picture where there is room.
+    pub(super) fn keep(&self, index: usize, picture: Picture) {
+        let Some(slot) = self.cached.get(index) else { return };
+        let bytes = picture.bytes() as u64;
         let taken =
             self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
-        if taken.is_ok() && slot.set(Arc::clone(&image)).is_err() {
+        if taken.is_ok() && slot.set(picture).is_err() {
             // another thread was faster; give the room back
             self.room.fetch_add(bytes, Ordering::Relaxed);
         }
-        image
     }
 
-    fn report(&self, index: usize, error: &str) {
+    /// Tells, once a file, that it cannot be used.
+    pub(super) fn report(&self, index: usize, error: &str) {
         let Ok(mut broken) = self.broken.lock() else { return };
         if broken.insert(index, error.to_owned()).is_some() {
             return;
@@ -102,44 +102,6 @@ impl Store {
                 "warning: skipped: {error}; further ones are not named; hint: `occlude-train dataset check` names all"
             ),
             _ => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use occlude_dataset::{Options, prepare};
-
-    /// A list and shards hold the pictures of the folder that they were made of, in its order: a run does not
-    /// depend on which of them it is given.
-    #[test]
-    fn folders_lists_and_shards_give_the_same_pictures() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let (folder, list, shards) =
-            (dir.path().join("folder"), dir.path().join("list.txt"), dir.path().join("shards"));
-        std::fs::create_dir(&folder).expect("made");
-        for i in 0..5u8 {
-            let picture = image::RgbImage::from_pixel(9 + u32::from(i), 8, image::Rgb([i * 40, 3, 4]));
-            picture.save(folder.join(format!("{i}.jpg"))).expect("written");
-        }
-        std::fs::write(folder.join("3.jpg"), b"broken").expect("written");
-        let open = |path: &std::path::Path| Dataset::open(path, &Options::default()).expect("opened");
-        let data = open(&folder);
-        prepare::write_list(&data, &[0, 1, 2, 3, 4], &list).expect("written");
-        let pack = prepare::PackOptions { size: 4096, shuffle: None };
-        prepare::pack(&data, &shards, &pack, &()).expect("packed");
-        let pictures = |data: Dataset, cache: u64| -> Vec<Option<Arc<Rgb>>> {
-            let store = Store::new(data, cache);
-            let first: Vec<_> = (0..store.len()).map(|i| store.get(i)).collect();
-            let again: Vec<_> = (0..store.len()).map(|i| store.get(i)).collect();
-            assert_eq!((&first, store.broken()), (&again, 1));
-            first
-        };
-        let expected = pictures(data, 0);
-        assert!(expected[3].is_none() && expected[4].as_ref().is_some_and(|image| image.width == 13));
-        for path in [&folder, &list, &shards] {
-            assert_eq!(pictures(open(path), 1 << 20), expected, "{}", path.display());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod export;
 mod index;
+mod loader;
 mod quantize;
 mod serve;
 mod train;
@@ -24,41 +25,49 @@ pub(crate) struct Args {
     /// Write the figures as JSON, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Folder of JPEG photos for `loader`; without it photos are generated
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
 }
 
 /// One benchmark: a row of the table below and a module beside this one.
 struct Bench {
     name: &'static str,
     about: &'static str,
-    /// Gets an empty folder of its own.
-    run: fn(&Path) -> Result<Vec<Figure>>,
+    /// Gets an empty folder of its own and what was asked for.
+    run: fn(&Path, &Args) -> Result<Vec<Figure>>,
 }
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     Bench {
         name: "export",
         about: "MoCo ResNet-50 to ONNX and to Detectron2: our tools, PyTorch",
-        run: export::run,
+        run: |folder, _| export::run(folder),
+    },
+    Bench {
+        name: "loader",
+        about: "JPEG files to two augmented views of 224 px, one processor: occlude-train, Pillow and torchvision",
+        run: |folder, args| loader::run(folder, args.data.as_deref()),
     },
     Bench {
         name: "index",
         about: "1.3 million files in 1,000 folders: our index, torchvision's ImageFolder",
-        run: index::run,
+        run: |folder, _| index::run(folder),
     },
     Bench {
         name: "quantize",
         about: "ResNet-50 at 224 px in ONNX Runtime: int8, fp32, ONNX Runtime's quantiser",
-        run: quantize::run,
+        run: |folder, _| quantize::run(folder),
     },
     Bench {
         name: "serve",
         about: "JPEG to embedding: occlude-serve, ONNX Runtime in Python",
-        run: serve::run,
+        run: |folder, _| serve::run(folder),
     },
     Bench {
         name: "train",
         about: "ResNet-18 at 64 px, batch 128: occlude-train, MoCo v2 written in PyTorch",
-        run: train::run,
+        run: |folder, _| train::run(folder),
     },
 ];
 
@@ -104,7 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder)?;
         let figures =
-            (bench.run)(&folder).with_context(|| format!("the benchmark `{}` failed", bench.name))?;
+            (bench.run)(&folder, args).with_context(|| format!("the benchmark `{}` failed", bench.name))?;
         print(&figures);
         all.extend(figures.iter().map(|f| record(bench.name, f)));
     }

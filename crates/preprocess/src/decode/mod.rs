@@ -32,7 +32,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Holds a size from a header against the limits.
-    fn check(&self, width: u32, height: u32) -> Result<(), DecodeError> {
+    pub(crate) fn check(&self, width: u32, height: u32) -> Result<(), DecodeError> {
         if width == 0 || height == 0 {
             return Err(DecodeError::ZeroSize { width, height });
         }
@@ -173,7 +173,7 @@ fn guarded<T>(format: Format, f: impl FnOnce() -> Result<T, DecodeError>) -> Res
 }
 
 /// The orientation in an EXIF block, with or without its `Exif` heading.
-fn exif_orientation(exif: &[u8]) -> Option<Orientation> {
+pub(crate) fn exif_orientation(exif: &[u8]) -> Option<Orientation> {
     Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif))
 }
 

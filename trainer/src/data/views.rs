@@ -1,0 +1,78 @@
+//! From the index of a picture to its views.
+
+use occlude_dataset::Error;
+use occlude_preprocess::{Cut, ViewDecoder, ViewSize};
+
+use super::crop::ViewSpec;
+use super::store::{MAX_BROKEN, Store};
+
+/// Cuts views out of the pictures of a store; one per thread, with buffers that are used again and again.
+pub(super) struct Cutter<'a> {
+    store: &'a Store,
+    size: ViewSize,
+    decoder: ViewDecoder,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Cutter<'a> {
+    pub(super) fn new(store: &'a Store, spec: &ViewSpec) -> Self {
+        let size = ViewSize { side: spec.size, least_area: spec.augment.crop_min };
+        Self { store, size, decoder: ViewDecoder::new(store.limits()), bytes: Vec::new() }
+    }
+
+    /// Fills `outs`, `(3, size, size)` each, with the views that `draw` tells for the size of the picture at `index`;
+    /// where that is broken, of the next file that is not, so that a batch is always full and the choice does not
+    /// depend on timing. `None` where no file can be read.
+    pub(super) fn views(
+        &mut self,
+        index: usize,
+        mut draw: impl FnMut(u32, u32) -> [Cut; 2],
+        outs: &mut [&mut [u8]],
+    ) -> Option<()> {
+        let n = self.store.len();
+        // a data set of which so many in a row are broken is not there any more
+        (0..n.min(MAX_BROKEN)).find_map(|i| {
+            let at = (index + i) % n;
+            match self.one(at, &mut draw, outs) {
+                Ok(()) => Some(()),
+                Err(error) => {
+                    self.store.report(at, &error.to_string());
+                    None
+                }
+            }
+        })
+    }
+
+    /// The error names the file.
+    fn one(
+        &mut self,
+        index: usize,
+        mut draw: impl FnMut(u32, u32) -> [Cut; 2],
+        outs: &mut [&mut [u8]],
+    ) -> Result<(), Error> {
+        let Self { store, size, decoder, bytes } = self;
+        if let Some(picture) = store.cached(index) {
+            let (width, height) = picture.size();
+            for (cut, out) in draw(width, height).iter().zip(outs) {
+                decoder.cut(picture, size.side, cut, out);
+            }
+            return Ok(());
+        }
+        store.read(index, bytes)?;
+        let named = |error| store.decode_error(index, error);
+        let opened = decoder.open(bytes).map_err(named)?;
+        let (width, height) = opened.size();
+        let cuts = draw(width, height);
+        // what is kept is decoded as a whole, once; what is not, only as far as these views need it
+        if store.has_room(width, height)
+            && let Some(picture) = decoder.picture(&opened, size)
+        {
+            for (cut, out) in cuts.iter().zip(outs) {
+                decoder.cut(&picture, size.side, cut, out);
+            }
+            store.keep(index, picture);
+            return Ok(());
+        }
+        decoder.views(&opened, size, &cuts, outs).map_err(named)
+    }
+}
