@@ -1,23 +1,17 @@
 //! Flags and commands.
 
+mod evaluate;
 mod overrides;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
-use occlude_encoder::Arch;
-use occlude_preprocess::{Preprocess, files};
-use serde_json::json;
 
 use crate::config::Recipe;
 use crate::device::{Choice, Precision};
 use crate::engine::{self, End, Run};
-use crate::eval::{Extractor, knn};
-use crate::loss::normalize;
-use crate::model::Encoder;
 use crate::{doctor, selftest};
 use overrides::Overrides;
 
@@ -25,7 +19,7 @@ use overrides::Overrides;
 ///
 /// Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 failed; 2 wrong usage;
 /// 3 a check found a difference past its tolerance; 130 or 143 stopped by SIGINT or SIGTERM after
-/// saving a checkpoint.
+/// saving what there is to save.
 #[derive(Parser, Debug)]
 #[command(name = "occlude-train", version)]
 pub struct Cli {
@@ -38,9 +32,13 @@ enum Command {
     /// Pretrain an encoder on a folder of pictures
     Pretrain(Box<PretrainArgs>),
     /// Classify a validation folder by nearest neighbours, and tell what pixels and an untrained encoder reach
-    Knn(KnnArgs),
+    Knn(evaluate::KnnArgs),
+    /// Train a linear classifier on the frozen encoder and tell its accuracy on a validation folder
+    Linear(Box<evaluate::LinearArgs>),
+    /// Train encoder and classifier on labels, tell the accuracy on a validation folder, and save the model
+    Finetune(Box<evaluate::FinetuneArgs>),
     /// Print embeddings of pictures as JSON lines
-    Embed(EmbedArgs),
+    Embed(evaluate::EmbedArgs),
     /// Tell versions and devices, and what is missing
     Doctor {
         /// Print JSON
@@ -119,59 +117,6 @@ struct PretrainArgs {
     overrides: Overrides,
 }
 
-#[derive(Args, Debug)]
-struct KnnArgs {
-    /// Checkpoint of `pretrain`, or any other that holds a known encoder
-    checkpoint: PathBuf,
-    /// Folder with one sub-folder per class: the neighbours
-    train: PathBuf,
-    /// Folder with the same classes: the queries
-    val: PathBuf,
-    /// Numbers of neighbours
-    #[arg(long, value_delimiter = ',', default_value = "1,10,20")]
-    k: Vec<i64>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// Leave out the floors (an untrained encoder, raw pixels)
-    #[arg(long)]
-    no_floors: bool,
-    #[command(flatten)]
-    weights: WeightArgs,
-    #[command(flatten)]
-    machine: Machine,
-}
-
-#[derive(Args, Debug)]
-struct EmbedArgs {
-    /// Checkpoint
-    checkpoint: PathBuf,
-    /// Pictures or folders of pictures
-    #[arg(required = true)]
-    images: Vec<PathBuf>,
-    /// Scale embeddings to unit length
-    #[arg(long)]
-    normalize: bool,
-    #[command(flatten)]
-    weights: WeightArgs,
-    #[command(flatten)]
-    machine: Machine,
-}
-
-/// How to read a checkpoint.
-#[derive(Args, Debug)]
-struct WeightArgs {
-    /// What the encoder's names begin with, where several encoders are in the file
-    #[arg(long)]
-    prefix: Option<String>,
-    /// Architecture, where names and shapes do not tell
-    #[arg(long)]
-    arch: Option<Arch>,
-    /// Side of the network's input, pixels, for checkpoints that carry no preprocessing
-    #[arg(long)]
-    image_size: Option<u32>,
-}
-
 /// Runs a command.
 ///
 /// # Errors
@@ -179,8 +124,10 @@ struct WeightArgs {
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Pretrain(args) => pretrain(*args),
-        Command::Knn(args) => run_knn(&args),
-        Command::Embed(args) => embed(&args),
+        Command::Knn(args) => evaluate::knn(&args),
+        Command::Linear(args) => evaluate::linear(&args),
+        Command::Finetune(args) => evaluate::finetune(&args),
+        Command::Embed(args) => evaluate::embed(&args),
         Command::Doctor { json } => Ok(doctor::run(json)),
         Command::Selftest { device } => selftest::run(device.resolve()?),
     }
@@ -225,107 +172,6 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         End::Interrupted(0) => Ok(ExitCode::SUCCESS),
         End::Interrupted(signal) => Ok(ExitCode::from(128 + signal as u8)),
     }
-}
-
-/// The encoder of a checkpoint and the contract it comes with.
-fn open<'a>(
-    checkpoint: &'a Checkpoint,
-    args: &WeightArgs,
-) -> Result<(occlude_checkpoint::Encoder<'a>, Preprocess)> {
-    let path = checkpoint.path();
-    let options = LoadOptions { arch: args.arch, prefix: args.prefix.clone(), partial: false };
-    let weights = load_encoder(checkpoint, &options)?;
-    let contract = match (checkpoint.metadata().get(meta::PREPROCESS), args.image_size) {
-        (Some(json), None) => Preprocess::from_json(json).with_context(|| format!("`{}`", path.display()))?,
-        (Some(_), Some(_)) => {
-            anyhow::bail!("`{}` says its own image size; hint: leave out `--image-size`", path.display())
-        }
-        (None, size) => {
-            let size = size.unwrap_or(224);
-            eprintln!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
-            Preprocess::imagenet(size)
-        }
-    };
-    Ok((weights, contract))
-}
-
-fn run_knn(args: &KnnArgs) -> Result<ExitCode> {
-    ensure!(
-        !args.k.is_empty() && args.k.iter().all(|&k| k > 0),
-        "`--k` takes numbers above 0, like `1,10,20`"
-    );
-    let (train, val) = (files::list(&args.train)?, files::list(&args.val)?);
-    for (dir, listing) in [(&args.train, &train), (&args.val, &val)] {
-        ensure!(
-            !listing.classes.is_empty(),
-            "`{}` has no class folders; hint: kNN needs one sub-folder per class",
-            dir.display()
-        );
-    }
-    ensure!(
-        train.classes == val.classes,
-        "`{}` and `{}` have different classes ({} and {}); hint: the same sub-folders in both",
-        args.train.display(),
-        args.val.display(),
-        train.classes.len(),
-        val.classes.len()
-    );
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    let (weights, contract) = open(&checkpoint, &args.weights)?;
-    let device = args.machine.device.resolve()?;
-    args.machine.apply();
-    let trained = Encoder::from_checkpoint(&weights, device)?;
-    let untrained = Encoder::new(weights.arch, 0, device);
-    let mut extractors = vec![("checkpoint", Extractor::Encoder(&trained, &contract))];
-    if !args.no_floors {
-        extractors.push(("untrained", Extractor::Encoder(&untrained, &contract)));
-        extractors.push(("pixels", Extractor::Pixels(&contract)));
-    }
-    let mut results = Vec::new();
-    for (name, extractor) in extractors {
-        let workers = args.machine.workers();
-        let (t, v) = (extractor.run(&train.samples, workers)?, extractor.run(&val.samples, workers)?);
-        for (k, top1) in knn(&t, &v, &args.k)? {
-            results.push((name, k, top1));
-        }
-    }
-    if args.json {
-        let rows: Vec<_> =
-            results.iter().map(|(f, k, a)| json!({ "features": f, "k": k, "top1": a })).collect();
-        let (n, m) = (train.samples.len(), val.samples.len());
-        println!("{}", json!({ "train": n, "val": m, "classes": train.classes.len(), "results": rows }));
-    } else {
-        println!("{:<12} {:>4} {:>8}", "features", "k", "top-1");
-        for (name, k, top1) in results {
-            println!("{name:<12} {k:>4} {:>6.2} %", 100.0 * top1);
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn embed(args: &EmbedArgs) -> Result<ExitCode> {
-    let mut samples = Vec::new();
-    for path in &args.images {
-        if path.is_dir() {
-            samples.extend(files::list(path)?.samples);
-        } else {
-            ensure!(path.exists(), "no such picture: `{}`", path.display());
-            samples.push(files::Sample { path: path.clone(), class: None });
-        }
-    }
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    let (weights, contract) = open(&checkpoint, &args.weights)?;
-    let device = args.machine.device.resolve()?;
-    args.machine.apply();
-    let encoder = Encoder::from_checkpoint(&weights, device)?;
-    let set = Extractor::Encoder(&encoder, &contract).run(&samples, args.machine.workers())?;
-    let features = if args.normalize { normalize(&set.features) } else { set.features };
-    for (i, path) in (0i64..).zip(&set.paths) {
-        let row: Vec<f32> = Vec::try_from(features.get(i))?;
-        println!("{}", json!({ "path": path.to_string_lossy(), "embedding": row }));
-    }
-    // a picture that could not be read is missing from the output, which must not look like success
-    Ok(if set.paths.len() == samples.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[cfg(test)]

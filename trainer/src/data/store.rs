@@ -57,10 +57,11 @@ impl Store {
     }
 
     /// The picture at `index` or, where it is broken, of the next file that is not, so that a batch
-    /// is always full and the choice does not depend on timing. `None` where no file can be read.
-    pub fn get_or_next(&self, index: usize) -> Option<Arc<Rgb>> {
+    /// is always full and the choice does not depend on timing; and the index that it has. `None`
+    /// where no file can be read.
+    pub fn get_or_next(&self, index: usize) -> Option<(usize, Arc<Rgb>)> {
         let n = self.len();
-        (0..n).find_map(|i| self.get((index + i) % n))
+        (0..n).map(|i| (index + i) % n).find_map(|i| self.get(i).map(|image| (i, image)))
     }
 
     /// How many files were found broken so far.

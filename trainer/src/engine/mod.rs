@@ -133,6 +133,8 @@ impl<'a> Engine<'a> {
             ),
             loader: LoaderSpec {
                 batch_size: config.batch_size,
+                views: 2,
+                keep_last: false,
                 view,
                 seed: config.seed,
                 workers: run.workers,
@@ -198,7 +200,7 @@ impl<'a> Engine<'a> {
         let number = self.at.step;
         let step = Step { number, epoch: self.schedule.epoch(number), preview: number == 0 };
         seed_device(self.config.seed, number);
-        let views = tch::no_grad(|| batch.views.each_ref().map(|v| self.augmenter.apply(v, batch.size)));
+        let views = tch::no_grad(|| [0, 1].map(|v| self.augmenter.apply(&batch.views[v], batch.size)));
         let output = self.method.step(&views, step)?;
         self.optimizer.zero_grad();
         output.loss.f_backward()?;
