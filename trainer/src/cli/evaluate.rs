@@ -196,18 +196,13 @@ pub(super) fn knn(args: &KnnArgs) -> Result<ExitCode> {
     let (weights, contract) = open(&checkpoint, &common.weights)?;
     let device = common.machine.device.resolve()?;
     common.machine.apply();
-    let n = splits.train.samples.len() as i64;
-    let ks: Vec<i64> = match args.k.as_slice() {
-        [] => KS.into_iter().filter(|&k| k <= n).collect(),
-        given => given.to_vec(),
-    };
     let votes = if args.unweighted { Votes::Equal } else { Votes::Weighted };
     let votes_name = if args.unweighted { "equal" } else { "weighted" };
     let fingerprint = weights.fingerprint(&contract.to_json());
     let folder = match &common.out {
         Some(out) => {
             let data = splits.identity();
-            let question = json!({ "task": "knn", "fingerprint": fingerprint, "data": data, "k": ks, "votes": votes_name });
+            let question = json!({ "task": "knn", "fingerprint": fingerprint, "data": data, "k": args.k, "votes": votes_name });
             Some(Folder::open(out, &question)?)
         }
         None => None,
@@ -230,7 +225,7 @@ pub(super) fn knn(args: &KnnArgs) -> Result<ExitCode> {
         let workers = common.machine.workers();
         let t = extractor.run(&splits.train.samples, workers)?;
         let v = extractor.run(&splits.val.samples, workers)?;
-        let scores = eval::knn_scores(&t, &v, &ks, votes)?;
+        let scores = eval::knn_scores(&t, &v, &neighbours(&args.k, t.paths.len()), votes)?;
         let new: Vec<Row> =
             scores.into_iter().map(|(k, scores)| Row { features: name.into(), k, scores }).collect();
         if let Some(folder) = &folder {
@@ -259,6 +254,14 @@ pub(super) fn knn(args: &KnnArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The numbers of neighbours that were asked for; where none were, those of the papers that `n` pictures allow.
+fn neighbours(asked: &[i64], n: usize) -> Vec<i64> {
+    match asked {
+        [] => KS.into_iter().filter(|&k| k <= n as i64).collect(),
+        given => given.to_vec(),
+    }
 }
 
 /// `45.32 [43.51, 47.14]` for top-1, top-5 and the mean per class.
@@ -412,4 +415,16 @@ pub(super) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
     }
     // a picture that could not be read is missing from the output, which must not look like success
     Ok(if set.paths.len() == samples.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_of_neighbours_fit_the_pictures_unless_named() {
+        assert_eq!(neighbours(&[], 150), [1, 10, 20, 100]);
+        assert_eq!(neighbours(&[], 1), [1]);
+        assert_eq!(neighbours(&[5, 999], 10), [5, 999], "what is named and too large is an error later");
+    }
 }

@@ -46,7 +46,8 @@ impl Scores {
 }
 
 /// Of every row of `scores` `(N, C)`, how many classes come before the one in `labels` `(N)`: those with a higher score,
-/// and of equal ones those with a lower number. A class whose score is no finite number comes last.
+/// and of equal ones those with a lower number. A class whose score is no finite number comes
+/// nowhere: `i64::MAX`.
 pub(super) fn ranks(scores: &Tensor, labels: &Tensor) -> Vec<i64> {
     let (n, classes) = (scores.size()[0], scores.size()[1]);
     let number = Tensor::arange(classes, (Kind::Int64, scores.device())).unsqueeze(0);
@@ -59,7 +60,7 @@ pub(super) fn ranks(scores: &Tensor, labels: &Tensor) -> Vec<i64> {
         let earlier = rows.eq_tensor(&own).logical_and(&number.lt_tensor(&label));
         let before = rows.gt_tensor(&own).logical_or(&earlier);
         let before = before.sum_dim_intlist([1i64].as_slice(), false, Kind::Int64);
-        let last = before.full_like(classes);
+        let last = before.full_like(i64::MAX);
         let rank = before.where_self(&own.isfinite().squeeze_dim(1), &last);
         out.extend(Vec::<i64>::try_from(rank).unwrap_or_default());
     }
@@ -192,7 +193,7 @@ mod tests {
         .view([5, 6]);
         let labels = [1, 2, 1, 1, 4];
         let ranks = ranks(&scores, &Tensor::from_slice(&labels));
-        assert_eq!(ranks, [0, 5, 1, 6, 6]);
+        assert_eq!(ranks, [0, 5, 1, i64::MAX, i64::MAX]);
         let scored = Scores::new(&ranks, &labels);
         assert_eq!((scored.top1, scored.top5), (0.2, 0.4));
         assert!((scored.mean_per_class - (1.0 / 3.0) / 3.0).abs() < 1e-12, "{}", scored.mean_per_class);
