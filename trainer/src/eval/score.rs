@@ -32,7 +32,7 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// Scores of pictures whose class came at `ranks` (from 0; see [`ranks`]), of the classes `labels`.
+    /// Scores of pictures whose class came at `ranks` (from 0; see `ranks`), of the classes `labels`.
     pub fn new(ranks: &[i64], labels: &[i64]) -> Self {
         let share = |limit: i64| {
             let hits = ranks.iter().filter(|&&r| r < limit).count();
