@@ -98,6 +98,9 @@ fn gray(x: &Tensor) -> Tensor {
 /// The first three blend the image with black, with its mean grey or with its grey, so one pass
 /// serves a batch in which every sample is at another of them; hue is applied to its subset.
 fn jitter(mut x: Tensor, params: &[Photometric]) -> Tensor {
+    if !params.iter().any(|p| p.jittered) {
+        return x;
+    }
     let device = x.device();
     for slot in 0..4 {
         let at = |p: &Photometric, op: u8| p.jittered && p.order[slot] == op;

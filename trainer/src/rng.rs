@@ -25,6 +25,8 @@ pub enum Domain {
     Device = 6,
     /// Mixtures of a step.
     Mix = 7,
+    /// Confidence intervals.
+    Bootstrap = 8,
 }
 
 /// The stream of `domain` at the coordinates `(a, b)`.

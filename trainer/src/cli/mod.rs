@@ -1,28 +1,22 @@
 //! Flags and commands.
 
 mod dataset;
+mod evaluate;
 mod overrides;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
-use occlude_dataset::{Dataset, Options};
-use occlude_encoder::Arch;
-use occlude_preprocess::Preprocess;
 use serde_json::json;
 
 use crate::config::Recipe;
 use crate::data::Speed;
 use crate::device::{Choice, Precision};
 use crate::engine::{self, End, OnCollapse, OnlineKnn, Run};
-use crate::eval::{Extractor, knn};
-use crate::loss::normalize;
-use crate::model::Encoder;
 use crate::{device, doctor, selftest};
 use overrides::Overrides;
 
@@ -43,9 +37,13 @@ enum Command {
     /// Pretrain an encoder on a folder of pictures
     Pretrain(Box<PretrainArgs>),
     /// Classify a validation folder by nearest neighbours, and tell what pixels and an untrained encoder reach
-    Knn(KnnArgs),
+    Knn(evaluate::KnnArgs),
+    /// Train a linear classifier on the frozen encoder and tell its accuracy on a validation folder
+    Linear(Box<evaluate::LinearArgs>),
+    /// Train encoder and classifier on labels, tell the accuracy on a validation folder, and save the model
+    Finetune(Box<evaluate::FinetuneArgs>),
     /// Print embeddings of pictures as JSON lines
-    Embed(EmbedArgs),
+    Embed(evaluate::EmbedArgs),
     /// Show a run as one HTML page, or compare several
     Report(report::ReportArgs),
     /// Prepare and check data sets
@@ -171,59 +169,6 @@ struct PretrainArgs {
     overrides: Overrides,
 }
 
-#[derive(Args, Debug)]
-struct KnnArgs {
-    /// Checkpoint of `pretrain`, or any other that holds a known encoder
-    checkpoint: PathBuf,
-    /// Folder with one sub-folder per class, list, or shards: the neighbours
-    train: PathBuf,
-    /// The same with the same classes: the queries
-    val: PathBuf,
-    /// Numbers of neighbours
-    #[arg(long, value_delimiter = ',', default_value = "1,10,20")]
-    k: Vec<i64>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// Leave out the floors (an untrained encoder, raw pixels)
-    #[arg(long)]
-    no_floors: bool,
-    #[command(flatten)]
-    weights: WeightArgs,
-    #[command(flatten)]
-    machine: Machine,
-}
-
-#[derive(Args, Debug)]
-struct EmbedArgs {
-    /// Checkpoint
-    checkpoint: PathBuf,
-    /// Pictures, folders of pictures, lists or shards
-    #[arg(required = true)]
-    images: Vec<PathBuf>,
-    /// Scale embeddings to unit length
-    #[arg(long)]
-    normalize: bool,
-    #[command(flatten)]
-    weights: WeightArgs,
-    #[command(flatten)]
-    machine: Machine,
-}
-
-/// How to read a checkpoint.
-#[derive(Args, Debug)]
-struct WeightArgs {
-    /// What the encoder's names begin with, where several encoders are in the file
-    #[arg(long)]
-    prefix: Option<String>,
-    /// Architecture, where names and shapes do not tell
-    #[arg(long)]
-    arch: Option<Arch>,
-    /// Side of the network's input, pixels, for checkpoints that carry no preprocessing
-    #[arg(long)]
-    image_size: Option<u32>,
-}
-
 /// Runs a command.
 ///
 /// # Errors
@@ -231,8 +176,10 @@ struct WeightArgs {
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Pretrain(args) => pretrain(*args),
-        Command::Knn(args) => run_knn(&args),
-        Command::Embed(args) => embed(&args),
+        Command::Knn(args) => evaluate::knn(&args),
+        Command::Linear(args) => evaluate::linear(&args),
+        Command::Finetune(args) => evaluate::finetune(&args),
+        Command::Embed(args) => evaluate::embed(&args),
         Command::Report(args) => report::run(&args),
         Command::Dataset(command) => dataset::run(command),
         Command::Doctor { json } => Ok(doctor::run(json)),
@@ -288,111 +235,6 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         End::Collapsed => Ok(ExitCode::from(4)),
         End::Interrupted(signal) => Ok(ExitCode::from(128 + signal as u8)),
     }
-}
-
-/// The encoder of a checkpoint and the contract it comes with.
-fn open<'a>(
-    checkpoint: &'a Checkpoint,
-    args: &WeightArgs,
-) -> Result<(occlude_checkpoint::Encoder<'a>, Preprocess)> {
-    let path = checkpoint.path();
-    let options = LoadOptions { arch: args.arch, prefix: args.prefix.clone(), partial: false };
-    let weights = load_encoder(checkpoint, &options)?;
-    let contract = match (checkpoint.metadata().get(meta::PREPROCESS), args.image_size) {
-        (Some(json), None) => Preprocess::from_json(json).with_context(|| format!("`{}`", path.display()))?,
-        (Some(_), Some(_)) => {
-            anyhow::bail!("`{}` says its own image size; hint: leave out `--image-size`", path.display())
-        }
-        (None, size) => {
-            let size = size.unwrap_or(224);
-            eprintln!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
-            Preprocess::imagenet(size)
-        }
-    };
-    Ok((weights, contract))
-}
-
-fn run_knn(args: &KnnArgs) -> Result<ExitCode> {
-    ensure!(
-        !args.k.is_empty() && args.k.iter().all(|&k| k > 0),
-        "`--k` takes numbers above 0, like `1,10,20`"
-    );
-    let open_data = |path: &Path| Dataset::open(path, &Options::default());
-    let (train, val) = (open_data(&args.train)?, open_data(&args.val)?);
-    for (dir, data) in [(&args.train, &train), (&args.val, &val)] {
-        ensure!(
-            !data.classes().is_empty(),
-            "`{}` has no class folders; hint: kNN needs one sub-folder per class",
-            dir.display()
-        );
-    }
-    ensure!(
-        train.classes() == val.classes(),
-        "`{}` and `{}` have different classes ({} and {}); hint: the same sub-folders in both",
-        args.train.display(),
-        args.val.display(),
-        train.classes().len(),
-        val.classes().len()
-    );
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    let (weights, contract) = open(&checkpoint, &args.weights)?;
-    let device = args.machine.device.resolve()?;
-    args.machine.apply();
-    let trained = Encoder::from_checkpoint(&weights, device)?;
-    let untrained = Encoder::new(weights.arch, 0, device);
-    let mut extractors = vec![("checkpoint", Extractor::Encoder(&trained, &contract))];
-    if !args.no_floors {
-        extractors.push(("untrained", Extractor::Encoder(&untrained, &contract)));
-        extractors.push(("pixels", Extractor::Pixels(&contract)));
-    }
-    let mut results = Vec::new();
-    for (name, extractor) in extractors {
-        let workers = args.machine.workers();
-        let (t, v) = (extractor.run(&train, workers)?, extractor.run(&val, workers)?);
-        for (k, top1) in knn(&t, &v, &args.k)? {
-            results.push((name, k, top1));
-        }
-    }
-    if args.json {
-        let rows: Vec<_> =
-            results.iter().map(|(f, k, a)| json!({ "features": f, "k": k, "top1": a })).collect();
-        let (n, m) = (train.len(), val.len());
-        println!("{}", json!({ "train": n, "val": m, "classes": train.classes().len(), "results": rows }));
-    } else {
-        println!("{:<12} {:>4} {:>8}", "features", "k", "top-1");
-        for (name, k, top1) in results {
-            println!("{name:<12} {k:>4} {:>6.2} %", 100.0 * top1);
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn embed(args: &EmbedArgs) -> Result<ExitCode> {
-    let sets = Dataset::open_all(&args.images, &Options::default())?;
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    let (weights, contract) = open(&checkpoint, &args.weights)?;
-    let device = args.machine.device.resolve()?;
-    args.machine.apply();
-    let encoder = Encoder::from_checkpoint(&weights, device)?;
-    let mut complete = true;
-    for data in &sets {
-        let set = match Extractor::Encoder(&encoder, &contract).run(data, args.machine.workers()) {
-            Ok(set) => set,
-            Err(error) => {
-                eprintln!("warning: {error:#}");
-                complete = false;
-                continue;
-            }
-        };
-        let features = if args.normalize { normalize(&set.features) } else { set.features };
-        for (i, &sample) in (0i64..).zip(&set.samples) {
-            let row: Vec<f32> = Vec::try_from(features.get(i))?;
-            println!("{}", json!({ "path": data.name(sample), "embedding": row }));
-        }
-        complete &= set.samples.len() == data.len();
-    }
-    // a picture that could not be read is missing from the output, which must not look like success
-    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn loader_speed(args: &SpeedArgs) -> Result<ExitCode> {

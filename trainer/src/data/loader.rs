@@ -22,13 +22,15 @@ pub struct View {
     pub photometric: Vec<Photometric>,
 }
 
-/// The two views of a batch.
+/// The views of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// Number of the step in its epoch.
     pub step: usize,
-    /// Query and key view.
-    pub views: [View; 2],
+    /// [`LoaderSpec::views`] of them; for pretraining the query and the key view.
+    pub views: Vec<View>,
+    /// Of every picture, its index in the store: of the one that was read, where a broken one was replaced.
+    pub indices: Vec<usize>,
     /// Side of the views in pixels.
     pub size: usize,
 }
@@ -38,6 +40,10 @@ pub struct Batch {
 pub struct LoaderSpec {
     /// Pictures a batch.
     pub batch_size: usize,
+    /// Views of each picture.
+    pub views: usize,
+    /// Whether an incomplete last batch is kept; where not, its pictures wait for the next epoch.
+    pub keep_last: bool,
     /// The views.
     pub view: ViewSpec,
     /// Seed of the run.
@@ -46,7 +52,14 @@ pub struct LoaderSpec {
     pub workers: usize,
 }
 
-/// One epoch of batches, in order, decoded ahead by worker threads; the incomplete last one is dropped.
+impl LoaderSpec {
+    /// Batches an epoch over `pictures` pictures.
+    pub fn steps(&self, pictures: usize) -> usize {
+        if self.keep_last { pictures.div_ceil(self.batch_size) } else { pictures / self.batch_size }
+    }
+}
+
+/// One epoch of batches, in order, decoded ahead by worker threads.
 pub struct Loader {
     receiver: Option<Receiver<(usize, Option<Batch>)>>,
     waiting: BTreeMap<usize, Option<Batch>>,
@@ -59,7 +72,7 @@ pub struct Loader {
 impl Loader {
     /// Starts the threads of `epoch` at step `first`.
     pub fn start(store: &Arc<Store>, spec: &LoaderSpec, epoch: u64, first: usize) -> Self {
-        let steps = store.len() / spec.batch_size;
+        let steps = spec.steps(store.len());
         let order = Arc::new(permutation(store.len(), &mut stream(spec.seed, Domain::Order, epoch, 0)));
         let workers = spec.workers.max(1);
         // every worker may have one batch finished and one in the making
@@ -134,31 +147,34 @@ impl Job {
     }
 
     fn batch(&self, step: usize, stop: &AtomicBool, cutter: &mut Cutter<'_>) -> Option<Batch> {
-        let (n, size) = (self.spec.batch_size, self.spec.view.size);
+        let (first, size) = (step * self.spec.batch_size, self.spec.view.size);
+        let n = self.spec.batch_size.min(self.order.len() - first);
         let plane = 3 * size * size;
         let empty = || View { pixels: vec![0; n * plane], photometric: Vec::with_capacity(n) };
-        let mut views = [empty(), empty()];
+        let mut views: Vec<View> = (0..self.spec.views).map(|_| empty()).collect();
+        let mut indices = Vec::with_capacity(n);
         for i in 0..n {
             if stop.load(Ordering::Relaxed) {
                 return None;
             }
-            let index = self.order[step * n + i] as usize;
-            let mut outs = views.each_mut().map(|view| &mut view.pixels[i * plane..(i + 1) * plane]);
+            let index = self.order[first + i] as usize;
+            let mut outs: Vec<&mut [u8]> =
+                views.iter_mut().map(|view| &mut view.pixels[i * plane..(i + 1) * plane]).collect();
             let mut photometric = Vec::new();
-            let draw = |width, height| {
+            let draw = |width, height, cuts: &mut Vec<Cut>| {
                 photometric.clear();
-                let both = [0, 1].map(|v| self.draw(index, v, width, height));
-                both.map(|(cut, colours)| {
+                for v in 0..self.spec.views {
+                    let (cut, colours) = self.draw(index, v, width, height);
+                    cuts.push(cut);
                     photometric.push(colours);
-                    cut
-                })
+                }
             };
-            cutter.views(index, draw, &mut outs)?;
+            indices.push(cutter.views(index, draw, &mut outs)?);
             for (view, colours) in views.iter_mut().zip(photometric) {
                 view.photometric.push(colours);
             }
         }
-        Some(Batch { step, views, size })
+        Some(Batch { step, views, indices, size })
     }
 
     /// View `v` of the sample at `index`, a picture of the given size.
@@ -197,11 +213,15 @@ mod tests {
 
     fn spec(workers: usize) -> LoaderSpec {
         let view = ViewSpec { size: 32, augment: Config::new(Recipe::MocoV2).augment };
-        LoaderSpec { batch_size: 4, view, seed: 3, workers }
+        LoaderSpec { batch_size: 4, views: 2, keep_last: false, view, seed: 3, workers }
+    }
+
+    fn load(dir: &tempfile::TempDir, spec: &LoaderSpec, first: usize) -> Vec<Option<Batch>> {
+        Loader::start(&store(dir, 1 << 20), spec, 5, first).collect()
     }
 
     fn batches(dir: &tempfile::TempDir, workers: usize, first: usize) -> Vec<Option<Batch>> {
-        Loader::start(&store(dir, 1 << 20), &spec(workers), 5, first).collect()
+        load(dir, &spec(workers), first)
     }
 
     #[test]
@@ -223,6 +243,26 @@ mod tests {
         assert!(all.len() == 2 && all.iter().all(Option::is_some));
         assert_eq!(store.broken(), 1);
         assert!(batches(&folder(8, 0), 2, 0).iter().all(Option::is_none));
+    }
+
+    /// The blue of a picture says which file it is: 16 times its number.
+    #[test]
+    fn indices_are_of_the_pictures_that_were_read() {
+        let dir = folder(2, 9);
+        let single = LoaderSpec { views: 1, keep_last: true, ..spec(2) };
+        let all: Vec<Batch> = load(&dir, &single, 0).into_iter().flatten().collect();
+        assert_eq!(all.iter().map(|b| b.indices.len()).collect::<Vec<_>>(), [4, 4, 3]);
+        assert_eq!(load(&dir, &LoaderSpec { keep_last: false, ..single }, 0).len(), 2);
+        let mut seen: Vec<usize> = all.iter().flat_map(|b| b.indices.clone()).collect();
+        for batch in &all {
+            assert_eq!(batch.views.len(), 1);
+            for (&index, pixels) in batch.indices.iter().zip(batch.views[0].pixels.chunks(3 * 32 * 32)) {
+                assert!(pixels[2 * 32 * 32..].iter().all(|&blue| usize::from(blue) == 16 * index), "{index}");
+            }
+        }
+        seen.sort_unstable();
+        // the two broken files lie behind the others and are replaced by the first
+        assert_eq!(seen, [0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     /// JPEG photos, one of them with something broken near its end: the same batches without a cache, with one that

@@ -40,14 +40,15 @@ impl Speed {
         let colours =
             Augmenter::new(&config.preprocess(), self.size, config.augment.blur_sigma[1], Device::Cpu);
         let view = ViewSpec { size: self.size, augment: config.augment };
-        let spec = LoaderSpec { batch_size: self.batch_size, view, seed: 0, workers: 1 };
+        let spec =
+            LoaderSpec { batch_size: self.batch_size, views: 2, keep_last: false, view, seed: 0, workers: 1 };
         // the first epoch reads the files into the system's cache
         let (mut samples, mut began) = (0, processor_time());
         for epoch in 0.. {
             for batch in Loader::start(&store, &spec, epoch, 0) {
                 let batch = batch.context("no picture can be read")?;
                 if self.colours {
-                    let views = tch::no_grad(|| batch.views.each_ref().map(|v| colours.apply(v, batch.size)));
+                    let views = tch::no_grad(|| [0, 1].map(|v| colours.apply(&batch.views[v], batch.size)));
                     drop(views);
                 }
                 samples += self.batch_size;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use occlude_dataset::{Dataset, Error};
 use occlude_preprocess::{DecodeError, Limits, Picture};
@@ -14,7 +14,9 @@ const NAMED: usize = 50;
 
 /// A data set, a cache of its decoded pictures up to a number of bytes, and what was found broken.
 pub struct Store {
-    dataset: Dataset,
+    dataset: Arc<Dataset>,
+    /// Positions in the data set; absent: all of them.
+    which: Option<Vec<usize>>,
     cached: Vec<OnceLock<Picture>>,
     room: AtomicU64,
     limits: Limits,
@@ -24,25 +26,41 @@ pub struct Store {
 impl Store {
     /// Nothing is decoded yet; `cache_bytes` bounds the pixels that are kept.
     pub fn new(dataset: Dataset, cache_bytes: u64) -> Self {
+        Self::over(Arc::new(dataset), None, cache_bytes)
+    }
+
+    /// The same with the pictures at those positions alone.
+    pub fn some(dataset: Arc<Dataset>, which: Vec<usize>, cache_bytes: u64) -> Self {
+        Self::over(dataset, Some(which), cache_bytes)
+    }
+
+    fn over(dataset: Arc<Dataset>, which: Option<Vec<usize>>, cache_bytes: u64) -> Self {
+        let n = which.as_ref().map_or(dataset.len(), Vec::len);
         // without a cache there is nothing to hold a place for
-        let places = if cache_bytes == 0 { 0 } else { dataset.len() };
+        let places = if cache_bytes == 0 { 0 } else { n };
         Self {
             cached: (0..places).map(|_| OnceLock::new()).collect(),
             dataset,
+            which,
             room: AtomicU64::new(cache_bytes),
             limits: Limits::default(),
             broken: Mutex::default(),
         }
     }
 
+    /// The position in the data set.
+    fn at(&self, index: usize) -> usize {
+        self.which.as_ref().map_or(index, |which| which[index])
+    }
+
     /// Number of files.
     pub fn len(&self) -> usize {
-        self.dataset.len()
+        self.which.as_ref().map_or(self.dataset.len(), Vec::len)
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.dataset.is_empty()
+        self.len() == 0
     }
 
     /// How large a picture may be.
@@ -55,12 +73,12 @@ impl Store {
     /// # Errors
     /// Where they cannot be read; it names the picture.
     pub(super) fn read(&self, index: usize, bytes: &mut Vec<u8>) -> Result<(), Error> {
-        self.dataset.read(index, bytes)
+        self.dataset.read(self.at(index), bytes)
     }
 
     /// What is wrong with the picture at `index`.
     pub(super) fn decode_error(&self, index: usize, reason: DecodeError) -> Error {
-        Error::Decode { name: self.dataset.name(index), reason }
+        Error::Decode { name: self.dataset.name(self.at(index)), reason }
     }
 
     /// The decoded picture at `index`, where it was kept.

@@ -12,29 +12,30 @@ pub(super) struct Cutter<'a> {
     size: ViewSize,
     decoder: ViewDecoder,
     bytes: Vec<u8>,
+    cuts: Vec<Cut>,
 }
 
 impl<'a> Cutter<'a> {
     pub(super) fn new(store: &'a Store, spec: &ViewSpec) -> Self {
         let size = ViewSize { side: spec.size, least_area: spec.augment.crop_min };
-        Self { store, size, decoder: ViewDecoder::new(store.limits()), bytes: Vec::new() }
+        Self { store, size, decoder: ViewDecoder::new(store.limits()), bytes: Vec::new(), cuts: Vec::new() }
     }
 
     /// Fills `outs`, `(3, size, size)` each, with the views that `draw` tells for the size of the picture at `index`;
     /// where that is broken, of the next file that is not, so that a batch is always full and the choice does not
-    /// depend on timing. `None` where no file can be read.
+    /// depend on timing; the index of the one that was read. `None` where no file can be read.
     pub(super) fn views(
         &mut self,
         index: usize,
-        mut draw: impl FnMut(u32, u32) -> [Cut; 2],
+        mut draw: impl FnMut(u32, u32, &mut Vec<Cut>),
         outs: &mut [&mut [u8]],
-    ) -> Option<()> {
+    ) -> Option<usize> {
         let n = self.store.len();
         // a data set of which so many in a row are broken is not there any more
         (0..n.min(MAX_BROKEN)).find_map(|i| {
             let at = (index + i) % n;
             match self.one(at, &mut draw, outs) {
-                Ok(()) => Some(()),
+                Ok(()) => Some(at),
                 Err(error) => {
                     self.store.report(at, &error.to_string());
                     None
@@ -47,13 +48,15 @@ impl<'a> Cutter<'a> {
     fn one(
         &mut self,
         index: usize,
-        mut draw: impl FnMut(u32, u32) -> [Cut; 2],
+        mut draw: impl FnMut(u32, u32, &mut Vec<Cut>),
         outs: &mut [&mut [u8]],
     ) -> Result<(), Error> {
-        let Self { store, size, decoder, bytes } = self;
+        let Self { store, size, decoder, bytes, cuts } = self;
+        cuts.clear();
         if let Some(picture) = store.cached(index) {
             let (width, height) = picture.size();
-            for (cut, out) in draw(width, height).iter().zip(outs) {
+            draw(width, height, cuts);
+            for (cut, out) in cuts.iter().zip(outs) {
                 decoder.cut(picture, size.side, cut, out);
             }
             return Ok(());
@@ -62,7 +65,7 @@ impl<'a> Cutter<'a> {
         let named = |error| store.decode_error(index, error);
         let opened = decoder.open(bytes).map_err(named)?;
         let (width, height) = opened.size();
-        let cuts = draw(width, height);
+        draw(width, height, cuts);
         // what is kept is decoded as a whole, once; what is not, only as far as these views need it
         if store.has_room(width, height)
             && let Some(picture) = decoder.picture(&opened, size)
@@ -73,6 +76,6 @@ impl<'a> Cutter<'a> {
             store.keep(index, picture);
             return Ok(());
         }
-        decoder.views(&opened, size, &cuts, outs).map_err(named)
+        decoder.views(&opened, size, cuts, outs).map_err(named)
     }
 }

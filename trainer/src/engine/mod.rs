@@ -181,6 +181,8 @@ impl<'a> Engine<'a> {
             ),
             loader: LoaderSpec {
                 batch_size: config.batch_size,
+                views: 2,
+                keep_last: false,
                 view,
                 seed: config.seed,
                 workers: run.workers,
@@ -320,7 +322,7 @@ impl<'a> Engine<'a> {
         let number = self.at.step * parts as u64 + part as u64;
         let step = Step { number, epoch: self.schedule.epoch(self.at.step), preview: number == 0 };
         seed_device(self.config.seed, number);
-        let views = tch::no_grad(|| batch.views.each_ref().map(|v| self.augmenter.apply(v, batch.size)));
+        let views = tch::no_grad(|| [0, 1].map(|v| self.augmenter.apply(&batch.views[v], batch.size)));
         let output = self.method.step(&views, step)?;
         if part == 0 {
             self.optimizer.zero_grad();

@@ -86,7 +86,11 @@ pub fn save(
         .with_context(|| format!("cannot write `{}`", last.display()))
 }
 
-fn to_out(named: &Named) -> Result<TensorOut<'static>> {
+/// A tensor on its way into a file.
+///
+/// # Errors
+/// Where it is neither float32 nor int64.
+pub(crate) fn to_out(named: &Named) -> Result<TensorOut<'static>> {
     let tensor = named.tensor.detach().to_device(tch::Device::Cpu).contiguous();
     let dtype = match tensor.kind() {
         Kind::Float => Dtype::F32,
@@ -172,7 +176,11 @@ pub fn load(
     Ok(Position { step: number(meta::STEP)?, epoch: number(meta::EPOCH)?, metrics, run })
 }
 
-fn from_checkpoint(t: &occlude_checkpoint::Tensor<'_>) -> Result<Named> {
+/// A tensor of a file, of the type it has there.
+///
+/// # Errors
+/// Where it is neither float32 nor int64.
+pub(crate) fn from_checkpoint(t: &occlude_checkpoint::Tensor<'_>) -> Result<Named> {
     let kind = match t.dtype {
         Dtype::F32 => Kind::Float,
         Dtype::I64 => Kind::Int64,
@@ -195,7 +203,8 @@ fn same_config(saved: &Config, now: &Config) -> Result<()> {
     Ok(())
 }
 
-fn compare(path: &str, saved: &Value, now: &Value, out: &mut Vec<String>) {
+/// Where two configurations differ, in words.
+pub(crate) fn compare(path: &str, saved: &Value, now: &Value, out: &mut Vec<String>) {
     match (saved, now) {
         (Value::Object(a), Value::Object(b)) => {
             for (key, value) in a {

@@ -49,23 +49,53 @@ impl Extractor<'_> {
     /// # Errors
     /// Where none of them can be read.
     pub fn run_some(&self, data: &Dataset, which: &[usize], workers: usize) -> Result<FeatureSet> {
-        let (mut parts, mut labels, mut samples) = (Vec::new(), Vec::new(), Vec::new());
+        self.views(data, which, workers, &[false]).map(|(set, _)| set)
+    }
+
+    /// As [`Self::run_some`], and the features of the same pictures mirrored left to right, `(N, D)`.
+    ///
+    /// # Errors
+    /// Where none of them can be read.
+    pub fn run_mirrored(
+        &self,
+        data: &Dataset,
+        which: &[usize],
+        workers: usize,
+    ) -> Result<(FeatureSet, Tensor)> {
+        self.views(data, which, workers, &[false, true])
+    }
+
+    /// The features of the first of `mirror`, and of the last.
+    fn views(
+        &self,
+        data: &Dataset,
+        which: &[usize],
+        workers: usize,
+        mirror: &[bool],
+    ) -> Result<(FeatureSet, Tensor)> {
+        let mut parts: Vec<Vec<Tensor>> = mirror.iter().map(|_| Vec::new()).collect();
+        let (mut labels, mut samples) = (Vec::new(), Vec::new());
         for chunk in which.chunks(BATCH) {
             let read = decode(data, chunk, self.contract(), workers);
             let images: Vec<&Rgb> = read.iter().map(|(_, image)| image).collect();
             if images.is_empty() {
                 continue;
             }
-            parts.push(self.features(&images));
+            for (part, &mirror) in parts.iter_mut().zip(mirror) {
+                part.push(self.features(&images, mirror));
+            }
             labels.extend(read.iter().map(|(i, _)| data.class(*i).map_or(-1, i64::from)));
             samples.extend(read.iter().map(|(i, _)| *i));
         }
         ensure!(
-            !parts.is_empty(),
+            !samples.is_empty(),
             "none of the {} pictures can be read; hint: the warnings above say why",
             which.len()
         );
-        Ok(FeatureSet { features: Tensor::cat(&parts, 0), labels: Tensor::from_slice(&labels), samples })
+        let mut views = parts.iter().map(|part| Tensor::cat(part, 0));
+        let features = views.next().unwrap_or_default();
+        let last = views.next_back().unwrap_or_else(|| features.shallow_clone());
+        Ok((FeatureSet { features, labels: Tensor::from_slice(&labels), samples }, last))
     }
 
     fn contract(&self) -> &Preprocess {
@@ -74,11 +104,11 @@ impl Extractor<'_> {
         }
     }
 
-    fn features(&self, images: &[&Rgb]) -> Tensor {
+    fn features(&self, images: &[&Rgb], mirror: bool) -> Tensor {
         let contract = self.contract();
         match self {
             Self::Encoder(encoder, _) => {
-                let x = network_input(images, contract, encoder.device());
+                let x = mirrored(network_input(images, contract, encoder.device()), mirror);
                 let out = tch::no_grad(|| encoder.forward(&x, Mode::Eval, 5).embedding);
                 out.to_device(Device::Cpu)
             }
@@ -88,10 +118,17 @@ impl Extractor<'_> {
                     .map(|i| occlude_preprocess::resize(i, PIXEL_SIDE, PIXEL_SIDE, Interpolation::Bilinear))
                     .collect();
                 let plain = Preprocess { high_pass: None, ..contract.clone() };
-                network_input(&small.iter().collect::<Vec<_>>(), &plain, Device::Cpu).flatten(1, -1)
+                let x = network_input(&small.iter().collect::<Vec<_>>(), &plain, Device::Cpu);
+                mirrored(x, mirror).flatten(1, -1)
             }
         }
     }
+}
+
+/// `(N, 3, H, W)`, left and right exchanged on request. The high-pass filter is symmetric, so that mirrored before or
+/// after it is the same.
+fn mirrored(x: Tensor, mirror: bool) -> Tensor {
+    if mirror { x.flip([3]) } else { x }
 }
 
 /// The pictures of a chunk that can be read, resized and cropped as `contract` says, in order.
@@ -152,5 +189,27 @@ mod tests {
             let theirs = Tensor::from_slice(&contract.tensor(&image)).view([1, 3, 32, 32]);
             assert!((ours - theirs).abs().max().double_value(&[]) < 1e-4);
         }
+    }
+
+    #[test]
+    fn mirrored_features_are_of_the_mirrored_picture() {
+        let _alone = crate::rng::alone();
+        let dir = tempfile::tempdir().expect("a folder");
+        let picture =
+            image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, (x * y) as u8]));
+        picture.save(dir.path().join("a.png")).expect("written");
+        image::imageops::flip_horizontal(&picture).save(dir.path().join("b.png")).expect("written");
+        let data = Dataset::open(dir.path(), &occlude_dataset::Options::default()).expect("listed");
+        let encoder = Encoder::new(occlude_encoder::Arch::ResNet18, 0, Device::Cpu);
+        let contract = Preprocess {
+            high_pass: Some(HighPass { kernel: 11, sigma: 5.0 }),
+            resize: 32,
+            ..Preprocess::imagenet(32)
+        };
+        let (set, mirrored) =
+            Extractor::Encoder(&encoder, &contract).run_mirrored(&data, &[0, 1], 1).expect("features");
+        let distance = |a: Tensor, b: Tensor| (a - b).abs().max().double_value(&[]);
+        assert!(distance(set.features.get(1), mirrored.get(0)) < 1e-4);
+        assert!(distance(set.features.get(0), mirrored.get(0)) > 1e-3);
     }
 }

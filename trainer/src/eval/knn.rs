@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
 use super::features::FeatureSet;
+use super::score::{Scores, ranks};
 use crate::loss::normalize;
 
 /// Temperature of the votes.
@@ -11,15 +12,36 @@ const TEMPERATURE: f64 = 0.07;
 /// Queries at a time, which bounds memory.
 const BLOCK: i64 = 512;
 
-/// Accuracy for each number of neighbours.
-pub type Scores = Vec<(i64, f64)>;
+/// What the vote of a neighbour counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Votes {
+    /// exp(cosine / 0.07)
+    Weighted,
+    /// 1
+    Equal,
+}
 
 /// Share of `val` whose class gets the most votes of its `k` nearest neighbours in `train`, by cosine, each vote
-/// weighted exp(cosine / 0.07).
+/// weighted exp(cosine / 0.07): (k, top-1).
+///
+/// # Errors
+/// As [`knn_scores`].
+pub fn knn(train: &FeatureSet, val: &FeatureSet, ks: &[i64]) -> Result<Vec<(i64, f64)>> {
+    let scores = knn_scores(train, val, ks, Votes::Weighted)?;
+    Ok(scores.into_iter().map(|(k, s)| (k, s.top1)).collect())
+}
+
+/// The accuracies of nearest-neighbour classification for each number of neighbours. A class without a vote is never
+/// among the first five; of equal votes the class of the lower number wins.
 ///
 /// # Errors
 /// Where a set is empty or has pictures without a class, or `k` exceeds the training set.
-pub fn knn(train: &FeatureSet, val: &FeatureSet, ks: &[i64]) -> Result<Scores> {
+pub fn knn_scores(
+    train: &FeatureSet,
+    val: &FeatureSet,
+    ks: &[i64],
+    votes: Votes,
+) -> Result<Vec<(i64, Scores)>> {
     let n = train.labels.size()[0];
     for (name, set) in [("training", train), ("validation", val)] {
         let unlabelled = set.labels.lt(0).sum(Kind::Int64).int64_value(&[]);
@@ -35,20 +57,25 @@ pub fn knn(train: &FeatureSet, val: &FeatureSet, ks: &[i64]) -> Result<Scores> {
     let bank = normalize(&train.features).transpose(0, 1); // (D, N)
     let queries = normalize(&val.features);
     let total = queries.size()[0];
-    let mut hits = vec![0i64; ks.len()];
+    let mut found = vec![Vec::with_capacity(total as usize); ks.len()];
     for start in (0..total).step_by(BLOCK as usize) {
         let len = BLOCK.min(total - start);
         let labels = val.labels.narrow(0, start, len);
         let (similarity, index) = queries.narrow(0, start, len).matmul(&bank).topk(largest, 1, true, true);
         let neighbours = train.labels.index_select(0, &index.flatten(0, -1)).view([len, largest]);
-        let votes = (similarity / TEMPERATURE).exp();
-        for (hit, &k) in hits.iter_mut().zip(ks) {
+        let votes = match votes {
+            Votes::Weighted => (similarity / TEMPERATURE).exp(),
+            Votes::Equal => similarity.ones_like(),
+        };
+        for (found, &k) in found.iter_mut().zip(ks) {
             let mut tally = Tensor::zeros([len, classes], (Kind::Float, votes.device()));
             let _ = tally.scatter_add_(1, &neighbours.narrow(1, 0, k), &votes.narrow(1, 0, k));
-            *hit += tally.argmax(1, false).eq_tensor(&labels).sum(Kind::Int64).int64_value(&[]);
+            let tally = tally.masked_fill(&tally.eq(0.0), f64::NEG_INFINITY);
+            found.extend(ranks(&tally, &labels));
         }
     }
-    Ok(ks.iter().zip(hits).map(|(&k, hit)| (k, hit as f64 / total as f64)).collect())
+    let labels = Vec::<i64>::try_from(&val.labels)?;
+    Ok(ks.iter().zip(found).map(|(&k, ranks)| (k, Scores::new(&ranks, &labels))).collect())
 }
 
 #[cfg(test)]
@@ -71,6 +98,21 @@ mod tests {
         // equally near: the majority wins
         let train = set(&[[1.0, 0.1], [1.0, -0.1], [1.0, 0.1]], &[0, 1, 1]);
         assert_eq!(knn(&train, &val, &[3]).expect("scored"), [(3, 0.0)]);
+    }
+
+    #[test]
+    fn equal_votes_count_heads_and_top_5_asks_for_a_vote() {
+        let _alone = crate::rng::alone();
+        let train = set(&[[1.0, 0.0], [-1.0, 0.2], [-1.0, -0.2]], &[0, 1, 1]);
+        let val = set(&[[2.0, 0.1]], &[0]);
+        let score = |train: &FeatureSet, k| {
+            let scores = knn_scores(train, &val, &[k], Votes::Equal).expect("scored");
+            (scores[0].1.top1, scores[0].1.top5)
+        };
+        assert_eq!(score(&train, 1), (1.0, 1.0));
+        assert_eq!(score(&train, 3), (0.0, 1.0), "two of three say otherwise");
+        let none = set(&[[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]], &[1, 2, 0]);
+        assert_eq!(score(&none, 2), (0.0, 0.0), "nobody voted for it, though there are only three classes");
     }
 
     #[test]

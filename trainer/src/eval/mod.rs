@@ -1,7 +1,30 @@
-//! Evaluation of encoders: features by the preprocessing contract, nearest neighbours.
+//! Evaluation of encoders: nearest neighbours, linear classifiers on frozen features, fine-tuning. What is said of them:
+//! top-1, top-5 and mean per-class accuracy with intervals of 95 % confidence (docs/evaluation.md).
 
+mod classifier;
 mod features;
+mod finetune;
+mod folder;
 mod knn;
+mod linear;
+mod protocol;
+mod report;
+mod score;
+mod search;
+mod source;
+mod split;
+mod training;
 
+pub use classifier::Classifier;
 pub use features::{Extractor, FeatureSet};
-pub use knn::{Scores, knn};
+pub use finetune::finetune;
+pub use folder::Folder;
+pub use knn::{Votes, knn, knn_scores};
+pub use linear::{Machine, Outcome, Subject, Views, linear};
+pub use protocol::{Decay, FinetunePreset, LinearPreset, Lr, Overrides, Protocol};
+pub use report::{Question, Report, changed};
+pub use score::{Scores, wilson};
+pub use search::Search;
+pub use source::Reading;
+pub use split::{Identity, Splits};
+pub use training::Interrupt;

@@ -1,0 +1,434 @@
+//! How good an encoder is: `knn`, `linear`, `finetune`; and `embed`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
+use occlude_dataset::{Dataset, Options};
+use occlude_encoder::Arch;
+use occlude_preprocess::Preprocess;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Machine;
+use crate::config::Invalid;
+use crate::device::Precision;
+use crate::eval::{
+    self, Extractor, FinetunePreset, Folder, Interrupt, LinearPreset, Lr, Outcome, Overrides, Protocol,
+    Reading, Report, Scores, Splits, Subject, Views, Votes,
+};
+use crate::loss::normalize;
+use crate::model::Encoder;
+
+/// Numbers of neighbours in the papers, and one.
+const KS: [i64; 5] = [1, 10, 20, 100, 200];
+
+/// What every evaluation reads, and how it answers.
+#[derive(Args, Debug)]
+struct Common {
+    /// Checkpoint of `pretrain`, or any other that holds a known encoder
+    checkpoint: PathBuf,
+    /// Folder with one sub-folder per class, list, or shards: what is learnt from
+    train: PathBuf,
+    /// The same with the same classes: what is classified
+    val: PathBuf,
+    /// Folder for state and result; the same command goes on there, or prints the result again. Without: nothing is kept
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    weights: WeightArgs,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct KnnArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Numbers of neighbours; default: 1,10,20,100,200, as far as there are training pictures
+    #[arg(long, value_delimiter = ',')]
+    k: Vec<i64>,
+    /// Every neighbour has one vote; default: exp(cosine / 0.07) votes
+    #[arg(long)]
+    unweighted: bool,
+    /// Leave out the floors (an untrained encoder, raw pixels)
+    #[arg(long)]
+    no_floors: bool,
+}
+
+/// Settings that both ways of training a classifier have.
+#[derive(Args, Debug)]
+struct Hyper {
+    /// Passes over the training pictures; default: the protocol's
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Pictures a step; default: the protocol's. The learning rate is not scaled with it
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Epochs after which the learning rates fall to a tenth, like `60,80`; default: the protocol's, moved with `--epochs`
+    #[arg(long, value_delimiter = ',')]
+    steps: Option<Vec<usize>>,
+    /// L2 penalty on what is trained; default: the protocol's
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// Seed of the first weights, the order and the crops
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Decoded pictures to keep in memory, MiB; 0 decodes every picture every epoch
+    #[arg(long, default_value_t = 2048)]
+    cache: u64,
+    /// Stop after that many steps, as a signal would (for trying resumption)
+    #[arg(long, hide = true)]
+    stop_after: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct LinearArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Published settings; the flags below override them
+    #[arg(long, value_enum, default_value = "moco")]
+    protocol: LinearPreset,
+    /// What the classifier is trained on
+    #[arg(long, value_enum, default_value = "fresh")]
+    views: Views,
+    /// Learning rate, or `auto`: the best of a grid on a tenth of the training pictures; default: the protocol's
+    #[arg(long)]
+    lr: Option<Lr>,
+    #[command(flatten)]
+    hyper: Hyper,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct FinetuneArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Settings; the flags below override them
+    #[arg(long, value_enum, default_value = "transfer")]
+    protocol: FinetunePreset,
+    /// File that names the training pictures to use, one a line, relative to TRAIN (1 % and 10 % lists)
+    #[arg(long, value_name = "FILE")]
+    list: Option<PathBuf>,
+    /// Learning rate of the encoder; default: the protocol's
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Learning rate of the classifier; default: the protocol's
+    #[arg(long)]
+    lr_classifier: Option<f64>,
+    /// Number format of convolutions and matrix products in training; accuracies are told in fp32
+    #[arg(long, value_enum, default_value = "fp32")]
+    precision: Precision,
+    #[command(flatten)]
+    hyper: Hyper,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct EmbedArgs {
+    /// Checkpoint
+    checkpoint: PathBuf,
+    /// Pictures, folders of pictures, lists or shards
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
+    /// Scale embeddings to unit length
+    #[arg(long)]
+    normalize: bool,
+    #[command(flatten)]
+    weights: WeightArgs,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// How to read a checkpoint.
+#[derive(Args, Debug)]
+struct WeightArgs {
+    /// What the encoder's names begin with, where several encoders are in the file
+    #[arg(long)]
+    prefix: Option<String>,
+    /// Architecture, where names and shapes do not tell
+    #[arg(long)]
+    arch: Option<Arch>,
+    /// Side of the network's input, pixels, for checkpoints that carry no preprocessing
+    #[arg(long)]
+    image_size: Option<u32>,
+}
+
+/// The encoder of a checkpoint and the contract it comes with.
+fn open<'a>(
+    checkpoint: &'a Checkpoint,
+    args: &WeightArgs,
+) -> Result<(occlude_checkpoint::Encoder<'a>, Preprocess)> {
+    let path = checkpoint.path();
+    let options = LoadOptions { arch: args.arch, prefix: args.prefix.clone(), partial: false };
+    let weights = load_encoder(checkpoint, &options)?;
+    let contract = match (checkpoint.metadata().get(meta::PREPROCESS), args.image_size) {
+        (Some(json), None) => Preprocess::from_json(json).with_context(|| format!("`{}`", path.display()))?,
+        (Some(_), Some(_)) => {
+            bail!("`{}` says its own image size; hint: leave out `--image-size`", path.display())
+        }
+        (None, size) => {
+            let size = size.unwrap_or(224);
+            eprintln!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
+            Preprocess::imagenet(size)
+        }
+    };
+    Ok((weights, contract))
+}
+
+/// Accuracies by nearest neighbours.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Row {
+    features: String,
+    k: i64,
+    #[serde(flatten)]
+    scores: Scores,
+}
+
+/// `occlude-train knn`.
+pub(super) fn knn(args: &KnnArgs) -> Result<ExitCode> {
+    ensure!(args.k.iter().all(|&k| k > 0), "`--k` takes numbers above 0, like `1,10,20`");
+    let common = &args.common;
+    let splits = Splits::open(&common.train, &common.val)?;
+    let checkpoint = Checkpoint::open(&common.checkpoint)?;
+    let (weights, contract) = open(&checkpoint, &common.weights)?;
+    let device = common.machine.device.resolve()?;
+    common.machine.apply();
+    let votes = if args.unweighted { Votes::Equal } else { Votes::Weighted };
+    let votes_name = if args.unweighted { "equal" } else { "weighted" };
+    let fingerprint = weights.fingerprint(&contract.to_json());
+    let folder = match &common.out {
+        Some(out) => {
+            let data = splits.identity();
+            let question = json!({ "task": "knn", "fingerprint": fingerprint, "data": data, "k": args.k, "votes": votes_name });
+            Some(Folder::open(out, &question)?)
+        }
+        None => None,
+    };
+    let _interrupt = Interrupt::register()?;
+    let trained = Encoder::from_checkpoint(&weights, device)?;
+    let untrained = Encoder::new(weights.arch, 0, device);
+    let mut extractors = vec![("checkpoint", Extractor::Encoder(&trained, &contract))];
+    if !args.no_floors {
+        extractors.push(("untrained", Extractor::Encoder(&untrained, &contract)));
+        extractors.push(("pixels", Extractor::Pixels(&contract)));
+    }
+    let mut rows: Vec<Row> = Vec::new();
+    for (name, extractor) in extractors {
+        let file = format!("{name}.json");
+        if let Some(known) = folder.as_ref().map(|f| f.read::<Vec<Row>>(&file)).transpose()?.flatten() {
+            rows.extend(known);
+            continue;
+        }
+        let workers = common.machine.workers();
+        let t = extractor.run_some(&splits.train.data, &splits.train.which, workers)?;
+        let v = extractor.run_some(&splits.val.data, &splits.val.which, workers)?;
+        let scores = eval::knn_scores(&t, &v, &neighbours(&args.k, t.samples.len()), votes)?;
+        let new: Vec<Row> =
+            scores.into_iter().map(|(k, scores)| Row { features: name.into(), k, scores }).collect();
+        if let Some(folder) = &folder {
+            folder.write(&file, &new)?;
+        }
+        rows.extend(new);
+    }
+    let data = splits.identity();
+    let answer = json!({
+        "task": "knn", "checkpoint": common.checkpoint.to_string_lossy(), "fingerprint": fingerprint, "votes": votes_name,
+        "train": data.train, "val": data.val, "classes": data.classes, "results": rows,
+    });
+    if let Some(folder) = &folder {
+        folder.finish(&answer)?;
+    }
+    if common.json {
+        println!("{answer}");
+    } else {
+        println!(
+            "{:<12} {:>4} {:>24} {:>24} {:>24}",
+            "features", "k", "top-1 %", "top-5 %", "mean per class %"
+        );
+        for row in rows {
+            let [top1, top5, mean] = cells(&row.scores);
+            println!("{:<12} {:>4} {top1:>24} {top5:>24} {mean:>24}", row.features, row.k);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The numbers of neighbours that were asked for; where none were, those of the papers that `n` pictures allow.
+fn neighbours(asked: &[i64], n: usize) -> Vec<i64> {
+    match asked {
+        [] => KS.into_iter().filter(|&k| k <= n as i64).collect(),
+        given => given.to_vec(),
+    }
+}
+
+/// `45.32 [43.51, 47.14]` for top-1, top-5 and the mean per class.
+fn cells(s: &Scores) -> [String; 3] {
+    [(s.top1, s.top1_ci), (s.top5, s.top5_ci), (s.mean_per_class, s.mean_per_class_ci)]
+        .map(|(value, [low, high])| format!("{:.2} [{:.2}, {:.2}]", 100.0 * value, 100.0 * low, 100.0 * high))
+}
+
+/// `occlude-train linear`.
+pub(super) fn linear(args: &LinearArgs) -> Result<ExitCode> {
+    let flags = Overrides { lr: args.lr, ..args.hyper.overrides() };
+    let protocol = match args.protocol.resolve(&flags) {
+        Ok(protocol) => protocol,
+        Err(error) => return Ok(usage(&error)),
+    };
+    let splits = Splits::open(&args.common.train, &args.common.val)?;
+    args.common.evaluate(&args.hyper, &splits, &protocol, |subject, machine| {
+        eval::linear(subject, &splits, args.views, &protocol, machine)
+    })
+}
+
+/// `occlude-train finetune`.
+pub(super) fn finetune(args: &FinetuneArgs) -> Result<ExitCode> {
+    let flags =
+        Overrides { lr: args.lr_classifier.map(Lr::Value), lr_backbone: args.lr, ..args.hyper.overrides() };
+    let protocol = match args.protocol.resolve(&flags) {
+        Ok(protocol) => protocol,
+        Err(error) => return Ok(usage(&error)),
+    };
+    let mut splits = Splits::open(&args.common.train, &args.common.val)?;
+    if let Some(list) = &args.list {
+        splits.keep_listed(list)?;
+    }
+    if args.common.out.is_none() {
+        eprintln!("without `--out` the fine-tuned model is not saved");
+    }
+    args.common.evaluate(&args.hyper, &splits, &protocol, |subject, machine| {
+        eval::finetune(subject, &splits, &protocol, args.precision.bf16(machine.device), machine)
+    })
+}
+
+/// A wrong combination of flags is wrong usage, like a wrong flag.
+fn usage(error: &Invalid) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::from(2)
+}
+
+impl Hyper {
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            steps: self.steps.clone(),
+            weight_decay: self.weight_decay,
+            seed: self.seed,
+            ..Overrides::default()
+        }
+    }
+}
+
+impl Common {
+    /// Opens the checkpoint, runs `evaluate`, prints its answer.
+    fn evaluate(
+        &self,
+        hyper: &Hyper,
+        splits: &Splits,
+        protocol: &Protocol,
+        evaluate: impl FnOnce(&Subject<'_>, &eval::Machine) -> Result<Outcome>,
+    ) -> Result<ExitCode> {
+        let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        let (weights, contract) = open(&checkpoint, &self.weights)?;
+        let device = self.machine.device.resolve()?;
+        self.machine.apply();
+        let machine = eval::Machine {
+            device,
+            reading: Reading { workers: self.machine.workers(), cache_bytes: hyper.cache << 20 },
+            out: self.out.clone(),
+            stop_after: hyper.stop_after,
+        };
+        eprintln!(
+            "{} on {device:?}, {} at {} px: {} training and {} validation pictures of {} classes",
+            protocol.name,
+            weights.arch,
+            contract.crop,
+            splits.train.len(),
+            splits.val.len(),
+            splits.classes()
+        );
+        let name = self.checkpoint.to_string_lossy().into_owned();
+        match evaluate(&Subject { name, weights: &weights, contract: &contract }, &machine)? {
+            Outcome::Answer(report) if self.json => println!("{}", serde_json::to_string(&report)?),
+            Outcome::Answer(report) => print(&report),
+            Outcome::Interrupted(0) => {}
+            Outcome::Interrupted(signal) => return Ok(ExitCode::from(128 + signal as u8)),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print(report: &Report) {
+    let question = &report.question;
+    let line = |name: &str, value: &str| println!("{name:<18} {value}");
+    let protocol = &question.protocol;
+    line("task", &format!("{}, protocol {}, {} views", question.task, protocol.name, question.views));
+    line("checkpoint", &report.checkpoint);
+    let lr = match protocol.lr_backbone {
+        Some(backbone) => format!("lr {backbone} for the encoder, {} for the classifier", report.lr_used),
+        None => format!("lr {}", report.lr_used),
+    };
+    line("training", &format!("{} epochs of batches of {}, {lr}", protocol.epochs, protocol.batch_size));
+    if let Some(search) = &report.lr_search {
+        let tried = search.grid.len();
+        line("lr chosen", &format!("from {tried}, by {} held-out training pictures", search.held_out));
+    }
+    let [top1, top5, mean] = cells(&report.scores);
+    line("top-1", &format!("{top1} %"));
+    line("top-5", &format!("{top5} %"));
+    line("mean per class", &format!("{mean} %"));
+    if report.unreadable > 0 {
+        line("unreadable", &format!("{} validation pictures, not counted", report.unreadable));
+    }
+    if report.backbone_unchanged == Some(true) {
+        line("encoder", "unchanged, bit for bit");
+    }
+    if let Some(model) = &report.model {
+        line("model", model);
+    }
+}
+
+/// `occlude-train embed`.
+pub(super) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
+    let sets = Dataset::open_all(&args.images, &Options::default())?;
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let (weights, contract) = open(&checkpoint, &args.weights)?;
+    let device = args.machine.device.resolve()?;
+    args.machine.apply();
+    let encoder = Encoder::from_checkpoint(&weights, device)?;
+    let mut complete = true;
+    for data in &sets {
+        let set = match Extractor::Encoder(&encoder, &contract).run(data, args.machine.workers()) {
+            Ok(set) => set,
+            Err(error) => {
+                eprintln!("warning: {error:#}");
+                complete = false;
+                continue;
+            }
+        };
+        let features = if args.normalize { normalize(&set.features) } else { set.features };
+        for (i, &sample) in (0i64..).zip(&set.samples) {
+            let row: Vec<f32> = Vec::try_from(features.get(i))?;
+            println!("{}", json!({ "path": data.name(sample), "embedding": row }));
+        }
+        complete &= set.samples.len() == data.len();
+    }
+    // a picture that could not be read is missing from the output, which must not look like success
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_of_neighbours_fit_the_pictures_unless_named() {
+        assert_eq!(neighbours(&[], 150), [1, 10, 20, 100]);
+        assert_eq!(neighbours(&[], 1), [1]);
+        assert_eq!(neighbours(&[5, 999], 10), [5, 999], "what is named and too large is an error later");
+    }
+}
