@@ -10,6 +10,7 @@ import zipfile
 HERE = pathlib.Path(__file__).parent
 CHECKPOINTS = HERE.parent / "crates/checkpoint/tests/golden"
 PICKLES = HERE.parent / "crates/pickle/tests/golden"
+PICTURES = HERE.parent / "crates/preprocess/tests/views"
 # Behind the magic number, the protocol and the system information of a legacy stream.
 PARTS_BEFORE_OBJECT = 3
 
@@ -27,6 +28,8 @@ def after_pickles(data, count):
 
 
 def seeds():
+    for path in PICTURES.glob("*.jpg"):
+        yield "views", path.stem, path.read_bytes()
     for path in [*PICKLES.glob("*.pkl"), *CHECKPOINTS.glob("*.pkl")]:
         data = path.read_bytes()
         yield "pickle", path.stem, data
