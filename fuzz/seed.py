@@ -13,6 +13,7 @@ import zipfile
 HERE = pathlib.Path(__file__).parent
 CHECKPOINTS = HERE.parent / "crates/checkpoint/tests/golden"
 PICKLES = HERE.parent / "crates/pickle/tests/golden"
+PICTURES = HERE.parent / "crates/preprocess/tests/views"
 # Behind the magic number, the protocol and the system information of a legacy stream.
 PARTS_BEFORE_OBJECT = 3
 
@@ -54,6 +55,8 @@ def seeds():
     yield "index_cache", "one", index()
     yield "tar_shard", "two", shard()
     yield "picture_list", "plain", b"# root: x\na/1.jpg\nb/2.jpg 1\nb/3.jpg\tdog\n"
+    for path in PICTURES.glob("*.jpg"):
+        yield "views", path.stem, path.read_bytes()
     for path in [*PICKLES.glob("*.pkl"), *CHECKPOINTS.glob("*.pkl")]:
         data = path.read_bytes()
         yield "pickle", path.stem, data

@@ -272,7 +272,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         for i in 0..8u8 {
             let picture = image::RgbImage::from_fn(90, 120, |x, y| {
-                image::Rgb([x as u8 * 2, y as u8 * 2 ^ i, (x * y / 7) as u8])
+                image::Rgb([x as u8 * 2, (y as u8 * 2) ^ i, (x * y / 7) as u8])
             });
             picture.save(dir.path().join(format!("{i}.jpg"))).expect("written");
         }

@@ -333,11 +333,10 @@ mod tests {
                     // SAFETY: the machine has the instructions.
                     unsafe { full_avx2(&block(&coefficients, 8), places - 1, &mut out[1], 8) };
                 }
+                assert_eq!(out[0], out[1], "{places} {seed}: every machine sees the same");
                 for (x, y) in (0..64).map(|i| (i / 8, i % 8)) {
                     let expected = naive(&coefficients, x, y);
-                    for out in &out {
-                        assert!((f64::from(out[x * 8 + y]) - expected).abs() < 0.51, "{places} {seed}");
-                    }
+                    assert!((f64::from(out[0][x * 8 + y]) - expected).abs() < 0.51, "{places} {seed}");
                 }
             }
         }
@@ -347,7 +346,7 @@ mod tests {
     #[test]
     fn reduced_blocks_are_means() {
         let mut coefficients = [0; 64];
-        (coefficients[0], coefficients[1], coefficients[8]) = (160, -200, 90);
+        (coefficients[0], coefficients[1], coefficients[8]) = (160, -60, 30);
         for side in [4, 2, 1] {
             let mut out = [0; 16];
             reduced(&block(&coefficients, side), side, &mut out, side);

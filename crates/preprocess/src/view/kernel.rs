@@ -53,8 +53,7 @@ impl Kernel {
         let scale = axis.length / axis.n as f64;
         let support = scale.max(1.0);
         // pixels outside the crop have no influence
-        let low = axis.start.floor() as usize;
-        let high = ((axis.start + axis.length).ceil() as usize).max(low + 1);
+        let (low, high) = super::touched(axis);
         let first = |pixel: usize| if half { (pixel.max(1) - 1) / 2 } else { pixel };
         let last = |pixel: usize| if half { pixel.div_ceil(2).min(size - 1) } else { pixel.min(size - 1) };
         // as many as the widest output needs
@@ -99,5 +98,78 @@ impl Kernel {
     #[inline(always)]
     pub(super) fn output(&self, i: usize) -> (usize, &[i16]) {
         (self.starts[i], &self.weights[i * self.taps..][..self.taps])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The weights of every output over all `size` samples.
+    fn dense(kernel: &Kernel, n: usize, size: usize) -> Vec<Vec<f64>> {
+        let mut out = vec![vec![0.0; size]; n];
+        for (i, row) in out.iter_mut().enumerate() {
+            let (start, weights) = kernel.output(i);
+            for (k, &w) in weights.iter().enumerate() {
+                row[start + k] += f64::from(w) / 32_768.0;
+            }
+        }
+        out
+    }
+
+    const AXES: [(f64, f64, usize); 7] = [
+        (0.0, 41.0, 16),
+        (3.0, 20.0, 20),
+        (7.0, 5.0, 33),
+        (2.5, 30.25, 9),
+        (40.0, 1.0, 4),
+        (0.0, 41.0, 1),
+        (38.0, 3.0, 2),
+    ];
+
+    #[test]
+    fn weights_sum_to_one_and_stay_inside() {
+        for (start, length, n) in AXES {
+            for (size, half) in [(41, false), (21, true)] {
+                let mut kernel = Kernel::default();
+                kernel.set(&Axis { start, length, n, reverse: false }, size, half);
+                assert!(kernel.reach.end <= size);
+                for row in dense(&kernel, n, size) {
+                    let sum: f64 = row.iter().sum();
+                    assert!((sum - 1.0).abs() < 3e-4, "{start} {length} {n} {half}: {sum}");
+                }
+            }
+        }
+    }
+
+    /// The weights of half as many samples are those of interpolating first.
+    #[test]
+    fn halved_samples_are_interpolated_first() {
+        for (start, length, n) in AXES {
+            let axis = Axis { start, length, n, reverse: false };
+            let (mut full, mut half) = (Kernel::default(), Kernel::default());
+            full.set(&axis, 41, false);
+            half.set(&axis, 21, true);
+            for (full, half) in dense(&full, n, 41).iter().zip(dense(&half, n, 21)) {
+                let mut expected = vec![0.0; 21];
+                for (pixel, w) in full.iter().enumerate() {
+                    let (near, step) = (pixel as i64 / 2, if pixel % 2 == 1 { 1 } else { -1 });
+                    expected[near as usize] += 0.75 * w;
+                    expected[(near + step).clamp(0, 20) as usize] += 0.25 * w;
+                }
+                assert!(expected.iter().zip(&half).all(|(a, b)| (a - b).abs() < 3e-4), "{axis:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_reverse_is_in_reverse_order() {
+        let axis = Axis { start: 3.0, length: 20.0, n: 11, reverse: false };
+        let (mut forth, mut back) = (Kernel::default(), Kernel::default());
+        forth.set(&axis, 41, true);
+        back.set(&Axis { reverse: true, ..axis }, 41, true);
+        let mut turned = dense(&back, 11, 41);
+        turned.reverse();
+        assert_eq!(dense(&forth, 11, 41), turned);
     }
 }

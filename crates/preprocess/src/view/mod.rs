@@ -289,13 +289,17 @@ impl ViewDecoder {
 
 /// The pixels that an axis touches.
 fn touched(axis: &Axis) -> (usize, usize) {
-    (axis.start.floor() as usize, (axis.start + axis.length).ceil() as usize)
+    let low = axis.start.floor() as usize;
+    (low, ((axis.start + axis.length).ceil() as usize).max(low + 1))
 }
 
 /// A cut in terms of the decoded samples, x and y; `None` where nothing of it lies in the picture.
 fn axes(samples: &Samples, cut: &Cut, side: usize) -> Option<[Axis; 2]> {
     let (swap, back_x, back_y) = turns(samples.orientation);
     let CropBox { left, top, width, height } = cut.crop;
+    if [left, top, width, height].iter().any(|v| v.is_nan()) {
+        return None;
+    }
     let across = (left, width, cut.flip);
     let down = (top, height, false);
     let (across, down) = if swap { (down, across) } else { (across, down) };

@@ -305,3 +305,66 @@ fn to_rgb(y: &[i16], cb: &[i16], cr: &[i16], [r, g, b]: [&mut [u8]; 3]) {
         b[i] = level(y.saturating_add(cb).saturating_add(cb - high(cb, 14_942)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernel::Axis;
+    use super::*;
+    use crate::Rgb;
+
+    fn noise(width: u32, height: u32) -> Vec<Plane> {
+        let mut state = 9u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let data = (0..width * height * 3).map(|_| next()).collect();
+        let image = Rgb { width, height, data };
+        (0..3).map(|c| Plane::channel(&image, c)).collect()
+    }
+
+    fn resampler(side: usize, length: f64, half: bool) -> Resampler {
+        let mut out = Resampler::default();
+        let axis = Axis { start: 2.0, length, n: side, reverse: false };
+        for kernel in &mut out.kernels[0] {
+            kernel.set(&axis, 200, false);
+        }
+        for kernel in &mut out.kernels[1] {
+            kernel.set(&axis, 100, half);
+        }
+        out
+    }
+
+    /// Every machine sees the same, whatever instructions it has.
+    #[test]
+    fn wide_and_plain_loops_agree_to_the_bit() {
+        let planes = noise(200, 200);
+        for (side, length) in [(5, 3.0), (24, 180.0), (40, 60.0), (67, 61.0), (90, 20.0), (16, 150.0)] {
+            for (colour, half) in [(Colour::YCbCr, true), (Colour::YCbCr, false), (Colour::Rgb, false)] {
+                let mut outs = [vec![0; 3 * side * side], vec![0; 3 * side * side]];
+                let mut resampler = resampler(side, length, half);
+                resampler.run(&planes, colour, side, &mut outs[0]);
+                resampler.body::<false>(&planes, colour, side, &mut outs[1]);
+                assert!(outs[0] == outs[1], "{side} {length} {colour:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn colours_are_jfifs() {
+        for (ycc, rgb) in [
+            ([255, 128, 128], [255, 255, 255]),
+            ([0, 128, 128], [0, 0, 0]),
+            ([76, 85, 255], [254, 0, 0]),
+            ([150, 44, 21], [0, 255, 1]),
+            ([29, 255, 107], [0, 0, 254]),
+            ([120, 90, 170], [179, 103, 53]),
+        ] {
+            let line = ycc.map(|v: i16| [v << 7; 16]);
+            let mut out = [[0u8; 16]; 3];
+            let [r, g, b] = &mut out;
+            to_rgb(&line[0], &line[1], &line[2], [r, g, b]);
+            assert_eq!(out.map(|c| c[3]), rgb, "{ycc:?}");
+        }
+    }
+}
