@@ -7,7 +7,7 @@ use crate::Error;
 use crate::index::NONE;
 
 /// Numbers of classes beyond this are taken for a mistake: memory for their names is taken.
-pub(crate) const MAX_CLASSES: u32 = 1 << 20;
+pub(crate) const MAX_CLASSES: u32 = 1 << 18;
 
 /// The different labels of a data set, each held once.
 #[derive(Debug, Default, PartialEq, Eq)]
