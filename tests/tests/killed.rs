@@ -14,11 +14,14 @@ const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 const SIGUSR1: i32 = 10;
 
+const EPOCHS: [&str; 2] = ["--epochs", "3"];
+const RESUMED: [&str; 3] = ["--epochs", "3", "--resume"];
+
 fn start(folder: &Path, out: &Path, more: &[&str]) -> Child {
     // every step is saved, so that many of the signals arrive while a checkpoint is written
     let flags = "--recipe saliency-moco --arch resnet18 --image-size 32 --saliency-stage 4 --batch-size 6 --bn-splits 2 \
-                 --queue 20 --epochs 3 --lr 0.01 --save-minutes 0 --log-every 1 --device cpu --precision fp32 --threads 1 \
-                 --workers 2";
+                 --queue 20 --lr 0.01 --save-minutes 0 --log-every 1 --device cpu --precision fp32 --threads 1 \
+                 --workers 2 --on-collapse warn";
     let mut command = Command::new(run::tool("occlude-train"));
     command.arg("pretrain").arg(folder.join("train")).arg("--out").arg(out);
     command.args(flags.split_whitespace()).args(more).stdin(Stdio::null()).stdout(Stdio::null());
@@ -55,7 +58,7 @@ fn a_run_killed_at_random_moments_ends_bit_equal() {
     pictures::tree(&folder.join("train"), 6, 1);
     let whole = folder.join("whole");
     let began = std::time::Instant::now();
-    assert!(start(&folder, &whole, &[]).wait().unwrap().success());
+    assert!(start(&folder, &whole, &EPOCHS).wait().unwrap().success());
     let mut length = began.elapsed().as_millis() as u64;
     let expected = tensors(&whole);
 
@@ -64,7 +67,7 @@ fn a_run_killed_at_random_moments_ends_bit_equal() {
     while killed < kills {
         let resumes = out.join("last").exists();
         let began = std::time::Instant::now();
-        let mut child = start(&folder, &out, if resumes { &["--resume"] } else { &[] });
+        let mut child = start(&folder, &out, if resumes { &RESUMED } else { &EPOCHS });
         // a resumed run has a part of the work left; most signals should meet it at work
         std::thread::sleep(Duration::from_millis(draw(killed, length * 3 / 4)));
         let number = if killed.is_multiple_of(3) { SIGTERM } else { SIGKILL };
@@ -93,7 +96,7 @@ fn a_run_killed_at_random_moments_ends_bit_equal() {
             Some(code) => panic!("exit code {code}; the log: {}", log(&out)),
         }
     }
-    let status = start(&folder, &out, if out.join("last").exists() { &["--resume"] } else { &[] }).wait();
+    let status = start(&folder, &out, if out.join("last").exists() { &RESUMED } else { &EPOCHS }).wait();
     assert!(status.unwrap().success(), "{}", log(&out));
     assert!(tensors(&out) == expected, "the last run differs");
     println!("{killed} signals over {} runs, exit codes {codes:?}", runs + 1);

@@ -33,7 +33,7 @@ pub use schedule::Schedule;
 use signals::Signals;
 use snapshot::Position;
 pub use watchdog::OnCollapse;
-use watchdog::{Reading, Verdict, Watchdog};
+use watchdog::{Reading, Symptom, Verdict, Watchdog};
 
 /// Rollbacks after which a run gives up.
 const ROLLBACKS: u32 = 3;
@@ -292,7 +292,7 @@ impl<'a> Engine<'a> {
 
     /// Whether a checkpoint may replace the last good one: a rollback goes back to before the first symptom.
     fn trusted(&self) -> bool {
-        self.watchdog.calm() || self.run.on_collapse == OnCollapse::Warn
+        self.at.run.symptom.none() || self.run.on_collapse == OnCollapse::Warn
     }
 
     /// Whether metrics are read and written after that step of the epoch.
@@ -358,8 +358,8 @@ impl<'a> Engine<'a> {
             negative: mean("negative_similarity"),
             feature_std: mean("feature_std"),
         };
-        let warned = !self.watchdog.calm();
-        match self.watchdog.look(self.at.step, reading) {
+        let warned = !self.at.run.symptom.none();
+        match self.watchdog.look(&mut self.at.run.symptom, self.at.step, reading) {
             Verdict::Fine => Ok(None),
             Verdict::Collapsed(why) if self.run.on_collapse != OnCollapse::Warn || !reading.finite => {
                 Ok(Some(why))
@@ -413,8 +413,8 @@ impl<'a> Engine<'a> {
         let (scale, rollbacks) = (self.at.run.lr_scale * ROLLBACK_LR, self.at.run.rollbacks + 1);
         self.at = snapshot::load(&good, self.config, self.method.as_mut(), &self.optimizer)?;
         (self.at.run.lr_scale, self.at.run.rollbacks) = (scale, rollbacks);
+        self.at.run.symptom = Symptom::default();
         self.finite = Tensor::from(true).to(self.run.device);
-        self.watchdog.reset();
         let message = format!(
             "collapsed at step {step}: {why}. Back to step {} (`{}`) with {scale} times the learning rate",
             self.at.step,

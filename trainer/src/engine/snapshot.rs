@@ -14,6 +14,7 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::metrics::Meter;
+use super::watchdog::Symptom;
 use crate::config::Config;
 use crate::method::Method;
 use crate::model::{Named, Optimizer};
@@ -38,13 +39,16 @@ pub struct RunState {
     pub lr_scale: f64,
     /// Times that the run was rolled back.
     pub rollbacks: u32,
+    /// What the watchdog has seen.
+    pub symptom: Symptom,
     /// The metrics of the epoch under way.
     pub meter: Meter,
 }
 
 impl Default for Position {
     fn default() -> Self {
-        let run = RunState { lr_scale: 1.0, rollbacks: 0, meter: Meter::default() };
+        let run =
+            RunState { lr_scale: 1.0, rollbacks: 0, symptom: Symptom::default(), meter: Meter::default() };
         Self { step: 0, epoch: 0, metrics: Value::Null, run }
     }
 }
