@@ -1,6 +1,6 @@
 //! The colour changes of [`super`] on the CPU: sample by sample, every pixel as often as it must be touched, in
-//! blocks that stay in the first-level cache. Batched tensor operations touch it some fifty times, and blur a picture
-//! by multiplying it with a matrix of its own size.
+//! blocks that stay in the first-level cache. Batched tensor operations read and write the whole batch for every
+//! step of a formula, and blur a picture by multiplying it with a matrix of its own size.
 
 use super::{BLUR_NEGLIGIBLE, GRAY, SOLARIZE, reflect};
 use crate::data::Photometric;

@@ -185,7 +185,10 @@ pub(super) fn ac(bits: &mut Bits<'_>, table: &Table, put: impl FnMut(usize, i32)
 fn ac_values(bits: &mut Bits<'_>, table: &Table, mut put: impl FnMut(usize, i32)) -> Option<usize> {
     let mut at = 0usize;
     while at < 63 {
-        bits.refill();
+        // enough for the longest code and the longest value
+        if bits.left < 31 {
+            bits.refill();
+        }
         let mut entry = table.entry(bits.word);
         let known = entry as i32 >> 16;
         if known != 0 {

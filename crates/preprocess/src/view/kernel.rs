@@ -52,6 +52,7 @@ impl Kernel {
     fn body(&mut self, axis: &Axis, size: usize, half: bool) {
         let scale = axis.length / axis.n as f64;
         let support = scale.max(1.0);
+        let narrow = 1.0 / support;
         // pixels outside the crop have no influence
         let (low, high) = super::touched(axis);
         let first = |pixel: usize| if half { (pixel.max(1) - 1) / 2 } else { pixel };
@@ -72,7 +73,7 @@ impl Kernel {
             self.exact.resize(taps, 0.0);
             let mut sum = 0.0;
             for pixel in from..to {
-                let weight = (1.0 - ((pixel as f64 + 0.5 - centre) / support).abs()).max(0.0);
+                let weight = (1.0 - ((pixel as f64 + 0.5 - centre) * narrow).abs()).max(0.0);
                 sum += weight;
                 let mut add = |sample: usize, weight: f64| {
                     if let Some(slot) = self.exact.get_mut(sample - start) {
@@ -151,7 +152,7 @@ mod tests {
             full.set(&axis, 41, false);
             half.set(&axis, 21, true);
             for (full, half) in dense(&full, n, 41).iter().zip(dense(&half, n, 21)) {
-                let mut expected = vec![0.0; 21];
+                let mut expected = [0.0; 21];
                 for (pixel, w) in full.iter().enumerate() {
                     let (near, step) = (pixel as i64 / 2, if pixel % 2 == 1 { 1 } else { -1 });
                     expected[near as usize] += 0.75 * w;

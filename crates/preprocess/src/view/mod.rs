@@ -43,8 +43,8 @@ pub struct Cut {
 pub struct ViewSize {
     /// Side in pixels.
     pub side: usize,
-    /// The least share of the picture's area that a crop has: pictures of which even such crops have more than
-    /// `side` pixels along both sides twice over are decoded at a reduced size. 0 for always at full size.
+    /// The least share of the picture's area that a crop has: pictures of which even such crops have at least twice
+    /// `side` pixels along both sides are decoded at a reduced size, never below `side`. 0 for always at full size.
     pub least_area: f64,
 }
 

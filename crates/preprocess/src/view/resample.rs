@@ -156,6 +156,9 @@ fn weigh<'a, const WIDE: bool, T: Sample + 'a>(
         [a, b, c] => weigh_some::<WIDE, 3, T>(lines, [a, b, c], out),
         [a, b, c, d] => weigh_some::<WIDE, 4, T>(lines, [a, b, c, d], out),
         [a, b, c, d, e] => weigh_some::<WIDE, 5, T>(lines, [a, b, c, d, e], out),
+        [a, b, c, d, e, f] => weigh_some::<WIDE, 6, T>(lines, [a, b, c, d, e, f], out),
+        [a, b, c, d, e, f, g] => weigh_some::<WIDE, 7, T>(lines, [a, b, c, d, e, f, g], out),
+        [a, b, c, d, e, f, g, h] => weigh_some::<WIDE, 8, T>(lines, [a, b, c, d, e, f, g, h], out),
         _ => {
             out.fill(0);
             for (k, &w) in weights.iter().enumerate() {
