@@ -1,4 +1,4 @@
-//! Pictures a second of pretraining, from JPEG files to the optimiser's step, against PyTorch.
+//! Pictures a second of pretraining, from JPEG files to the optimiser's step, against PyTorch and against lightly.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -11,6 +11,10 @@ use crate::{paths, sh};
 const SETTINGS: &str = "--arch resnet18 --image-size 64 --batch-size 128 --epochs 2 --lr 0.06 --momentum 0.99 \
                         --momentum-start 0.99 --queue 4096 --bn-splits 1 --precision fp32 --device cpu";
 
+/// The package `lightly` and what its import asks for besides the environment's packages. Without their dependencies, which
+/// would bring another torch.
+const LIGHTLY: [&str; 3] = ["lightly==1.6.0", "lightning-utilities==0.15.3", "tqdm==4.70.1"];
+
 pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
     let images = folder.join("images");
     peer(include_str!("train.py"), &[&images])?;
@@ -20,18 +24,29 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
     let uncached = ours(&images, &folder.join("uncached"), "moco-v2", "--cache 0")?;
     let answer = peer(include_str!("train.py"), &[&images, Path::new("train")])?;
     let theirs = number(&answer, "images_per_s")?;
-    let figure = |what: &str, ours| Figure {
+    let lightly = lightly(&images, &folder.join("packages"))?;
+    let figure = |what: &str, ours, peer| Figure {
         what: what.into(),
         unit: "images/s",
         ours,
-        peer: theirs,
+        peer,
         better: Better::Higher,
     };
     Ok(vec![
-        figure("MoCo v2", plain),
-        figure("MoCo v2, every picture decoded every epoch", uncached),
-        figure("with saliency masks (peer: without)", masked),
+        figure("MoCo v2, beside lightly", plain, lightly),
+        figure("the same, decoding every epoch", uncached, lightly),
+        figure("MoCo v2, beside plain PyTorch", plain, theirs),
+        figure("saliency masks, beside our MoCo v2", masked, plain),
     ])
+}
+
+/// Images/s of the second epoch of lightly's MoCo v2.
+fn lightly(images: &Path, packages: &Path) -> Result<f64> {
+    let mut pip = sh::command(paths::python());
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]);
+    sh::capture(pip.arg(packages).args(LIGHTLY)).context("could not install the package `lightly`")?;
+    let answer = peer(include_str!("lightly.py"), &[images, packages])?;
+    number(&answer, "images_per_s")
 }
 
 /// Images/s of the second epoch.
