@@ -268,7 +268,7 @@ impl<'a> Engine<'a> {
                 if log_now {
                     log.write(&line("step", number, self.at.step, stretch.fields()))?;
                     progress.show(number, &self.at.run.meter);
-                    if let Some(why) = self.watch(&stretch, log, progress)? {
+                    if let Some(why) = self.watch(values.as_deref().unwrap_or_default(), log, progress)? {
                         return Ok(Epoch::Collapsed(why));
                     }
                     stretch = Meter::default();
@@ -348,15 +348,20 @@ impl<'a> Engine<'a> {
         Ok(Some(values))
     }
 
-    /// Shows a reading to the watchdog; the reason where the run has collapsed.
-    fn watch(&mut self, stretch: &Meter, log: &mut Log, progress: &Progress) -> Result<Option<String>> {
-        let mean = |name| stretch.mean(name).unwrap_or(f64::NAN);
+    /// Shows the last batch's metrics to the watchdog; the reason where the run has collapsed.
+    fn watch(
+        &mut self,
+        values: &[(String, f64)],
+        log: &mut Log,
+        progress: &Progress,
+    ) -> Result<Option<String>> {
+        let value = |name| values.iter().find(|(n, _)| n == name).map_or(f64::NAN, |(_, value)| *value);
         let reading = Reading {
             finite: self.finite_so_far(),
-            batch_acc1: mean("batch_acc1"),
-            positive: mean("positive_similarity"),
-            negative: mean("negative_similarity"),
-            feature_std: mean("feature_std"),
+            batch_acc1: value("batch_acc1"),
+            positive: value("positive_similarity"),
+            negative: value("negative_similarity"),
+            feature_std: value("feature_std"),
         };
         let warned = !self.at.run.symptom.none();
         match self.watchdog.look(&mut self.at.run.symptom, self.at.step, reading) {
