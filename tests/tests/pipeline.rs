@@ -191,9 +191,7 @@ fn torchvision_with_the_same_weights_gives_the_same_embedding() {
     let theirs = run::python(include_str!("torchvision.py"), &arguments);
     for (i, image) in images.iter().enumerate() {
         let cosine = cosine(&ours[i], &numbers(&theirs[i]));
-        let jpeg = image.extension().is_some_and(|e| e == "jpg");
-        let least = if jpeg { tolerance::TORCHVISION_JPEG_COSINE } else { tolerance::TORCHVISION_COSINE };
-        assert!(cosine >= least, "{}: {cosine}", image.display());
+        assert!(cosine >= tolerance::TORCHVISION_COSINE, "{}: {cosine}", image.display());
     }
 }
 
