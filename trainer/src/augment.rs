@@ -268,17 +268,6 @@ fn reflect(i: i64, n: i64) -> i64 {
 mod tests {
     use super::*;
 
-    fn plain() -> Photometric {
-        Photometric {
-            jitter: [1.0, 1.0, 1.0, 0.0],
-            order: [0, 1, 2, 3],
-            jittered: false,
-            gray: false,
-            blur: 0.0,
-            solarize: false,
-        }
-    }
-
     fn image(n: i64, s: i64) -> Tensor {
         tch::manual_seed(1);
         Tensor::rand([n, 3, s, s], (Kind::Float, Device::Cpu))
@@ -337,8 +326,9 @@ mod tests {
     fn jitter_applies_each_samples_own_order() {
         let _alone = crate::rng::alone();
         let x = image(3, 6);
-        let with = |order| Photometric { jitter: [1.3, 0.7, 1.4, 0.05], order, jittered: true, ..plain() };
-        let params = [with([0, 1, 2, 3]), with([3, 2, 1, 0]), plain()];
+        let with =
+            |order| Photometric { jitter: [1.3, 0.7, 1.4, 0.05], order, jittered: true, ..Photometric::NONE };
+        let params = [with([0, 1, 2, 3]), with([3, 2, 1, 0]), Photometric::NONE];
         let batch = jitter(x.copy(), &params);
         for (i, p) in params.iter().enumerate() {
             let single = jitter(x.i(i as i64..i as i64 + 1).copy(), &[*p]);
@@ -348,7 +338,7 @@ mod tests {
         let swapped = jitter(x.i(0..1).copy(), &[with([3, 2, 1, 0])]);
         assert!(distance(&batch.i(0), &swapped.squeeze_dim(0)) > 1e-3, "the order matters");
         // brightness alone: a factor and a clamp
-        let bright = Photometric { jitter: [1.3, 1.0, 1.0, 0.0], jittered: true, ..plain() };
+        let bright = Photometric { jitter: [1.3, 1.0, 1.0, 0.0], jittered: true, ..Photometric::NONE };
         assert!(distance(&jitter(x.i(0..1).copy(), &[bright]), &(x.i(0..1) * 1.3).clamp(0.0, 1.0)) < 1e-5);
     }
 
@@ -356,7 +346,7 @@ mod tests {
     fn grey_has_equal_channels_only_where_drawn() {
         let _alone = crate::rng::alone();
         let x = image(2, 4);
-        let y = grayscale(x.copy(), &[Photometric { gray: true, ..plain() }, plain()]);
+        let y = grayscale(x.copy(), &[Photometric { gray: true, ..Photometric::NONE }, Photometric::NONE]);
         assert!(distance(&y.i((0, 0)), &y.i((0, 2))) < 1e-7);
         assert!(distance(&y.i(1), &x.i(1)) < 1e-7);
     }
@@ -421,7 +411,7 @@ mod tests {
         let _alone = crate::rng::alone();
         let contract = Preprocess::imagenet(16);
         let pixels: Vec<u8> = (0..40 * 3 * 16 * 16).map(|i| (i * 31 % 256) as u8).collect();
-        let view = View { pixels: pixels.clone(), photometric: vec![plain(); 40] };
+        let view = View { pixels: pixels.clone(), photometric: vec![Photometric::NONE; 40] };
         let y = Augmenter::new(&contract, 16, 2.0, Device::Cpu).apply(&view, 16);
         assert_eq!(y.size(), [40, 3, 16, 16]);
         let expected =

@@ -54,17 +54,6 @@ fn picture(width: u32, height: u32, seed: u32) -> Rgb {
     Rgb { width, height, data: data.collect() }
 }
 
-fn plain() -> Photometric {
-    Photometric {
-        jitter: [1.0, 1.0, 1.0, 0.0],
-        order: [0, 1, 2, 3],
-        jittered: false,
-        gray: false,
-        blur: 0.0,
-        solarize: false,
-    }
-}
-
 /// All 24 orders of the four jitters.
 fn orders() -> Vec<[u8; 4]> {
     let all = (0..256u32).map(|i| [i & 3, i >> 2 & 3, i >> 4 & 3, i >> 6].map(|v| v as u8));
@@ -75,11 +64,11 @@ fn orders() -> Vec<[u8; 4]> {
 fn colours_equal_torchvisions_in_every_order() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut cases = vec![
-        plain(),
-        Photometric { gray: true, ..plain() },
-        Photometric { solarize: true, ..plain() },
-        Photometric { blur: 0.1, ..plain() },
-        Photometric { blur: 2.0, ..plain() },
+        Photometric::NONE,
+        Photometric { gray: true, ..Photometric::NONE },
+        Photometric { solarize: true, ..Photometric::NONE },
+        Photometric { blur: 0.1, ..Photometric::NONE },
+        Photometric { blur: 2.0, ..Photometric::NONE },
     ];
     for (i, order) in orders().into_iter().enumerate() {
         // factors from one end of the range to the other, for strengths of 0.4 and 0.8
@@ -92,9 +81,9 @@ fn colours_equal_torchvisions_in_every_order() {
             jittered: true,
             gray: both,
             blur: if both { 1.0 } else { 0.0 },
-            ..plain()
+            ..Photometric::NONE
         });
-        cases.push(Photometric { jitter, order, jittered: true, solarize: true, ..plain() });
+        cases.push(Photometric { jitter, order, jittered: true, solarize: true, ..Photometric::NONE });
     }
     assert_eq!(cases.len(), 5 + 48);
     // planes of three pictures, one after another

@@ -40,6 +40,18 @@ pub struct Photometric {
     pub solarize: bool,
 }
 
+impl Photometric {
+    /// No change at all.
+    pub const NONE: Self = Self {
+        jitter: [1.0, 1.0, 1.0, 0.0],
+        order: [0, 1, 2, 3],
+        jittered: false,
+        gray: false,
+        blur: 0.0,
+        solarize: false,
+    };
+}
+
 impl ViewSpec {
     /// Draws a view of a picture of the given size: torchvision's RandomResizedCrop (ten tries at
     /// an area and an aspect ratio, then a central crop), flip, jitter, grey, blur and solarisation.
@@ -64,7 +76,7 @@ impl ViewSpec {
         let sigma = uniform(a.blur_sigma[0], a.blur_sigma[1], rng) as f32;
         let blur = if rng.random_bool(a.blur_p) { sigma } else { 0.0 };
         let solarize = rng.random_bool(a.solarize_p);
-        let jitter = if jittered { jitter } else { [1.0, 1.0, 1.0, 0.0] };
+        let jitter = if jittered { jitter } else { Photometric::NONE.jitter };
         (Geometry { crop, flip }, Photometric { jitter, order, jittered, gray, blur, solarize })
     }
 }

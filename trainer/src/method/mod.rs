@@ -1,5 +1,7 @@
 //! Pretraining methods behind one trait: the engine knows nothing else of them.
 
+#[cfg(test)]
+mod fixture;
 mod localise;
 mod moco;
 mod occluder;

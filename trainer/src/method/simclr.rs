@@ -137,28 +137,8 @@ impl Method for Simclr {
 mod tests {
     use super::*;
     use crate::config::{Branch, Recipe, Strategy};
+    use crate::method::fixture::{config, distance, step, views};
     use crate::tolerance;
-    use tch::Kind;
-
-    fn config(recipe: Recipe) -> Config {
-        let mut c = Config::new(recipe);
-        c.arch = "resnet18".into();
-        (c.image_size, c.batch_size) = (64, 8);
-        c
-    }
-
-    fn views() -> [Tensor; 2] {
-        tch::manual_seed(9);
-        [0, 1].map(|_| Tensor::randn([8, 3, 64, 64], (Kind::Float, Device::Cpu)))
-    }
-
-    fn step(number: u64) -> Step {
-        Step { number, epoch: 0.0, preview: true }
-    }
-
-    fn distance(a: &Tensor, b: &Tensor) -> f64 {
-        (a - b).abs().max().double_value(&[])
-    }
 
     /// Both views go through the network as one batch, and each group of a split normalisation holds whole pairs.
     #[test]

@@ -2,32 +2,18 @@
 
 use super::*;
 use crate::config::{Branch, Recipe, Strategy};
+use crate::method::fixture::{self, distance, step, views};
 use crate::tolerance;
 use tch::IndexOp;
 
 fn config(recipe: Recipe) -> Config {
-    let mut c = Config::new(recipe);
-    c.arch = "resnet18".into();
-    (c.image_size, c.batch_size) = (64, 8);
+    let mut c = fixture::config(recipe);
     (settings(&mut c).queue, settings(&mut c).bn_splits) = (20, 2);
     c
 }
 
 fn settings(c: &mut Config) -> &mut config::Moco {
     c.method.moco_mut().expect("MoCo")
-}
-
-fn views() -> [Tensor; 2] {
-    tch::manual_seed(9);
-    [0, 1].map(|_| Tensor::randn([8, 3, 64, 64], (Kind::Float, Device::Cpu)))
-}
-
-fn step(number: u64) -> Step {
-    Step { number, epoch: 0.0, preview: true }
-}
-
-fn distance(a: &Tensor, b: &Tensor) -> f64 {
-    (a - b).abs().max().double_value(&[])
 }
 
 /// Without masks the loss is InfoNCE of the two encoders' outputs, whatever the key order was.
