@@ -121,7 +121,7 @@ pub fn tail(text: &str, lines: usize) -> String {
 pub fn seconds(duration: Duration) -> String {
     let s = duration.as_secs_f64();
     match s {
-        s if s >= 60.0 => format!("{} min {:02.0} s", (s / 60.0) as u64, s % 60.0),
+        s if s >= 59.95 => format!("{} min {:02} s", s.round() as u64 / 60, s.round() as u64 % 60),
         s if s >= 1.0 => format!("{s:.1} s"),
         s => format!("{:.0} ms", s * 1e3),
     }
