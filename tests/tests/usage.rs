@@ -113,3 +113,15 @@ fn contradicting_server_flags_are_wrong_usage() {
     refused("occlude-serve", "--model @/text.onnx --max-batch 0", USAGE, "--max-batch");
     refused("occlude-serve", "--model @/text.onnx --max-batch 9 --max-queue 4", USAGE, "--max-queue");
 }
+
+/// A reader that has read enough, or a terminal that is gone, is no reason to panic.
+#[test]
+fn the_trainer_survives_closed_outputs() {
+    let tool = run::tool("occlude-train");
+    let line =
+        format!("{} pretrain x --recipe moco-v2 --show-config | head -n 1; {0} doctor 2>&-", tool.display());
+    let said = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert!(out.starts_with('{') && !err.contains("panicked"), "{out}\n{err}");
+    assert!(matches!(said.status.code(), Some(0 | 1)), "{:?}", said.status);
+}

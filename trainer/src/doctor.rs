@@ -24,7 +24,7 @@ pub fn run(as_json: bool) -> ExitCode {
     }
     let threads = tch::get_num_threads();
     if as_json {
-        println!(
+        answer!(
             "{}",
             json!({
                 "version": env!("CARGO_PKG_VERSION"), "libtorch": compiled, "cuda_linked": linked, "cuda": cuda,
@@ -32,13 +32,13 @@ pub fn run(as_json: bool) -> ExitCode {
             })
         );
     } else {
-        println!("occlude-train  {}", env!("CARGO_PKG_VERSION"));
-        println!("libtorch       {compiled}");
-        println!("CUDA           linked: {linked}, usable: {cuda}, devices: {devices}, cuDNN: {cudnn}");
-        println!("CPU            {threads} threads, bfloat16 tiles (AMX): {}", cpu_has_amx());
+        answer!("occlude-train  {}", env!("CARGO_PKG_VERSION"));
+        answer!("libtorch       {compiled}");
+        answer!("CUDA           linked: {linked}, usable: {cuda}, devices: {devices}, cuDNN: {cudnn}");
+        answer!("CPU            {threads} threads, bfloat16 tiles (AMX): {}", cpu_has_amx());
         let precision = if cuda || cpu_has_amx() { "bf16" } else { "fp32" };
-        println!("--precision auto means {precision} here");
-        missing.iter().for_each(|m| println!("missing: {m}"));
+        answer!("--precision auto means {precision} here");
+        missing.iter().for_each(|m| answer!("missing: {m}"));
     }
     ExitCode::SUCCESS
 }

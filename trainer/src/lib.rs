@@ -6,6 +6,9 @@
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 
+#[macro_use]
+pub mod terminal;
+
 pub mod augment;
 pub mod cli;
 pub mod config;

@@ -45,22 +45,17 @@ pub fn run(device: Device) -> Result<ExitCode> {
     checks.push(masking(device));
     checks.extend(steps(device)?);
     checks.push(resume(device)?);
-    println!("{:<44} {:>12} {:>16}", format!("check on {device:?}"), "found", "bound");
+    answer!("{:<44} {:>12} {:>16}", format!("check on {device:?}"), "found", "bound");
     for c in &checks {
         let bound = match c.bound {
             Bound::AtMost(b) => format!("<= {b}"),
             Bound::AtLeast(b) => format!(">= {b}"),
         };
-        println!(
-            "{:<44} {:>12.3e} {bound:>16} {}",
-            c.name,
-            c.found,
-            if c.passes() { "ok" } else { "FAILED" }
-        );
+        answer!("{:<44} {:>12.3e} {bound:>16} {}", c.name, c.found, if c.passes() { "ok" } else { "FAILED" });
     }
     let failed = checks.iter().filter(|c| !c.passes()).count();
     if failed > 0 {
-        eprintln!("error: {failed} of {} checks failed on {device:?}", checks.len());
+        tell!("error: {failed} of {} checks failed on {device:?}", checks.len());
         return Ok(ExitCode::from(3));
     }
     Ok(ExitCode::SUCCESS)

@@ -271,9 +271,9 @@ fn index(args: &Index) -> Result<ExitCode> {
     let unlabelled = data.iter().filter(|sample| sample.class().is_none()).count();
     if args.json {
         let classes = data.classes();
-        println!("{}", json!({ "pictures": data.len(), "unlabelled": unlabelled, "classes": classes }));
+        answer!("{}", json!({ "pictures": data.len(), "unlabelled": unlabelled, "classes": classes }));
     } else {
-        println!("{} pictures, {} classes, {unlabelled} without a class", data.len(), data.classes().len());
+        answer!("{} pictures, {} classes, {unlabelled} without a class", data.len(), data.classes().len());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -282,7 +282,7 @@ fn unpack(args: &Unpack) -> Result<ExitCode> {
     let bar = Bar::default();
     let done = args.threads.run(|| prepare::imagenet_train(&args.archive, &args.out, &bar))?;
     drop(bar);
-    eprintln!(
+    tell!(
         "{} pictures of {} classes in `{}`; {} classes were there",
         done.pictures,
         done.classes - done.skipped,
@@ -301,7 +301,7 @@ fn validation(args: Validation) -> Result<ExitCode> {
     let bar = Bar::default();
     let done = prepare::imagenet_val(&args.source, &args.out, &truth, args.link.into(), &bar)?;
     drop(bar);
-    eprintln!(
+    tell!(
         "{} pictures of {} classes in `{}`; {} were there",
         done.pictures - done.skipped,
         done.classes,
@@ -335,7 +335,7 @@ fn subset(args: &Subset) -> Result<ExitCode> {
     if let Some(list) = &args.list {
         prepare::write_list(&data, &chosen, list)?;
     }
-    eprintln!("{} of {} pictures", chosen.len(), data.len());
+    tell!("{} of {} pictures", chosen.len(), data.len());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -345,7 +345,7 @@ fn shards(args: &Shards) -> Result<ExitCode> {
     let bar = Bar::default();
     let packed = args.threads.run(|| prepare::pack(&data, &args.out, &options, &bar))?;
     drop(bar);
-    eprintln!(
+    tell!(
         "{} pictures in {} shards, {:.1} MiB, in `{}`",
         packed.pictures,
         packed.shards,
@@ -363,7 +363,7 @@ fn check(args: &Check) -> Result<ExitCode> {
     let report = args.threads.run(|| Ok(prepare::check(&data, other.as_ref(), options, &bar)))?;
     drop(bar);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        answer!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print(&report);
     }
@@ -373,21 +373,21 @@ fn check(args: &Check) -> Result<ExitCode> {
 /// A report for people.
 fn print(report: &Report) {
     let mib = report.bytes as f64 / f64::from(1 << 20);
-    println!("{} pictures, {} classes, {mib:.1} MiB", report.pictures, report.classes);
+    answer!("{} pictures, {} classes, {mib:.1} MiB", report.pictures, report.classes);
     if report.classes > 0 && report.unlabelled > 0 {
-        println!("{} without a class", report.unlabelled);
+        answer!("{} without a class", report.unlabelled);
     }
     let counted = |counts: &std::collections::BTreeMap<&str, usize>| {
         counts.iter().map(|(name, n)| format!("{n} {name}")).collect::<Vec<_>>().join(", ")
     };
-    println!("formats: {}", counted(&report.formats));
+    answer!("formats: {}", counted(&report.formats));
     if !report.conversions.is_empty() {
-        println!("converted: {}", counted(&report.conversions));
+        answer!("converted: {}", counted(&report.conversions));
     }
-    println!("{:<12} {:>10} {:>10} {:>10} {:>10}", "", "least", "median", "mean", "most");
+    answer!("{:<12} {:>10} {:>10} {:>10} {:>10}", "", "least", "median", "mean", "most");
     let rows = [("width", report.width), ("height", report.height), ("file bytes", report.file_bytes)];
     for (name, Spread { min, median, mean, max }) in rows.into_iter().filter_map(|(n, s)| Some((n, s?))) {
-        println!("{name:<12} {min:>10} {median:>10} {mean:>10} {max:>10}");
+        answer!("{name:<12} {min:>10} {median:>10} {mean:>10} {max:>10}");
     }
     findings("broken", &report.broken, |b| b.reason.clone());
     findings("the same bytes", &report.duplicates, |d| {
@@ -396,16 +396,16 @@ fn print(report: &Report) {
     findings("small", &report.small, |s| format!("{} is {}x{}", s.name, s.width, s.height));
     findings("classes with few pictures", &report.few, |f| format!("{}: {}", f.class, f.pictures));
     if let Some(against) = &report.against {
-        println!("the other data set: {} pictures, {} unreadable", against.pictures, against.unreadable);
+        answer!("the other data set: {} pictures, {} unreadable", against.pictures, against.unreadable);
         findings("in both", &against.shared, |s| format!("{} = {}", s.here, s.there));
     }
 }
 
 fn findings<T>(what: &str, found: &[T], line: impl Fn(&T) -> String) {
-    println!("{what}: {}", found.len());
-    found.iter().take(SHOWN).for_each(|f| println!("  {}", line(f)));
+    answer!("{what}: {}", found.len());
+    found.iter().take(SHOWN).for_each(|f| answer!("  {}", line(f)));
     if found.len() > SHOWN {
-        println!("  ... and {} more; `--json` has all", found.len() - SHOWN);
+        answer!("  ... and {} more; `--json` has all", found.len() - SHOWN);
     }
 }
 

@@ -172,7 +172,7 @@ fn open<'a>(
         }
         (None, size) => {
             let size = size.unwrap_or(224);
-            eprintln!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
+            tell!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
             Preprocess::imagenet(size)
         }
     };
@@ -243,15 +243,19 @@ pub(super) fn knn(args: &KnnArgs) -> Result<ExitCode> {
         folder.finish(&answer)?;
     }
     if common.json {
-        println!("{answer}");
+        answer!("{answer}");
     } else {
-        println!(
+        answer!(
             "{:<12} {:>4} {:>24} {:>24} {:>24}",
-            "features", "k", "top-1 %", "top-5 %", "mean per class %"
+            "features",
+            "k",
+            "top-1 %",
+            "top-5 %",
+            "mean per class %"
         );
         for row in rows {
             let [top1, top5, mean] = cells(&row.scores);
-            println!("{:<12} {:>4} {top1:>24} {top5:>24} {mean:>24}", row.features, row.k);
+            answer!("{:<12} {:>4} {top1:>24} {top5:>24} {mean:>24}", row.features, row.k);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -297,7 +301,7 @@ pub(super) fn finetune(args: &FinetuneArgs) -> Result<ExitCode> {
         splits.keep_listed(list)?;
     }
     if args.common.out.is_none() {
-        eprintln!("without `--out` the fine-tuned model is not saved");
+        tell!("without `--out` the fine-tuned model is not saved");
     }
     args.common.evaluate(&args.hyper, &splits, &protocol, |subject, machine| {
         eval::finetune(subject, &splits, &protocol, args.precision.bf16(machine.device), machine)
@@ -306,7 +310,7 @@ pub(super) fn finetune(args: &FinetuneArgs) -> Result<ExitCode> {
 
 /// A wrong combination of flags is wrong usage, like a wrong flag.
 fn usage(error: &Invalid) -> ExitCode {
-    eprintln!("error: {error:#}");
+    tell!("error: {error:#}");
     ExitCode::from(2)
 }
 
@@ -342,7 +346,7 @@ impl Common {
             out: self.out.clone(),
             stop_after: hyper.stop_after,
         };
-        eprintln!(
+        tell!(
             "{} on {device:?}, {} at {} px: {} training and {} validation pictures of {} classes",
             protocol.name,
             weights.arch,
@@ -353,7 +357,7 @@ impl Common {
         );
         let name = self.checkpoint.to_string_lossy().into_owned();
         match evaluate(&Subject { name, weights: &weights, contract: &contract }, &machine)? {
-            Outcome::Answer(report) if self.json => println!("{}", serde_json::to_string(&report)?),
+            Outcome::Answer(report) if self.json => answer!("{}", serde_json::to_string(&report)?),
             Outcome::Answer(report) => print(&report),
             Outcome::Interrupted(0) => {}
             Outcome::Interrupted(signal) => return Ok(ExitCode::from(128 + signal as u8)),
@@ -364,7 +368,7 @@ impl Common {
 
 fn print(report: &Report) {
     let question = &report.question;
-    let line = |name: &str, value: &str| println!("{name:<18} {value}");
+    let line = |name: &str, value: &str| answer!("{name:<18} {value}");
     let protocol = &question.protocol;
     line("task", &format!("{}, protocol {}, {} views", question.task, protocol.name, question.views));
     line("checkpoint", &report.checkpoint);
@@ -405,7 +409,7 @@ pub(super) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
         let set = match Extractor::Encoder(&encoder, &contract).run(data, args.machine.workers()) {
             Ok(set) => set,
             Err(error) => {
-                eprintln!("warning: {error:#}");
+                tell!("warning: {error:#}");
                 complete = false;
                 continue;
             }
@@ -413,7 +417,7 @@ pub(super) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
         let features = if args.normalize { normalize(&set.features) } else { set.features };
         for (i, &sample) in (0i64..).zip(&set.samples) {
             let row: Vec<f32> = Vec::try_from(features.get(i))?;
-            println!("{}", json!({ "path": data.name(sample), "embedding": row }));
+            answer!("{}", json!({ "path": data.name(sample), "embedding": row }));
         }
         complete &= set.samples.len() == data.len();
     }

@@ -193,12 +193,12 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         Ok(config) => config,
         Err(error) => {
             // a wrong combination of flags is wrong usage, like a wrong flag
-            eprintln!("error: {error:#}");
+            tell!("error: {error:#}");
             return Ok(ExitCode::from(2));
         }
     };
     if args.show_config {
-        println!("{}", serde_json::to_string_pretty(&config)?);
+        answer!("{}", serde_json::to_string_pretty(&config)?);
         return Ok(ExitCode::SUCCESS);
     }
     if args.deterministic {
@@ -222,7 +222,7 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         stop_after: args.stop_after,
         out: args.out,
     };
-    eprintln!(
+    tell!(
         "{} on {device:?}, {}, {} at {} px",
         config.recipe.name(),
         if run.bf16 { "bfloat16" } else { "float32" },
@@ -246,7 +246,7 @@ fn loader_speed(args: &SpeedArgs) -> Result<ExitCode> {
         colours: !args.no_colours,
         time: Duration::from_secs(args.seconds),
     };
-    println!("{}", json!({ "samples_per_s": speed.measure(&args.data)? }));
+    answer!("{}", json!({ "samples_per_s": speed.measure(&args.data)? }));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -35,7 +35,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<ExitCode> {
             html::compare(runs, &out).map(|()| out)?
         }
     };
-    println!("{}", path.display());
+    answer!("{}", path.display());
     Ok(ExitCode::SUCCESS)
 }
 

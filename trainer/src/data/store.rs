@@ -115,8 +115,8 @@ impl Store {
             return;
         }
         match broken.len() {
-            n if n < NAMED => eprintln!("warning: skipped: {error}"),
-            NAMED => eprintln!(
+            n if n < NAMED => tell!("warning: skipped: {error}"),
+            NAMED => tell!(
                 "warning: skipped: {error}; further ones are not named; hint: `occlude-train dataset check` names all"
             ),
             _ => {}

@@ -91,7 +91,7 @@ impl Log {
     /// Writes the page of the run anew. That it cannot be written is no reason to stop.
     pub(super) fn report(&self) {
         if let Err(error) = occlude_report::html::write(&self.run) {
-            eprintln!("warning: no report: {error}");
+            tell!("warning: no report: {error}");
         }
     }
 }
@@ -228,7 +228,7 @@ impl Progress {
         if self.terminal {
             self.bar.println(line);
         } else {
-            eprintln!("{line}");
+            tell!("{line}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The training loop: data, step, schedule, metrics, checkpoints. It knows methods through their trait only.
+//! A run: what it is told, how it starts, how it ends. The engine knows methods through their trait only.
 
 mod environment;
 mod metrics;
@@ -8,37 +8,25 @@ mod saves;
 mod schedule;
 mod signals;
 pub mod snapshot;
+mod training;
 mod watchdog;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use occlude_dataset::{Dataset, Options};
-use serde_json::{Map, Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
-use crate::augment::Augmenter;
 use crate::config::Config;
-use crate::data::{Batch, Loader, LoaderSpec, Store, ViewSpec};
-use crate::method::{self, Method, Step, StepOutput};
-use crate::model::Optimizer;
-use crate::rng::seed_device;
-use metrics::{Log, Meter, Progress};
+use crate::data::Store;
+use crate::method;
 use online::Online;
 pub use online::OnlineKnn;
-use saves::Saves;
 pub use schedule::Schedule;
-use signals::Signals;
-use snapshot::Position;
+use training::Engine;
 pub use watchdog::OnCollapse;
-use watchdog::{Reading, Symptom, Verdict, Watchdog};
-
-/// Rollbacks after which a run gives up.
-const ROLLBACKS: u32 = 3;
-/// Factor on the learning rate at each rollback.
-const ROLLBACK_LR: f64 = 0.5;
 
 /// What a run is told besides its [`Config`]; none of it changes what is computed, as long as nothing collapses.
 #[derive(Clone, Debug)]
@@ -105,12 +93,7 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     match resume {
         Some(path) => {
             engine.at = snapshot::load(&path, config, engine.method.as_mut(), &engine.optimizer)?;
-            eprintln!(
-                "resuming `{}` at step {} of {}",
-                path.display(),
-                engine.at.step,
-                engine.schedule.total()
-            );
+            tell!("resuming `{}` at step {} of {}", path.display(), engine.at.step, engine.schedule.total());
         }
         // something to roll back to, and a test of the disk before the work
         None => {
@@ -139,363 +122,6 @@ fn write_config(config: &Config, run: &Run) -> Result<()> {
     let text = serde_json::to_string_pretty(config)?;
     occlude_checkpoint::atomic::write(&path, |w| writeln!(w, "{text}"))
         .with_context(|| format!("cannot write `{}`", path.display()))
-}
-
-struct Engine<'a> {
-    config: &'a Config,
-    run: &'a Run,
-    store: Arc<Store>,
-    method: Box<dyn Method>,
-    optimizer: Optimizer,
-    schedule: Schedule,
-    augmenter: Augmenter,
-    loader: LoaderSpec,
-    saves: Saves,
-    watchdog: Watchdog,
-    online: Option<Online>,
-    at: Position,
-    /// Whether every loss since the last look was a finite number; on the device, so that nothing waits for it.
-    finite: Tensor,
-}
-
-/// How an epoch ended.
-enum Epoch {
-    Done,
-    Stop(usize),
-    Collapsed(String),
-}
-
-impl<'a> Engine<'a> {
-    fn new(config: &'a Config, run: &'a Run, store: Arc<Store>, method: Box<dyn Method>) -> Self {
-        let o = &config.optimizer;
-        let view = ViewSpec { size: config.image_size, augment: config.augment.clone() };
-        let steps = store.len() / (config.batch_size * config.accumulate);
-        Self {
-            optimizer: Optimizer::new(method.trainable(), o),
-            schedule: Schedule::new(o, steps, config.epochs),
-            augmenter: Augmenter::new(
-                &config.preprocess(),
-                config.image_size,
-                config.augment.blur_sigma[1],
-                run.device,
-            ),
-            loader: LoaderSpec {
-                batch_size: config.batch_size,
-                views: 2,
-                keep_last: false,
-                view,
-                seed: config.seed,
-                workers: run.workers,
-            },
-            saves: Saves::new(&run.out, run.save_interval),
-            watchdog: Watchdog::new(config.batch_size, steps as u64),
-            online: None,
-            at: Position::default(),
-            finite: Tensor::from(true).to(run.device),
-            config,
-            run,
-            store,
-            method,
-        }
-    }
-
-    fn train(&mut self) -> Result<End> {
-        let signals = Signals::catch()?;
-        let mut log = Log::open(&self.run.out, self.at.step)?;
-        if self.run.resume.is_some() {
-            log.write(&event("resumed", self.at.epoch, self.at.step, &self.run.data.display().to_string()))?;
-        }
-        let mut progress = Progress::new(self.schedule.total(), self.at.step, self.config.epochs);
-        while self.at.epoch < self.config.epochs as u64 {
-            match self.epoch(&signals, &mut log, &mut progress)? {
-                Epoch::Done => {}
-                Epoch::Stop(signal) => {
-                    progress.finish();
-                    let path = self.saves.latest(&self.state())?;
-                    let step = self.at.step;
-                    eprintln!("stopped after step {step}, saved `{}`; `--resume` goes on", path.display());
-                    log.write(&event("interrupted", self.at.epoch, step, "stopped by a signal"))?;
-                    log.report();
-                    return Ok(End::Interrupted(signal));
-                }
-                Epoch::Collapsed(why) => {
-                    if !self.roll_back(&why, &mut log, &mut progress)? {
-                        progress.finish();
-                        log.report();
-                        return Ok(End::Collapsed);
-                    }
-                }
-            }
-        }
-        progress.finish();
-        Ok(End::Finished)
-    }
-
-    fn steps_per_epoch(&self) -> u64 {
-        self.schedule.total() / self.config.epochs as u64
-    }
-
-    /// The rest of an epoch.
-    fn epoch(&mut self, signals: &Signals, log: &mut Log, progress: &mut Progress) -> Result<Epoch> {
-        let (epoch, steps) = (self.at.epoch, self.steps_per_epoch());
-        let (number, per_step) = (epoch as usize, self.config.accumulate);
-        let first = (self.at.step - epoch * steps) as usize;
-        if first as u64 == steps {
-            // it was interrupted between its last step and its end
-            return self.end_epoch(log, progress).map(|()| Epoch::Done);
-        }
-        let loader = Loader::start(&self.store, &self.loader, epoch, first * per_step);
-        let mut stretch = Meter::default();
-        let (mut began, mut waited) = (Instant::now(), 0.0);
-        let mut waiting = Instant::now();
-        for batch in loader.take((steps as usize - first) * per_step) {
-            let Some(batch) = batch else { bail!(self.no_data()) };
-            waited += waiting.elapsed().as_secs_f64();
-            let last_of_step = (batch.step + 1).is_multiple_of(per_step);
-            let log_now = last_of_step && self.log_now(batch.step / per_step);
-            let values = self.batch(&batch, last_of_step, log_now || batch.step == 0)?;
-            if let Some(values) = &values {
-                stretch.add(values);
-                self.at.run.meter.add(values);
-            }
-            if last_of_step {
-                let seconds = began.elapsed().as_secs_f64();
-                for meter in [&mut stretch, &mut self.at.run.meter] {
-                    meter.count(self.config.batch_size * per_step, seconds, waited);
-                }
-                (began, waited) = (Instant::now(), 0.0);
-                progress.at(self.at.step);
-                if log_now {
-                    log.write(&line("step", number, self.at.step, stretch.fields()))?;
-                    progress.show(number, &self.at.run.meter);
-                    if let Some(why) = self.watch(values.as_deref().unwrap_or_default(), log, progress)? {
-                        return Ok(Epoch::Collapsed(why));
-                    }
-                    stretch = Meter::default();
-                }
-                if let Some(stop) = self.stop(signals) {
-                    return Ok(Epoch::Stop(stop));
-                }
-                if self.saves.due() && self.trusted() && self.healthy() {
-                    self.saves.latest(&self.state())?;
-                    began = Instant::now();
-                }
-            }
-            waiting = Instant::now();
-        }
-        if !self.healthy() {
-            return Ok(Epoch::Collapsed(self.verdict_of_infinity()));
-        }
-        self.end_epoch(log, progress)?;
-        Ok(Epoch::Done)
-    }
-
-    /// Whether a checkpoint may replace the last good one: a rollback goes back to before the first symptom.
-    fn trusted(&self) -> bool {
-        self.at.run.symptom.none() || self.run.on_collapse == OnCollapse::Warn
-    }
-
-    /// Whether metrics are read and written after that step of the epoch.
-    fn log_now(&self, step: usize) -> bool {
-        (step + 1).is_multiple_of(self.run.log_every) || step as u64 + 1 == self.steps_per_epoch()
-    }
-
-    fn stop(&self, signals: &Signals) -> Option<usize> {
-        let enough = self.run.stop_after.is_some_and(|n| self.at.step >= n);
-        signals.seen().or(enough.then_some(0))
-    }
-
-    fn no_data(&self) -> String {
-        let data = self.run.data.display();
-        let last = self.run.out.display();
-        let why = if self.run.data.exists() { "can be read" } else { "is there any more" };
-        format!(
-            "no picture of `{data}` {why}; hint: bring the data back, then `--resume` goes on from the last checkpoint in `{last}`"
-        )
-    }
-
-    /// Forward and backward of one batch, and the optimiser's step after the last one of a step. Metrics are read from
-    /// the device only when asked, because that waits for it.
-    fn batch(&mut self, batch: &Batch, last_of_step: bool, read: bool) -> Result<Option<Vec<(String, f64)>>> {
-        let parts = self.config.accumulate;
-        let part = batch.step % parts;
-        let number = self.at.step * parts as u64 + part as u64;
-        let step = Step { number, epoch: self.schedule.epoch(self.at.step), preview: number == 0 };
-        seed_device(self.config.seed, number);
-        let views = tch::no_grad(|| [0, 1].map(|v| self.augmenter.apply(&batch.views[v], batch.size)));
-        let output = self.method.step(&views, step)?;
-        if part == 0 {
-            self.optimizer.zero_grad();
-        }
-        let _ = self.finite.logical_and_(&output.loss.detach().isfinite());
-        (&output.loss / parts as f64).f_backward()?;
-        if let Some(preview) = &output.preview {
-            let path = self.run.out.join("first_batch.png");
-            let titles = picture::write(&path, preview, &self.config.preprocess())?;
-            eprintln!("first batch in `{}`: {}", path.display(), titles.join(" | "));
-        }
-        let lr = self.schedule.lr(self.at.step) * self.at.run.lr_scale;
-        if last_of_step {
-            self.optimizer.step(lr)?;
-            self.method.after_step(step)?;
-            self.at.step += 1;
-        }
-        if !read {
-            return Ok(None);
-        }
-        let mut values = read_metrics(&output);
-        values.push(("lr".into(), lr));
-        Ok(Some(values))
-    }
-
-    /// Shows the last batch's metrics to the watchdog; the reason where the run has collapsed.
-    fn watch(
-        &mut self,
-        values: &[(String, f64)],
-        log: &mut Log,
-        progress: &Progress,
-    ) -> Result<Option<String>> {
-        let value = |name| values.iter().find(|(n, _)| n == name).map_or(f64::NAN, |(_, value)| *value);
-        let reading = Reading {
-            finite: self.finite_so_far(),
-            batch_acc1: value("batch_acc1"),
-            positive: value("positive_similarity"),
-            negative: value("negative_similarity"),
-            feature_std: value("feature_std"),
-        };
-        let warned = !self.at.run.symptom.none();
-        match self.watchdog.look(&mut self.at.run.symptom, self.at.step, reading) {
-            Verdict::Fine => Ok(None),
-            Verdict::Collapsed(why) if self.run.on_collapse != OnCollapse::Warn || !reading.finite => {
-                Ok(Some(why))
-            }
-            Verdict::Warn(why) | Verdict::Collapsed(why) => {
-                if !warned {
-                    progress.say(&format!("warning: step {}: {why}", self.at.step));
-                    log.write(&event("warning", self.at.epoch, self.at.step, &why))?;
-                }
-                Ok(None)
-            }
-        }
-    }
-
-    fn finite_so_far(&self) -> bool {
-        self.finite.int64_value(&[]) != 0
-    }
-
-    /// Whether every loss was finite, and every number that a checkpoint would hold is.
-    fn healthy(&self) -> bool {
-        let sums: Vec<Tensor> = self
-            .method
-            .state()
-            .iter()
-            .filter(|n| n.tensor.kind() == Kind::Float)
-            .map(|n| n.tensor.detach().sum(Kind::Double))
-            .collect();
-        self.finite_so_far() && Tensor::stack(&sums, 0).isfinite().all().int64_value(&[]) != 0
-    }
-
-    fn verdict_of_infinity(&self) -> String {
-        format!("the loss or a weight is not a finite number at step {}", self.at.step)
-    }
-
-    /// Goes back to the last checkpoint with a lower learning rate; `false` where the run is to stop.
-    fn roll_back(&mut self, why: &str, log: &mut Log, progress: &mut Progress) -> Result<bool> {
-        let (epoch, step) = (self.at.epoch, self.at.step);
-        log.write(&event("collapse", epoch, step, why))?;
-        let good = snapshot::locate(&self.run.out)?;
-        let hint = "hint: a smaller `--lr`, a longer `--warmup-epochs`, other negatives (docs/recipes.md)";
-        let spent = self.at.run.rollbacks >= ROLLBACKS;
-        if self.run.on_collapse != OnCollapse::Rollback || spent {
-            let tried = if spent { format!(" {ROLLBACKS} rollbacks did not help.") } else { String::new() };
-            progress.say(&format!(
-                "collapsed at step {step}: {why}.{tried} The last good checkpoint is `{}`; {hint}",
-                good.display()
-            ));
-            log.write(&event("stopped", epoch, step, "training collapsed"))?;
-            return Ok(false);
-        }
-        let (scale, rollbacks) = (self.at.run.lr_scale * ROLLBACK_LR, self.at.run.rollbacks + 1);
-        self.at = snapshot::load(&good, self.config, self.method.as_mut(), &self.optimizer)?;
-        (self.at.run.lr_scale, self.at.run.rollbacks) = (scale, rollbacks);
-        self.at.run.symptom = Symptom::default();
-        self.finite = Tensor::from(true).to(self.run.device);
-        let message = format!(
-            "collapsed at step {step}: {why}. Back to step {} (`{}`) with {scale} times the learning rate",
-            self.at.step,
-            good.display()
-        );
-        progress.say(&message);
-        progress.at(self.at.step);
-        log.write(&event("rollback", self.at.epoch, self.at.step, &message))?;
-        Ok(true)
-    }
-
-    fn end_epoch(&mut self, log: &mut Log, progress: &Progress) -> Result<()> {
-        let epoch = self.at.epoch as usize;
-        let meter = std::mem::take(&mut self.at.run.meter);
-        let mut fields = meter.fields();
-        let broken = self.store.broken();
-        if broken > 0 {
-            fields.insert("broken_files".into(), json!(broken));
-        }
-        self.at.epoch += 1;
-        self.at.metrics = Value::Object(fields.clone());
-        log.write(&line("epoch", epoch, self.at.step, fields))?;
-        progress.epoch(epoch, &meter);
-        let last = epoch + 1 == self.config.epochs;
-        if let Some(online) = self.online.as_ref().filter(|o| last || o.due(epoch)) {
-            let encoder = self.method.encoder();
-            let found = online.measure(encoder, &self.config.preprocess(), self.run)?;
-            progress.say(&format!("epoch {}: kNN {:.1} % (k {})", epoch + 1, 100.0 * found.top1, found.k));
-            log.write(&line("knn", epoch, self.at.step, found.fields()))?;
-            log.picture("neighbours.png", self.at.step)?;
-        }
-        if epoch == 0 {
-            log.picture("first_batch.png", 0)?;
-        }
-        log.report();
-        if !last && !self.trusted() {
-            return Ok(());
-        }
-        if last || (epoch + 1).is_multiple_of(self.run.save_every) {
-            let path = self.saves.kept(epoch, &self.state())?;
-            if last {
-                eprintln!("saved `{}`", path.display());
-            }
-        } else {
-            self.saves.latest(&self.state())?;
-        }
-        Ok(())
-    }
-
-    fn state(&self) -> saves::State<'_> {
-        saves::State {
-            config: self.config,
-            method: self.method.as_ref(),
-            optimizer: &self.optimizer,
-            at: &self.at,
-        }
-    }
-}
-
-fn read_metrics(output: &StepOutput) -> Vec<(String, f64)> {
-    let read = |t: &Tensor| t.double_value(&[]);
-    let mut values = vec![("loss".to_owned(), read(&output.loss))];
-    values.extend(output.metrics.iter().map(|(name, t)| ((*name).to_owned(), read(t))));
-    values
-}
-
-fn line(kind: &str, epoch: usize, step: u64, fields: Map<String, Value>) -> Value {
-    let mut out = json!({ "kind": kind, "epoch": epoch, "step": step });
-    if let Some(map) = out.as_object_mut() {
-        map.extend(fields);
-    }
-    out
-}
-
-fn event(name: &str, epoch: u64, step: u64, message: &str) -> Value {
-    json!({ "kind": "event", "event": name, "epoch": epoch, "step": step, "message": message })
 }
 
 #[cfg(test)]

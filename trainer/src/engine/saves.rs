@@ -56,7 +56,7 @@ impl Saves {
         // it is older than the one that was just named in `last`
         match std::fs::remove_file(self.out.join(LATEST)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                eprintln!("warning: cannot remove `{}`: {e}", self.out.join(LATEST).display());
+                tell!("warning: cannot remove `{}`: {e}", self.out.join(LATEST).display());
             }
             _ => {}
         }

@@ -1,8 +1,10 @@
 //! Tests of the loop on a run of a few tiny pictures.
 
+use super::training::ROLLBACKS;
 use super::*;
 use crate::config::Recipe;
-use std::path::Path;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 
 fn pictures(dir: &Path, n: u32) -> PathBuf {
     let data = dir.join("pictures");

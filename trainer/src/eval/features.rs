@@ -147,7 +147,7 @@ fn decode(data: &Dataset, chunk: &[usize], contract: &Preprocess, workers: usize
                                 done.push((i, pixels));
                             }
                         }
-                        Err(error) => eprintln!("warning: skipped: {error}"),
+                        Err(error) => tell!("warning: skipped: {error}"),
                     }
                 }
             });

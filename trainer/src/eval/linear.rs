@@ -194,7 +194,7 @@ fn prove_unchanged(encoder: &Encoder, subject: &Subject<'_>) -> Result<()> {
 }
 
 fn features(extractor: &Extractor<'_>, splits: &Splits, machine: &Machine) -> Result<Features> {
-    eprintln!("features of {} training pictures and their mirror images", splits.train.len());
+    tell!("features of {} training pictures and their mirror images", splits.train.len());
     let (set, mirrored) =
         extractor.run_mirrored(&splits.train.data, &splits.train.which, machine.reading.workers)?;
     Ok(Features { plain: set.features, mirrored, labels: Vec::try_from(&set.labels)? })

@@ -80,7 +80,7 @@ pub(super) fn search(
         let top1 = done.then(|| learner.classifier().scores(&held.plain, &held.labels).top1);
         let said =
             top1.map_or_else(|| "diverged".to_owned(), |t| format!("top-1 {:.2} % held out", 100.0 * t));
-        eprintln!("lr {lr}: {said}");
+        tell!("lr {lr}: {said}");
         grid.push((lr, top1));
     }
     let best = grid.iter().filter_map(|&(lr, top1)| Some((lr, top1?)));

@@ -80,7 +80,7 @@ pub(super) fn train(
     let mut at = plan.load(learner, &mut loss)?;
     plan.interrupt.inspect(|i| i.hold());
     if at.step > 0 && plan.verbose {
-        eprintln!("going on at step {} of {}", at.step, steps * epochs);
+        tell!("going on at step {} of {}", at.step, steps * epochs);
     }
     while at.step < steps * epochs {
         let (epoch, first) = (at.step / steps, at.step % steps);
@@ -104,7 +104,7 @@ pub(super) fn train(
         loss = loss.zeros_like();
         if plan.verbose {
             let top1 = top1.map(|t| format!(", top-1 {:.2} %", 100.0 * t)).unwrap_or_default();
-            eprintln!("epoch {}/{epochs}: loss {mean:.4}{top1}", epoch + 1);
+            tell!("epoch {}/{epochs}: loss {mean:.4}{top1}", epoch + 1);
         }
         plan.save(learner, &loss, &at)?;
         if let Some(signal) = plan.stop(at.step) {
@@ -118,8 +118,8 @@ pub(super) fn train(
 
 fn stopped(plan: &Plan<'_>, signal: usize, at: &Position) -> End {
     match plan.folder {
-        Some(_) => eprintln!("stopped and saved after step {}; the same command goes on", at.step),
-        None => eprintln!("stopped after step {}; with `--out` it would have been saved", at.step),
+        Some(_) => tell!("stopped and saved after step {}; the same command goes on", at.step),
+        None => tell!("stopped after step {}; with `--out` it would have been saved", at.step),
     }
     End::Interrupted(signal)
 }
