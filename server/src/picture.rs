@@ -36,19 +36,6 @@ pub(crate) struct Answer {
     pub(crate) encoded: Encoded,
 }
 
-/// The note as it appears in answers.
-fn note(note: Note) -> &'static str {
-    match note {
-        Note::IccIgnored => "icc_ignored",
-        Note::AlphaOnWhite => "alpha_on_white",
-        Note::ExifRotated => "exif_rotated",
-        Note::SixteenBit => "sixteen_bit",
-        Note::Cmyk => "cmyk",
-        Note::Grey => "grey",
-        Note::Animated => "animated_first_frame",
-    }
-}
-
 pub(crate) fn decode_limits(limits: &Limits) -> occlude_preprocess::Limits {
     occlude_preprocess::Limits { max_pixels: limits.max_pixels, ..Default::default() }
 }
@@ -58,7 +45,7 @@ fn facts(decoded: &Decoded) -> Facts {
         width: decoded.image.width,
         height: decoded.image.height,
         format: decoded.format.name(),
-        notes: decoded.notes.iter().copied().map(note).collect(),
+        notes: decoded.notes.iter().copied().map(Note::name).collect(),
     }
 }
 
@@ -111,7 +98,7 @@ mod tests {
             Note::Grey,
             Note::Animated,
         ];
-        let names: std::collections::BTreeSet<_> = all.into_iter().map(note).collect();
+        let names: std::collections::BTreeSet<_> = all.into_iter().map(Note::name).collect();
         assert_eq!(names.len(), all.len());
     }
 

@@ -24,4 +24,5 @@ pub mod mix;
 pub mod model;
 pub mod rng;
 pub mod selftest;
+pub mod signals;
 pub mod tolerance;

@@ -16,11 +16,12 @@ use super::Machine;
 use crate::config::Invalid;
 use crate::device::Precision;
 use crate::eval::{
-    self, Extractor, FinetunePreset, Folder, Interrupt, LinearPreset, Lr, Outcome, Overrides, Protocol,
-    Reading, Report, Scores, Splits, Subject, Views, Votes,
+    self, Extractor, FinetunePreset, Folder, LinearPreset, Lr, Outcome, Overrides, Protocol, Reading, Report,
+    Scores, Splits, Subject, Views, Votes,
 };
 use crate::loss::normalize;
 use crate::model::Encoder;
+use crate::signals::Interrupt;
 
 /// Numbers of neighbours in the papers, and one.
 const KS: [i64; 5] = [1, 10, 20, 100, 200];

@@ -6,7 +6,6 @@ mod online;
 mod picture;
 mod saves;
 mod schedule;
-mod signals;
 pub mod snapshot;
 mod training;
 mod watchdog;
@@ -90,15 +89,13 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     prepare_folder(run)?;
     let mut engine = Engine::new(config, run, store, method);
     engine.online = online;
-    match resume {
-        Some(path) => {
-            engine.at = snapshot::load(&path, config, engine.method.as_mut(), &engine.optimizer)?;
-            tell!("resuming `{}` at step {} of {}", path.display(), engine.at.step, engine.schedule.total());
-        }
+    if let Some(path) = resume {
+        engine.at = snapshot::load(&path, config, engine.method.as_mut(), &engine.optimizer)?;
+        tell!("resuming `{}` at step {} of {}", path.display(), engine.at.step, engine.schedule.total());
+    }
+    if !run.out.join("last").exists() {
         // something to roll back to, and a test of the disk before the work
-        None => {
-            engine.saves.latest(&engine.state())?;
-        }
+        engine.saves.latest(&engine.state())?;
     }
     write_config(config, run)?;
     environment::write(&run.out.join("environment.json"), run, n)?;

@@ -199,3 +199,36 @@ fn a_folder_that_cannot_be_written_is_named() {
     let error = format!("{:#}", pretrain(&config(Recipe::MocoV2), &run).expect_err("no folder"));
     assert!(error.contains("file/run"), "{error}");
 }
+
+/// A run resumed into a folder of its own has something there to roll back to, from its first step on.
+#[test]
+fn a_run_resumed_elsewhere_can_roll_back() {
+    let _alone = crate::rng::alone();
+    let dir = tempfile::tempdir().expect("a folder");
+    pictures(dir.path(), 12);
+    let config = config(Recipe::MocoV2);
+    let mut first = settings(dir.path(), "first");
+    first.stop_after = Some(1);
+    pretrain(&config, &first).expect("trained");
+    let mut second = settings(dir.path(), "second");
+    (second.resume, second.stop_after) = (Some(first.out.clone()), Some(2));
+    assert_eq!(pretrain(&config, &second).expect("trained"), End::Interrupted(0));
+    assert!(snapshot::locate(&second.out).expect("a checkpoint").starts_with(&second.out));
+}
+
+/// A signal that arrives when the weights are no longer numbers leaves the last good checkpoint where it is.
+#[test]
+fn a_stopped_run_saves_no_infinities() {
+    let _alone = crate::rng::alone();
+    let dir = tempfile::tempdir().expect("a folder");
+    pictures(dir.path(), 12);
+    let mut config = config(Recipe::MocoV2);
+    config.optimizer.lr = 1e30;
+    let mut run = settings(dir.path(), "run");
+    // stopped before the first look at the metrics
+    (run.stop_after, run.log_every) = (Some(2), 100);
+    assert_eq!(pretrain(&config, &run).expect("an orderly end"), End::Interrupted(0));
+    assert!(weights(&run).iter().filter(|(n, _)| n.starts_with("encoder_q.conv1")).all(|(_, bytes)| {
+        bytes.chunks_exact(4).all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite())
+    }));
+}

@@ -10,7 +10,6 @@ use tch::{Kind, Tensor};
 use super::metrics::{Log, Meter, Progress};
 use super::online::Online;
 use super::saves::{self, Saves};
-use super::signals::Signals;
 use super::snapshot::{self, Position};
 use super::watchdog::{OnCollapse, Reading, Symptom, Verdict, Watchdog};
 use super::{End, Run, Schedule, picture};
@@ -20,6 +19,7 @@ use crate::data::{Batch, Loader, LoaderSpec, Store, ViewSpec};
 use crate::method::{Method, Step, StepOutput};
 use crate::model::Optimizer;
 use crate::rng::seed_device;
+use crate::signals::Interrupt;
 
 /// Rollbacks after which a run gives up.
 pub(super) const ROLLBACKS: u32 = 3;
@@ -90,7 +90,8 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// Where data vanish or a file cannot be written.
     pub(super) fn train(&mut self) -> Result<End> {
-        let signals = Signals::catch()?;
+        let signals = Interrupt::register()?;
+        signals.hold();
         let mut log = Log::open(&self.run.out, self.at.step)?;
         if self.run.resume.is_some() {
             log.write(&event("resumed", self.at.epoch, self.at.step, &self.run.data.display().to_string()))?;
@@ -101,9 +102,16 @@ impl<'a> Engine<'a> {
                 Epoch::Done => {}
                 Epoch::Stop(signal) => {
                     progress.finish();
-                    let path = self.saves.latest(&self.state())?;
                     let step = self.at.step;
-                    tell!("stopped after step {step}, saved `{}`; `--resume` goes on", path.display());
+                    if self.healthy() {
+                        let path = self.saves.latest(&self.state())?;
+                        tell!("stopped after step {step}, saved `{}`; `--resume` goes on", path.display());
+                    } else {
+                        let why = self.verdict_of_infinity();
+                        tell!(
+                            "stopped, and not saved: {why}; `--resume` goes on from the last good checkpoint"
+                        );
+                    }
                     log.write(&event("interrupted", self.at.epoch, step, "stopped by a signal"))?;
                     log.report();
                     return Ok(End::Interrupted(signal));
@@ -126,7 +134,7 @@ impl<'a> Engine<'a> {
     }
 
     /// The rest of an epoch.
-    fn epoch(&mut self, signals: &Signals, log: &mut Log, progress: &mut Progress) -> Result<Epoch> {
+    fn epoch(&mut self, signals: &Interrupt, log: &mut Log, progress: &mut Progress) -> Result<Epoch> {
         let (epoch, steps) = (self.at.epoch, self.steps_per_epoch());
         let (number, per_step) = (epoch as usize, self.config.accumulate);
         let first = (self.at.step - epoch * steps) as usize;
@@ -190,7 +198,7 @@ impl<'a> Engine<'a> {
         (step + 1).is_multiple_of(self.run.log_every) || step as u64 + 1 == self.steps_per_epoch()
     }
 
-    fn stop(&self, signals: &Signals) -> Option<usize> {
+    fn stop(&self, signals: &Interrupt) -> Option<usize> {
         let enough = self.run.stop_after.is_some_and(|n| self.at.step >= n);
         signals.seen().or(enough.then_some(0))
     }

@@ -16,9 +16,10 @@ use super::protocol::{Lr, Protocol};
 use super::report::{Question, Report};
 use super::source::Fresh;
 use super::split::Splits;
-use super::training::{End, Interrupt, Plan, train};
+use super::training::{End, Plan, train};
 use crate::engine::snapshot::to_out;
 use crate::model::Encoder;
+use crate::signals::Interrupt;
 
 /// The names of the classes, JSON, in the metadata of a fine-tuned model.
 const CLASSES: &str = "occlude.classes";

@@ -12,8 +12,9 @@ use super::report::{Question, Report, batches, changed};
 use super::search::{Features, Search, search};
 use super::source::{Fresh, Reading, Source};
 use super::split::Splits;
-use super::training::{End, Interrupt, Plan, train};
+use super::training::{End, Plan, train};
 use crate::model::Encoder;
+use crate::signals::Interrupt;
 
 /// What a classifier is trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

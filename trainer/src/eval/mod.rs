@@ -27,4 +27,3 @@ pub use score::{Scores, wilson};
 pub use search::Search;
 pub use source::Reading;
 pub use split::{Identity, Splits};
-pub use training::Interrupt;

@@ -1,8 +1,5 @@
 //! The loop that trains a classifier: saved every epoch, stopped by signals, resumed to the bit.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tch::{Kind, Tensor};
@@ -12,6 +9,7 @@ use super::folder::{Folder, Position};
 use super::protocol::Protocol;
 use super::source::Source;
 use crate::model::{Named, find};
+use crate::signals::Interrupt;
 
 /// The sum of an epoch's losses so far, in a saved state.
 const LOSS: &str = "epoch.loss";
@@ -41,7 +39,7 @@ pub(super) struct Plan<'a> {
 
 impl Plan<'_> {
     fn stop(&self, step: u64) -> Option<usize> {
-        let signal = self.interrupt.map_or(0, Interrupt::seen);
+        let signal = self.interrupt.and_then(Interrupt::seen).unwrap_or(0);
         (signal != 0 || self.stop_after.is_some_and(|n| step >= n)).then_some(signal)
     }
 
@@ -122,44 +120,4 @@ fn stopped(plan: &Plan<'_>, signal: usize, at: &Position) -> End {
         None => tell!("stopped after step {}; with `--out` it would have been saved", at.step),
     }
     End::Interrupted(signal)
-}
-
-/// SIGINT and SIGTERM. They end the process at once with 128 + their number; while a training can save itself, the first
-/// one is noted.
-#[derive(Debug)]
-pub struct Interrupt {
-    seen: Arc<AtomicUsize>,
-    at_once: Arc<AtomicBool>,
-}
-
-impl Interrupt {
-    /// Takes charge of them.
-    ///
-    /// # Errors
-    /// Where the system refuses.
-    pub fn register() -> Result<Self> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
-        let (seen, at_once) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(true)));
-        for signal in [SIGINT, SIGTERM] {
-            // the order matters: leave if armed, then arm
-            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&at_once))?;
-            signal_hook::flag::register(signal, Arc::clone(&at_once))?;
-            signal_hook::flag::register_usize(signal, Arc::clone(&seen), signal as usize)?;
-        }
-        Ok(Self { seen, at_once })
-    }
-
-    /// From now on the first one is noted.
-    pub fn hold(&self) {
-        self.at_once.store(false, Ordering::SeqCst);
-    }
-
-    /// From now on they end the process at once: everything is saved.
-    pub fn leave_at_once(&self) {
-        self.at_once.store(true, Ordering::SeqCst);
-    }
-
-    fn seen(&self) -> usize {
-        self.seen.load(Ordering::SeqCst)
-    }
 }

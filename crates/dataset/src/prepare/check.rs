@@ -210,7 +210,7 @@ fn report(data: &Dataset, seen: &[Seen], options: CheckOptions) -> Report {
     for (_, picture) in good() {
         *formats.entry(picture.format).or_default() += 1;
         for note in &picture.notes {
-            *conversions.entry(conversion(*note)).or_default() += 1;
+            *conversions.entry(note.name()).or_default() += 1;
         }
     }
     Report {
@@ -228,18 +228,6 @@ fn report(data: &Dataset, seen: &[Seen], options: CheckOptions) -> Report {
         formats,
         conversions,
         against: None,
-    }
-}
-
-fn conversion(note: Note) -> &'static str {
-    match note {
-        Note::IccIgnored => "icc_ignored",
-        Note::AlphaOnWhite => "alpha_on_white",
-        Note::ExifRotated => "exif_rotated",
-        Note::SixteenBit => "sixteen_bit",
-        Note::Cmyk => "cmyk",
-        Note::Grey => "grey",
-        Note::Animated => "animated",
     }
 }
 

@@ -116,6 +116,21 @@ pub enum Note {
     Animated,
 }
 
+impl Note {
+    /// The note as answers and reports have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::IccIgnored => "icc_ignored",
+            Self::AlphaOnWhite => "alpha_on_white",
+            Self::ExifRotated => "exif_rotated",
+            Self::SixteenBit => "sixteen_bit",
+            Self::Cmyk => "cmyk",
+            Self::Grey => "grey",
+            Self::Animated => "animated_first_frame",
+        }
+    }
+}
+
 /// A decoded picture.
 #[derive(Clone, Debug)]
 pub struct Decoded {
