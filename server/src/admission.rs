@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::error::{ApiError, Kind};
 use crate::state::AppState;
@@ -15,6 +15,7 @@ pub(crate) struct Admitted {
     state: AppState,
     pictures: OwnedSemaphorePermit,
     bytes: Option<OwnedSemaphorePermit>,
+    pixels: Option<OwnedSemaphorePermit>,
     _active: Active,
 }
 
@@ -28,7 +29,7 @@ impl Drop for Active {
 }
 
 impl Admitted {
-    /// Lets a request in with room for one picture; 503 while draining or loading, 429 when full.
+    /// Lets a request in with room for one picture; 503 while draining, 429 when full.
     pub(crate) fn new(state: &AppState) -> Result<Self, ApiError> {
         // Counted before the check, so that draining either sees the request or turns it away.
         state.active().send_modify(|n| *n += 1);
@@ -37,9 +38,8 @@ impl Admitted {
             let error = ApiError::new(Kind::Draining, "the server is shutting down");
             return Err(error.hint("send the request to another instance, or try again soon").retry_after(1));
         }
-        state.model()?;
         let pictures = Arc::clone(state.admission()).try_acquire_owned().map_err(|_| overloaded(state))?;
-        Ok(Self { state: state.clone(), pictures, bytes: None, _active: active })
+        Ok(Self { state: state.clone(), pictures, bytes: None, pixels: None, _active: active })
     }
 
     /// Makes room for the other pictures of a request.
@@ -52,14 +52,28 @@ impl Admitted {
 
     /// Makes room for bytes of a body.
     pub(crate) fn bytes(&mut self, count: usize) -> Result<(), ApiError> {
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let got = Arc::clone(self.state.buffered()).try_acquire_many_owned(count);
-        let got = got.map_err(|_| overloaded(&self.state))?;
-        match &mut self.bytes {
-            Some(bytes) => bytes.merge(got),
-            None => self.bytes = Some(got),
-        }
+        let got = take(self.state.buffered(), count as u64).ok_or_else(|| overloaded(&self.state))?;
+        add(&mut self.bytes, got);
         Ok(())
+    }
+
+    /// Makes room for pixels of pictures.
+    pub(crate) fn pixels(&mut self, count: u64) -> Result<(), ApiError> {
+        let got = take(self.state.pixels(), count).ok_or_else(|| overloaded(&self.state))?;
+        add(&mut self.pixels, got);
+        Ok(())
+    }
+}
+
+fn take(room: &Arc<Semaphore>, count: u64) -> Option<OwnedSemaphorePermit> {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    Arc::clone(room).try_acquire_many_owned(count).ok()
+}
+
+fn add(held: &mut Option<OwnedSemaphorePermit>, more: OwnedSemaphorePermit) {
+    match held {
+        Some(held) => held.merge(more),
+        None => *held = Some(more),
     }
 }
 
@@ -69,7 +83,7 @@ pub(crate) fn overloaded(state: &AppState) -> ApiError {
     let seconds = state.metrics().rate().map_or(1.0, |rate| (waiting / rate.max(0.1)).ceil());
     ApiError::new(Kind::Overloaded, "the server is full")
         .hint(
-            "try again after the seconds in `Retry-After`; `--max-queue` and `--max-buffered` set the bounds",
+            "try again after the seconds in `Retry-After`; `--max-queue`, `--max-queue-pixels` and `--max-buffered` set the bounds",
         )
         .retry_after(seconds.clamp(1.0, MAX_RETRY) as u64)
 }
@@ -80,10 +94,11 @@ mod tests {
     use crate::config::Limits;
     use crate::encoder::fake::Fake;
     use crate::routes::tests_support::fake_model;
+    use crate::state::Expected;
 
     fn state(max_queue: usize, max_buffered: usize) -> AppState {
-        let limits = Limits { max_queue, max_buffered, ..Limits::default() };
-        let state = AppState::new(limits, false);
+        let limits = Limits { max_queue, max_buffered, max_queue_pixels: 1000, ..Limits::default() };
+        let state = AppState::new(limits, Expected::default());
         state.set_model(fake_model(vec![Fake::default()], &state));
         state
     }
@@ -104,7 +119,11 @@ mod tests {
         let mut second = Admitted::new(&state).unwrap();
         assert_eq!(kind(second.pictures(2)), Kind::Overloaded);
         assert_eq!(kind(Admitted::new(&state)), Kind::Overloaded);
+        first.pixels(900).unwrap();
+        first.pixels(100).unwrap();
+        assert_eq!(kind(second.pixels(1)), Kind::Overloaded);
         drop(first);
+        second.pixels(1000).unwrap();
         second.pictures(4).unwrap();
         second.bytes(100).unwrap();
         drop(second);
@@ -113,9 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_gets_in_before_the_model_or_after_the_signal() {
-        let empty = AppState::new(Limits::default(), false);
-        assert_eq!(kind(Admitted::new(&empty)), Kind::Loading);
+    async fn nobody_gets_in_after_the_signal() {
         let state = state(4, 100);
         let inside = Admitted::new(&state).unwrap();
         state.start_draining();
@@ -132,7 +149,7 @@ mod tests {
         assert_eq!(overloaded(&state).retry_after, Some(1), "nothing measured yet");
         let mut inside = Admitted::new(&state).unwrap();
         inside.pictures(1000).unwrap();
-        state.metrics().observe_batch(1);
+        state.metrics().observe_batch("fake", 1);
         // 1000 pictures at no more than 10 a second.
         assert_eq!(overloaded(&state).retry_after, Some(60));
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use occlude_preprocess::Rgb;
 use tokio::sync::oneshot;
 
-use crate::metrics::{Metrics, Stage};
+use crate::metrics::{ModelMetrics, Stage};
 
 /// What the model says about one picture.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,7 +81,7 @@ struct Shared {
     capacity: usize,
     max_batch: usize,
     max_delay: Duration,
-    metrics: Arc<Metrics>,
+    metrics: ModelMetrics,
 }
 
 impl Shared {
@@ -110,7 +110,7 @@ pub struct Batching {
 
 impl Batcher {
     /// Starts one worker for each encoder.
-    pub fn start(encoders: Vec<Box<dyn Encode>>, how: Batching, metrics: Arc<Metrics>) -> Self {
+    pub fn start(encoders: Vec<Box<dyn Encode>>, how: Batching, metrics: ModelMetrics) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -260,6 +260,7 @@ fn answer(
 mod tests {
     use super::*;
     use crate::encoder::fake::{Fake, Gate};
+    use crate::metrics::Metrics;
 
     fn picture(value: u8) -> Rgb {
         Rgb::filled(2, 2, [value; 3])
@@ -268,7 +269,7 @@ mod tests {
     fn batcher(fake: Fake, capacity: usize, max_batch: usize, delay_ms: u64) -> (Batcher, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::default());
         let how = Batching { capacity, max_batch, max_delay: Duration::from_millis(delay_ms) };
-        (Batcher::start(vec![Box::new(fake)], how, Arc::clone(&metrics)), metrics)
+        (Batcher::start(vec![Box::new(fake)], how, metrics.of_model("fake")), metrics)
     }
 
     fn until(what: &str, mut done: impl FnMut() -> bool) {

@@ -9,10 +9,16 @@ use serde::Serialize;
 /// Kinds of failure; the code of each is part of the API (docs/server.md lists them all).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
+    /// No API key, or one that is not known.
+    Unauthorized,
+    /// Vectors of another model.
+    WrongModel,
     /// A body, header or query that cannot be read as what it claims to be.
     BadRequest,
     /// No such route or picture.
     NotFound,
+    /// No such model.
+    ModelNotFound,
     /// The route exists, for another method.
     MethodNotAllowed,
     /// The answer cannot be given in the media type asked for.
@@ -49,7 +55,10 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 21] = [
+        Kind::Unauthorized,
+        Kind::WrongModel,
+        Kind::ModelNotFound,
         Kind::BadRequest,
         Kind::NotFound,
         Kind::MethodNotAllowed,
@@ -73,6 +82,9 @@ impl Kind {
     /// Status and `error.code`.
     pub fn status(self) -> (StatusCode, &'static str) {
         match self {
+            Kind::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Kind::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
+            Kind::WrongModel => (StatusCode::CONFLICT, "wrong_model"),
             Kind::BadRequest => (StatusCode::BAD_REQUEST, "bad_request"),
             Kind::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
@@ -158,6 +170,9 @@ impl ApiError {
         let mut response = (status, Json(Body { error })).into_response();
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.kind == Kind::Unauthorized {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

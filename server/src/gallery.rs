@@ -56,6 +56,7 @@ pub struct Gallery {
     vectors: Vec<f32>,
     dim: usize,
     skipped: usize,
+    fingerprint: String,
 }
 
 /// A picture that was found.
@@ -117,7 +118,8 @@ impl Gallery {
         let dim = rows.first().map_or(0, |(_, v)| v.len());
         let entries = rows.iter().map(|(i, _)| entry(*i)).collect();
         let vectors = rows.into_iter().flat_map(|(_, v)| unit(v)).collect();
-        Ok(Self { entries, classes: listing.classes, vectors, dim, skipped })
+        let fingerprint = model.info.fingerprint.clone();
+        Ok(Self { entries, classes: listing.classes, vectors, dim, skipped, fingerprint })
     }
 
     /// Pictures that can be found.
@@ -128,6 +130,11 @@ impl Gallery {
     /// Whether there are none; an indexed gallery never is empty.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// The model that made its vectors.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Pictures that could not be read.
@@ -297,7 +304,7 @@ mod tests {
     use super::*;
     use crate::encoder::fake::Fake;
     use crate::routes::tests_support::{fake_model, png};
-    use crate::state::AppState;
+    use crate::state::{AppState, Expected};
     use std::fs;
 
     #[derive(Default)]
@@ -316,7 +323,7 @@ mod tests {
     }
 
     fn model() -> Model {
-        fake_model(vec![Fake::default()], &AppState::new(Limits::default(), false))
+        fake_model(vec![Fake::default()], &AppState::new(Limits::default(), Expected::default()))
     }
 
     fn folder() -> tempfile::TempDir {

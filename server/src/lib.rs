@@ -5,12 +5,15 @@
 //! of failure to a status once. [`app`] makes the router that tests drive in process; [`serve()`] puts it on a socket.
 
 mod admission;
+mod auth;
 mod batch;
 mod config;
 pub mod encoder;
 mod error;
 mod gallery;
 mod geometry;
+mod loader;
+mod logs;
 mod metrics;
 mod model;
 mod picture;
@@ -20,13 +23,18 @@ mod serve;
 mod startup;
 mod state;
 
+pub use auth::{KeyError, Keys, create as create_key};
 pub use batch::{Batcher, Encode, EncodeError, Encoded, QueueFull};
-pub use config::{Args, Config, ConfigError, Limits, Provider};
+pub use config::{
+    Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, ModelFile, Provider, Tool,
+};
 pub use error::{ApiError, Kind};
 pub use gallery::{Gallery, GalleryError, Hit, Progress};
-pub use metrics::Metrics;
+pub use loader::StartError;
+pub use logs::start as start_logs;
+pub use metrics::{Metrics, ModelMetrics};
 pub use model::{InputKind, Model, ModelInfo};
-pub use routes::app;
+pub use routes::{app, cross_origin};
 pub use serve::{Timeouts, serve};
-pub use startup::{StartError, run};
-pub use state::AppState;
+pub use startup::run;
+pub use state::{AppState, Expected};

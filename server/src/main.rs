@@ -2,19 +2,22 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use occlude_serve::{Args, run};
+use occlude_serve::{Args, Config, Tool, create_key, run, start_logs};
 
 /// Exit codes: 0 after a clean shutdown, 1 when the server could not start or serve, 2 for wrong usage.
 fn main() -> ExitCode {
-    let config = match Args::parse().resolve() {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(2);
-        }
+    let args = match Args::read(std::env::args_os()) {
+        Ok(args) => args,
+        Err(error) => return wrong_usage(&error),
     };
-    match serve(config) {
+    let done = match args.command {
+        Some(tool) => use_tool(tool),
+        None => match args.resolve() {
+            Ok(config) => serve(config),
+            Err(error) => return wrong_usage(&error),
+        },
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -23,10 +26,28 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: occlude_serve::Config) -> anyhow::Result<()> {
+fn wrong_usage(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(2)
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    start_logs(config.log_level, config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(run(config));
     // A picture that is being decoded cannot be interrupted; nobody waits for it any more.
     runtime.shutdown_background();
     Ok(result?)
+}
+
+fn use_tool(tool: Tool) -> anyhow::Result<()> {
+    use std::io::Write;
+
+    match tool {
+        Tool::Key { name, file } => {
+            let key = create_key(&name, &file)?;
+            writeln!(std::io::stdout(), "{key}")?;
+        }
+    }
+    Ok(())
 }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A stage of a request whose time is measured.
@@ -81,11 +81,38 @@ impl<const N: usize> Histogram<N> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gauges {
     pub(crate) ready: bool,
-    pub(crate) queue_depth: usize,
     pub(crate) in_flight: usize,
+    pub(crate) in_flight_pixels: usize,
     pub(crate) gallery: usize,
-    /// Name, fingerprint and provider of the model.
-    pub(crate) model: Option<(String, String, String)>,
+    pub(crate) models: Vec<ModelGauges>,
+}
+
+/// Likewise, of one model.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ModelGauges {
+    pub(crate) name: String,
+    pub(crate) fingerprint: String,
+    pub(crate) provider: String,
+    pub(crate) queue_depth: usize,
+}
+
+/// The counters, as the batches of one model add to them.
+#[derive(Clone)]
+pub struct ModelMetrics {
+    all: Arc<Metrics>,
+    model: String,
+}
+
+impl ModelMetrics {
+    /// Adds a time to a stage.
+    pub fn observe(&self, stage: Stage, time: Duration) {
+        self.all.observe(stage, time);
+    }
+
+    /// Adds a batch of so many pictures.
+    pub fn observe_batch(&self, size: usize) {
+        self.all.observe_batch(&self.model, size);
+    }
 }
 
 /// Everything that is counted.
@@ -95,6 +122,8 @@ pub struct Metrics {
     stages: [Histogram<13>; 6],
     batch: Histogram<8>,
     batches: Mutex<BTreeMap<usize, u64>>,
+    images: Mutex<BTreeMap<String, u64>>,
+    reloads: Mutex<BTreeMap<(String, &'static str), u64>>,
     recent: Mutex<VecDeque<(Instant, usize)>>,
 }
 
@@ -106,6 +135,8 @@ impl Default for Metrics {
             stages: std::array::from_fn(|_| Histogram::new(SECONDS)),
             batch: Histogram::new(SIZES),
             batches: Mutex::default(),
+            images: Mutex::default(),
+            reloads: Mutex::default(),
             recent: Mutex::default(),
         }
     }
@@ -119,8 +150,21 @@ impl Metrics {
         }
     }
 
+    /// These counters, with a model's name where they tell models apart.
+    pub fn of_model(self: &Arc<Self>, model: &str) -> ModelMetrics {
+        ModelMetrics { all: Arc::clone(self), model: model.to_owned() }
+    }
+
+    /// Counts a model that was loaded again (`ok`), or could not be (`failed`).
+    pub fn reload(&self, model: &str, result: &'static str) {
+        let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        *reloads.entry((model.to_owned(), result)).or_default() += 1;
+    }
+
     /// Adds a batch of so many pictures.
-    pub fn observe_batch(&self, size: usize) {
+    pub fn observe_batch(&self, model: &str, size: usize) {
+        *self.images.lock().unwrap_or_else(PoisonError::into_inner).entry(model.to_owned()).or_default() +=
+            size as u64;
         self.batch.observe(size as f64);
         *self.batches.lock().unwrap_or_else(PoisonError::into_inner).entry(size).or_default() += 1;
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,24 +222,37 @@ impl Metrics {
             let _ = writeln!(out, "occlude_errors_total{{code=\"{code}\"}} {n}");
         }
         head(out, "occlude_images_total", "counter", "pictures encoded");
-        let images: u64 = self.batches().iter().map(|(size, n)| *size as u64 * n).sum();
-        let _ = writeln!(out, "occlude_images_total {images}");
+        for (model, n) in self.images.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = writeln!(out, "occlude_images_total{{model=\"{}\"}} {n}", escape(model));
+        }
+        head(out, "occlude_model_reloads_total", "counter", "models loaded again while serving");
+        for ((model, result), n) in self.reloads.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = writeln!(
+                out,
+                "occlude_model_reloads_total{{model=\"{}\",result=\"{result}\"}} {n}",
+                escape(model)
+            );
+        }
     }
 }
 
 fn write_gauges(out: &mut String, gauges: &Gauges) {
     let rows = [
         ("occlude_ready", "1 when every route can answer", usize::from(gauges.ready)),
-        ("occlude_queue_depth", "pictures that wait for a batch", gauges.queue_depth),
         ("occlude_in_flight_images", "pictures admitted and not yet answered", gauges.in_flight),
+        ("occlude_in_flight_pixels", "pixels of them", gauges.in_flight_pixels),
         ("occlude_gallery_images", "pictures that can be found by search", gauges.gallery),
     ];
     for (name, help, value) in rows {
         head(out, name, "gauge", help);
         let _ = writeln!(out, "{name} {value}");
     }
-    if let Some((name, fingerprint, provider)) = &gauges.model {
-        head(out, "occlude_model_info", "gauge", "the model, and the execution provider that runs it");
+    head(out, "occlude_queue_depth", "gauge", "pictures that wait for a batch");
+    for ModelGauges { name, queue_depth, .. } in &gauges.models {
+        let _ = writeln!(out, "occlude_queue_depth{{model=\"{}\"}} {queue_depth}", escape(name));
+    }
+    head(out, "occlude_model_info", "gauge", "a model, and the execution provider that runs it");
+    for ModelGauges { name, fingerprint, provider, .. } in &gauges.models {
         let (name, provider) = (escape(name), escape(provider));
         let _ = writeln!(
             out,
@@ -244,19 +301,28 @@ mod tests {
         metrics.request("/v1/embed", 200);
         metrics.request("/v1/embed", 200);
         metrics.error("overloaded");
-        metrics.observe_batch(3);
-        let model = Some(("a\"b".to_owned(), "f00d".to_owned(), "CPU".to_owned()));
-        let gauges = Gauges { ready: true, queue_depth: 4, in_flight: 5, gallery: 6, model };
+        metrics.observe_batch("a", 3);
+        metrics.reload("a", "ok");
+        let model = ModelGauges {
+            name: "a\"b".to_owned(),
+            fingerprint: "f00d".to_owned(),
+            provider: "CPU".to_owned(),
+            queue_depth: 4,
+        };
+        let gauges =
+            Gauges { ready: true, in_flight: 5, in_flight_pixels: 7, gallery: 6, models: vec![model] };
         let text = metrics.render(&gauges);
         for line in [
             "occlude_requests_total{route=\"/v1/embed\",status=\"200\"} 2",
             "occlude_errors_total{code=\"overloaded\"} 1",
-            "occlude_images_total 3",
+            "occlude_images_total{model=\"a\"} 3",
+            "occlude_model_reloads_total{model=\"a\",result=\"ok\"} 1",
+            "occlude_in_flight_pixels 7",
             "occlude_batch_size_bucket{le=\"2\"} 0",
             "occlude_batch_size_bucket{le=\"4\"} 1",
             "occlude_batch_size_sum 3",
             "occlude_ready 1",
-            "occlude_queue_depth 4",
+            "occlude_queue_depth{model=\"a\\\"b\"} 4",
             "occlude_in_flight_images 5",
             "occlude_gallery_images 6",
             "occlude_model_info{model=\"a\\\"b\",fingerprint=\"f00d\",provider=\"CPU\"} 1",
@@ -269,7 +335,7 @@ mod tests {
     fn the_rate_needs_something_to_measure() {
         let metrics = Metrics::default();
         assert_eq!(metrics.rate(), None);
-        metrics.observe_batch(8);
+        metrics.observe_batch("a", 8);
         let rate = metrics.rate().unwrap();
         assert!(rate > 1.0 && rate <= 80.0, "{rate}");
     }

@@ -69,6 +69,11 @@ pub struct Model {
 }
 
 impl Model {
+    /// Pictures that wait for a batch.
+    pub fn waiting(&self) -> usize {
+        self.batcher.depth()
+    }
+
     /// Starts a worker for each encoder.
     pub fn start(
         info: ModelInfo,
@@ -76,12 +81,13 @@ impl Model {
         limits: &Limits,
         metrics: &Arc<Metrics>,
     ) -> Self {
+        let metrics = metrics.of_model(&info.name);
         let how = Batching {
             // Admission bounds what requests queue; the gallery's own pictures come on top while it is indexed.
             capacity: limits.max_queue + 8 * limits.max_batch,
             max_batch: limits.max_batch,
             max_delay: limits.max_delay,
         };
-        Self { info, batcher: Batcher::start(encoders, how, Arc::clone(metrics)) }
+        Self { info, batcher: Batcher::start(encoders, how, metrics) }
     }
 }

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use occlude_preprocess::{Decoded, Note, Preprocess, Rgb, decode};
+use occlude_preprocess::{Decoded, Note, Preprocess, Rgb, decode, dimensions};
 
-use crate::admission::overloaded;
+use crate::admission::{Admitted, overloaded};
 use crate::batch::Encoded;
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
+use crate::model::Model;
 use crate::state::AppState;
 
 /// One file of a request.
@@ -50,13 +51,43 @@ fn facts(decoded: &Decoded) -> Facts {
 }
 
 /// Decodes and encodes all pictures of a request side by side; the first failure ends them all.
-pub(crate) async fn encode_all(state: &AppState, uploads: Vec<Upload>) -> Result<Vec<Answer>, ApiError> {
+pub(crate) async fn encode_all(
+    state: &AppState,
+    model: &Model,
+    admitted: &mut Admitted,
+    uploads: Vec<Upload>,
+) -> Result<Vec<Answer>, ApiError> {
+    admitted.pictures(uploads.len())?;
     let named = uploads.len() > 1;
-    try_join_all(uploads.into_iter().map(|upload| encode_one(state, upload, named))).await
+    admitted.pixels(pixels(state.limits(), &uploads, named)?)?;
+    try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, named))).await
 }
 
-async fn encode_one(state: &AppState, upload: Upload, named: bool) -> Result<Answer, ApiError> {
-    let model = state.model()?;
+/// Pixels of all pictures, from their headers; each within the limit, and all together such that an empty server
+/// could take them.
+fn pixels(limits: &Limits, uploads: &[Upload], named: bool) -> Result<u64, ApiError> {
+    let decode = decode_limits(limits);
+    let mut total = 0u64;
+    for upload in uploads {
+        let size = dimensions(&upload.bytes, &decode);
+        let (w, h) = size.map_err(|e| ApiError::decode(upload.name.as_deref().filter(|_| named), &e))?;
+        total += u64::from(w) * u64::from(h);
+    }
+    if total > limits.max_queue_pixels {
+        let most = limits.max_queue_pixels;
+        let message = format!("the pictures have {total} pixels together, {most} are taken at once");
+        let error = ApiError::new(Kind::TooManyImages, message);
+        return Err(error.hint("split the request; `--max-queue-pixels` sets the limit"));
+    }
+    Ok(total)
+}
+
+async fn encode_one(
+    state: &AppState,
+    model: &Model,
+    upload: Upload,
+    named: bool,
+) -> Result<Answer, ApiError> {
     let announced = model.batcher.announce();
     let (bytes, contract) = (upload.bytes.clone(), model.info.contract.clone());
     let limits = decode_limits(state.limits());

@@ -51,7 +51,7 @@ pub async fn serve(
         () = accept(&listener, &router, &graceful, &room, timeouts.head) => {}
         () = state.idle() => {}
         () = tokio::time::sleep(timeouts.drain) => {
-            eprintln!("warning: requests were cut off after {} s of draining", timeouts.drain.as_secs_f64());
+            tracing::warn!("requests were cut off after {} s of draining", timeouts.drain.as_secs_f64());
         }
     }
     drop(listener);
@@ -71,7 +71,7 @@ async fn accept(
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of file descriptors, most likely: closing connections helps, spinning does not.
-                eprintln!("warning: cannot accept a connection: {error}");
+                tracing::warn!("cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }

@@ -1,29 +1,42 @@
-//! What handlers share: limits, counters, the model once it is loaded, the gallery once it is indexed.
+//! What handlers share: limits, counters, the models by name, the gallery once it is indexed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::{Semaphore, watch};
 
+use crate::auth::Keys;
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::gallery::Gallery;
-use crate::metrics::{Gauges, Metrics, Stage};
+use crate::metrics::{Gauges, Metrics, ModelGauges, Stage};
 use crate::model::Model;
 
 /// The server's state; cheap to clone.
 #[derive(Clone)]
 pub struct AppState(Arc<Inner>);
 
+/// What has to be there before the server is ready.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// Names of the models; the first one answers requests that name none.
+    pub models: Vec<String>,
+    /// Whether a folder is indexed at start.
+    pub gallery: bool,
+}
+
 struct Inner {
     limits: Limits,
     metrics: Arc<Metrics>,
-    model: OnceLock<Model>,
-    gallery: OnceLock<Gallery>,
-    wants_gallery: bool,
+    expected: Expected,
+    /// In the order of `expected`.
+    models: RwLock<Vec<Arc<Model>>>,
+    gallery: RwLock<Option<Arc<Gallery>>>,
+    keys: RwLock<Arc<Keys>>,
     draining: AtomicBool,
     admission: Arc<Semaphore>,
+    pixels: Arc<Semaphore>,
     buffered: Arc<Semaphore>,
     decoders: Arc<Semaphore>,
     active: watch::Sender<usize>,
@@ -50,31 +63,50 @@ impl Phase {
 }
 
 impl AppState {
-    /// A state without a model yet. With `wants_gallery` it is not ready before [`Self::set_gallery`].
-    pub fn new(limits: Limits, wants_gallery: bool) -> Self {
+    /// A state without a model yet; it is ready once everything expected is there, and one model at least.
+    pub fn new(limits: Limits, expected: Expected) -> Self {
         let permits = |n: usize| Arc::new(Semaphore::new(n.min(Semaphore::MAX_PERMITS)));
         Self(Arc::new(Inner {
             admission: permits(limits.max_queue),
+            pixels: permits(usize::try_from(limits.max_queue_pixels).unwrap_or(usize::MAX)),
             buffered: permits(limits.max_buffered),
             decoders: permits(limits.decode_threads),
             limits,
             metrics: Arc::default(),
-            model: OnceLock::new(),
-            gallery: OnceLock::new(),
-            wants_gallery,
+            expected,
+            models: RwLock::default(),
+            gallery: RwLock::default(),
+            keys: RwLock::default(),
             draining: AtomicBool::new(false),
             active: watch::Sender::new(0),
         }))
     }
 
-    /// Starts serving a model; only the first one counts.
+    /// Serves a model from now on, in place of the one of the same name. Requests under way keep the model that
+    /// they began with; the old one ends with the last of them.
     pub fn set_model(&self, model: Model) {
-        let _ = self.0.model.set(model);
+        let model = Arc::new(model);
+        let mut models = self.0.models.write().unwrap_or_else(PoisonError::into_inner);
+        match models.iter().position(|m| m.info.name == model.info.name) {
+            Some(i) => models[i] = model,
+            None => models.push(model),
+        }
+        let rank = |m: &Arc<Model>| self.0.expected.models.iter().position(|n| *n == m.info.name);
+        models.sort_by_key(|m| rank(m).unwrap_or(usize::MAX));
     }
 
-    /// Starts answering searches; only the first gallery counts.
+    /// Answers searches from this gallery from now on.
     pub fn set_gallery(&self, gallery: Gallery) {
-        let _ = self.0.gallery.set(gallery);
+        *self.0.gallery.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(gallery));
+    }
+
+    /// Asks for one of these keys from now on.
+    pub fn set_keys(&self, keys: Keys) {
+        *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    pub(crate) fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.0.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Answers new requests with 503 from now on.
@@ -102,35 +134,62 @@ impl AppState {
     }
 
     pub(crate) fn phase(&self) -> Phase {
+        let loaded = self.models();
+        let has = |name: &String| loaded.iter().any(|m| m.info.name == *name);
         if self.draining() {
             Phase::Draining
-        } else if self.0.model.get().is_none() {
+        } else if loaded.is_empty() || !self.0.expected.models.iter().all(has) {
             Phase::LoadingModel
-        } else if self.0.wants_gallery && self.0.gallery.get().is_none() {
+        } else if self.0.expected.gallery && self.indexed().is_none() {
             Phase::IndexingGallery
         } else {
             Phase::Ready
         }
     }
 
-    pub(crate) fn loaded(&self) -> Option<&Model> {
-        self.0.model.get()
+    /// The models that are loaded, the one for requests that name none first.
+    pub fn models(&self) -> Vec<Arc<Model>> {
+        self.0.models.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The model, or 503.
-    pub(crate) fn model(&self) -> Result<&Model, ApiError> {
-        self.loaded().ok_or_else(|| loading("the model is being loaded"))
+    /// The model of this name, or the first one; 503 while it is being loaded, 404 when there is none.
+    pub(crate) fn model(&self, name: Option<&str>) -> Result<Arc<Model>, ApiError> {
+        let models = self.0.models.read().unwrap_or_else(PoisonError::into_inner);
+        let expected = &self.0.expected.models;
+        let Some(name) = name.or(expected.first().map(String::as_str)) else {
+            return models.first().cloned().ok_or_else(|| loading("the model is being loaded"));
+        };
+        match models.iter().find(|m| m.info.name == name) {
+            Some(model) => Ok(Arc::clone(model)),
+            None if expected.iter().any(|n| n == name) => Err(loading("the model is being loaded")),
+            None => {
+                let known = models.iter().map(|m| format!("`{}`", m.info.name)).collect::<Vec<_>>();
+                Err(ApiError::new(Kind::ModelNotFound, format!("there is no model `{name}`"))
+                    .hint(format!("this server has {}; GET /v1/models lists them", known.join(", "))))
+            }
+        }
     }
 
-    pub(crate) fn indexed(&self) -> Option<&Gallery> {
-        self.0.gallery.get()
+    pub(crate) fn indexed(&self) -> Option<Arc<Gallery>> {
+        self.0.gallery.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The gallery, or 503 while it is indexed, or 404 when there is none.
-    pub(crate) fn gallery(&self) -> Result<&Gallery, ApiError> {
+    /// The gallery for a query by `model`: 503 while it is indexed, 404 when there is none, 409 where its vectors
+    /// are another model's.
+    pub(crate) fn gallery(&self, model: &Model) -> Result<Arc<Gallery>, ApiError> {
         match self.indexed() {
-            Some(gallery) => Ok(gallery),
-            None if self.0.wants_gallery => Err(loading("the gallery is being indexed")),
+            Some(gallery) if gallery.fingerprint() == model.info.fingerprint => Ok(gallery),
+            Some(gallery) => {
+                let message = format!(
+                    "the gallery was indexed by the model {}, the query is by {} (`{}`)",
+                    gallery.fingerprint(),
+                    model.info.fingerprint,
+                    model.info.name
+                );
+                Err(ApiError::new(Kind::WrongModel, message)
+                    .hint("leave `model` out; after a new model was loaded, the gallery is indexed again"))
+            }
+            None if self.0.expected.gallery => Err(loading("the gallery is being indexed")),
             None => Err(ApiError::new(Kind::NotFound, "this server has no gallery")
                 .hint("start it with `--gallery DIR` to search among the pictures of a folder")),
         }
@@ -138,6 +197,10 @@ impl AppState {
 
     pub(crate) fn admission(&self) -> &Arc<Semaphore> {
         &self.0.admission
+    }
+
+    pub(crate) fn pixels(&self) -> &Arc<Semaphore> {
+        &self.0.pixels
     }
 
     pub(crate) fn buffered(&self) -> &Arc<Semaphore> {
@@ -154,13 +217,19 @@ impl AppState {
     }
 
     pub(crate) fn gauges(&self) -> Gauges {
-        let info = |m: &Model| (m.info.name.clone(), m.info.fingerprint.clone(), m.info.provider.clone());
+        let model = |m: &Arc<Model>| ModelGauges {
+            name: m.info.name.clone(),
+            fingerprint: m.info.fingerprint.clone(),
+            provider: m.info.provider.clone(),
+            queue_depth: m.batcher.depth(),
+        };
+        let limit = usize::try_from(self.0.limits.max_queue_pixels).unwrap_or(usize::MAX);
         Gauges {
             ready: self.phase() == Phase::Ready,
-            queue_depth: self.loaded().map_or(0, |m| m.batcher.depth()),
             in_flight: self.in_flight(),
-            gallery: self.indexed().map_or(0, Gallery::len),
-            model: self.loaded().map(info),
+            in_flight_pixels: limit.saturating_sub(self.0.pixels.available_permits()),
+            gallery: self.indexed().map_or(0, |g| g.len()),
+            models: self.models().iter().map(model).collect(),
         }
     }
 
@@ -186,4 +255,37 @@ impl AppState {
 
 fn loading(message: &str) -> ApiError {
     ApiError::new(Kind::Loading, message).hint("`GET /readyz` says when it is done").retry_after(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoder::fake::Fake;
+    use crate::routes::tests_support::{fake_model, named_model};
+
+    #[test]
+    fn models_are_found_by_name_and_the_first_expected_is_the_default() {
+        let expected = Expected { models: vec!["b".to_owned(), "a".to_owned()], gallery: false };
+        let state = AppState::new(Limits::default(), expected);
+        let kind = |name| state.model(name).err().map(|e| e.kind);
+        assert_eq!((kind(None), kind(Some("a"))), (Some(Kind::Loading), Some(Kind::Loading)));
+        state.set_model(named_model("a", "1", &state));
+        assert_eq!(state.phase(), Phase::LoadingModel, "one of two");
+        assert_eq!((kind(None), kind(Some("a"))), (Some(Kind::Loading), None));
+        state.set_model(named_model("b", "2", &state));
+        assert_eq!(state.phase(), Phase::Ready);
+        assert_eq!(state.model(None).unwrap().info.name, "b");
+        assert_eq!(kind(Some("c")), Some(Kind::ModelNotFound));
+    }
+
+    #[test]
+    fn a_replaced_model_lives_as_long_as_its_requests() {
+        let state = AppState::new(Limits::default(), Expected::default());
+        state.set_model(named_model("a", "1", &state));
+        let old = state.model(None).unwrap();
+        state.set_model(named_model("a", "2", &state));
+        assert_eq!(state.model(Some("a")).unwrap().info.fingerprint, "2");
+        assert_eq!((old.info.fingerprint.as_str(), Arc::strong_count(&old)), ("1", 1));
+        let _ = fake_model(vec![Fake::default()], &state);
+    }
 }

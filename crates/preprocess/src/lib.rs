@@ -23,7 +23,7 @@ mod rgb;
 mod view;
 
 pub use contract::{ContractError, Preprocess};
-pub use decode::{DecodeError, Decoded, Format, Limits, LoadError, Note, decode, load};
+pub use decode::{DecodeError, Decoded, Format, Limits, LoadError, Note, decode, dimensions, load};
 pub use high_pass::HighPass;
 pub use resize::{CropBox, Interpolation, resize, resize_crop};
 pub use rgb::Rgb;

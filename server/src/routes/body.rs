@@ -39,8 +39,30 @@ pub(super) async fn uploads(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Vec<Upload>, ApiError> {
-    // Before a byte is read: a wrong type or an announced size cost nothing.
+    // Before a byte is read: a wrong type costs nothing.
     let packing = packing(headers)?;
+    let bytes = whole(state, admitted, headers, body).await?;
+    if bytes.is_empty() {
+        let hint = "send the picture as the body, e.g. curl --data-binary @photo.jpg";
+        return Err(ApiError::new(Kind::BadRequest, "the body is empty").hint(hint));
+    }
+    let limit = state.limits().max_images;
+    match packing {
+        Packing::Raw => Ok(vec![Upload { name: None, bytes }]),
+        Packing::Multipart { boundary } => multipart(bytes, boundary, limit).await,
+        // A body of megabytes takes milliseconds to parse.
+        Packing::Json => state.on_pool(Stage::Read, move || json(&bytes, limit)).await?,
+    }
+}
+
+/// Receives the whole body within the limits of size and time.
+pub(super) async fn whole(
+    state: &AppState,
+    admitted: &mut Admitted,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Bytes, ApiError> {
+    // Before a byte is read: an announced size costs nothing.
     check_length(headers, state.limits().max_body)?;
     let start = Instant::now();
     let deadline = state.limits().read_timeout;
@@ -50,19 +72,7 @@ pub(super) async fn uploads(
         ApiError::new(Kind::ReadTimeout, message).hint("`--read-timeout` sets the time")
     })??;
     state.metrics().observe(Stage::Read, start.elapsed());
-    if bytes.is_empty() {
-        let hint = "send the picture as the body, e.g. curl --data-binary @photo.jpg";
-        return Err(ApiError::new(Kind::BadRequest, "the body is empty").hint(hint));
-    }
-    let limit = state.limits().max_images;
-    let found = match packing {
-        Packing::Raw => vec![Upload { name: None, bytes }],
-        Packing::Multipart { boundary } => multipart(bytes, boundary, limit).await?,
-        // A body of megabytes takes milliseconds to parse.
-        Packing::Json => state.on_pool(Stage::Read, move || json(&bytes, limit)).await??,
-    };
-    admitted.pictures(found.len())?;
-    Ok(found)
+    Ok(bytes)
 }
 
 fn packing(headers: &HeaderMap) -> Result<Packing, ApiError> {

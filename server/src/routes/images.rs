@@ -1,10 +1,10 @@
 //! `/v1/embed`, `/v1/saliency`, `/v1/analyze`: what the model says about pictures.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use occlude_preprocess::decode;
@@ -16,8 +16,10 @@ use super::search::{Neighbour, neighbours};
 use super::surround::RequestId;
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
+use crate::gallery::Gallery;
 use crate::geometry::placement;
 use crate::metrics::Stage;
+use crate::model::{Model, ModelInfo};
 use crate::picture::{Answer, decode_limits, encode_all};
 use crate::render::{self, Drawing, RenderError, Saliency, View};
 use crate::state::AppState;
@@ -47,10 +49,17 @@ struct Answers {
     results: Vec<Item>,
 }
 
-#[derive(Serialize)]
-struct ModelName {
-    name: String,
-    fingerprint: String,
+/// Which model answered; also an extension of the response, from which its headers are made.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct ModelName {
+    pub(super) name: String,
+    pub(super) fingerprint: String,
+}
+
+impl From<&ModelInfo> for ModelName {
+    fn from(info: &ModelInfo) -> Self {
+        Self { name: info.name.clone(), fingerprint: info.fingerprint.clone() }
+    }
 }
 
 #[derive(Serialize)]
@@ -71,11 +80,14 @@ struct Item {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NoQuery {}
+struct EmbedQuery {
+    model: Option<String>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SaliencyQuery {
+    model: Option<String>,
     view: Option<View>,
     opacity: Option<f32>,
     max_side: Option<u32>,
@@ -98,10 +110,11 @@ pub(super) async fn embed(
     request: Request,
 ) -> Response {
     let run = async {
-        query::<NoQuery>(request.uri())?;
+        let asked: EmbedQuery = query(request.uri())?;
         media(request.headers(), &[Media::Json])?;
         let parts = Parts { embedding: true, ..Parts::default() };
-        answer(&state, id.0, request, parts, None).await
+        let model = state.model(asked.model.as_deref())?;
+        answer(&Call { state: &state, model, id: id.0, parts }, request, None).await
     };
     in_time(&state, run).await
 }
@@ -152,74 +165,70 @@ async fn with_views(
         parts.neighbours = Some(within("k", k, (1, MAX_K))?);
     }
     let png = media(request.headers(), &[Media::Json, Media::Png])? == Media::Png;
-    answer(state, id, request, parts, png.then_some(drawing)).await
+    let model = state.model(asked.model.as_deref())?;
+    answer(&Call { state, model, id, parts }, request, png.then_some(drawing)).await
+}
+
+/// One request for what a model says about pictures.
+pub(super) struct Call<'a> {
+    pub(super) state: &'a AppState,
+    /// The same one from beginning to end, whatever is loaded in between.
+    pub(super) model: Arc<Model>,
+    pub(super) id: RequestId,
+    pub(super) parts: Parts,
 }
 
 /// Takes the request in, encodes its pictures and answers: as a PNG where there is a drawing, else as JSON.
 pub(super) async fn answer(
-    state: &AppState,
-    id: RequestId,
+    call: &Call<'_>,
     request: Request,
-    parts: Parts,
     drawing: Option<Drawing>,
 ) -> Result<Response, ApiError> {
+    let Call { state, model, parts, .. } = call;
     let (head, body) = request.into_parts();
     // Held until the answer is made; dropped with this future when the client leaves.
     let mut admitted = Admitted::new(state)?;
-    if parts.neighbours.is_some() {
-        state.gallery()?;
-    }
-    let answers = encoded(state, &mut admitted, &head.headers, body).await?;
+    let gallery = parts.neighbours.map(|_| state.gallery(model)).transpose()?;
+    let uploads = uploads(state, &mut admitted, &head.headers, body).await?;
+    let answers = encode_all(state, model, &mut admitted, uploads).await?;
     let start = Instant::now();
-    let response = match drawing {
-        Some(drawing) => picture(state, answers, drawing).await,
-        None => json(state, id, answers, parts).await,
+    let mut response = match drawing {
+        Some(drawing) => picture(call, answers, drawing).await?,
+        None => json(call, answers, gallery).await?,
     };
+    response.extensions_mut().insert(ModelName::from(&model.info));
     state.metrics().observe(Stage::Render, start.elapsed());
-    response
-}
-
-async fn encoded(
-    state: &AppState,
-    admitted: &mut Admitted,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Vec<Answer>, ApiError> {
-    let uploads = uploads(state, admitted, headers, body).await?;
-    encode_all(state, uploads).await
+    Ok(response)
 }
 
 async fn json(
-    state: &AppState,
-    id: RequestId,
+    call: &Call<'_>,
     answers: Vec<Answer>,
-    parts: Parts,
+    gallery: Option<Arc<Gallery>>,
 ) -> Result<Response, ApiError> {
-    let info = &state.model()?.info;
-    let model = ModelName { name: info.name.clone(), fingerprint: info.fingerprint.clone() };
-    let results = if parts.saliency || parts.neighbours.is_some() {
-        let shared = state.clone();
-        let all = move || answers.into_iter().map(|a| item(&shared, a, parts)).collect::<Result<Vec<_>, _>>();
-        state.on_pool(Stage::Render, all).await??
-    } else {
-        answers.into_iter().map(|a| item(state, a, parts)).collect::<Result<Vec<_>, _>>()?
+    let Call { state, model, id, parts } = call;
+    let (parts, shared) = (*parts, Arc::clone(model));
+    let all = move || {
+        let item = |answer| item(&shared.info, gallery.as_deref(), answer, parts);
+        answers.into_iter().map(item).collect::<Result<Vec<_>, _>>()
     };
-    Ok(Json(Answers { request_id: id.0, model, results }).into_response())
+    let heavy = parts.saliency || parts.neighbours.is_some();
+    let results = if heavy { state.on_pool(Stage::Render, all).await?? } else { all()? };
+    let answers = Answers { request_id: id.0.clone(), model: ModelName::from(&model.info), results };
+    Ok(Json(answers).into_response())
 }
 
-fn item(state: &AppState, answer: Answer, parts: Parts) -> Result<Item, ApiError> {
+fn item(info: &ModelInfo, gallery: Option<&Gallery>, answer: Answer, parts: Parts) -> Result<Item, ApiError> {
     let Answer { upload, facts, encoded } = answer;
     let saliency = match parts.saliency {
         true => {
-            let place = placement(&state.model()?.info.contract, facts.width, facts.height);
+            let place = placement(&info.contract, facts.width, facts.height);
             Some(render::describe(&encoded, &place)?)
         }
         false => None,
     };
-    let neighbours = match parts.neighbours {
-        Some(k) => Some(neighbours(state.gallery()?, &encoded.embedding, k)),
-        None => None,
-    };
+    let near = |(g, k)| neighbours(g, &encoded.embedding, k);
+    let neighbours = gallery.zip(parts.neighbours).map(near);
     Ok(Item {
         name: upload.name,
         width: facts.width,
@@ -238,12 +247,13 @@ impl From<RenderError> for ApiError {
     }
 }
 
-async fn picture(state: &AppState, mut answers: Vec<Answer>, drawing: Drawing) -> Result<Response, ApiError> {
+async fn picture(call: &Call<'_>, mut answers: Vec<Answer>, drawing: Drawing) -> Result<Response, ApiError> {
+    let Call { state, model, .. } = call;
     let Some(Answer { upload, facts, encoded }) = answers.pop().filter(|_| answers.is_empty()) else {
         return Err(ApiError::new(Kind::BadRequest, "a PNG answer shows one picture")
             .hint("send one picture a request, or accept application/json"));
     };
-    let place = placement(&state.model()?.info.contract, facts.width, facts.height);
+    let place = placement(&model.info.contract, facts.width, facts.height);
     let limits = decode_limits(state.limits());
     let draw = move || {
         // Decoded a second time: keeping the pixels while the picture waits would cost far more memory.

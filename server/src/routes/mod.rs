@@ -10,10 +10,16 @@ mod surround;
 #[cfg(test)]
 pub(crate) mod tests_support;
 
+use std::time::Duration;
+
 use axum::Router;
+use axum::http::{HeaderName, Method};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+use crate::config::Cors;
 use crate::error::{ApiError, Kind};
 use crate::state::AppState;
 
@@ -33,6 +39,19 @@ pub fn app(state: AppState) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(state.clone(), surround::surround))
         .with_state(state)
+}
+
+/// Answers what browsers ask before a page of another origin may call. Around [`app`]: a preflight carries no key.
+pub fn cross_origin(app: Router, cors: &Cors) -> Router {
+    let origins = match cors {
+        Cors::None => return app,
+        Cors::Any => AllowOrigin::any(),
+        Cors::Origins(origins) => AllowOrigin::list(origins.iter().cloned()),
+    };
+    let layer = CorsLayer::new().allow_origin(origins).allow_headers(AllowHeaders::any());
+    let methods = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
+    let exposed = surround::EXPOSED.map(HeaderName::from_static);
+    app.layer(layer.allow_methods(methods).expose_headers(exposed).max_age(Duration::from_secs(3600)))
 }
 
 async fn not_found(uri: axum::http::Uri) -> ApiError {

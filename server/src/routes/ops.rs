@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::gallery::Gallery;
-use crate::model::{Model, ModelInfo};
+use crate::model::ModelInfo;
 use crate::state::{AppState, Phase};
 
 /// The process runs and answers; nothing about the model.
@@ -20,7 +20,7 @@ struct Ready {
     ready: bool,
     status: &'static str,
     version: &'static str,
-    model: Option<ModelJson>,
+    models: Vec<ModelJson>,
     gallery: Option<GalleryJson>,
 }
 
@@ -72,8 +72,8 @@ pub(super) async fn readyz(State(state): State<AppState>) -> Response {
         ready,
         status: phase.name(),
         version: env!("CARGO_PKG_VERSION"),
-        model: state.loaded().map(|m: &Model| ModelJson::from(&m.info)),
-        gallery: state.indexed().map(gallery),
+        models: state.models().iter().map(|m| ModelJson::from(&m.info)).collect(),
+        gallery: state.indexed().as_deref().map(gallery),
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()

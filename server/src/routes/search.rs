@@ -6,7 +6,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::images::{MAX_K, Parts, answer, in_time};
+use super::images::{Call, MAX_K, Parts, answer, in_time};
 use super::negotiate::{Media, media, query, within};
 use super::surround::RequestId;
 use crate::admission::Admitted;
@@ -30,6 +30,7 @@ pub(super) struct Neighbour {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SearchQuery {
+    model: Option<String>,
     k: Option<usize>,
 }
 
@@ -54,7 +55,8 @@ pub(super) async fn search(
         let k = within("k", asked.k.unwrap_or(DEFAULT_K), (1, MAX_K))?;
         media(request.headers(), &[Media::Json])?;
         let parts = Parts { neighbours: Some(k), ..Parts::default() };
-        answer(&state, id.0, request, parts, None).await
+        let model = state.model(asked.model.as_deref())?;
+        answer(&Call { state: &state, model, id: id.0, parts }, request, None).await
     };
     in_time(&state, run).await
 }
@@ -66,7 +68,7 @@ pub(super) async fn thumbnail(State(state): State<AppState>, Path(id): Path<Stri
 async fn jpeg(state: &AppState, id: &str) -> Result<Response, ApiError> {
     let missing = || ApiError::new(Kind::NotFound, format!("no picture `{id}` in the gallery"));
     let _admitted = Admitted::new(state)?;
-    let gallery = state.gallery()?;
+    let gallery = state.indexed().ok_or_else(missing)?;
     let file = id.parse().ok().and_then(|id| gallery.file(id)).ok_or_else(missing)?.to_owned();
     let limits = state.limits().clone();
     // The file was there when it was indexed; its name stays on the server.

@@ -2,13 +2,14 @@
 //! its place in the counters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::images::ModelName;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
 use crate::state::AppState;
@@ -16,6 +17,10 @@ use crate::state::AppState;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MODEL: HeaderName = HeaderName::from_static("x-occlude-model");
 const FINGERPRINT: HeaderName = HeaderName::from_static("x-occlude-fingerprint");
+
+/// Headers of answers that pages of other origins may read.
+pub(super) const EXPOSED: [&str; 5] =
+    ["x-request-id", "x-occlude-model", "x-occlude-fingerprint", "x-occlude-notes", "retry-after"];
 
 /// Longest id that is taken over from a client.
 const MAX_ID: usize = 64;
@@ -30,21 +35,59 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or("other", MatchedPath::as_str).to_owned();
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = next.run(request).await;
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (holder, mut response) = match authorise(&state, &route, request.headers()) {
+        Ok(holder) => (holder, next.run(request).await),
+        Err(error) => (None, error.into_response()),
+    };
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         response = render(&state, &error, &id, response.headers());
     }
-    finish(&state, &id, response.headers_mut());
+    let model = response.extensions_mut().remove::<ModelName>();
+    finish(&state, &id, model.as_ref(), response.headers_mut());
     state.metrics().request(&route, response.status().as_u16());
     state.metrics().observe(Stage::Total, start.elapsed());
+    log(&id, &format!("{method} {path}"), &route, &response, holder.as_deref(), start.elapsed());
     response
+}
+
+/// Routes that need no key: what tells an orchestrator whether the server lives, and documents without secrets.
+const OPEN: [&str; 8] =
+    ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready"];
+
+/// The name of the request's key where keys are asked for.
+fn authorise(state: &AppState, route: &str, headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let keys = state.keys();
+    if !keys.required() || OPEN.contains(&route) {
+        return Ok(None);
+    }
+    match keys.holder(headers) {
+        Some(name) => Ok(Some(name.to_owned())),
+        None => Err(ApiError::new(
+            Kind::Unauthorized,
+            "this server asks for an API key, and has none like yours",
+        )
+        .hint("send it as `Authorization: Bearer KEY`; the operator makes keys with `occlude-serve key`")),
+    }
+}
+
+/// A line for every request; those that only watch the server are of interest to nobody.
+fn log(id: &str, what: &str, route: &str, response: &Response, key: Option<&str>, time: Duration) {
+    let status = response.status().as_u16();
+    let ms = (time.as_secs_f64() * 1e4).round() / 10.0;
+    let key = key.unwrap_or("-");
+    if matches!(route, "/healthz" | "/readyz" | "/metrics" | "/v2/health/live" | "/v2/health/ready") {
+        tracing::debug!(request_id = id, status, ms, key, "{what}");
+    } else {
+        tracing::info!(request_id = id, status, ms, key, "{what}");
+    }
 }
 
 fn render(state: &AppState, error: &ApiError, id: &str, before: &HeaderMap) -> Response {
     let (status, code) = error.kind.status();
     state.metrics().error(code);
     if status.is_server_error() && !matches!(error.kind, Kind::Loading | Kind::Draining) {
-        eprintln!("error: request {id}: {error}");
+        tracing::error!(request_id = id, code, "{error}");
     }
     let mut response = error.render(id).into_response();
     // 405 says which methods there are.
@@ -54,7 +97,7 @@ fn render(state: &AppState, error: &ApiError, id: &str, before: &HeaderMap) -> R
     response
 }
 
-fn finish(state: &AppState, id: &str, headers: &mut HeaderMap) {
+fn finish(state: &AppState, id: &str, model: Option<&ModelName>, headers: &mut HeaderMap) {
     let mut set = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
@@ -63,9 +106,9 @@ fn finish(state: &AppState, id: &str, headers: &mut HeaderMap) {
     set(REQUEST_ID, id);
     set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     set(header::REFERRER_POLICY, "no-referrer");
-    if let Some(model) = state.loaded() {
-        set(MODEL, &model.info.name);
-        set(FINGERPRINT, &model.info.fingerprint);
+    if let Some(model) = model {
+        set(MODEL, &model.name);
+        set(FINGERPRINT, &model.fingerprint);
     }
     if state.draining() {
         set(header::CONNECTION, "close");

@@ -9,10 +9,10 @@ use crate::encoder::fake::Fake;
 use crate::model::{InputKind, Model, ModelInfo};
 use crate::state::AppState;
 
-pub(crate) fn fake_model(fakes: Vec<Fake>, state: &AppState) -> Model {
-    let info = ModelInfo {
-        name: "fake".to_owned(),
-        fingerprint: "f00d".to_owned(),
+fn info(name: &str, fingerprint: &str) -> ModelInfo {
+    ModelInfo {
+        name: name.to_owned(),
+        fingerprint: fingerprint.to_owned(),
         encoder: "fake".to_owned(),
         method: None,
         licence: None,
@@ -21,9 +21,20 @@ pub(crate) fn fake_model(fakes: Vec<Fake>, state: &AppState) -> Model {
         input: InputKind::Uint8,
         dim: Fake::DIM,
         provider: "none".to_owned(),
-    };
+    }
+}
+
+fn start(info: ModelInfo, fakes: Vec<Fake>, state: &AppState) -> Model {
     let encoders = fakes.into_iter().map(|f| Box::new(f) as Box<dyn Encode>).collect();
     Model::start(info, encoders, state.limits(), &Arc::clone(state.metrics()))
+}
+
+pub(crate) fn fake_model(fakes: Vec<Fake>, state: &AppState) -> Model {
+    start(info("fake", "f00d"), fakes, state)
+}
+
+pub(crate) fn named_model(name: &str, fingerprint: &str, state: &AppState) -> Model {
+    start(info(name, fingerprint), vec![Fake::default()], state)
 }
 
 pub(crate) fn png(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {

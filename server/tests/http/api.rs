@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use occlude_preprocess::{Preprocess, Rgb, decode};
 use occlude_serve::encoder::fake::{Fake, Gate};
-use occlude_serve::{AppState, Gallery, Limits, Progress, app};
+use occlude_serve::{AppState, Expected, Gallery, Limits, Progress, app};
 use serde_json::{Value, json};
 
 const RED: [u8; 3] = [200, 20, 20];
@@ -332,7 +332,7 @@ async fn slow_senders_and_slow_models_are_cut() {
 
 #[tokio::test]
 async fn not_loaded_not_indexed_ready_draining() {
-    let state = AppState::new(Limits::default(), true);
+    let state = AppState::new(Limits::default(), Expected { gallery: true, ..Expected::default() });
     let app = app(state.clone());
     let ready =
         |answer: &Answer| (answer.status.as_u16(), answer.json()["status"].as_str().unwrap().to_owned());
@@ -357,9 +357,9 @@ async fn not_loaded_not_indexed_ready_draining() {
     let now = get(&app, "/readyz").await;
     assert_eq!(ready(&now), is(200, "ready"));
     let json = now.json();
-    assert_eq!((&json["ready"], &json["model"]["provider"]), (&json!(true), &json!("none")));
+    assert_eq!((&json["ready"], &json["models"][0]["provider"]), (&json!(true), &json!("none")));
     assert_eq!(json["gallery"], json!({"images": 3, "skipped": 0}));
-    assert_eq!(json["model"]["preprocess"]["crop"], 32);
+    assert_eq!(json["models"][0]["preprocess"]["crop"], 32);
 
     state.start_draining();
     assert_eq!(ready(&get(&app, "/readyz").await), is(503, "draining"));
@@ -398,7 +398,7 @@ async fn gallery(state: &AppState) -> Gallery {
 
 #[tokio::test]
 async fn search_and_thumbnails() {
-    let state = AppState::new(Limits::default(), true);
+    let state = AppState::new(Limits::default(), Expected { gallery: true, ..Expected::default() });
     state.set_model(fake_model(&state, &Limits::default(), vec![Fake::default()]));
     state.set_gallery(gallery(&state).await);
     let app = app(state);
@@ -449,12 +449,12 @@ async fn metrics_count_what_happened() {
         "occlude_requests_total{route=\"/v1/embed\",status=\"415\"} 1",
         "occlude_requests_total{route=\"other\",status=\"404\"} 1",
         "occlude_errors_total{code=\"unsupported_image\"} 1",
-        "occlude_images_total 1",
+        "occlude_images_total{model=\"fake\"} 1",
         "occlude_batch_size_count 1",
-        "occlude_stage_seconds_count{stage=\"decode\"} 2",
+        "occlude_stage_seconds_count{stage=\"decode\"} 1",
         "occlude_stage_seconds_count{stage=\"encode\"} 1",
         "occlude_stage_seconds_count{stage=\"total\"} 3",
-        "occlude_queue_depth 0",
+        "occlude_queue_depth{model=\"fake\"} 0",
         "occlude_in_flight_images 0",
         "occlude_ready 1",
         "occlude_model_info{model=\"fake\",fingerprint=\"f00dfeed\",provider=\"none\"} 1",

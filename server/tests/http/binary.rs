@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -14,38 +15,79 @@ const WAIT: Duration = Duration::from_secs(60);
 pub(crate) struct Running {
     child: Child,
     pub(crate) address: String,
-    log: Receiver<String>,
+    log: Mutex<Receiver<String>>,
 }
 
 impl Running {
     /// Starts the program with a fixture model on a free port and waits until it is ready.
     pub(crate) fn start(flags: &[&str]) -> Self {
         let model = fixture("tiny.onnx");
+        let all = ["--model", model.to_str().unwrap()].into_iter().chain(flags.iter().copied());
+        Self::bare(&all.collect::<Vec<_>>())
+    }
+
+    /// Likewise, without a model.
+    pub(crate) fn bare(flags: &[&str]) -> Self {
+        Self::with_environment(flags, &[])
+    }
+
+    pub(crate) fn with_environment(flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = command()
-            .args(["--model", model.to_str().unwrap(), "--port", "0"])
+            .args(["--port", "0"])
             .args(flags)
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, log) = channel();
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
-        let mut running = Self { child, address: String::new(), log };
+        let mut running = Self { child, address: String::new(), log: Mutex::new(log) };
         let first = running.wait_for("occlude-serve");
-        running.address = first.split("http://").nth(1).unwrap().to_owned();
+        let address = first.split("http://").nth(1).unwrap();
+        running.address =
+            address.split(|c: char| !c.is_ascii_digit() && !".:".contains(c)).next().unwrap().to_owned();
         running
+    }
+
+    /// Sends a body and gives the whole answer as text.
+    pub(crate) fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> String {
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {kind}\r\n\
+             content-length: {length}\r\n\r\n"
+        );
+        self.ask(&[head.as_bytes(), body].concat())
+    }
+
+    pub(crate) fn post(&self, body: &[u8], path: &str) -> String {
+        self.ask(&post(body, path))
+    }
+
+    pub(crate) fn get(&self, path: &str) -> String {
+        self.ask(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
     }
 
     pub(crate) fn wait_for(&self, what: &str) -> String {
         loop {
-            let line = self.log.recv_timeout(WAIT).unwrap_or_else(|_| panic!("the log never said `{what}`"));
+            let line = self
+                .log
+                .lock()
+                .unwrap()
+                .recv_timeout(WAIT)
+                .unwrap_or_else(|_| panic!("the log never said `{what}`"));
             if line.contains(what) {
                 return line;
             }
         }
     }
 
-    fn ask(&self, request: &[u8]) -> String {
+    pub(crate) fn ask(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.write_all(request).unwrap();
         let mut answer = Vec::new();
@@ -57,7 +99,7 @@ impl Running {
         let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(killed.success());
         let code = self.child.wait().unwrap().code().unwrap();
-        (code, self.log.iter().collect())
+        (code, self.log.lock().unwrap().iter().collect())
     }
 }
 
@@ -72,7 +114,7 @@ fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_occlude-serve"))
 }
 
-fn fails(flags: &[&str]) -> (i32, String) {
+pub(crate) fn fails(flags: &[&str]) -> (i32, String) {
     let output = command().args(flags).output().unwrap();
     assert!(output.stdout.is_empty(), "stdout carries data only");
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())

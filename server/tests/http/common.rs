@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use occlude_preprocess::Preprocess;
 use occlude_serve::encoder::fake::Fake;
 use occlude_serve::encoder::{Loaded, Options, load};
-use occlude_serve::{AppState, Encode, InputKind, Limits, Model, ModelInfo, Provider, app};
+use occlude_serve::{AppState, Encode, Expected, InputKind, Limits, Model, ModelInfo, Provider, app};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -26,15 +26,25 @@ pub(crate) fn options() -> Options {
 
 /// A state whose model is the fake encoder with a 32-pixel contract.
 pub(crate) fn fake_state(limits: &Limits, fakes: Vec<Fake>) -> AppState {
-    let state = AppState::new(limits.clone(), false);
+    let state = AppState::new(limits.clone(), Expected::default());
     state.set_model(fake_model(&state, limits, fakes));
     state
 }
 
 pub(crate) fn fake_model(state: &AppState, limits: &Limits, fakes: Vec<Fake>) -> Model {
+    named_model("fake", FINGERPRINT, state, limits, fakes)
+}
+
+pub(crate) fn named_model(
+    name: &str,
+    fingerprint: &str,
+    state: &AppState,
+    limits: &Limits,
+    fakes: Vec<Fake>,
+) -> Model {
     let info = ModelInfo {
-        name: "fake".to_owned(),
-        fingerprint: FINGERPRINT.to_owned(),
+        name: name.to_owned(),
+        fingerprint: fingerprint.to_owned(),
         encoder: "fake".to_owned(),
         method: None,
         licence: None,
@@ -51,7 +61,7 @@ pub(crate) fn fake_model(state: &AppState, limits: &Limits, fakes: Vec<Fake>) ->
 /// A state with the fixture model in ONNX Runtime.
 pub(crate) fn onnx_state(name: &str) -> AppState {
     let Loaded { info, encoders, .. } = load(&fixture(name), &options()).unwrap();
-    let state = AppState::new(Limits::default(), false);
+    let state = AppState::new(Limits::default(), Expected::default());
     let encoders = encoders.into_iter().map(|e| Box::new(e) as Box<dyn Encode>).collect();
     state.set_model(Model::start(info, encoders, &Limits::default(), &Arc::clone(state.metrics())));
     state
@@ -137,6 +147,10 @@ pub(crate) async fn post(app: &Router, uri: &str, headers: &[(&str, &str)], body
 
 pub(crate) async fn get(app: &Router, uri: &str) -> Answer {
     send(app, request("GET", uri, &[], Body::empty())).await
+}
+
+pub(crate) async fn get_with(app: &Router, uri: &str, headers: &[(&str, &str)]) -> Answer {
+    send(app, request("GET", uri, headers, Body::empty())).await
 }
 
 pub(crate) fn floats(value: &Value) -> Vec<f32> {

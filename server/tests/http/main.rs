@@ -4,5 +4,7 @@ mod api;
 mod binary;
 mod common;
 mod docs;
+mod models;
+mod network;
 mod onnx;
 mod sockets;

@@ -46,6 +46,11 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> 
     Ok(Raw { image: Rgb { width, height, data }, orientation, notes })
 }
 
+/// Width and height from the frame header.
+pub(super) fn dimensions(bytes: &[u8]) -> Result<(u32, u32), DecodeError> {
+    size(&open(bytes)?)
+}
+
 /// A decoder that has read the headers, up to the first scan.
 fn open(bytes: &[u8]) -> Result<Decoder<'_>, DecodeError> {
     // Not strict: files with stray bytes between segments are common, and other decoders read

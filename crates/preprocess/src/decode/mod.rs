@@ -164,6 +164,22 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
     Ok(Decoded { image: orient::apply(raw.image, orientation), format, notes })
 }
 
+/// Width and height as the file stores them (before the EXIF orientation), from its header alone: no memory is taken
+/// for pixels.
+///
+/// # Errors
+/// [`DecodeError`] where [`decode()`] would not even begin; a file that passes can still be broken further on.
+pub fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), DecodeError> {
+    let format = Format::of(bytes)?;
+    let (width, height) = guarded(format, || match format {
+        Format::Jpeg => jpeg::dimensions(bytes),
+        Format::Png => raster::png_dimensions(bytes),
+        Format::WebP => raster::webp_dimensions(bytes),
+    })?;
+    limits.check(width, height)?;
+    Ok((width, height))
+}
+
 /// Reads and decodes a file.
 ///
 /// # Errors
@@ -200,6 +216,22 @@ mod tests {
     fn a_panicking_decoder_is_an_error() {
         let result = guarded::<()>(Format::WebP, || panic!("as some decoders do on hostile files"));
         assert!(matches!(result, Err(DecodeError::Corrupt { format: Format::WebP, .. })));
+    }
+
+    #[test]
+    fn dimensions_are_those_that_decoding_finds() {
+        let pixels = [7u8; 5 * 3 * 3];
+        let image = image::RgbImage::from_raw(5, 3, pixels.to_vec()).unwrap();
+        for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png, image::ImageFormat::WebP] {
+            let mut bytes = std::io::Cursor::new(Vec::new());
+            image.write_to(&mut bytes, format).unwrap();
+            let bytes = bytes.into_inner();
+            assert_eq!(dimensions(&bytes, &Limits::default()).unwrap(), (5, 3), "{format:?}");
+            let small = Limits { max_pixels: 14, ..Limits::default() };
+            assert!(matches!(dimensions(&bytes, &small), Err(DecodeError::TooLarge { .. })), "{format:?}");
+            assert!(dimensions(&bytes[..14], &Limits::default()).is_err(), "{format:?}");
+        }
+        assert!(matches!(dimensions(b"GIF89a", &Limits::default()), Err(DecodeError::OtherFormat { .. })));
     }
 
     #[test]

@@ -14,7 +14,7 @@ const MAX_METADATA: u64 = 32 << 20;
 
 pub(super) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
     // The first chunk has a fixed place: the size is known before the decoder allocates.
-    let (width, height) = png_size(bytes).ok_or(DecodeError::Truncated { format: Format::Png })?;
+    let (width, height) = png_dimensions(bytes)?;
     limits.check(width, height)?;
     let mut inner = image::Limits::no_limits();
     inner.max_alloc = Some(limits.max_pixels.saturating_mul(8).saturating_add(MAX_METADATA));
@@ -35,6 +35,16 @@ pub(super) fn decode_webp(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeEr
 }
 
 /// Width and height from the IHDR chunk.
+pub(super) fn png_dimensions(bytes: &[u8]) -> Result<(u32, u32), DecodeError> {
+    png_size(bytes).ok_or(DecodeError::Truncated { format: Format::Png })
+}
+
+/// Width and height from the container.
+pub(super) fn webp_dimensions(bytes: &[u8]) -> Result<(u32, u32), DecodeError> {
+    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| error(Format::WebP, &e))?;
+    Ok(decoder.dimensions())
+}
+
 fn png_size(bytes: &[u8]) -> Option<(u32, u32)> {
     let word = |at: usize| Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
     Some((word(16)?, word(20)?))

@@ -1,0 +1,288 @@
+//! Loading models, at start and again while requests run.
+//!
+//! All of it happens on one thread of its own: neither loading nor indexing may hold up the answers of `/readyz`.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::auth::{KeyError, Keys};
+use crate::batch::Encode;
+use crate::config::{Config, ModelFile, Provider};
+use crate::encoder::{LoadError, Loaded, Options, load};
+use crate::gallery::{Gallery, GalleryError, Progress};
+use crate::model::{Model, ModelInfo};
+use crate::state::AppState;
+
+/// Why the server does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address}: {source}; hint: choose another with `--host` and `--port`")]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signal(std::io::Error),
+    /// The keys cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// A model cannot be served.
+    #[error(transparent)]
+    Model(#[from] LoadError),
+    /// The gallery cannot be indexed.
+    #[error(transparent)]
+    Gallery(#[from] GalleryError),
+}
+
+/// Tells one version of a file from another: length, time of change, and the file itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    length: u64,
+    changed: (i64, i64),
+    inode: u64,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let data = std::fs::metadata(path).ok()?;
+        let changed = (data.mtime(), data.mtime_nsec());
+        Some(Self { length: data.len(), changed, inode: data.ino() })
+    }
+}
+
+/// One model file as it was seen last.
+struct Watched {
+    file: ModelFile,
+    /// When it was loaded, or last failed to.
+    tried: Option<Stamp>,
+    /// Another version, seen once: a file that is still being written changes until the next look.
+    seen: Option<Stamp>,
+}
+
+/// The loading thread.
+pub(crate) struct Loader {
+    orders: Sender<()>,
+}
+
+impl Loader {
+    /// Starts it; the receiver hears when everything is loaded for the first time, or why it is not.
+    pub(crate) fn start(
+        config: Config,
+        state: AppState,
+    ) -> (Self, oneshot::Receiver<Result<(), StartError>>) {
+        let (orders, received) = channel();
+        let (done, loaded) = oneshot::channel();
+        std::thread::spawn(move || {
+            let watched = config.models.iter().cloned();
+            let watched = watched.map(|file| Watched { file, tried: None, seen: None }).collect();
+            let mut work = Work { config, state, watched };
+            let result = work.prepare();
+            let going = result.is_ok();
+            // Nobody listens once the server has been told to stop.
+            let _ = done.send(result);
+            if going {
+                work.watch(&received);
+            }
+        });
+        (Self { orders }, loaded)
+    }
+
+    /// Reads all models and keys again, changed or not.
+    pub(crate) fn reload(&self) {
+        // The thread has gone only where loading failed, which ends the server.
+        let _ = self.orders.send(());
+    }
+}
+
+struct Work {
+    config: Config,
+    state: AppState,
+    watched: Vec<Watched>,
+}
+
+impl Work {
+    fn prepare(&mut self) -> Result<(), StartError> {
+        for watched in &mut self.watched {
+            watched.tried = Stamp::of(&watched.file.path);
+            self.state.set_model(open(&self.config, &self.state, &watched.file)?);
+        }
+        self.index()?;
+        tracing::info!("ready");
+        Ok(())
+    }
+
+    /// Indexes the gallery where its vectors are not those of the first model.
+    fn index(&self) -> Result<(), StartError> {
+        let (Some(dir), Ok(model)) = (&self.config.gallery, self.state.model(None)) else { return Ok(()) };
+        if self.state.indexed().is_some_and(|g| g.fingerprint() == model.info.fingerprint) {
+            return Ok(());
+        }
+        let report = Report::new(dir.clone());
+        let gallery = Gallery::index(dir, &model, &self.config.limits, &report)?;
+        report.end(gallery.len(), gallery.skipped());
+        self.state.set_gallery(gallery);
+        Ok(())
+    }
+
+    /// Until the server ends: loads again what is replaced, and everything on demand.
+    fn watch(&mut self, orders: &Receiver<()>) {
+        loop {
+            let order = match self.config.watch {
+                Some(every) => orders.recv_timeout(every),
+                None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match order {
+                Ok(()) => self.again(true),
+                Err(RecvTimeoutError::Timeout) => self.again(false),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn again(&mut self, everything: bool) {
+        if everything {
+            self.read_keys();
+        }
+        let mut changed = false;
+        for watched in &mut self.watched {
+            if everything || watched.is_replaced() {
+                watched.tried = Stamp::of(&watched.file.path);
+                changed |= replace(&self.config, &self.state, &watched.file);
+            }
+        }
+        if changed && let Err(error) = self.index() {
+            tracing::error!("{error}; searches of the gallery are refused until it can be indexed");
+        }
+    }
+
+    fn read_keys(&self) {
+        let Some(path) = &self.config.api_keys else { return };
+        match Keys::read(path) {
+            Ok(keys) => self.state.set_keys(keys),
+            Err(error) => tracing::error!("{error}; the keys read before go on"),
+        }
+    }
+}
+
+impl Watched {
+    /// Whether the file is another one than was tried, and has not changed since the last look.
+    fn is_replaced(&mut self) -> bool {
+        let now = Stamp::of(&self.file.path);
+        let settled = now.is_some() && now == self.seen;
+        self.seen = now;
+        settled && now != self.tried
+    }
+}
+
+/// Loads a model in place of the one that is served; that one goes on where the new one cannot be loaded.
+fn replace(config: &Config, state: &AppState, file: &ModelFile) -> bool {
+    match open(config, state, file) {
+        Ok(model) => {
+            state.set_model(model);
+            state.metrics().reload(&file.name, "ok");
+            tracing::info!("model `{}` was replaced", file.name);
+            true
+        }
+        Err(error) => {
+            state.metrics().reload(&file.name, "failed");
+            tracing::error!("{error}; model `{}` goes on as it was", file.name);
+            false
+        }
+    }
+}
+
+fn open(config: &Config, state: &AppState, file: &ModelFile) -> Result<Model, StartError> {
+    let start = Instant::now();
+    let options = Options {
+        provider: config.provider,
+        workers: config.workers,
+        intra_threads: config.intra_threads,
+        max_batch: config.limits.max_batch,
+        name: file.name.clone(),
+    };
+    let Loaded { info, encoders, note } = load(&file.path, &options)?;
+    announce(&info, config.provider, note.as_deref(), start.elapsed());
+    let encoders = encoders.into_iter().map(|e| Box::new(e) as Box<dyn Encode>).collect();
+    Ok(Model::start(info, encoders, &config.limits, state.metrics()))
+}
+
+fn announce(info: &ModelInfo, asked: Provider, note: Option<&str>, time: Duration) {
+    let ModelInfo { name, encoder, dim, provider, fingerprint, .. } = info;
+    let short: String = fingerprint.chars().take(12).collect();
+    let side = info.contract.crop;
+    tracing::info!(
+        "model `{name}`: {encoder}, {side} px, {dim} numbers, fingerprint {short}, loaded in {time:.1?}"
+    );
+    match (asked, note) {
+        (Provider::Auto, Some(why)) => tracing::info!("provider: {provider} (`auto`; not CUDA: {why})"),
+        _ => tracing::info!("provider: {provider}"),
+    }
+}
+
+/// Progress on stderr: a line that is rewritten on a terminal, a line every few seconds in a log.
+struct Report {
+    dir: PathBuf,
+    start: Instant,
+    last: Mutex<Instant>,
+    terminal: bool,
+}
+
+impl Report {
+    fn new(dir: PathBuf) -> Self {
+        let start = Instant::now();
+        Self { dir, start, last: Mutex::new(start), terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn clear(&self) {
+        if self.terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+
+    fn end(&self, images: usize, skipped: usize) {
+        self.clear();
+        let seconds = self.start.elapsed().as_secs_f64();
+        let rate = images as f64 / seconds.max(1e-3);
+        let dir = self.dir.display();
+        tracing::info!(
+            "gallery `{dir}`: {images} pictures in {seconds:.1} s ({rate:.0}/s), {skipped} skipped"
+        );
+    }
+}
+
+impl Progress for Report {
+    fn at(&self, done: usize, total: usize) {
+        let every = if self.terminal { Duration::from_millis(100) } else { Duration::from_secs(5) };
+        let Ok(mut last) = self.last.try_lock() else { return };
+        if last.elapsed() < every {
+            return;
+        }
+        *last = Instant::now();
+        let rate = done as f64 / self.start.elapsed().as_secs_f64().max(1e-3);
+        let left = (total - done) as f64 / rate.max(1e-3);
+        let line = format!("indexing {done}/{total} ({rate:.0}/s, {left:.0} s left)");
+        if self.terminal {
+            eprint!("\r\x1b[K{line}");
+            let _ = std::io::stderr().flush();
+        } else {
+            tracing::info!("{line}");
+        }
+    }
+
+    fn skipped(&self, why: &dyn Display) {
+        self.clear();
+        tracing::warn!("skipped: {why}");
+    }
+}
