@@ -17,8 +17,10 @@ use crate::state::AppState;
 pub(crate) struct Upload {
     /// File name, where the client gave one.
     pub(crate) name: Option<String>,
-    /// The file.
+    /// The file; empty until it is fetched, where there is an address.
     pub(crate) bytes: Bytes,
+    /// Where the client says that it lies.
+    pub(crate) url: Option<String>,
 }
 
 /// What is known of a picture besides its pixels.
@@ -55,12 +57,32 @@ pub(crate) async fn encode_all(
     state: &AppState,
     model: &Model,
     admitted: &mut Admitted,
-    uploads: Vec<Upload>,
+    mut uploads: Vec<Upload>,
 ) -> Result<Vec<Answer>, ApiError> {
     admitted.pictures(uploads.len())?;
+    fetch_all(state, admitted, &mut uploads).await?;
     let named = uploads.len() > 1;
     admitted.pixels(pixels(state.limits(), &uploads, named)?)?;
     try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, named))).await
+}
+
+/// Fetches those pictures that the client only named.
+async fn fetch_all(
+    state: &AppState,
+    admitted: &mut Admitted,
+    uploads: &mut [Upload],
+) -> Result<(), ApiError> {
+    let wanted = uploads.iter_mut().filter(|u| u.url.is_some());
+    let got = wanted.map(|upload| async move {
+        let fetcher = state.fetcher().ok_or_else(|| {
+            ApiError::new(Kind::UrlRefused, "web addresses are not fetched")
+                .hint("send the picture itself; the operator can start the server with `--allow-url-fetch`")
+        })?;
+        upload.bytes = fetcher.get(upload.url.as_deref().unwrap_or_default()).await?.into();
+        Ok::<_, ApiError>(upload.bytes.len())
+    });
+    let bytes: usize = try_join_all(got).await?.into_iter().sum();
+    if bytes > 0 { admitted.bytes(bytes) } else { Ok(()) }
 }
 
 /// Pixels of all pictures, from their headers; each within the limit, and all together such that an empty server

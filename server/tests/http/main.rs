@@ -2,6 +2,7 @@
 
 mod api;
 mod binary;
+mod collections;
 mod common;
 mod docs;
 mod models;
