@@ -3,6 +3,7 @@
 mod body;
 mod collections;
 mod images;
+mod leftover;
 mod negotiate;
 mod ops;
 mod page;

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::images::ModelName;
+use super::leftover::lend;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
 use crate::state::AppState;
@@ -36,6 +37,7 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
     let route = matched.map_or("other", MatchedPath::as_str).to_owned();
     request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (request, leftover) = lend(request);
     let (holder, mut response) = match authorise(&state, &route, request.headers()) {
         Ok(holder) => (holder, next.run(request).await),
         Err(error) => (None, error.into_response()),
@@ -44,6 +46,11 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
         response = render(&state, &error, &id, response.headers());
     }
     let model = response.extensions_mut().remove::<ModelName>();
+    // Who was too slow gets no more time.
+    let slow = response.status() == StatusCode::REQUEST_TIMEOUT;
+    if slow || !leftover.drained(state.limits().max_body).await {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     finish(&state, &id, model.as_ref(), response.headers_mut());
     state.metrics().request(&route, response.status().as_u16());
     state.metrics().observe(Stage::Total, start.elapsed());
