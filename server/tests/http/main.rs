@@ -5,6 +5,7 @@ mod binary;
 mod common;
 mod docs;
 mod models;
+mod native;
 mod network;
 mod onnx;
 mod sockets;
