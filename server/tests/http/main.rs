@@ -2,10 +2,12 @@
 
 mod api;
 mod binary;
+mod browser;
 mod common;
 mod docs;
 mod models;
 mod native;
 mod network;
 mod onnx;
+mod page;
 mod sockets;
