@@ -177,12 +177,35 @@ fn looks_at_pictures_and_prints_what_it_did() {
     }
     browser.until("$('made').options.length > 3");
 
+    // The clipboard holds the command.
+    browser.call("Browser.grantPermissions", &json!({ "permissions": ["clipboardReadWrite"] }));
+    browser.call("Emulation.setFocusEmulationEnabled", &json!({ "enabled": true }));
+    browser.eval("document.querySelector('[data-copy=curl]').click()");
+    browser.until("document.querySelector('[data-copy=curl]').textContent.startsWith('Copied')");
+    assert_eq!(browser.text("await navigator.clipboard.readText()"), browser.text("$('curl').textContent"));
+
     // A neighbour becomes the picture; the strip leads back.
     browser.eval("document.querySelector('#found button').click()");
     browser.until("pictures.length === 3 && shown === pictures[2]");
     scene.answered();
     browser.eval("document.querySelector('#strip button').click()");
     browser.until("shown === pictures[0]");
+    scene.answered();
+
+    // Pictures are pasted and dropped too.
+    for (event, carrier, count) in
+        [("ClipboardEvent('paste'", "clipboardData", 4), ("DragEvent('drop'", "dataTransfer", 5)]
+    {
+        let give = format!(
+            "const d{count} = new DataTransfer(); d{count}.items.add(new File([shown.blob], 'given.png', {{ type: 'image/png' }})); \
+             dispatchEvent(new {event}, {{ {carrier}: d{count}, cancelable: true }}))"
+        );
+        browser.eval(&give);
+        browser.until(&format!("pictures.length === {count} && shown === pictures[{count} - 1]"));
+        scene.answered();
+    }
+    let kept = browser.eval("pictures.filter((p) => p.bitmap).length");
+    assert_eq!(kept, 1, "only the picture on show is kept decoded");
     browser.assert_clean();
 }
 
@@ -190,7 +213,7 @@ fn looks_at_pictures_and_prints_what_it_did() {
 fn is_used_by_keyboard_alone() {
     let Some(scene) = Scene::start("is_used_by_keyboard_alone", &[]) else { return };
     let browser = &scene.browser;
-    browser.call("Page.setInterceptFileChooserDialog", json!({ "enabled": true }));
+    browser.call("Page.setInterceptFileChooserDialog", &json!({ "enabled": true }));
     // Presses Tab until the element has the focus, which has to be seen.
     let tab_to = |wanted: &str| {
         for _ in 0..40 {
@@ -209,7 +232,7 @@ fn is_used_by_keyboard_alone() {
     browser.press("Enter");
     let chooser = browser.event("Page.fileChooserOpened");
     let files = json!({ "backendNodeId": chooser["backendNodeId"], "files": [scene.path(PHOTO)] });
-    browser.call("DOM.setFileInputFiles", files);
+    browser.call("DOM.setFileInputFiles", &files);
     scene.answered();
     tab_to("[name=view]");
     browser.press("ArrowRight");
