@@ -93,8 +93,12 @@ fn prepare(config: &Config, state: &AppState) -> Result<(), StartError> {
         max_batch: config.limits.max_batch,
         name: config.name.clone(),
     };
-    let Loaded { info, encoders, note } = load(&config.model, &options)?;
+    let Loaded { info, encoders, note, golden, warning } = load(&config.model, &options)?;
     announce(&info, config.provider, note.as_deref(), start.elapsed());
+    match (golden, warning) {
+        (Some(cosine), _) => eprintln!("golden picture: answered, cosine {cosine:.6}"),
+        (None, warning) => eprintln!("warning: {}", warning.unwrap_or("the answers were not checked")),
+    }
     let encoders = encoders.into_iter().map(|e| Box::new(e) as Box<dyn Encode>).collect();
     state.set_model(Model::start(info, encoders, &config.limits, state.metrics()));
     if let (Some(dir), Some(model)) = (&config.gallery, state.loaded()) {

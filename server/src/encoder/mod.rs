@@ -1,6 +1,7 @@
 //! Encoders: ONNX Runtime, and a fake that tests can steer.
 
 pub mod fake;
+mod golden;
 mod onnx;
 
 pub use occlude_onnxruntime::{LibraryError, environment};

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use occlude_onnxruntime::{LibraryError, environment};
-use occlude_preprocess::{ContractError, Preprocess, Rgb};
+use occlude_preprocess::{ContractError, Golden, GoldenError, Preprocess, Rgb};
 use ort::ep::{CUDA, ExecutionProvider, cuda::ConvAlgorithmSearch};
 use ort::session::Session;
 use ort::value::{TensorElementType, TensorRef, ValueType};
 
+use super::golden::Check;
 use crate::batch::{Encode, EncodeError, Encoded};
 use crate::config::Provider;
 use crate::model::{InputKind, ModelInfo};
@@ -83,6 +84,33 @@ pub enum LoadError {
         /// What the server needs.
         expected: String,
     },
+    /// The golden data in the metadata is unusable.
+    #[error("golden data of `{}`: {source}; hint: export the model again with `occlude-export onnx`", .path.display())]
+    GoldenData {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: GoldenError,
+    },
+    /// The model computes something else than it did where it was exported.
+    #[error(
+        "`{}` does not answer its golden picture here: cosine {cosine:.6} of the {output} on {provider} {place}, expected at least {least}; hint: check the file with `occlude-export verify`, and whether `--provider cpu` answers it",
+        .path.display()
+    )]
+    Golden {
+        /// The file.
+        path: PathBuf,
+        /// `embedding` or `saliency`.
+        output: &'static str,
+        /// Between the answer and the stored one.
+        cosine: f64,
+        /// What the file's precision allows.
+        least: f64,
+        /// Execution provider that ran it.
+        provider: String,
+        /// `alone` or `at position i of n`.
+        place: String,
+    },
     /// The first run failed.
     #[error("`{}` loads but does not run: {source}", .path.display())]
     Warm {
@@ -110,15 +138,25 @@ pub struct Loaded {
     pub encoders: Vec<OnnxEncoder>,
     /// Why `--provider auto` did not take CUDA.
     pub note: Option<String>,
+    /// Least cosine between the stored answers for the golden picture and those of every worker, alone and within
+    /// batches; `None` for a model without a golden picture, whose answers nobody has checked.
+    pub golden: Option<f64>,
+    /// What the user should know about the file.
+    pub warning: Option<&'static str>,
 }
 
-/// Loads `path` once for each worker, checks it against its own contract and warms it up.
+/// What is said about a file without golden data.
+const UNCHECKED: &str = "the model has no golden picture, so that its answers cannot be checked on this machine; hint: export it again with `occlude-export onnx`";
+
+/// Loads `path` once for each worker, checks it against its own contract, warms it up and lets every worker answer
+/// the golden picture.
 pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
     if !path.is_file() {
         return Err(LoadError::Missing { path: path.to_owned() });
     }
     let Opened { session: first, provider, note } = open(path, options)?;
     let mut info = describe(path, &first, options, provider)?;
+    let (golden, precision) = golden(path, &first)?;
     let mut encoders = vec![OnnxEncoder::new(first, &info)];
     while encoders.len() < options.workers {
         encoders.push(OnnxEncoder::new(session(path, options, provider)?, &info));
@@ -128,7 +166,15 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
             .warm(options.max_batch)
             .map_err(|source| LoadError::Warm { path: path.to_owned(), source })?;
     }
-    Ok(Loaded { info, encoders, note })
+    let golden = match golden {
+        Some(golden) => {
+            let check = Check::new(path, &golden, &info, &precision)?;
+            let runs = encoders.iter_mut().map(|encoder| check.run(encoder, options.max_batch));
+            Some(runs.collect::<Result<Vec<_>, _>>()?.into_iter().fold(1.0, f64::min))
+        }
+        None => None,
+    };
+    Ok(Loaded { info, encoders, note, golden, warning: golden.is_none().then_some(UNCHECKED) })
 }
 
 /// The first session, the provider that it really has, and why that is not CUDA.
@@ -189,6 +235,16 @@ fn session(path: &Path, options: &Options, provider: &str) -> Result<Session, Lo
         _ => builder,
     };
     builder.commit_from_file(path).map_err(|e| failed(&e))
+}
+
+/// The golden data in the metadata, and the precision that tells how near the answer has to be.
+fn golden(path: &Path, session: &Session) -> Result<(Option<Golden>, String), LoadError> {
+    let metadata = session
+        .metadata()
+        .map_err(|e| LoadError::Session { path: path.to_owned(), reason: e.to_string() })?;
+    let golden = Golden::read(|key| metadata.custom(key))
+        .map_err(|source| LoadError::GoldenData { path: path.to_owned(), source })?;
+    Ok((golden, metadata.custom("precision").unwrap_or_else(|| "fp32".to_owned())))
 }
 
 fn describe(

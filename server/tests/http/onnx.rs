@@ -24,7 +24,7 @@ fn close(a: &[f32], b: &[f32]) -> bool {
 #[test]
 fn both_inputs_give_what_python_gives() {
     for (name, kind) in [("tiny.onnx", InputKind::Float), ("tiny-uint8.onnx", InputKind::Uint8)] {
-        let Loaded { info, mut encoders, note } = load(&fixture(name), &options()).unwrap();
+        let Loaded { info, mut encoders, note, .. } = load(&fixture(name), &options()).unwrap();
         assert_eq!((info.input, info.dim, info.provider.as_str()), (kind, 8, "CPU"));
         assert_eq!((info.encoder.as_str(), info.contract.crop, note), ("tiny", 32, None));
         assert_eq!(info.fingerprint.len(), 64);
@@ -108,6 +108,34 @@ fn files_without_the_contract_are_refused_by_name() {
     let side = refused("other-side.onnx");
     assert!(side.to_string().contains("40"), "{side}");
     assert!(matches!(refused("make_models.py"), LoadError::Session { .. }), "not an ONNX file");
+}
+
+/// The answers in the fixtures are for a picture that Pillow resized: what the server makes of a picture and what the
+/// model makes of that are both held to something outside of Occlude.
+#[test]
+fn the_golden_picture_is_answered_by_every_worker() {
+    for name in ["tiny.onnx", "tiny-uint8.onnx"] {
+        let loaded = load(&fixture(name), &Options { workers: 2, ..options() }).unwrap();
+        let cosine = loaded.golden.expect("the file has golden data");
+        assert!((0.9999..=1.0).contains(&cosine), "{name}: {cosine}");
+        assert_eq!(loaded.warning, None);
+    }
+    let older = load(&fixture("no-golden.onnx"), &options()).unwrap();
+    assert_eq!(older.golden, None);
+    assert!(older.warning.is_some_and(|w| w.contains("no golden picture") && w.contains("hint: ")));
+}
+
+#[test]
+fn a_model_that_answers_otherwise_is_refused() {
+    let wrong = refused("wrong-golden.onnx");
+    assert!(matches!(&wrong, LoadError::Golden { output: "embedding", cosine, .. } if *cosine > 0.9));
+    let said = wrong.to_string();
+    for part in ["wrong-golden.onnx", "cosine 0.99", "at least 0.9999", "CPU alone", "hint: "] {
+        assert!(said.contains(part), "{said}");
+    }
+    let broken = refused("broken-golden.onnx");
+    assert!(matches!(broken, LoadError::GoldenData { .. }));
+    assert!(broken.to_string().contains("`golden_embedding` is missing"), "{broken}");
 }
 
 /// The library of the test environment is the CPU build; where a GPU build and a GPU are present, CUDA runs instead.
