@@ -34,6 +34,9 @@ pub struct Args {
     /// Threads within one session, on the CPU [default: cores divided by workers]
     #[arg(long, value_name = "N")]
     pub intra_threads: Option<usize>,
+    /// Most bytes of GPU memory that one session takes for weights and activations [default: as needed]
+    #[arg(long, value_name = "BYTES")]
+    pub gpu_mem_limit: Option<usize>,
     /// Pictures that are decoded at the same time [default: cores]
     #[arg(long, value_name = "N")]
     pub decode_threads: Option<usize>,
@@ -173,6 +176,8 @@ pub struct Config {
     pub workers: usize,
     /// Threads of each session.
     pub intra_threads: usize,
+    /// Bytes of GPU memory of each session.
+    pub gpu_mem_limit: Option<usize>,
     /// Connections at once.
     pub max_connections: usize,
     /// For answering what was accepted, at shutdown.
@@ -216,6 +221,7 @@ impl Args {
             provider: self.provider,
             workers: self.workers,
             intra_threads: self.intra_threads.unwrap_or_else(|| (cores() / self.workers).max(1)),
+            gpu_mem_limit: self.gpu_mem_limit,
             max_connections: self.max_connections,
             drain_timeout: seconds("drain-timeout", self.drain_timeout)?,
             limits,
@@ -235,6 +241,7 @@ impl Args {
             ("max-body", self.max_body),
             ("max-buffered", self.max_buffered),
             ("max-pixels", usize::from(self.max_pixels > 0)),
+            ("gpu-mem-limit", self.gpu_mem_limit.unwrap_or(1)),
             ("max-connections", self.max_connections),
         ];
         if let Some((flag, _)) = counts.into_iter().find(|(_, n)| *n == 0) {
@@ -282,14 +289,14 @@ mod tests {
             "--workers", "2", "--intra-threads", "3", "--decode-threads", "5", "--max-batch", "6",
             "--max-delay", "7", "--max-queue", "80", "--max-images", "9", "--max-body", "1000",
             "--max-buffered", "1100", "--max-pixels", "12", "--max-connections", "13", "--timeout", "1.5",
-            "--read-timeout", "2", "--drain-timeout", "3",
+            "--read-timeout", "2", "--drain-timeout", "3", "--gpu-mem-limit", "14",
         ])
         .resolve()
         .unwrap();
         assert_eq!((config.name.as_str(), config.address.to_string().as_str()), ("n", "0.0.0.0:0"));
         assert_eq!((config.gallery, config.provider), (Some("g".into()), Provider::Cuda));
         assert_eq!((config.workers, config.intra_threads, config.max_connections), (2, 3, 13));
-        assert_eq!(config.drain_timeout, Duration::from_secs(3));
+        assert_eq!((config.drain_timeout, config.gpu_mem_limit), (Duration::from_secs(3), Some(14)));
         let expected = Limits {
             max_body: 1000,
             max_buffered: 1100,

@@ -20,7 +20,7 @@ mod serve;
 mod startup;
 mod state;
 
-pub use batch::{Batcher, Encode, EncodeError, Encoded, QueueFull};
+pub use batch::{Batcher, Encode, EncodeError, Encoded, Features, QueueFull, Wants};
 pub use config::{Args, Config, ConfigError, Limits, Provider};
 pub use error::{ApiError, Kind};
 pub use gallery::{Gallery, GalleryError, Hit, Progress};

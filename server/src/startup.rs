@@ -92,8 +92,9 @@ fn prepare(config: &Config, state: &AppState) -> Result<(), StartError> {
         intra_threads: config.intra_threads,
         max_batch: config.limits.max_batch,
         name: config.name.clone(),
+        gpu_mem_limit: config.gpu_mem_limit,
     };
-    let Loaded { info, encoders, note, golden, warning } = load(&config.model, &options)?;
+    let Loaded { info, encoders, note, golden, warning, .. } = load(&config.model, &options)?;
     announce(&info, config.provider, note.as_deref(), start.elapsed());
     match (golden, warning) {
         (Some(cosine), _) => eprintln!("golden picture: answered, cosine {cosine:.6}"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use occlude_preprocess::{Golden, Rgb};
 
 use super::onnx::LoadError;
-use crate::batch::{Encode, EncodeError, Encoded};
+use crate::batch::{Encode, EncodeError, Encoded, Wants};
 use crate::model::ModelInfo;
 
 /// A model's golden picture, prepared as pictures of requests are.
@@ -45,7 +45,7 @@ impl<'m> Check<'m> {
         for size in [1, max_batch] {
             let places = [0, size / 2, size - 1];
             let batch: Vec<Rgb> = (0..size).map(|at| self.picture(places.contains(&at))).collect();
-            let rows = encoder.encode(&batch).map_err(failed)?;
+            let rows = encoder.encode(&batch, Wants::default()).map_err(failed)?;
             for at in places {
                 let row = rows.get(at).ok_or(EncodeError::Panicked).map_err(failed)?;
                 worst = worst.min(self.compare(row, at, size)?);
@@ -130,7 +130,7 @@ mod tests {
     struct Mixed(usize);
 
     impl Encode for Mixed {
-        fn encode(&mut self, images: &[Rgb]) -> Result<Vec<Encoded>, EncodeError> {
+        fn encode(&mut self, images: &[Rgb], _: Wants) -> Result<Vec<Encoded>, EncodeError> {
             let mut rows: Vec<_> = images.iter().map(Fake::answer).collect();
             if rows.len() > 1 && self.0 < rows.len() {
                 let other = if self.0 == 0 { 1 } else { 0 };

@@ -2,6 +2,7 @@
 
 pub mod fake;
 mod golden;
+mod io;
 mod onnx;
 
 pub use occlude_onnxruntime::{LibraryError, environment};

@@ -21,7 +21,14 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 }
 
 pub(crate) fn options() -> Options {
-    Options { provider: Provider::Cpu, workers: 1, intra_threads: 1, max_batch: 4, name: "tiny".to_owned() }
+    Options {
+        provider: Provider::Cpu,
+        workers: 1,
+        intra_threads: 1,
+        max_batch: 4,
+        name: "tiny".to_owned(),
+        gpu_mem_limit: None,
+    }
 }
 
 /// A state whose model is the fake encoder with a 32-pixel contract.
