@@ -27,7 +27,7 @@ mod state;
 mod tools;
 
 pub use auth::{KeyError, Keys, create as create_key};
-pub use batch::{Batcher, Encode, EncodeError, Encoded, QueueFull};
+pub use batch::{Batcher, Encode, EncodeError, Encoded, Features, QueueFull, Wants};
 pub use bulk::Progress;
 pub use config::{
     Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, ModelFile, Provider, Tool,

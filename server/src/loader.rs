@@ -244,9 +244,14 @@ fn open(config: &Config, state: &AppState, file: &ModelFile) -> Result<Model, St
         intra_threads: config.intra_threads,
         max_batch: config.limits.max_batch,
         name: file.name.clone(),
+        gpu_mem_limit: config.gpu_mem_limit,
     };
-    let Loaded { info, encoders, note } = load(&file.path, &options)?;
+    let Loaded { info, encoders, note, warning } = load(&file.path, &options)?;
     announce(&info, config.provider, note.as_deref(), start.elapsed());
+    match (info.golden, warning) {
+        (Some(cosine), _) => tracing::info!("golden picture: answered, cosine {cosine:.6}"),
+        (None, warning) => tracing::warn!("{}", warning.unwrap_or("the answers were not checked")),
+    }
     let encoders = encoders.into_iter().map(|e| Box::new(e) as Box<dyn Encode>).collect();
     Ok(Model::start(info, encoders, &config.limits, state.metrics()))
 }

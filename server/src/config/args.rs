@@ -33,6 +33,9 @@ pub struct Args {
     /// Threads within one session, on the CPU [default: cores divided by workers]
     #[arg(long, value_name = "N", help_heading = MODEL)]
     pub intra_threads: Option<usize>,
+    /// Most bytes of GPU memory that one session takes for weights and activations [default: as needed]
+    #[arg(long, value_name = "BYTES", help_heading = MODEL)]
+    pub gpu_mem_limit: Option<usize>,
     /// Seconds between looks at the model files; a file that was replaced is loaded while the old one goes on
     /// answering. 0: only on SIGHUP
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS", help_heading = MODEL)]
