@@ -19,17 +19,20 @@ pub enum Stage {
     Queue,
     /// Running the model on a batch.
     Encode,
+    /// Reading and writing collections.
+    Store,
     /// Making masks, pictures and JSON.
     Render,
     /// The whole request.
     Total,
 }
 
-const STAGES: [(Stage, &str); 6] = [
+const STAGES: [(Stage, &str); 7] = [
     (Stage::Read, "read"),
     (Stage::Decode, "decode"),
     (Stage::Queue, "queue"),
     (Stage::Encode, "encode"),
+    (Stage::Store, "store"),
     (Stage::Render, "render"),
     (Stage::Total, "total"),
 ];
@@ -119,7 +122,7 @@ impl ModelMetrics {
 pub struct Metrics {
     requests: Mutex<BTreeMap<(String, u16), u64>>,
     errors: Mutex<BTreeMap<&'static str, u64>>,
-    stages: [Histogram<13>; 6],
+    stages: [Histogram<13>; 7],
     batch: Histogram<8>,
     batches: Mutex<BTreeMap<usize, u64>>,
     images: Mutex<BTreeMap<String, u64>>,

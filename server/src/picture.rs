@@ -5,7 +5,7 @@ use futures_util::future::try_join_all;
 use occlude_preprocess::{Decoded, Note, Preprocess, Rgb, decode, dimensions};
 
 use crate::admission::{Admitted, overloaded};
-use crate::batch::Encoded;
+use crate::batch::{Encoded, Wants};
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
@@ -17,8 +17,10 @@ use crate::state::AppState;
 pub(crate) struct Upload {
     /// File name, where the client gave one.
     pub(crate) name: Option<String>,
-    /// The file.
+    /// The file; empty until it is fetched, where there is an address.
     pub(crate) bytes: Bytes,
+    /// Where the client says that it lies.
+    pub(crate) url: Option<String>,
 }
 
 /// What is known of a picture besides its pixels.
@@ -57,10 +59,41 @@ pub(crate) async fn encode_all(
     admitted: &mut Admitted,
     uploads: Vec<Upload>,
 ) -> Result<Vec<Answer>, ApiError> {
+    encode_all_wanting(state, model, admitted, uploads, Wants::default()).await
+}
+
+/// [`encode_all`], and more of the model than its embedding and saliency.
+pub(crate) async fn encode_all_wanting(
+    state: &AppState,
+    model: &Model,
+    admitted: &mut Admitted,
+    mut uploads: Vec<Upload>,
+    wants: Wants,
+) -> Result<Vec<Answer>, ApiError> {
     admitted.pictures(uploads.len())?;
+    fetch_all(state, admitted, &mut uploads).await?;
     let named = uploads.len() > 1;
     admitted.pixels(pixels(state.limits(), &uploads, named)?)?;
-    try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, named))).await
+    try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, (named, wants)))).await
+}
+
+/// Fetches those pictures that the client only named.
+async fn fetch_all(
+    state: &AppState,
+    admitted: &mut Admitted,
+    uploads: &mut [Upload],
+) -> Result<(), ApiError> {
+    let wanted = uploads.iter_mut().filter(|u| u.url.is_some());
+    let got = wanted.map(|upload| async move {
+        let fetcher = state.fetcher().ok_or_else(|| {
+            ApiError::new(Kind::UrlRefused, "web addresses are not fetched")
+                .hint("send the picture itself; the operator can start the server with `--allow-url-fetch`")
+        })?;
+        upload.bytes = fetcher.get(upload.url.as_deref().unwrap_or_default()).await?.into();
+        Ok::<_, ApiError>(upload.bytes.len())
+    });
+    let bytes: usize = try_join_all(got).await?.into_iter().sum();
+    if bytes > 0 { admitted.bytes(bytes) } else { Ok(()) }
 }
 
 /// Pixels of all pictures, from their headers; each within the limit, and all together such that an empty server
@@ -86,7 +119,7 @@ async fn encode_one(
     state: &AppState,
     model: &Model,
     upload: Upload,
-    named: bool,
+    (named, wants): (bool, Wants),
 ) -> Result<Answer, ApiError> {
     let announced = model.batcher.announce();
     let (bytes, contract) = (upload.bytes.clone(), model.info.contract.clone());
@@ -95,7 +128,7 @@ async fn encode_one(
     let prepared = state.on_pool(Stage::Decode, prepare).await?;
     let (facts, pixels) =
         prepared.map_err(|e| ApiError::decode(upload.name.as_deref().filter(|_| named), &e))?;
-    let reply = announced.submit(pixels).map_err(|_| overloaded(state))?;
+    let reply = announced.submit_wanting(pixels, wants).map_err(|_| overloaded(state))?;
     let failed = |message: String| ApiError::new(Kind::EncoderFailed, message);
     let encoded = reply.await.map_err(|_| failed("the worker is gone".to_owned()))?;
     let encoded = encoded.map_err(|e| failed(e.to_string()))?;

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::auth::Keys;
 use crate::config::Config;
+use crate::fetch::Fetcher;
 use crate::loader::{Loader, StartError};
 use crate::routes::{app, cross_origin};
 use crate::serve::{Timeouts, serve};
@@ -17,8 +18,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let expected = Expected {
         models: config.models.iter().map(|m| m.name.clone()).collect(),
         gallery: config.gallery.is_some(),
+        store: config.data.is_some(),
     };
     let state = AppState::new(config.limits.clone(), expected);
+    if let Some(hosts) = &config.fetch {
+        state.set_fetcher(Fetcher::new(hosts.clone(), config.limits.read_timeout, config.limits.max_body));
+    }
     if let Some(path) = &config.api_keys {
         state.set_keys(Keys::read(path)?);
     }
@@ -58,7 +63,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         max_connections: config.max_connections,
     };
     let router = cross_origin(app(state.clone()), &config.cors);
+    let closing = state.clone();
     serve(listener, router, state, timeouts, end).await;
+    // Closing writes the approximate indexes; without it the next start builds them anew.
+    closing.close_store();
     failure.try_recv().map_or(Ok(()), Err)
 }
 

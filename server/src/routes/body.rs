@@ -48,7 +48,7 @@ pub(super) async fn uploads(
     }
     let limit = state.limits().max_images;
     match packing {
-        Packing::Raw => Ok(vec![Upload { name: None, bytes }]),
+        Packing::Raw => Ok(vec![Upload { name: None, bytes, url: None }]),
         Packing::Multipart { boundary } => multipart(bytes, boundary, limit).await,
         // A body of megabytes takes milliseconds to parse.
         Packing::Json => state.on_pool(Stage::Read, move || json(&bytes, limit)).await?,
@@ -122,7 +122,7 @@ async fn receive(admitted: &mut Admitted, mut body: Body, limit: usize) -> Resul
     Ok(whole.freeze())
 }
 
-fn too_many(limit: usize) -> ApiError {
+pub(super) fn too_many(limit: usize) -> ApiError {
     ApiError::new(Kind::TooManyImages, format!("more than {limit} pictures in one request"))
         .hint("split the request; `--max-images` sets the limit")
 }
@@ -137,7 +137,7 @@ async fn multipart(bytes: Bytes, boundary: String, limit: usize) -> Result<Vec<U
         if found.len() == limit {
             return Err(too_many(limit));
         }
-        found.push(Upload { name, bytes: field.bytes().await.map_err(broken)? });
+        found.push(Upload { name, bytes: field.bytes().await.map_err(broken)?, url: None });
     }
     if found.is_empty() {
         let error = ApiError::new(Kind::InvalidRequest, "the form has no file");
@@ -155,7 +155,7 @@ struct Json {
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a picture is a string or {\"name\": .., \"data\": ..}")]
-enum Item {
+pub(super) enum Item {
     Plain(String),
     Named { name: String, data: String },
 }
@@ -181,7 +181,7 @@ fn json(bytes: &[u8], limit: usize) -> Result<Vec<Upload>, ApiError> {
     items.into_iter().enumerate().map(|(i, item)| unpack(i, item)).collect()
 }
 
-fn unpack(index: usize, item: Item) -> Result<Upload, ApiError> {
+pub(super) fn unpack(index: usize, item: Item) -> Result<Upload, ApiError> {
     let (name, text) = match item {
         Item::Plain(text) => (None, text),
         Item::Named { name, data } => (Some(name), data),
@@ -195,8 +195,8 @@ fn unpack(index: usize, item: Item) -> Result<Upload, ApiError> {
             Some((head, data)) if head.ends_with(";base64") => data,
             _ => return Err(bad("a data URL without `;base64,`")),
         },
-        None if text.starts_with("http:") || text.starts_with("https:") => {
-            return Err(bad("web addresses are not fetched"));
+        None if text.starts_with("http://") || text.starts_with("https://") => {
+            return Ok(Upload { name, bytes: Bytes::new(), url: Some(text) });
         }
         None => text.as_str(),
     };
@@ -209,6 +209,7 @@ fn unpack(index: usize, item: Item) -> Result<Upload, ApiError> {
     Ok(Upload {
         name,
         bytes: decoded.map_err(|e| bad(&format!("no base64: {}", e.to_string().to_lowercase())))?.into(),
+        url: None,
     })
 }
 
@@ -263,7 +264,7 @@ mod tests {
         assert_eq!(bytes_of(r#"{"image":"!!"}"#), Err(Kind::BadRequest));
         assert_eq!(bytes_of(r#"{"image":"data:image/png,xx"}"#), Err(Kind::BadRequest));
         assert_eq!(bytes_of(r#"{"images":["aGk=","aGk=","aGk="]}"#), Err(Kind::TooManyImages));
-        let fetched = json(br#"{"image":"https://example.org/a.jpg"}"#, 2).unwrap_err();
-        assert_eq!(fetched.message, "picture 0: web addresses are not fetched");
+        let named = json(br#"{"image":"https://example.org/a.jpg"}"#, 2).unwrap();
+        assert_eq!(named[0].url.as_deref(), Some("https://example.org/a.jpg"), "fetched later, or refused");
     }
 }

@@ -1,6 +1,7 @@
 //! The router: one file for each family of routes, and what surrounds them all.
 
 mod body;
+mod collections;
 mod images;
 mod negotiate;
 mod ops;
@@ -34,6 +35,16 @@ pub fn app(state: AppState) -> Router {
         .route("/v1/saliency", post(images::saliency))
         .route("/v1/analyze", post(images::analyze))
         .route("/v1/search", post(search::search))
+        .route("/v1/collections", get(collections::list))
+        .route(
+            "/v1/collections/{name}",
+            get(collections::show).put(collections::create).delete(collections::remove),
+        )
+        .route("/v1/collections/{name}/points", post(collections::upsert))
+        .route("/v1/collections/{name}/points/delete", post(collections::delete))
+        .route("/v1/collections/{name}/points/scroll", post(collections::scroll))
+        .route("/v1/collections/{name}/count", post(collections::count))
+        .route("/v1/collections/{name}/search", post(collections::search))
         .route("/v1/gallery/{id}/thumbnail", get(search::thumbnail))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -21,7 +21,8 @@ fn every_command_works() {
     let photo = image::RgbImage::from_raw(300, 200, ramp(300, 200)).unwrap();
     photo.save(dir.path().join("photo.jpg")).unwrap();
     photo.save(dir.path().join("other.png")).unwrap();
-    let server = Running::start(&["--gallery", dir.path().join("gallery").to_str().unwrap()]);
+    let (gallery, data) = (dir.path().join("gallery"), dir.path().join("data"));
+    let server = Running::start(&["--gallery", gallery.to_str().unwrap(), "--data", data.to_str().unwrap()]);
     server.wait_for("ready");
     let (mut commands, mut inside) = (0, false);
     for line in text().lines() {
@@ -39,7 +40,7 @@ fn every_command_works() {
             _ => {}
         }
     }
-    assert!(commands >= 14, "{commands}");
+    assert!(commands >= 28, "{commands}");
     for array in ["embedding.npy", "embeddings.npy", "saliency.npy"] {
         assert!(std::fs::read(dir.path().join(array)).unwrap().starts_with(b"\x93NUMPY"), "{array}");
     }
