@@ -44,7 +44,8 @@ pub struct Features {
 /// What is wanted of a batch besides embedding and saliency.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wants {
-    /// The last feature map, where the model has an output for it.
+    /// The last feature map, where the model has an output for it. For a ResNet-50 at 224 pixels it is 392 KiB a
+    /// picture: 3.1 MiB for a batch of 8 in the runtime, and as much again where the rows are handed out.
     pub features: bool,
 }
 

@@ -26,6 +26,7 @@ mod routes;
 mod serve;
 mod startup;
 mod state;
+mod telemetry;
 mod tools;
 
 pub use auth::{KeyError, Keys, create as create_key};
@@ -45,4 +46,5 @@ pub use routes::{app, cross_origin};
 pub use serve::{Timeouts, serve};
 pub use startup::run;
 pub use state::{AppState, Expected};
-pub use tools::{EmbedArgs, EncoderArgs, Format, IndexArgs, Indexed, ToolError, embed, index};
+pub use telemetry::Telemetry;
+pub use tools::{EmbedArgs, EncoderArgs, Format, IndexArgs, Indexed, ToolError, embed, health, index};

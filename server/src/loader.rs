@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use occlude_retrieval::{Engine, Store};
+use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
 use crate::auth::{KeyError, Keys};
@@ -115,6 +116,13 @@ struct Work {
     watched: Vec<Watched>,
 }
 
+/// Tells systemd, where it has started the server.
+pub(crate) fn supervisor(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!("cannot tell the supervisor: {error}");
+    }
+}
+
 impl Work {
     fn prepare(&mut self) -> Result<(), StartError> {
         for watched in &mut self.watched {
@@ -136,6 +144,7 @@ impl Work {
             self.state.set_store(store);
         }
         tracing::info!("ready");
+        supervisor(&[NotifyState::Ready]);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! From uploaded bytes to what the model says about them.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use occlude_preprocess::{Decoded, Note, Preprocess, Rgb, decode, dimensions};
@@ -11,6 +13,7 @@ use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
 use crate::model::Model;
 use crate::state::AppState;
+use crate::telemetry;
 
 /// One file of a request.
 #[derive(Debug, Clone)]
@@ -130,7 +133,10 @@ async fn encode_one(
         prepared.map_err(|e| ApiError::decode(upload.name.as_deref().filter(|_| named), &e))?;
     let reply = announced.submit_wanting(pixels, wants).map_err(|_| overloaded(state))?;
     let failed = |message: String| ApiError::new(Kind::EncoderFailed, message);
-    let encoded = reply.await.map_err(|_| failed("the worker is gone".to_owned()))?;
+    let start = Instant::now();
+    let reply = reply.await;
+    telemetry::stage("queue and encode", start.elapsed());
+    let encoded = reply.map_err(|_| failed("the worker is gone".to_owned()))?;
     let encoded = encoded.map_err(|e| failed(e.to_string()))?;
     if encoded.embedding.iter().chain(&encoded.saliency).any(|v| !v.is_finite()) {
         return Err(failed("the model answered with numbers that are not finite".to_owned()));

@@ -135,10 +135,10 @@ fn colour(x: u32, y: u32, (width, height): (u32, u32)) -> [u8; 3] {
     }
     if disc(57, 44, 11) {
         // Rays of stripes across an edge.
-        return if (x + 2 * y) / 5 % 2 == 0 { [250, 232, 90] } else { [30, 52, 120] };
+        return if ((x + 2 * y) / 5).is_multiple_of(2) { [250, 232, 90] } else { [30, 52, 120] };
     }
     if within(40, 8, 62, 26) {
-        return if (x / 3 + y / 3) % 2 == 0 { [24, 24, 30] } else { [236, 240, 228] };
+        return if (x / 3 + y / 3).is_multiple_of(2) { [24, 24, 30] } else { [236, 240, 228] };
     }
     if within(12, 44, 40, 60) {
         // Cells of colours without order.

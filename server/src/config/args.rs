@@ -118,6 +118,9 @@ pub struct Args {
     /// How messages are written
     #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = LOGS)]
     pub log_format: LogFormat,
+    /// OpenTelemetry collector that is sent a trace of each request, by OTLP over HTTP, like `http://127.0.0.1:4318`
+    #[arg(long, value_name = "URL", help_heading = LOGS)]
+    pub otlp_endpoint: Option<String>,
     /// TOML file with any of these flags as keys, like `max-batch = 16`; environment and command line come first
     #[arg(long, value_name = "FILE", help_heading = LOGS)]
     pub config: Option<PathBuf>,
@@ -139,6 +142,12 @@ pub enum Tool {
         /// File for `--api-keys`
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
+    },
+    /// Ask a server whether it is ready: exit code 0 if it is, 1 if not
+    Health {
+        /// The server
+        #[arg(default_value = "http://127.0.0.1:8080", value_name = "URL")]
+        url: String,
     },
     /// Write the embeddings of a folder to a file; the same command goes on where it was stopped
     Embed(EmbedArgs),

@@ -23,8 +23,10 @@ const OUTPUTS: [&str; 3] = ["embedding", "saliency", FEATURES];
 /// Bound buffers hold at most this many times the pictures of the largest batch, all batch sizes together.
 const KEPT: usize = 4;
 
-fn failed(error: ort::Error) -> EncodeError {
-    EncodeError::Runtime(error.to_string())
+impl From<ort::Error> for EncodeError {
+    fn from(error: ort::Error) -> Self {
+        Self::Runtime(error.to_string())
+    }
 }
 
 /// How pictures become the input of a graph.
@@ -113,17 +115,17 @@ impl Host {
             InputKind::Float => {
                 self.floats.resize(n * format.row(), 0.0);
                 format.floats(images, &mut self.floats);
-                let tensor = TensorRef::from_array_view((format.shape(n), &*self.floats)).map_err(failed)?;
+                let tensor = TensorRef::from_array_view((format.shape(n), &*self.floats))?;
                 session.run_with_options(ort::inputs![name => tensor], options)
             }
             InputKind::Uint8 => {
                 self.bytes.resize(n * format.row(), 0);
                 format.bytes(images, &mut self.bytes);
-                let tensor = TensorRef::from_array_view((format.shape(n), &*self.bytes)).map_err(failed)?;
+                let tensor = TensorRef::from_array_view((format.shape(n), &*self.bytes))?;
                 session.run_with_options(ort::inputs![name => tensor], options)
             }
         };
-        read(&outputs.map_err(failed)?)
+        read(&outputs?)
     }
 }
 
@@ -171,10 +173,7 @@ impl Bound {
             let info = MemoryInfo::new(device.clone(), 0, AllocatorType::Device, kind)?;
             Allocator::new(session, info)
         };
-        let (input, output) = (
-            allocator(MemoryType::CPUInput).map_err(failed)?,
-            allocator(MemoryType::CPUOutput).map_err(failed)?,
-        );
+        let (input, output) = (allocator(MemoryType::CPUInput)?, allocator(MemoryType::CPUOutput)?);
         Ok(Self { input, output, sides, room: KEPT * max_batch, buffers: BTreeMap::new() })
     }
 
@@ -188,7 +187,7 @@ impl Bound {
         read: impl FnOnce(&SessionOutputs<'_>) -> Result<T, EncodeError>,
     ) -> Result<T, EncodeError> {
         let names = selected.names(wants);
-        let buffers = self.of(session, format, images.len(), names).map_err(failed)?;
+        let buffers = self.of(session, format, images.len(), names)?;
         let name = format.input.input();
         // Binding is what copies the input to the device, so it is done for every batch.
         match &mut buffers.input {
@@ -200,11 +199,10 @@ impl Bound {
                 format.bytes(images, tensor.extract_tensor_mut().1);
                 buffers.binding.bind_input(name, tensor)
             }
-        }
-        .map_err(failed)?;
-        buffers.binding.synchronize_inputs().map_err(failed)?;
-        let outputs = session.run_binding(&buffers.binding).map_err(failed)?;
-        buffers.binding.synchronize_outputs().map_err(failed)?;
+        }?;
+        buffers.binding.synchronize_inputs()?;
+        let outputs = session.run_binding(&buffers.binding)?;
+        buffers.binding.synchronize_outputs()?;
         read(&outputs)
     }
 
@@ -251,7 +249,7 @@ impl Bound {
 fn tensor<'o>(outputs: &'o SessionOutputs<'_>, name: &str) -> Result<(&'o [i64], &'o [f32]), EncodeError> {
     let output = OUTPUTS.iter().find(|known| **known == name).copied().unwrap_or("output");
     let missing = EncodeError::Output { output, got: vec![], expected: "an output".to_owned() };
-    let (shape, values) = outputs.get(name).ok_or(missing)?.try_extract_tensor::<f32>().map_err(failed)?;
+    let (shape, values) = outputs.get(name).ok_or(missing)?.try_extract_tensor::<f32>()?;
     Ok((shape, values))
 }
 

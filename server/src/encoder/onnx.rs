@@ -364,9 +364,8 @@ fn shape_error(path: &Path, name: &'static str, got: String, expected: String) -
 
 impl OnnxEncoder {
     fn new(mut session: Session, info: &ModelInfo, max_batch: usize) -> Result<Self, EncodeError> {
-        let failed = |e: ort::Error| EncodeError::Runtime(e.to_string());
         let format = Format { contract: info.contract.clone(), input: info.input };
-        let selected = Selected::new(&session).map_err(failed)?;
+        let selected = Selected::new(&session)?;
         let memory = match info.provider.as_str() {
             "CUDA" => {
                 let device = AllocationDevice::CUDA_PINNED;

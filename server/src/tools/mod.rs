@@ -1,6 +1,7 @@
 //! What the program does besides serving: bulk work on folders, with the same model code as the server.
 
 mod embed;
+mod health;
 mod index;
 mod journal;
 mod write;
@@ -17,6 +18,7 @@ use crate::model::Model;
 use occlude_preprocess::files::ListError;
 
 pub use embed::{EmbedArgs, Format, embed};
+pub use health::health;
 pub use index::{IndexArgs, Indexed, index};
 
 /// The model of a bulk job, and how much of the machine it takes.
@@ -132,6 +134,14 @@ pub enum ToolError {
         path: PathBuf,
         /// Why.
         reason: parquet::errors::ParquetError,
+    },
+    /// A server that does not answer, or cannot yet.
+    #[error("`{url}` is not ready: {why}")]
+    Health {
+        /// The server.
+        url: String,
+        /// What it says, or why it says nothing.
+        why: String,
     },
     /// Not one picture could be read.
     #[error("none of the {count} pictures in `{}` could be read; the first: {first}", .path.display())]
