@@ -18,16 +18,19 @@ mod loader;
 mod logs;
 mod metrics;
 mod model;
+mod npy;
 mod picture;
+mod pool;
 mod render;
 mod routes;
 mod serve;
 mod startup;
 mod state;
+mod telemetry;
 mod tools;
 
 pub use auth::{KeyError, Keys, create as create_key};
-pub use batch::{Batcher, Encode, EncodeError, Encoded, QueueFull};
+pub use batch::{Batcher, Encode, EncodeError, Encoded, Features, QueueFull, Wants};
 pub use bulk::Progress;
 pub use config::{
     Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, ModelFile, Provider, Tool,
@@ -43,4 +46,5 @@ pub use routes::{app, cross_origin};
 pub use serve::{Timeouts, serve};
 pub use startup::run;
 pub use state::{AppState, Expected};
-pub use tools::{EmbedArgs, EncoderArgs, Format, IndexArgs, Indexed, ToolError, embed, index};
+pub use telemetry::Telemetry;
+pub use tools::{EmbedArgs, EncoderArgs, Format, IndexArgs, Indexed, ToolError, embed, health, index};

@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use occlude_retrieval::{Engine, Store};
+use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
 use crate::auth::{KeyError, Keys};
@@ -115,6 +116,13 @@ struct Work {
     watched: Vec<Watched>,
 }
 
+/// Tells systemd, where it has started the server.
+pub(crate) fn supervisor(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!("cannot tell the supervisor: {error}");
+    }
+}
+
 impl Work {
     fn prepare(&mut self) -> Result<(), StartError> {
         for watched in &mut self.watched {
@@ -136,6 +144,7 @@ impl Work {
             self.state.set_store(store);
         }
         tracing::info!("ready");
+        supervisor(&[NotifyState::Ready]);
         Ok(())
     }
 
@@ -244,9 +253,14 @@ fn open(config: &Config, state: &AppState, file: &ModelFile) -> Result<Model, St
         intra_threads: config.intra_threads,
         max_batch: config.limits.max_batch,
         name: file.name.clone(),
+        gpu_mem_limit: config.gpu_mem_limit,
     };
-    let Loaded { info, encoders, note } = load(&file.path, &options)?;
+    let Loaded { info, encoders, note, warning } = load(&file.path, &options)?;
     announce(&info, config.provider, note.as_deref(), start.elapsed());
+    match (info.golden, warning) {
+        (Some(cosine), _) => tracing::info!("golden picture: answered, cosine {cosine:.6}"),
+        (None, warning) => tracing::warn!("{}", warning.unwrap_or("the answers were not checked")),
+    }
     let encoders = encoders.into_iter().map(|e| Box::new(e) as Box<dyn Encode>).collect();
     Ok(Model::start(info, encoders, &config.limits, state.metrics()))
 }

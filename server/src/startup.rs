@@ -11,6 +11,7 @@ use crate::loader::{Loader, StartError};
 use crate::routes::{app, cross_origin};
 use crate::serve::{Timeouts, serve};
 use crate::state::{AppState, Expected};
+use crate::telemetry::Telemetry;
 
 /// Listens at once (answering 503), loads the models, indexes the gallery, and serves until SIGTERM or SIGINT. SIGHUP
 /// reads models and keys again.
@@ -23,6 +24,9 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let state = AppState::new(config.limits.clone(), expected);
     if let Some(hosts) = &config.fetch {
         state.set_fetcher(Fetcher::new(hosts.clone(), config.limits.read_timeout, config.limits.max_body));
+    }
+    if let Some(endpoint) = &config.otlp_endpoint {
+        state.set_telemetry(Telemetry::start(endpoint));
     }
     if let Some(path) = &config.api_keys {
         state.set_keys(Keys::read(path)?);
@@ -48,7 +52,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
                 tracing::info!("SIGHUP: reading models and keys again");
                 loader.reload();
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: finishing what was accepted"),
@@ -67,6 +71,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     serve(listener, router, state, timeouts, end).await;
     // Closing writes the approximate indexes; without it the next start builds them anew.
     closing.close_store();
+    closing.close_telemetry();
     failure.try_recv().map_or(Ok(()), Err)
 }
 

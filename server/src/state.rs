@@ -14,6 +14,7 @@ use crate::fetch::Fetcher;
 use crate::gallery::Gallery;
 use crate::metrics::{Gauges, Metrics, ModelGauges, Stage};
 use crate::model::Model;
+use crate::telemetry::Telemetry;
 
 /// The server's state; cheap to clone.
 #[derive(Clone)]
@@ -39,6 +40,7 @@ struct Inner {
     gallery: RwLock<Option<Arc<Gallery>>>,
     store: RwLock<Option<Arc<dyn Engine>>>,
     fetcher: OnceLock<Fetcher>,
+    telemetry: RwLock<Option<Arc<Telemetry>>>,
     keys: RwLock<Arc<Keys>>,
     draining: AtomicBool,
     admission: Arc<Semaphore>,
@@ -86,6 +88,7 @@ impl AppState {
             gallery: RwLock::default(),
             store: RwLock::default(),
             fetcher: OnceLock::new(),
+            telemetry: RwLock::default(),
             keys: RwLock::default(),
             draining: AtomicBool::new(false),
             active: watch::Sender::new(0),
@@ -146,6 +149,20 @@ impl AppState {
     /// Fetches pictures that requests name by web address from now on; only the first one counts.
     pub fn set_fetcher(&self, fetcher: Fetcher) {
         let _ = self.0.fetcher.set(fetcher);
+    }
+
+    /// Tells a collector of requests from now on.
+    pub fn set_telemetry(&self, telemetry: Telemetry) {
+        *self.0.telemetry.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(telemetry));
+    }
+
+    pub(crate) fn telemetry(&self) -> Option<Arc<Telemetry>> {
+        self.0.telemetry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends the last spans.
+    pub(crate) fn close_telemetry(&self) {
+        drop(self.0.telemetry.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     pub(crate) fn fetcher(&self) -> Option<&Fetcher> {
@@ -283,6 +300,7 @@ impl AppState {
             in_flight: self.in_flight(),
             in_flight_pixels: limit.saturating_sub(self.0.pixels.available_permits()),
             gallery: self.indexed().map_or(0, |g| g.len()),
+            spans_lost: self.telemetry().map_or(0, |t| t.lost()),
             models: self.models().iter().map(model).collect(),
         }
     }

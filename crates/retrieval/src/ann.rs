@@ -12,7 +12,7 @@ const CONNECTIVITY: usize = 16;
 /// Candidates looked at when a node is linked: `efConstruction`.
 const EXPANSION_ADD: usize = 128;
 /// Candidates looked at in a search, at least: `ef`.
-pub(crate) const EXPANSION_SEARCH: usize = 128;
+pub(crate) const EXPANSION_SEARCH: usize = 192;
 
 /// Searches at the same time. A further one waits: the library refuses it.
 const SEARCHES: usize = 64;

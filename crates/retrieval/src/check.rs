@@ -38,11 +38,15 @@ pub(crate) fn spec(spec: &Spec) -> Result<()> {
 }
 
 pub(crate) fn within(what: &str, found: usize, most: usize) -> Result<()> {
-    if (1..=most).contains(&found) { Ok(()) } else { Err(Error::value(what, format!("1 to {most}"), found)) }
+    if (1..=most).contains(&found) {
+        Ok(())
+    } else {
+        Err(Error::value(what, format!("1 to {most}"), found.to_string()))
+    }
 }
 
 pub(crate) fn at_most(what: &str, found: usize, most: usize) -> Result<()> {
-    if found <= most { Ok(()) } else { Err(Error::value(what, format!("{most} at most"), found)) }
+    if found <= most { Ok(()) } else { Err(Error::value(what, format!("{most} at most"), found.to_string())) }
 }
 
 /// The target of a search, scaled to length 1.
@@ -52,7 +56,7 @@ pub(crate) fn target(vector: &[f32], dim: usize) -> Result<Vec<f32>> {
 
 fn scaled(whose: &str, vector: &[f32], dim: usize) -> Result<Vec<f32>> {
     if vector.len() != dim {
-        return Err(Error::value(whose, format!("{dim} numbers"), vector.len()));
+        return Err(Error::value(whose, format!("{dim} numbers"), vector.len().to_string()));
     }
     unit(vector).map_err(|why| Error::value(whose, "finite numbers, not all of them 0", why))
 }
@@ -69,7 +73,9 @@ pub(crate) fn point<'a>(point: &'a Point, dim: usize) -> Result<Checked<'a>> {
     within("bytes of a point's id", id.len(), MAX_ID_BYTES)?;
     let vector = scaled(&format!("vector of point `{id}`"), vector, dim)?;
     at_most(&format!("depth of the payload of point `{id}`"), depth(payload), MAX_PAYLOAD_DEPTH)?;
-    let unwritten = |e| Error::value(format!("payload of point `{id}`"), "what JSON can hold", e);
+    let unwritten = |e: serde_json::Error| {
+        Error::value(format!("payload of point `{id}`"), "what JSON can hold", e.to_string())
+    };
     let payload = serde_json::to_string(payload).map_err(unwritten)?;
     at_most(&format!("bytes of the payload of point `{id}`"), payload.len(), MAX_PAYLOAD_BYTES)?;
     Ok(Checked { id, vector, payload })

@@ -293,6 +293,14 @@ impl Database {
         vector.ok_or_else(|| self.corrupt(format!("the vector of row {seq}")))
     }
 
+    /// Vector of the point, if it is there.
+    pub(crate) fn vector_of(&self, uid: i64, id: &str, dim: usize) -> Result<Option<Vec<f32>>> {
+        let sql = "SELECT v.vector FROM points p JOIN vectors v ON v.seq = p.seq WHERE p.collection = ?1 AND p.id = ?2";
+        let bytes: Option<Vec<u8>> = self.one(sql, params![uid, id], |row| row.get(0))?;
+        let broken = || self.corrupt(format!("the vector of point `{id}`"));
+        bytes.map(|b| from_bytes(&b, dim).ok_or_else(broken)).transpose()
+    }
+
     /// Payloads of the rows behind `after`, up to `upto`, in order.
     pub(crate) fn each_payload(
         &self,

@@ -162,7 +162,11 @@ impl Error {
         }
     }
 
-    pub(crate) fn value(what: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Self {
-        Self::Value { what: what.into(), expected: expected.into(), found: found.to_string() }
+    pub(crate) fn value(
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self::Value { what: what.into(), expected: expected.into(), found: found.into() }
     }
 }

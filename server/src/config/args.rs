@@ -33,6 +33,9 @@ pub struct Args {
     /// Threads within one session, on the CPU [default: cores divided by workers]
     #[arg(long, value_name = "N", help_heading = MODEL)]
     pub intra_threads: Option<usize>,
+    /// Most bytes of GPU memory that one session takes for weights and activations [default: as needed]
+    #[arg(long, value_name = "BYTES", help_heading = MODEL)]
+    pub gpu_mem_limit: Option<usize>,
     /// Seconds between looks at the model files; a file that was replaced is loaded while the old one goes on
     /// answering. 0: only on SIGHUP
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS", help_heading = MODEL)]
@@ -115,6 +118,9 @@ pub struct Args {
     /// How messages are written
     #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = LOGS)]
     pub log_format: LogFormat,
+    /// OpenTelemetry collector that is sent a trace of each request, by OTLP over HTTP, like `http://127.0.0.1:4318`
+    #[arg(long, value_name = "URL", help_heading = LOGS)]
+    pub otlp_endpoint: Option<String>,
     /// TOML file with any of these flags as keys, like `max-batch = 16`; environment and command line come first
     #[arg(long, value_name = "FILE", help_heading = LOGS)]
     pub config: Option<PathBuf>,
@@ -136,6 +142,12 @@ pub enum Tool {
         /// File for `--api-keys`
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
+    },
+    /// Ask a server whether it is ready: exit code 0 if it is, 1 if not
+    Health {
+        /// The server
+        #[arg(default_value = "http://127.0.0.1:8080", value_name = "URL")]
+        url: String,
     },
     /// Write the embeddings of a folder to a file; the same command goes on where it was stopped
     Embed(EmbedArgs),

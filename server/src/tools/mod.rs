@@ -1,6 +1,7 @@
 //! What the program does besides serving: bulk work on folders, with the same model code as the server.
 
 mod embed;
+mod health;
 mod index;
 mod journal;
 mod write;
@@ -17,6 +18,7 @@ use crate::model::Model;
 use occlude_preprocess::files::ListError;
 
 pub use embed::{EmbedArgs, Format, embed};
+pub use health::health;
 pub use index::{IndexArgs, Indexed, index};
 
 /// The model of a bulk job, and how much of the machine it takes.
@@ -34,6 +36,9 @@ pub struct EncoderArgs {
     /// Threads within one session, on the CPU [default: cores divided by workers]
     #[arg(long, value_name = "N")]
     pub intra_threads: Option<usize>,
+    /// Most bytes of GPU memory that one session takes for weights and activations [default: as needed]
+    #[arg(long, value_name = "BYTES")]
+    pub gpu_mem_limit: Option<usize>,
     /// Pictures that are decoded at the same time [default: cores]
     #[arg(long, value_name = "N")]
     pub decode_threads: Option<usize>,
@@ -65,9 +70,13 @@ impl EncoderArgs {
             workers,
             intra_threads: self.intra_threads.unwrap_or_else(|| (cores() / workers).max(1)),
             max_batch: self.max_batch.max(1),
+            gpu_mem_limit: self.gpu_mem_limit,
             name: stem.unwrap_or_else(|| "model".to_owned()),
         };
-        let Loaded { info, encoders, .. } = load(&self.model, &options)?;
+        let Loaded { info, encoders, warning, .. } = load(&self.model, &options)?;
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
         let encoders = encoders.into_iter().map(|e| Box::new(e) as Box<dyn Encode>).collect();
         Ok(Model::start(info, encoders, &self.limits(), &std::sync::Arc::new(Metrics::default())))
     }
@@ -125,6 +134,14 @@ pub enum ToolError {
         path: PathBuf,
         /// Why.
         reason: parquet::errors::ParquetError,
+    },
+    /// A server that does not answer, or cannot yet.
+    #[error("`{url}` is not ready: {why}")]
+    Health {
+        /// The server.
+        url: String,
+        /// What it says, or why it says nothing.
+        why: String,
     },
     /// Not one picture could be read.
     #[error("none of the {count} pictures in `{}` could be read; the first: {first}", .path.display())]

@@ -21,7 +21,14 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 }
 
 pub(crate) fn options() -> Options {
-    Options { provider: Provider::Cpu, workers: 1, intra_threads: 1, max_batch: 4, name: "tiny".to_owned() }
+    Options {
+        provider: Provider::Cpu,
+        workers: 1,
+        intra_threads: 1,
+        max_batch: 4,
+        name: "tiny".to_owned(),
+        gpu_mem_limit: None,
+    }
 }
 
 /// A state whose model is the fake encoder with a 32-pixel contract.
@@ -42,7 +49,13 @@ pub(crate) fn named_model(
     limits: &Limits,
     fakes: Vec<Fake>,
 ) -> Model {
-    let info = ModelInfo {
+    let info = fake_info(name, fingerprint);
+    let encoders = fakes.into_iter().map(|f| Box::new(f) as Box<dyn Encode>).collect();
+    Model::start(info, encoders, limits, &Arc::clone(state.metrics()))
+}
+
+pub(crate) fn fake_info(name: &str, fingerprint: &str) -> ModelInfo {
+    ModelInfo {
         name: name.to_owned(),
         fingerprint: fingerprint.to_owned(),
         encoder: "fake".to_owned(),
@@ -52,10 +65,10 @@ pub(crate) fn named_model(
         contract: Preprocess::imagenet(32),
         input: InputKind::Uint8,
         dim: Fake::DIM,
+        golden: None,
+        features: false,
         provider: "none".to_owned(),
-    };
-    let encoders = fakes.into_iter().map(|f| Box::new(f) as Box<dyn Encode>).collect();
-    Model::start(info, encoders, limits, &Arc::clone(state.metrics()))
+    }
 }
 
 /// A state with the fixture model in ONNX Runtime.
@@ -151,6 +164,11 @@ pub(crate) async fn get(app: &Router, uri: &str) -> Answer {
 
 pub(crate) async fn get_with(app: &Router, uri: &str, headers: &[(&str, &str)]) -> Answer {
     send(app, request("GET", uri, headers, Body::empty())).await
+}
+
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 pub(crate) fn floats(value: &Value) -> Vec<f32> {

@@ -2,10 +2,13 @@
 
 mod api;
 mod binary;
+mod browser;
 mod collections;
 mod common;
 mod docs;
 mod models;
+mod native;
 mod network;
 mod onnx;
+mod page;
 mod sockets;

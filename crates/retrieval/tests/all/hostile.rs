@@ -10,6 +10,8 @@ use crate::tools::*;
 
 const DIM: usize = 16;
 
+type Damage = fn(&Path);
+
 fn refused(dir: &Path) -> (Kind, String) {
     let error = Store::open(dir, &Options::default()).err().expect("the store is refused");
     (error.kind(), error.to_string())
@@ -57,7 +59,7 @@ fn a_saved_index_is_taken_over() {
 
 #[test]
 fn a_broken_index_is_built_anew() {
-    let breakages: [(&str, fn(&Path)); 6] = [
+    let breakages: [(&str, Damage); 6] = [
         ("cut", |p| fs::write(p, &fs::read(p).unwrap()[..1000]).unwrap()),
         ("empty", |p| fs::write(p, []).unwrap()),
         ("gone", |p| fs::remove_file(p).unwrap()),

@@ -108,7 +108,7 @@ fn take(store: &Store, model: &mut Model, step: &Step) {
             let found = store.search("c", PRINT, &Query::id(&id, *k));
             match model.get(&id) {
                 Some((vector, _)) => {
-                    check(&found.unwrap(), &expected(model, vector, *k, |i, _| i != id), model)
+                    check(&found.unwrap(), &expected(model, vector, *k, |i, _| i != id), model);
                 }
                 None => assert!(found.is_err()),
             }
