@@ -122,7 +122,7 @@ async fn receive(admitted: &mut Admitted, mut body: Body, limit: usize) -> Resul
     Ok(whole.freeze())
 }
 
-fn too_many(limit: usize) -> ApiError {
+pub(super) fn too_many(limit: usize) -> ApiError {
     ApiError::new(Kind::TooManyImages, format!("more than {limit} pictures in one request"))
         .hint("split the request; `--max-images` sets the limit")
 }
@@ -186,6 +186,11 @@ fn unpack(index: usize, item: Item) -> Result<Upload, ApiError> {
         Item::Plain(text) => (None, text),
         Item::Named { name, data } => (Some(name), data),
     };
+    Ok(Upload { name, bytes: encoded(index, &text)? })
+}
+
+/// The file in a picture's base64 or data URL; `index` is its place in the request.
+pub(super) fn encoded(index: usize, text: &str) -> Result<Bytes, ApiError> {
     let bad = |what: &str| {
         let error = ApiError::new(Kind::BadRequest, format!("picture {index}: {what}"));
         error.hint("encode the file itself, e.g. base64 -w0 photo.jpg, or send data:image/jpeg;base64,...")
@@ -198,7 +203,7 @@ fn unpack(index: usize, item: Item) -> Result<Upload, ApiError> {
         None if text.starts_with("http:") || text.starts_with("https:") => {
             return Err(bad("web addresses are not fetched"));
         }
-        None => text.as_str(),
+        None => text,
     };
     let decoded = if encoded.bytes().any(|b| b.is_ascii_whitespace()) {
         // Tools that wrap lines put them into the string.
@@ -206,10 +211,7 @@ fn unpack(index: usize, item: Item) -> Result<Upload, ApiError> {
     } else {
         BASE64.decode(encoded)
     };
-    Ok(Upload {
-        name,
-        bytes: decoded.map_err(|e| bad(&format!("no base64: {}", e.to_string().to_lowercase())))?.into(),
-    })
+    Ok(decoded.map_err(|e| bad(&format!("no base64: {}", e.to_string().to_lowercase())))?.into())
 }
 
 #[cfg(test)]

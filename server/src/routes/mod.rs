@@ -3,6 +3,7 @@
 mod body;
 mod images;
 mod negotiate;
+mod openai;
 mod ops;
 mod page;
 mod search;
@@ -35,6 +36,9 @@ pub fn app(state: AppState) -> Router {
         .route("/v1/analyze", post(images::analyze))
         .route("/v1/search", post(search::search))
         .route("/v1/gallery/{id}/thumbnail", get(search::thumbnail))
+        .route("/v1/embeddings", post(openai::embeddings))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{id}", get(openai::model))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(state.clone(), surround::surround))

@@ -24,8 +24,9 @@ struct Ready {
     gallery: Option<GalleryJson>,
 }
 
+/// A model, as answers show it.
 #[derive(Serialize)]
-struct ModelJson {
+pub(super) struct ModelJson {
     name: String,
     fingerprint: String,
     encoder: String,

@@ -7,4 +7,5 @@ mod docs;
 mod models;
 mod network;
 mod onnx;
+mod openai;
 mod sockets;
