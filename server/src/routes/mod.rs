@@ -2,6 +2,7 @@
 
 mod body;
 mod images;
+mod kserve;
 mod negotiate;
 mod openai;
 mod ops;
@@ -39,6 +40,15 @@ pub fn app(state: AppState) -> Router {
         .route("/v1/embeddings", post(openai::embeddings))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{id}", get(openai::model))
+        .route("/v2", get(kserve::server))
+        .route("/v2/health/live", get(kserve::live))
+        .route("/v2/health/ready", get(kserve::ready))
+        .route("/v2/models/{model}", get(kserve::model))
+        .route("/v2/models/{model}/ready", get(kserve::model_ready))
+        .route("/v2/models/{model}/infer", post(kserve::infer))
+        .route("/v2/models/{model}/versions/{version}", get(kserve::model))
+        .route("/v2/models/{model}/versions/{version}/ready", get(kserve::model_ready))
+        .route("/v2/models/{model}/versions/{version}/infer", post(kserve::infer))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(state.clone(), surround::surround))

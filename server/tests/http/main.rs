@@ -4,6 +4,7 @@ mod api;
 mod binary;
 mod common;
 mod docs;
+mod kserve;
 mod models;
 mod network;
 mod onnx;
