@@ -1,9 +1,12 @@
 //! Answers about saliency: JSON with grid, box and mask, and pictures.
 
+use std::str::FromStr;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use occlude_preprocess::{Interpolation, Rgb, resize};
-use occlude_saliency::{self as saliency, Map, Placement, Rect};
+use occlude_saliency::polygon::polygons;
+use occlude_saliency::{self as saliency, Map, Mask, Placement, Rect};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Encoded;
@@ -21,17 +24,91 @@ pub(crate) enum View {
     Overlay,
 }
 
+/// Which forms of the mask a JSON answer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Masks {
+    pub(crate) png: bool,
+    pub(crate) rle: bool,
+    pub(crate) polygons: bool,
+}
+
+impl Masks {
+    const NONE: Self = Self { png: false, rle: false, polygons: false };
+}
+
+impl Default for Masks {
+    fn default() -> Self {
+        Self { png: true, rle: true, polygons: false }
+    }
+}
+
+impl FromStr for Masks {
+    type Err = String;
+
+    /// A list such as `png,rle,polygons`, or `none`.
+    fn from_str(list: &str) -> Result<Self, String> {
+        if list == "none" {
+            return Ok(Self::NONE);
+        }
+        let mut masks = Self::NONE;
+        for name in list.split(',') {
+            match name {
+                "png" => masks.png = true,
+                "rle" => masks.rle = true,
+                "polygons" => masks.polygons = true,
+                other => {
+                    return Err(format!(
+                        "`mask` has `{other}`: expected a list of `png`, `rle`, `polygons`, or `none` alone"
+                    ));
+                }
+            }
+        }
+        Ok(masks)
+    }
+}
+
+/// What a JSON answer says about the saliency.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct How {
+    /// The threshold, in standard deviations from the mean.
+    pub(crate) deviations: f64,
+    pub(crate) masks: Masks,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        Self { deviations: saliency::DEVIATIONS, masks: Masks::default() }
+    }
+}
+
 /// The saliency of a picture; sizes and boxes are in pixels of the upright original.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Saliency {
     grid: Grid,
     /// Cells at or above it are foreground.
     threshold: f64,
+    /// The threshold in standard deviations from the mean of the grid.
+    deviations: f64,
     foreground_ratio: f64,
     crop: Box,
+    /// Around the largest part; null where nothing is foreground.
     #[serde(rename = "box")]
+    bounds: Option<Box>,
+    /// One for each connected part, the largest first.
+    boxes: Vec<Part>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mask: Option<MaskJson>,
+}
+
+/// A connected part of the foreground.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Part {
+    #[serde(flatten)]
     bounds: Box,
-    mask: MaskJson,
+    /// Its cells over all cells of the grid.
+    ratio: f64,
+    /// Mean of the grid's values in it.
+    mean: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -52,8 +129,13 @@ struct Box {
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct MaskJson {
-    png: String,
-    rle: Rle,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    png: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rle: Option<Rle>,
+    /// COCO's `segmentation`: a list `[x1, y1, ..]` for each polygon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    polygons: Option<Vec<Vec<f64>>>,
 }
 
 /// As in COCO annotations.
@@ -74,9 +156,13 @@ pub(crate) enum RenderError {
 }
 
 /// Two decimals: a hundredth of a pixel is finer than any grid.
+fn hundredth(v: f64) -> f64 {
+    (v * 100.0).round() / 100.0
+}
+
 fn rounded(rect: Rect) -> Box {
-    let round = |v: f64| (v * 100.0).round() / 100.0;
-    Box { x: round(rect.left), y: round(rect.top), width: round(rect.width), height: round(rect.height) }
+    let Rect { left, top, width, height } = rect;
+    Box { x: hundredth(left), y: hundredth(top), width: hundredth(width), height: hundredth(height) }
 }
 
 fn map(encoded: &Encoded) -> Result<Map<'_>, saliency::Error> {
@@ -84,23 +170,43 @@ fn map(encoded: &Encoded) -> Result<Map<'_>, saliency::Error> {
 }
 
 /// Everything about the saliency of a picture that lies as `place` says.
-pub(crate) fn describe(encoded: &Encoded, place: &Placement) -> Result<Saliency, RenderError> {
+pub(crate) fn describe(encoded: &Encoded, place: &Placement, how: How) -> Result<Saliency, RenderError> {
     let map = map(encoded)?;
-    let mask = saliency::foreground(map)?;
-    // Never empty, because the maximum is at least the mean; the crop is right for a map without foreground too.
-    let largest = mask.largest_component();
-    let bounds = largest.bounds().map_or(place.crop, |cells| place.rect(cells, &largest));
+    let threshold = saliency::threshold_at(map, how.deviations);
+    let mask = saliency::foreground_above(map, threshold)?;
+    let boxes: Vec<Part> = mask.components().iter().filter_map(|c| part(map, c, place)).collect();
     Ok(Saliency {
         grid: Grid { width: map.width(), height: map.height(), values: map.values().to_vec() },
-        threshold: saliency::threshold(map),
+        threshold,
+        deviations: how.deviations,
         foreground_ratio: mask.ratio(),
         crop: rounded(place.crop),
-        bounds: rounded(bounds),
-        mask: MaskJson {
-            png: STANDARD.encode(mask_png(&mask, place)?),
-            rle: Rle { size: [place.height, place.width], counts: place.rle(&mask) },
-        },
+        bounds: boxes.first().map(|b| b.bounds),
+        boxes,
+        mask: forms(&mask, place, how.masks)?,
     })
+}
+
+/// `None` for an empty mask.
+fn part(map: Map<'_>, component: &Mask, place: &Placement) -> Option<Part> {
+    let bounds = rounded(place.rect(component.bounds()?, component));
+    let inside = map.values().iter().zip(component.cells()).filter(|(_, cell)| **cell);
+    let sum: f64 = inside.map(|(v, _)| f64::from(*v)).sum();
+    Some(Part { bounds, ratio: component.ratio(), mean: sum / component.count() as f64 })
+}
+
+fn forms(mask: &Mask, place: &Placement, masks: Masks) -> Result<Option<MaskJson>, RenderError> {
+    if masks == Masks::NONE {
+        return Ok(None);
+    }
+    let rle = || Rle { size: [place.height, place.width], counts: place.rle(mask) };
+    let rounded = |p: Vec<f64>| p.into_iter().map(hundredth).collect();
+    let polygons = || polygons(mask, place).into_iter().map(rounded).collect();
+    Ok(Some(MaskJson {
+        png: masks.png.then(|| mask_png(mask, place)).transpose()?.map(|png| STANDARD.encode(png)),
+        rle: masks.rle.then(rle),
+        polygons: masks.polygons.then(polygons),
+    }))
 }
 
 /// How a PNG answer is drawn.
@@ -111,6 +217,8 @@ pub(crate) struct Drawing {
     pub(crate) opacity: f32,
     /// Longest side of heat map and overlay in pixels.
     pub(crate) max_side: u32,
+    /// The mask's threshold, in standard deviations from the mean.
+    pub(crate) deviations: f64,
 }
 
 /// The PNG of a view. `picture` gives the original's pixels; only the overlay asks for them.
@@ -122,7 +230,8 @@ pub(crate) fn draw<E: From<RenderError>>(
 ) -> Result<Vec<u8>, E> {
     let map = map(encoded).map_err(RenderError::from)?;
     if how.view == View::Mask {
-        let mask = saliency::foreground(map).map_err(RenderError::from)?;
+        let threshold = saliency::threshold_at(map, how.deviations);
+        let mask = saliency::foreground_above(map, threshold).map_err(RenderError::from)?;
         return Ok(mask_png(&mask, place)?);
     }
     let (width, height) = fit(place.width, place.height, how.max_side);
@@ -151,7 +260,7 @@ fn fit(width: u32, height: u32, max_side: u32) -> (u32, u32) {
     (scale(width), scale(height))
 }
 
-fn mask_png(mask: &saliency::Mask, place: &Placement) -> Result<Vec<u8>, RenderError> {
+fn mask_png(mask: &Mask, place: &Placement) -> Result<Vec<u8>, RenderError> {
     let (size, data) = ((place.width, place.height), place.bits(mask));
     write_png(size, png::ColorType::Grayscale, png::BitDepth::One, &data)
 }
@@ -195,14 +304,21 @@ mod tests {
 
     #[test]
     fn boxes_and_masks_are_in_the_pictures_pixels() {
-        let found = describe(&encoded(), &place()).unwrap();
+        let all = Masks { polygons: true, ..Masks::default() };
+        let how = How { masks: all, ..How::default() };
+        let found = describe(&encoded(), &place(), how).unwrap();
         assert_eq!(found.foreground_ratio, 0.5);
-        assert_eq!(found.bounds, Box { x: 4.0, y: 0.0, width: 2.0, height: 4.0 });
+        let right = Box { x: 4.0, y: 0.0, width: 2.0, height: 4.0 };
+        assert_eq!(found.bounds, Some(right));
+        assert_eq!(found.boxes, [Part { bounds: right, ratio: 0.5, mean: 9.0 }]);
         assert_eq!(found.crop, Box { x: 2.0, y: 0.0, width: 4.0, height: 4.0 });
-        assert_eq!(found.mask.rle.size, [4, 8]);
-        let png = STANDARD.decode(&found.mask.png).unwrap();
+        let mask = found.mask.unwrap();
+        let (rle, polygons) = (mask.rle.unwrap(), mask.polygons.unwrap());
+        assert_eq!(rle.size, [4, 8]);
+        assert_eq!(polygons, [[4.0, 0.0, 6.0, 0.0, 6.0, 4.0, 4.0, 4.0]]);
+        let png = STANDARD.decode(mask.png.unwrap()).unwrap();
         let mask = decode(&png, &Limits::default()).unwrap().image;
-        let runs = saliency::rle::decode(&found.mask.rle.counts, 4, 8).unwrap();
+        let runs = saliency::rle::decode(&rle.counts, 4, 8).unwrap();
         for y in 0..4 {
             for x in 0..8 {
                 let white = mask.data[(y * 8 + x) * 3] == 255;
@@ -212,8 +328,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_threshold_moves_the_foreground() {
+        // Mean 4.75, deviation 4.26.
+        let at = |deviations| describe(&encoded(), &place(), How { deviations, ..How::default() }).unwrap();
+        let ratios = [-2.0, -1.0, -0.6, 0.9, 3.0].map(|d| at(d).foreground_ratio);
+        assert_eq!(ratios, [1.0, 0.75, 0.5, 0.5, 0.0]);
+        let none = at(3.0);
+        assert_eq!((none.bounds, none.boxes.len(), none.deviations), (None, 0, 3.0));
+        assert_eq!(at(-0.6).threshold, saliency::threshold(map(&encoded()).unwrap()));
+    }
+
+    #[test]
+    fn forms_of_the_mask_are_chosen() {
+        let all = Masks { png: true, rle: true, polygons: true };
+        assert_eq!("rle,polygons,png".parse(), Ok(all));
+        assert_eq!("polygons".parse(), Ok(Masks { polygons: true, ..Masks::NONE }));
+        assert_eq!("none".parse(), Ok(Masks::NONE));
+        for wrong in ["", "png,none", "PNG", "png,"] {
+            assert!(wrong.parse::<Masks>().is_err(), "{wrong}");
+        }
+        let how = How { masks: Masks::NONE, ..How::default() };
+        assert_eq!(describe(&encoded(), &place(), how).unwrap().mask, None);
+    }
+
     fn drawn(view: View, max_side: u32) -> Rgb {
-        let how = Drawing { view, opacity: 0.5, max_side };
+        let how = Drawing { view, opacity: 0.5, max_side, deviations: saliency::DEVIATIONS };
         let photo = || Ok::<_, RenderError>(Rgb::filled(8, 4, [100; 3]));
         let png = draw(&encoded(), &place(), how, photo).unwrap();
         decode(&png, &Limits::default()).unwrap().image
@@ -237,6 +377,6 @@ mod tests {
     #[test]
     fn a_map_that_is_none_is_an_error() {
         let nan = Encoded { saliency: vec![f32::NAN; 4], ..encoded() };
-        assert!(matches!(describe(&nan, &place()), Err(RenderError::Saliency(_))));
+        assert!(matches!(describe(&nan, &place(), How::default()), Err(RenderError::Saliency(_))));
     }
 }

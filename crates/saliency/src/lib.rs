@@ -21,7 +21,7 @@ mod render;
 pub mod rle;
 
 pub use map::{Map, normalise, upsample};
-pub use mask::{CellBox, Mask, foreground, threshold};
+pub use mask::{CellBox, DEVIATIONS, Mask, foreground, foreground_above, threshold, threshold_at};
 pub use place::{Placement, Rect};
 pub use render::{colour, heat, overlay};
 

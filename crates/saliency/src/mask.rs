@@ -2,9 +2,9 @@
 
 use crate::{Error, Map, Rect, check_len};
 
-/// The published SCDA rule: a cell is foreground when it reaches the mean less this many standard deviations
-/// (arXiv 2309.12757).
-const DEVIATIONS: f64 = 0.6;
+/// The published SCDA rule: a cell is foreground when it reaches this many standard deviations from the mean, that
+/// is 0.6 below it (arXiv 2309.12757).
+pub const DEVIATIONS: f64 = -0.6;
 
 /// A binary grid, row-major `(height, width)`; `true` is foreground.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,13 +42,23 @@ impl CellBox {
 
 /// `mean - 0.6 * std` of the map (population deviation): cells at or above it are foreground.
 pub fn threshold(map: Map<'_>) -> f64 {
-    let (mean, std) = map.mean_std();
-    mean - DEVIATIONS * std
+    threshold_at(map, DEVIATIONS)
 }
 
-/// The foreground of a map. Never empty (the maximum is at least the mean); all of a constant map.
+/// The value `deviations` population standard deviations from the mean of the map; negative ones lie below it.
+pub fn threshold_at(map: Map<'_>, deviations: f64) -> f64 {
+    let (mean, std) = map.mean_std();
+    mean + deviations * std
+}
+
+/// The foreground of a map by the published rule. Never empty (the maximum is at least the mean); all of a constant
+/// map.
 pub fn foreground(map: Map<'_>) -> Result<Mask, Error> {
-    let threshold = threshold(map);
+    foreground_above(map, threshold(map))
+}
+
+/// The cells of a map at or above `threshold`; there may be none.
+pub fn foreground_above(map: Map<'_>, threshold: f64) -> Result<Mask, Error> {
     let cells = map.values().iter().map(|&v| f64::from(v) >= threshold).collect();
     Mask::new(map.height(), map.width(), cells)
 }
@@ -93,21 +103,52 @@ impl Mask {
     /// The largest 4-connected component alone; of equals the one whose first cell (row-major) comes first. An
     /// empty mask stays empty.
     pub fn largest_component(&self) -> Mask {
-        let mut seen = vec![false; self.cells.len()];
         let mut best = Vec::new();
+        self.each_component(|component| {
+            if component.len() > best.len() {
+                best = component;
+            }
+        });
+        self.only(&best)
+    }
+
+    /// The 4-connected components, the largest first; equals in the order of their first cells (row-major).
+    pub fn components(&self) -> Vec<Mask> {
+        let mut found = Vec::new();
+        self.each_component(|component| found.push(component));
+        found.sort_by_key(|component| std::cmp::Reverse(component.len()));
+        found.iter().map(|component| self.only(component)).collect()
+    }
+
+    /// Indices of every component, in the order of their first cells.
+    fn each_component(&self, mut give: impl FnMut(Vec<usize>)) {
+        let mut seen = vec![false; self.cells.len()];
         for start in 0..self.cells.len() {
             if self.cells[start] && !seen[start] {
-                let component = self.component(start, &mut seen);
-                if component.len() > best.len() {
-                    best = component;
-                }
+                give(self.component(start, &mut seen));
             }
         }
+    }
+
+    /// A mask of this size with these cells alone.
+    fn only(&self, indices: &[usize]) -> Mask {
         let mut cells = vec![false; self.cells.len()];
-        for index in best {
+        for &index in indices {
             cells[index] = true;
         }
         Mask { height: self.height, width: self.width, cells }
+    }
+
+    /// The mask left of `column` and the rest of it, each of the whole size.
+    pub(crate) fn cut(&self, column: usize) -> [Mask; 2] {
+        [true, false].map(|left| {
+            let keep = |(i, &cell): (usize, &bool)| cell && (i % self.width < column) == left;
+            Mask {
+                height: self.height,
+                width: self.width,
+                cells: self.cells.iter().enumerate().map(keep).collect(),
+            }
+        })
     }
 
     /// Indices of the component of `start`, by an explicit stack: a mask may have millions of cells.
@@ -160,6 +201,27 @@ mod tests {
         let map = Map::new(2, 2, &values).unwrap();
         assert!((threshold(map) - (4.0 - 0.6 * 5f64.sqrt())).abs() < 1e-12);
         assert_eq!(foreground(map).unwrap().cells(), [false, true, true, true]);
+    }
+
+    #[test]
+    fn other_thresholds() {
+        let values = [1.0, 3.0, 5.0, 7.0];
+        let map = Map::new(2, 2, &values).unwrap();
+        assert_eq!(threshold_at(map, DEVIATIONS), threshold(map));
+        assert_eq!(threshold_at(map, 0.0), 4.0);
+        assert_eq!(foreground_above(map, 5.0).unwrap().cells(), [false, false, true, true]);
+        let none = foreground_above(map, threshold_at(map, 3.0)).unwrap();
+        assert_eq!((none.count(), none.components().len(), none.bounds()), (0, 0, None));
+        let flat = Map::new(1, 3, &[2.5; 3]).unwrap();
+        assert_eq!(foreground_above(flat, threshold_at(flat, 3.0)).unwrap().count(), 3, "no deviation");
+    }
+
+    #[test]
+    fn components_come_largest_first() {
+        let found = mask(&["#.##", "#...", "..##"]).components();
+        let bounds: Vec<_> = found.iter().map(|c| c.bounds().unwrap()).map(|b| (b.left, b.top)).collect();
+        assert_eq!(bounds, [(0, 0), (2, 0), (2, 2)], "of equals the first");
+        assert_eq!(mask(&["#.", "##"]).components().len(), 1);
     }
 
     #[test]
@@ -240,6 +302,13 @@ mod tests {
             let largest = m.largest_component();
             prop_assert_eq!(largest.count(), naive_largest(&m));
             prop_assert!(largest.cells().iter().zip(m.cells()).all(|(&l, &c)| c || !l));
+            let all = m.components();
+            prop_assert_eq!(all.first().map_or(0, Mask::count), largest.count());
+            prop_assert!(all.windows(2).all(|two| two[0].count() >= two[1].count()), "largest first");
+            let together: Vec<bool> = (0..h * w).map(|i| all.iter().any(|c| c.cells()[i])).collect();
+            prop_assert_eq!(&together[..], m.cells());
+            prop_assert_eq!(all.iter().map(Mask::count).sum::<usize>(), m.count(), "no cell is in two");
+            prop_assert!(all.iter().all(|c| &c.largest_component() == c), "each is connected");
             if let Some(b) = largest.bounds() {
                 prop_assert!(b.left + b.width <= w && b.top + b.height <= h);
                 prop_assert!(b.width * b.height >= largest.count());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::Mask;
+use crate::{Mask, Placement};
 
 /// A closed outline; the last point joins the first. Points are corners of cells, `(x, y)`, so a mask of one cell
 /// has the corners (0, 0), (1, 0), (1, 1), (0, 1).
@@ -43,6 +43,50 @@ pub fn rings(mask: &Mask) -> Vec<Ring> {
         };
         found.push(follow(&mut edges, start, first));
     }
+    found
+}
+
+/// The mask of a grid as COCO's `segmentation`: one `[x1, y1, x2, y2, ..]` for each polygon, in pixels of the picture
+/// that the grid lies in, largest first, cut at the picture's edges.
+///
+/// A COCO polygon has no holes, so a part with holes is cut along the left edge of each hole into pieces without: the
+/// pieces do not overlap, share edges, and together they are the mask.
+pub fn polygons(grid: &Mask, place: &Placement) -> Vec<Vec<f64>> {
+    let point = |&(x, y): &Corner| {
+        let (x, y) = (x as f64 / grid.width() as f64, y as f64 / grid.height() as f64);
+        let x = (place.crop.left + x * place.crop.width).clamp(0.0, f64::from(place.width));
+        let y = (place.crop.top + y * place.crop.height).clamp(0.0, f64::from(place.height));
+        (x, y)
+    };
+    let outline = |ring: Ring| {
+        let mut points: Vec<(f64, f64)> = ring.points.iter().map(point).collect();
+        points.dedup();
+        points
+    };
+    let inside = |points: &Vec<(f64, f64)>| area(points) > 0.0;
+    let flat = |points: Vec<(f64, f64)>| points.into_iter().flat_map(|(x, y)| [x, y]).collect();
+    pieces(grid).into_iter().map(outline).filter(inside).map(flat).collect()
+}
+
+fn area(points: &[(f64, f64)]) -> f64 {
+    let next = points.iter().cycle().skip(1);
+    points.iter().zip(next).map(|(a, b)| a.0 * b.1 - b.0 * a.1).sum::<f64>() / 2.0
+}
+
+/// Outlines without holes of parts that make up the mask, largest first.
+fn pieces(mask: &Mask) -> Vec<Ring> {
+    let mut waiting = mask.components();
+    let mut found = Vec::new();
+    while let Some(part) = waiting.pop() {
+        let outlines = rings(&part);
+        let hole = outlines.iter().find(|r| r.is_hole());
+        // Cut there, the hole lies open to the left: every round has one hole less.
+        match hole.and_then(|h| h.points.iter().map(|p| p.0).min()) {
+            Some(column) => waiting.extend(part.cut(column).iter().flat_map(Mask::components)),
+            None => found.extend(outlines),
+        }
+    }
+    found.sort_by_key(|r| (std::cmp::Reverse(r.double_area()), r.points.first().copied()));
     found
 }
 
@@ -117,6 +161,7 @@ fn take(edges: &mut BTreeMap<Corner, Vec<Direction>>, at: Corner, direction: Dir
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Rect;
     use proptest::prelude::*;
 
     fn mask(rows: &[&str]) -> Mask {
@@ -161,7 +206,75 @@ mod tests {
         out
     }
 
+    #[test]
+    fn polygons_are_in_the_pictures_pixels() {
+        let place = Placement::whole(20, 10);
+        assert_eq!(polygons(&mask(&["#.", ".."]), &place), [[0.0, 0.0, 10.0, 0.0, 10.0, 5.0, 0.0, 5.0]]);
+        assert!(polygons(&mask(&["..", ".."]), &place).is_empty());
+        let two = polygons(&mask(&["#...", "..##"]), &place);
+        assert_eq!(two.iter().map(|p| p[0]).collect::<Vec<_>>(), [10.0, 0.0], "largest first");
+        let crop = Rect { left: -10.0, top: 0.0, width: 20.0, height: 10.0 };
+        let padded = Placement { width: 10, height: 10, crop };
+        assert!(polygons(&mask(&["#."]), &padded).is_empty(), "outside the picture");
+    }
+
+    #[test]
+    fn a_hole_is_cut_open() {
+        let ring = mask(&["###", "#.#", "###"]);
+        let found = pieces(&ring);
+        assert!(found.len() > 1 && found.iter().all(|r| !r.is_hole()), "{found:?}");
+        assert_eq!(fill(&found, 3, 3), ring.cells());
+    }
+
+    /// Whether a point is in the polygon: crossings of a ray to the left, by arithmetic on its flat list.
+    fn covers(polygon: &[f64], (x, y): (f64, f64)) -> bool {
+        let n = polygon.len() / 2;
+        let edge = |i: usize| {
+            let j = (i + 1) % n;
+            (polygon[2 * i], polygon[2 * i + 1], polygon[2 * j], polygon[2 * j + 1])
+        };
+        let crosses = |(ax, ay, bx, by): (f64, f64, f64, f64)| {
+            (ay > y) != (by > y) && ax + (y - ay) / (by - ay) * (bx - ax) < x
+        };
+        (0..n).map(edge).filter(|e| crosses(*e)).count() % 2 == 1
+    }
+
     proptest! {
+        #[test]
+        fn polygons_rasterise_back_to_the_mask(
+            h in 1usize..8, w in 1usize..8, bits in any::<u64>(), size in (1u32..50, 1u32..50),
+            fraction in 0.2f64..1.0, shift in 0.0f64..1.0,
+        ) {
+            let m = Mask::new(h, w, (0..h * w).map(|i| bits >> i & 1 == 1).collect()).unwrap();
+            let (pw, ph) = (f64::from(size.0), f64::from(size.1));
+            let (cw, ch) = (pw * fraction, ph * fraction);
+            let crop = Rect { left: (pw - cw) * shift, top: (ph - ch) * shift, width: cw, height: ch };
+            let place = Placement { width: size.0, height: size.1, crop };
+            let found = polygons(&m, &place);
+            // In how many polygons a point is.
+            let within = |x: f64, y: f64| found.iter().filter(|p| covers(p, (x, y))).count();
+            for (i, &cell) in m.cells().iter().enumerate() {
+                let x = crop.left + (i % w) as f64 * cw / w as f64 + cw / w as f64 / 2.0;
+                let y = crop.top + (i / w) as f64 * ch / h as f64 + ch / h as f64 / 2.0;
+                prop_assert_eq!(within(x, y), usize::from(cell), "cell {} of {}x{}", i, w, h);
+            }
+            let pixels = place.mask(&m).unwrap();
+            for y in 0..size.1 {
+                for x in 0..size.0 {
+                    let (cx, cy) = (f64::from(x) + 0.5, f64::from(y) + 0.5);
+                    // On an edge between cells rounding decides.
+                    let near = |c: f64, start: f64, length: f64, cells: usize| {
+                        let p = (c - start) / length * cells as f64;
+                        (p - p.round()).abs() < 1e-6
+                    };
+                    if !near(cx, crop.left, cw, w) && !near(cy, crop.top, ch, h) {
+                        let expected = usize::from(pixels.get(y as usize, x as usize));
+                        prop_assert_eq!(within(cx, cy), expected, "pixel {},{}", x, y);
+                    }
+                }
+            }
+        }
+
         #[test]
         fn rings_fill_back_to_the_mask(h in 1usize..8, w in 1usize..8, bits in any::<u64>()) {
             let m = Mask::new(h, w, (0..h * w).map(|i| bits >> i & 1 == 1).collect()).unwrap();

@@ -11,7 +11,7 @@ use occlude_preprocess::decode;
 use serde::{Deserialize, Serialize};
 
 use super::body::uploads;
-use super::negotiate::{Media, media, query, within};
+use super::negotiate::{Media, format, query, within};
 use super::search::{Neighbour, neighbours};
 use super::surround::RequestId;
 use crate::admission::Admitted;
@@ -20,13 +20,17 @@ use crate::gallery::Gallery;
 use crate::geometry::placement;
 use crate::metrics::Stage;
 use crate::model::{Model, ModelInfo};
+use crate::npy;
 use crate::picture::{Answer, decode_limits, encode_all};
-use crate::render::{self, Drawing, RenderError, Saliency, View};
+use crate::pool::Pool;
+use crate::render::{self, Drawing, How, Masks, RenderError, Saliency, View};
 use crate::state::AppState;
 
 /// Longest side of a drawn picture, unless asked otherwise, and the most that can be asked.
 const SIDE: (u32, u32) = (1024, 4096);
 const OPACITY: f32 = 0.6;
+/// Bounds of the threshold in standard deviations from the mean; no grid of a model's goes beyond.
+const DEVIATIONS: (f64, f64) = (-100.0, 100.0);
 /// Most neighbours of one picture.
 pub(super) const MAX_K: usize = 1000;
 
@@ -35,10 +39,26 @@ const NOTES: HeaderName = HeaderName::from_static("x-occlude-notes");
 /// What an answer holds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Parts {
-    pub(super) embedding: bool,
-    pub(super) saliency: bool,
+    pub(super) embedding: Option<Pool>,
+    pub(super) saliency: Option<How>,
     /// So many neighbours from the gallery.
     pub(super) neighbours: Option<usize>,
+}
+
+impl Parts {
+    /// The threshold of the foreground, in standard deviations from the mean.
+    fn deviations(&self) -> f64 {
+        self.saliency.unwrap_or_default().deviations
+    }
+}
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form {
+    Json,
+    /// One array of the embeddings (n, D), or of the saliency (n, h, w).
+    Npy,
+    Png(Drawing),
 }
 
 /// The JSON answer of every route that takes pictures.
@@ -82,6 +102,8 @@ struct Item {
 #[serde(deny_unknown_fields)]
 struct EmbedQuery {
     model: Option<String>,
+    pool: Option<Pool>,
+    format: Option<Media>,
 }
 
 #[derive(Deserialize)]
@@ -91,15 +113,30 @@ struct SaliencyQuery {
     view: Option<View>,
     opacity: Option<f32>,
     max_side: Option<u32>,
+    threshold: Option<f64>,
+    mask: Option<String>,
+    pool: Option<Pool>,
     k: Option<usize>,
+    format: Option<Media>,
 }
 
 impl SaliencyQuery {
+    fn deviations(&self) -> Result<f64, ApiError> {
+        within("threshold", self.threshold.unwrap_or(How::default().deviations), DEVIATIONS)
+    }
+
+    fn how(&self) -> Result<How, ApiError> {
+        let masks = self.mask.as_deref().map(str::parse::<Masks>).transpose();
+        let masks = masks.map_err(|message| ApiError::new(Kind::BadRequest, message))?.unwrap_or_default();
+        Ok(How { deviations: self.deviations()?, masks })
+    }
+
     fn drawing(&self) -> Result<Drawing, ApiError> {
         Ok(Drawing {
             view: self.view.unwrap_or_default(),
             opacity: within("opacity", self.opacity.unwrap_or(OPACITY), (0.0, 1.0))?,
             max_side: within("max_side", self.max_side.unwrap_or(SIDE.0), (1, SIDE.1))?,
+            deviations: self.deviations()?,
         })
     }
 }
@@ -111,10 +148,11 @@ pub(super) async fn embed(
 ) -> Response {
     let run = async {
         let asked: EmbedQuery = query(request.uri())?;
-        media(request.headers(), &[Media::Json])?;
-        let parts = Parts { embedding: true, ..Parts::default() };
+        let media = format(asked.format, request.headers(), &[Media::Json, Media::Npy])?;
+        let form = if media == Media::Npy { Form::Npy } else { Form::Json };
+        let parts = Parts { embedding: Some(asked.pool.unwrap_or_default()), ..Parts::default() };
         let model = state.model(asked.model.as_deref())?;
-        answer(&Call { state: &state, model, id: id.0, parts }, request, None).await
+        answer(&Call { state: &state, model, id: id.0, parts }, request, form).await
     };
     in_time(&state, run).await
 }
@@ -124,8 +162,18 @@ pub(super) async fn saliency(
     id: Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let parts = Parts { saliency: true, ..Parts::default() };
-    in_time(&state, with_views(&state, id.0, request, parts)).await
+    let run = async {
+        let asked: SaliencyQuery = query(request.uri())?;
+        for (name, given) in [("k", asked.k.is_some()), ("pool", asked.pool.is_some())] {
+            if given {
+                let message = format!("`{name}` is no parameter of /v1/saliency");
+                return Err(ApiError::new(Kind::BadRequest, message).hint("/v1/analyze takes it"));
+            }
+        }
+        let parts = Parts { saliency: Some(asked.how()?), ..Parts::default() };
+        with_views(&state, id.0, request, (&asked, parts), &[Media::Json, Media::Png, Media::Npy]).await
+    };
+    in_time(&state, run).await
 }
 
 pub(super) async fn analyze(
@@ -133,8 +181,16 @@ pub(super) async fn analyze(
     id: Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let parts = Parts { embedding: true, saliency: true, neighbours: None };
-    in_time(&state, with_views(&state, id.0, request, parts)).await
+    let run = async {
+        let asked: SaliencyQuery = query(request.uri())?;
+        let parts = Parts {
+            embedding: Some(asked.pool.unwrap_or_default()),
+            saliency: Some(asked.how()?),
+            neighbours: asked.k.map(|k| within("k", k, (1, MAX_K))).transpose()?,
+        };
+        with_views(&state, id.0, request, (&asked, parts), &[Media::Json, Media::Png]).await
+    };
+    in_time(&state, run).await
 }
 
 /// 504 when the answer takes longer than `--timeout`.
@@ -154,19 +210,17 @@ async fn with_views(
     state: &AppState,
     id: RequestId,
     request: Request,
-    mut parts: Parts,
+    (asked, parts): (&SaliencyQuery, Parts),
+    offered: &[Media],
 ) -> Result<Response, ApiError> {
-    let asked: SaliencyQuery = query(request.uri())?;
     let drawing = asked.drawing()?;
-    if let Some(k) = asked.k {
-        if !parts.embedding {
-            return Err(ApiError::new(Kind::BadRequest, "`k` is a parameter of /v1/analyze and /v1/search"));
-        }
-        parts.neighbours = Some(within("k", k, (1, MAX_K))?);
-    }
-    let png = media(request.headers(), &[Media::Json, Media::Png])? == Media::Png;
+    let form = match format(asked.format, request.headers(), offered)? {
+        Media::Json => Form::Json,
+        Media::Npy => Form::Npy,
+        Media::Png => Form::Png(drawing),
+    };
     let model = state.model(asked.model.as_deref())?;
-    answer(&Call { state, model, id, parts }, request, png.then_some(drawing)).await
+    answer(&Call { state, model, id, parts }, request, form).await
 }
 
 /// One request for what a model says about pictures.
@@ -178,13 +232,10 @@ pub(super) struct Call<'a> {
     pub(super) parts: Parts,
 }
 
-/// Takes the request in, encodes its pictures and answers: as a PNG where there is a drawing, else as JSON.
-pub(super) async fn answer(
-    call: &Call<'_>,
-    request: Request,
-    drawing: Option<Drawing>,
-) -> Result<Response, ApiError> {
+/// Takes the request in, encodes its pictures and answers.
+pub(super) async fn answer(call: &Call<'_>, request: Request, form: Form) -> Result<Response, ApiError> {
     let Call { state, model, parts, .. } = call;
+    parts.embedding.unwrap_or_default().check(&model.info)?;
     let (head, body) = request.into_parts();
     // Held until the answer is made; dropped with this future when the client leaves.
     let mut admitted = Admitted::new(state)?;
@@ -192,9 +243,10 @@ pub(super) async fn answer(
     let uploads = uploads(state, &mut admitted, &head.headers, body).await?;
     let answers = encode_all(state, model, &mut admitted, uploads).await?;
     let start = Instant::now();
-    let mut response = match drawing {
-        Some(drawing) => picture(call, answers, drawing).await?,
-        None => json(call, answers, gallery).await?,
+    let mut response = match form {
+        Form::Json => json(call, answers, gallery).await?,
+        Form::Npy => array(&answers, *parts)?,
+        Form::Png(drawing) => picture(call, answers, drawing).await?,
     };
     response.extensions_mut().insert(ModelName::from(&model.info));
     state.metrics().observe(Stage::Render, start.elapsed());
@@ -212,7 +264,7 @@ async fn json(
         let item = |answer| item(&shared.info, gallery.as_deref(), answer, parts);
         answers.into_iter().map(item).collect::<Result<Vec<_>, _>>()
     };
-    let heavy = parts.saliency || parts.neighbours.is_some();
+    let heavy = parts.saliency.is_some() || parts.neighbours.is_some();
     let results = if heavy { state.on_pool(Stage::Render, all).await?? } else { all()? };
     let answers = Answers { request_id: id.0.clone(), model: ModelName::from(&model.info), results };
     Ok(Json(answers).into_response())
@@ -220,13 +272,8 @@ async fn json(
 
 fn item(info: &ModelInfo, gallery: Option<&Gallery>, answer: Answer, parts: Parts) -> Result<Item, ApiError> {
     let Answer { upload, facts, encoded } = answer;
-    let saliency = match parts.saliency {
-        true => {
-            let place = placement(&info.contract, facts.width, facts.height);
-            Some(render::describe(&encoded, &place)?)
-        }
-        false => None,
-    };
+    let place = placement(&info.contract, facts.width, facts.height);
+    let saliency = parts.saliency.map(|how| render::describe(&encoded, &place, how)).transpose()?;
     let near = |(g, k)| neighbours(g, &encoded.embedding, k);
     let neighbours = gallery.zip(parts.neighbours).map(near);
     Ok(Item {
@@ -235,7 +282,7 @@ fn item(info: &ModelInfo, gallery: Option<&Gallery>, answer: Answer, parts: Part
         height: facts.height,
         format: facts.format,
         notes: facts.notes,
-        embedding: parts.embedding.then_some(encoded.embedding),
+        embedding: parts.embedding.map(|pool| pool.embedding(&encoded, parts.deviations())),
         saliency,
         neighbours,
     })
@@ -245,6 +292,28 @@ impl From<RenderError> for ApiError {
     fn from(error: RenderError) -> Self {
         ApiError::new(Kind::Internal, error.to_string())
     }
+}
+
+/// One array of all pictures: of the embeddings where they were asked for, else of the saliency.
+fn array(answers: &[Answer], parts: Parts) -> Result<Response, ApiError> {
+    let deviations = parts.deviations();
+    let (row, rows): (Vec<usize>, Vec<Vec<f32>>) = match parts.embedding {
+        Some(pool) => {
+            let rows: Vec<_> = answers.iter().map(|a| pool.embedding(&a.encoded, deviations)).collect();
+            (vec![rows.first().map_or(0, Vec::len)], rows)
+        }
+        None => {
+            let grid = answers.first().map_or((0, 0), |a| a.encoded.grid);
+            (vec![grid.0, grid.1], answers.iter().map(|a| a.encoded.saliency.clone()).collect())
+        }
+    };
+    let length: usize = row.iter().product();
+    if rows.iter().any(|r| r.len() != length) {
+        return Err(ApiError::new(Kind::Internal, "the rows of the array have different lengths"));
+    }
+    let shape: Vec<usize> = std::iter::once(rows.len()).chain(row).collect();
+    let file = npy::float32(&shape, rows.concat().into_iter());
+    Ok(([(header::CONTENT_TYPE, Media::Npy.name())], file).into_response())
 }
 
 async fn picture(call: &Call<'_>, mut answers: Vec<Answer>, drawing: Drawing) -> Result<Response, ApiError> {

@@ -2,24 +2,56 @@
 
 use axum::extract::Query;
 use axum::http::{HeaderMap, Uri, header};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{ApiError, Kind};
 
-/// What an answer can be written as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What an answer can be written as; also the values of `?format=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Media {
     Json,
+    Npy,
     Png,
 }
 
 impl Media {
-    fn matches(self, range: &str) -> bool {
+    pub(super) fn name(self) -> &'static str {
         match self {
-            Media::Json => matches!(range, "*/*" | "application/*" | "application/json"),
-            Media::Png => matches!(range, "image/*" | "image/png"),
+            Media::Json => "application/json",
+            Media::Npy => "application/x-npy",
+            Media::Png => "image/png",
         }
     }
+
+    fn matches(self, range: &str) -> bool {
+        range == self.name()
+            || match self {
+                Media::Json => matches!(range, "*/*" | "application/*"),
+                Media::Npy => false,
+                Media::Png => range == "image/*",
+            }
+    }
+}
+
+/// `?format=` where it is given, else what `Accept` says.
+pub(super) fn format(
+    asked: Option<Media>,
+    headers: &HeaderMap,
+    offered: &[Media],
+) -> Result<Media, ApiError> {
+    match asked {
+        Some(media) if offered.contains(&media) => Ok(media),
+        Some(media) => Err(unacceptable(media.name(), offered)),
+        None => self::media(headers, offered),
+    }
+}
+
+fn unacceptable(asked: &str, offered: &[Media]) -> ApiError {
+    let names: Vec<_> = offered.iter().map(|m| format!("`{}`", m.name())).collect();
+    ApiError::new(Kind::NotAcceptable, format!("cannot answer as `{asked}`"))
+        .hint(format!("accept {}", names.join(" or ")))
 }
 
 /// The first of `offered` that the best range of `Accept` takes; JSON without the header.
@@ -34,15 +66,7 @@ pub(super) fn media(headers: &HeaderMap, offered: &[Media]) -> Result<Media, Api
     // Stable: of equal weights the first named wins.
     ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
     let found = ranges.iter().find_map(|(range, _)| offered.iter().find(|m| m.matches(range)));
-    found.copied().ok_or_else(|| {
-        let types = if offered.contains(&Media::Png) {
-            "`application/json` or `image/png`"
-        } else {
-            "`application/json`"
-        };
-        ApiError::new(Kind::NotAcceptable, format!("cannot answer as `{accept}`"))
-            .hint(format!("accept {types}"))
-    })
+    found.copied().ok_or_else(|| unacceptable(&accept, offered))
 }
 
 fn range(part: &str) -> (&str, f32) {
@@ -96,6 +120,18 @@ mod tests {
         let mut png = HeaderMap::new();
         png.insert(header::ACCEPT, HeaderValue::from_static("image/png"));
         assert_eq!(media(&png, &[Media::Json]).unwrap_err().kind, Kind::NotAcceptable);
+    }
+
+    #[test]
+    fn the_query_comes_before_the_header() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/x-npy"));
+        let all = [Media::Json, Media::Npy];
+        assert_eq!(format(None, &headers, &all).unwrap(), Media::Npy);
+        assert_eq!(format(Some(Media::Json), &headers, &all).unwrap(), Media::Json);
+        let refused = format(Some(Media::Png), &headers, &all).unwrap_err();
+        assert_eq!(refused.kind, Kind::NotAcceptable);
+        assert_eq!(refused.hint.as_deref(), Some("accept `application/json` or `application/x-npy`"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::images::{Call, MAX_K, Parts, answer, in_time};
+use super::images::{Call, Form, MAX_K, Parts, answer, in_time};
 use super::negotiate::{Media, media, query, within};
 use super::surround::RequestId;
 use crate::admission::Admitted;
@@ -56,7 +56,7 @@ pub(super) async fn search(
         media(request.headers(), &[Media::Json])?;
         let parts = Parts { neighbours: Some(k), ..Parts::default() };
         let model = state.model(asked.model.as_deref())?;
-        answer(&Call { state: &state, model, id: id.0, parts }, request, None).await
+        answer(&Call { state: &state, model, id: id.0, parts }, request, Form::Json).await
     };
     in_time(&state, run).await
 }

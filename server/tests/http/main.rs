@@ -6,6 +6,7 @@ mod common;
 mod docs;
 mod kserve;
 mod models;
+mod native;
 mod network;
 mod onnx;
 mod openai;
