@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use occlude_preprocess::DecodeError;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Kinds of failure; the code of each is part of the API (docs/server.md lists them all).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -196,20 +197,25 @@ pub(crate) enum Shape {
     Flat,
 }
 
-#[derive(Serialize)]
-struct FlatBody<'a> {
+/// An error of the inference protocol.
+#[derive(Serialize, ToSchema)]
+#[schema(as = InferenceError)]
+pub(crate) struct FlatBody<'a> {
     error: &'a str,
     code: &'static str,
     hint: Option<&'a str>,
     request_id: &'a str,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// An error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(crate) struct Body<'a> {
     error: Detail<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ErrorDetail)]
 struct Detail<'a> {
     code: &'static str,
     message: &'a str,

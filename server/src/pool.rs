@@ -1,13 +1,14 @@
 //! Which part of the feature map the embedding is pooled from.
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::batch::Encoded;
 use crate::error::{ApiError, Kind};
 use crate::model::ModelInfo;
 
 /// What `?pool=` asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Pool {
     /// The whole picture: the model's own output.

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::BodyExt;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
@@ -146,14 +147,20 @@ async fn multipart(bytes: Bytes, boundary: String, limit: usize) -> Result<Vec<U
     Ok(found)
 }
 
-#[derive(Deserialize)]
+/// Pictures as JSON: either one or several.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Pictures)]
 #[serde(deny_unknown_fields)]
-struct Json {
+pub(super) struct Json {
+    #[schema(nullable = false)]
     image: Option<Item>,
+    #[schema(nullable = false, min_items = 1)]
     images: Option<Vec<Item>>,
 }
 
-#[derive(Deserialize)]
+/// The base64 of a picture's file or a data URL, with a name or without.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Picture)]
 #[serde(untagged, expecting = "a picture is a string or {\"name\": .., \"data\": ..}")]
 enum Item {
     Plain(String),

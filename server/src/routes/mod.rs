@@ -1,10 +1,13 @@
 //! The router: one file for each family of routes, and what surrounds them all.
 
 mod body;
+mod docs;
+mod errors;
 mod images;
 mod kserve;
 mod negotiate;
 mod openai;
+mod openapi;
 mod ops;
 mod page;
 mod search;
@@ -29,6 +32,10 @@ use crate::state::AppState;
 pub fn app(state: AppState) -> Router {
     Router::new()
         .route("/", get(page::index))
+        .route("/docs", get(docs::redirect))
+        .route("/docs/", get(docs::index))
+        .route("/docs/{*file}", get(docs::file))
+        .route("/openapi.json", get(docs::openapi))
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(ops::metrics))
@@ -39,7 +46,7 @@ pub fn app(state: AppState) -> Router {
         .route("/v1/gallery/{id}/thumbnail", get(search::thumbnail))
         .route("/v1/embeddings", post(openai::embeddings))
         .route("/v1/models", get(openai::models))
-        .route("/v1/models/{id}", get(openai::model))
+        .route("/v1/models/{model}", get(openai::model))
         .route("/v2", get(kserve::server))
         .route("/v2/health/live", get(kserve::live))
         .route("/v2/health/ready", get(kserve::ready))

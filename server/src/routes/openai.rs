@@ -11,8 +11,10 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::body::{encoded, too_many, whole};
+use super::errors;
 use super::images::{ModelName, in_time};
 use super::negotiate::{Media, media};
 use super::ops::ModelJson;
@@ -26,7 +28,7 @@ use crate::state::AppState;
 const HINT: &str = "send {\"model\": \"<name>\", \"input\": \"<base64 or data URL>\"} or a list as `input`";
 
 /// The body of `POST /v1/embeddings`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct EmbeddingsRequest {
     /// One picture or several, each the base64 of a JPEG, PNG or WebP file, or a data URL.
@@ -45,7 +47,7 @@ struct EmbeddingsRequest {
     user: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(
     untagged,
     expecting = "`input` is a picture in base64 or a list of them; text and tokens are not taken"
@@ -55,7 +57,7 @@ enum Input {
     Many(Vec<String>),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum EncodingFormat {
     /// A list of numbers.
@@ -66,7 +68,7 @@ enum EncodingFormat {
 }
 
 /// OpenAI's list of embeddings.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct EmbeddingsAnswer {
     object: &'static str,
     /// In the order of `input`.
@@ -75,14 +77,14 @@ struct EmbeddingsAnswer {
     usage: Usage,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Embedding {
     object: &'static str,
     index: usize,
     embedding: Numbers,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 enum Numbers {
     Float(Vec<f32>),
@@ -90,21 +92,21 @@ enum Numbers {
 }
 
 /// A picture counts as one token.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Usage {
     prompt_tokens: usize,
     total_tokens: usize,
 }
 
 /// OpenAI's list of models.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ModelList {
     object: &'static str,
     data: Vec<ModelCard>,
 }
 
 /// OpenAI's fields of a model, then ours.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ModelCard {
     id: String,
     object: &'static str,
@@ -130,22 +132,39 @@ impl From<&Model> for ModelCard {
     }
 }
 
+/// The models that are served
+#[utoipa::path(get, path = "/v1/models", tag = "openai", responses(
+    (status = 200, body = ModelList),
+    errors::Plain
+))]
 pub(super) async fn models(State(state): State<AppState>) -> Response {
     let data = state.models().iter().map(|m| ModelCard::from(&**m)).collect();
     Json(ModelList { object: "list", data }).into_response()
 }
 
+/// One model
+#[utoipa::path(get, path = "/v1/models/{model}", tag = "openai",
+    params(("model" = String, Path, description = "Name of a model")),
+    responses((status = 200, body = ModelCard), errors::OneModel)
+)]
 pub(super) async fn model(
     State(state): State<AppState>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let Path(id) = id.map_err(|e| ApiError::new(Kind::BadRequest, e.body_text().to_lowercase()))?;
+    let Path(id) = id.map_err(errors::path)?;
     let model = state.model(Some(&id))?;
     let mut response = Json(ModelCard::from(&*model)).into_response();
     response.extensions_mut().insert(ModelName::from(&model.info));
     Ok(response)
 }
 
+/// Embeddings for OpenAI's clients
+///
+/// Pictures where OpenAI has text; a picture counts as one token.
+#[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = EmbeddingsRequest, responses(
+    (status = 200, body = EmbeddingsAnswer),
+    errors::Pictures
+))]
 pub(super) async fn embeddings(State(state): State<AppState>, request: Request) -> Response {
     in_time(&state, embed(&state, request)).await
 }

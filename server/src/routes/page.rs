@@ -9,6 +9,10 @@ const PAGE: &str = include_str!("../page/index.html");
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
     img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// The page to try pictures on
+#[utoipa::path(get, path = "/", tag = "server", responses(
+    (status = 200, body = String, content_type = "text/html"),
+))]
 pub(super) async fn index() -> Response {
     let headers = [(header::CONTENT_SECURITY_POLICY, POLICY), (header::CACHE_CONTROL, "no-cache")];
     (headers, Html(PAGE)).into_response()

@@ -60,8 +60,18 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
 }
 
 /// Routes that need no key: what tells an orchestrator whether the server lives, and documents without secrets.
-const OPEN: [&str; 8] =
-    ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready"];
+pub(super) const OPEN: [&str; 10] = [
+    "/",
+    "/docs",
+    "/docs/",
+    "/docs/{*file}",
+    "/openapi.json",
+    "/healthz",
+    "/readyz",
+    "/v2",
+    "/v2/health/live",
+    "/v2/health/ready",
+];
 
 /// The name of the request's key where keys are asked for.
 fn authorise(state: &AppState, route: &str, headers: &HeaderMap) -> Result<Option<String>, ApiError> {

@@ -10,4 +10,5 @@ mod native;
 mod network;
 mod onnx;
 mod openai;
+mod openapi;
 mod sockets;

@@ -12,9 +12,11 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use self::wire::{Made, Pictures, Rules};
+use self::wire::{InferAnswer, InferRequest, Made, Pictures, Rules};
 use super::body::whole;
+use super::errors;
 use super::images::{ModelName, in_time};
 use crate::admission::Admitted;
 use crate::batch::Encoded;
@@ -31,33 +33,33 @@ const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-cont
 const VERSION: &str = "1";
 
 /// The server, in the protocol's words.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ServerMetadata {
     name: &'static str,
     version: &'static str,
     extensions: [&'static str; 1],
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Live {
     live: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ServerReady {
     ready: bool,
     /// What the server is at: `loading model`, `indexing gallery`, `ready` or `draining`.
     status: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ModelReady {
     name: String,
     ready: bool,
 }
 
 /// A model, in the protocol's words.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ModelMetadata {
     name: String,
     versions: [&'static str; 1],
@@ -68,7 +70,7 @@ struct ModelMetadata {
     parameters: ModelParameters,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct TensorMetadata {
     name: &'static str,
     datatype: &'static str,
@@ -77,23 +79,31 @@ struct TensorMetadata {
 }
 
 /// What the protocol has no field for.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ModelParameters {
     fingerprint: String,
     encoder: String,
     provider: String,
 }
 
+/// The server's name and extensions
+#[utoipa::path(get, path = "/v2", tag = "inference", responses((status = 200, body = ServerMetadata)))]
 pub(super) async fn server() -> Response {
     let (name, version) = ("occlude-serve", env!("CARGO_PKG_VERSION"));
     Json(ServerMetadata { name, version, extensions: ["binary_tensor_data"] }).into_response()
 }
 
+/// Whether the process answers
+#[utoipa::path(get, path = "/v2/health/live", tag = "inference", responses((status = 200, body = Live)))]
 pub(super) async fn live() -> Response {
     Json(Live { live: true }).into_response()
 }
 
 /// 200 when every route can answer, else 503, with the same body.
+#[utoipa::path(get, path = "/v2/health/ready", tag = "inference", responses(
+    (status = 200, body = ServerReady, description = "Every route can answer"),
+    (status = 503, body = ServerReady, description = "Something is loading, or the server shuts down"),
+))]
 pub(super) async fn ready(State(state): State<AppState>) -> Response {
     let phase = state.phase();
     let ready = phase == Phase::Ready;
@@ -101,11 +111,21 @@ pub(super) async fn ready(State(state): State<AppState>) -> Response {
     (status, Json(ServerReady { ready, status: phase.name() })).into_response()
 }
 
+/// Inputs and outputs of a model
+#[utoipa::path(get, path = "/v2/models/{model}", tag = "inference",
+    params(("model" = String, Path, description = "Name of a model")),
+    responses((status = 200, body = ModelMetadata), errors::InferenceModel)
+)]
 pub(super) async fn model(State(state): State<AppState>, at: Place) -> Result<Response, ApiError> {
     let model = at.model(&state)?;
     Ok(named(Json(metadata(&model.info)), &model.info))
 }
 
+/// Whether a model answers
+#[utoipa::path(get, path = "/v2/models/{model}/ready", tag = "inference",
+    params(("model" = String, Path, description = "Name of a model")),
+    responses((status = 200, body = ModelReady), errors::InferenceModel)
+)]
 pub(super) async fn model_ready(State(state): State<AppState>, at: Place) -> Result<Response, ApiError> {
     let model = at.model(&state)?;
     if state.draining() {
@@ -114,6 +134,17 @@ pub(super) async fn model_ready(State(state): State<AppState>, at: Place) -> Res
     Ok(named(Json(ModelReady { name: model.info.name.clone(), ready: true }), &model.info))
 }
 
+/// Embeddings and saliency as tensors
+///
+/// One input: `files` (BYTES), `images` (UINT8), or for float models `pixel_values` (FP32). With the header
+/// `Inference-Header-Content-Length` the body is so many bytes of JSON, then the tensors in binary.
+#[utoipa::path(post, path = "/v2/models/{model}/infer", tag = "inference",
+    params(("model" = String, Path, description = "Name of a model")),
+    request_body = InferRequest<'_>,
+    responses((status = 200, content(
+        (InferAnswer<'_> = "application/json"), (Vec<u8> = "application/octet-stream")
+    )), errors::Inference)
+)]
 pub(super) async fn infer(State(state): State<AppState>, at: Place, request: Request) -> Response {
     in_time(&state, run(&state, at, request)).await
 }
@@ -134,8 +165,7 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Place {
 
 impl Place {
     fn model(self, state: &AppState) -> Result<Arc<Model>, ApiError> {
-        let Path(segments) =
-            self.0.map_err(|e| ApiError::new(Kind::BadRequest, e.body_text().to_lowercase()))?;
+        let Path(segments) = self.0.map_err(errors::path)?;
         let find = |key: &str| segments.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         let model = state.model(find("model"))?;
         match find("version").filter(|v| *v != VERSION) {

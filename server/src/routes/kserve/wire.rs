@@ -4,6 +4,7 @@ use bytes::Bytes;
 use occlude_preprocess::Rgb;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::tensor::{Element, files, from_json};
 use crate::batch::Encoded;
@@ -21,8 +22,8 @@ pub(super) const SALIENCY: &str = "saliency";
 const HINT: &str = "GET /v2/models/NAME shows the inputs and outputs; docs/server.md has examples";
 
 /// The JSON of a request; parameters that are not known are ignored, as the protocol has it.
-#[derive(Deserialize)]
-struct InferRequest<'a> {
+#[derive(Deserialize, ToSchema)]
+pub(super) struct InferRequest<'a> {
     /// Comes back in the answer.
     #[serde(default)]
     id: Option<String>,
@@ -35,25 +36,27 @@ struct InferRequest<'a> {
     outputs: Option<Vec<OutputRequest>>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 struct RequestParameters {
     /// Whether outputs are binary that do not say.
     #[serde(default)]
     binary_data_output: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct InputTensor<'a> {
     name: String,
     datatype: String,
     shape: Vec<u64>,
     #[serde(default)]
     parameters: InputParameters,
+    /// Elements row-major, in lists of any depth; without it they follow the JSON in binary.
     #[serde(default, borrow)]
+    #[schema(value_type = Option<Vec<serde_json::Value>>)]
     data: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 struct InputParameters {
     /// Bytes of this tensor behind the JSON.
     #[serde(default)]
@@ -65,14 +68,14 @@ struct InputParameters {
     shared_memory_region: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct OutputRequest {
     name: String,
     #[serde(default)]
     parameters: OutputParameters,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 struct OutputParameters {
     #[serde(default)]
     binary_data: Option<bool>,
@@ -264,8 +267,8 @@ fn crops(input: &InputTensor<'_>, data: Data<'_>, rules: Rules) -> Result<Vec<Rg
 }
 
 /// The JSON of an answer.
-#[derive(Serialize)]
-struct InferAnswer<'a> {
+#[derive(Serialize, ToSchema)]
+pub(super) struct InferAnswer<'a> {
     model_name: &'a str,
     model_version: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -273,7 +276,7 @@ struct InferAnswer<'a> {
     outputs: Vec<OutputTensor>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct OutputTensor {
     name: &'static str,
     datatype: &'static str,
@@ -285,7 +288,7 @@ struct OutputTensor {
     data: Option<Vec<f32>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct BinarySize {
     binary_data_size: usize,
 }
