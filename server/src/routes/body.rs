@@ -152,9 +152,8 @@ async fn multipart(bytes: Bytes, boundary: String, limit: usize) -> Result<Vec<U
 #[schema(as = Pictures)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Json {
-    #[schema(nullable = false)]
     image: Option<Item>,
-    #[schema(nullable = false, min_items = 1)]
+    #[schema(min_items = 1)]
     images: Option<Vec<Item>>,
 }
 

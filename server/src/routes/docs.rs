@@ -28,13 +28,13 @@ pub(super) async fn openapi(State(state): State<AppState>) -> Response {
 }
 
 /// The way to the page of this document
-#[utoipa::path(get, path = "/docs", tag = "server", responses((status = 308, description = "To `docs/`")))]
+#[utoipa::path(get, path = "/docs", operation_id = "docs", tag = "server", responses((status = 308, description = "To `docs/`")))]
 pub(super) async fn redirect() -> Redirect {
     Redirect::permanent("docs/")
 }
 
 /// The page of this document
-#[utoipa::path(get, path = "/docs/", tag = "server", responses(
+#[utoipa::path(get, path = "/docs/", operation_id = "docs_page", tag = "server", responses(
     (status = 200, body = String, content_type = "text/html"),
 ))]
 pub(super) async fn index() -> Result<Response, ApiError> {

@@ -133,7 +133,7 @@ impl From<&Model> for ModelCard {
 }
 
 /// The models that are served
-#[utoipa::path(get, path = "/v1/models", tag = "openai", responses(
+#[utoipa::path(get, path = "/v1/models", operation_id = "list_models", tag = "openai", responses(
     (status = 200, body = ModelList),
     errors::Plain
 ))]
@@ -143,7 +143,7 @@ pub(super) async fn models(State(state): State<AppState>) -> Response {
 }
 
 /// One model
-#[utoipa::path(get, path = "/v1/models/{model}", tag = "openai",
+#[utoipa::path(get, path = "/v1/models/{model}", operation_id = "get_model", tag = "openai",
     params(("model" = String, Path, description = "Name of a model")),
     responses((status = 200, body = ModelCard), errors::OneModel)
 )]

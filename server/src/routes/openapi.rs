@@ -10,7 +10,7 @@ use super::{body, docs, errors, images, kserve, openai, ops, page, search};
 use crate::error::{Body, FlatBody, Kind, Shape};
 
 /// A picture of four pixels, for the examples: base64 of a PNG.
-const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFElEQVR4nGO4IyLDAMQMEApIAAAoTgQZ3h5SzwAAAABJRU5ErkJggg==";
+const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mM4IScnd0KOJYxh1SoGBgAc0gO3A0xgeAAAAABJRU5ErkJggg==";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -211,6 +211,11 @@ fn add_components(components: &mut Map<String, Value>) {
         }
     }
     if let Some(pictures) = schemas.pointer_mut(&format!("/{}", body::Json::name())) {
-        set(pictures, "oneOf", json!([{"required": ["image"]}, {"required": ["images"]}]));
+        let nothing = json!({"type": "null"});
+        let either = json!([
+            {"required": ["image"], "properties": {"image": {"not": nothing}, "images": nothing}},
+            {"required": ["images"], "properties": {"images": {"not": nothing}, "image": nothing}},
+        ]);
+        set(pictures, "oneOf", either);
     }
 }

@@ -13,7 +13,9 @@ use crate::gallery::Gallery;
 use crate::model::ModelInfo;
 use crate::state::{AppState, Phase};
 
-/// The process runs and answers; nothing about the model.
+/// Whether the process answers
+///
+/// Nothing about the model.
 #[utoipa::path(get, path = "/healthz", tag = "server", responses(
     (status = 200, body = String, content_type = "text/plain", description = "The process answers"),
 ))]
@@ -73,6 +75,8 @@ impl From<&ModelInfo> for ModelJson {
     }
 }
 
+/// What the server can do at present
+///
 /// 200 when every route can answer, else 503, with the same body.
 #[utoipa::path(get, path = "/readyz", tag = "server", responses(
     (status = 200, body = Ready, description = "Every route can answer"),

@@ -10,7 +10,7 @@ const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 
     img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The page to try pictures on
-#[utoipa::path(get, path = "/", tag = "server", responses(
+#[utoipa::path(get, path = "/", operation_id = "page", tag = "server", responses(
     (status = 200, body = String, content_type = "text/html"),
 ))]
 pub(super) async fn index() -> Response {

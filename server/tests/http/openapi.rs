@@ -131,9 +131,8 @@ async fn the_page_of_the_document_needs_nothing_from_elsewhere() {
 fn requests_made_from_the_document_find_nothing() {
     let dir = tempfile::tempdir().unwrap();
     pictures(&dir.path().join("gallery"));
-    let key = create_key("alice", &dir.path().join("keys")).unwrap();
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let server = Running::start(&["--gallery", &path("gallery"), "--api-keys", &path("keys")]);
+    // Without keys: where the document names some, they are what is varied most, and little gets past 401.
+    let server = Running::start(&["--gallery", dir.path().join("gallery").to_str().unwrap()]);
     server.wait_for("ready");
     let url = format!("http://{}/openapi.json", server.address);
     let check = "import json, sys, urllib.request; from openapi_spec_validator import validate; \
@@ -142,14 +141,7 @@ fn requests_made_from_the_document_find_nothing() {
     std::fs::write(dir.path().join("schemathesis.toml"), include_str!("schemathesis.toml")).unwrap();
     let output =
         Command::new(std::env::var("OCCLUDE_PYTHON").expect("`OCCLUDE_PYTHON`: run `cargo xtask setup`"))
-            .args([
-                "-m",
-                "schemathesis.cli",
-                "run",
-                &url,
-                "--header",
-                &format!("Authorization: Bearer {key}"),
-            ])
+            .args(["-m", "schemathesis.cli", "run", &url])
             .args(["--max-examples", "12", "--seed", "1", "--no-color", "--suppress-health-check", "all"])
             .current_dir(dir.path())
             .output()

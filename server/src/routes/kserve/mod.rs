@@ -87,20 +87,22 @@ struct ModelParameters {
 }
 
 /// The server's name and extensions
-#[utoipa::path(get, path = "/v2", tag = "inference", responses((status = 200, body = ServerMetadata)))]
+#[utoipa::path(get, path = "/v2", operation_id = "server_metadata", tag = "inference", responses((status = 200, body = ServerMetadata)))]
 pub(super) async fn server() -> Response {
     let (name, version) = ("occlude-serve", env!("CARGO_PKG_VERSION"));
     Json(ServerMetadata { name, version, extensions: ["binary_tensor_data"] }).into_response()
 }
 
 /// Whether the process answers
-#[utoipa::path(get, path = "/v2/health/live", tag = "inference", responses((status = 200, body = Live)))]
+#[utoipa::path(get, path = "/v2/health/live", operation_id = "server_live", tag = "inference", responses((status = 200, body = Live)))]
 pub(super) async fn live() -> Response {
     Json(Live { live: true }).into_response()
 }
 
-/// 200 when every route can answer, else 503, with the same body.
-#[utoipa::path(get, path = "/v2/health/ready", tag = "inference", responses(
+/// Whether every route can answer
+///
+/// 200 or 503, with the same body.
+#[utoipa::path(get, path = "/v2/health/ready", operation_id = "server_ready", tag = "inference", responses(
     (status = 200, body = ServerReady, description = "Every route can answer"),
     (status = 503, body = ServerReady, description = "Something is loading, or the server shuts down"),
 ))]
@@ -112,7 +114,7 @@ pub(super) async fn ready(State(state): State<AppState>) -> Response {
 }
 
 /// Inputs and outputs of a model
-#[utoipa::path(get, path = "/v2/models/{model}", tag = "inference",
+#[utoipa::path(get, path = "/v2/models/{model}", operation_id = "model_metadata", tag = "inference",
     params(("model" = String, Path, description = "Name of a model")),
     responses((status = 200, body = ModelMetadata), errors::InferenceModel)
 )]
