@@ -43,7 +43,7 @@ pub(super) async fn index() -> Result<Response, ApiError> {
 
 /// Scripts and styles of the page.
 pub(super) async fn file(path: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
-    let Path(path) = path.map_err(errors::path)?;
+    let Path(path) = path.map_err(|e| errors::path(&e))?;
     asset(&path)
 }
 

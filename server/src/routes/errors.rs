@@ -13,7 +13,7 @@ use utoipa::{IntoResponses, ToSchema};
 use crate::error::{ApiError, Body, FlatBody, Kind, Shape};
 
 /// The segment of a path that cannot be read.
-pub(super) fn path(error: PathRejection) -> ApiError {
+pub(super) fn path(error: &PathRejection) -> ApiError {
     ApiError::new(Kind::BadRequest, error.body_text().to_lowercase())
 }
 

@@ -151,7 +151,7 @@ pub(super) async fn model(
     State(state): State<AppState>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let Path(id) = id.map_err(errors::path)?;
+    let Path(id) = id.map_err(|e| errors::path(&e))?;
     let model = state.model(Some(&id))?;
     let mut response = Json(ModelCard::from(&*model)).into_response();
     response.extensions_mut().insert(ModelName::from(&model.info));

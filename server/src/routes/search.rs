@@ -82,7 +82,7 @@ pub(super) async fn thumbnail(
     State(state): State<AppState>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let Path(id) = id.map_err(errors::path)?;
+    let Path(id) = id.map_err(|e| errors::path(&e))?;
     Ok(in_time(&state, jpeg(&state, &id)).await)
 }
 

@@ -138,8 +138,8 @@ pub(super) async fn model_ready(State(state): State<AppState>, at: Place) -> Res
 
 /// Embeddings and saliency as tensors
 ///
-/// One input: `files` (BYTES), `images` (UINT8), or for float models `pixel_values` (FP32). With the header
-/// `Inference-Header-Content-Length` the body is so many bytes of JSON, then the tensors in binary.
+/// One input: `files` (BYTES) or `images` (UINT8). With the header `Inference-Header-Content-Length` the body is so
+/// many bytes of JSON, then the tensor in binary.
 #[utoipa::path(post, path = "/v2/models/{model}/infer", tag = "inference",
     params(("model" = String, Path, description = "Name of a model")),
     request_body = InferRequest<'_>,
@@ -167,7 +167,7 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Place {
 
 impl Place {
     fn model(self, state: &AppState) -> Result<Arc<Model>, ApiError> {
-        let Path(segments) = self.0.map_err(errors::path)?;
+        let Path(segments) = self.0.map_err(|e| errors::path(&e))?;
         let find = |key: &str| segments.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         let model = state.model(find("model"))?;
         match find("version").filter(|v| *v != VERSION) {
@@ -189,18 +189,14 @@ fn named(answer: impl IntoResponse, info: &ModelInfo) -> Response {
 fn metadata(info: &ModelInfo) -> ModelMetadata {
     let side = i64::from(info.contract.crop);
     let tensor = |name, datatype, shape: &[i64]| TensorMetadata { name, datatype, shape: shape.to_vec() };
-    let mut inputs = vec![
-        tensor(wire::FILES, "BYTES", &[-1]),
-        tensor(InputKind::Uint8.input(), "UINT8", &[-1, side, side, 3]),
-    ];
-    if info.input == InputKind::Float {
-        inputs.push(tensor(InputKind::Float.input(), "FP32", &[-1, 3, side, side]));
-    }
     ModelMetadata {
         name: info.name.clone(),
         versions: [VERSION],
         platform: "onnxruntime_onnx",
-        inputs,
+        inputs: vec![
+            tensor(wire::FILES, "BYTES", &[-1]),
+            tensor(InputKind::Uint8.input(), "UINT8", &[-1, side, side, 3]),
+        ],
         outputs: vec![
             tensor(wire::EMBEDDING, "FP32", &[-1, i64::try_from(info.dim).unwrap_or(-1)]),
             tensor(wire::SALIENCY, "FP32", &[-1, -1, -1]),
@@ -220,11 +216,7 @@ async fn run(state: &AppState, at: Place, request: Request) -> Result<Response, 
     let json = header_length(&head.headers)?;
     let mut admitted = Admitted::new(state)?;
     let bytes = whole(state, &mut admitted, &head.headers, body).await?;
-    let rules = Rules {
-        max_images: state.limits().max_images,
-        crop: model.info.contract.crop,
-        float: model.info.input == InputKind::Float,
-    };
+    let rules = Rules { max_images: state.limits().max_images, crop: model.info.contract.crop };
     let (asked, pictures) = state.on_pool(Stage::Read, move || wire::parse(&bytes, json, rules)).await??;
     let encoded = encode(state, &model, &mut admitted, pictures).await?;
     let info = Arc::clone(&model);

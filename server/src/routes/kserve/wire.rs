@@ -92,8 +92,6 @@ pub(super) struct Rules {
     pub(super) max_images: usize,
     /// Side of a raw picture.
     pub(super) crop: u32,
-    /// Whether the model takes normalised floats.
-    pub(super) float: bool,
 }
 
 /// What a request sends.
@@ -176,8 +174,7 @@ fn pictures(input: &InputTensor<'_>, rest: Bytes, rules: Rules) -> Result<Pictur
     if input.name == InputKind::Uint8.input() {
         return crops(input, data, rules).map(Pictures::Crops);
     }
-    let known = if rules.float { "`files`, `images` or `pixel_values`" } else { "`files` or `images`" };
-    Err(invalid(format!("there is no input `{}`: expected {known}", input.name)))
+    Err(invalid(format!("there is no input `{}`: expected `files` or `images`", input.name)))
 }
 
 fn data<'a>(input: &InputTensor<'a>, rest: Bytes) -> Result<Data<'a>, ApiError> {
@@ -234,10 +231,10 @@ fn whole_files(input: &InputTensor<'_>, data: Data<'_>, rules: Rules) -> Result<
         }
     };
     let bytes = match data {
-        Data::Json(json) => decoded(from_json::<String>(FILES, json, count)?)?,
+        Data::Json(json) => decoded(&from_json::<String>(FILES, json, count)?)?,
         Data::Binary(data) if base64 => {
             let text = |b: &Bytes| String::from_utf8_lossy(b).into_owned();
-            decoded(files(FILES, data, count)?.iter().map(text).collect())?
+            decoded(&files(FILES, data, count)?.iter().map(text).collect::<Vec<_>>())?
         }
         Data::Binary(data) => files(FILES, data, count)?,
     };
@@ -245,7 +242,7 @@ fn whole_files(input: &InputTensor<'_>, data: Data<'_>, rules: Rules) -> Result<
     Ok(bytes.into_iter().enumerate().map(upload).collect())
 }
 
-fn decoded(texts: Vec<String>) -> Result<Vec<Bytes>, ApiError> {
+fn decoded(texts: &[String]) -> Result<Vec<Bytes>, ApiError> {
     texts.iter().enumerate().map(|(i, text)| encoded(i, text)).collect()
 }
 
@@ -349,7 +346,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const RULES: Rules = Rules { max_images: 2, crop: 1, float: false };
+    const RULES: Rules = Rules { max_images: 2, crop: 1 };
 
     fn read(json: &str, binary: &[u8]) -> Result<(Asked, Pictures), String> {
         let bytes = [json.as_bytes(), binary].concat().into();
@@ -437,7 +434,7 @@ mod tests {
         assert!(asked(classes).unwrap_err().contains("not offered"));
         let row = Encoded { embedding: vec![1.0, 2.0], saliency: vec![3.0; 6], grid: (2, 3) };
         assert_eq!(gather(SALIENCY, &[row.clone(), row.clone()]).unwrap().0, [2, 2, 3]);
-        assert_eq!(gather(EMBEDDING, &[row.clone()]).unwrap(), (vec![1, 2], vec![1.0, 2.0]));
+        assert_eq!(gather(EMBEDDING, std::slice::from_ref(&row)).unwrap(), (vec![1, 2], vec![1.0, 2.0]));
         let odd = Encoded { grid: (3, 2), ..row.clone() };
         assert_eq!(gather(SALIENCY, &[row, odd]).unwrap_err().kind, Kind::Internal);
     }
