@@ -43,7 +43,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
                 tracing::info!("SIGHUP: reading models and keys again");
                 loader.reload();
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: finishing what was accepted"),

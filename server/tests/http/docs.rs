@@ -41,6 +41,9 @@ fn every_command_works() {
         }
     }
     assert!(commands >= 14, "{commands}");
+    for array in ["embedding.npy", "embeddings.npy", "saliency.npy"] {
+        assert!(std::fs::read(dir.path().join(array)).unwrap().starts_with(b"\x93NUMPY"), "{array}");
+    }
     for drawn in ["overlay.png", "heat.png", "mask.png", "thumbnail.jpg"] {
         image::open(dir.path().join(drawn)).unwrap();
     }

@@ -2,6 +2,7 @@
 
 mod api;
 mod binary;
+mod browser;
 mod common;
 mod docs;
 mod kserve;
@@ -11,4 +12,5 @@ mod network;
 mod onnx;
 mod openai;
 mod openapi;
+mod page;
 mod sockets;

@@ -1,0 +1,372 @@
+//! The page in a headless browser: what a person does with it, with a mouse, a keyboard or a phone.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::binary::{Running, pictures};
+use crate::browser::Browser;
+use crate::common::*;
+
+/// A name that a careless command would break at.
+const PHOTO: &str = "my photo's.png";
+
+struct Scene {
+    dir: tempfile::TempDir,
+    server: Running,
+    browser: Browser,
+}
+
+impl Scene {
+    /// `None` where there is no browser.
+    fn start(test: &str, flags: &[&str]) -> Option<Self> {
+        let browser = Browser::start(test)?;
+        let dir = tempfile::tempdir().unwrap();
+        pictures(&dir.path().join("gallery"));
+        std::fs::write(dir.path().join(PHOTO), png_of(420, 280, &disks(420, 280))).unwrap();
+        std::fs::write(dir.path().join("other.png"), png_of(120, 200, &ramp(120, 200))).unwrap();
+        std::fs::write(dir.path().join("notes.txt"), "not a picture at all").unwrap();
+        let gallery = dir.path().join("gallery");
+        let all: Vec<&str> =
+            ["--gallery", gallery.to_str().unwrap()].into_iter().chain(flags.iter().copied()).collect();
+        let server = Running::start(&all);
+        server.wait_for("ready");
+        let scene = Self { dir, server, browser };
+        scene.browser.open(&scene.url());
+        scene.browser.until("server.gallery");
+        Some(scene)
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.server.address)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn choose(&self, names: &[&str]) {
+        let files: Vec<_> = names.iter().map(|n| self.path(n)).collect();
+        self.browser.choose("#file", &files);
+        self.answered();
+    }
+
+    /// Waits for the answer about the picture on show.
+    fn answered(&self) {
+        self.browser.until("shown && shown.bitmap && $('busy').hidden && map");
+    }
+
+    /// Moves the threshold as a person does, and waits for the server.
+    fn threshold(&self, deviations: f64) {
+        let set =
+            format!("$('threshold').value = {deviations}; $('threshold').dispatchEvent(new Event('input'))");
+        self.browser.eval(&set);
+        self.browser.eval("$('threshold').dispatchEvent(new Event('change')); true");
+        self.answered();
+    }
+
+    /// Runs a command where the pictures are.
+    fn run(&self, program: &str, flag: &str, text: &str, key: &str) -> Output {
+        let mut command = Command::new(program);
+        command.args([flag, text]).current_dir(self.dir.path()).env("OCCLUDE_KEY", key);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{text}: {}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+
+    fn curl(&self, key: &str) -> Output {
+        self.run("sh", "-euc", &self.browser.text("$('curl').textContent"), key)
+    }
+
+    fn python(&self, key: &str) -> Output {
+        let python = std::env::var("OCCLUDE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        self.run(&python, "-c", &self.browser.text("$('python').textContent"), key)
+    }
+}
+
+/// Two bright disks on a dark ramp.
+fn disks(width: u32, height: u32) -> Vec<u8> {
+    let inside = |x: u32, y: u32, cx: i64, cy: i64, r: i64| {
+        let (dx, dy) = (i64::from(x) - cx, i64::from(y) - cy);
+        dx * dx + dy * dy < r * r
+    };
+    let pixel = |i: u32| {
+        let (x, y) = (i % width, i / width);
+        if inside(x, y, 150, 110, 60) {
+            [235, 170, 60]
+        } else if inside(x, y, 300, 200, 40) {
+            [90, 200, 220]
+        } else {
+            [(x * 70 / width) as u8 + 20, 40, (y * 60 / height) as u8 + 30]
+        }
+    };
+    (0..width * height).flat_map(pixel).collect()
+}
+
+fn wait_for_file(path: &Path) -> Vec<u8> {
+    for _ in 0..600 {
+        if path.exists() {
+            return std::fs::read(path).unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{} was never saved", path.display());
+}
+
+#[test]
+fn looks_at_pictures_and_prints_what_it_did() {
+    let Some(scene) = Scene::start("looks_at_pictures_and_prints_what_it_did", &[]) else { return };
+    let browser = &scene.browser;
+    browser.screenshot("empty");
+    scene.choose(&[PHOTO, "other.png"]);
+    assert_eq!(browser.eval("[pictures.length, shown.name, $('strip').hidden]"), json!([2, PHOTO, false]));
+    browser.screenshot("light");
+
+    // The overlay follows the opacity.
+    let canvas = || browser.text("$('canvas').toDataURL()");
+    let before = canvas();
+    browser.eval("$('opacity').value = 20; $('opacity').dispatchEvent(new Event('input'))");
+    assert_ne!(before, canvas());
+    browser.eval("document.querySelector('[value=mask]').click()");
+    browser.screenshot("mask");
+
+    // The neighbours, and the way to one of them.
+    browser.until("$('found').children.length === server.gallery.images");
+    browser.until("[...document.querySelectorAll('#found img')].every((i) => i.complete && i.naturalWidth)");
+    assert!(browser.text("$('said').textContent").contains("nearest pictures"), "said aloud");
+
+    // The page computes what the server says, at every threshold.
+    for deviations in [-0.6, -1.5, 0.3, 1.1, 3.9] {
+        scene.threshold(deviations);
+        assert_eq!(browser.eval("shown.answer.saliency.deviations"), deviations);
+        let told = "shown.answer.saliency.foreground_ratio === foreground().filter(Boolean).length / map.values.length";
+        assert_eq!(browser.eval(told), true, "at {deviations}");
+        let boxes = "parts(foreground()).length === shown.answer.saliency.boxes.length";
+        assert_eq!(browser.eval(boxes), true, "at {deviations}");
+    }
+    scene.threshold(0.3);
+
+    // The commands are the request that was made.
+    let answer = browser.eval("shown.answer");
+    let told: Value = serde_json::from_slice(&scene.curl("").stdout).unwrap();
+    assert_eq!(told["results"][0]["saliency"], answer["saliency"]);
+    assert_eq!(told["results"][0]["neighbours"], answer["neighbours"]);
+    assert!(browser.text("$('curl').textContent").contains("threshold=0.3"));
+    let printed = String::from_utf8(scene.python("").stdout).unwrap();
+    assert!(printed.contains("'foreground_ratio'") && printed.contains("'neighbours'"), "{printed}");
+
+    // Saved files are what the printed commands write.
+    let saved = scene.path("saved");
+    std::fs::create_dir(&saved).unwrap();
+    browser.save_into(&saved);
+    for (what, name) in [
+        ("mask", "my photo's-mask.png"),
+        ("overlay", "my photo's-overlay.png"),
+        ("embedding", "my photo's.npy"),
+    ] {
+        browser.eval(&format!("document.querySelector('[data-save={what}]').click()"));
+        browser.until(&format!("$('said').textContent === {} + ' is saved'", json!(name)));
+        // Browsers may replace characters of a name.
+        let written = wait_for_file(&saved.join(name));
+        for run in [Scene::curl, Scene::python] {
+            run(&scene, "");
+            assert_eq!(std::fs::read(scene.path(name)).unwrap(), written, "{name}");
+            std::fs::remove_file(scene.path(name)).unwrap();
+        }
+    }
+    browser.until("$('made').options.length > 3");
+
+    // The clipboard holds the command.
+    browser.call("Browser.grantPermissions", &json!({ "permissions": ["clipboardReadWrite"] }));
+    browser.call("Emulation.setFocusEmulationEnabled", &json!({ "enabled": true }));
+    browser.eval("document.querySelector('[data-copy=curl]').click()");
+    browser.until("document.querySelector('[data-copy=curl]').textContent.startsWith('Copied')");
+    assert_eq!(browser.text("await navigator.clipboard.readText()"), browser.text("$('curl').textContent"));
+
+    // A neighbour becomes the picture; the strip leads back.
+    browser.eval("document.querySelector('#found button').click()");
+    browser.until("pictures.length === 3 && shown === pictures[2]");
+    scene.answered();
+    browser.eval("document.querySelector('#strip button').click()");
+    browser.until("shown === pictures[0]");
+    scene.answered();
+
+    // Pictures are pasted and dropped too.
+    for (event, carrier, count) in
+        [("ClipboardEvent('paste'", "clipboardData", 4), ("DragEvent('drop'", "dataTransfer", 5)]
+    {
+        let give = format!(
+            "const d{count} = new DataTransfer(); d{count}.items.add(new File([shown.blob], 'given.png', {{ type: 'image/png' }})); \
+             dispatchEvent(new {event}, {{ {carrier}: d{count}, cancelable: true }}))"
+        );
+        browser.eval(&give);
+        browser.until(&format!("pictures.length === {count} && shown === pictures[{count} - 1]"));
+        scene.answered();
+    }
+    let kept = browser.eval("pictures.filter((p) => p.bitmap).length");
+    assert_eq!(kept, 1, "only the picture on show is kept decoded");
+    browser.assert_clean();
+}
+
+#[test]
+fn is_used_by_keyboard_alone() {
+    let Some(scene) = Scene::start("is_used_by_keyboard_alone", &[]) else { return };
+    let browser = &scene.browser;
+    browser.call("Page.setInterceptFileChooserDialog", &json!({ "enabled": true }));
+    // Presses Tab until the element has the focus, which has to be seen.
+    let tab_to = |wanted: &str| {
+        for _ in 0..40 {
+            browser.press("Tab");
+            let seen = "(() => { const e = document.activeElement, l = e.closest('label'); \
+                        return [e, l].some((x) => x && getComputedStyle(x).outlineStyle !== 'none'); })()";
+            assert_eq!(browser.eval(seen), true, "{}", browser.text("document.activeElement.outerHTML"));
+            if browser.eval(&format!("document.activeElement.matches('{wanted}')")) == true {
+                return;
+            }
+        }
+        panic!("Tab never reaches {wanted}");
+    };
+    tab_to(".skip");
+    tab_to("#pick");
+    browser.press("Enter");
+    let chooser = browser.event("Page.fileChooserOpened");
+    let files = json!({ "backendNodeId": chooser["backendNodeId"], "files": [scene.path(PHOTO)] });
+    browser.call("DOM.setFileInputFiles", &files);
+    scene.answered();
+    tab_to("[name=view]");
+    browser.press("ArrowRight");
+    assert_eq!(browser.eval("document.querySelector('[name=view]:checked').value"), "mask");
+    tab_to("#opacity");
+    browser.press("ArrowLeft");
+    assert_eq!(browser.eval("$('opacity').value"), "59");
+    tab_to("#threshold");
+    let calls = browser.eval("requests.length").as_u64().unwrap();
+    browser.press("ArrowRight");
+    browser.until(&format!("requests.length > {calls}"));
+    scene.answered();
+    assert_eq!(browser.eval("shown.answer.saliency.deviations"), -0.55);
+    tab_to("#reset");
+    tab_to("[data-save=mask]");
+    tab_to("#found button");
+    browser.screenshot("keyboard");
+    browser.press("Enter");
+    browser.until("pictures.length === 2 && shown === pictures[1]");
+    scene.answered();
+    // Everything that can be used has a name.
+    let nameless = "[...document.querySelectorAll('button, input, select, a, #canvas, pre')]\
+        .filter((e) => !(e.textContent.trim() || e.labels?.length || e.ariaLabel || e.title)).map((e) => e.outerHTML)";
+    assert_eq!(browser.eval(nameless), json!([]));
+    browser.assert_clean();
+}
+
+/// WCAG's contrast of an element's text with what lies behind it.
+const CONTRAST: &str = "(selector) => {
+    const light = (c) => { const v = c.match(/[\\d.]+/g).slice(0, 3).map((x) => x / 255)
+        .map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)); return 0.2126 * v[0] + 0.7152 * v[1] + 0.0722 * v[2]; };
+    const element = document.querySelector(selector);
+    let behind = element;
+    while (behind && getComputedStyle(behind).backgroundColor === 'rgba(0, 0, 0, 0)') behind = behind.parentElement;
+    const [a, b] = [light(getComputedStyle(element).color), light(getComputedStyle(behind).backgroundColor)];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}";
+
+#[test]
+fn fits_a_phone_and_the_dark_and_says_what_is_wrong() {
+    let Some(scene) = Scene::start("fits_a_phone_and_the_dark_and_says_what_is_wrong", &[]) else { return };
+    let browser = &scene.browser;
+    scene.choose(&[PHOTO]);
+    for scheme in ["light", "dark"] {
+        browser.scheme(scheme);
+        let dark = browser.eval("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0] < 128");
+        assert_eq!(dark, scheme == "dark");
+        for text in
+            ["body", ".soft", "#pick", "#again", "dt", "pre", "h2", ".seg label:has(:checked)", "footer a"]
+        {
+            let contrast = browser.eval(&format!("({CONTRAST})('{text}')")).as_f64().unwrap();
+            assert!(contrast >= 4.5, "{text} has {contrast:.2} when it is {scheme}");
+        }
+        browser.screenshot(scheme);
+    }
+    browser.size(360, 740, true);
+    let widths = browser.eval("[innerWidth, document.documentElement.scrollWidth]");
+    assert_eq!(widths, json!([360, 360]), "nothing to scroll sideways");
+    browser.until("$('canvas').getBoundingClientRect().right <= 360");
+    browser.screenshot("phone-dark");
+    browser.scheme("light");
+
+    // A text file: the server's own words, hint and id.
+    browser.choose("#file", &[scene.path("notes.txt")]);
+    browser.until("!$('error').hidden && $('busy').hidden");
+    let words = browser.text("$('error').innerText");
+    assert!(words.contains("JPEG, PNG or WebP") && words.contains("Request "), "{words}");
+    assert_eq!(browser.eval("[innerWidth, document.documentElement.scrollWidth]"), json!([360, 360]));
+    browser.screenshot("phone-error");
+    scene.choose(&["other.png"]);
+    assert_eq!(browser.eval("$('error').hidden"), true, "gone with the next picture");
+    browser.screenshot("phone");
+    browser.assert_clean();
+}
+
+#[test]
+fn asks_for_the_key_of_a_locked_server() {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    let key = occlude_serve::create_key("page", keys.path()).unwrap();
+    let flags = ["--api-keys", keys.path().to_str().unwrap()];
+    let Some(scene) = Scene::start("asks_for_the_key_of_a_locked_server", &flags) else { return };
+    let browser = &scene.browser;
+    browser.until("!$('locked').hidden && document.activeElement === $('key')");
+    browser.screenshot("locked");
+    browser.write("ock_wrong");
+    browser.press("Enter");
+    browser.until("!$('error').hidden && !$('locked').hidden");
+    assert!(browser.text("$('error').innerText").contains("API key"));
+    browser.write(&key);
+    browser.press("Enter");
+    browser.until("$('locked').hidden");
+    scene.choose(&[PHOTO]);
+    browser.until("$('found').children.length === server.gallery.images");
+    browser.until("[...document.querySelectorAll('#found img')].every((i) => i.naturalWidth)");
+    let kept = browser.eval("[Object.keys(sessionStorage), localStorage.length, document.cookie]");
+    assert_eq!(kept, json!([["key"], 0, ""]));
+    let page = browser.text("document.documentElement.outerHTML");
+    assert!(!page.contains(&key), "the commands name a variable");
+    let told: Value = serde_json::from_slice(&scene.curl(&key).stdout).unwrap();
+    assert_eq!(told["results"][0]["saliency"], browser.eval("shown.answer.saliency"));
+    assert!(!scene.python(&key).stdout.is_empty());
+    browser.assert_clean();
+}
+
+#[test]
+fn chooses_models_and_collections() {
+    let second = fixture("tiny-uint8.onnx");
+    let flags = ["--model", &format!("bytes={}", second.display())];
+    let Some(scene) = Scene::start("chooses_models_and_collections", &flags) else { return };
+    let browser = &scene.browser;
+    assert_eq!(browser.eval("$('models').hidden"), false);
+    assert_eq!(browser.eval("$('sources').hidden"), true, "this server has no collections");
+    scene.choose(&[PHOTO]);
+    browser.eval("$('which').value = 'bytes'; $('which').dispatchEvent(new Event('change')); true");
+    scene.answered();
+    assert!(browser.text("$('curl').textContent").contains("model=bytes"));
+
+    // Collections as docs/server.md has them, answered in the browser.
+    let stub = "window.sent = []; const real = window.fetch; window.fetch = async (path, options) => {
+        if (path === '/v1/collections') return Response.json({ collections: [{ name: 'dress shop', count: 2, dim: 3 }] });
+        if (!path.startsWith('/v1/collections/')) return real(path, options);
+        sent.push([path, JSON.parse(options.body)]);
+        return Response.json({ hits: [{ id: 'a-1', score: 0.91, payload: { title: 'red dress' } }, { id: 'b', score: 0.2, payload: null }] });
+    }; findCollections()";
+    browser.eval(stub);
+    browser.until("!$('sources').hidden && $('source').options.length === 2");
+    browser.eval("$('source').value = '/dress shop'; $('source').dispatchEvent(new Event('change')); true");
+    browser.until("document.querySelectorAll('.hit').length === 2");
+    let sent = browser.eval("sent[0]");
+    assert!(sent[0].as_str().unwrap().starts_with("/v1/collections/dress%20shop/search"), "{sent}");
+    assert_eq!(sent[1]["limit"], 12);
+    assert!(sent[1]["image"].as_str().unwrap().starts_with("data:"), "{sent}");
+    assert!(browser.text("$('found').innerText").contains("title: red dress"));
+    let curl = browser.text("$('curl').textContent");
+    assert!(curl.contains("/v1/collections/dress%20shop/search") && curl.contains("base64"), "{curl}");
+    browser.screenshot("collection");
+}
