@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use occlude_preprocess::{ContractError, LoadError, files::ListError};
+use occlude_preprocess::{ContractError, GoldenError, LoadError, files::ListError};
 
 use crate::runtime::LibraryError;
 
@@ -95,6 +95,14 @@ pub enum Error {
         path: PathBuf,
         /// What is missing.
         what: &'static str,
+    },
+    /// The golden data of an ONNX model is broken.
+    #[error("golden data of `{}`: {reason}; hint: export the model again", .path.display())]
+    Golden {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: GoldenError,
     },
     /// No usable ONNX Runtime library.
     #[error(transparent)]

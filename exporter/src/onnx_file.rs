@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use occlude_preprocess::Preprocess;
+use occlude_preprocess::{Golden, Preprocess};
 use prost::Message;
 use tract_onnx::pb::{self, tensor_proto::DataType, tensor_shape_proto::dimension, type_proto};
 
@@ -90,6 +90,16 @@ impl OnnxFile {
             origin: format!("contract in `{}`", self.path.display()),
             reason,
         })
+    }
+
+    /// The golden data in the metadata, `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Golden`] where it is broken.
+    pub fn golden(&self) -> Result<Option<Golden>, Error> {
+        let metadata = self.metadata();
+        Golden::read(|key| metadata.get(key).map(|&v| v.to_owned()))
+            .map_err(|reason| Error::Golden { path: self.path.clone(), reason })
     }
 
     /// Which of our inputs the model takes.

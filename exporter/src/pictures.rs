@@ -59,17 +59,23 @@ pub(crate) struct Inputs {
 
 impl Inputs {
     pub(crate) fn load(paths: &[PathBuf], contract: &Preprocess, kind: InputKind) -> Result<Self, Error> {
-        let mut inputs = Self { kind, pixels: vec![], planes: vec![], side: contract.crop as usize };
-        for path in paths {
-            let pixels = contract.pixels(&load(path, &Limits::default())?.image);
-            if kind == InputKind::Float {
-                let mut planes = vec![0.0; pixels.data.len()];
-                contract.normalized_into(&pixels, &mut planes);
-                inputs.planes.push(planes);
-            }
-            inputs.pixels.push(pixels);
-        }
-        Ok(inputs)
+        let pixels = |path| Ok(contract.pixels(&load(path, &Limits::default())?.image));
+        let pixels = paths.iter().map(|path| pixels(path)).collect::<Result<_, Error>>()?;
+        Ok(Self::prepared(pixels, contract, kind))
+    }
+
+    /// Pictures that are resized and cropped already.
+    pub(crate) fn prepared(pixels: Vec<Rgb>, contract: &Preprocess, kind: InputKind) -> Self {
+        let planes = |pixels: &Rgb| {
+            let mut planes = vec![0.0; pixels.data.len()];
+            contract.normalized_into(pixels, &mut planes);
+            planes
+        };
+        let planes = match kind {
+            InputKind::Float => pixels.iter().map(planes).collect(),
+            InputKind::Uint8 => vec![],
+        };
+        Self { kind, pixels, planes, side: contract.crop as usize }
     }
 
     /// The pictures, resized and cropped.

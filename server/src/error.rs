@@ -12,6 +12,18 @@ use utoipa::ToSchema;
 pub enum Kind {
     /// No API key, or one that is not known.
     Unauthorized,
+    /// No such collection.
+    CollectionNotFound,
+    /// No such point.
+    PointNotFound,
+    /// A web address that is not fetched.
+    UrlRefused,
+    /// A web address that could not be fetched.
+    UrlFailed,
+    /// No room on the disk.
+    StorageFull,
+    /// The disk or the database failed.
+    StorageFailed,
     /// Vectors of another model.
     WrongModel,
     /// A body, header or query that cannot be read as what it claims to be.
@@ -56,7 +68,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 27] = [
+        Kind::UrlRefused,
+        Kind::UrlFailed,
+        Kind::CollectionNotFound,
+        Kind::PointNotFound,
+        Kind::StorageFull,
+        Kind::StorageFailed,
         Kind::Unauthorized,
         Kind::WrongModel,
         Kind::ModelNotFound,
@@ -85,6 +103,12 @@ impl Kind {
         match self {
             Kind::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Kind::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
+            Kind::UrlRefused => (StatusCode::UNPROCESSABLE_ENTITY, "url_refused"),
+            Kind::UrlFailed => (StatusCode::UNPROCESSABLE_ENTITY, "url_failed"),
+            Kind::CollectionNotFound => (StatusCode::NOT_FOUND, "collection_not_found"),
+            Kind::PointNotFound => (StatusCode::NOT_FOUND, "point_not_found"),
+            Kind::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, "storage_full"),
+            Kind::StorageFailed => (StatusCode::INTERNAL_SERVER_ERROR, "storage_failed"),
             Kind::WrongModel => (StatusCode::CONFLICT, "wrong_model"),
             Kind::BadRequest => (StatusCode::BAD_REQUEST, "bad_request"),
             Kind::NotFound => (StatusCode::NOT_FOUND, "not_found"),

@@ -1,17 +1,13 @@
 //! A folder of pictures, indexed in memory for exact nearest-neighbour search.
 
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
 
 use image::codecs::jpeg::JpegEncoder;
 use occlude_preprocess::files::{ListError, Sample, list};
-use occlude_preprocess::{Interpolation, LoadError, Rgb, load, resize};
+use occlude_preprocess::{Interpolation, LoadError, load, resize};
 
-use crate::batch::{Announced, Batcher, EncodeError, Reply};
+use crate::batch::{EncodeError, Encoded};
+use crate::bulk::{Outcome, Progress, Run};
 use crate::config::Limits;
 use crate::model::Model;
 use crate::picture::decode_limits;
@@ -72,17 +68,6 @@ pub struct Hit<'a> {
     pub cosine: f32,
 }
 
-/// Tells how indexing goes.
-pub trait Progress: Sync {
-    /// `done` of `total` pictures are read.
-    fn at(&self, done: usize, total: usize);
-    /// A picture was left out.
-    fn skipped(&self, why: &dyn Display);
-}
-
-/// What a reader hands to the collector: which picture, and its answer to come.
-type Pending = (usize, Reply);
-
 impl Gallery {
     /// Reads and encodes every picture below `dir`: `limits.decode_threads` decode side by side, the model's own
     /// workers encode in batches. Pictures that cannot be read are reported and left out.
@@ -93,26 +78,20 @@ impl Gallery {
         progress: &dyn Progress,
     ) -> Result<Self, GalleryError> {
         let listing = list(dir)?;
-        let run = Run {
-            samples: &listing.samples,
-            next: AtomicUsize::new(0),
-            first_error: Mutex::new(None),
-            model,
-            limits,
-            progress,
+        let samples = &listing.samples;
+        let mut rows = Vec::new();
+        let mut keep = |i: usize, encoded: Encoded| {
+            rows.push((i, encoded.embedding));
+            Ok::<_, GalleryError>(())
         };
-        let rows = run.all()?;
-        if rows.is_empty() {
-            let first = run.first_error.into_inner().ok().flatten().unwrap_or_default();
-            return Err(GalleryError::AllBroken {
-                path: dir.to_owned(),
-                count: listing.samples.len(),
-                first,
-            });
+        let run = Run { samples, model, limits, progress };
+        if let Outcome { done: 0, first_error: Some(first), .. } = run.encode(&mut keep)? {
+            return Err(GalleryError::AllBroken { path: dir.to_owned(), count: samples.len(), first });
         }
-        let skipped = listing.samples.len() - rows.len();
+        rows.sort_unstable_by_key(|(i, _)| *i);
+        let skipped = samples.len() - rows.len();
         let entry = |i: usize| {
-            let Sample { path, class } = &listing.samples[i];
+            let Sample { path, class } = &samples[i];
             Entry { relative: relative(dir, path), path: path.clone(), class: *class }
         };
         let dim = rows.first().map_or(0, |(_, v)| v.len());
@@ -197,7 +176,7 @@ pub(crate) fn thumbnail(path: &Path, limits: &Limits) -> Result<Vec<u8>, LoadErr
     written.map(|()| out).map_err(failed)
 }
 
-fn relative(dir: &Path, path: &Path) -> String {
+pub(crate) fn relative(dir: &Path, path: &Path) -> String {
     let below = path.strip_prefix(dir).unwrap_or(path);
     below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
@@ -224,88 +203,16 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// One indexing run.
-struct Run<'a> {
-    samples: &'a [Sample],
-    next: AtomicUsize,
-    first_error: Mutex<Option<String>>,
-    model: &'a Model,
-    limits: &'a Limits,
-    progress: &'a dyn Progress,
-}
-
-impl Run<'_> {
-    /// Index and embedding of every picture that could be read, in listing order.
-    fn all(&self) -> Result<Vec<(usize, Vec<f32>)>, GalleryError> {
-        // The channel's bound keeps readers at most a few batches ahead of the model.
-        let (sender, receiver) = sync_channel(4 * self.limits.max_batch);
-        std::thread::scope(|scope| {
-            for _ in 0..self.limits.decode_threads.min(self.samples.len()) {
-                let sender = sender.clone();
-                scope.spawn(move || self.read(&sender));
-            }
-            drop(sender);
-            collect(&receiver)
-        })
-    }
-
-    fn read(&self, sender: &SyncSender<Pending>) {
-        loop {
-            let i = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(sample) = self.samples.get(i) else { return };
-            let announced = self.model.batcher.announce();
-            match load(&sample.path, &decode_limits(self.limits)) {
-                Ok(decoded) => {
-                    let pixels = self.model.info.contract.pixels(&decoded.image);
-                    let reply = submit(&self.model.batcher, announced, &pixels);
-                    if sender.send((i, reply)).is_err() {
-                        // The collector gave up on an error of the model.
-                        return;
-                    }
-                }
-                Err(error) => self.skip(&error),
-            }
-            self.progress.at(i + 1, self.samples.len());
-        }
-    }
-
-    fn skip(&self, error: &LoadError) {
-        self.progress.skipped(error);
-        if let Ok(mut first) = self.first_error.lock() {
-            first.get_or_insert_with(|| error.to_string());
-        }
-    }
-}
-
-/// Queues a picture, waiting while requests fill the queue: they come first.
-fn submit(batcher: &Batcher, mut announced: Announced, pixels: &Rgb) -> Reply {
-    loop {
-        if let Ok(reply) = announced.submit(pixels.clone()) {
-            return reply;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-        announced = batcher.announce();
-    }
-}
-
-fn collect(receiver: &Receiver<Pending>) -> Result<Vec<(usize, Vec<f32>)>, GalleryError> {
-    let mut rows = Vec::new();
-    for (i, reply) in receiver {
-        let gone = |_| EncodeError::Runtime("the worker is gone".to_owned());
-        let encoded = reply.blocking_recv().map_err(gone).and_then(|r| r)?;
-        rows.push((i, encoded.embedding));
-    }
-    rows.sort_unstable_by_key(|(i, _)| *i);
-    Ok(rows)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::encoder::fake::Fake;
     use crate::routes::tests_support::{fake_model, png};
     use crate::state::{AppState, Expected};
+    use std::fmt::Display;
     use std::fs;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[derive(Default)]
     struct Seen {

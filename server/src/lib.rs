@@ -7,9 +7,11 @@
 mod admission;
 mod auth;
 mod batch;
+mod bulk;
 mod config;
 pub mod encoder;
 mod error;
+mod fetch;
 mod gallery;
 mod geometry;
 mod loader;
@@ -24,14 +26,18 @@ mod routes;
 mod serve;
 mod startup;
 mod state;
+mod telemetry;
+mod tools;
 
 pub use auth::{KeyError, Keys, create as create_key};
-pub use batch::{Batcher, Encode, EncodeError, Encoded, QueueFull};
+pub use batch::{Batcher, Encode, EncodeError, Encoded, Features, QueueFull, Wants};
+pub use bulk::Progress;
 pub use config::{
     Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, ModelFile, Provider, Tool,
 };
 pub use error::{ApiError, Kind};
-pub use gallery::{Gallery, GalleryError, Hit, Progress};
+pub use fetch::{Fetcher, Hosts};
+pub use gallery::{Gallery, GalleryError, Hit};
 pub use loader::StartError;
 pub use logs::start as start_logs;
 pub use metrics::{Metrics, ModelMetrics};
@@ -40,3 +46,5 @@ pub use routes::{app, cross_origin};
 pub use serve::{Timeouts, serve};
 pub use startup::run;
 pub use state::{AppState, Expected};
+pub use telemetry::Telemetry;
+pub use tools::{EmbedArgs, EncoderArgs, Format, IndexArgs, Indexed, ToolError, embed, health, index};

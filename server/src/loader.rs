@@ -2,22 +2,23 @@
 //!
 //! All of it happens on one thread of its own: neither loading nor indexing may hold up the answers of `/readyz`.
 
-use std::fmt::Display;
-use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use occlude_retrieval::{Engine, Store};
+use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
 use crate::auth::{KeyError, Keys};
 use crate::batch::Encode;
+use crate::bulk::Report;
 use crate::config::{Config, ModelFile, Provider};
 use crate::encoder::{LoadError, Loaded, Options, load};
-use crate::gallery::{Gallery, GalleryError, Progress};
+use crate::gallery::{Gallery, GalleryError};
 use crate::model::{Model, ModelInfo};
 use crate::state::AppState;
 
@@ -41,6 +42,9 @@ pub enum StartError {
     /// A model cannot be served.
     #[error(transparent)]
     Model(#[from] LoadError),
+    /// The collections cannot be opened.
+    #[error("`--data`: {0}")]
+    Store(#[from] occlude_retrieval::Error),
     /// The gallery cannot be indexed.
     #[error(transparent)]
     Gallery(#[from] GalleryError),
@@ -112,6 +116,13 @@ struct Work {
     watched: Vec<Watched>,
 }
 
+/// Tells systemd, where it has started the server.
+pub(crate) fn supervisor(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!("cannot tell the supervisor: {error}");
+    }
+}
+
 impl Work {
     fn prepare(&mut self) -> Result<(), StartError> {
         for watched in &mut self.watched {
@@ -119,7 +130,21 @@ impl Work {
             self.state.set_model(open(&self.config, &self.state, &watched.file)?);
         }
         self.index()?;
+        if let Some(dir) = &self.config.data {
+            let store = Arc::new(Store::open(dir, &occlude_retrieval::Options::default())?);
+            for info in store.collections()? {
+                tracing::info!(
+                    "collection `{}`: {} points of the model `{}`",
+                    info.name,
+                    info.count,
+                    info.spec.model
+                );
+            }
+            keep(Arc::downgrade(&store), self.state.clone());
+            self.state.set_store(store);
+        }
         tracing::info!("ready");
+        supervisor(&[NotifyState::Ready]);
         Ok(())
     }
 
@@ -129,9 +154,9 @@ impl Work {
         if self.state.indexed().is_some_and(|g| g.fingerprint() == model.info.fingerprint) {
             return Ok(());
         }
-        let report = Report::new(dir.clone());
+        let report = Report::new("indexing");
         let gallery = Gallery::index(dir, &model, &self.config.limits, &report)?;
-        report.end(gallery.len(), gallery.skipped());
+        report.end(&format!("gallery `{}`", dir.display()), gallery.len(), gallery.skipped());
         self.state.set_gallery(gallery);
         Ok(())
     }
@@ -176,6 +201,23 @@ impl Work {
     }
 }
 
+/// Time between looks at the approximate indexes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Brings the approximate indexes up to date now and then, on a thread of its own: building one may take minutes.
+fn keep(store: Weak<Store>, state: AppState) {
+    std::thread::spawn(move || {
+        while !state.draining() {
+            std::thread::sleep(UPKEEP);
+            let Some(store) = store.upgrade() else { return };
+            match store.maintain(&|| !state.draining()) {
+                Ok(done) => done.failed.iter().for_each(|why| tracing::warn!("{why}")),
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+    });
+}
+
 impl Watched {
     /// Whether the file is another one than was tried, and has not changed since the last look.
     fn is_replaced(&mut self) -> bool {
@@ -211,9 +253,14 @@ fn open(config: &Config, state: &AppState, file: &ModelFile) -> Result<Model, St
         intra_threads: config.intra_threads,
         max_batch: config.limits.max_batch,
         name: file.name.clone(),
+        gpu_mem_limit: config.gpu_mem_limit,
     };
-    let Loaded { info, encoders, note } = load(&file.path, &options)?;
+    let Loaded { info, encoders, note, warning } = load(&file.path, &options)?;
     announce(&info, config.provider, note.as_deref(), start.elapsed());
+    match (info.golden, warning) {
+        (Some(cosine), _) => tracing::info!("golden picture: answered, cosine {cosine:.6}"),
+        (None, warning) => tracing::warn!("{}", warning.unwrap_or("the answers were not checked")),
+    }
     let encoders = encoders.into_iter().map(|e| Box::new(e) as Box<dyn Encode>).collect();
     Ok(Model::start(info, encoders, &config.limits, state.metrics()))
 }
@@ -228,61 +275,5 @@ fn announce(info: &ModelInfo, asked: Provider, note: Option<&str>, time: Duratio
     match (asked, note) {
         (Provider::Auto, Some(why)) => tracing::info!("provider: {provider} (`auto`; not CUDA: {why})"),
         _ => tracing::info!("provider: {provider}"),
-    }
-}
-
-/// Progress on stderr: a line that is rewritten on a terminal, a line every few seconds in a log.
-struct Report {
-    dir: PathBuf,
-    start: Instant,
-    last: Mutex<Instant>,
-    terminal: bool,
-}
-
-impl Report {
-    fn new(dir: PathBuf) -> Self {
-        let start = Instant::now();
-        Self { dir, start, last: Mutex::new(start), terminal: std::io::stderr().is_terminal() }
-    }
-
-    fn clear(&self) {
-        if self.terminal {
-            eprint!("\r\x1b[K");
-        }
-    }
-
-    fn end(&self, images: usize, skipped: usize) {
-        self.clear();
-        let seconds = self.start.elapsed().as_secs_f64();
-        let rate = images as f64 / seconds.max(1e-3);
-        let dir = self.dir.display();
-        tracing::info!(
-            "gallery `{dir}`: {images} pictures in {seconds:.1} s ({rate:.0}/s), {skipped} skipped"
-        );
-    }
-}
-
-impl Progress for Report {
-    fn at(&self, done: usize, total: usize) {
-        let every = if self.terminal { Duration::from_millis(100) } else { Duration::from_secs(5) };
-        let Ok(mut last) = self.last.try_lock() else { return };
-        if last.elapsed() < every {
-            return;
-        }
-        *last = Instant::now();
-        let rate = done as f64 / self.start.elapsed().as_secs_f64().max(1e-3);
-        let left = (total - done) as f64 / rate.max(1e-3);
-        let line = format!("indexing {done}/{total} ({rate:.0}/s, {left:.0} s left)");
-        if self.terminal {
-            eprint!("\r\x1b[K{line}");
-            let _ = std::io::stderr().flush();
-        } else {
-            tracing::info!("{line}");
-        }
-    }
-
-    fn skipped(&self, why: &dyn Display) {
-        self.clear();
-        tracing::warn!("skipped: {why}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use occlude_serve::{Args, Config, Tool, create_key, run, start_logs};
+use occlude_serve::{Args, Config, LogFormat, Tool, create_key, embed, health, index, run, start_logs};
 
 /// Exit codes: 0 after a clean shutdown, 1 when the server could not start or serve, 2 for wrong usage.
 fn main() -> ExitCode {
@@ -11,7 +11,10 @@ fn main() -> ExitCode {
         Err(error) => return wrong_usage(&error),
     };
     let done = match args.command {
-        Some(tool) => use_tool(tool),
+        Some(tool) => {
+            start_logs(args.log_level, LogFormat::Text);
+            use_tool(tool)
+        }
         None => match args.resolve() {
             Ok(config) => serve(config),
             Err(error) => return wrong_usage(&error),
@@ -48,6 +51,9 @@ fn use_tool(tool: Tool) -> anyhow::Result<()> {
             let key = create_key(&name, &file)?;
             writeln!(std::io::stdout(), "{key}")?;
         }
+        Tool::Health { url } => writeln!(std::io::stdout(), "{}", health(&url)?)?,
+        Tool::Embed(args) => drop(embed(&args)?),
+        Tool::Index(args) => drop(index(&args)?),
     }
     Ok(())
 }

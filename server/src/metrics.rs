@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::telemetry;
+
 /// A stage of a request whose time is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -19,17 +21,20 @@ pub enum Stage {
     Queue,
     /// Running the model on a batch.
     Encode,
+    /// Reading and writing collections.
+    Store,
     /// Making masks, pictures and JSON.
     Render,
     /// The whole request.
     Total,
 }
 
-const STAGES: [(Stage, &str); 6] = [
+const STAGES: [(Stage, &str); 7] = [
     (Stage::Read, "read"),
     (Stage::Decode, "decode"),
     (Stage::Queue, "queue"),
     (Stage::Encode, "encode"),
+    (Stage::Store, "store"),
     (Stage::Render, "render"),
     (Stage::Total, "total"),
 ];
@@ -84,6 +89,7 @@ pub(crate) struct Gauges {
     pub(crate) in_flight: usize,
     pub(crate) in_flight_pixels: usize,
     pub(crate) gallery: usize,
+    pub(crate) spans_lost: u64,
     pub(crate) models: Vec<ModelGauges>,
 }
 
@@ -119,7 +125,7 @@ impl ModelMetrics {
 pub struct Metrics {
     requests: Mutex<BTreeMap<(String, u16), u64>>,
     errors: Mutex<BTreeMap<&'static str, u64>>,
-    stages: [Histogram<13>; 6],
+    stages: [Histogram<13>; 7],
     batch: Histogram<8>,
     batches: Mutex<BTreeMap<usize, u64>>,
     images: Mutex<BTreeMap<String, u64>>,
@@ -145,8 +151,9 @@ impl Default for Metrics {
 impl Metrics {
     /// Adds a time to a stage.
     pub fn observe(&self, stage: Stage, time: Duration) {
-        if let Some(i) = STAGES.iter().position(|(s, _)| *s == stage) {
+        if let Some((i, (_, name))) = STAGES.iter().enumerate().find(|(_, (s, _))| *s == stage) {
             self.stages[i].observe(time.as_secs_f64());
+            telemetry::stage(name, time);
         }
     }
 
@@ -247,6 +254,8 @@ fn write_gauges(out: &mut String, gauges: &Gauges) {
         head(out, name, "gauge", help);
         let _ = writeln!(out, "{name} {value}");
     }
+    head(out, "occlude_spans_lost_total", "counter", "spans that did not reach the collector");
+    let _ = writeln!(out, "occlude_spans_lost_total {}", gauges.spans_lost);
     head(out, "occlude_queue_depth", "gauge", "pictures that wait for a batch");
     for ModelGauges { name, queue_depth, .. } in &gauges.models {
         let _ = writeln!(out, "occlude_queue_depth{{model=\"{}\"}} {queue_depth}", escape(name));
@@ -309,8 +318,14 @@ mod tests {
             provider: "CPU".to_owned(),
             queue_depth: 4,
         };
-        let gauges =
-            Gauges { ready: true, in_flight: 5, in_flight_pixels: 7, gallery: 6, models: vec![model] };
+        let gauges = Gauges {
+            ready: true,
+            in_flight: 5,
+            in_flight_pixels: 7,
+            gallery: 6,
+            spans_lost: 8,
+            models: vec![model],
+        };
         let text = metrics.render(&gauges);
         for line in [
             "occlude_requests_total{route=\"/v1/embed\",status=\"200\"} 2",
@@ -318,6 +333,7 @@ mod tests {
             "occlude_images_total{model=\"a\"} 3",
             "occlude_model_reloads_total{model=\"a\",result=\"ok\"} 1",
             "occlude_in_flight_pixels 7",
+            "occlude_spans_lost_total 8",
             "occlude_batch_size_bucket{le=\"2\"} 0",
             "occlude_batch_size_bucket{le=\"4\"} 1",
             "occlude_batch_size_sum 3",

@@ -57,6 +57,11 @@ pub struct ModelInfo {
     pub input: InputKind,
     /// Length of the embedding.
     pub dim: usize,
+    /// Least cosine between the stored answers for the golden picture and those of every worker, alone and within
+    /// batches; none for a model without a golden picture, whose answers nobody has checked.
+    pub golden: Option<f64>,
+    /// Whether the model has an output for [`crate::Features`].
+    pub features: bool,
     /// Execution provider that runs it, in ONNX Runtime's name without `ExecutionProvider`.
     pub provider: String,
 }

@@ -1,5 +1,7 @@
 //! From uploaded bytes to what the model says about them.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use occlude_preprocess::{Decoded, Note, Preprocess, Rgb, decode, dimensions};
@@ -11,14 +13,17 @@ use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
 use crate::model::Model;
 use crate::state::AppState;
+use crate::telemetry;
 
 /// One file of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Upload {
     /// File name, where the client gave one.
     pub(crate) name: Option<String>,
-    /// The file.
+    /// The file; empty until it is fetched, where there is an address.
     pub(crate) bytes: Bytes,
+    /// Where the client says that it lies.
+    pub(crate) url: Option<String>,
 }
 
 /// What is known of a picture besides its pixels.
@@ -55,12 +60,32 @@ pub(crate) async fn encode_all(
     state: &AppState,
     model: &Model,
     admitted: &mut Admitted,
-    uploads: Vec<Upload>,
+    mut uploads: Vec<Upload>,
 ) -> Result<Vec<Answer>, ApiError> {
     admitted.pictures(uploads.len())?;
+    fetch_all(state, admitted, &mut uploads).await?;
     let named = uploads.len() > 1;
     admitted.pixels(pixels(state.limits(), &uploads, named)?)?;
     try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, named))).await
+}
+
+/// Fetches those pictures that the client only named.
+async fn fetch_all(
+    state: &AppState,
+    admitted: &mut Admitted,
+    uploads: &mut [Upload],
+) -> Result<(), ApiError> {
+    let wanted = uploads.iter_mut().filter(|u| u.url.is_some());
+    let got = wanted.map(|upload| async move {
+        let fetcher = state.fetcher().ok_or_else(|| {
+            ApiError::new(Kind::UrlRefused, "web addresses are not fetched")
+                .hint("send the picture itself; the operator can start the server with `--allow-url-fetch`")
+        })?;
+        upload.bytes = fetcher.get(upload.url.as_deref().unwrap_or_default()).await?.into();
+        Ok::<_, ApiError>(upload.bytes.len())
+    });
+    let bytes: usize = try_join_all(got).await?.into_iter().sum();
+    if bytes > 0 { admitted.bytes(bytes) } else { Ok(()) }
 }
 
 /// Pixels of all pictures, from their headers; each within the limit, and all together such that an empty server
@@ -116,7 +141,10 @@ pub(crate) async fn encode_crops(
 
 async fn answered(reply: Reply) -> Result<Encoded, ApiError> {
     let failed = |message: String| ApiError::new(Kind::EncoderFailed, message);
-    let encoded = reply.await.map_err(|_| failed("the worker is gone".to_owned()))?;
+    let start = Instant::now();
+    let reply = reply.await;
+    telemetry::stage("queue and encode", start.elapsed());
+    let encoded = reply.map_err(|_| failed("the worker is gone".to_owned()))?;
     let encoded = encoded.map_err(|e| failed(e.to_string()))?;
     if encoded.embedding.iter().chain(&encoded.saliency).any(|v| !v.is_finite()) {
         return Err(failed("the model answered with numbers that are not finite".to_owned()));

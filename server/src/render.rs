@@ -295,7 +295,7 @@ mod tests {
 
     fn encoded() -> Encoded {
         // The right column stands out; its cells and the first are above mean - 0.6 std.
-        Encoded { embedding: vec![1.0], saliency: vec![1.0, 9.0, 0.0, 9.0], grid: (2, 2) }
+        Encoded { embedding: vec![1.0], saliency: vec![1.0, 9.0, 0.0, 9.0], grid: (2, 2), features: None }
     }
 
     /// 8 x 4, of which the middle 4 x 4 was seen.

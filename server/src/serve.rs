@@ -8,9 +8,11 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::loader::supervisor;
 use crate::state::AppState;
 
 /// Largest request head in bytes; hyper answers 431 above it.
@@ -46,6 +48,7 @@ pub async fn serve(
         () = end => {}
     }
     state.start_draining();
+    supervisor(&[NotifyState::Stopping]);
     // Still accepting: who comes now is told 503 instead of finding a closed door.
     tokio::select! {
         () = accept(&listener, &router, &graceful, &room, timeouts.head) => {}

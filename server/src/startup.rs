@@ -6,10 +6,12 @@ use tokio::sync::oneshot;
 
 use crate::auth::Keys;
 use crate::config::Config;
+use crate::fetch::Fetcher;
 use crate::loader::{Loader, StartError};
 use crate::routes::{app, cross_origin};
 use crate::serve::{Timeouts, serve};
 use crate::state::{AppState, Expected};
+use crate::telemetry::Telemetry;
 
 /// Listens at once (answering 503), loads the models, indexes the gallery, and serves until SIGTERM or SIGINT. SIGHUP
 /// reads models and keys again.
@@ -17,8 +19,15 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let expected = Expected {
         models: config.models.iter().map(|m| m.name.clone()).collect(),
         gallery: config.gallery.is_some(),
+        store: config.data.is_some(),
     };
     let state = AppState::new(config.limits.clone(), expected);
+    if let Some(hosts) = &config.fetch {
+        state.set_fetcher(Fetcher::new(hosts.clone(), config.limits.read_timeout, config.limits.max_body));
+    }
+    if let Some(endpoint) = &config.otlp_endpoint {
+        state.set_telemetry(Telemetry::start(endpoint));
+    }
     if let Some(path) = &config.api_keys {
         state.set_keys(Keys::read(path)?);
     }
@@ -58,7 +67,11 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         max_connections: config.max_connections,
     };
     let router = cross_origin(app(state.clone()), &config.cors);
+    let closing = state.clone();
     serve(listener, router, state, timeouts, end).await;
+    // Closing writes the approximate indexes; without it the next start builds them anew.
+    closing.close_store();
+    closing.close_telemetry();
     failure.try_recv().map_or(Ok(()), Err)
 }
 

@@ -1,17 +1,20 @@
 //! What handlers share: limits, counters, the models by name, the gallery once it is indexed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
+use occlude_retrieval::Engine;
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::Keys;
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
+use crate::fetch::Fetcher;
 use crate::gallery::Gallery;
 use crate::metrics::{Gauges, Metrics, ModelGauges, Stage};
 use crate::model::Model;
+use crate::telemetry::Telemetry;
 
 /// The server's state; cheap to clone.
 #[derive(Clone)]
@@ -24,6 +27,8 @@ pub struct Expected {
     pub models: Vec<String>,
     /// Whether a folder is indexed at start.
     pub gallery: bool,
+    /// Whether there are collections.
+    pub store: bool,
 }
 
 struct Inner {
@@ -33,6 +38,9 @@ struct Inner {
     /// In the order of `expected`.
     models: RwLock<Vec<Arc<Model>>>,
     gallery: RwLock<Option<Arc<Gallery>>>,
+    store: RwLock<Option<Arc<dyn Engine>>>,
+    fetcher: OnceLock<Fetcher>,
+    telemetry: RwLock<Option<Arc<Telemetry>>>,
     keys: RwLock<Arc<Keys>>,
     draining: AtomicBool,
     admission: Arc<Semaphore>,
@@ -47,6 +55,7 @@ struct Inner {
 pub(crate) enum Phase {
     LoadingModel,
     IndexingGallery,
+    OpeningStore,
     Ready,
     Draining,
 }
@@ -56,6 +65,7 @@ impl Phase {
         match self {
             Phase::LoadingModel => "loading model",
             Phase::IndexingGallery => "indexing gallery",
+            Phase::OpeningStore => "opening collections",
             Phase::Ready => "ready",
             Phase::Draining => "draining",
         }
@@ -76,6 +86,9 @@ impl AppState {
             expected,
             models: RwLock::default(),
             gallery: RwLock::default(),
+            store: RwLock::default(),
+            fetcher: OnceLock::new(),
+            telemetry: RwLock::default(),
             keys: RwLock::default(),
             draining: AtomicBool::new(false),
             active: watch::Sender::new(0),
@@ -98,6 +111,62 @@ impl AppState {
     /// Answers searches from this gallery from now on.
     pub fn set_gallery(&self, gallery: Gallery) {
         *self.0.gallery.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(gallery));
+    }
+
+    /// Answers about collections from this store from now on.
+    pub fn set_store(&self, store: Arc<dyn Engine>) {
+        *self.0.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
+    }
+
+    pub(crate) fn store(&self) -> Option<Arc<dyn Engine>> {
+        self.0.store.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets go of the store, so that it is closed as soon as nobody works on it any more.
+    pub(crate) fn close_store(&self) {
+        drop(self.0.store.write().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Asks the store, off the async threads; 503 while it is being opened, 404 when there is none.
+    pub(crate) async fn on_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Engine) -> occlude_retrieval::Result<T> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let Some(store) = self.store() else {
+            return Err(match self.0.expected.store {
+                true => loading("the collections are being opened"),
+                false => ApiError::new(Kind::NotFound, "this server has no collections")
+                    .hint("start it with `--data DIR` to keep collections in a folder"),
+            });
+        };
+        let start = Instant::now();
+        let crashed = |_| ApiError::new(Kind::Internal, "the work on a collection was aborted");
+        let done = tokio::task::spawn_blocking(move || work(&*store)).await.map_err(crashed)?;
+        self.metrics().observe(Stage::Store, start.elapsed());
+        Ok(done?)
+    }
+
+    /// Fetches pictures that requests name by web address from now on; only the first one counts.
+    pub fn set_fetcher(&self, fetcher: Fetcher) {
+        let _ = self.0.fetcher.set(fetcher);
+    }
+
+    /// Tells a collector of requests from now on.
+    pub fn set_telemetry(&self, telemetry: Telemetry) {
+        *self.0.telemetry.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(telemetry));
+    }
+
+    pub(crate) fn telemetry(&self) -> Option<Arc<Telemetry>> {
+        self.0.telemetry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends the last spans.
+    pub(crate) fn close_telemetry(&self) {
+        drop(self.0.telemetry.write().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    pub(crate) fn fetcher(&self) -> Option<&Fetcher> {
+        self.0.fetcher.get()
     }
 
     /// Asks for one of these keys from now on.
@@ -142,6 +211,8 @@ impl AppState {
             Phase::LoadingModel
         } else if self.0.expected.gallery && self.indexed().is_none() {
             Phase::IndexingGallery
+        } else if self.0.expected.store && self.store().is_none() {
+            Phase::OpeningStore
         } else {
             Phase::Ready
         }
@@ -229,6 +300,7 @@ impl AppState {
             in_flight: self.in_flight(),
             in_flight_pixels: limit.saturating_sub(self.0.pixels.available_permits()),
             gallery: self.indexed().map_or(0, |g| g.len()),
+            spans_lost: self.telemetry().map_or(0, |t| t.lost()),
             models: self.models().iter().map(model).collect(),
         }
     }
@@ -265,7 +337,7 @@ mod tests {
 
     #[test]
     fn models_are_found_by_name_and_the_first_expected_is_the_default() {
-        let expected = Expected { models: vec!["b".to_owned(), "a".to_owned()], gallery: false };
+        let expected = Expected { models: vec!["b".to_owned(), "a".to_owned()], ..Expected::default() };
         let state = AppState::new(Limits::default(), expected);
         let kind = |name| state.model(name).err().map(|e| e.kind);
         assert_eq!((kind(None), kind(Some("a"))), (Some(Kind::Loading), Some(Kind::Loading)));

@@ -3,9 +3,12 @@
 `make FILE`: writes a MoCo-like checkpoint of a ResNet-18 whose statistics are not the initial ones.
 `compare FILE SIDE MODEL...`: runs each model in ONNX Runtime on random pictures of that side, after the checker's full
 check, and prints for each the largest error of every output (maps: as a share of their largest value) and the least
-cosine of the vectors.
+cosine of the vectors; `golden` is the cosine between the answer that the file has for its golden picture and
+torchvision's for what Pillow makes of it.
 `load FILE WRITTEN...`: loads what was written from FILE back into torchvision, strictly; prints whether all is equal."""
 
+import base64
+import io
 import json
 import sys
 
@@ -15,6 +18,8 @@ import onnxruntime
 import torch
 import torch.nn.functional as F
 import torchvision
+import torchvision.transforms as T
+from PIL import Image
 from safetensors.torch import load_file
 
 PREFIX = "module.encoder_q."
@@ -61,6 +66,25 @@ def outputs(net, pixels, normalized):
     return {name: value.numpy() for name, value in values.items()}
 
 
+def golden(net, metadata, contract):
+    """Cosine between the golden embedding and torchvision's."""
+    if "golden_image" not in metadata:
+        return None
+    picture = Image.open(io.BytesIO(base64.b64decode(metadata["golden_image"])))
+    assert picture.width > picture.height > contract["crop"], picture
+    prepare = T.Compose(
+        [T.Resize(contract["resize"]), T.CenterCrop(contract["crop"]), T.ToTensor(), T.Normalize(contract["mean"], contract["std"])]
+    )
+    expected = outputs(net, prepare(picture)[None], True)
+    stored = {k: np.frombuffer(base64.b64decode(metadata[f"golden_{k}"]), "<f4") for k in ("embedding", "saliency") if f"golden_{k}" in metadata}
+    cosines = []
+    for name, value in stored.items():
+        want = expected[name].ravel()
+        assert value.shape == want.shape, (name, value.shape, want.shape)
+        cosines.append(float(value @ want / np.linalg.norm(value) / np.linalg.norm(want)))
+    return min(cosines)
+
+
 def compare(net, side, path):
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -73,7 +97,7 @@ def compare(net, side, path):
     name = session.get_inputs()[0].name
     given = images if name == "images" else pixels.numpy()
     names = [output.name for output in session.get_outputs()]
-    result = {"outputs": names, "cosine": 1.0, "error": 0.0}
+    result = {"outputs": names, "cosine": 1.0, "error": 0.0, "golden": golden(net, metadata, contract)}
     for output, value in zip(names, session.run(None, {name: given})):
         want = expected[output]
         assert value.shape == want.shape, (output, value.shape, want.shape)

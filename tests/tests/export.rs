@@ -71,7 +71,47 @@ fn every_graph_in_single_precision_is_torchvisions() {
     for (model, found) in models.iter().zip(compared(&models, SIDE)) {
         println!("{}: {found}", model.display());
         assert!(number(&found, "error") < tolerance::ONNX_ERROR, "{}: {found}", model.display());
+        assert!(number(&found, "golden") >= tolerance::TORCHVISION_COSINE, "{}: {found}", model.display());
     }
+}
+
+#[test]
+fn a_file_without_an_embedding_has_no_golden_picture_and_says_so() {
+    let (checkpoint, out) = (checkpoint(), place().join("stages.onnx"));
+    let said = run::run("occlude-export", &[&"onnx", &checkpoint, &out, &"--outputs", &"res5"]).ok();
+    assert!(said.stderr.contains("has no golden picture"), "{}", said.stderr);
+    let found = run::run("occlude-export", &[&"inspect", &out, &"--json"]).ok().json();
+    assert!(found["golden"].is_null(), "{found}");
+}
+
+#[test]
+fn the_golden_picture_is_shown_and_not_its_data() {
+    let model = onnx("shown", "");
+    let found = run::run("occlude-export", &[&"inspect", &model, &"--json"]).ok().json();
+    let golden = &found["golden"];
+    assert_eq!((&golden["embedding"], &golden["source"]), (&512.into(), &"checkpoint".into()), "{golden}");
+    assert!(found["metadata"].as_object().expect("a map").keys().all(|k| !k.starts_with("golden")));
+    let text = run::run("occlude-export", &[&"inspect", &model]).ok().stdout;
+    assert!(text.contains("embedding of 512") && !text.contains("golden_image"), "{text}");
+}
+
+/// Byte for byte the same file but for one number of the golden answer.
+#[test]
+fn verify_finds_a_wrong_golden_answer() {
+    let (model, changed) = (onnx("right", ""), place().join("changed.onnx"));
+    let mut bytes = std::fs::read(&model).expect("written");
+    let key = b"golden_embedding";
+    let at = bytes.windows(key.len()).position(|w| w == key).expect("has golden data") + key.len() + 32;
+    bytes[at..at + 256].fill(b'Q');
+    std::fs::write(&changed, bytes).expect("writes");
+    let (checkpoint, pictures) = (checkpoint(), place().join("pictures"));
+    let verify = |model: &PathBuf| {
+        run::run("occlude-export", &[&"verify", model, &checkpoint, &pictures, &"--limit", &"1", &"--json"])
+    };
+    assert!(number(&verify(&model).ok().json()["golden"], "cosine") > 0.9999);
+    let said = verify(&changed);
+    assert_eq!(said.code, 3, "{}", said.stderr);
+    assert!(said.stderr.contains("golden picture is not answered"), "{}", said.stderr);
 }
 
 #[test]
@@ -100,6 +140,11 @@ fn halves_and_integers_stay_close() {
         let half = model.to_string_lossy().contains("half");
         let least = if half { tolerance::HALF_COSINE } else { tolerance::INT8_COSINE };
         assert!(number(&found, "cosine") >= least, "{}: {found}", model.display());
+        assert!(
+            number(&found, "golden") >= least.min(tolerance::TORCHVISION_COSINE),
+            "{}: {found}",
+            model.display()
+        );
     }
     let size = |path: &PathBuf| path.metadata().expect("written").len();
     assert!(size(&models[0]) < 24 << 20 && size(&models[2]) < 13 << 20);

@@ -17,6 +17,7 @@
 mod contract;
 mod decode;
 pub mod files;
+pub mod golden;
 mod high_pass;
 mod resize;
 mod rgb;
@@ -24,6 +25,7 @@ mod view;
 
 pub use contract::{ContractError, Preprocess};
 pub use decode::{DecodeError, Decoded, Format, Limits, LoadError, Note, decode, dimensions, load};
+pub use golden::{Golden, GoldenError};
 pub use high_pass::HighPass;
 pub use resize::{CropBox, Interpolation, resize, resize_crop};
 pub use rgb::Rgb;

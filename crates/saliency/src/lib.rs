@@ -17,12 +17,14 @@ mod map;
 mod mask;
 mod place;
 pub mod polygon;
+mod pool;
 mod render;
 pub mod rle;
 
 pub use map::{Map, normalise, upsample};
 pub use mask::{CellBox, DEVIATIONS, Mask, foreground, foreground_above, threshold, threshold_at};
 pub use place::{Placement, Rect};
+pub use pool::foreground_pooled;
 pub use render::{colour, heat, overlay};
 
 /// What can be wrong with a map, a mask or a picture handed to this crate.

@@ -63,7 +63,9 @@ pub(super) fn run_verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     if comparison.passes(tolerance) {
         return Ok(ExitCode::SUCCESS);
     }
-    if comparison.same_fingerprint() {
+    if !comparison.answers_golden() {
+        eprintln!("error: the golden picture is not answered as the file says; hint: export the model again");
+    } else if comparison.same_fingerprint() {
         eprintln!("error: differences past the tolerance of {tolerance}");
     } else {
         eprintln!("error: the model was not written from this checkpoint; hint: export it again");

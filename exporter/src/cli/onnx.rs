@@ -9,9 +9,10 @@ use occlude_checkpoint::Checkpoint;
 
 use super::args::{ContractArgs, EncoderArgs, load};
 use crate::calibrate::{Calibration, CalibrationOptions, Method, calibrate};
+use crate::golden;
 use crate::onnx::{
-    InputKind, ModelInfo, Network, OPSETS, OnnxOptions, OutputKind, Precision, Projection, Quantization,
-    model,
+    InputKind, ModelInfo, Network, OPSETS, OnnxModel, OnnxOptions, OutputKind, Precision, Projection,
+    Quantization, model,
 };
 
 #[derive(Debug, Args)]
@@ -160,7 +161,8 @@ pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
         method: source.method,
         licence: args.licence,
     };
-    let model = model(network, &options, &info)?;
+    let mut model = model(network, &options, &info)?;
+    add_golden(network, &options, &mut model);
     if args.external_data || model.needs_external_data() {
         let data = model.save_external(&args.out)?;
         eprintln!("wrote `{}` and its weights, `{}`", args.out.display(), data.display());
@@ -170,6 +172,16 @@ pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
     }
     eprintln!("fingerprint {}", info.fingerprint);
     Ok(ExitCode::SUCCESS)
+}
+
+/// A model that cannot answer here is written nevertheless: it may be for another machine.
+fn add_golden(network: Network<'_>, options: &OnnxOptions, model: &mut OnnxModel<'_>) {
+    let without = "the file has no golden picture, so that the server cannot check its answers at start";
+    match golden::of(network, options, model) {
+        Ok(Some(golden)) => model.set_golden(&golden),
+        Ok(None) => eprintln!("note: {without}: it has no output `embedding`"),
+        Err(error) => eprintln!("warning: {without}: {error}"),
+    }
 }
 
 fn file_name(path: &Path) -> String {

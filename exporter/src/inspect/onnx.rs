@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use occlude_preprocess::{Golden, Rgb};
 use serde_json::{Value, json};
 use tract_onnx::pb::{TensorProto, tensor_proto::DataType};
 
 use super::{Inspection, Lines, size};
-use crate::OnnxFile;
 use crate::onnx_file::Port;
+use crate::{Error, OnnxFile};
 
 pub(super) fn look(file: &OnnxFile) -> Inspection {
     let (inputs, outputs) = file.ports();
@@ -24,7 +25,8 @@ pub(super) fn look(file: &OnnxFile) -> Inspection {
             lines.add(label, format!("{} {} ({})", port.name, port.element, port.shape.join(", ")));
         }
     }
-    for (key, value) in file.metadata() {
+    lines.add("golden", golden_text(file));
+    for (key, value) in metadata(file) {
         lines.add_cut("metadata", &format!("{key} = {value}"));
     }
     let operations: Vec<String> = operations(file).into_iter().map(|(op, n)| format!("{op} {n}")).collect();
@@ -37,6 +39,51 @@ pub(super) fn look(file: &OnnxFile) -> Inspection {
         tensors.iter().map(row).map(|[name, kind, dims]| [name, kind, format!("({dims})")]).collect();
     lines.table(["name", "type", "shape"], &rows);
     Inspection { text: lines.0, json: json(file, &inputs, &outputs) }
+}
+
+/// The metadata without golden data, which is for machines.
+fn metadata(file: &OnnxFile) -> BTreeMap<&str, &str> {
+    let golden = [Golden::IMAGE, Golden::EMBEDDING, Golden::SALIENCY, Golden::SOURCE];
+    file.metadata().into_iter().filter(|(key, _)| !golden.contains(key)).collect()
+}
+
+/// What there is of golden data, and its picture.
+fn golden(file: &OnnxFile) -> Result<Option<(Golden, Rgb)>, Error> {
+    let Some(golden) = file.golden()? else { return Ok(None) };
+    let picture = golden.picture();
+    let picture = picture.map_err(|reason| Error::Golden { path: file.path().to_owned(), reason })?;
+    Ok(Some((golden, picture)))
+}
+
+fn golden_text(file: &OnnxFile) -> String {
+    match golden(file) {
+        Ok(Some((golden, picture))) => format!(
+            "picture of {}x{} ({}), embedding of {}, saliency of {} values, answered by {}",
+            picture.width,
+            picture.height,
+            size(golden.image.len() as u64),
+            golden.embedding.len(),
+            golden.saliency.len(),
+            golden.source
+        ),
+        Ok(None) => "none: a server cannot check this model's answers".to_owned(),
+        Err(error) => format!("broken: {error}"),
+    }
+}
+
+fn golden_json(file: &OnnxFile) -> Value {
+    match golden(file) {
+        Ok(Some((golden, picture))) => json!({
+            "width": picture.width,
+            "height": picture.height,
+            "bytes": golden.image.len(),
+            "embedding": golden.embedding.len(),
+            "saliency": golden.saliency.len(),
+            "source": golden.source,
+        }),
+        Ok(None) => Value::Null,
+        Err(error) => json!({ "error": error.to_string() }),
+    }
 }
 
 /// Version by domain; ONNX's own has an empty name.
@@ -77,7 +124,8 @@ fn json(file: &OnnxFile, inputs: &[Port], outputs: &[Port]) -> Value {
         "opset": opsets(file),
         "inputs": inputs.iter().map(port).collect::<Vec<_>>(),
         "outputs": outputs.iter().map(port).collect::<Vec<_>>(),
-        "metadata": file.metadata(),
+        "golden": golden_json(file),
+        "metadata": metadata(file),
         "operations": operations(file),
         "initializers": initializers(file).iter().map(tensor).collect::<Vec<_>>(),
     })

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use occlude_checkpoint::{Encoder, atomic};
 use occlude_encoder::Graph;
-use occlude_preprocess::Preprocess;
+use occlude_preprocess::{Golden, Preprocess};
 
 pub use options::{InputKind, ModelInfo, OPSETS, OnnxOptions, OutputKind, Precision};
 pub use projection::Projection;
@@ -152,6 +152,12 @@ fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
 }
 
 impl OnnxModel<'_> {
+    /// Adds golden data to the metadata.
+    pub fn set_golden(&mut self, golden: &Golden) {
+        let pairs = golden.properties().into_iter().map(|(key, value)| (key.to_owned(), value));
+        self.model.metadata.extend(pairs);
+    }
+
     /// Bytes of the file that [`Self::write_to`] writes.
     pub fn byte_len(&self) -> u64 {
         self.model.message(None).len()

@@ -14,7 +14,7 @@ pub use report::{Comparison, Difference, PictureResult};
 use crate::onnx::{self, InputKind, ModelInfo, Network, OnnxOptions, OutputKind, Projection};
 use crate::pictures::{Inputs, expand};
 use crate::runtime::{Outputs, Session, TractModel};
-use crate::{Error, OnnxFile, reference};
+use crate::{Error, OnnxFile, golden, plain};
 use neighbours::Embedded;
 
 /// Pictures that ONNX Runtime gets at once; a batch that is not full is run as it is.
@@ -32,7 +32,7 @@ pub struct VerifyOptions {
 }
 
 /// Holds a model against the checkpoint that it was written from, on pictures (files or folders), by the
-/// contract in the file's metadata; the fingerprint as well.
+/// contract in the file's metadata; its golden answer and the fingerprint as well.
 ///
 /// A model in single precision is run in ONNX Runtime (in batches) and in tract (one by one), and held
 /// against the checkpoint's encoder computed plainly. One in fp16 or int8 is held against the model
@@ -64,6 +64,7 @@ pub fn verify(
         true => subject.against_checkpoint(&paths)?,
         false => subject.against_single(&paths, &expand(&options.gallery, None)?)?,
     };
+    comparison.golden = subject.golden()?;
     comparison.fingerprint = (file.property("fingerprint")?.to_owned(), computed);
     Ok(comparison)
 }
@@ -100,7 +101,7 @@ impl Subject<'_> {
             (0..paths.len()).map(|i| model.run(&inputs.batch(i..i + 1))).collect::<Result<Vec<_>, _>>()
         })?;
         let (plain, plain_time) = measure(|| {
-            let plain = |pixels| self.plain(&self.network.contract.tensor(pixels));
+            let plain = |pixels| plain::outputs(self.network, &self.outputs, self.normalized(), pixels);
             inputs.pixels().iter().map(plain).collect::<Result<Vec<_>, _>>()
         })?;
         let results = paths.iter().enumerate().map(|(i, path)| PictureResult {
@@ -113,32 +114,23 @@ impl Subject<'_> {
             precision: self.file.precision().to_owned(),
             results: results.collect(),
             agreement: None,
+            golden: None,
             fingerprint: Default::default(),
             times: times.map(|(name, time)| (name, per_picture(time, paths.len()))).to_vec(),
         })
     }
 
-    /// The outputs by [`mod@reference`].
-    fn plain(&self, tensor: &[f32]) -> Result<Outputs, Error> {
-        let Network { encoder, contract, projection } = self.network;
-        let stages = reference::stages(encoder, tensor, contract.crop as usize)?;
-        let features = &stages[3];
-        let vector = |mut values: Vec<f32>| {
-            if self.normalized() {
-                let length = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt().max(1e-12);
-                values.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
-            }
-            values
-        };
-        let value = |kind: &OutputKind| match kind {
-            OutputKind::Embedding => vector(features.pooled()),
-            OutputKind::Projection => {
-                vector(projection.map(|p| p.forward(&features.pooled())).unwrap_or_default())
-            }
-            OutputKind::Saliency => features.channel_sum(),
-            OutputKind::Stage(stage) => stages[usize::from(*stage) - 2].data.clone(),
-        };
-        Ok(self.outputs.iter().map(|kind| (kind.to_string(), value(kind))).collect())
+    /// How far the model is from its golden answer; `None` where it has none.
+    fn golden(&self) -> Result<Option<Difference>, Error> {
+        let Some(golden) = self.file.golden()? else { return Ok(None) };
+        let broken = |reason| Error::Golden { path: self.file.path().to_owned(), reason };
+        let contract = self.network.contract;
+        let pixels = contract.pixels(&golden.picture().map_err(broken)?);
+        let expected = golden::outputs(&golden);
+        let names: Vec<String> = expected.keys().cloned().collect();
+        let inputs = Inputs::prepared(vec![pixels], contract, self.input);
+        let rows = Session::from_file(self.file.path())?.rows(&inputs.batch(0..1), &names)?;
+        Ok(rows.first().map(|row| Difference::of(row, &expected)))
     }
 
     /// A model in lower precision: the one in single precision, and neighbours.
@@ -160,6 +152,7 @@ impl Subject<'_> {
             precision: self.file.precision().to_owned(),
             agreement: Agreement::of(&queries, gallery.as_ref()),
             results,
+            golden: None,
             fingerprint: Default::default(),
             times: times.collect(),
         })

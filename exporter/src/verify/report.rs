@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use occlude_preprocess::Golden;
 use serde_json::{Value, json};
 
 use super::Agreement;
@@ -43,6 +44,8 @@ pub struct Comparison {
     pub results: Vec<PictureResult>,
     /// Neighbours, for models in lower precision.
     pub agreement: Option<Agreement>,
+    /// ONNX Runtime against the golden answer in the file, `None` where it has none.
+    pub golden: Option<Difference>,
     /// In the ONNX file, and of the checkpoint with the file's contract.
     pub fingerprint: (String, String),
     /// Milliseconds per picture; for single precision with the time of loading.
@@ -124,8 +127,8 @@ impl Comparison {
         }
     }
 
-    /// Whether the fingerprint is the checkpoint's and nothing differs by more than `tolerance`. In single
-    /// precision that is an embedding's value, a map's value as a share of its largest, and the
+    /// Whether the fingerprint is the checkpoint's, the golden answer is right and nothing differs by more than
+    /// `tolerance`. In single precision that is an embedding's value, a map's value as a share of its largest, and the
     /// cosine from 1; in lower precision the cosine.
     pub fn passes(&self, tolerance: f64) -> bool {
         let close = |d: Difference| {
@@ -133,7 +136,15 @@ impl Comparison {
             d.cosine >= 1.0 - tolerance && (exact || !self.is_single_precision())
         };
         let good = |r: &PictureResult| r.tract.is_none_or(close) && close(r.reference);
-        self.same_fingerprint() && !self.results.is_empty() && self.results.iter().all(good)
+        self.same_fingerprint()
+            && self.answers_golden()
+            && !self.results.is_empty()
+            && self.results.iter().all(good)
+    }
+
+    /// Whether the golden answer is as near as a server wants it, or there is none.
+    pub fn answers_golden(&self) -> bool {
+        self.golden.is_none_or(|d| d.cosine >= Golden::least_cosine(&self.precision))
     }
 
     /// The worst over all pictures: against tract, and against the reference.
@@ -171,6 +182,7 @@ impl Comparison {
             "precision": self.precision,
             "tolerance": tolerance,
             "fingerprint": { "file": self.fingerprint.0, "checkpoint": self.fingerprint.1 },
+            "golden": self.golden.map(Difference::json),
             "worst": both(tract, reference),
             "mean_cosine": self.mean_cosine(),
             "neighbours": self.agreement.map(Agreement::json),
@@ -222,6 +234,10 @@ impl fmt::Display for Difference {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.table(f)?;
+        match self.golden {
+            Some(d) => writeln!(f, "golden picture: cosine {:.7}, max error {:.1e}", d.cosine, d.embedding)?,
+            None => writeln!(f, "golden picture: none in the file")?,
+        }
         if let Some(agreement) = self.agreement {
             writeln!(f, "{agreement}")?;
         }
@@ -281,6 +297,7 @@ mod tests {
                 reference: difference,
             }],
             agreement: None,
+            golden: Some(difference),
             fingerprint: ("f".to_owned(), "f".to_owned()),
             times: vec![("tract", 1.0)],
         }
@@ -312,6 +329,10 @@ mod tests {
             assert!(!comparison(&bad, &good).passes(1e-4), "{bad:?}");
             assert!(!comparison(&good, &bad).passes(1e-4), "{bad:?}");
         }
+        let half_turned = Difference { cosine: 0.99, ..Difference::NONE };
+        let strange = Comparison { golden: Some(half_turned), ..passed.clone() };
+        assert!(!strange.answers_golden() && !strange.passes(1.0));
+        assert!(Comparison { golden: None, ..passed.clone() }.passes(1e-4), "older files have none");
         let quantized =
             |other: &Outputs| Comparison { precision: "int8".to_owned(), ..comparison(other, &good) };
         assert!(quantized(&outputs(&[0.61, 0.79], &[1.5])).passes(1e-2), "only the cosine counts");

@@ -9,6 +9,7 @@ use clap::{Command, CommandFactory, FromArgMatches};
 
 use super::file;
 use super::{ConfigError, LogFormat, Provider};
+use crate::tools::{EmbedArgs, IndexArgs};
 
 /// Serves ONNX encoders written by `occlude-export` over HTTP: embeddings, saliency masks and nearest neighbours.
 #[derive(Debug, Clone, clap::Parser)]
@@ -32,6 +33,9 @@ pub struct Args {
     /// Threads within one session, on the CPU [default: cores divided by workers]
     #[arg(long, value_name = "N", help_heading = MODEL)]
     pub intra_threads: Option<usize>,
+    /// Most bytes of GPU memory that one session takes for weights and activations [default: as needed]
+    #[arg(long, value_name = "BYTES", help_heading = MODEL)]
+    pub gpu_mem_limit: Option<usize>,
     /// Seconds between looks at the model files; a file that was replaced is loaded while the old one goes on
     /// answering. 0: only on SIGHUP
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS", help_heading = MODEL)]
@@ -39,6 +43,10 @@ pub struct Args {
     /// Folder of pictures (flat, or one sub-folder per class) that is indexed at start for `/v1/search`
     #[arg(long, value_name = "DIR", help_heading = MODEL)]
     pub gallery: Option<PathBuf>,
+
+    /// Folder that keeps collections; without it there are none
+    #[arg(long, value_name = "DIR", help_heading = MODEL)]
+    pub data: Option<PathBuf>,
 
     /// Most pictures in one run of the model
     #[arg(long, default_value_t = 8, value_name = "N", help_heading = WORK)]
@@ -76,6 +84,14 @@ pub struct Args {
     #[arg(long, default_value_t = 20.0, value_name = "SECONDS", help_heading = REQUESTS)]
     pub read_timeout: f64,
 
+    /// Fetch pictures that requests name by web address (`http://`, `https://`); only from public addresses
+    #[arg(long, help_heading = REQUESTS)]
+    pub allow_url_fetch: bool,
+    /// With `--allow-url-fetch`: only from this host, which may then be of the local network; may be given several
+    /// times
+    #[arg(long, value_name = "HOST", requires = "allow_url_fetch", help_heading = REQUESTS)]
+    pub url_host: Vec<String>,
+
     /// Address to listen on; 0.0.0.0 opens the server to the network
     #[arg(long, default_value = "127.0.0.1", help_heading = NETWORK)]
     pub host: IpAddr,
@@ -102,6 +118,9 @@ pub struct Args {
     /// How messages are written
     #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = LOGS)]
     pub log_format: LogFormat,
+    /// OpenTelemetry collector that is sent a trace of each request, by OTLP over HTTP, like `http://127.0.0.1:4318`
+    #[arg(long, value_name = "URL", help_heading = LOGS)]
+    pub otlp_endpoint: Option<String>,
     /// TOML file with any of these flags as keys, like `max-batch = 16`; environment and command line come first
     #[arg(long, value_name = "FILE", help_heading = LOGS)]
     pub config: Option<PathBuf>,
@@ -124,6 +143,16 @@ pub enum Tool {
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
     },
+    /// Ask a server whether it is ready: exit code 0 if it is, 1 if not
+    Health {
+        /// The server
+        #[arg(default_value = "http://127.0.0.1:8080", value_name = "URL")]
+        url: String,
+    },
+    /// Write the embeddings of a folder to a file; the same command goes on where it was stopped
+    Embed(EmbedArgs),
+    /// Put the pictures of a folder into a collection; the same command goes on, and later adds what is new
+    Index(IndexArgs),
 }
 
 /// What environment variables begin with.

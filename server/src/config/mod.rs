@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::fetch::Hosts;
+
 pub use args::{Args, ENVIRONMENT, Tool};
 
 /// Execution provider asked for.
@@ -187,12 +189,16 @@ pub struct Config {
     pub address: SocketAddr,
     /// Folder to index.
     pub gallery: Option<PathBuf>,
+    /// Folder of the collections.
+    pub data: Option<PathBuf>,
     /// Provider asked for.
     pub provider: Provider,
     /// Sessions of each model.
     pub workers: usize,
     /// Threads of each session.
     pub intra_threads: usize,
+    /// Bytes of GPU memory of each session.
+    pub gpu_mem_limit: Option<usize>,
     /// Time between looks at the model files.
     pub watch: Option<Duration>,
     /// Connections at once.
@@ -201,8 +207,12 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// File of hashed keys.
     pub api_keys: Option<PathBuf>,
+    /// Which web addresses are fetched; none where nothing is.
+    pub fetch: Option<Hosts>,
     /// Web pages that may call.
     pub cors: Cors,
+    /// Collector of traces.
+    pub otlp_endpoint: Option<String>,
     /// Least severe messages.
     pub log_level: tracing::Level,
     /// How they are written.
@@ -241,7 +251,7 @@ impl Cors {
     }
 }
 
-fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
@@ -283,15 +293,19 @@ impl Args {
             provider: self.provider,
             workers: self.workers,
             intra_threads: self.intra_threads.unwrap_or_else(|| (cores() / self.workers).max(1)),
+            gpu_mem_limit: self.gpu_mem_limit,
             watch,
             max_connections: self.max_connections,
             drain_timeout: seconds("drain-timeout", self.drain_timeout)?,
             cors: Cors::parse(&self.cors_origin)?,
             api_keys: self.api_keys,
+            otlp_endpoint: self.otlp_endpoint,
             log_level: self.log_level,
             log_format: self.log_format,
             limits,
             gallery: self.gallery,
+            data: self.data,
+            fetch: self.allow_url_fetch.then_some(Hosts { named: self.url_host }),
         })
     }
 
@@ -307,6 +321,7 @@ impl Args {
             ("max-body", self.max_body),
             ("max-buffered", self.max_buffered),
             ("max-pixels", usize::from(self.max_pixels > 0)),
+            ("gpu-mem-limit", self.gpu_mem_limit.unwrap_or(1)),
             ("max-connections", self.max_connections),
         ];
         if let Some((flag, _)) = counts.into_iter().find(|(_, n)| *n == 0) {
@@ -362,7 +377,7 @@ mod tests {
             "--max-buffered", "1100", "--max-pixels", "12", "--max-connections", "13", "--timeout", "1.5",
             "--read-timeout", "2", "--drain-timeout", "3", "--watch", "0", "--api-keys", "k",
             "--cors-origin", "https://a.example", "--cors-origin", "http://localhost:3000",
-            "--log-level", "debug", "--log-format", "json", "--max-queue-pixels", "99",
+            "--log-level", "debug", "--log-format", "json", "--max-queue-pixels", "99", "--data", "d", "--gpu-mem-limit", "14", "--otlp-endpoint", "o", "--allow-url-fetch", "--url-host", "h",
         ])
         .resolve()
         .unwrap();
@@ -371,11 +386,13 @@ mod tests {
         assert_eq!((config.gallery, config.provider), (Some("g".into()), Provider::Cuda));
         assert_eq!((config.workers, config.intra_threads, config.max_connections), (2, 3, 13));
         assert_eq!((config.drain_timeout, config.watch), (Duration::from_secs(3), None));
+        assert_eq!((config.gpu_mem_limit, config.otlp_endpoint.as_deref()), (Some(14), Some("o")));
         assert_eq!((config.api_keys, config.log_level), (Some("k".into()), tracing::Level::DEBUG));
-        assert_eq!(config.log_format, LogFormat::Json);
+        assert_eq!((config.log_format, config.data), (LogFormat::Json, Some("d".into())));
         assert!(
             matches!(config.cors, Cors::Origins(o) if o == ["https://a.example", "http://localhost:3000"])
         );
+        assert_eq!(config.fetch, Some(Hosts { named: vec!["h".to_owned()] }));
         let expected = Limits {
             max_body: 1000,
             max_buffered: 1100,

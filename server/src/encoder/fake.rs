@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use occlude_preprocess::Rgb;
 
-use crate::batch::{Encode, EncodeError, Encoded};
+use crate::batch::{Encode, EncodeError, Encoded, Features, Wants};
 
 /// Lets encoders through once it is opened.
 #[derive(Clone, Default)]
@@ -47,6 +47,14 @@ impl Fake {
         Self { gate: Some(gate.clone()) }
     }
 
+    /// The feature map of an answer: for each number of the embedding, that number times the saliency.
+    pub fn features(encoded: &Encoded) -> Features {
+        let (height, width) = encoded.grid;
+        let plane = |&e| encoded.saliency.iter().map(move |s| e * s);
+        let values = encoded.embedding.iter().flat_map(plane).collect();
+        Features { channels: encoded.embedding.len(), height, width, values }
+    }
+
     /// What it answers for a picture.
     pub fn answer(image: &Rgb) -> Encoded {
         let pixels = image.data.chunks_exact(3);
@@ -65,12 +73,13 @@ impl Fake {
             embedding: sums.iter().map(|s| s / norm).collect(),
             saliency: vec![quarter(0, 0), quarter(0, 1), quarter(1, 0), quarter(1, 1)],
             grid: (2, 2),
+            features: None,
         }
     }
 }
 
 impl Encode for Fake {
-    fn encode(&mut self, images: &[Rgb]) -> Result<Vec<Encoded>, EncodeError> {
+    fn encode(&mut self, images: &[Rgb], wants: Wants) -> Result<Vec<Encoded>, EncodeError> {
         if let Some(gate) = &self.gate {
             gate.pass();
         }
@@ -82,6 +91,11 @@ impl Encode for Fake {
         if told(Self::FORGETS) {
             return Ok(Vec::new());
         }
-        Ok(images.iter().map(Self::answer).collect())
+        let answer = |image| {
+            let encoded = Self::answer(image);
+            let features = wants.features.then(|| Self::features(&encoded));
+            Encoded { features, ..encoded }
+        };
+        Ok(images.iter().map(answer).collect())
     }
 }

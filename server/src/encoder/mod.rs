@@ -1,6 +1,8 @@
 //! Encoders: ONNX Runtime, and a fake that tests can steer.
 
 pub mod fake;
+mod golden;
+mod io;
 mod onnx;
 
 pub use occlude_onnxruntime::{LibraryError, environment};

@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use occlude_onnxruntime::{LibraryError, environment};
-use occlude_preprocess::{ContractError, Preprocess, Rgb};
-use ort::ep::{CUDA, ExecutionProvider, cuda::ConvAlgorithmSearch};
-use ort::session::Session;
-use ort::value::{TensorElementType, TensorRef, ValueType};
+use occlude_preprocess::{ContractError, Golden, GoldenError, Preprocess, Rgb};
+use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProvider, cuda::ConvAlgorithmSearch};
+use ort::memory::AllocationDevice;
+use ort::session::{Session, SessionOutputs};
+use ort::value::{TensorElementType, ValueType};
 
-use crate::batch::{Encode, EncodeError, Encoded};
+use super::golden::Check;
+use super::io::{Bound, FEATURES, Format, Host, Selected, read};
+use crate::batch::{Encode, EncodeError, Encoded, Wants};
 use crate::config::Provider;
 use crate::model::{InputKind, ModelInfo};
 
@@ -25,6 +28,8 @@ pub struct Options {
     pub max_batch: usize,
     /// Name in answers.
     pub name: String,
+    /// Most bytes of a GPU's memory that one session takes for weights and activations; cuDNN's own come on top.
+    pub gpu_mem_limit: Option<usize>,
 }
 
 /// Why a model cannot be served.
@@ -83,6 +88,33 @@ pub enum LoadError {
         /// What the server needs.
         expected: String,
     },
+    /// The golden data in the metadata is unusable.
+    #[error("golden data of `{}`: {source}; hint: export the model again with `occlude-export onnx`", .path.display())]
+    GoldenData {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: GoldenError,
+    },
+    /// The model computes something else than it did where it was exported.
+    #[error(
+        "`{}` does not answer its golden picture here: cosine {cosine:.6} of the {output} on {provider} {place}, expected at least {least}; hint: check the file with `occlude-export verify`, and whether `--provider cpu` answers it",
+        .path.display()
+    )]
+    Golden {
+        /// The file.
+        path: PathBuf,
+        /// `embedding` or `saliency`.
+        output: &'static str,
+        /// Between the answer and the stored one.
+        cosine: f64,
+        /// What the file's precision allows.
+        least: f64,
+        /// Execution provider that ran it.
+        provider: String,
+        /// `alone` or `at position i of n`.
+        place: String,
+    },
     /// The first run failed.
     #[error("`{}` loads but does not run: {source}", .path.display())]
     Warm {
@@ -93,13 +125,18 @@ pub enum LoadError {
     },
 }
 
-/// A session and the buffers it is fed from.
+/// A session and the memory it is fed from.
 pub struct OnnxEncoder {
+    // Buffers are bound to the session, so they are let go first.
+    memory: Memory,
     session: Session,
-    contract: Preprocess,
-    input: InputKind,
-    floats: Vec<f32>,
-    bytes: Vec<u8>,
+    selected: Selected,
+    format: Format,
+}
+
+enum Memory {
+    Host(Host),
+    Bound(Bound),
 }
 
 /// A model that is ready to be served.
@@ -110,25 +147,46 @@ pub struct Loaded {
     pub encoders: Vec<OnnxEncoder>,
     /// Why `--provider auto` did not take CUDA.
     pub note: Option<String>,
+    /// What the user should know about the file.
+    pub warning: Option<&'static str>,
 }
 
-/// Loads `path` once for each worker, checks it against its own contract and warms it up.
+/// What is said about a file without golden data.
+const UNCHECKED: &str = "the model has no golden picture, so that its answers cannot be checked on this machine; hint: export it again with `occlude-export onnx`";
+
+/// Loads `path` once for each worker, checks it against its own contract, warms it up and lets every worker answer
+/// the golden picture.
 pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
     if !path.is_file() {
         return Err(LoadError::Missing { path: path.to_owned() });
     }
     let Opened { session: first, provider, note } = open(path, options)?;
     let mut info = describe(path, &first, options, provider)?;
-    let mut encoders = vec![OnnxEncoder::new(first, &info)];
+    let (golden, precision) = golden(path, &first)?;
+    let encoder = |session| {
+        let made = OnnxEncoder::new(session, &info, options.max_batch);
+        made.map_err(|source| LoadError::Warm { path: path.to_owned(), source })
+    };
+    let mut encoders = vec![encoder(first)?];
     while encoders.len() < options.workers {
-        encoders.push(OnnxEncoder::new(session(path, options, provider)?, &info));
+        encoders.push(encoder(session(path, options, provider)?)?);
     }
     for encoder in &mut encoders {
         info.dim = encoder
             .warm(options.max_batch)
             .map_err(|source| LoadError::Warm { path: path.to_owned(), source })?;
     }
-    Ok(Loaded { info, encoders, note })
+    info.golden = match golden {
+        Some(golden) => {
+            let check = Check::new(path, &golden, &info, &precision)?;
+            let runs = encoders.iter_mut().map(|encoder| check.run(encoder, options.max_batch));
+            Some(runs.collect::<Result<Vec<_>, _>>()?.into_iter().fold(1.0, f64::min))
+        }
+        None => None,
+    };
+    info.features = encoders.iter().all(|encoder| encoder.selected.has_features());
+    let warning = info.golden.is_none().then_some(UNCHECKED);
+    Ok(Loaded { info, encoders, note, warning })
 }
 
 /// The first session, the provider that it really has, and why that is not CUDA.
@@ -172,6 +230,19 @@ fn cuda_available() -> Result<(), LoadError> {
     }
 }
 
+/// CUDA's settings.
+fn cuda(memory_limit: Option<usize>) -> CUDA {
+    let cuda = CUDA::default()
+        // The exhaustive search stalls every new batch shape for hundreds of milliseconds.
+        .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
+        // The default doubles the arena with each extension and never gives anything back.
+        .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
+    match memory_limit {
+        Some(bytes) => cuda.with_memory_limit(bytes),
+        None => cuda,
+    }
+}
+
 fn session(path: &Path, options: &Options, provider: &str) -> Result<Session, LoadError> {
     let failed =
         |e: &dyn std::fmt::Display| LoadError::Session { path: path.to_owned(), reason: e.to_string() };
@@ -181,14 +252,26 @@ fn session(path: &Path, options: &Options, provider: &str) -> Result<Session, Lo
     let builder = builder.with_intra_op_spinning(false).map_err(|e| failed(&e))?;
     let mut builder = match provider {
         "CUDA" => {
-            // The exhaustive search stalls every new batch shape for hundreds of milliseconds.
-            let cuda = CUDA::default().with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
+            // Nodes that CUDA has no kernel for would run on the CPU, silently, with copies around each.
+            let builder =
+                builder.with_config_entry("session.disable_cpu_ep_fallback", "1").map_err(|e| failed(&e))?;
             // Without `error_on_failure` a provider that fails to load leaves the CPU in its place, silently.
-            builder.with_execution_providers([cuda.build().error_on_failure()]).map_err(|e| failed(&e))?
+            let cuda = cuda(options.gpu_mem_limit).build().error_on_failure();
+            builder.with_execution_providers([cuda]).map_err(|e| failed(&e))?
         }
         _ => builder,
     };
     builder.commit_from_file(path).map_err(|e| failed(&e))
+}
+
+/// The golden data in the metadata, and the precision that tells how near the answer has to be.
+fn golden(path: &Path, session: &Session) -> Result<(Option<Golden>, String), LoadError> {
+    let metadata = session
+        .metadata()
+        .map_err(|e| LoadError::Session { path: path.to_owned(), reason: e.to_string() })?;
+    let golden = Golden::read(|key| metadata.custom(key))
+        .map_err(|source| LoadError::GoldenData { path: path.to_owned(), source })?;
+    Ok((golden, metadata.custom("precision").unwrap_or_else(|| "fp32".to_owned())))
 }
 
 fn describe(
@@ -209,6 +292,9 @@ fn describe(
     let input = check_input(path, session, contract.crop)?;
     check_output(path, session, "embedding", 2)?;
     check_output(path, session, "saliency", 3)?;
+    if session.outputs().iter().any(|o| o.name() == FEATURES) {
+        check_output(path, session, FEATURES, 4)?;
+    }
     Ok(ModelInfo {
         name: options.name.clone(),
         fingerprint: required("fingerprint")?,
@@ -219,6 +305,8 @@ fn describe(
         contract,
         input,
         dim: 0,
+        golden: None,
+        features: false,
         provider: provider.to_owned(),
     })
 }
@@ -275,123 +363,88 @@ fn shape_error(path: &Path, name: &'static str, got: String, expected: String) -
 }
 
 impl OnnxEncoder {
-    fn new(session: Session, info: &ModelInfo) -> Self {
-        let contract = info.contract.clone();
-        Self { session, contract, input: info.input, floats: Vec::new(), bytes: Vec::new() }
+    fn new(mut session: Session, info: &ModelInfo, max_batch: usize) -> Result<Self, EncodeError> {
+        let format = Format { contract: info.contract.clone(), input: info.input };
+        let selected = Selected::new(&session)?;
+        let memory = match info.provider.as_str() {
+            "CUDA" => {
+                let device = AllocationDevice::CUDA_PINNED;
+                Memory::Bound(Bound::new(&mut session, &selected, &format, &device, max_batch)?)
+            }
+            _ => Memory::Host(Host::default()),
+        };
+        Ok(Self { session, format, selected, memory })
     }
 
     /// Runs the batch sizes 1, 2, 4, .. and the largest once, so that no client pays for memory planning, kernel
     /// selection or lazy loading. Gives the length of the embedding.
     fn warm(&mut self, max_batch: usize) -> Result<usize, EncodeError> {
-        let grey = Rgb::filled(self.contract.crop, self.contract.crop, [128; 3]);
+        let side = self.format.contract.crop;
+        let grey = Rgb::filled(side, side, [128; 3]);
         let powers = std::iter::successors(Some(1usize), |n| n.checked_mul(2)).take_while(|n| *n < max_batch);
         let mut dim = 0;
         for size in powers.chain([max_batch]) {
-            let rows = self.encode(&vec![grey.clone(); size])?;
+            let rows = self.encode(&vec![grey.clone(); size], Wants::default())?;
             dim = rows.first().map_or(0, |r| r.embedding.len());
         }
         Ok(dim)
     }
-
-    /// Fills the buffer of the input kind with the batch.
-    fn fill(&mut self, images: &[Rgb]) {
-        match self.input {
-            InputKind::Uint8 => {
-                self.bytes.clear();
-                images.iter().for_each(|i| self.bytes.extend_from_slice(&i.data));
-            }
-            InputKind::Float => {
-                let row = 3 * self.contract.crop as usize * self.contract.crop as usize;
-                self.floats.resize(images.len() * row, 0.0);
-                for (image, out) in images.iter().zip(self.floats.chunks_exact_mut(row)) {
-                    self.contract.normalized_into(image, out);
-                }
-            }
-        }
-    }
 }
 
 impl Encode for OnnxEncoder {
-    fn encode(&mut self, images: &[Rgb]) -> Result<Vec<Encoded>, EncodeError> {
-        let crop = self.contract.crop;
+    fn encode(&mut self, images: &[Rgb], wants: Wants) -> Result<Vec<Encoded>, EncodeError> {
+        let crop = self.format.contract.crop;
         if let Some(odd) = images.iter().find(|i| (i.width, i.height) != (crop, crop)) {
             return Err(EncodeError::Runtime(format!("a picture of {}x{}", odd.width, odd.height)));
         }
-        self.fill(images);
-        let failed = |e: ort::Error| EncodeError::Runtime(e.to_string());
-        let (n, side) = (images.len(), crop as usize);
-        let name = self.input.input();
-        let outputs = match self.input {
-            InputKind::Uint8 => {
-                let tensor =
-                    TensorRef::from_array_view(([n, side, side, 3], &*self.bytes)).map_err(failed)?;
-                self.session.run(ort::inputs![name => tensor])
-            }
-            InputKind::Float => {
-                let tensor =
-                    TensorRef::from_array_view(([n, 3, side, side], &*self.floats)).map_err(failed)?;
-                self.session.run(ort::inputs![name => tensor])
-            }
+        let Self { session, format, selected, memory } = self;
+        let read = |outputs: &SessionOutputs<'_>| read(outputs, images.len());
+        match memory {
+            Memory::Host(host) => host.run(session, selected, format, (images, wants), read),
+            Memory::Bound(bound) => bound.run(session, selected, format, (images, wants), read),
         }
-        .map_err(failed)?;
-        let missing = |output| EncodeError::Output { output, got: vec![], expected: "an output".to_owned() };
-        let extract = |output| -> Result<_, EncodeError> {
-            let value = outputs.get(output).ok_or_else(|| missing(output))?;
-            value.try_extract_tensor::<f32>().map_err(failed)
-        };
-        let (embedding, saliency) = (extract("embedding")?, extract("saliency")?);
-        rows(n, (embedding.0, embedding.1), (saliency.0, saliency.1))
     }
-}
-
-/// Splits the outputs into one result for each picture.
-fn rows(
-    n: usize,
-    embedding: (&[i64], &[f32]),
-    saliency: (&[i64], &[f32]),
-) -> Result<Vec<Encoded>, EncodeError> {
-    let wrong = |output, got: &[i64], expected: &str| EncodeError::Output {
-        output,
-        got: got.to_vec(),
-        expected: format!("{expected} for {n} pictures"),
-    };
-    let size = |d: i64| usize::try_from(d).unwrap_or(0);
-    let (&[a, dim], &[b, h, w]) = (embedding.0, saliency.0) else {
-        return Err(wrong("embedding", embedding.0, "(n, d) beside a saliency of (n, h, w)"));
-    };
-    let (dim, grid) = (size(dim), (size(h), size(w)));
-    if size(a) != n || dim == 0 {
-        return Err(wrong("embedding", embedding.0, "(n, d)"));
-    }
-    if size(b) != n || grid.0 * grid.1 == 0 {
-        return Err(wrong("saliency", saliency.0, "(n, h, w)"));
-    }
-    let pairs = embedding.1.chunks_exact(dim).zip(saliency.1.chunks_exact(grid.0 * grid.1));
-    let row = |(e, s): (&[f32], &[f32])| Encoded { embedding: e.to_vec(), saliency: s.to_vec(), grid };
-    Ok(pairs.map(row).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn outputs_are_split_by_rows() {
-        let made = rows(2, (&[2, 2], &[1., 2., 3., 4.]), (&[2, 1, 3], &[5., 6., 7., 8., 9., 10.])).unwrap();
-        assert_eq!(made[0], Encoded { embedding: vec![1., 2.], saliency: vec![5., 6., 7.], grid: (1, 3) });
-        assert_eq!(made[1], Encoded { embedding: vec![3., 4.], saliency: vec![8., 9., 10.], grid: (1, 3) });
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
     }
 
+    /// The path of CUDA with memory of the CPU in place of pinned memory: the same answers, for sizes that come again,
+    /// more of them than there is room for, and with features now and then.
     #[test]
-    fn outputs_of_other_shapes_are_errors() {
-        let fails = |e: &[i64], s: &[i64]| match rows(2, (e, &[0.0; 8]), (s, &[0.0; 8])) {
-            Err(EncodeError::Output { output, .. }) => output,
-            other => panic!("{other:?}"),
+    fn bound_buffers_give_what_ordinary_memory_gives() {
+        let options = Options {
+            provider: Provider::Cpu,
+            workers: 1,
+            intra_threads: 1,
+            max_batch: 3,
+            name: "tiny".to_owned(),
+            gpu_mem_limit: None,
         };
-        assert_eq!(fails(&[2, 2, 1], &[2, 1, 1]), "embedding");
-        assert_eq!(fails(&[1, 2], &[2, 1, 1]), "embedding");
-        assert_eq!(fails(&[2, 0], &[2, 1, 1]), "embedding");
-        assert_eq!(fails(&[2, 2], &[1, 1, 1]), "saliency");
-        assert_eq!(fails(&[2, 2], &[2, 0, 1]), "saliency");
+        for name in ["tiny-features.onnx", "tiny-uint8.onnx"] {
+            let make = || load(&fixture(name), &options).unwrap().encoders.remove(0);
+            let (mut host, mut bound) = (make(), make());
+            let OnnxEncoder { session, selected, format, .. } = &mut bound;
+            let memory = Bound::new(session, selected, format, &AllocationDevice::CPU, 3).unwrap();
+            bound.memory = Memory::Bound(memory);
+            for round in 0..4u8 {
+                for n in [1usize, 3, 2, 5] {
+                    let shade = |i: usize, p: usize| ((i + 1) * p * (usize::from(round) + 7) % 251) as u8;
+                    let pixels = |i| (0..32 * 32 * 3).map(|p| shade(i, p)).collect();
+                    let images: Vec<_> =
+                        (0..n).map(|i| Rgb { width: 32, height: 32, data: pixels(i) }).collect();
+                    let wants = Wants { features: round % 2 == 1 };
+                    let (got, expected) = (bound.encode(&images, wants), host.encode(&images, wants));
+                    assert_eq!(got, expected, "{name}: {n} in round {round}");
+                    let features = wants.features && name == "tiny-features.onnx";
+                    assert_eq!(got.unwrap()[n - 1].features.is_some(), features);
+                }
+            }
+        }
     }
 }

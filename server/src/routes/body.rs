@@ -49,7 +49,7 @@ pub(super) async fn uploads(
     }
     let limit = state.limits().max_images;
     match packing {
-        Packing::Raw => Ok(vec![Upload { name: None, bytes }]),
+        Packing::Raw => Ok(vec![Upload { name: None, bytes, url: None }]),
         Packing::Multipart { boundary } => multipart(bytes, boundary, limit).await,
         // A body of megabytes takes milliseconds to parse.
         Packing::Json => state.on_pool(Stage::Read, move || json(&bytes, limit)).await?,
@@ -138,13 +138,22 @@ async fn multipart(bytes: Bytes, boundary: String, limit: usize) -> Result<Vec<U
         if found.len() == limit {
             return Err(too_many(limit));
         }
-        found.push(Upload { name, bytes: field.bytes().await.map_err(broken)? });
+        found.push(Upload { name, bytes: field.bytes().await.map_err(broken)?, url: None });
     }
     if found.is_empty() {
         let error = ApiError::new(Kind::InvalidRequest, "the form has no file");
         return Err(error.hint("send one or several, e.g. curl -F file=@a.jpg -F file=@b.jpg"));
     }
     Ok(found)
+}
+
+/// A form of files; the names of the fields do not matter.
+#[derive(ToSchema)]
+#[schema(as = Files)]
+#[expect(dead_code, reason = "only its shape is used: forms are read piece by piece")]
+pub(super) struct Form {
+    #[schema(value_type = Vec<String>, format = Binary, min_items = 1)]
+    file: Vec<Vec<u8>>,
 }
 
 /// Pictures as JSON: either one or several.
@@ -157,11 +166,11 @@ pub(super) struct Json {
     images: Option<Vec<Item>>,
 }
 
-/// The base64 of a picture's file or a data URL, with a name or without.
+/// The base64 of a picture's file, a data URL or a web address, with a name or without.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = Picture)]
 #[serde(untagged, expecting = "a picture is a string or {\"name\": .., \"data\": ..}")]
-enum Item {
+pub(super) enum Item {
     Plain(String),
     Named { name: String, data: String },
 }
@@ -187,16 +196,11 @@ fn json(bytes: &[u8], limit: usize) -> Result<Vec<Upload>, ApiError> {
     items.into_iter().enumerate().map(|(i, item)| unpack(i, item)).collect()
 }
 
-fn unpack(index: usize, item: Item) -> Result<Upload, ApiError> {
+pub(super) fn unpack(index: usize, item: Item) -> Result<Upload, ApiError> {
     let (name, text) = match item {
         Item::Plain(text) => (None, text),
         Item::Named { name, data } => (Some(name), data),
     };
-    Ok(Upload { name, bytes: encoded(index, &text)? })
-}
-
-/// The file in a picture's base64 or data URL; `index` is its place in the request.
-pub(super) fn encoded(index: usize, text: &str) -> Result<Bytes, ApiError> {
     let bad = |what: &str| {
         let error = ApiError::new(Kind::BadRequest, format!("picture {index}: {what}"));
         error.hint("encode the file itself, e.g. base64 -w0 photo.jpg, or send data:image/jpeg;base64,...")
@@ -206,10 +210,10 @@ pub(super) fn encoded(index: usize, text: &str) -> Result<Bytes, ApiError> {
             Some((head, data)) if head.ends_with(";base64") => data,
             _ => return Err(bad("a data URL without `;base64,`")),
         },
-        None if text.starts_with("http:") || text.starts_with("https:") => {
-            return Err(bad("web addresses are not fetched"));
+        None if text.starts_with("http://") || text.starts_with("https://") => {
+            return Ok(Upload { name, bytes: Bytes::new(), url: Some(text) });
         }
-        None => text,
+        None => text.as_str(),
     };
     let decoded = if encoded.bytes().any(|b| b.is_ascii_whitespace()) {
         // Tools that wrap lines put them into the string.
@@ -217,7 +221,11 @@ pub(super) fn encoded(index: usize, text: &str) -> Result<Bytes, ApiError> {
     } else {
         BASE64.decode(encoded)
     };
-    Ok(decoded.map_err(|e| bad(&format!("no base64: {}", e.to_string().to_lowercase())))?.into())
+    Ok(Upload {
+        name,
+        bytes: decoded.map_err(|e| bad(&format!("no base64: {}", e.to_string().to_lowercase())))?.into(),
+        url: None,
+    })
 }
 
 #[cfg(test)]
@@ -271,7 +279,7 @@ mod tests {
         assert_eq!(bytes_of(r#"{"image":"!!"}"#), Err(Kind::BadRequest));
         assert_eq!(bytes_of(r#"{"image":"data:image/png,xx"}"#), Err(Kind::BadRequest));
         assert_eq!(bytes_of(r#"{"images":["aGk=","aGk=","aGk="]}"#), Err(Kind::TooManyImages));
-        let fetched = json(br#"{"image":"https://example.org/a.jpg"}"#, 2).unwrap_err();
-        assert_eq!(fetched.message, "picture 0: web addresses are not fetched");
+        let named = json(br#"{"image":"https://example.org/a.jpg"}"#, 2).unwrap();
+        assert_eq!(named[0].url.as_deref(), Some("https://example.org/a.jpg"), "fetched later, or refused");
     }
 }

@@ -3,13 +3,12 @@
 use std::sync::{Arc, LazyLock};
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Redirect, Response};
 use utoipa_swagger_ui::{Config, serve};
 
-use super::errors;
+use super::negotiate::Segment;
 use super::openapi::{Facts, document};
 use crate::error::{ApiError, Kind};
 use crate::state::AppState;
@@ -28,7 +27,10 @@ pub(super) async fn openapi(State(state): State<AppState>) -> Response {
 }
 
 /// The way to the page of this document
-#[utoipa::path(get, path = "/docs", operation_id = "docs", tag = "server", responses((status = 308, description = "To `docs/`")))]
+#[utoipa::path(
+    get, path = "/docs", operation_id = "docs", tag = "server",
+    responses((status = 308, description = "To `docs/`"))
+)]
 pub(super) async fn redirect() -> Redirect {
     Redirect::permanent("docs/")
 }
@@ -42,8 +44,7 @@ pub(super) async fn index() -> Result<Response, ApiError> {
 }
 
 /// Scripts and styles of the page.
-pub(super) async fn file(path: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
-    let Path(path) = path.map_err(|e| errors::path(&e))?;
+pub(super) async fn file(Segment(path): Segment) -> Result<Response, ApiError> {
     asset(&path)
 }
 

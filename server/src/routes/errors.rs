@@ -21,6 +21,12 @@ pub(super) fn path(error: &PathRejection) -> ApiError {
 pub(super) fn meaning(kind: Kind) -> &'static str {
     match kind {
         Kind::Unauthorized => "the server asks for a key, and the request has none that is known",
+        Kind::CollectionNotFound => "no such collection",
+        Kind::PointNotFound => "no such point",
+        Kind::UrlRefused => "a web address that is not fetched: not allowed, or not public",
+        Kind::UrlFailed => "a web address that could not be fetched",
+        Kind::StorageFull => "no room on the disk",
+        Kind::StorageFailed => "the disk or the database failed",
         Kind::WrongModel => "the vectors to compare with are another model's",
         Kind::BadRequest => "a body, header, path or query that cannot be read as what it claims to be",
         Kind::NotFound => "no such route or picture, or no gallery",
@@ -104,6 +110,25 @@ macro_rules! groups {
 }
 
 groups! {
+    /// Of the list of collections.
+    Collections Nested [Unauthorized NotFound Internal StorageFailed Loading Timeout]
+    /// Of routes about one collection.
+    Collection Nested [
+        BadRequest Unauthorized NotFound CollectionNotFound InvalidRequest Overloaded Internal StorageFull
+        StorageFailed Loading Draining Timeout
+    ]
+    /// Of routes that ask something of one collection, as JSON.
+    CollectionBody Nested [
+        BadRequest Unauthorized NotFound ModelNotFound CollectionNotFound PointNotFound ReadTimeout WrongModel
+        BodyTooLarge UnsupportedMediaType InvalidRequest Overloaded Internal StorageFull StorageFailed Loading
+        Draining Timeout
+    ]
+    /// Of routes that send pictures to one collection.
+    CollectionPictures Nested [
+        BadRequest Unauthorized NotFound CollectionNotFound PointNotFound ReadTimeout WrongModel BodyTooLarge
+        ImageTooLarge TooManyImages UnsupportedMediaType UnsupportedImage BrokenImage InvalidRequest UrlRefused
+        UrlFailed Overloaded Internal EncoderFailed StorageFull StorageFailed Loading Draining Timeout
+    ]
     /// Of routes that only tell something.
     Plain Nested [Unauthorized]
     /// Of routes about one model.
@@ -113,21 +138,21 @@ groups! {
     /// Of routes that take pictures.
     Pictures Nested [
         BadRequest Unauthorized ModelNotFound NotAcceptable ReadTimeout BodyTooLarge ImageTooLarge TooManyImages
-        UnsupportedMediaType UnsupportedImage BrokenImage InvalidRequest Overloaded Internal EncoderFailed Loading
-        Draining Timeout
+        UnsupportedMediaType UnsupportedImage BrokenImage InvalidRequest UrlRefused UrlFailed Overloaded
+        Internal EncoderFailed Loading Draining Timeout
     ]
     /// Of routes that take pictures and may search.
     Search Nested [
-        BadRequest Unauthorized NotFound ModelNotFound NotAcceptable ReadTimeout WrongModel BodyTooLarge ImageTooLarge
-        TooManyImages UnsupportedMediaType UnsupportedImage BrokenImage InvalidRequest Overloaded Internal
-        EncoderFailed Loading Draining Timeout
+        BadRequest Unauthorized NotFound ModelNotFound NotAcceptable ReadTimeout WrongModel BodyTooLarge
+        ImageTooLarge TooManyImages UnsupportedMediaType UnsupportedImage BrokenImage InvalidRequest UrlRefused
+        UrlFailed Overloaded Internal EncoderFailed Loading Draining Timeout
     ]
     /// Of the inference protocol, about one model.
     InferenceModel Flat [BadRequest Unauthorized ModelNotFound Loading Draining]
     /// Of inference.
     Inference Flat [
         BadRequest Unauthorized ModelNotFound ReadTimeout BodyTooLarge ImageTooLarge TooManyImages
-        UnsupportedMediaType UnsupportedImage BrokenImage InvalidRequest Overloaded Internal EncoderFailed Loading
-        Draining Timeout
+        UnsupportedMediaType UnsupportedImage BrokenImage InvalidRequest UrlRefused UrlFailed Overloaded
+        Internal EncoderFailed Loading Draining Timeout
     ]
 }

@@ -1,6 +1,7 @@
 //! The router: one file for each family of routes, and what surrounds them all.
 
 mod body;
+mod collections;
 mod docs;
 mod errors;
 mod images;
@@ -10,6 +11,7 @@ mod openai;
 mod openapi;
 mod ops;
 mod page;
+mod schemas;
 mod search;
 mod surround;
 #[cfg(test)]
@@ -43,6 +45,16 @@ pub fn app(state: AppState) -> Router {
         .route("/v1/saliency", post(images::saliency))
         .route("/v1/analyze", post(images::analyze))
         .route("/v1/search", post(search::search))
+        .route("/v1/collections", get(collections::list))
+        .route(
+            "/v1/collections/{name}",
+            get(collections::show).put(collections::create).delete(collections::remove),
+        )
+        .route("/v1/collections/{name}/points", post(collections::upsert))
+        .route("/v1/collections/{name}/points/delete", post(collections::delete))
+        .route("/v1/collections/{name}/points/scroll", post(collections::scroll))
+        .route("/v1/collections/{name}/count", post(collections::count))
+        .route("/v1/collections/{name}/search", post(collections::search))
         .route("/v1/gallery/{id}/thumbnail", get(search::thumbnail))
         .route("/v1/embeddings", post(openai::embeddings))
         .route("/v1/models", get(openai::models))

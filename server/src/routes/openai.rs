@@ -4,8 +4,7 @@
 use std::time::UNIX_EPOCH;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -13,10 +12,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{encoded, too_many, whole};
+use super::body::{Item, too_many, unpack as picture, whole};
 use super::errors;
 use super::images::{ModelName, in_time};
-use super::negotiate::{Media, media};
+use super::negotiate::{Media, Segment, media};
 use super::ops::ModelJson;
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
@@ -147,11 +146,7 @@ pub(super) async fn models(State(state): State<AppState>) -> Response {
     params(("model" = String, Path, description = "Name of a model")),
     responses((status = 200, body = ModelCard), errors::OneModel)
 )]
-pub(super) async fn model(
-    State(state): State<AppState>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, ApiError> {
-    let Path(id) = id.map_err(|e| errors::path(&e))?;
+pub(super) async fn model(State(state): State<AppState>, Segment(id): Segment) -> Result<Response, ApiError> {
     let model = state.model(Some(&id))?;
     let mut response = Json(ModelCard::from(&*model)).into_response();
     response.extensions_mut().insert(ModelName::from(&model.info));
@@ -220,9 +215,7 @@ fn unpack(bytes: &[u8], limit: usize) -> Result<(Asked, Vec<Upload>), ApiError> 
     if texts.len() > limit {
         return Err(too_many(limit));
     }
-    let upload = |(i, text): (usize, String)| {
-        Ok(Upload { name: Some(format!("input[{i}]")), bytes: encoded(i, &text)? })
-    };
+    let upload = |(i, data)| picture(i, Item::Named { name: format!("input[{i}]"), data });
     let uploads = texts.into_iter().enumerate().map(upload).collect::<Result<_, ApiError>>()?;
     let format = request.encoding_format.unwrap_or_default();
     Ok((Asked { model: request.model, format, dimensions: request.dimensions }, uploads))

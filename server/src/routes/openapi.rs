@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use utoipa::{OpenApi, ToSchema};
 
 use super::surround::OPEN;
-use super::{body, docs, errors, images, kserve, openai, ops, page, search};
+use super::{body, collections, docs, errors, images, kserve, openai, ops, page, search};
 use crate::error::{Body, FlatBody, Kind, Shape};
 
 /// A picture of four pixels, for the examples: base64 of a PNG.
@@ -26,6 +26,15 @@ const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42
         images::analyze,
         search::search,
         search::thumbnail,
+        collections::list,
+        collections::create,
+        collections::show,
+        collections::remove,
+        collections::upsert,
+        collections::delete,
+        collections::scroll,
+        collections::count,
+        collections::search,
         openai::embeddings,
         openai::models,
         openai::model,
@@ -47,6 +56,7 @@ const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42
     tags(
         (name = "pictures", description = "Pictures in, what the model says about them out"),
         (name = "gallery", description = "Pictures of the indexed folder"),
+        (name = "collections", description = "Vectors that are kept: added, filtered, searched"),
         (name = "openai", description = "OpenAI's API, with pictures for text"),
         (name = "inference", description = "The Open Inference Protocol (KServe version 2)"),
         (name = "server", description = "Pages, health and counters")
@@ -107,7 +117,8 @@ fn add_versions(paths: &mut Map<String, Value>) {
             let id = format!("{}_version", text(operation, "operationId"));
             set(operation, "operationId", json!(id));
             let version = json!({
-                "name": "version", "in": "path", "required": true, "description": "Version of the model; there is only `1`",
+                "name": "version", "in": "path", "required": true,
+                "description": "Version of the model; there is only `1`",
                 "schema": {"type": "string"}, "example": "1",
             });
             if let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut) {

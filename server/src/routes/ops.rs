@@ -47,6 +47,10 @@ pub(super) struct ModelJson {
     provider: String,
     input: &'static str,
     dim: usize,
+    /// Least cosine with the stored answers for the golden picture; null where the model has none.
+    golden: Option<f64>,
+    /// Whether `pool=foreground` is possible.
+    features: bool,
     /// The contract, as it is in the file.
     preprocess: serde_json::Value,
 }
@@ -70,6 +74,8 @@ impl From<&ModelInfo> for ModelJson {
             provider: info.provider.clone(),
             input: info.input.name(),
             dim: info.dim,
+            golden: info.golden,
+            features: info.features,
             preprocess: serde_json::from_str(&info.contract.to_json()).unwrap_or_default(),
         }
     }

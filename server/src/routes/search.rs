@@ -1,8 +1,7 @@
 //! `/v1/search` and the gallery's thumbnails.
 
 use axum::Extension;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -10,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::errors;
 use super::images::{Answers, Call, Form, MAX_K, Parts, answer, in_time};
-use super::negotiate::{Media, media, query, within};
+use super::negotiate::{Media, Segment, media, query, within};
 use super::surround::RequestId;
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
@@ -78,12 +77,8 @@ pub(super) async fn search(
     params(("id" = usize, Path, description = "Number of the picture", example = 0)),
     responses((status = 200, body = Vec<u8>, content_type = "image/jpeg"), errors::Gallery)
 )]
-pub(super) async fn thumbnail(
-    State(state): State<AppState>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Response, ApiError> {
-    let Path(id) = id.map_err(|e| errors::path(&e))?;
-    Ok(in_time(&state, jpeg(&state, &id)).await)
+pub(super) async fn thumbnail(State(state): State<AppState>, Segment(id): Segment) -> Response {
+    in_time(&state, jpeg(&state, &id)).await
 }
 
 async fn jpeg(state: &AppState, id: &str) -> Result<Response, ApiError> {

@@ -13,6 +13,7 @@ use super::images::ModelName;
 use crate::error::{ApiError, Kind, Shape};
 use crate::metrics::Stage;
 use crate::state::AppState;
+use crate::telemetry::{Trace, attribute, number};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MODEL: HeaderName = HeaderName::from_static("x-occlude-model");
@@ -42,8 +43,13 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
     let route = matched.map_or("other", MatchedPath::as_str).to_owned();
     request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let telemetry = state.telemetry();
+    let trace = telemetry.as_ref().and_then(|_| Trace::begin(request.headers()));
     let (holder, mut response) = match authorise(&state, &route, request.headers()) {
-        Ok(holder) => (holder, next.run(request).await),
+        Ok(holder) => match trace.clone() {
+            Some(trace) => (holder, trace.during(next.run(request)).await),
+            None => (holder, next.run(request).await),
+        },
         Err(error) => (None, error.into_response()),
     };
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
@@ -55,6 +61,16 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
     finish(&state, &id, model.as_ref(), response.headers_mut());
     state.metrics().request(&route, response.status().as_u16());
     state.metrics().observe(Stage::Total, start.elapsed());
+    if let (Some(telemetry), Some(trace)) = (telemetry, trace) {
+        let status = response.status().as_u16();
+        let attributes = vec![
+            attribute("http.request.method", method.as_str()),
+            attribute("http.route", &route),
+            number("http.response.status_code", i64::from(status)),
+            attribute("occlude.request_id", &id),
+        ];
+        trace.end(&telemetry, &format!("{method} {route}"), status, attributes);
+    }
     log(&id, &format!("{method} {path}"), &route, &response, holder.as_deref(), start.elapsed());
     response
 }

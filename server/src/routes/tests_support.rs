@@ -20,6 +20,8 @@ fn info(name: &str, fingerprint: &str) -> ModelInfo {
         contract: Preprocess::imagenet(32),
         input: InputKind::Uint8,
         dim: Fake::DIM,
+        golden: None,
+        features: false,
         provider: "none".to_owned(),
     }
 }

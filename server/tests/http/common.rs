@@ -21,7 +21,14 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 }
 
 pub(crate) fn options() -> Options {
-    Options { provider: Provider::Cpu, workers: 1, intra_threads: 1, max_batch: 4, name: "tiny".to_owned() }
+    Options {
+        provider: Provider::Cpu,
+        workers: 1,
+        intra_threads: 1,
+        max_batch: 4,
+        name: "tiny".to_owned(),
+        gpu_mem_limit: None,
+    }
 }
 
 /// A state whose model is the fake encoder with a 32-pixel contract.
@@ -52,6 +59,8 @@ pub(crate) fn named_model(
         contract: Preprocess::imagenet(32),
         input: InputKind::Uint8,
         dim: Fake::DIM,
+        golden: None,
+        features: false,
         provider: "none".to_owned(),
     };
     let encoders = fakes.into_iter().map(|f| Box::new(f) as Box<dyn Encode>).collect();

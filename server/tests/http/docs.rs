@@ -21,8 +21,10 @@ fn every_command_works() {
     let photo = image::RgbImage::from_raw(300, 200, ramp(300, 200)).unwrap();
     photo.save(dir.path().join("photo.jpg")).unwrap();
     photo.save(dir.path().join("other.png")).unwrap();
-    let (model, gallery) = (format!("model={}", fixture("tiny.onnx").display()), dir.path().join("gallery"));
-    let server = Running::bare(&["--model", &model, "--gallery", gallery.to_str().unwrap()]);
+    let model = format!("model={}", fixture("tiny.onnx").display());
+    let (gallery, data) = (dir.path().join("gallery"), dir.path().join("data"));
+    let folders = ["--gallery", gallery.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    let server = Running::bare(&[&["--model", &model][..], &folders].concat());
     server.wait_for("ready");
     let (mut commands, mut inside) = (0, false);
     for line in text().lines() {
@@ -40,7 +42,7 @@ fn every_command_works() {
             _ => {}
         }
     }
-    assert!(commands >= 14, "{commands}");
+    assert!(commands >= 26, "{commands}");
     for array in ["embedding.npy", "embeddings.npy", "saliency.npy"] {
         assert!(std::fs::read(dir.path().join(array)).unwrap().starts_with(b"\x93NUMPY"), "{array}");
     }

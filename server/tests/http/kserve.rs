@@ -64,7 +64,7 @@ async fn the_server_and_its_models_describe_themselves() {
 
 #[tokio::test]
 async fn a_server_that_loads_or_drains_is_not_ready() {
-    let expected = Expected { models: vec!["fake".to_owned()], gallery: false };
+    let expected = Expected { models: vec!["fake".to_owned()], gallery: false, store: false };
     let loading = app(AppState::new(Limits::default(), expected));
     let ready = get(&loading, "/v2/health/ready").await;
     assert_eq!((ready.status.as_u16(), &ready.json()["status"]), (503, &json!("loading model")));

@@ -14,7 +14,7 @@ use crate::common::*;
 
 #[tokio::test]
 async fn requests_choose_a_model_by_name() {
-    let expected = Expected { models: vec!["one".to_owned(), "two".to_owned()], gallery: false };
+    let expected = Expected { models: vec!["one".to_owned(), "two".to_owned()], ..Expected::default() };
     let (limits, state) = (Limits::default(), AppState::new(Limits::default(), expected));
     let app = app(state.clone());
     let picture = png(40, 40, [9, 9, 9]);

@@ -88,6 +88,100 @@ fn keys_are_made_and_read_again_on_sighup() {
 }
 
 #[test]
+fn health_is_asked_and_a_supervisor_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let model = fixture("tiny.onnx");
+    let flags = ["--model", model.to_str().unwrap()];
+    let server = Running::with_environment(&flags, &[("NOTIFY_SOCKET", path.to_str().unwrap())]);
+    let mut said = [0u8; 100];
+    let length = socket.recv(&mut said).unwrap();
+    assert_eq!(&said[..length], b"READY=1\n");
+    let health = |url: &str| {
+        let run = Command::new(env!("CARGO_BIN_EXE_occlude-serve")).args(["health", url]).output().unwrap();
+        (
+            run.status.code().unwrap(),
+            String::from_utf8(run.stdout).unwrap(),
+            String::from_utf8(run.stderr).unwrap(),
+        )
+    };
+    let url = format!("http://{}", server.address);
+    assert_eq!(health(&url), (0, "ready\n".to_owned(), String::new()));
+    server.signal("TERM");
+    let length = socket.recv(&mut said).unwrap();
+    assert_eq!(&said[..length], b"STOPPING=1\n");
+    drop(server);
+    let (code, out, error) = health(&url);
+    assert!(code == 1 && out.is_empty() && error.contains("is not ready"), "{error}");
+}
+
+#[test]
+fn a_collector_gets_a_trace_of_each_request() {
+    use std::io::{Read, Write};
+
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let server = Running::start(&["--otlp-endpoint", &endpoint]);
+    server.wait_for("ready");
+    let picture = png(40, 40, [1, 2, 3]);
+    let head = format!(
+        "POST /v1/embed HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\
+         traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\n",
+        picture.len()
+    );
+    assert!(server.ask(&[head.as_bytes(), &picture].concat()).starts_with("HTTP/1.1 200"));
+    let (mut stream, _) = collector.accept().unwrap();
+    let mut text = String::new();
+    let mut buffer = [0u8; 4096];
+    let body = loop {
+        let n = stream.read(&mut buffer).unwrap();
+        text.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")).unwrap();
+        if body.len() == length.parse::<usize>().unwrap() {
+            assert!(head.starts_with("POST /v1/traces "), "{head}");
+            break serde_json::from_str::<serde_json::Value>(body).unwrap();
+        }
+    };
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+    let spans = body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
+    let root = spans.iter().find(|s| s["kind"] == 2).unwrap();
+    assert_eq!(
+        (&root["name"], &root["parentSpanId"]),
+        (&"POST /v1/embed".into(), &"00f067aa0ba902b7".into())
+    );
+    let names: Vec<&str> =
+        spans.iter().filter(|s| s["kind"] == 1).map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["read", "decode", "queue and encode", "render"]);
+    let nanos = |v: &serde_json::Value| v.as_str().unwrap().parse::<u64>().unwrap();
+    for span in spans {
+        assert_eq!(span["traceId"], "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert!(span["kind"] == 2 || span["parentSpanId"] == root["spanId"]);
+        let (start, end) = (nanos(&span["startTimeUnixNano"]), nanos(&span["endTimeUnixNano"]));
+        assert!(start <= end && end <= nanos(&root["endTimeUnixNano"]), "{span}");
+    }
+}
+
+/// The example configuration and the unit name flags that exist.
+#[test]
+fn the_packaged_configuration_is_one() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
+    let words = ["occlude-serve".into(), "--config".into(), folder.join("serve.toml").into_os_string()];
+    let config = occlude_serve::Args::read(words).unwrap().resolve().unwrap();
+    assert_eq!((config.models[0].name.as_str(), config.address.port()), ("default", 8080));
+    let container = std::fs::read_to_string(folder.join("Containerfile")).unwrap();
+    let command = occlude_serve::Args::described();
+    let variables = container.split_whitespace().filter_map(|w| w.strip_prefix(occlude_serve::ENVIRONMENT));
+    for name in variables.map(|v| v.split('=').next().unwrap().to_lowercase()) {
+        assert!(command.get_arguments().any(|a| a.get_id().as_str() == name), "{name}");
+    }
+    let pinned = std::fs::read_to_string(folder.join("../xtask/src/setup/requirements.txt")).unwrap();
+    let version = pinned.lines().find(|l| l.starts_with("onnxruntime==")).unwrap();
+    assert!(container.contains(version), "{version}");
+}
+
+#[test]
 fn file_environment_and_flags_in_this_order() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("serve.toml");

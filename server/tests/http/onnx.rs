@@ -4,7 +4,7 @@ use crate::common::*;
 use axum::http::StatusCode;
 use occlude_preprocess::Rgb;
 use occlude_serve::encoder::{LoadError, Loaded, Options, load};
-use occlude_serve::{Encode, InputKind, Limits, Provider, app};
+use occlude_serve::{Encode, InputKind, Limits, Provider, Wants, app};
 use serde_json::Value;
 
 /// Largest difference between our run and that of ONNX Runtime's Python package on the same pixels: sums of at most
@@ -24,12 +24,12 @@ fn close(a: &[f32], b: &[f32]) -> bool {
 #[test]
 fn both_inputs_give_what_python_gives() {
     for (name, kind) in [("tiny.onnx", InputKind::Float), ("tiny-uint8.onnx", InputKind::Uint8)] {
-        let Loaded { info, mut encoders, note } = load(&fixture(name), &options()).unwrap();
+        let Loaded { info, mut encoders, note, .. } = load(&fixture(name), &options()).unwrap();
         assert_eq!((info.input, info.dim, info.provider.as_str()), (kind, 8, "CPU"));
         assert_eq!((info.encoder.as_str(), info.contract.crop, note), ("tiny", 32, None));
         assert_eq!(info.fingerprint.len(), 64);
         let ramp = Rgb { width: 32, height: 32, data: ramp(32, 32) };
-        let rows = encoders[0].encode(&[ramp]).unwrap();
+        let rows = encoders[0].encode(&[ramp], Wants::default()).unwrap();
         let (embedding, saliency) = expected(name);
         assert!(close(&rows[0].embedding, &embedding), "{name}: {:?} {embedding:?}", rows[0].embedding);
         assert!(close(&rows[0].saliency, &saliency), "{name}: {:?} {saliency:?}", rows[0].saliency);
@@ -42,9 +42,9 @@ fn a_row_of_a_batch_equals_the_single_picture() {
     let Loaded { mut encoders, .. } = load(&fixture("tiny.onnx"), &options()).unwrap();
     let picture = |i: u32| Rgb { width: 32, height: 32, data: ramp(32 + i, 32)[..32 * 32 * 3].to_vec() };
     let pictures: Vec<Rgb> = (0..7).map(picture).collect();
-    let batch = encoders[0].encode(&pictures).unwrap();
+    let batch = encoders[0].encode(&pictures, Wants::default()).unwrap();
     for (picture, row) in pictures.iter().zip(&batch) {
-        let alone = encoders[0].encode(std::slice::from_ref(picture)).unwrap();
+        let alone = encoders[0].encode(std::slice::from_ref(picture), Wants::default()).unwrap();
         assert!(close(&alone[0].embedding, &row.embedding) && close(&alone[0].saliency, &row.saliency));
     }
 }
@@ -56,7 +56,9 @@ async fn through_http_from_a_file_larger_than_the_crop() {
     let middle: Vec<u8> = (2..34).flat_map(|y| whole[(y * 36 + 2) * 3..(y * 36 + 34) * 3].to_vec()).collect();
     for name in ["tiny.onnx", "tiny-uint8.onnx"] {
         let Loaded { mut encoders, .. } = load(&fixture(name), &options()).unwrap();
-        let want = encoders[0].encode(&[Rgb { width: 32, height: 32, data: middle.clone() }]).unwrap();
+        let want = encoders[0]
+            .encode(&[Rgb { width: 32, height: 32, data: middle.clone() }], Wants::default())
+            .unwrap();
         let answer = post(&app(onnx_state(name)), "/v1/analyze", &[], png_of(36, 36, &whole)).await;
         assert_eq!(answer.status, StatusCode::OK);
         let json = answer.json();
@@ -89,6 +91,29 @@ async fn concurrent_requests_get_their_own_answers() {
     assert!(state.metrics().batches().iter().all(|(size, _)| *size <= Limits::default().max_batch));
 }
 
+/// numpy's pooling of ONNX Runtime's `res5` in Python is `expected.json`'s `foreground`.
+#[test]
+fn features_come_when_they_are_wanted() {
+    let ramp = [Rgb { width: 32, height: 32, data: ramp(32, 32) }];
+    let mut loaded = load(&fixture("tiny-features.onnx"), &options()).unwrap();
+    assert!(loaded.info.features);
+    let mut encode = |wants| loaded.encoders[0].encode(&ramp, wants).unwrap().remove(0);
+    assert_eq!(encode(Wants::default()).features, None);
+    let row = encode(Wants { features: true });
+    let features = row.features.expect("wanted");
+    assert_eq!((features.channels, features.height, features.width), (8, 4, 4));
+    let map = occlude_saliency::Map::new(4, 4, &row.saliency).unwrap();
+    let mask = occlude_saliency::foreground(map).unwrap();
+    let pooled = occlude_saliency::foreground_pooled(8, &features.values, &mask).unwrap();
+    let text = std::fs::read_to_string(fixture("expected.json")).unwrap();
+    let all: Value = serde_json::from_str(&text).unwrap();
+    assert!(close(&pooled, &floats(&all["tiny-features.onnx"]["foreground"])), "{pooled:?}");
+    // A model without the output has nothing to give.
+    let mut loaded = load(&fixture("tiny.onnx"), &options()).unwrap();
+    assert!(!loaded.info.features);
+    assert_eq!(loaded.encoders[0].encode(&ramp, Wants { features: true }).unwrap()[0].features, None);
+}
+
 fn refused(name: &str) -> LoadError {
     load(&fixture(name), &options()).err().unwrap_or_else(|| panic!("{name} was taken"))
 }
@@ -108,6 +133,34 @@ fn files_without_the_contract_are_refused_by_name() {
     let side = refused("other-side.onnx");
     assert!(side.to_string().contains("40"), "{side}");
     assert!(matches!(refused("make_models.py"), LoadError::Session { .. }), "not an ONNX file");
+}
+
+/// The answers in the fixtures are for a picture that Pillow resized: what the server makes of a picture and what the
+/// model makes of that are both held to something outside of Occlude.
+#[test]
+fn the_golden_picture_is_answered_by_every_worker() {
+    for name in ["tiny.onnx", "tiny-uint8.onnx"] {
+        let loaded = load(&fixture(name), &Options { workers: 2, ..options() }).unwrap();
+        let cosine = loaded.info.golden.expect("the file has golden data");
+        assert!((0.9999..=1.0).contains(&cosine), "{name}: {cosine}");
+        assert_eq!(loaded.warning, None);
+    }
+    let older = load(&fixture("no-golden.onnx"), &options()).unwrap();
+    assert_eq!(older.info.golden, None);
+    assert!(older.warning.is_some_and(|w| w.contains("no golden picture") && w.contains("hint: ")));
+}
+
+#[test]
+fn a_model_that_answers_otherwise_is_refused() {
+    let wrong = refused("wrong-golden.onnx");
+    assert!(matches!(&wrong, LoadError::Golden { output: "embedding", cosine, .. } if *cosine > 0.9));
+    let said = wrong.to_string();
+    for part in ["wrong-golden.onnx", "cosine 0.99", "at least 0.9999", "CPU alone", "hint: "] {
+        assert!(said.contains(part), "{said}");
+    }
+    let broken = refused("broken-golden.onnx");
+    assert!(matches!(broken, LoadError::GoldenData { .. }));
+    assert!(broken.to_string().contains("`golden_embedding` is missing"), "{broken}");
 }
 
 /// The library of the test environment is the CPU build; where a GPU build and a GPU are present, CUDA runs instead.

@@ -102,7 +102,7 @@ async fn models_are_listed_with_our_fields() {
     assert!(one["created"].as_u64().unwrap() > 1_700_000_000);
     assert_eq!(get(&app, "/v1/models/other").await.code(), "model_not_found");
     assert_eq!(get(&app, "/v1/models/%ff").await.code(), "bad_request");
-    let expected = Expected { models: vec!["late".to_owned()], gallery: false };
+    let expected = Expected { models: vec!["late".to_owned()], gallery: false, store: false };
     let loading = occlude_serve::app(AppState::new(Limits::default(), expected));
     assert_eq!(get(&loading, "/v1/models/late").await.code(), "loading");
     assert_eq!(get(&loading, "/v1/models").await.json()["data"], json!([]));

@@ -132,7 +132,8 @@ fn requests_made_from_the_document_find_nothing() {
     let dir = tempfile::tempdir().unwrap();
     pictures(&dir.path().join("gallery"));
     // Without keys: where the document names some, they are what is varied most, and little gets past 401.
-    let server = Running::start(&["--gallery", dir.path().join("gallery").to_str().unwrap()]);
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let server = Running::start(&["--gallery", &path("gallery"), "--data", &path("data")]);
     server.wait_for("ready");
     let url = format!("http://{}/openapi.json", server.address);
     let check = "import json, sys, urllib.request; from openapi_spec_validator import validate; \

@@ -87,14 +87,20 @@ struct ModelParameters {
 }
 
 /// The server's name and extensions
-#[utoipa::path(get, path = "/v2", operation_id = "server_metadata", tag = "inference", responses((status = 200, body = ServerMetadata)))]
+#[utoipa::path(
+    get, path = "/v2", operation_id = "server_metadata", tag = "inference",
+    responses((status = 200, body = ServerMetadata))
+)]
 pub(super) async fn server() -> Response {
     let (name, version) = ("occlude-serve", env!("CARGO_PKG_VERSION"));
     Json(ServerMetadata { name, version, extensions: ["binary_tensor_data"] }).into_response()
 }
 
 /// Whether the process answers
-#[utoipa::path(get, path = "/v2/health/live", operation_id = "server_live", tag = "inference", responses((status = 200, body = Live)))]
+#[utoipa::path(
+    get, path = "/v2/health/live", operation_id = "server_live", tag = "inference",
+    responses((status = 200, body = Live))
+)]
 pub(super) async fn live() -> Response {
     Json(Live { live: true }).into_response()
 }

@@ -11,7 +11,7 @@ use crate::batch::Encoded;
 use crate::error::{ApiError, Kind};
 use crate::model::{InputKind, ModelInfo};
 use crate::picture::Upload;
-use crate::routes::body::{encoded, too_many};
+use crate::routes::body::{Item, too_many, unpack};
 
 /// The input of whole files.
 pub(super) const FILES: &str = "files";
@@ -230,20 +230,21 @@ fn whole_files(input: &InputTensor<'_>, data: Data<'_>, rules: Rules) -> Result<
             return Err(invalid(message));
         }
     };
-    let bytes = match data {
-        Data::Json(json) => decoded(&from_json::<String>(FILES, json, count)?)?,
-        Data::Binary(data) if base64 => {
-            let text = |b: &Bytes| String::from_utf8_lossy(b).into_owned();
-            decoded(&files(FILES, data, count)?.iter().map(text).collect::<Vec<_>>())?
+    let name = |i: usize| format!("{FILES}[{i}]");
+    let coded = |(i, data): (usize, String)| unpack(i, Item::Named { name: name(i), data });
+    let text = |b: Bytes| String::from_utf8_lossy(&b).into_owned();
+    match data {
+        Data::Json(json) => {
+            from_json::<String>(FILES, json, count)?.into_iter().enumerate().map(coded).collect()
         }
-        Data::Binary(data) => files(FILES, data, count)?,
-    };
-    let upload = |(i, bytes)| Upload { name: Some(format!("{FILES}[{i}]")), bytes };
-    Ok(bytes.into_iter().enumerate().map(upload).collect())
-}
-
-fn decoded(texts: &[String]) -> Result<Vec<Bytes>, ApiError> {
-    texts.iter().enumerate().map(|(i, text)| encoded(i, text)).collect()
+        Data::Binary(data) if base64 => {
+            files(FILES, data, count)?.into_iter().map(text).enumerate().map(coded).collect()
+        }
+        Data::Binary(data) => {
+            let upload = |(i, bytes)| Upload { name: Some(name(i)), bytes, url: None };
+            Ok(files(FILES, data, count)?.into_iter().enumerate().map(upload).collect())
+        }
+    }
 }
 
 fn crops(input: &InputTensor<'_>, data: Data<'_>, rules: Rules) -> Result<Vec<Rgb>, ApiError> {
@@ -432,7 +433,7 @@ mod tests {
         assert!(asked(twice).unwrap_err().contains("twice"));
         let classes = r#","outputs":[{"name":"embedding","parameters":{"classification":3}}]"#;
         assert!(asked(classes).unwrap_err().contains("not offered"));
-        let row = Encoded { embedding: vec![1.0, 2.0], saliency: vec![3.0; 6], grid: (2, 3) };
+        let row = Encoded { embedding: vec![1.0, 2.0], saliency: vec![3.0; 6], grid: (2, 3), features: None };
         assert_eq!(gather(SALIENCY, &[row.clone(), row.clone()]).unwrap().0, [2, 2, 3]);
         assert_eq!(gather(EMBEDDING, std::slice::from_ref(&row)).unwrap(), (vec![1, 2], vec![1.0, 2.0]));
         let odd = Encoded { grid: (3, 2), ..row.clone() };

@@ -1,0 +1,105 @@
+//! A collection in memory: its rows, its approximate index, and what filters matched.
+
+use std::sync::{Arc, Mutex, RwLock};
+
+use crate::ann::Ann;
+use crate::database::{Database, Stored};
+use crate::engine::Info;
+use crate::error::{Error, Result};
+use crate::filter::Filter;
+use crate::lock::{lock, read};
+use crate::rows::Rows;
+
+/// Filters whose matches are kept.
+const FILTERS: usize = 32;
+/// Matches that are kept, of all filters together: 64 MB.
+const MATCHES: usize = 8 << 20;
+/// Deleted rows that a filter's matches may hold on to.
+const GONE: usize = 10_000;
+
+pub(crate) struct Collection {
+    pub(crate) stored: Stored,
+    /// As the database, but for moments after a commit.
+    pub(crate) rows: RwLock<Rows>,
+    /// `None` while all searches are exact.
+    pub(crate) ann: RwLock<Option<Ann>>,
+    /// The last used first.
+    matches: Mutex<Vec<Matches>>,
+}
+
+/// The rows that a filter matched. What a row holds never changes: only rows that came since are looked at again, and
+/// those that are gone are passed over by who asks.
+#[derive(Clone)]
+struct Matches {
+    /// As JSON.
+    filter: Arc<str>,
+    /// Rows up to this number were looked at.
+    upto: i64,
+    seqs: Arc<Vec<i64>>,
+}
+
+impl Collection {
+    pub(crate) fn new(stored: Stored) -> Self {
+        let rows = RwLock::new(Rows::new(stored.spec.dim));
+        Self { stored, rows, ann: RwLock::new(None), matches: Mutex::new(Vec::new()) }
+    }
+
+    pub(crate) fn dim(&self) -> usize {
+        self.stored.spec.dim
+    }
+
+    pub(crate) fn info(&self) -> Info {
+        Info {
+            name: self.stored.name.clone(),
+            spec: self.stored.spec.clone(),
+            count: read(&self.rows).len(),
+            indexed: read(&self.ann).as_ref().map_or(0, Ann::len),
+            created: self.stored.created,
+        }
+    }
+
+    pub(crate) fn check_fingerprint(&self, found: &str) -> Result<()> {
+        let expected = &self.stored.spec.fingerprint;
+        if expected == found {
+            return Ok(());
+        }
+        let collection = self.stored.name.clone();
+        Err(Error::Fingerprint { collection, expected: expected.clone(), found: found.to_owned() })
+    }
+
+    /// Numbers of the rows that the filter matches, those that were deleted since included; sorted.
+    pub(crate) fn matching(&self, filter: &Filter, database: &Database) -> Result<Arc<Vec<i64>>> {
+        let key: Arc<str> = serde_json::to_string(filter).unwrap_or_default().into();
+        let upto = read(&self.rows).last_seq();
+        let known = lock(&self.matches).iter().find(|m| m.filter == key).cloned();
+        let mut found = known.unwrap_or_else(|| Matches { filter: key, upto: 0, seqs: Arc::default() });
+        if found.upto < upto {
+            let seqs = Arc::make_mut(&mut found.seqs);
+            database.each_payload(self.stored.uid, (found.upto, upto), |entry| {
+                if filter.matches(&entry.payload) {
+                    seqs.push(entry.seq);
+                }
+            })?;
+            found.upto = upto;
+            let rows = read(&self.rows);
+            if seqs.len() > rows.len() + GONE {
+                *seqs = rows.among(seqs).map(|row| row.seq).collect();
+            }
+        }
+        let seqs = found.seqs.clone();
+        self.keep(found);
+        Ok(seqs)
+    }
+
+    fn keep(&self, found: Matches) {
+        let mut all = lock(&self.matches);
+        all.retain(|m| m.filter != found.filter);
+        all.insert(0, found);
+        all.truncate(FILTERS);
+        let mut sum = 0;
+        all.retain(|m| {
+            sum += m.seqs.len();
+            sum <= MATCHES
+        });
+    }
+}

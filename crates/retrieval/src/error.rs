@@ -1,0 +1,172 @@
+//! What can go wrong with a store.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Of this library.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What an [`Error`] means to who asked, for a server to map to statuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// There is no such collection or point.
+    NotFound,
+    /// There is a collection of this name.
+    AlreadyExists,
+    /// The request makes no sense.
+    Invalid,
+    /// The vectors come from another model.
+    WrongFingerprint,
+    /// A limit of the store's, or the disk, is reached; nothing was lost or changed.
+    Full,
+    /// Another process uses the store.
+    Locked,
+    /// The disk failed; nothing that was acknowledged is lost.
+    Io,
+    /// The files are not what this library wrote.
+    Corrupt,
+}
+
+/// Why a store cannot be opened, or an operation was refused. No operation that fails changes anything.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A name that no collection has.
+    #[error("no collection `{name}`")]
+    NoCollection {
+        /// As asked.
+        name: String,
+    },
+    /// A search by the id of a point that is not there.
+    #[error("no point `{id}` in collection `{collection}`")]
+    NoPoint {
+        /// The collection.
+        collection: String,
+        /// As asked.
+        id: String,
+    },
+    /// A name that is taken.
+    #[error("collection `{name}` exists already")]
+    Exists {
+        /// As asked.
+        name: String,
+    },
+    /// A name that no collection can have.
+    #[error("`{name}` is no name of a collection; hint: 1 to 64 of a-z, 0-9, `_` and `-`")]
+    Name {
+        /// As asked, shortened.
+        name: String,
+    },
+    /// A value out of bounds.
+    #[error("{what}: expected {expected}, found {found}")]
+    Value {
+        /// Which, and of which point.
+        what: String,
+        /// What can be.
+        expected: String,
+        /// What is.
+        found: String,
+    },
+    /// A filter that is none.
+    #[error("filter, at `{at}`: {reason}")]
+    Filter {
+        /// Path inside the filter.
+        at: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Vectors of another model than the collection's.
+    #[error(
+        "collection `{collection}` holds vectors of the model `{expected}`, these are of `{found}`; \
+         hint: embed with the model that filled the collection, or make a new collection"
+    )]
+    Fingerprint {
+        /// The collection.
+        collection: String,
+        /// Fingerprint of its model.
+        expected: String,
+        /// The fingerprint that came.
+        found: String,
+    },
+    /// No room on the disk, or a limit of [`Options`](crate::Options) reached.
+    #[error("the store is full: {reason}")]
+    Full {
+        /// Of what.
+        reason: String,
+    },
+    /// A store that is open already.
+    #[error("`{}` is open in another process, or twice in this one", .path.display())]
+    Locked {
+        /// The store's folder.
+        path: PathBuf,
+    },
+    /// A file that cannot be read or written.
+    #[error("`{}`: {reason}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        reason: io::Error,
+    },
+    /// The database failed.
+    #[error("`{}`: {reason}", .path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        reason: rusqlite::Error,
+    },
+    /// A file of another program in the database's place.
+    #[error("`{}` is no store of vectors: {reason}", .path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        reason: String,
+    },
+    /// A database of a later release.
+    #[error(
+        "`{}` has schema version {found}, this release knows {known}; hint: open it with the release that wrote it",
+        .path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// A database that is damaged.
+    #[error("`{}` is damaged: {reason}; hint: put a copy back, or salvage it with sqlite3's `.recover`", .path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// What it means to who asked.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::NoCollection { .. } | Self::NoPoint { .. } => Kind::NotFound,
+            Self::Exists { .. } => Kind::AlreadyExists,
+            Self::Name { .. } | Self::Value { .. } | Self::Filter { .. } => Kind::Invalid,
+            Self::Fingerprint { .. } => Kind::WrongFingerprint,
+            Self::Full { .. } => Kind::Full,
+            Self::Locked { .. } => Kind::Locked,
+            Self::Io { .. } | Self::Database { .. } => Kind::Io,
+            Self::Foreign { .. } | Self::Newer { .. } | Self::Corrupt { .. } => Kind::Corrupt,
+        }
+    }
+
+    pub(crate) fn value(
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self::Value { what: what.into(), expected: expected.into(), found: found.into() }
+    }
+}

@@ -1,0 +1,9 @@
+//! The store from outside: what it does, what it refuses, what survives.
+
+mod approximate;
+mod hostile;
+mod killed;
+mod model;
+mod operations;
+mod threads;
+mod tools;

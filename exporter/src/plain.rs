@@ -1,0 +1,36 @@
+//! The outputs of a model by [`mod@reference`], without any runtime.
+
+use occlude_preprocess::Rgb;
+
+use crate::onnx::{Network, OutputKind};
+use crate::runtime::Outputs;
+use crate::{Error, reference};
+
+/// The outputs for one picture that is resized and cropped already; `normalize` scales embeddings and projections to
+/// length one.
+pub(crate) fn outputs(
+    network: Network<'_>,
+    kinds: &[OutputKind],
+    normalize: bool,
+    pixels: &Rgb,
+) -> Result<Outputs, Error> {
+    let Network { encoder, contract, projection } = network;
+    let stages = reference::stages(encoder, &contract.tensor(pixels), contract.crop as usize)?;
+    let features = &stages[3];
+    let vector = |mut values: Vec<f32>| {
+        if normalize {
+            let length = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt().max(1e-12);
+            values.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+        }
+        values
+    };
+    let value = |kind: &OutputKind| match kind {
+        OutputKind::Embedding => vector(features.pooled()),
+        OutputKind::Projection => {
+            vector(projection.map(|p| p.forward(&features.pooled())).unwrap_or_default())
+        }
+        OutputKind::Saliency => features.channel_sum(),
+        OutputKind::Stage(stage) => stages[usize::from(*stage) - 2].data.clone(),
+    };
+    Ok(kinds.iter().map(|kind| (kind.to_string(), value(kind))).collect())
+}

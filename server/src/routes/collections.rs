@@ -1,0 +1,605 @@
+//! `/v1/collections`: named collections of vectors, filled and searched by picture, by vector or by id.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use occlude_retrieval::{Engine, Filter, Hit, Info, Page, Point, Query, Record, Spec, Target, With};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::{self, Item};
+use super::images::{ModelName, in_time};
+use super::negotiate::{Segment, within};
+use super::{errors, schemas};
+use crate::admission::Admitted;
+use crate::error::{ApiError, Kind};
+use crate::metrics::Stage;
+use crate::model::Model;
+use crate::picture::{Upload, encode_all};
+use crate::state::AppState;
+
+/// Hits and points of one answer, unless asked otherwise, and the most that can be asked.
+const LIMIT: (usize, usize) = (12, 1000);
+
+/// Points of one upsert: each may be a picture, and all go into one transaction.
+const MAX_POINTS: usize = 1000;
+
+#[derive(Serialize, ToSchema)]
+struct Collections {
+    #[schema(value_type = Vec<schemas::Collection>)]
+    collections: Vec<Info>,
+}
+
+/// All collections
+#[utoipa::path(
+    get, path = "/v1/collections", operation_id = "list_collections", tag = "collections",
+    responses((status = 200, body = Collections), errors::Collections)
+)]
+pub(super) async fn list(State(state): State<AppState>) -> Response {
+    let run = async {
+        let collections = state.on_store(|s| s.collections()).await?;
+        Ok(Json(Collections { collections }).into_response())
+    };
+    in_time(&state, run).await
+}
+
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    /// Whose vectors it will hold; the first model by default.
+    model: Option<String>,
+}
+
+/// Makes a collection
+///
+/// 201 where it is new, 200 where it is there for the same model.
+#[utoipa::path(
+    put, path = "/v1/collections/{name}", operation_id = "create_collection", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    request_body = Option<Create>,
+    responses(
+        (status = 200, body = schemas::Collection, description = "It is there for the same model"),
+        (status = 201, body = schemas::Collection, description = "It is new"),
+        errors::CollectionBody
+    )
+)]
+pub(super) async fn create(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+    request: Request,
+) -> Response {
+    let run = async {
+        let mut admitted = Admitted::new(&state)?;
+        let asked: Create = json_or_nothing(&state, &mut admitted, request).await?;
+        let info = &state.model(asked.model.as_deref())?.info;
+        let spec = Spec {
+            dim: info.dim,
+            fingerprint: info.fingerprint.clone(),
+            model: info.name.clone(),
+            metric: Default::default(),
+        };
+        let made = move |store: &dyn Engine| match store.create_collection(&name, &spec) {
+            Ok(info) => Ok((StatusCode::CREATED, info)),
+            Err(occlude_retrieval::Error::Exists { .. }) => {
+                let there = store.collection(&name)?;
+                if there.spec.fingerprint == spec.fingerprint {
+                    return Ok((StatusCode::OK, there));
+                }
+                let (expected, found) = (there.spec.fingerprint, spec.fingerprint.clone());
+                Err(occlude_retrieval::Error::Fingerprint { collection: name, expected, found })
+            }
+            Err(error) => Err(error),
+        };
+        let (status, info) = state.on_store(made).await?;
+        Ok((status, Json(info)).into_response())
+    };
+    in_time(&state, run).await
+}
+
+/// One collection
+#[utoipa::path(
+    get, path = "/v1/collections/{name}", operation_id = "show_collection", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    responses((status = 200, body = schemas::Collection), errors::Collection)
+)]
+pub(super) async fn show(State(state): State<AppState>, Segment(name): Segment) -> Response {
+    let run = async { Ok(Json(state.on_store(move |s| s.collection(&name)).await?).into_response()) };
+    in_time(&state, run).await
+}
+
+/// Deletes a collection
+#[utoipa::path(
+    delete, path = "/v1/collections/{name}", operation_id = "delete_collection", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    responses((status = 204, description = "It is gone, with all its points"), errors::Collection)
+)]
+pub(super) async fn remove(State(state): State<AppState>, Segment(name): Segment) -> Response {
+    let run = async {
+        let _admitted = Admitted::new(&state)?;
+        state.on_store(move |s| s.drop_collection(&name)).await?;
+        Ok(StatusCode::NO_CONTENT.into_response())
+    };
+    in_time(&state, run).await
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Upsert {
+    points: Vec<NewPoint>,
+    /// Of the model that made the vectors; needed where there are any.
+    fingerprint: Option<String>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewPoint {
+    id: String,
+    vector: Option<Vec<f32>>,
+    /// Base64 or data URL, in place of the vector.
+    image: Option<String>,
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    payload: Map<String, Value>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Upserted {
+    added: usize,
+    replaced: usize,
+}
+
+/// Adds or replaces points
+///
+/// JSON with vectors or pictures, or a form of files whose names are the ids.
+/// All points or none, and acknowledged only when they are on disk.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/points", operation_id = "upsert_points", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    request_body(content((Upsert = "application/json"), (body::Form = "multipart/form-data"))),
+    responses((status = 200, body = Upserted), errors::CollectionPictures)
+)]
+pub(super) async fn upsert(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+    request: Request,
+) -> Response {
+    let run = async {
+        let mut admitted = Admitted::new(&state)?;
+        let collection = Collection::find(&state, name).await?;
+        let (head, body) = request.into_parts();
+        let (points, fingerprint) = if is_json(&head.headers) {
+            let bytes = body::whole(&state, &mut admitted, &head.headers, body).await?;
+            let asked: Upsert = state.on_pool(Stage::Read, move || parse(&bytes)).await??;
+            collection.points(&state, &mut admitted, asked).await?
+        } else {
+            let files = body::uploads(&state, &mut admitted, &head.headers, body).await?;
+            collection.files(&state, &mut admitted, files).await?
+        };
+        let name = collection.info.name;
+        let done = state.on_store(move |s| s.upsert(&name, &fingerprint, &points)).await?;
+        let mut response = Json(Upserted { added: done.added, replaced: done.replaced }).into_response();
+        response.extensions_mut().extend(collection.served);
+        Ok(response)
+    };
+    in_time(&state, run).await
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Delete {
+    ids: Option<Vec<String>>,
+    #[schema(value_type = Option<schemas::Filter>)]
+    filter: Option<Filter>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Count {
+    count: usize,
+}
+
+/// Deletes points
+///
+/// By ids, or by a filter.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/points/delete", operation_id = "delete_points", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    request_body = Delete,
+    responses((status = 200, body = Count), errors::CollectionBody)
+)]
+pub(super) async fn delete(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+    request: Request,
+) -> Response {
+    let run = async {
+        let mut admitted = Admitted::new(&state)?;
+        let asked: Delete = json(&state, &mut admitted, request).await?;
+        let work = move |store: &dyn Engine| match asked {
+            Delete { ids: Some(ids), filter: None } => Some(store.delete(&name, &ids)).transpose(),
+            Delete { ids: None, filter: Some(filter) } => {
+                Some(store.delete_where(&name, &filter)).transpose()
+            }
+            _ => Ok(None),
+        };
+        let count = state.on_store(work).await?;
+        let count = count.ok_or_else(|| one_of("`ids` or `filter`"))?;
+        Ok(Json(Count { count }).into_response())
+    };
+    in_time(&state, run).await
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Scroll {
+    /// Only these, in this order.
+    ids: Option<Vec<String>>,
+    after: Option<String>,
+    limit: Option<usize>,
+    #[schema(value_type = Option<schemas::Filter>)]
+    filter: Option<Filter>,
+    #[serde(default)]
+    with_vector: bool,
+    with_payload: Option<bool>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Points {
+    #[schema(value_type = Vec<schemas::Point>)]
+    points: Vec<Record>,
+    /// What `after` has to be for the next page; null at the end.
+    next: Option<String>,
+}
+
+/// Reads points
+///
+/// Some points by id, or all of them page by page.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/points/scroll", operation_id = "scroll_points", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    request_body = Scroll,
+    responses((status = 200, body = Points), errors::CollectionBody)
+)]
+pub(super) async fn scroll(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+    request: Request,
+) -> Response {
+    let run = async {
+        let mut admitted = Admitted::new(&state)?;
+        let asked: Scroll = json(&state, &mut admitted, request).await?;
+        let limit = within("limit", asked.limit.unwrap_or(LIMIT.1), (1, LIMIT.1))?;
+        let with = With { vector: asked.with_vector, payload: asked.with_payload.unwrap_or(true) };
+        if asked.ids.as_ref().is_some_and(|ids| ids.len() > LIMIT.1) {
+            let message = format!("more than {} `ids` in one request", LIMIT.1);
+            return Err(ApiError::new(Kind::InvalidRequest, message));
+        }
+        let page = Page { after: asked.after, limit, filter: asked.filter, with };
+        let work = move |store: &dyn Engine| match asked.ids {
+            Some(ids) => Ok((store.get(&name, &ids, with)?, false)),
+            None => store.scroll(&name, &page).map(|points| (points, true)),
+        };
+        let (points, paged) = state.on_store(work).await?;
+        let last = points.last().map(|p| p.id.clone());
+        let next = last.filter(|_| paged && points.len() == limit);
+        Ok(Json(Points { points, next }).into_response())
+    };
+    in_time(&state, run).await
+}
+
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CountQuery {
+    #[schema(value_type = Option<schemas::Filter>)]
+    filter: Option<Filter>,
+}
+
+/// Counts points
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/count", operation_id = "count_points", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    request_body = Option<CountQuery>,
+    responses((status = 200, body = Count), errors::CollectionBody)
+)]
+pub(super) async fn count(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+    request: Request,
+) -> Response {
+    let run = async {
+        let mut admitted = Admitted::new(&state)?;
+        let asked: CountQuery = json_or_nothing(&state, &mut admitted, request).await?;
+        let count = state.on_store(move |s| s.count(&name, asked.filter.as_ref())).await?;
+        Ok(Json(Count { count }).into_response())
+    };
+    in_time(&state, run).await
+}
+
+#[derive(Deserialize, Default, ToSchema)]
+#[schema(as = CollectionSearch)]
+#[serde(deny_unknown_fields)]
+struct Search {
+    image: Option<Item>,
+    vector: Option<Vec<f32>>,
+    /// Of the model that made the vector; needed with it.
+    fingerprint: Option<String>,
+    id: Option<String>,
+    limit: Option<usize>,
+    #[schema(value_type = Option<schemas::Filter>)]
+    filter: Option<Filter>,
+    #[serde(default)]
+    exact: bool,
+    #[serde(default)]
+    with_vector: bool,
+    with_payload: Option<bool>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct SearchQuery {
+    /// Hits at most, where the body says nothing.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Found {
+    collection: String,
+    #[schema(value_type = Vec<schemas::Hit>)]
+    hits: Vec<Hit>,
+}
+
+/// The nearest points
+///
+/// Like a picture (the body itself, a form or JSON), a vector or a point.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/search", operation_id = "search_collection", tag = "collections",
+    params(
+        ("name" = String, Path, description = "Name of the collection", example = "photos"),
+        SearchQuery
+    ),
+    request_body(
+        content(
+            (Search = "application/json"),
+            (body::Form = "multipart/form-data"),
+            (Vec<u8> = "image/jpeg"),
+            (Vec<u8> = "image/png"),
+            (Vec<u8> = "image/webp"),
+            (Vec<u8> = "application/octet-stream")
+        )
+    ),
+    responses((status = 200, body = Found), errors::CollectionPictures)
+)]
+pub(super) async fn search(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+    request: Request,
+) -> Response {
+    let run = async {
+        let asked: SearchQuery = super::negotiate::query(request.uri())?;
+        let mut admitted = Admitted::new(&state)?;
+        let collection = Collection::find(&state, name).await?;
+        let (head, body) = request.into_parts();
+        let (mut search, pictures) = if is_json(&head.headers) {
+            let bytes = body::whole(&state, &mut admitted, &head.headers, body).await?;
+            let mut search: Search = state.on_pool(Stage::Read, move || parse(&bytes)).await??;
+            let image = search.image.take().map(|item| body::unpack(0, item)).transpose()?;
+            (search, image.into_iter().collect())
+        } else {
+            let files = body::uploads(&state, &mut admitted, &head.headers, body).await?;
+            (Search::default(), files)
+        };
+        search.limit = search.limit.or(asked.limit);
+        let (query, fingerprint) = collection.query(&state, &mut admitted, search, pictures).await?;
+        let Collection { info, served, .. } = collection;
+        let name = info.name.clone();
+        let hits = state.on_store(move |s| s.search(&name, &fingerprint, &query)).await?;
+        let mut response = Json(Found { collection: info.name, hits }).into_response();
+        response.extensions_mut().extend(served);
+        Ok(response)
+    };
+    in_time(&state, run).await
+}
+
+/// A collection, and the loaded model that its vectors are of.
+struct Collection {
+    info: Info,
+    model: Option<Arc<Model>>,
+    served: axum::http::Extensions,
+}
+
+impl Collection {
+    async fn find(state: &AppState, name: String) -> Result<Self, ApiError> {
+        let info = state.on_store(move |s| s.collection(&name)).await?;
+        let model = state.models().into_iter().find(|m| m.info.fingerprint == info.spec.fingerprint);
+        let mut served = axum::http::Extensions::new();
+        if let Some(model) = &model {
+            served.insert(ModelName::from(&model.info));
+        }
+        Ok(Self { info, model, served })
+    }
+
+    /// What its pictures are encoded by.
+    fn model(&self) -> Result<&Model, ApiError> {
+        self.model.as_deref().ok_or_else(|| {
+            let Spec { model, fingerprint, .. } = &self.info.spec;
+            let message = format!(
+                "collection `{}` was filled by the model `{model}` ({fingerprint}), which is not loaded",
+                self.info.name
+            );
+            ApiError::new(Kind::WrongModel, message)
+                .hint("serve that model beside the others, send vectors, or fill a new collection")
+        })
+    }
+
+    async fn encode(
+        &self,
+        state: &AppState,
+        admitted: &mut Admitted,
+        uploads: Vec<Upload>,
+    ) -> Result<Vec<Vec<f32>>, ApiError> {
+        let answers = encode_all(state, self.model()?, admitted, uploads).await?;
+        Ok(answers.into_iter().map(|a| a.encoded.embedding).collect())
+    }
+
+    /// The points of a JSON upsert, and the fingerprint of their vectors.
+    async fn points(
+        &self,
+        state: &AppState,
+        admitted: &mut Admitted,
+        asked: Upsert,
+    ) -> Result<(Vec<Point>, String), ApiError> {
+        let own = &self.info.spec.fingerprint;
+        if asked.points.len() > MAX_POINTS {
+            let message = format!("{} points in one request, {MAX_POINTS} are taken", asked.points.len());
+            return Err(ApiError::new(Kind::TooManyImages, message).hint("split the request"));
+        }
+        let vectors = asked.points.iter().filter(|p| p.vector.is_some()).count();
+        let fingerprint = match asked.fingerprint {
+            Some(given) => given,
+            None if vectors == 0 => own.clone(),
+            None => return Err(unnamed_vector()),
+        };
+        let (mut points, mut uploads, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, NewPoint { id, vector, image, payload }) in asked.points.into_iter().enumerate() {
+            let vector = match (vector, image) {
+                (Some(vector), None) => vector,
+                (None, Some(data)) => {
+                    uploads.push(body::unpack(i, Item::Named { name: id.clone(), data })?);
+                    places.push(i);
+                    Vec::new()
+                }
+                _ => return Err(one_of(&format!("`vector` or `image` in point `{id}`"))),
+            };
+            points.push(Point { id, vector, payload });
+        }
+        let limit = state.limits().max_images;
+        if uploads.len() > limit {
+            return Err(body::too_many(limit));
+        }
+        if !uploads.is_empty() {
+            let encoded = self.encode(state, admitted, uploads).await?;
+            for (i, vector) in places.into_iter().zip(encoded) {
+                if let Some(point) = points.get_mut(i) {
+                    point.vector = vector;
+                }
+            }
+        }
+        Ok((points, fingerprint))
+    }
+
+    /// The points of a form of files.
+    async fn files(
+        &self,
+        state: &AppState,
+        admitted: &mut Admitted,
+        files: Vec<Upload>,
+    ) -> Result<(Vec<Point>, String), ApiError> {
+        let nameless = || {
+            ApiError::new(Kind::InvalidRequest, "a picture without a name, which would be its id")
+                .hint("send a form (curl -F file=@photo.jpg), or JSON with an `id` for each point")
+        };
+        let names = files.iter().map(|f| f.name.clone().ok_or_else(nameless));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        let encoded = self.encode(state, admitted, files).await?;
+        let point = |(id, vector)| Point { id, vector, payload: Map::new() };
+        Ok((names.into_iter().zip(encoded).map(point).collect(), self.info.spec.fingerprint.clone()))
+    }
+
+    /// What a search asks of the store, and the fingerprint of what it looks for.
+    async fn query(
+        &self,
+        state: &AppState,
+        admitted: &mut Admitted,
+        search: Search,
+        pictures: Vec<Upload>,
+    ) -> Result<(Query, String), ApiError> {
+        let own = self.info.spec.fingerprint.clone();
+        let k = within("limit", search.limit.unwrap_or(LIMIT.0), (1, LIMIT.1))?;
+        let one = pictures.len() == 1;
+        let (target, fingerprint) = match (search.vector, search.id, pictures) {
+            (None, None, pictures) if one => {
+                let vector = self.encode(state, admitted, pictures).await?.pop();
+                (Target::Vector(vector.unwrap_or_default()), own)
+            }
+            (Some(vector), None, none) if none.is_empty() => {
+                (Target::Vector(vector), search.fingerprint.ok_or_else(unnamed_vector)?)
+            }
+            (None, Some(id), none) if none.is_empty() => (Target::Id(id), own),
+            _ => return Err(one_of("one picture, `vector` or `id`")),
+        };
+        let with = With { vector: search.with_vector, payload: search.with_payload.unwrap_or(true) };
+        Ok((Query { target, k, filter: search.filter, exact: search.exact, with }, fingerprint))
+    }
+}
+
+fn unnamed_vector() -> ApiError {
+    ApiError::new(Kind::InvalidRequest, "a `vector` without the `fingerprint` of the model that made it")
+        .hint("answers of /v1/embed carry it; vectors of another model would be silently wrong")
+}
+
+fn one_of(what: &str) -> ApiError {
+    ApiError::new(Kind::InvalidRequest, format!("expected either {what}"))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+async fn json<T: DeserializeOwned + Send + 'static>(
+    state: &AppState,
+    admitted: &mut Admitted,
+    request: Request,
+) -> Result<T, ApiError> {
+    let (head, body) = request.into_parts();
+    if !is_json(&head.headers) {
+        let message = "this route takes application/json";
+        return Err(ApiError::new(Kind::UnsupportedMediaType, message)
+            .hint("send the header `content-type: application/json`"));
+    }
+    let bytes = body::whole(state, admitted, &head.headers, body).await?;
+    state.on_pool(Stage::Read, move || parse(&bytes)).await?
+}
+
+async fn json_or_nothing<T: DeserializeOwned + Default + Send + 'static>(
+    state: &AppState,
+    admitted: &mut Admitted,
+    request: Request,
+) -> Result<T, ApiError> {
+    let (head, body) = request.into_parts();
+    let bytes = body::whole(state, admitted, &head.headers, body).await?;
+    if bytes.is_empty() { Ok(T::default()) } else { parse(&bytes) }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        let kind = if e.is_data() { Kind::InvalidRequest } else { Kind::BadRequest };
+        ApiError::new(kind, format!("json: {e}"))
+    })
+}
+
+impl From<occlude_retrieval::Error> for ApiError {
+    fn from(error: occlude_retrieval::Error) -> Self {
+        use occlude_retrieval::{Error, Kind as Cause};
+
+        let kind = match error.kind() {
+            Cause::NotFound if matches!(error, Error::NoPoint { .. }) => Kind::PointNotFound,
+            Cause::NotFound => Kind::CollectionNotFound,
+            Cause::AlreadyExists | Cause::Invalid => Kind::InvalidRequest,
+            Cause::WrongFingerprint => Kind::WrongModel,
+            Cause::Full => Kind::StorageFull,
+            Cause::Locked | Cause::Io | Cause::Corrupt => Kind::StorageFailed,
+        };
+        let text = error.to_string();
+        match text.split_once("; hint: ") {
+            Some((message, hint)) => ApiError::new(kind, message).hint(hint),
+            None => ApiError::new(kind, text),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! `occlude-serve embed`: the embeddings of a folder in a file.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use occlude_preprocess::files::{Listing, Sample, list};
+
+use super::journal::Journal;
+use super::write::{Row, names_of, write};
+use super::{EncoderArgs, ToolError, Version};
+use crate::batch::Encoded;
+use crate::bulk::{Outcome, Report, Run};
+use crate::gallery::relative;
+
+/// Flags of `occlude-serve embed`.
+#[derive(Debug, Clone, Args)]
+pub struct EmbedArgs {
+    /// Folder of pictures, flat or with one sub-folder for each class
+    pub dir: PathBuf,
+    /// File to write; its ending tells the format: .npy (names of the rows go to OUT.paths.txt), .parquet or .jsonl
+    #[arg(short, long, value_name = "OUT")]
+    pub out: PathBuf,
+    /// Format, where the ending does not tell
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Write over a result that is there
+    #[arg(long)]
+    pub force: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub encoder: EncoderArgs,
+}
+
+/// Formats of `embed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A float32 matrix, one row for each picture.
+    Npy,
+    /// Columns `path`, `class`, `embedding`.
+    Parquet,
+    /// An object a line: `path`, `class`, `embedding`.
+    Jsonl,
+}
+
+impl Format {
+    fn of(args: &EmbedArgs) -> Result<Self, ToolError> {
+        let ending = args.out.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        let by_name = match ending.to_ascii_lowercase().as_str() {
+            "npy" => Some(Self::Npy),
+            "parquet" => Some(Self::Parquet),
+            "jsonl" => Some(Self::Jsonl),
+            _ => None,
+        };
+        args.format.or(by_name).ok_or_else(|| ToolError::Format { path: args.out.clone() })
+    }
+}
+
+/// Embeds every picture below a folder; gives how many there are in the result, and how many could not be read. A run
+/// that was stopped is gone on with by the same command: what is done lies in `OUT.partial`.
+pub fn embed(args: &EmbedArgs) -> Result<(usize, usize), ToolError> {
+    let format = Format::of(args)?;
+    if args.out.exists() && !args.force {
+        return Err(ToolError::Exists { path: args.out.clone() });
+    }
+    let listing = list(&args.dir)?;
+    let model = args.encoder.open()?;
+    let mut journal = Journal::open(&partial(&args.out), &model.info.fingerprint, model.info.dim)?;
+    let outcome = fill(args, &listing, &model, &mut journal)?;
+    let mut rows = rows(args, &listing, &journal)?;
+    if rows.is_empty() {
+        let (path, count) = (args.dir.clone(), listing.samples.len());
+        return Err(ToolError::AllBroken { path, count, first: outcome.first_error.unwrap_or_default() });
+    }
+    let count = rows.len();
+    let mut whole = rows.drain(..).map(|(path, class)| {
+        let embedding = journal.vector(&path)?.unwrap_or_default();
+        Ok(Row { path, class, embedding })
+    });
+    write(&args.out, format, &model.info, count, &mut whole)?;
+    drop(whole);
+    journal.remove()?;
+    let names = if format == Format::Npy {
+        format!(" and `{}`", names_of(&args.out).display())
+    } else {
+        String::new()
+    };
+    tracing::info!(
+        "wrote {count} embeddings to `{}`{names}, {} skipped",
+        args.out.display(),
+        outcome.skipped
+    );
+    Ok((count, outcome.skipped))
+}
+
+/// Where an unfinished run lies.
+fn partial(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    out.with_file_name(name)
+}
+
+/// Encodes what the journal does not have yet.
+fn fill(
+    args: &EmbedArgs,
+    listing: &Listing,
+    model: &crate::model::Model,
+    journal: &mut Journal,
+) -> Result<Outcome, ToolError> {
+    let open = |s: &&Sample| {
+        let version = Version::of(&s.path);
+        !version.is_some_and(|v| journal.has(&relative(&args.dir, &s.path), v))
+    };
+    let todo: Vec<Sample> = listing.samples.iter().filter(open).cloned().collect();
+    let before = listing.samples.len() - todo.len();
+    if before > 0 {
+        tracing::info!("going on: {before} of {} pictures are done", listing.samples.len());
+    }
+    let report = Report::new("embedding");
+    let limits = args.encoder.limits();
+    let run = Run { samples: &todo, model, limits: &limits, progress: &report };
+    let outcome = run.encode(&mut |i: usize, encoded: Encoded| {
+        let Some(sample) = todo.get(i) else { return Ok(()) };
+        // A picture that has gone since it was read has no version; it will be read again.
+        let Some(version) = Version::of(&sample.path) else { return Ok(()) };
+        journal.add(&relative(&args.dir, &sample.path), version, &encoded.embedding)
+    })?;
+    report.end(&format!("`{}`", args.dir.display()), outcome.done, outcome.skipped);
+    Ok(outcome)
+}
+
+/// Path and class of every picture that is done, in the listing's order.
+fn rows(
+    args: &EmbedArgs,
+    listing: &Listing,
+    journal: &Journal,
+) -> Result<Vec<(String, Option<String>)>, ToolError> {
+    let mut rows = Vec::new();
+    for Sample { path, class } in &listing.samples {
+        let name = relative(&args.dir, path);
+        if Version::of(path).is_some_and(|v| journal.has(&name, v)) {
+            let class = class.and_then(|c| listing.classes.get(c as usize)).cloned();
+            rows.push((name, class));
+        }
+    }
+    Ok(rows)
+}

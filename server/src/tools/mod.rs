@@ -1,0 +1,178 @@
+//! What the program does besides serving: bulk work on folders, with the same model code as the server.
+
+mod embed;
+mod health;
+mod index;
+mod journal;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::batch::{Encode, EncodeError};
+use crate::config::{Limits, Provider, cores};
+use crate::encoder::{LoadError, Loaded, Options, load};
+use crate::metrics::Metrics;
+use crate::model::Model;
+use occlude_preprocess::files::ListError;
+
+pub use embed::{EmbedArgs, Format, embed};
+pub use health::health;
+pub use index::{IndexArgs, Indexed, index};
+
+/// The model of a bulk job, and how much of the machine it takes.
+#[derive(Debug, Clone, Args)]
+pub struct EncoderArgs {
+    /// ONNX file written by `occlude-export onnx`
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Where the model runs: `auto` takes CUDA if it works, else the CPU
+    #[arg(long, value_enum, default_value_t = Provider::Auto)]
+    pub provider: Provider,
+    /// Sessions side by side, each with its own copy of the weights
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub workers: usize,
+    /// Threads within one session, on the CPU [default: cores divided by workers]
+    #[arg(long, value_name = "N")]
+    pub intra_threads: Option<usize>,
+    /// Most bytes of GPU memory that one session takes for weights and activations [default: as needed]
+    #[arg(long, value_name = "BYTES")]
+    pub gpu_mem_limit: Option<usize>,
+    /// Pictures that are decoded at the same time [default: cores]
+    #[arg(long, value_name = "N")]
+    pub decode_threads: Option<usize>,
+    /// Most pictures in one run of the model
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub max_batch: usize,
+    /// Most pixels (width times height) of one picture
+    #[arg(long, default_value_t = 100_000_000, value_name = "N")]
+    pub max_pixels: u64,
+}
+
+impl EncoderArgs {
+    fn limits(&self) -> Limits {
+        Limits {
+            max_batch: self.max_batch.max(1),
+            // Nobody else queues: room for what the readers have in hand.
+            max_queue: 8 * self.max_batch.max(1),
+            max_pixels: self.max_pixels,
+            decode_threads: self.decode_threads.unwrap_or_else(cores).max(1),
+            ..Limits::default()
+        }
+    }
+
+    fn open(&self) -> Result<Model, LoadError> {
+        let workers = self.workers.max(1);
+        let stem = self.model.file_stem().map(|s| s.to_string_lossy().into_owned());
+        let options = Options {
+            provider: self.provider,
+            workers,
+            intra_threads: self.intra_threads.unwrap_or_else(|| (cores() / workers).max(1)),
+            max_batch: self.max_batch.max(1),
+            gpu_mem_limit: self.gpu_mem_limit,
+            name: stem.unwrap_or_else(|| "model".to_owned()),
+        };
+        let Loaded { info, encoders, warning, .. } = load(&self.model, &options)?;
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+        let encoders = encoders.into_iter().map(|e| Box::new(e) as Box<dyn Encode>).collect();
+        Ok(Model::start(info, encoders, &self.limits(), &std::sync::Arc::new(Metrics::default())))
+    }
+}
+
+/// Why a bulk job ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// The folder cannot be listed.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// The model cannot be loaded.
+    #[error(transparent)]
+    Model(#[from] LoadError),
+    /// The model failed on a picture that could be read.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The collections cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] occlude_retrieval::Error),
+    /// The result's name tells no format.
+    #[error("`{}`: no format goes by this name; hint: end it in .npy, .parquet or .jsonl, or add `--format`", .path.display())]
+    Format {
+        /// As given.
+        path: PathBuf,
+    },
+    /// The result is there already.
+    #[error("`{}` is there already; hint: delete it, or add `--force`", .path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What an interrupted run left belongs to another model.
+    #[error("`{}` was left by a run with the model {found}, this one is {expected}; hint: delete it to begin anew", .path.display())]
+    OtherRun {
+        /// The file of the interrupted run.
+        path: PathBuf,
+        /// Fingerprint of its model.
+        found: String,
+        /// Of this one.
+        expected: String,
+    },
+    /// A file cannot be read or written.
+    #[error("`{}`: {reason}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: std::io::Error,
+    },
+    /// A Parquet file cannot be written.
+    #[error("`{}`: {reason}", .path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: parquet::errors::ParquetError,
+    },
+    /// A server that does not answer, or cannot yet.
+    #[error("`{url}` is not ready: {why}")]
+    Health {
+        /// The server.
+        url: String,
+        /// What it says, or why it says nothing.
+        why: String,
+    },
+    /// Not one picture could be read.
+    #[error("none of the {count} pictures in `{}` could be read; the first: {first}", .path.display())]
+    AllBroken {
+        /// The folder.
+        path: PathBuf,
+        /// Pictures listed.
+        count: usize,
+        /// What the first failed with.
+        first: String,
+    },
+}
+
+fn file_error(path: &Path) -> impl Fn(std::io::Error) -> ToolError {
+    move |reason| ToolError::File { path: path.to_owned(), reason }
+}
+
+/// A picture's length and time of change: what tells whether it has to be encoded again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Version {
+    bytes: u64,
+    /// Nanoseconds since 1970.
+    modified: i64,
+}
+
+impl Version {
+    /// That of a file that is not there is nobody's.
+    fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let data = std::fs::metadata(path).ok()?;
+        let modified = data.mtime().saturating_mul(1_000_000_000).saturating_add(data.mtime_nsec());
+        Some(Self { bytes: data.len(), modified })
+    }
+}
