@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use occlude_preprocess::{Decoded, Note, Preprocess, Rgb, decode, dimensions};
 
 use crate::admission::{Admitted, overloaded};
-use crate::batch::{Announced, Encoded, Reply};
+use crate::batch::{Announced, Encoded, Reply, Wants};
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
@@ -60,13 +60,24 @@ pub(crate) async fn encode_all(
     state: &AppState,
     model: &Model,
     admitted: &mut Admitted,
+    uploads: Vec<Upload>,
+) -> Result<Vec<Answer>, ApiError> {
+    encode_all_wanting(state, model, admitted, uploads, Wants::default()).await
+}
+
+/// [`encode_all`], and more of the model than its embedding and saliency.
+pub(crate) async fn encode_all_wanting(
+    state: &AppState,
+    model: &Model,
+    admitted: &mut Admitted,
     mut uploads: Vec<Upload>,
+    wants: Wants,
 ) -> Result<Vec<Answer>, ApiError> {
     admitted.pictures(uploads.len())?;
     fetch_all(state, admitted, &mut uploads).await?;
     let named = uploads.len() > 1;
     admitted.pixels(pixels(state.limits(), &uploads, named)?)?;
-    try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, named))).await
+    try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, (named, wants)))).await
 }
 
 /// Fetches those pictures that the client only named.
@@ -111,7 +122,7 @@ async fn encode_one(
     state: &AppState,
     model: &Model,
     upload: Upload,
-    named: bool,
+    (named, wants): (bool, Wants),
 ) -> Result<Answer, ApiError> {
     let announced = model.batcher.announce();
     let (bytes, contract) = (upload.bytes.clone(), model.info.contract.clone());
@@ -120,7 +131,7 @@ async fn encode_one(
     let prepared = state.on_pool(Stage::Decode, prepare).await?;
     let (facts, pixels) =
         prepared.map_err(|e| ApiError::decode(upload.name.as_deref().filter(|_| named), &e))?;
-    let encoded = answered(announced.submit(pixels).map_err(|_| overloaded(state))?).await?;
+    let encoded = answered(announced.submit_wanting(pixels, wants).map_err(|_| overloaded(state))?).await?;
     Ok(Answer { upload, facts, encoded })
 }
 

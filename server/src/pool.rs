@@ -1,11 +1,13 @@
 //! Which part of the feature map the embedding is pooled from.
 
+use occlude_saliency::{Map, foreground_above, foreground_pooled, threshold_at};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::batch::Encoded;
+use crate::batch::{Encoded, Wants};
 use crate::error::{ApiError, Kind};
 use crate::model::ModelInfo;
+use crate::render::RenderError;
 
 /// What `?pool=` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
@@ -18,27 +20,41 @@ pub(crate) enum Pool {
     Foreground,
 }
 
-impl Pool {
-    /// Whether the model can answer; asked before a byte of the body is read.
-    pub(crate) fn check(self, model: &ModelInfo) -> Result<(), ApiError> {
-        match self {
-            Pool::All => Ok(()),
-            Pool::Foreground => {
-                let message = format!("`{}` has no feature map to pool the foreground from", model.name);
-                Err(ApiError::new(Kind::InvalidRequest, message).hint(
-                    "export the model with the feature output: \
-                     `occlude-export onnx --outputs embedding,saliency,res5`",
-                ))
-            }
+/// How an embedding is made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Pooling {
+    pub(crate) pool: Pool,
+    /// Where the foreground begins, in standard deviations from the mean of the saliency.
+    pub(crate) deviations: f64,
+}
+
+impl Pooling {
+    /// What the model has to give besides its embedding. Fails where it cannot; asked before a byte of the body is
+    /// read.
+    pub(crate) fn wants(self, model: &ModelInfo) -> Result<Wants, ApiError> {
+        let features = self.pool == Pool::Foreground;
+        if features && !model.features {
+            let message = format!("`{}` has no feature map to pool the foreground from", model.name);
+            return Err(ApiError::new(Kind::InvalidRequest, message).hint(
+                "export the model with the feature output: \
+                 `occlude-export onnx --outputs embedding,saliency,res5`",
+            ));
         }
+        Ok(Wants { features })
     }
 
-    /// The embedding that was asked for; cells `deviations` standard deviations from the mean of the saliency, or
-    /// above, are foreground.
-    pub(crate) fn embedding(self, encoded: &Encoded, _deviations: f64) -> Vec<f32> {
-        match self {
-            // No model has passed `check` with another.
-            Pool::All | Pool::Foreground => encoded.embedding.clone(),
+    /// The embedding that was asked for; of the foreground, it always has length 1.
+    pub(crate) fn embedding(self, encoded: &Encoded) -> Result<Vec<f32>, ApiError> {
+        if self.pool == Pool::All {
+            return Ok(encoded.embedding.clone());
         }
+        let missing = || ApiError::new(Kind::EncoderFailed, "the model gave no feature map");
+        let features = encoded.features.as_ref().ok_or_else(missing)?;
+        let pooled = || {
+            let map = Map::new(encoded.grid.0, encoded.grid.1, &encoded.saliency)?;
+            let mask = foreground_above(map, threshold_at(map, self.deviations))?;
+            foreground_pooled(features.channels, &features.values, &mask)
+        };
+        Ok(pooled().map_err(RenderError::from)?)
     }
 }

@@ -106,7 +106,7 @@ impl Trace {
     }
 
     /// Ends the request.
-    pub(crate) fn end(&self, to: &Telemetry, name: &str, status: u16, attributes: Vec<Value>) {
+    pub(crate) fn end(&self, to: &Telemetry, name: &str, status: u16, attributes: &[Value]) {
         let stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, began, took) in stages.iter() {
             let Some(id) = random(8) else { return };
@@ -259,7 +259,7 @@ mod tests {
     fn a_collector_that_is_gone_costs_spans_only() {
         let telemetry = Telemetry::start("http://127.0.0.1:1/");
         let trace = Trace::begin(&HeaderMap::new()).unwrap();
-        trace.end(&telemetry, "GET /", 200, Vec::new());
+        trace.end(&telemetry, "GET /", 200, &[]);
         let lost = Arc::clone(&telemetry.lost);
         drop(telemetry);
         assert_eq!(lost.load(Ordering::Relaxed), 1);

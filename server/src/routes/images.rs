@@ -23,8 +23,8 @@ use crate::geometry::placement;
 use crate::metrics::Stage;
 use crate::model::{Model, ModelInfo};
 use crate::npy;
-use crate::picture::{Answer, decode_limits, encode_all};
-use crate::pool::Pool;
+use crate::picture::{Answer, decode_limits, encode_all_wanting};
+use crate::pool::{Pool, Pooling};
 use crate::render::{self, Drawing, How, Masks, RenderError, Saliency, View};
 use crate::state::AppState;
 
@@ -41,17 +41,10 @@ const NOTES: HeaderName = HeaderName::from_static("x-occlude-notes");
 /// What an answer holds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Parts {
-    pub(super) embedding: Option<Pool>,
+    pub(super) embedding: Option<Pooling>,
     pub(super) saliency: Option<How>,
     /// So many neighbours from the gallery.
     pub(super) neighbours: Option<usize>,
-}
-
-impl Parts {
-    /// The threshold of the foreground, in standard deviations from the mean.
-    fn deviations(&self) -> f64 {
-        self.saliency.unwrap_or_default().deviations
-    }
 }
 
 /// How an answer is written.
@@ -112,9 +105,28 @@ struct EmbedQuery {
     /// Which cells of the feature map make the embedding.
     #[param(inline)]
     pool: Option<Pool>,
+    /// Of the foreground, in standard deviations from the mean; with `pool=foreground`.
+    #[param(minimum = -100, maximum = 100)]
+    threshold: Option<f64>,
     /// How the answer is written; before `Accept`.
     #[param(inline)]
     format: Option<Media>,
+}
+
+impl EmbedQuery {
+    fn pooling(&self) -> Result<Pooling, ApiError> {
+        let pool = self.pool.unwrap_or_default();
+        if self.threshold.is_some() && pool == Pool::All {
+            let error = ApiError::new(Kind::BadRequest, "`threshold` has no effect on this embedding");
+            return Err(error.hint("it takes `pool=foreground` with it"));
+        }
+        Ok(Pooling { pool, deviations: deviations(self.threshold)? })
+    }
+}
+
+/// The threshold of the foreground, in standard deviations from the mean.
+fn deviations(asked: Option<f64>) -> Result<f64, ApiError> {
+    within("threshold", asked.unwrap_or(How::default().deviations), DEVIATIONS)
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -150,14 +162,10 @@ struct SaliencyQuery {
 }
 
 impl SaliencyQuery {
-    fn deviations(&self) -> Result<f64, ApiError> {
-        within("threshold", self.threshold.unwrap_or(How::default().deviations), DEVIATIONS)
-    }
-
     fn how(&self) -> Result<How, ApiError> {
         let masks = self.mask.as_deref().map(str::parse::<Masks>).transpose();
         let masks = masks.map_err(|message| ApiError::new(Kind::BadRequest, message))?.unwrap_or_default();
-        Ok(How { deviations: self.deviations()?, masks })
+        Ok(How { deviations: deviations(self.threshold)?, masks })
     }
 
     fn drawing(&self) -> Result<Drawing, ApiError> {
@@ -165,7 +173,7 @@ impl SaliencyQuery {
             view: self.view.unwrap_or_default(),
             opacity: within("opacity", self.opacity.unwrap_or(OPACITY), (0.0, 1.0))?,
             max_side: within("max_side", self.max_side.unwrap_or(SIDE.0), (1, SIDE.1))?,
-            deviations: self.deviations()?,
+            deviations: deviations(self.threshold)?,
         })
     }
 }
@@ -186,7 +194,7 @@ pub(super) async fn embed(
         let asked: EmbedQuery = query(request.uri())?;
         let media = format(asked.format, request.headers(), &[Media::Json, Media::Npy])?;
         let form = if media == Media::Npy { Form::Npy } else { Form::Json };
-        let parts = Parts { embedding: Some(asked.pool.unwrap_or_default()), ..Parts::default() };
+        let parts = Parts { embedding: Some(asked.pooling()?), ..Parts::default() };
         let model = state.model(asked.model.as_deref())?;
         answer(&Call { state: &state, model, id: id.0, parts }, request, form).await
     };
@@ -233,9 +241,11 @@ pub(super) async fn analyze(
 ) -> Response {
     let run = async {
         let asked: SaliencyQuery = query(request.uri())?;
+        let how = asked.how()?;
+        let pooling = Pooling { pool: asked.pool.unwrap_or_default(), deviations: how.deviations };
         let parts = Parts {
-            embedding: Some(asked.pool.unwrap_or_default()),
-            saliency: Some(asked.how()?),
+            embedding: Some(pooling),
+            saliency: Some(how),
             neighbours: asked.k.map(|k| within("k", k, (1, MAX_K))).transpose()?,
         };
         with_views(&state, id.0, request, (&asked, parts), &[Media::Json, Media::Png]).await
@@ -285,13 +295,13 @@ pub(super) struct Call<'a> {
 /// Takes the request in, encodes its pictures and answers.
 pub(super) async fn answer(call: &Call<'_>, request: Request, form: Form) -> Result<Response, ApiError> {
     let Call { state, model, parts, .. } = call;
-    parts.embedding.unwrap_or_default().check(&model.info)?;
+    let wants = parts.embedding.map(|p| p.wants(&model.info)).transpose()?.unwrap_or_default();
     let (head, body) = request.into_parts();
     // Held until the answer is made; dropped with this future when the client leaves.
     let mut admitted = Admitted::new(state)?;
     let gallery = parts.neighbours.map(|_| state.gallery(model)).transpose()?;
     let uploads = uploads(state, &mut admitted, &head.headers, body).await?;
-    let answers = encode_all(state, model, &mut admitted, uploads).await?;
+    let answers = encode_all_wanting(state, model, &mut admitted, uploads, wants).await?;
     let start = Instant::now();
     let mut response = match form {
         Form::Json => json(call, answers, gallery).await?,
@@ -332,7 +342,7 @@ fn item(info: &ModelInfo, gallery: Option<&Gallery>, answer: Answer, parts: Part
         height: facts.height,
         format: facts.format,
         notes: facts.notes,
-        embedding: parts.embedding.map(|pool| pool.embedding(&encoded, parts.deviations())),
+        embedding: parts.embedding.map(|pooling| pooling.embedding(&encoded)).transpose()?,
         saliency,
         neighbours,
     })
@@ -346,10 +356,10 @@ impl From<RenderError> for ApiError {
 
 /// One array of all pictures: of the embeddings where they were asked for, else of the saliency.
 fn array(answers: &[Answer], parts: Parts) -> Result<Response, ApiError> {
-    let deviations = parts.deviations();
     let (row, rows): (Vec<usize>, Vec<Vec<f32>>) = match parts.embedding {
-        Some(pool) => {
-            let rows: Vec<_> = answers.iter().map(|a| pool.embedding(&a.encoded, deviations)).collect();
+        Some(pooling) => {
+            let rows =
+                answers.iter().map(|a| pooling.embedding(&a.encoded)).collect::<Result<Vec<_>, _>>()?;
             (vec![rows.first().map_or(0, Vec::len)], rows)
         }
         None => {

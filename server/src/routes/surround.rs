@@ -63,13 +63,13 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
     state.metrics().observe(Stage::Total, start.elapsed());
     if let (Some(telemetry), Some(trace)) = (telemetry, trace) {
         let status = response.status().as_u16();
-        let attributes = vec![
+        let attributes = [
             attribute("http.request.method", method.as_str()),
             attribute("http.route", &route),
             number("http.response.status_code", i64::from(status)),
             attribute("occlude.request_id", &id),
         ];
-        trace.end(&telemetry, &format!("{method} {route}"), status, attributes);
+        trace.end(&telemetry, &format!("{method} {route}"), status, &attributes);
     }
     log(&id, &format!("{method} {path}"), &route, &response, holder.as_deref(), start.elapsed());
     response

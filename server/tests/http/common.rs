@@ -49,7 +49,13 @@ pub(crate) fn named_model(
     limits: &Limits,
     fakes: Vec<Fake>,
 ) -> Model {
-    let info = ModelInfo {
+    let info = fake_info(name, fingerprint);
+    let encoders = fakes.into_iter().map(|f| Box::new(f) as Box<dyn Encode>).collect();
+    Model::start(info, encoders, limits, &Arc::clone(state.metrics()))
+}
+
+pub(crate) fn fake_info(name: &str, fingerprint: &str) -> ModelInfo {
+    ModelInfo {
         name: name.to_owned(),
         fingerprint: fingerprint.to_owned(),
         encoder: "fake".to_owned(),
@@ -62,9 +68,7 @@ pub(crate) fn named_model(
         golden: None,
         features: false,
         provider: "none".to_owned(),
-    };
-    let encoders = fakes.into_iter().map(|f| Box::new(f) as Box<dyn Encode>).collect();
-    Model::start(info, encoders, limits, &Arc::clone(state.metrics()))
+    }
 }
 
 /// A state with the fixture model in ONNX Runtime.

@@ -42,7 +42,7 @@ fn every_command_works() {
             _ => {}
         }
     }
-    assert!(commands >= 26, "{commands}");
+    assert!(commands >= 28, "{commands}");
     for array in ["embedding.npy", "embeddings.npy", "saliency.npy"] {
         assert!(std::fs::read(dir.path().join(array)).unwrap().starts_with(b"\x93NUMPY"), "{array}");
     }

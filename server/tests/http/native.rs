@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::http::StatusCode;
-use occlude_preprocess::decode;
+use occlude_preprocess::{Preprocess, decode};
+use occlude_saliency::{Map, foreground_above, foreground_pooled, threshold_at};
 use occlude_serve::encoder::fake::Fake;
+use occlude_serve::{AppState, Encode, Expected, Limits, Model, ModelInfo, app};
 use serde_json::{Value, json};
 
 use crate::common::*;
@@ -169,6 +172,48 @@ async fn pooling_the_foreground_needs_a_feature_output() {
             answer.json()["error"]["hint"].as_str().unwrap().contains("--outputs embedding,saliency,res5")
         );
     }
+    assert_eq!(refused(&app, "/v1/embed?threshold=1", &[]).await.1, "bad_request", "of nothing");
     assert_eq!(refused(&app, "/v1/saliency?pool=all", &[]).await.1, "bad_request");
     assert_eq!(refused(&app, "/v1/embed?pool=half", &[]).await.1, "bad_request");
+}
+
+#[tokio::test]
+async fn the_foreground_alone_is_pooled() {
+    let limits = Limits::default();
+    let state = AppState::new(limits.clone(), Expected::default());
+    let info = ModelInfo { features: true, ..fake_info("fake", FINGERPRINT) };
+    let encoder = Box::new(Fake::default()) as Box<dyn Encode>;
+    state.set_model(Model::start(info, vec![encoder], &limits, &Arc::clone(state.metrics())));
+    let app = app(state);
+    let pixels = decode(&quarters(), &Default::default()).unwrap().image;
+    let said = Fake::answer(&Preprocess::imagenet(32).pixels(&pixels));
+    let features = Fake::features(&said);
+    let map = Map::new(2, 2, &said.saliency).unwrap();
+    for threshold in [-0.6, 0.5] {
+        let mask = foreground_above(map, threshold_at(map, threshold)).unwrap();
+        let expected = foreground_pooled(features.channels, &features.values, &mask).unwrap();
+        for route in ["embed", "analyze"] {
+            let uri = format!("/v1/{route}?pool=foreground&threshold={threshold}");
+            let told = post(&app, &uri, &[], quarters()).await.json();
+            assert_eq!(floats(&told["results"][0]["embedding"]), expected, "{uri}");
+        }
+        let uri = format!("/v1/embed?pool=foreground&format=npy&threshold={threshold}");
+        let array = post(&app, &uri, &[], quarters()).await;
+        assert_eq!(numpy(&array.bytes), (vec![1, Fake::DIM], expected));
+    }
+}
+
+#[tokio::test]
+async fn pooling_every_cell_is_the_models_own_embedding() {
+    let app = app(onnx_state("tiny-features.onnx"));
+    let picture = png_of(90, 60, &ramp(90, 60));
+    let embedding = async |uri: &str| {
+        let answer = post(&app, uri, &[], picture.clone()).await.json();
+        floats(&answer["results"][0]["embedding"])
+    };
+    let own = embedding("/v1/embed").await;
+    let every = embedding("/v1/embed?pool=foreground&threshold=-100").await;
+    assert!(cosine(&own, &every) > 1.0 - 1e-6 && own.len() == every.len());
+    let foreground = embedding("/v1/embed?pool=foreground").await;
+    assert!(cosine(&own, &foreground) < 1.0 - 1e-4, "some cells are background");
 }

@@ -340,33 +340,39 @@ fn asks_for_the_key_of_a_locked_server() {
 #[test]
 fn chooses_models_and_collections() {
     let second = fixture("tiny-uint8.onnx");
-    let flags = ["--model", &format!("bytes={}", second.display())];
+    let data = tempfile::tempdir().unwrap();
+    let flags = ["--model", &format!("bytes={}", second.display()), "--data", data.path().to_str().unwrap()];
     let Some(scene) = Scene::start("chooses_models_and_collections", &flags) else { return };
     let browser = &scene.browser;
     assert_eq!(browser.eval("$('models').hidden"), false);
-    assert_eq!(browser.eval("$('sources').hidden"), true, "this server has no collections");
+    assert_eq!(browser.eval("$('sources').hidden"), true, "there are no collections");
+    let made = scene.server.send("PUT", "/v1/collections/dresses", "application/json", b"{}");
+    assert!(made.starts_with("HTTP/1.1 201"), "{made}");
+    let photo = base64(&std::fs::read(scene.path(PHOTO)).unwrap());
+    let other = base64(&std::fs::read(scene.path("other.png")).unwrap());
+    let points = json!({ "points": [
+        { "id": "photo", "image": photo, "payload": { "title": "red dress" } }, { "id": "other", "image": other },
+    ] });
+    let filled = scene.server.send(
+        "POST",
+        "/v1/collections/dresses/points",
+        "application/json",
+        points.to_string().as_bytes(),
+    );
+    assert!(filled.starts_with("HTTP/1.1 200"), "{filled}");
+    browser.open(&scene.url());
+    browser.until("!$('sources').hidden && $('source').options.length === 2");
     scene.choose(&[PHOTO]);
     browser.eval("$('which').value = 'bytes'; $('which').dispatchEvent(new Event('change')); true");
     scene.answered();
     assert!(browser.text("$('curl').textContent").contains("model=bytes"));
 
-    // Collections as docs/server.md has them, answered in the browser.
-    let stub = "window.sent = []; const real = window.fetch; window.fetch = async (path, options) => {
-        if (path === '/v1/collections') return Response.json({ collections: [{ name: 'dress shop', count: 2, dim: 3 }] });
-        if (!path.startsWith('/v1/collections/')) return real(path, options);
-        sent.push([path, JSON.parse(options.body)]);
-        return Response.json({ hits: [{ id: 'a-1', score: 0.91, payload: { title: 'red dress' } }, { id: 'b', score: 0.2, payload: null }] });
-    }; findCollections()";
-    browser.eval(stub);
-    browser.until("!$('sources').hidden && $('source').options.length === 2");
-    browser.eval("$('source').value = '/dress shop'; $('source').dispatchEvent(new Event('change')); true");
+    browser.eval("$('source').value = '/dresses'; $('source').dispatchEvent(new Event('change')); true");
     browser.until("document.querySelectorAll('.hit').length === 2");
-    let sent = browser.eval("sent[0]");
-    assert!(sent[0].as_str().unwrap().starts_with("/v1/collections/dress%20shop/search"), "{sent}");
-    assert_eq!(sent[1]["limit"], 12);
-    assert!(sent[1]["image"].as_str().unwrap().starts_with("data:"), "{sent}");
     assert!(browser.text("$('found').innerText").contains("title: red dress"));
-    let curl = browser.text("$('curl').textContent");
-    assert!(curl.contains("/v1/collections/dress%20shop/search") && curl.contains("base64"), "{curl}");
+    assert!(browser.text("$('said').textContent").contains("2 nearest in dresses"));
+    let told: Value = serde_json::from_slice(&scene.curl("").stdout).unwrap();
+    assert_eq!((&told["hits"][0]["id"], told["hits"].as_array().unwrap().len()), (&json!("photo"), 2));
+    assert!(!scene.python("").stdout.is_empty());
     browser.screenshot("collection");
 }
