@@ -26,6 +26,13 @@ impl Client {
         json(path, answer)
     }
 
+    /// An answer as it is.
+    pub fn text(&self, path: &str) -> Result<String> {
+        let answer = self.agent.get(format!("{}{path}", self.url)).call();
+        let mut answer = answer.with_context(|| format!("no answer from `{path}`"))?;
+        answer.body_mut().read_to_string().with_context(|| format!("the answer of `{path}` was cut off"))
+    }
+
     /// Posts image bytes; the `results` entry of the one image.
     pub fn post(&self, path: &str, image: &[u8]) -> Result<Value> {
         let mut answer = json(path, self.send(path, "application/json", image))?;

@@ -26,13 +26,17 @@ pub struct Server {
 impl Server {
     /// Starts it with a model, a gallery where there is one, and further arguments; returns once it is ready.
     pub fn start(model: &Path, gallery: Option<&Path>, more: &[&str], log: &Path) -> Result<Self> {
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).context("no free port")?.port();
+        let port = free_port()?;
         let mut command = sh::command(paths::tool("occlude-serve"));
         command.arg("--model").arg(model).args(["--port", &port.to_string()]).args(more);
         if let Some(gallery) = gallery {
             command.arg("--gallery").arg(gallery);
         }
+        Self::launch(command, port, log)
+    }
+
+    /// Starts any server that answers `/readyz` on `port` of this machine; returns once it does.
+    pub fn launch(mut command: Command, port: u16, log: &Path) -> Result<Self> {
         let file = sh::open_log(log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("could not start `{}`", sh::line(&command)))?;
@@ -53,6 +57,19 @@ impl Server {
             thread::sleep(Duration::from_millis(100));
         }
         Ok(())
+    }
+
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether the process is there; how it ended, if not.
+    pub fn alive(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{}", sh::failure("the server", &status.to_string(), &self.log)),
+        }
     }
 
     /// A client of this server.
@@ -84,6 +101,12 @@ impl Server {
         }
         bail!("{}", sh::failure("occlude-serve", &status.to_string(), &self.log))
     }
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> Result<u16> {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+    Ok(free.context("no free port")?.port())
 }
 
 impl Drop for Server {

@@ -6,6 +6,7 @@ mod docs;
 mod errors;
 mod images;
 mod kserve;
+mod leftover;
 mod negotiate;
 mod openai;
 mod openapi;

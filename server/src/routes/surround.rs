@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::images::ModelName;
+use super::leftover::lend;
 use crate::error::{ApiError, Kind, Shape};
 use crate::metrics::Stage;
 use crate::state::AppState;
@@ -45,6 +46,7 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let telemetry = state.telemetry();
     let trace = telemetry.as_ref().and_then(|_| Trace::begin(request.headers()));
+    let (request, leftover) = lend(request);
     let (holder, mut response) = match authorise(&state, &route, request.headers()) {
         Ok(holder) => match trace.clone() {
             Some(trace) => (holder, trace.during(next.run(request)).await),
@@ -58,6 +60,11 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
         response = render(&state, &error, (&id, shape), response.headers());
     }
     let model = response.extensions_mut().remove::<ModelName>();
+    // Who was too slow gets no more time.
+    let slow = response.status() == StatusCode::REQUEST_TIMEOUT;
+    if slow || !leftover.drained(state.limits().max_body).await {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     finish(&state, &id, model.as_ref(), response.headers_mut());
     state.metrics().request(&route, response.status().as_u16());
     state.metrics().observe(Stage::Total, start.elapsed());

@@ -4,9 +4,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::common::*;
 
@@ -182,35 +183,57 @@ fn serves_a_gallery_and_ends_cleanly_on_sigterm() {
     assert!(log.iter().any(|l| l.contains("SIGTERM")), "{log:?}");
 }
 
-/// Needs a moment in which requests are under way: many are sent, the signal comes, each must have an answer.
-#[test]
-fn sigterm_under_load_answers_what_was_accepted() {
-    let server = Running::start(&["--max-batch", "2"]);
-    server.wait_for("ready");
-    let body = png_of(1500, 1000, &ramp(1500, 1000));
-    let request = post(&body, "/v1/analyze");
-    let clients: Vec<_> = (0..16)
-        .map(|_| {
-            let (address, request) = (server.address.clone(), request.clone());
-            std::thread::spawn(move || {
-                let mut stream = TcpStream::connect(address).ok()?;
-                stream.write_all(&request).ok()?;
-                let mut answer = String::new();
-                // A connection that was never accepted by the server ends in a reset.
-                stream.read_to_string(&mut answer).ok()?;
-                Some(answer)
-            })
-        })
-        .collect();
-    std::thread::sleep(Duration::from_millis(60));
-    let (code, _) = server.terminate();
-    assert_eq!(code, 0);
-    for client in clients {
-        if let Some(answer) = client.join().unwrap().filter(|a| !a.is_empty()) {
-            let whole = answer.starts_with("HTTP/1.1 200") && answer.ends_with("]}");
-            assert!(whole || answer.contains("\"draining\"") || answer.contains("\"loading\""), "{answer}");
+/// One request after the other until the server is gone; how many were answered with 200, and how many turned away.
+fn ask_until_the_end(address: &str, request: &[u8], answered: &AtomicUsize) -> (usize, usize) {
+    let (mut whole, mut refused) = (0, 0);
+    loop {
+        let Ok(mut stream) = TcpStream::connect(address) else { return (whole, refused) };
+        let sent = stream.write_all(request);
+        let mut bytes = Vec::new();
+        let read = stream.read_to_end(&mut bytes);
+        if bytes.is_empty() {
+            // The door was closed before the server saw this connection.
+            continue;
+        }
+        let answer = String::from_utf8_lossy(&bytes);
+        let (head, body) =
+            answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer} {read:?} {sent:?}"));
+        let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")).unwrap();
+        assert_eq!(length.parse(), Ok(body.len()), "cut off: {read:?} {sent:?}");
+        if head.starts_with("HTTP/1.1 200") {
+            whole += 1;
+            answered.fetch_add(1, Ordering::Relaxed);
+        } else {
+            assert!(head.starts_with("HTTP/1.1 503") && body.contains("\"draining\""), "{answer}");
+            refused += 1;
         }
     }
+}
+
+/// The signal comes while clients ask without a pause: all that the server's log calls answered has arrived, whole.
+#[test]
+fn sigterm_under_load_answers_what_was_accepted() {
+    let server = Running::start(&["--max-batch", "2", "--decode-threads", "1"]);
+    server.wait_for("ready");
+    let answered = Arc::new(AtomicUsize::new(0));
+    let request = post(&png_of(600, 400, &ramp(600, 400)), "/v1/analyze");
+    let client = || {
+        let (address, request, answered) = (server.address.clone(), request.clone(), Arc::clone(&answered));
+        std::thread::spawn(move || ask_until_the_end(&address, &request, &answered))
+    };
+    let clients: Vec<_> = (0..16).map(|_| client()).collect();
+    let start = Instant::now();
+    while answered.load(Ordering::Relaxed) < 40 {
+        assert!(start.elapsed() < WAIT);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (code, log) = server.terminate();
+    assert_eq!(code, 0);
+    let seen = clients.into_iter().map(|c| c.join().unwrap());
+    let (whole, refused) = seen.fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+    let logged = |status: &str| log.iter().filter(|l| l.contains("POST") && l.contains(status)).count();
+    assert_eq!((logged("status=200"), logged("status=503")), (whole, refused), "{log:#?}");
+    assert_eq!(logged("POST"), whole + refused, "{log:#?}");
 }
 
 #[test]

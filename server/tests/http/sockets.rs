@@ -203,3 +203,38 @@ async fn hostile_heads_cost_their_connection_only() {
     }
     assert!(all(server.send(&embed(true)).await).await.starts_with("HTTP/1.1 200"));
 }
+
+/// A request that is refused before its body is read.
+fn refused(size: usize, more: &str) -> Vec<u8> {
+    let head = format!(
+        "POST /v1/embed HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: {size}\r\n{more}\r\n"
+    );
+    head.into_bytes()
+}
+
+#[tokio::test]
+async fn a_refused_body_leaves_the_connection_usable() {
+    let server = Server::start(Limits::default(), Fake::default(), Duration::from_secs(5)).await;
+    let size = 3_000_000;
+    let mut bytes = refused(size, "");
+    bytes.resize(bytes.len() + size, b'x');
+    bytes.extend_from_slice(&embed(true));
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    // Like any client: it reads once it has sent everything.
+    stream.write_all(&bytes).await.unwrap();
+    let answers = all(stream).await;
+    assert!(answers.starts_with("HTTP/1.1 415"), "{answers}");
+    assert!(answers.contains("HTTP/1.1 200") && answers.contains("\"embedding\""), "{answers}");
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_thrown_away_ends_the_connection_and_says_so() {
+    let limits = Limits { max_body: 1000, ..Limits::default() };
+    let server = Server::start(limits, Fake::default(), Duration::from_secs(5)).await;
+    let waits = all(server.send(&refused(500, "expect: 100-continue\r\n")).await).await;
+    assert!(waits.starts_with("HTTP/1.1 415") && waits.contains("connection: close"), "{waits}");
+    let mut long = refused(100_000, "");
+    long.resize(long.len() + 2000, b'x');
+    let long = all(server.send(&long).await).await;
+    assert!(long.starts_with("HTTP/1.1 415") && long.contains("connection: close"), "{long}");
+}

@@ -1,11 +1,15 @@
 //! `cargo xtask bench`: ours and the peer in one run, on the same inputs, one table of ratios.
 
 mod export;
+mod hostile;
 mod index;
 mod loader;
+mod overload;
+mod proc;
 mod quantize;
 mod serve;
 mod train;
+mod wire;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -25,7 +29,7 @@ pub(crate) struct Args {
     /// Write the figures as JSON, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Folder of JPEG photos for `loader`; without it photos are generated
+    /// Folder of JPEG photos for `loader` and `serve`; without it photos are generated
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
@@ -38,7 +42,7 @@ struct Bench {
     run: fn(&Path, &Args) -> Result<Vec<Figure>>,
 }
 
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 8] = [
     Bench {
         name: "export",
         about: "MoCo ResNet-50 to ONNX and to Detectron2: our tools, PyTorch",
@@ -61,8 +65,18 @@ const BENCHES: [Bench; 6] = [
     },
     Bench {
         name: "serve",
-        about: "JPEG to embedding: occlude-serve, ONNX Runtime in Python",
-        run: |folder, _| serve::run(folder),
+        about: "JPEG files to embeddings over HTTP: occlude-serve, FastAPI, ONNX Runtime alone; fp32 and int8",
+        run: |folder, args| serve::run(folder, args.data.as_deref()),
+    },
+    Bench {
+        name: "overload",
+        about: "occlude-serve under ten times what it can do, for a minute; fails where a promise is broken",
+        run: |folder, _| overload::run(folder),
+    },
+    Bench {
+        name: "hostile",
+        about: "10,000 requests to occlude-serve, 5 % of them hostile; fails where an answer is wrong or memory grows",
+        run: |folder, _| hostile::run(folder),
     },
     Bench {
         name: "train",
@@ -104,8 +118,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let chosen = choose(&args.names)?;
     setup::run(&setup::Args { all: true, quiet: true })?;
-    let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
-    sh::show(sh::cargo().args(["build", "--release"]).args(packages))?;
+    // Tools that somebody else built are measured as they are.
+    if std::env::var_os("OCCLUDE_BIN_DIR").is_none() {
+        let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
+        sh::show(sh::cargo().args(["build", "--release"]).args(packages))?;
+    }
     let mut all = Vec::new();
     for bench in chosen {
         println!("{}: {}", bench.name, bench.about);
@@ -134,10 +151,10 @@ fn choose(names: &[String]) -> Result<Vec<&'static Bench>> {
 }
 
 fn print(figures: &[Figure]) {
-    println!("  {:<44} {:>12} {:>12} {:>8}", "", "ours", "peer", "ratio");
+    println!("  {:<60} {:>12} {:>12} {:>8}", "", "ours", "peer", "ratio");
     for f in figures {
         let unit = format!("{}, {}", f.what, f.unit);
-        println!("  {unit:<44} {:>12.3} {:>12.3} {:>7.2}x", f.ours, f.peer, f.ratio());
+        println!("  {unit:<60} {:>12.3} {:>12.3} {:>7.2}x", f.ours, f.peer, f.ratio());
     }
 }
 
@@ -150,6 +167,17 @@ fn peer(script: &str, arguments: &[&Path]) -> Result<serde_json::Value> {
     let mut python = sh::command(paths::python());
     let text = sh::capture(python.args(["-c", script]).args(arguments))?;
     serde_json::from_str(text.lines().last().unwrap_or_default()).context("the peer printed no JSON")
+}
+
+/// Packages of a peer's that the environment lacks, into a folder of their own. Without their dependencies, which would bring
+/// another torch.
+fn install(folder: &Path, packages: &[&str]) -> Result<()> {
+    let mut pip = sh::command(paths::python());
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]);
+    let names = packages.join("`, `");
+    sh::capture(pip.arg(folder).args(packages))
+        .with_context(|| format!("could not install `{names}`"))
+        .map(drop)
 }
 
 /// One figure of a peer's answer.

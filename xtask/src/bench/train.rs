@@ -42,9 +42,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
 
 /// Images/s of the second epoch of lightly's MoCo v2.
 fn lightly(images: &Path, packages: &Path) -> Result<f64> {
-    let mut pip = sh::command(paths::python());
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]);
-    sh::capture(pip.arg(packages).args(LIGHTLY)).context("could not install the package `lightly`")?;
+    super::install(packages, &LIGHTLY)?;
     let answer = peer(include_str!("lightly.py"), &[images, packages])?;
     number(&answer, "images_per_s")
 }
