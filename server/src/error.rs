@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use occlude_preprocess::DecodeError;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Kinds of failure; the code of each is part of the API (docs/server.md lists them all).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -187,11 +188,20 @@ impl ApiError {
         Self { kind, message, hint: hint.or_else(fallback), retry_after: None }
     }
 
-    /// The JSON answer, which names the request.
-    pub(crate) fn render(&self, request_id: &str) -> Response {
+    /// The JSON answer, which names the request, in the shape of the API.
+    pub(crate) fn render(&self, request_id: &str, shape: Shape) -> Response {
         let (status, code) = self.kind.status();
-        let error = Detail { code, message: &self.message, hint: self.hint.as_deref(), request_id };
-        let mut response = (status, Json(Body { error })).into_response();
+        let hint = self.hint.as_deref();
+        let mut response = match shape {
+            Shape::Nested => {
+                let error = Detail { code, message: &self.message, hint, request_id };
+                (status, Json(Body { error })).into_response()
+            }
+            Shape::Flat => {
+                let error = &*self.message;
+                (status, Json(FlatBody { error, code, hint, request_id })).into_response()
+            }
+        };
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -202,12 +212,34 @@ impl ApiError {
     }
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// How an error is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// An object under `error`, as in the whole API but the below.
+    Nested,
+    /// A message under `error` and the rest beside it: clients of the inference protocol take nothing else.
+    Flat,
+}
+
+/// An error of the inference protocol.
+#[derive(Serialize, ToSchema)]
+#[schema(as = InferenceError)]
+pub(crate) struct FlatBody<'a> {
+    error: &'a str,
+    code: &'static str,
+    hint: Option<&'a str>,
+    request_id: &'a str,
+}
+
+/// An error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(crate) struct Body<'a> {
     error: Detail<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ErrorDetail)]
 struct Detail<'a> {
     code: &'static str,
     message: &'a str,

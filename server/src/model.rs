@@ -1,6 +1,7 @@
 //! What is known about a model, and a model that is being served.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use occlude_preprocess::Preprocess;
 
@@ -69,6 +70,8 @@ pub struct ModelInfo {
 pub struct Model {
     /// What is known about it.
     pub info: ModelInfo,
+    /// When it was started.
+    pub(crate) loaded: SystemTime,
     /// Its queue.
     pub(crate) batcher: Batcher,
 }
@@ -93,6 +96,6 @@ impl Model {
             max_batch: limits.max_batch,
             max_delay: limits.max_delay,
         };
-        Self { info, batcher: Batcher::start(encoders, how, metrics) }
+        Self { info, loaded: SystemTime::now(), batcher: Batcher::start(encoders, how, metrics) }
     }
 }

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use occlude_preprocess::{Decoded, Note, Preprocess, Rgb, decode, dimensions};
 
 use crate::admission::{Admitted, overloaded};
-use crate::batch::{Encoded, Wants};
+use crate::batch::{Announced, Encoded, Reply, Wants};
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
@@ -131,7 +131,26 @@ async fn encode_one(
     let prepared = state.on_pool(Stage::Decode, prepare).await?;
     let (facts, pixels) =
         prepared.map_err(|e| ApiError::decode(upload.name.as_deref().filter(|_| named), &e))?;
-    let reply = announced.submit_wanting(pixels, wants).map_err(|_| overloaded(state))?;
+    let encoded = answered(announced.submit_wanting(pixels, wants).map_err(|_| overloaded(state))?).await?;
+    Ok(Answer { upload, facts, encoded })
+}
+
+/// Encodes pictures that already have the contract's crop, as one request.
+pub(crate) async fn encode_crops(
+    state: &AppState,
+    model: &Model,
+    admitted: &mut Admitted,
+    crops: Vec<Rgb>,
+) -> Result<Vec<Encoded>, ApiError> {
+    admitted.pictures(crops.len())?;
+    admitted.pixels(crops.iter().map(|c| u64::from(c.width) * u64::from(c.height)).sum())?;
+    let announced: Vec<_> = crops.into_iter().map(|crop| (model.batcher.announce(), crop)).collect();
+    let submit = |(announced, crop): (Announced, Rgb)| announced.submit(crop).map_err(|_| overloaded(state));
+    let replies = announced.into_iter().map(submit).collect::<Result<Vec<_>, _>>()?;
+    try_join_all(replies.into_iter().map(answered)).await
+}
+
+async fn answered(reply: Reply) -> Result<Encoded, ApiError> {
     let failed = |message: String| ApiError::new(Kind::EncoderFailed, message);
     let start = Instant::now();
     let reply = reply.await;
@@ -141,7 +160,7 @@ async fn encode_one(
     if encoded.embedding.iter().chain(&encoded.saliency).any(|v| !v.is_finite()) {
         return Err(failed("the model answered with numbers that are not finite".to_owned()));
     }
-    Ok(Answer { upload, facts, encoded })
+    Ok(encoded)
 }
 
 fn prepare(

@@ -2,6 +2,7 @@
 
 use occlude_saliency::{Map, foreground_above, foreground_pooled, threshold_at};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::batch::{Encoded, Wants};
 use crate::error::{ApiError, Kind};
@@ -9,7 +10,7 @@ use crate::model::ModelInfo;
 use crate::render::RenderError;
 
 /// What `?pool=` asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Pool {
     /// The whole picture: the model's own output.

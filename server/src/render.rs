@@ -8,11 +8,12 @@ use occlude_preprocess::{Interpolation, Rgb, resize};
 use occlude_saliency::polygon::polygons;
 use occlude_saliency::{self as saliency, Map, Mask, Placement, Rect};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::batch::Encoded;
 
 /// What a PNG answer shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum View {
     /// The saliency in colours.
@@ -82,7 +83,7 @@ impl Default for How {
 }
 
 /// The saliency of a picture; sizes and boxes are in pixels of the upright original.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Saliency {
     grid: Grid,
     /// Cells at or above it are foreground.
@@ -90,10 +91,10 @@ pub(crate) struct Saliency {
     /// The threshold in standard deviations from the mean of the grid.
     deviations: f64,
     foreground_ratio: f64,
-    crop: Box,
+    crop: Bounds,
     /// Around the largest part; null where nothing is foreground.
     #[serde(rename = "box")]
-    bounds: Option<Box>,
+    bounds: Option<Bounds>,
     /// One for each connected part, the largest first.
     boxes: Vec<Part>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,17 +102,17 @@ pub(crate) struct Saliency {
 }
 
 /// A connected part of the foreground.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 struct Part {
     #[serde(flatten)]
-    bounds: Box,
+    bounds: Bounds,
     /// Its cells over all cells of the grid.
     ratio: f64,
     /// Mean of the grid's values in it.
     mean: f64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 struct Grid {
     width: usize,
     height: usize,
@@ -119,15 +120,16 @@ struct Grid {
     values: Vec<f32>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-struct Box {
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+struct Bounds {
     x: f64,
     y: f64,
     width: f64,
     height: f64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Mask)]
 struct MaskJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     png: Option<String>,
@@ -139,7 +141,7 @@ struct MaskJson {
 }
 
 /// As in COCO annotations.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 struct Rle {
     /// Height, then width.
     size: [u32; 2],
@@ -160,9 +162,9 @@ fn hundredth(v: f64) -> f64 {
     (v * 100.0).round() / 100.0
 }
 
-fn rounded(rect: Rect) -> Box {
+fn rounded(rect: Rect) -> Bounds {
     let Rect { left, top, width, height } = rect;
-    Box { x: hundredth(left), y: hundredth(top), width: hundredth(width), height: hundredth(height) }
+    Bounds { x: hundredth(left), y: hundredth(top), width: hundredth(width), height: hundredth(height) }
 }
 
 fn map(encoded: &Encoded) -> Result<Map<'_>, saliency::Error> {
@@ -308,10 +310,10 @@ mod tests {
         let how = How { masks: all, ..How::default() };
         let found = describe(&encoded(), &place(), how).unwrap();
         assert_eq!(found.foreground_ratio, 0.5);
-        let right = Box { x: 4.0, y: 0.0, width: 2.0, height: 4.0 };
+        let right = Bounds { x: 4.0, y: 0.0, width: 2.0, height: 4.0 };
         assert_eq!(found.bounds, Some(right));
         assert_eq!(found.boxes, [Part { bounds: right, ratio: 0.5, mean: 9.0 }]);
-        assert_eq!(found.crop, Box { x: 2.0, y: 0.0, width: 4.0, height: 4.0 });
+        assert_eq!(found.crop, Bounds { x: 2.0, y: 0.0, width: 4.0, height: 4.0 });
         let mask = found.mask.unwrap();
         let (rle, polygons) = (mask.rle.unwrap(), mask.polygons.unwrap());
         assert_eq!(rle.size, [4, 8]);

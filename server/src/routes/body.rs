@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::BodyExt;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
@@ -146,14 +147,28 @@ async fn multipart(bytes: Bytes, boundary: String, limit: usize) -> Result<Vec<U
     Ok(found)
 }
 
-#[derive(Deserialize)]
+/// A form of files; the names of the fields do not matter.
+#[derive(ToSchema)]
+#[schema(as = Files)]
+#[expect(dead_code, reason = "only its shape is used: forms are read piece by piece")]
+pub(super) struct Form {
+    #[schema(value_type = Vec<String>, format = Binary, min_items = 1)]
+    file: Vec<Vec<u8>>,
+}
+
+/// Pictures as JSON: either one or several.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Pictures)]
 #[serde(deny_unknown_fields)]
-struct Json {
+pub(super) struct Json {
     image: Option<Item>,
+    #[schema(min_items = 1)]
     images: Option<Vec<Item>>,
 }
 
-#[derive(Deserialize)]
+/// The base64 of a picture's file, a data URL or a web address, with a name or without.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Picture)]
 #[serde(untagged, expecting = "a picture is a string or {\"name\": .., \"data\": ..}")]
 pub(super) enum Item {
     Plain(String),

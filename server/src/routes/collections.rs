@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use occlude_retrieval::{Engine, Filter, Hit, Info, Page, Point, Query, Record, Spec, Target, With};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
 
 use super::body::{self, Item};
 use super::images::{ModelName, in_time};
-use super::negotiate::within;
+use super::negotiate::{Segment, within};
+use super::{errors, schemas};
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
@@ -27,12 +29,17 @@ const LIMIT: (usize, usize) = (12, 1000);
 /// Points of one upsert: each may be a picture, and all go into one transaction.
 const MAX_POINTS: usize = 1000;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Collections {
+    #[schema(value_type = Vec<schemas::Collection>)]
     collections: Vec<Info>,
 }
 
-/// `GET /v1/collections`
+/// All collections
+#[utoipa::path(
+    get, path = "/v1/collections", operation_id = "list_collections", tag = "collections",
+    responses((status = 200, body = Collections), errors::Collections)
+)]
 pub(super) async fn list(State(state): State<AppState>) -> Response {
     let run = async {
         let collections = state.on_store(|s| s.collections()).await?;
@@ -41,17 +48,29 @@ pub(super) async fn list(State(state): State<AppState>) -> Response {
     in_time(&state, run).await
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Create {
     /// Whose vectors it will hold; the first model by default.
     model: Option<String>,
 }
 
-/// `PUT /v1/collections/{name}`: 201 where it is new, 200 where it is there for the same model.
+/// Makes a collection
+///
+/// 201 where it is new, 200 where it is there for the same model.
+#[utoipa::path(
+    put, path = "/v1/collections/{name}", operation_id = "create_collection", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    request_body = Option<Create>,
+    responses(
+        (status = 200, body = schemas::Collection, description = "It is there for the same model"),
+        (status = 201, body = schemas::Collection, description = "It is new"),
+        errors::CollectionBody
+    )
+)]
 pub(super) async fn create(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     request: Request,
 ) -> Response {
     let run = async {
@@ -82,14 +101,24 @@ pub(super) async fn create(
     in_time(&state, run).await
 }
 
-/// `GET /v1/collections/{name}`
-pub(super) async fn show(State(state): State<AppState>, Path(name): Path<String>) -> Response {
+/// One collection
+#[utoipa::path(
+    get, path = "/v1/collections/{name}", operation_id = "show_collection", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    responses((status = 200, body = schemas::Collection), errors::Collection)
+)]
+pub(super) async fn show(State(state): State<AppState>, Segment(name): Segment) -> Response {
     let run = async { Ok(Json(state.on_store(move |s| s.collection(&name)).await?).into_response()) };
     in_time(&state, run).await
 }
 
-/// `DELETE /v1/collections/{name}`
-pub(super) async fn remove(State(state): State<AppState>, Path(name): Path<String>) -> Response {
+/// Deletes a collection
+#[utoipa::path(
+    delete, path = "/v1/collections/{name}", operation_id = "delete_collection", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    responses((status = 204, description = "It is gone, with all its points"), errors::Collection)
+)]
+pub(super) async fn remove(State(state): State<AppState>, Segment(name): Segment) -> Response {
     let run = async {
         let _admitted = Admitted::new(&state)?;
         state.on_store(move |s| s.drop_collection(&name)).await?;
@@ -98,7 +127,7 @@ pub(super) async fn remove(State(state): State<AppState>, Path(name): Path<Strin
     in_time(&state, run).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Upsert {
     points: Vec<NewPoint>,
@@ -106,7 +135,7 @@ struct Upsert {
     fingerprint: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewPoint {
     id: String,
@@ -114,20 +143,29 @@ struct NewPoint {
     /// Base64 or data URL, in place of the vector.
     image: Option<String>,
     #[serde(default)]
+    #[schema(value_type = Object)]
     payload: Map<String, Value>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Upserted {
     added: usize,
     replaced: usize,
 }
 
-/// `POST /v1/collections/{name}/points`: JSON with vectors or pictures, or a form of files whose names are the ids.
+/// Adds or replaces points
+///
+/// JSON with vectors or pictures, or a form of files whose names are the ids.
 /// All points or none, and acknowledged only when they are on disk.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/points", operation_id = "upsert_points", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    request_body(content((Upsert = "application/json"), (body::Form = "multipart/form-data"))),
+    responses((status = 200, body = Upserted), errors::CollectionPictures)
+)]
 pub(super) async fn upsert(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     request: Request,
 ) -> Response {
     let run = async {
@@ -151,22 +189,31 @@ pub(super) async fn upsert(
     in_time(&state, run).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Delete {
     ids: Option<Vec<String>>,
+    #[schema(value_type = Option<schemas::Filter>)]
     filter: Option<Filter>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Count {
     count: usize,
 }
 
-/// `POST /v1/collections/{name}/points/delete`: by ids, or by a filter.
+/// Deletes points
+///
+/// By ids, or by a filter.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/points/delete", operation_id = "delete_points", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    request_body = Delete,
+    responses((status = 200, body = Count), errors::CollectionBody)
+)]
 pub(super) async fn delete(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     request: Request,
 ) -> Response {
     let run = async {
@@ -186,30 +233,40 @@ pub(super) async fn delete(
     in_time(&state, run).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Scroll {
     /// Only these, in this order.
     ids: Option<Vec<String>>,
     after: Option<String>,
     limit: Option<usize>,
+    #[schema(value_type = Option<schemas::Filter>)]
     filter: Option<Filter>,
     #[serde(default)]
     with_vector: bool,
     with_payload: Option<bool>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Points {
+    #[schema(value_type = Vec<schemas::Point>)]
     points: Vec<Record>,
     /// What `after` has to be for the next page; null at the end.
     next: Option<String>,
 }
 
-/// `POST /v1/collections/{name}/points/scroll`: some points by id, or all of them page by page.
+/// Reads points
+///
+/// Some points by id, or all of them page by page.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/points/scroll", operation_id = "scroll_points", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    request_body = Scroll,
+    responses((status = 200, body = Points), errors::CollectionBody)
+)]
 pub(super) async fn scroll(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     request: Request,
 ) -> Response {
     let run = async {
@@ -234,16 +291,23 @@ pub(super) async fn scroll(
     in_time(&state, run).await
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CountQuery {
+    #[schema(value_type = Option<schemas::Filter>)]
     filter: Option<Filter>,
 }
 
-/// `POST /v1/collections/{name}/count`
+/// Counts points
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/count", operation_id = "count_points", tag = "collections",
+    params(("name" = String, Path, description = "Name of the collection", example = "photos")),
+    request_body = Option<CountQuery>,
+    responses((status = 200, body = Count), errors::CollectionBody)
+)]
 pub(super) async fn count(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     request: Request,
 ) -> Response {
     let run = async {
@@ -255,7 +319,8 @@ pub(super) async fn count(
     in_time(&state, run).await
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
+#[schema(as = CollectionSearch)]
 #[serde(deny_unknown_fields)]
 struct Search {
     image: Option<Item>,
@@ -264,6 +329,7 @@ struct Search {
     fingerprint: Option<String>,
     id: Option<String>,
     limit: Option<usize>,
+    #[schema(value_type = Option<schemas::Filter>)]
     filter: Option<Filter>,
     #[serde(default)]
     exact: bool,
@@ -272,22 +338,46 @@ struct Search {
     with_payload: Option<bool>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct SearchQuery {
+    /// Hits at most, where the body says nothing.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Found {
     collection: String,
+    #[schema(value_type = Vec<schemas::Hit>)]
     hits: Vec<Hit>,
 }
 
-/// `POST /v1/collections/{name}/search`: like a picture (the body itself, a form or JSON), a vector or a point.
+/// The nearest points
+///
+/// Like a picture (the body itself, a form or JSON), a vector or a point.
+#[utoipa::path(
+    post, path = "/v1/collections/{name}/search", operation_id = "search_collection", tag = "collections",
+    params(
+        ("name" = String, Path, description = "Name of the collection", example = "photos"),
+        SearchQuery
+    ),
+    request_body(
+        content(
+            (Search = "application/json"),
+            (body::Form = "multipart/form-data"),
+            (Vec<u8> = "image/jpeg"),
+            (Vec<u8> = "image/png"),
+            (Vec<u8> = "image/webp"),
+            (Vec<u8> = "application/octet-stream")
+        )
+    ),
+    responses((status = 200, body = Found), errors::CollectionPictures)
+)]
 pub(super) async fn search(
     State(state): State<AppState>,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     request: Request,
 ) -> Response {
     let run = async {

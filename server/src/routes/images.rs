@@ -9,8 +9,10 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use occlude_preprocess::decode;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::body::uploads;
+use super::errors;
 use super::negotiate::{Media, format, query, within};
 use super::search::{Neighbour, neighbours};
 use super::surround::RequestId;
@@ -55,15 +57,16 @@ pub(super) enum Form {
 }
 
 /// The JSON answer of every route that takes pictures.
-#[derive(Serialize)]
-struct Answers {
+#[derive(Serialize, ToSchema)]
+pub(super) struct Answers {
     request_id: String,
     model: ModelName,
     results: Vec<Item>,
 }
 
 /// Which model answered; also an extension of the response, from which its headers are made.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = ModelUsed)]
 pub(super) struct ModelName {
     pub(super) name: String,
     pub(super) fingerprint: String,
@@ -75,7 +78,9 @@ impl From<&ModelInfo> for ModelName {
     }
 }
 
-#[derive(Serialize)]
+/// One picture's answer.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Answer)]
 struct Item {
     name: Option<String>,
     width: u32,
@@ -91,12 +96,20 @@ struct Item {
     neighbours: Option<Vec<Neighbour>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct EmbedQuery {
+    /// Name of a model; the first without it.
     model: Option<String>,
+    /// Which cells of the feature map make the embedding.
+    #[param(inline)]
     pool: Option<Pool>,
+    /// Of the foreground, in standard deviations from the mean; with `pool=foreground`.
+    #[param(minimum = -100, maximum = 100)]
     threshold: Option<f64>,
+    /// How the answer is written; before `Accept`.
+    #[param(inline)]
     format: Option<Media>,
 }
 
@@ -116,17 +129,35 @@ fn deviations(asked: Option<f64>) -> Result<f64, ApiError> {
     within("threshold", asked.unwrap_or(How::default().deviations), DEVIATIONS)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct SaliencyQuery {
+    /// Name of a model; the first without it.
     model: Option<String>,
+    /// What a PNG shows.
+    #[param(inline)]
     view: Option<View>,
+    /// Of the overlay.
+    #[param(minimum = 0, maximum = 1)]
     opacity: Option<f32>,
+    /// Longest side of overlay and heat map in pixels.
+    #[param(minimum = 1, maximum = 4096)]
     max_side: Option<u32>,
+    /// Of the foreground, in standard deviations from the mean.
+    #[param(minimum = -100, maximum = 100)]
     threshold: Option<f64>,
+    /// Forms of the mask: a list of `png`, `rle`, `polygons`, or `none`.
+    #[param(pattern = "^(none|(png|rle|polygons)(,(png|rle|polygons))*)$")]
     mask: Option<String>,
+    /// Which cells of the feature map make the embedding; of /v1/analyze.
+    #[param(inline)]
     pool: Option<Pool>,
+    /// Neighbours from the gallery; of /v1/analyze.
+    #[param(minimum = 1, maximum = 1000)]
     k: Option<usize>,
+    /// How the answer is written; before `Accept`.
+    #[param(inline)]
     format: Option<Media>,
 }
 
@@ -147,6 +178,13 @@ impl SaliencyQuery {
     }
 }
 
+/// Embeddings of pictures
+///
+/// A vector for each picture, in order; they have length 1 unless the model was exported otherwise.
+#[utoipa::path(post, path = "/v1/embed", tag = "pictures", params(EmbedQuery), responses(
+    (status = 200, content((Answers = "application/json"), (Vec<u8> = "application/x-npy"))),
+    errors::Pictures
+))]
 pub(super) async fn embed(
     State(state): State<AppState>,
     id: Extension<RequestId>,
@@ -163,6 +201,15 @@ pub(super) async fn embed(
     in_time(&state, run).await
 }
 
+/// What a model looks at in pictures
+///
+/// Grid, boxes and mask as JSON; of one picture, a drawing as PNG.
+#[utoipa::path(post, path = "/v1/saliency", tag = "pictures", params(SaliencyQuery), responses(
+    (status = 200, content(
+        (Answers = "application/json"), (Vec<u8> = "image/png"), (Vec<u8> = "application/x-npy")
+    )),
+    errors::Pictures
+))]
 pub(super) async fn saliency(
     State(state): State<AppState>,
     id: Extension<RequestId>,
@@ -182,6 +229,11 @@ pub(super) async fn saliency(
     in_time(&state, run).await
 }
 
+/// Embeddings, saliency and neighbours of pictures from one run of the model
+#[utoipa::path(post, path = "/v1/analyze", tag = "pictures", params(SaliencyQuery), responses(
+    (status = 200, content((Answers = "application/json"), (Vec<u8> = "image/png"))),
+    errors::Search
+))]
 pub(super) async fn analyze(
     State(state): State<AppState>,
     id: Extension<RequestId>,

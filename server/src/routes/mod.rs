@@ -2,11 +2,17 @@
 
 mod body;
 mod collections;
+mod docs;
+mod errors;
 mod images;
+mod kserve;
 mod leftover;
 mod negotiate;
+mod openai;
+mod openapi;
 mod ops;
 mod page;
+mod schemas;
 mod search;
 mod surround;
 #[cfg(test)]
@@ -29,6 +35,10 @@ use crate::state::AppState;
 pub fn app(state: AppState) -> Router {
     Router::new()
         .route("/", get(page::index))
+        .route("/docs", get(docs::redirect))
+        .route("/docs/", get(docs::index))
+        .route("/docs/{*file}", get(docs::file))
+        .route("/openapi.json", get(docs::openapi))
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(ops::metrics))
@@ -47,6 +57,18 @@ pub fn app(state: AppState) -> Router {
         .route("/v1/collections/{name}/count", post(collections::count))
         .route("/v1/collections/{name}/search", post(collections::search))
         .route("/v1/gallery/{id}/thumbnail", get(search::thumbnail))
+        .route("/v1/embeddings", post(openai::embeddings))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{model}", get(openai::model))
+        .route("/v2", get(kserve::server))
+        .route("/v2/health/live", get(kserve::live))
+        .route("/v2/health/ready", get(kserve::ready))
+        .route("/v2/models/{model}", get(kserve::model))
+        .route("/v2/models/{model}/ready", get(kserve::model_ready))
+        .route("/v2/models/{model}/infer", post(kserve::infer))
+        .route("/v2/models/{model}/versions/{version}", get(kserve::model))
+        .route("/v2/models/{model}/versions/{version}/ready", get(kserve::model_ready))
+        .route("/v2/models/{model}/versions/{version}/infer", post(kserve::infer))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(state.clone(), surround::surround))

@@ -1,14 +1,17 @@
 //! Which media type an answer has, and reading query strings.
 
-use axum::extract::Query;
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
 
+use super::errors;
 use crate::error::{ApiError, Kind};
 
 /// What an answer can be written as; also the values of `?format=`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Media {
     Json,
@@ -74,6 +77,18 @@ fn range(part: &str) -> (&str, f32) {
     let name = pieces.next().unwrap_or_default();
     let weight = pieces.find_map(|p| p.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
     (name, weight)
+}
+
+/// A segment of the path, as text.
+pub(super) struct Segment(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        path.map(|Path(text)| Self(text)).map_err(|e| errors::path(&e))
+    }
 }
 
 /// The query string as `T`; unknown and malformed parameters are errors.

@@ -5,17 +5,26 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::errors;
 
 use crate::gallery::Gallery;
 use crate::model::ModelInfo;
 use crate::state::{AppState, Phase};
 
-/// The process runs and answers; nothing about the model.
+/// Whether the process answers
+///
+/// Nothing about the model.
+#[utoipa::path(get, path = "/healthz", tag = "server", responses(
+    (status = 200, body = String, content_type = "text/plain", description = "The process answers"),
+))]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-#[derive(Serialize)]
+/// What the server can do at present.
+#[derive(Serialize, ToSchema)]
 struct Ready {
     ready: bool,
     status: &'static str,
@@ -24,8 +33,10 @@ struct Ready {
     gallery: Option<GalleryJson>,
 }
 
-#[derive(Serialize)]
-struct ModelJson {
+/// A model, as answers show it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Model)]
+pub(super) struct ModelJson {
     name: String,
     fingerprint: String,
     encoder: String,
@@ -44,7 +55,8 @@ struct ModelJson {
     preprocess: serde_json::Value,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Gallery)]
 struct GalleryJson {
     images: usize,
     skipped: usize,
@@ -69,7 +81,13 @@ impl From<&ModelInfo> for ModelJson {
     }
 }
 
+/// What the server can do at present
+///
 /// 200 when every route can answer, else 503, with the same body.
+#[utoipa::path(get, path = "/readyz", tag = "server", responses(
+    (status = 200, body = Ready, description = "Every route can answer"),
+    (status = 503, body = Ready, description = "Something is loading, or the server shuts down"),
+))]
 pub(super) async fn readyz(State(state): State<AppState>) -> Response {
     let phase = state.phase();
     let ready = phase == Phase::Ready;
@@ -85,6 +103,11 @@ pub(super) async fn readyz(State(state): State<AppState>) -> Response {
     (status, Json(body)).into_response()
 }
 
+/// Counters for Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "server", responses(
+    (status = 200, body = String, content_type = "text/plain", description = "Prometheus text, version 0.0.4"),
+    errors::Plain
+))]
 pub(super) async fn metrics(State(state): State<AppState>) -> Response {
     let text = state.metrics().render(&state.gauges());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

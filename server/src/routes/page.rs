@@ -29,6 +29,10 @@ fn hash(element: &str) -> String {
     format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)))
 }
 
+/// The page to try pictures on
+#[utoipa::path(get, path = "/", operation_id = "page", tag = "server", responses(
+    (status = 200, body = String, content_type = "text/html"),
+))]
 pub(super) async fn index() -> Response {
     let headers = [(header::CONTENT_SECURITY_POLICY, POLICY.as_str()), (header::CACHE_CONTROL, "no-cache")];
     (headers, Html(PAGE)).into_response()

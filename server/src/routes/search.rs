@@ -1,13 +1,15 @@
 //! `/v1/search` and the gallery's thumbnails.
 
 use axum::Extension;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::images::{Call, Form, MAX_K, Parts, answer, in_time};
-use super::negotiate::{Media, media, query, within};
+use super::errors;
+use super::images::{Answers, Call, Form, MAX_K, Parts, answer, in_time};
+use super::negotiate::{Media, Segment, media, query, within};
 use super::surround::RequestId;
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
@@ -18,7 +20,7 @@ use crate::state::AppState;
 const DEFAULT_K: usize = 12;
 
 /// A picture of the gallery that is like the query.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(super) struct Neighbour {
     id: usize,
     path: String,
@@ -27,10 +29,14 @@ pub(super) struct Neighbour {
     thumbnail: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct SearchQuery {
+    /// Name of a model; the first without it.
     model: Option<String>,
+    /// Neighbours of each picture.
+    #[param(minimum = 1, maximum = 1000)]
     k: Option<usize>,
 }
 
@@ -45,6 +51,11 @@ pub(super) fn neighbours(gallery: &Gallery, embedding: &[f32], k: usize) -> Vec<
     gallery.search(embedding, k).into_iter().map(neighbour).collect()
 }
 
+/// The gallery's nearest pictures
+#[utoipa::path(post, path = "/v1/search", tag = "pictures", params(SearchQuery), responses(
+    (status = 200, body = Answers),
+    errors::Search
+))]
 pub(super) async fn search(
     State(state): State<AppState>,
     id: Extension<RequestId>,
@@ -61,7 +72,12 @@ pub(super) async fn search(
     in_time(&state, run).await
 }
 
-pub(super) async fn thumbnail(State(state): State<AppState>, Path(id): Path<String>) -> Response {
+/// A small JPEG of a picture in the gallery
+#[utoipa::path(get, path = "/v1/gallery/{id}/thumbnail", tag = "gallery",
+    params(("id" = usize, Path, description = "Number of the picture", example = 0)),
+    responses((status = 200, body = Vec<u8>, content_type = "image/jpeg"), errors::Gallery)
+)]
+pub(super) async fn thumbnail(State(state): State<AppState>, Segment(id): Segment) -> Response {
     in_time(&state, jpeg(&state, &id)).await
 }
 

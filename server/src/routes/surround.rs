@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::images::ModelName;
 use super::leftover::lend;
-use crate::error::{ApiError, Kind};
+use crate::error::{ApiError, Kind, Shape};
 use crate::metrics::Stage;
 use crate::state::AppState;
 use crate::telemetry::{Trace, attribute, number};
@@ -21,8 +21,14 @@ const MODEL: HeaderName = HeaderName::from_static("x-occlude-model");
 const FINGERPRINT: HeaderName = HeaderName::from_static("x-occlude-fingerprint");
 
 /// Headers of answers that pages of other origins may read.
-pub(super) const EXPOSED: [&str; 5] =
-    ["x-request-id", "x-occlude-model", "x-occlude-fingerprint", "x-occlude-notes", "retry-after"];
+pub(super) const EXPOSED: [&str; 6] = [
+    "x-request-id",
+    "x-occlude-model",
+    "x-occlude-fingerprint",
+    "x-occlude-notes",
+    "retry-after",
+    "inference-header-content-length",
+];
 
 /// Longest id that is taken over from a client.
 const MAX_ID: usize = 64;
@@ -49,7 +55,9 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
         Err(error) => (None, error.into_response()),
     };
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        response = render(&state, &error, &id, response.headers());
+        let flat = path == "/v2" || path.starts_with("/v2/");
+        let shape = if flat { Shape::Flat } else { Shape::Nested };
+        response = render(&state, &error, (&id, shape), response.headers());
     }
     let model = response.extensions_mut().remove::<ModelName>();
     // Who was too slow gets no more time.
@@ -75,8 +83,18 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
 }
 
 /// Routes that need no key: what tells an orchestrator whether the server lives, and documents without secrets.
-const OPEN: [&str; 8] =
-    ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready"];
+pub(super) const OPEN: [&str; 10] = [
+    "/",
+    "/docs",
+    "/docs/",
+    "/docs/{*file}",
+    "/openapi.json",
+    "/healthz",
+    "/readyz",
+    "/v2",
+    "/v2/health/live",
+    "/v2/health/ready",
+];
 
 /// The name of the request's key where keys are asked for.
 fn authorise(state: &AppState, route: &str, headers: &HeaderMap) -> Result<Option<String>, ApiError> {
@@ -106,13 +124,13 @@ fn log(id: &str, what: &str, route: &str, response: &Response, key: Option<&str>
     }
 }
 
-fn render(state: &AppState, error: &ApiError, id: &str, before: &HeaderMap) -> Response {
+fn render(state: &AppState, error: &ApiError, (id, shape): (&str, Shape), before: &HeaderMap) -> Response {
     let (status, code) = error.kind.status();
     state.metrics().error(code);
     if status.is_server_error() && !matches!(error.kind, Kind::Loading | Kind::Draining) {
         tracing::error!(request_id = id, code, "{error}");
     }
-    let mut response = error.render(id).into_response();
+    let mut response = error.render(id, shape).into_response();
     // 405 says which methods there are.
     if let Some(allow) = before.get(header::ALLOW) {
         response.headers_mut().insert(header::ALLOW, allow.clone());

@@ -125,6 +125,16 @@ impl Drop for Running {
     }
 }
 
+/// Runs a script of the Python environment in a folder, with the server's address as its argument; for the official
+/// clients of the APIs.
+pub(crate) fn python(script: &str, server: &Running, folder: &Path) {
+    let python = std::env::var("OCCLUDE_PYTHON").expect("`OCCLUDE_PYTHON`: run `cargo xtask setup`");
+    let address = format!("http://{}", server.address);
+    let output = Command::new(python).args(["-c", script, &address]).current_dir(folder).output().unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
 fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_occlude-serve"))
 }

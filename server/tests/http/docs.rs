@@ -6,7 +6,7 @@ use std::process::Command;
 use clap::CommandFactory;
 use occlude_serve::{Args, Kind};
 
-use crate::binary::{Running, pictures};
+use crate::binary::{Running, pictures, python};
 use crate::common::*;
 
 fn text() -> String {
@@ -21,8 +21,10 @@ fn every_command_works() {
     let photo = image::RgbImage::from_raw(300, 200, ramp(300, 200)).unwrap();
     photo.save(dir.path().join("photo.jpg")).unwrap();
     photo.save(dir.path().join("other.png")).unwrap();
+    let model = format!("model={}", fixture("tiny.onnx").display());
     let (gallery, data) = (dir.path().join("gallery"), dir.path().join("data"));
-    let server = Running::start(&["--gallery", gallery.to_str().unwrap(), "--data", data.to_str().unwrap()]);
+    let folders = ["--gallery", gallery.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    let server = Running::bare(&[&["--model", &model][..], &folders].concat());
     server.wait_for("ready");
     let (mut commands, mut inside) = (0, false);
     for line in text().lines() {
@@ -30,7 +32,7 @@ fn every_command_works() {
             "```sh" => inside = true,
             "```" => inside = false,
             command if inside => {
-                let command = command.replace("http://127.0.0.1:8080", &format!("http://{}", server.address));
+                let command = here(command, &server);
                 let output =
                     Command::new("sh").args(["-euc", &command]).current_dir(dir.path()).output().unwrap();
                 let error = String::from_utf8_lossy(&output.stderr);
@@ -46,6 +48,29 @@ fn every_command_works() {
     }
     for drawn in ["overlay.png", "heat.png", "mask.png", "thumbnail.jpg"] {
         image::open(dir.path().join(drawn)).unwrap();
+    }
+}
+
+/// The text with the address of the server that runs.
+fn here(text: &str, server: &Running) -> String {
+    let text = text.replace("http://127.0.0.1:8080", &format!("http://{}", server.address));
+    text.replace("127.0.0.1:8080", &server.address)
+}
+
+#[test]
+fn every_python_example_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let photo = image::RgbImage::from_raw(300, 200, ramp(300, 200)).unwrap();
+    photo.save(dir.path().join("photo.jpg")).unwrap();
+    let model = format!("model={}", fixture("tiny.onnx").display());
+    let server = Running::bare(&["--model", &model]);
+    server.wait_for("ready");
+    let text = text();
+    let examples: Vec<_> =
+        text.split("```python\n").skip(1).filter_map(|t| t.split("\n```").next()).collect();
+    assert!(examples.len() >= 2, "{}", examples.len());
+    for example in examples {
+        python(&here(example, &server), &server, dir.path());
     }
 }
 

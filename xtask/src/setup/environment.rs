@@ -226,12 +226,21 @@ fn narrated(pip: &mut Command, log: &Path) -> Result<bool> {
 
 /// Imports every package once: an installation that was cut off in the middle shows here.
 fn import(python: &Path, wanted: &Requirements) -> Result<()> {
-    let modules =
-        wanted.rows().map(|(name, _)| if name == "pillow" { "PIL" } else { name }).collect::<Vec<_>>();
+    let modules = wanted.rows().map(|(name, _)| module(name)).collect::<Vec<_>>();
     let check = sh::capture(sh::command(python).args(["-c", &format!("import {}", modules.join(", "))]));
     check.map(|_| ()).map_err(|error| {
         anyhow!("{error:#}\nhint: remove `.deps/venv` and run `cargo xtask setup` again; pip keeps what it downloaded")
     })
+}
+
+/// What a package is imported as.
+fn module(package: &str) -> String {
+    match package {
+        "pillow" => "PIL".to_owned(),
+        // The package alone says nothing: its clients are modules that need more.
+        "tritonclient" => "tritonclient.http".to_owned(),
+        other => other.replace('-', "_"),
+    }
 }
 
 fn disk(wanted: &Requirements) -> Result<()> {
@@ -271,6 +280,13 @@ mod tests {
         let pair = found(&[("torch", &local), ("onnx", "1.0")]);
         assert_eq!(pair.differences(&wanted).len(), 1, "a local suffix is the same release");
         assert!(pair.torch().is_err() && pair.onnxruntime().is_err());
+    }
+
+    #[test]
+    fn packages_are_imported_by_their_modules() {
+        assert_eq!(module("torch"), "torch");
+        assert_eq!(module("pillow"), "PIL");
+        assert_eq!(module("openapi-spec-validator"), "openapi_spec_validator");
     }
 
     #[test]

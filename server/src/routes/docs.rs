@@ -1,0 +1,65 @@
+//! `/openapi.json`, and Swagger UI that shows it at `/docs/`; nothing of it comes from elsewhere.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Redirect, Response};
+use utoipa_swagger_ui::{Config, serve};
+
+use super::negotiate::Segment;
+use super::openapi::{Facts, document};
+use crate::error::{ApiError, Kind};
+use crate::state::AppState;
+
+/// Files of this server only; Swagger UI draws its icons from data URLs and sets styles of elements.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+    img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// This document
+#[utoipa::path(get, path = "/openapi.json", tag = "server", responses(
+    (status = 200, body = serde_json::Value, content_type = "application/json"),
+))]
+pub(super) async fn openapi(State(state): State<AppState>) -> Response {
+    let model = state.models().first().map_or_else(|| "model".to_owned(), |m| m.info.name.clone());
+    Json(document(&Facts { keys: state.keys().required(), model })).into_response()
+}
+
+/// The way to the page of this document
+#[utoipa::path(
+    get, path = "/docs", operation_id = "docs", tag = "server",
+    responses((status = 308, description = "To `docs/`"))
+)]
+pub(super) async fn redirect() -> Redirect {
+    Redirect::permanent("docs/")
+}
+
+/// The page of this document
+#[utoipa::path(get, path = "/docs/", operation_id = "docs_page", tag = "server", responses(
+    (status = 200, body = String, content_type = "text/html"),
+))]
+pub(super) async fn index() -> Result<Response, ApiError> {
+    asset("index.html")
+}
+
+/// Scripts and styles of the page.
+pub(super) async fn file(Segment(path): Segment) -> Result<Response, ApiError> {
+    asset(&path)
+}
+
+fn asset(name: &str) -> Result<Response, ApiError> {
+    static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
+        // Relative, so that a proxy may put the server below a path of its own.
+        Arc::new(Config::from("../openapi.json").try_it_out_enabled(true))
+    });
+    let missing = || ApiError::new(Kind::NotFound, format!("there is nothing at `/docs/{name}`"));
+    let broken = |e: Box<dyn std::error::Error>| ApiError::new(Kind::Internal, e.to_string());
+    let file = serve(name, Arc::clone(&CONFIG)).map_err(broken)?.ok_or_else(missing)?;
+    let headers = [
+        (header::CONTENT_TYPE, file.content_type.as_str()),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    Ok((headers, file.bytes.into_owned()).into_response())
+}

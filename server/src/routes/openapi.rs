@@ -1,0 +1,232 @@
+//! The document at `/openapi.json`: OpenAPI 3.1, derived from the handlers and the types that they answer with.
+
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value, json};
+use utoipa::{OpenApi, ToSchema};
+
+use super::surround::OPEN;
+use super::{body, collections, docs, errors, images, kserve, openai, ops, page, search};
+use crate::error::{Body, FlatBody, Kind, Shape};
+
+/// A picture of four pixels, for the examples: base64 of a PNG.
+const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mM4IScnd0KOJYxh1SoGBgAc0gO3A0xgeAAAAABJRU5ErkJggg==";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "occlude-serve",
+        description = "Embeddings and saliency of pictures. Every answer names the request in `x-request-id`; errors \
+                       have one shape, whose `code` is part of the API. Requests that are not HTTP, or whose head is \
+                       too large or too slow, are answered 400 or 431 without a body."
+    ),
+    paths(
+        images::embed,
+        images::saliency,
+        images::analyze,
+        search::search,
+        search::thumbnail,
+        collections::list,
+        collections::create,
+        collections::show,
+        collections::remove,
+        collections::upsert,
+        collections::delete,
+        collections::scroll,
+        collections::count,
+        collections::search,
+        openai::embeddings,
+        openai::models,
+        openai::model,
+        kserve::server,
+        kserve::live,
+        kserve::ready,
+        kserve::model,
+        kserve::model_ready,
+        kserve::infer,
+        page::index,
+        docs::openapi,
+        docs::redirect,
+        docs::index,
+        ops::healthz,
+        ops::readyz,
+        ops::metrics
+    ),
+    components(schemas(body::Json, Body<'_>, FlatBody<'_>)),
+    tags(
+        (name = "pictures", description = "Pictures in, what the model says about them out"),
+        (name = "gallery", description = "Pictures of the indexed folder"),
+        (name = "collections", description = "Vectors that are kept: added, filtered, searched"),
+        (name = "openai", description = "OpenAI's API, with pictures for text"),
+        (name = "inference", description = "The Open Inference Protocol (KServe version 2)"),
+        (name = "server", description = "Pages, health and counters")
+    )
+)]
+struct Api;
+
+/// What of the running server is in the document.
+pub(super) struct Facts {
+    /// Whether requests need a key.
+    pub(super) keys: bool,
+    /// Name of the first model.
+    pub(super) model: String,
+}
+
+/// The document of this server.
+pub(super) fn document(facts: &Facts) -> Value {
+    static DERIVED: LazyLock<Value> =
+        LazyLock::new(|| serde_json::to_value(Api::openapi()).unwrap_or_default());
+    let mut document = DERIVED.clone();
+    let paths = document.get_mut("paths").and_then(Value::as_object_mut);
+    if let Some(paths) = paths {
+        add_versions(paths);
+        for (path, item) in paths.iter_mut() {
+            for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
+                complete(path, operation, &facts.model);
+            }
+        }
+    }
+    if let Some(components) = document.get_mut("components").and_then(Value::as_object_mut) {
+        add_components(components);
+    }
+    if facts.keys {
+        set(&mut document, "security", json!([{"bearer": []}, {"key": []}]));
+    }
+    document
+}
+
+fn set(object: &mut Value, key: &str, value: Value) {
+    if let Some(object) = object.as_object_mut() {
+        object.insert(key.to_owned(), value);
+    }
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The routes of the inference protocol that name a version as well.
+fn add_versions(paths: &mut Map<String, Value>) {
+    const MODEL: &str = "/v2/models/{model}";
+    let plain: Vec<(String, Value)> = paths
+        .iter()
+        .filter_map(|(path, item)| Some((path.strip_prefix(MODEL)?.to_owned(), item.clone())))
+        .collect();
+    for (rest, mut item) in plain {
+        for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            let id = format!("{}_version", text(operation, "operationId"));
+            set(operation, "operationId", json!(id));
+            let version = json!({
+                "name": "version", "in": "path", "required": true,
+                "description": "Version of the model; there is only `1`",
+                "schema": {"type": "string"}, "example": "1",
+            });
+            if let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut) {
+                parameters.push(version);
+            }
+        }
+        paths.insert(format!("{MODEL}/versions/{{version}}{rest}"), item);
+    }
+}
+
+/// What all operations have, by their path.
+fn complete(path: &str, operation: &mut Value, model: &str) {
+    if OPEN.contains(&path) {
+        set(operation, "security", json!([]));
+    }
+    let tag = operation.pointer("/tags/0").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if tag == "pictures" {
+        set(operation, "requestBody", packings());
+    }
+    let example = match path {
+        "/v1/embeddings" => Some(json!({"model": model, "input": PICTURE})),
+        p if p.ends_with("/infer") => Some(json!({"inputs": [
+            {"name": "files", "datatype": "BYTES", "shape": [1], "data": [PICTURE]},
+        ]})),
+        _ => None,
+    };
+    if let Some(example) = example
+        && let Some(content) = operation.pointer_mut("/requestBody/content/application~1json")
+    {
+        set(content, "example", example);
+    }
+    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+        if text(parameter, "name") == "model" {
+            set(parameter, "example", json!(model));
+        }
+    }
+    let responses = operation.get_mut("responses").and_then(Value::as_object_mut);
+    for (status, response) in responses.into_iter().flatten() {
+        let headers = response.as_object_mut().map(|r| r.entry("headers").or_insert_with(|| json!({})));
+        let Some(headers) = headers.and_then(Value::as_object_mut) else { continue };
+        let mut refer = |name: &str| {
+            headers.insert(name.to_owned(), json!({"$ref": format!("#/components/headers/{name}")}));
+        };
+        refer("x-request-id");
+        if status == "200" && tag == "pictures" {
+            refer("x-occlude-model");
+            refer("x-occlude-fingerprint");
+        }
+    }
+}
+
+/// The ways to send pictures.
+fn packings() -> Value {
+    let file = json!({"schema": {"type": "string", "format": "binary"}});
+    let mut content = Map::new();
+    for kind in ["image/jpeg", "image/png", "image/webp", "application/octet-stream"] {
+        content.insert(kind.to_owned(), file.clone());
+    }
+    let form = json!({"schema": {
+        "type": "object",
+        "description": "Files; the names of the fields do not matter.",
+        "properties": {"file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}},
+        "required": ["file"],
+    }});
+    content.insert("multipart/form-data".to_owned(), form);
+    let schema = json!({"$ref": format!("#/components/schemas/{}", body::Json::name())});
+    content.insert("application/json".to_owned(), json!({"schema": schema, "example": {"image": PICTURE}}));
+    json!({"required": true, "description": "A file as it is, a form, or JSON.", "content": content})
+}
+
+fn add_components(components: &mut Map<String, Value>) {
+    let word = |about: &str| json!({"description": about, "schema": {"type": "string"}});
+    components.insert(
+        "headers".to_owned(),
+        json!({
+            "x-request-id": word("Id of the request: the client's own, if it sent a plain one"),
+            "x-occlude-model": word("Name of the model that answered"),
+            "x-occlude-fingerprint": word("Hash over its weights and preprocessing"),
+        }),
+    );
+    components.insert(
+        "securitySchemes".to_owned(),
+        json!({
+            "bearer": {"type": "http", "scheme": "bearer", "description": "A key from `occlude-serve key`"},
+            "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same key"},
+        }),
+    );
+    // What every path and no operation in particular can answer.
+    let anywhere = |kind| serde_json::to_value(errors::response(&[kind], Shape::Nested)).unwrap_or_default();
+    components.insert(
+        "responses".to_owned(),
+        json!({
+            "NotFound": anywhere(Kind::NotFound), "MethodNotAllowed": anywhere(Kind::MethodNotAllowed),
+        }),
+    );
+    let codes: Vec<_> = Kind::ALL.iter().map(|k| k.status().1).collect();
+    let Some(schemas) = components.get_mut("schemas") else { return };
+    for pointer in ["/ErrorDetail/properties/code", "/InferenceError/properties/code"] {
+        if let Some(code) = schemas.pointer_mut(pointer) {
+            set(code, "enum", json!(codes));
+        }
+    }
+    if let Some(pictures) = schemas.pointer_mut(&format!("/{}", body::Json::name())) {
+        let nothing = json!({"type": "null"});
+        let either = json!([
+            {"required": ["image"], "properties": {"image": {"not": nothing}, "images": nothing}},
+            {"required": ["images"], "properties": {"images": {"not": nothing}, "image": nothing}},
+        ]);
+        set(pictures, "oneOf", either);
+    }
+}
