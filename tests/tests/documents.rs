@@ -28,7 +28,8 @@ fn used(line: &str) -> Option<(String, Vec<String>)> {
     let tool = paths::TOOLS.iter().find(|tool| words.clone().next().is_some_and(|w| w.ends_with(*tool)))?;
     words.next();
     let mut command = (*tool).to_owned();
-    if *tool != "occlude-serve" {
+    // The server serves where no subcommand says otherwise.
+    if *tool != "occlude-serve" || words.clone().next().is_some_and(|w| !w.starts_with('-')) {
         let subcommand = words.next().filter(|w| !w.starts_with('-'))?;
         command = format!("{command} {subcommand}");
         if subcommand == "dataset" {
@@ -67,6 +68,8 @@ fn a_line_is_read_as_tool_subcommand_and_flags() {
     assert_eq!((command.as_str(), flags), ("occlude-train pretrain", vec!["--epochs".into(), "--lr".into()]));
     let (command, flags) = used("occlude-train dataset subset A B --percent 1").unwrap();
     assert_eq!((command.as_str(), flags), ("occlude-train dataset subset", vec!["--percent".into()]));
+    assert_eq!(used("occlude-serve --model m").unwrap().0, "occlude-serve");
+    assert_eq!(used("occlude-serve embed D --out o").unwrap().0, "occlude-serve embed");
     assert!(used("cargo build").is_none());
     assert_eq!(commands("a\n```sh\nx \\\n y\n```\nb\n```\nz\n```").len(), 4);
 }
