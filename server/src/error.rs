@@ -152,6 +152,14 @@ impl ApiError {
         Self { kind, message: message.into(), hint: None, retry_after: None }
     }
 
+    /// In the words of a library, whose messages end in their own hint where there is one.
+    pub(crate) fn told(kind: Kind, text: &str) -> Self {
+        match text.split_once("; hint: ") {
+            Some((message, hint)) => Self::new(kind, message).hint(hint),
+            None => Self::new(kind, text),
+        }
+    }
+
     /// With what the caller can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -174,18 +182,14 @@ impl ApiError {
             DecodeError::TooLarge { .. } => Kind::ImageTooLarge,
             _ => Kind::BrokenImage,
         };
-        // The decoder's messages end in their own hint where there is one.
-        let text = error.to_string();
-        let (message, hint) = match text.split_once("; hint: ") {
-            Some((message, hint)) => (message, Some(hint.to_owned())),
-            None => (text.as_str(), None),
-        };
-        let message = match name {
-            Some(name) => format!("`{name}`: {message}"),
-            None => message.to_owned(),
-        };
-        let fallback = || (kind == Kind::UnsupportedImage).then(|| "send JPEG, PNG or WebP bytes".to_owned());
-        Self { kind, message, hint: hint.or_else(fallback), retry_after: None }
+        let mut told = Self::told(kind, &error.to_string());
+        if let Some(name) = name {
+            told.message = format!("`{name}`: {}", told.message);
+        }
+        if told.hint.is_none() && kind == Kind::UnsupportedImage {
+            told.hint = Some("send JPEG, PNG or WebP bytes".to_owned());
+        }
+        told
     }
 
     /// The JSON answer, which names the request, in the shape of the API.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use occlude_preprocess::Preprocess;
+use occlude_retrieval::Spec;
 
 use crate::batch::{Batcher, Batching, Encode};
 use crate::config::Limits;
@@ -64,6 +65,18 @@ pub struct ModelInfo {
     pub features: bool,
     /// Execution provider that runs it, in ONNX Runtime's name without `ExecutionProvider`.
     pub provider: String,
+}
+
+impl ModelInfo {
+    /// A collection for its vectors.
+    pub(crate) fn spec(&self) -> Spec {
+        Spec {
+            dim: self.dim,
+            fingerprint: self.fingerprint.clone(),
+            model: self.name.clone(),
+            metric: Default::default(),
+        }
+    }
 }
 
 /// A model with its queue and workers.

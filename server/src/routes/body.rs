@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::BodyExt;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 use crate::admission::Admitted;
@@ -175,12 +176,17 @@ pub(super) enum Item {
     Named { name: String, data: String },
 }
 
-fn json(bytes: &[u8], limit: usize) -> Result<Vec<Upload>, ApiError> {
-    let parsed: Json = serde_json::from_slice(bytes).map_err(|e| {
+/// JSON of a type: 400 where it is none, 422 where it says something else.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|e| {
         let kind = if e.is_data() { Kind::InvalidRequest } else { Kind::BadRequest };
         ApiError::new(kind, format!("json: {e}"))
-            .hint("send {\"image\": \"<base64 or data URL>\"} or {\"images\": [..]}")
-    })?;
+    })
+}
+
+fn json(bytes: &[u8], limit: usize) -> Result<Vec<Upload>, ApiError> {
+    let parsed: Json = parse(bytes)
+        .map_err(|e| e.hint("send {\"image\": \"<base64 or data URL>\"} or {\"images\": [..]}"))?;
     let items = match (parsed.image, parsed.images) {
         (Some(one), None) => vec![one],
         (None, Some(many)) if !many.is_empty() => many,

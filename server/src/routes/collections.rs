@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{self, Item};
+use super::body::{self, Item, parse};
 use super::images::{ModelName, in_time};
 use super::negotiate::{Segment, within};
 use super::{errors, schemas};
@@ -77,12 +77,7 @@ pub(super) async fn create(
         let mut admitted = Admitted::new(&state)?;
         let asked: Create = json_or_nothing(&state, &mut admitted, request).await?;
         let info = &state.model(asked.model.as_deref())?.info;
-        let spec = Spec {
-            dim: info.dim,
-            fingerprint: info.fingerprint.clone(),
-            model: info.name.clone(),
-            metric: Default::default(),
-        };
+        let spec = info.spec();
         let made = move |store: &dyn Engine| match store.create_collection(&name, &spec) {
             Ok(info) => Ok((StatusCode::CREATED, info)),
             Err(occlude_retrieval::Error::Exists { .. }) => {
@@ -577,13 +572,6 @@ async fn json_or_nothing<T: DeserializeOwned + Default + Send + 'static>(
     if bytes.is_empty() { Ok(T::default()) } else { parse(&bytes) }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|e| {
-        let kind = if e.is_data() { Kind::InvalidRequest } else { Kind::BadRequest };
-        ApiError::new(kind, format!("json: {e}"))
-    })
-}
-
 impl From<occlude_retrieval::Error> for ApiError {
     fn from(error: occlude_retrieval::Error) -> Self {
         use occlude_retrieval::{Error, Kind as Cause};
@@ -596,10 +584,6 @@ impl From<occlude_retrieval::Error> for ApiError {
             Cause::Full => Kind::StorageFull,
             Cause::Locked | Cause::Io | Cause::Corrupt => Kind::StorageFailed,
         };
-        let text = error.to_string();
-        match text.split_once("; hint: ") {
-            Some((message, hint)) => ApiError::new(kind, message).hint(hint),
-            None => ApiError::new(kind, text),
-        }
+        ApiError::told(kind, &error.to_string())
     }
 }

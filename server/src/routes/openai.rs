@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{Item, too_many, unpack as picture, whole};
+use super::body::{Item, parse, too_many, unpack as picture, whole};
 use super::errors;
 use super::images::{ModelName, in_time};
 use super::negotiate::{Media, Segment, media};
@@ -201,10 +201,7 @@ struct Asked {
 }
 
 fn unpack(bytes: &[u8], limit: usize) -> Result<(Asked, Vec<Upload>), ApiError> {
-    let request: EmbeddingsRequest = serde_json::from_slice(bytes).map_err(|e| {
-        let kind = if e.is_data() { Kind::InvalidRequest } else { Kind::BadRequest };
-        ApiError::new(kind, format!("json: {e}")).hint(HINT)
-    })?;
+    let request: EmbeddingsRequest = parse(bytes).map_err(|e| e.hint(HINT))?;
     let texts = match request.input {
         Input::One(text) => vec![text],
         Input::Many(texts) => texts,

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use occlude_preprocess::files::{Listing, Sample, list};
-use occlude_retrieval::{Engine, Error, Options, Page, Point, Spec, Store, With};
+use occlude_retrieval::{Engine, Error, Options, Page, Point, Store, With};
 use serde_json::{Map, Value, json};
 
 use super::{EncoderArgs, ToolError, Version};
@@ -89,13 +89,7 @@ pub fn index(args: &IndexArgs) -> Result<Indexed, ToolError> {
 /// Makes the collection, or sees that it is this model's before any work is done.
 fn ready(store: &Store, name: &str, model: &Model) -> Result<(), ToolError> {
     let fingerprint = &model.info.fingerprint;
-    let spec = Spec {
-        dim: model.info.dim,
-        fingerprint: fingerprint.clone(),
-        model: model.info.name.clone(),
-        metric: Default::default(),
-    };
-    match store.create_collection(name, &spec) {
+    match store.create_collection(name, &model.info.spec()) {
         Ok(_) => Ok(()),
         Err(Error::Exists { .. }) => {
             let expected = store.collection(name)?.spec.fingerprint;
