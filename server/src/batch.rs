@@ -49,11 +49,27 @@ pub struct Wants {
     pub features: bool,
 }
 
+/// A picture in the contract's size.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Crop {
+    /// Pixels, which are normalised on their way into the graph, or inside it.
+    Pixels(Rgb),
+    /// What [`occlude_preprocess::Preprocess::normalized_into`] makes of pixels, (3, H, W) row-major; for graphs that
+    /// take floats.
+    Normalised(Vec<f32>),
+}
+
+impl From<Rgb> for Crop {
+    fn from(pixels: Rgb) -> Self {
+        Self::Pixels(pixels)
+    }
+}
+
 /// Runs the model on a batch: the seam between the queue and ONNX Runtime.
 pub trait Encode: Send + 'static {
-    /// Encodes pictures that already have the contract's size; one result each, in order. What is not wanted is not
+    /// Encodes pictures; one result each, in order. What is not wanted is not
     /// computed.
-    fn encode(&mut self, images: &[Rgb], wants: Wants) -> Result<Vec<Encoded>, EncodeError>;
+    fn encode(&mut self, images: &[Crop], wants: Wants) -> Result<Vec<Encoded>, EncodeError>;
 }
 
 /// Why a batch was not encoded.
@@ -86,7 +102,7 @@ pub struct QueueFull;
 pub(crate) type Reply = oneshot::Receiver<Result<Encoded, EncodeError>>;
 
 struct Job {
-    image: Rgb,
+    image: Crop,
     wants: Wants,
     reply: oneshot::Sender<Result<Encoded, EncodeError>>,
     since: Instant,
@@ -183,12 +199,12 @@ pub struct Announced {
 
 impl Announced {
     /// Queues the picture. Dropping the reply withdraws it: a picture that nobody waits for is not encoded.
-    pub fn submit(self, image: Rgb) -> Result<Reply, QueueFull> {
+    pub fn submit(self, image: impl Into<Crop>) -> Result<Reply, QueueFull> {
         self.submit_wanting(image, Wants::default())
     }
 
     /// [`Self::submit`] for those who want more than embedding and saliency.
-    pub fn submit_wanting(mut self, image: Rgb, wants: Wants) -> Result<Reply, QueueFull> {
+    pub fn submit_wanting(mut self, image: impl Into<Crop>, wants: Wants) -> Result<Reply, QueueFull> {
         let (reply, receiver) = oneshot::channel();
         let mut state = self.shared.lock();
         state.preparing -= 1;
@@ -199,7 +215,7 @@ impl Announced {
         }
         let full = state.queue.len() >= self.shared.capacity;
         if !full {
-            state.queue.push_back(Job { image, wants, reply, since: Instant::now() });
+            state.queue.push_back(Job { image: image.into(), wants, reply, since: Instant::now() });
         }
         drop(state);
         self.shared.changed.notify_one();

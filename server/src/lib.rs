@@ -30,7 +30,7 @@ mod telemetry;
 mod tools;
 
 pub use auth::{KeyError, Keys, create as create_key};
-pub use batch::{Batcher, Encode, EncodeError, Encoded, Features, QueueFull, Wants};
+pub use batch::{Batcher, Crop, Encode, EncodeError, Encoded, Features, QueueFull, Wants};
 pub use bulk::Progress;
 pub use config::{
     Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, ModelFile, Provider, Tool,

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use occlude_preprocess::{Decoded, Note, Preprocess, Rgb, decode, dimensions};
 
 use crate::admission::{Admitted, overloaded};
-use crate::batch::{Announced, Encoded, Reply, Wants};
+use crate::batch::{Announced, Crop, Encoded, Reply, Wants};
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
@@ -140,12 +140,13 @@ pub(crate) async fn encode_crops(
     state: &AppState,
     model: &Model,
     admitted: &mut Admitted,
-    crops: Vec<Rgb>,
+    crops: Vec<Crop>,
 ) -> Result<Vec<Encoded>, ApiError> {
     admitted.pictures(crops.len())?;
-    admitted.pixels(crops.iter().map(|c| u64::from(c.width) * u64::from(c.height)).sum())?;
+    let side = u64::from(model.info.contract.crop);
+    admitted.pixels(crops.len() as u64 * side * side)?;
     let announced: Vec<_> = crops.into_iter().map(|crop| (model.batcher.announce(), crop)).collect();
-    let submit = |(announced, crop): (Announced, Rgb)| announced.submit(crop).map_err(|_| overloaded(state));
+    let submit = |(announced, crop): (Announced, Crop)| announced.submit(crop).map_err(|_| overloaded(state));
     let replies = announced.into_iter().map(submit).collect::<Result<Vec<_>, _>>()?;
     try_join_all(replies.into_iter().map(answered)).await
 }

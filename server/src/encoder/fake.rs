@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use occlude_preprocess::Rgb;
+use occlude_preprocess::{Preprocess, Rgb};
 
-use crate::batch::{Encode, EncodeError, Encoded, Features, Wants};
+use crate::batch::{Crop, Encode, EncodeError, Encoded, Features, Wants};
+use crate::model::{InputKind, ModelInfo};
 
 /// Lets encoders through once it is opened.
 #[derive(Clone, Default)]
@@ -47,6 +48,24 @@ impl Fake {
         Self { gate: Some(gate.clone()) }
     }
 
+    /// What is known about a model of it: 32 pixels, which may come normalised.
+    pub fn info(name: &str, fingerprint: &str) -> ModelInfo {
+        ModelInfo {
+            name: name.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+            encoder: "fake".to_owned(),
+            method: None,
+            licence: None,
+            checkpoint: None,
+            contract: Preprocess::imagenet(32),
+            input: InputKind::Float,
+            dim: Self::DIM,
+            golden: None,
+            features: false,
+            provider: "none".to_owned(),
+        }
+    }
+
     /// The feature map of an answer: for each number of the embedding, that number times the saliency.
     pub fn features(encoded: &Encoded) -> Features {
         let (height, width) = encoded.grid;
@@ -79,10 +98,11 @@ impl Fake {
 }
 
 impl Encode for Fake {
-    fn encode(&mut self, images: &[Rgb], wants: Wants) -> Result<Vec<Encoded>, EncodeError> {
+    fn encode(&mut self, images: &[Crop], wants: Wants) -> Result<Vec<Encoded>, EncodeError> {
         if let Some(gate) = &self.gate {
             gate.pass();
         }
+        let images: Vec<Rgb> = images.iter().map(pixels).collect();
         let told = |what: u8| images.iter().any(|i| i.data.first() == Some(&what));
         if told(Self::FAILS) {
             return Err(EncodeError::Runtime("as told".to_owned()));
@@ -98,4 +118,20 @@ impl Encode for Fake {
         };
         Ok(images.iter().map(answer).collect())
     }
+}
+
+/// Pixels of a picture, those of a normalised one to the nearest byte.
+fn pixels(image: &Crop) -> Rgb {
+    let values = match image {
+        Crop::Pixels(pixels) => return pixels.clone(),
+        Crop::Normalised(values) => values,
+    };
+    let contract = Preprocess::imagenet(32);
+    let (side, plane) = (contract.crop, (contract.crop * contract.crop) as usize);
+    let byte = |(i, c): (usize, usize)| {
+        let value = values.get(c * plane + i).copied().unwrap_or_default();
+        ((value * contract.std[c] + contract.mean[c]) * 255.0).round() as u8
+    };
+    let data = (0..plane).flat_map(|i| (0..3).map(move |c| (i, c))).map(byte).collect();
+    Rgb { width: side, height: side, data }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use occlude_preprocess::{Golden, Rgb};
 
 use super::onnx::LoadError;
-use crate::batch::{Encode, EncodeError, Encoded, Wants};
+use crate::batch::{Crop, Encode, EncodeError, Encoded, Wants};
 use crate::model::ModelInfo;
 
 /// A model's golden picture, prepared as pictures of requests are.
@@ -44,7 +44,7 @@ impl<'m> Check<'m> {
         let mut worst = f64::INFINITY;
         for size in [1, max_batch] {
             let places = [0, size / 2, size - 1];
-            let batch: Vec<Rgb> = (0..size).map(|at| self.picture(places.contains(&at))).collect();
+            let batch: Vec<Crop> = (0..size).map(|at| self.picture(places.contains(&at)).into()).collect();
             let rows = encoder.encode(&batch, Wants::default()).map_err(failed)?;
             for at in places {
                 let row = rows.get(at).ok_or(EncodeError::Panicked).map_err(failed)?;
@@ -96,24 +96,10 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 mod tests {
     use super::*;
     use crate::encoder::fake::Fake;
-    use crate::model::InputKind;
     use occlude_preprocess::{Preprocess, golden};
 
     fn info() -> ModelInfo {
-        ModelInfo {
-            name: "fake".to_owned(),
-            fingerprint: String::new(),
-            encoder: "fake".to_owned(),
-            method: None,
-            licence: None,
-            checkpoint: None,
-            contract: Preprocess::imagenet(32),
-            input: InputKind::Uint8,
-            dim: Fake::DIM,
-            golden: None,
-            features: false,
-            provider: "CPU".to_owned(),
-        }
+        ModelInfo { provider: "CPU".to_owned(), ..Fake::info("fake", "") }
     }
 
     /// The golden data that suits the fake encoder.
@@ -132,8 +118,8 @@ mod tests {
     struct Mixed(usize);
 
     impl Encode for Mixed {
-        fn encode(&mut self, images: &[Rgb], _: Wants) -> Result<Vec<Encoded>, EncodeError> {
-            let mut rows: Vec<_> = images.iter().map(Fake::answer).collect();
+        fn encode(&mut self, images: &[Crop], _: Wants) -> Result<Vec<Encoded>, EncodeError> {
+            let mut rows = Fake::default().encode(images, Wants::default())?;
             if rows.len() > 1 && self.0 < rows.len() {
                 let other = if self.0 == 0 { 1 } else { 0 };
                 rows.swap(self.0, other);

@@ -11,7 +11,7 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{HasSelectedOutputs, IoBinding, OutputSelector, RunOptions, Session, SessionOutputs};
 use ort::value::{Tensor, TensorRef};
 
-use crate::batch::{EncodeError, Encoded, Features, Wants};
+use crate::batch::{Crop, EncodeError, Encoded, Features, Wants};
 use crate::model::InputKind;
 
 /// The output that features come from.
@@ -49,15 +49,35 @@ impl Format {
         }
     }
 
-    fn floats(&self, images: &[Rgb], out: &mut [f32]) {
+    /// Whether the graph can take a picture.
+    pub(super) fn check(&self, image: &Crop) -> Result<(), EncodeError> {
+        let crop = self.contract.crop;
+        let odd = match image {
+            Crop::Pixels(p) if (p.width, p.height) == (crop, crop) => return Ok(()),
+            Crop::Pixels(p) => format!("a picture of {}x{}", p.width, p.height),
+            Crop::Normalised(_) if self.input == InputKind::Uint8 => "floats for a graph of bytes".to_owned(),
+            Crop::Normalised(v) if v.len() == self.row() => return Ok(()),
+            Crop::Normalised(v) => format!("a picture of {} values", v.len()),
+        };
+        Err(EncodeError::Runtime(odd))
+    }
+
+    /// Writes pictures that were checked.
+    fn floats(&self, images: &[Crop], out: &mut [f32]) {
         for (image, out) in images.iter().zip(out.chunks_exact_mut(self.row())) {
-            self.contract.normalized_into(image, out);
+            match image {
+                Crop::Pixels(pixels) => self.contract.normalized_into(pixels, out),
+                Crop::Normalised(values) => out.copy_from_slice(values),
+            }
         }
     }
 
-    fn bytes(&self, images: &[Rgb], out: &mut [u8]) {
+    /// Likewise; a graph of bytes has been given no floats.
+    fn bytes(&self, images: &[Crop], out: &mut [u8]) {
         for (image, out) in images.iter().zip(out.chunks_exact_mut(self.row())) {
-            out.copy_from_slice(&image.data);
+            if let Crop::Pixels(pixels) = image {
+                out.copy_from_slice(&pixels.data);
+            }
         }
     }
 }
@@ -107,7 +127,7 @@ impl Host {
         session: &mut Session,
         selected: &Selected,
         format: &Format,
-        (images, wants): (&[Rgb], Wants),
+        (images, wants): (&[Crop], Wants),
         read: impl FnOnce(&SessionOutputs<'_>) -> Result<T, EncodeError>,
     ) -> Result<T, EncodeError> {
         let (n, name, options) = (images.len(), format.input.input(), selected.options(wants));
@@ -161,7 +181,7 @@ impl Bound {
         device: &AllocationDevice<'static>,
         max_batch: usize,
     ) -> Result<Self, EncodeError> {
-        let grey = Rgb::filled(format.contract.crop, format.contract.crop, [128; 3]);
+        let grey = Rgb::filled(format.contract.crop, format.contract.crop, [128; 3]).into();
         let wants = Wants { features: true };
         let sides = |outputs: &SessionOutputs<'_>| {
             let sides =
@@ -183,7 +203,7 @@ impl Bound {
         session: &mut Session,
         selected: &Selected,
         format: &Format,
-        (images, wants): (&[Rgb], Wants),
+        (images, wants): (&[Crop], Wants),
         read: impl FnOnce(&SessionOutputs<'_>) -> Result<T, EncodeError>,
     ) -> Result<T, EncodeError> {
         let names = selected.names(wants);

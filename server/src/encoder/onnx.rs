@@ -11,7 +11,7 @@ use ort::value::{TensorElementType, ValueType};
 
 use super::golden::Check;
 use super::io::{Bound, FEATURES, Format, Host, Selected, read};
-use crate::batch::{Encode, EncodeError, Encoded, Wants};
+use crate::batch::{Crop, Encode, EncodeError, Encoded, Wants};
 use crate::config::Provider;
 use crate::model::{InputKind, ModelInfo};
 
@@ -380,7 +380,7 @@ impl OnnxEncoder {
     /// selection or lazy loading. Gives the length of the embedding.
     fn warm(&mut self, max_batch: usize) -> Result<usize, EncodeError> {
         let side = self.format.contract.crop;
-        let grey = Rgb::filled(side, side, [128; 3]);
+        let grey = Crop::from(Rgb::filled(side, side, [128; 3]));
         let powers = std::iter::successors(Some(1usize), |n| n.checked_mul(2)).take_while(|n| *n < max_batch);
         let mut dim = 0;
         for size in powers.chain([max_batch]) {
@@ -392,11 +392,8 @@ impl OnnxEncoder {
 }
 
 impl Encode for OnnxEncoder {
-    fn encode(&mut self, images: &[Rgb], wants: Wants) -> Result<Vec<Encoded>, EncodeError> {
-        let crop = self.format.contract.crop;
-        if let Some(odd) = images.iter().find(|i| (i.width, i.height) != (crop, crop)) {
-            return Err(EncodeError::Runtime(format!("a picture of {}x{}", odd.width, odd.height)));
-        }
+    fn encode(&mut self, images: &[Crop], wants: Wants) -> Result<Vec<Encoded>, EncodeError> {
+        images.iter().try_for_each(|image| self.format.check(image))?;
         let Self { session, format, selected, memory } = self;
         let read = |outputs: &SessionOutputs<'_>| read(outputs, images.len());
         match memory {
@@ -437,7 +434,7 @@ mod tests {
                     let shade = |i: usize, p: usize| ((i + 1) * p * (usize::from(round) + 7) % 251) as u8;
                     let pixels = |i| (0..32 * 32 * 3).map(|p| shade(i, p)).collect();
                     let images: Vec<_> =
-                        (0..n).map(|i| Rgb { width: 32, height: 32, data: pixels(i) }).collect();
+                        (0..n).map(|i| Rgb { width: 32, height: 32, data: pixels(i) }.into()).collect();
                     let wants = Wants { features: round % 2 == 1 };
                     let (got, expected) = (bound.encode(&images, wants), host.encode(&images, wants));
                     assert_eq!(got, expected, "{name}: {n} in round {round}");

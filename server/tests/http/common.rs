@@ -7,10 +7,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
-use occlude_preprocess::Preprocess;
 use occlude_serve::encoder::fake::Fake;
 use occlude_serve::encoder::{Loaded, Options, load};
-use occlude_serve::{AppState, Encode, Expected, InputKind, Limits, Model, ModelInfo, Provider, app};
+use occlude_serve::{AppState, Encode, Expected, Limits, Model, Provider, app};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -49,26 +48,9 @@ pub(crate) fn named_model(
     limits: &Limits,
     fakes: Vec<Fake>,
 ) -> Model {
-    let info = fake_info(name, fingerprint);
+    let info = Fake::info(name, fingerprint);
     let encoders = fakes.into_iter().map(|f| Box::new(f) as Box<dyn Encode>).collect();
     Model::start(info, encoders, limits, &Arc::clone(state.metrics()))
-}
-
-pub(crate) fn fake_info(name: &str, fingerprint: &str) -> ModelInfo {
-    ModelInfo {
-        name: name.to_owned(),
-        fingerprint: fingerprint.to_owned(),
-        encoder: "fake".to_owned(),
-        method: None,
-        licence: None,
-        checkpoint: None,
-        contract: Preprocess::imagenet(32),
-        input: InputKind::Uint8,
-        dim: Fake::DIM,
-        golden: None,
-        features: false,
-        provider: "none".to_owned(),
-    }
 }
 
 /// A state with the fixture model in ONNX Runtime.

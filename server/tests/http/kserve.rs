@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use occlude_preprocess::Rgb;
+use occlude_preprocess::{Preprocess, Rgb};
 use occlude_serve::encoder::fake::Fake;
 use occlude_serve::{AppState, Expected, Limits, app};
 use serde_json::{Value, json};
@@ -46,7 +46,10 @@ async fn the_server_and_its_models_describe_themselves() {
         let row = |t: &Value| format!("{} {} {}", t["name"].as_str().unwrap(), t["datatype"], t["shape"]);
         model[key].as_array().unwrap().iter().map(row).collect()
     };
-    assert_eq!(names("inputs"), ["files \"BYTES\" [-1]", "images \"UINT8\" [-1,32,32,3]"]);
+    assert_eq!(
+        names("inputs"),
+        ["files \"BYTES\" [-1]", "images \"UINT8\" [-1,32,32,3]", "pixel_values \"FP32\" [-1,3,32,32]",]
+    );
     assert_eq!(names("outputs"), ["embedding \"FP32\" [-1,3]", "saliency \"FP32\" [-1,-1,-1]"]);
     assert_eq!(model["parameters"]["fingerprint"], FINGERPRINT);
     assert_eq!(get(&app, "/v2/models/fake/versions/1").await.json(), model);
@@ -109,6 +112,16 @@ async fn files_and_pixels_in_json_give_what_the_other_routes_give() {
     assert_eq!(json["outputs"].as_array().unwrap().len(), 1, "only what was asked for");
     let both = [Fake::answer(&red).embedding, Fake::answer(&blue).embedding].concat();
     assert_eq!(floats(&output(&json, "embedding")["data"]), both);
+
+    let tensors = [&red, &blue].map(|c| Preprocess::imagenet(32).tensor(c)).concat();
+    let floats_in = json!({"inputs": [{
+        "name": "pixel_values", "datatype": "FP32", "shape": [2, 3, 32, 32], "data": tensors,
+    }]});
+    let json = post(&app, INFER, &[], floats_in.to_string()).await.json();
+    assert_eq!(floats(&output(&json, "embedding")["data"]), both);
+    let endless = floats_in.to_string().replacen("\"data\":[", "\"data\":[1e300,", 1);
+    let refused = post(&app, INFER, &[], endless).await;
+    assert_eq!((refused.status.as_u16(), code(&refused).as_str()), (422, "invalid_request"));
 }
 
 #[tokio::test]

@@ -62,13 +62,25 @@ for model in ("tiny", "uint8"):
         got = infer("images", numpy.ascontiguousarray(pixels), "UINT8", binary=binary, model=model)
         assert same(got.as_numpy("embedding"), want), (model, binary)
 
+# The same, normalised here: what the graph itself takes.
+mean, std = numpy.float32([0.485, 0.456, 0.406]), numpy.float32([0.229, 0.224, 0.225])
+tensor = ((pixels.astype(numpy.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
+want = infer("files", files[1:], "BYTES").as_numpy("embedding")
+for binary in (True, False):
+    got = infer("pixel_values", numpy.ascontiguousarray(tensor), "FP32", binary=binary)
+    assert same(got.as_numpy("embedding"), want), binary
+status, text = error("pixel_values", numpy.full((1, 3, 32, 32), numpy.nan, numpy.float32), "FP32")
+assert status == "422" and "has NaN at 0" in text, text
+status, text = error("pixel_values", numpy.ascontiguousarray(tensor), "FP32", model="uint8")
+assert status == "422" and "the model has no input `pixel_values`" in text, text
+
 # Errors have the server's message.
 status, text = error("images", numpy.zeros((1, 3, 32, 32), numpy.uint8), "UINT8")
 assert status == "422" and "has shape [1, 3, 32, 32]: expected [n, 32, 32, 3]" in text, text
 status, text = error("images", numpy.zeros((1, 32, 32, 3), numpy.float32), "FP32")
 assert status == "422" and "is FP32: expected UINT8" in text, text
 status, text = error("pixels", files, "BYTES")
-assert status == "422" and "no input `pixels`" in text, text
+assert status == "422" and "has no input `pixels`" in text, text
 status, text = error("files", numpy.array([b"no picture"], dtype=object), "BYTES")
 assert status == "415" and text.startswith("[415] "), text
 status, text = error("files", files, "BYTES", model="none")

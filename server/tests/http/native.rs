@@ -181,7 +181,7 @@ async fn pooling_the_foreground_needs_a_feature_output() {
 async fn the_foreground_alone_is_pooled() {
     let limits = Limits::default();
     let state = AppState::new(limits.clone(), Expected::default());
-    let info = ModelInfo { features: true, ..fake_info("fake", FINGERPRINT) };
+    let info = ModelInfo { features: true, ..Fake::info("fake", FINGERPRINT) };
     let encoder = Box::new(Fake::default()) as Box<dyn Encode>;
     state.set_model(Model::start(info, vec![encoder], &limits, &Arc::clone(state.metrics())));
     let app = app(state);

@@ -4,7 +4,7 @@ use crate::common::*;
 use axum::http::StatusCode;
 use occlude_preprocess::Rgb;
 use occlude_serve::encoder::{LoadError, Loaded, Options, load};
-use occlude_serve::{Encode, InputKind, Limits, Provider, Wants, app};
+use occlude_serve::{Crop, Encode, InputKind, Limits, Provider, Wants, app};
 use serde_json::Value;
 
 /// Largest difference between our run and that of ONNX Runtime's Python package on the same pixels: sums of at most
@@ -29,7 +29,7 @@ fn both_inputs_give_what_python_gives() {
         assert_eq!((info.encoder.as_str(), info.contract.crop, note), ("tiny", 32, None));
         assert_eq!(info.fingerprint.len(), 64);
         let ramp = Rgb { width: 32, height: 32, data: ramp(32, 32) };
-        let rows = encoders[0].encode(&[ramp], Wants::default()).unwrap();
+        let rows = encoders[0].encode(&[ramp.into()], Wants::default()).unwrap();
         let (embedding, saliency) = expected(name);
         assert!(close(&rows[0].embedding, &embedding), "{name}: {:?} {embedding:?}", rows[0].embedding);
         assert!(close(&rows[0].saliency, &saliency), "{name}: {:?} {saliency:?}", rows[0].saliency);
@@ -40,13 +40,31 @@ fn both_inputs_give_what_python_gives() {
 #[test]
 fn a_row_of_a_batch_equals_the_single_picture() {
     let Loaded { mut encoders, .. } = load(&fixture("tiny.onnx"), &options()).unwrap();
-    let picture = |i: u32| Rgb { width: 32, height: 32, data: ramp(32 + i, 32)[..32 * 32 * 3].to_vec() };
-    let pictures: Vec<Rgb> = (0..7).map(picture).collect();
+    let picture =
+        |i: u32| Rgb { width: 32, height: 32, data: ramp(32 + i, 32)[..32 * 32 * 3].to_vec() }.into();
+    let pictures: Vec<Crop> = (0..7).map(picture).collect();
     let batch = encoders[0].encode(&pictures, Wants::default()).unwrap();
     for (picture, row) in pictures.iter().zip(&batch) {
         let alone = encoders[0].encode(std::slice::from_ref(picture), Wants::default()).unwrap();
         assert!(close(&alone[0].embedding, &row.embedding) && close(&alone[0].saliency, &row.saliency));
     }
+}
+
+#[test]
+fn normalised_floats_are_pixels_for_a_graph_of_floats() {
+    let pixels = Rgb { width: 32, height: 32, data: ramp(32, 32) };
+    let mut float = load(&fixture("tiny.onnx"), &options()).unwrap();
+    let normalised = Crop::Normalised(float.info.contract.tensor(&pixels));
+    let both = [normalised.clone(), pixels.into()];
+    let rows = float.encoders[0].encode(&both, Wants::default()).unwrap();
+    assert!(close(&rows[0].embedding, &rows[1].embedding) && close(&rows[0].saliency, &rows[1].saliency));
+    let short = Crop::Normalised(vec![0.0; 3 * 32 * 31]);
+    assert!(
+        float.encoders[0].encode(&[short], Wants::default()).unwrap_err().to_string().contains("2976 values")
+    );
+    let mut bytes = load(&fixture("tiny-uint8.onnx"), &options()).unwrap();
+    let error = bytes.encoders[0].encode(&[normalised], Wants::default()).unwrap_err();
+    assert!(error.to_string().contains("floats for a graph of bytes"), "{error}");
 }
 
 #[tokio::test]
@@ -57,7 +75,7 @@ async fn through_http_from_a_file_larger_than_the_crop() {
     for name in ["tiny.onnx", "tiny-uint8.onnx"] {
         let Loaded { mut encoders, .. } = load(&fixture(name), &options()).unwrap();
         let want = encoders[0]
-            .encode(&[Rgb { width: 32, height: 32, data: middle.clone() }], Wants::default())
+            .encode(&[Rgb { width: 32, height: 32, data: middle.clone() }.into()], Wants::default())
             .unwrap();
         let answer = post(&app(onnx_state(name)), "/v1/analyze", &[], png_of(36, 36, &whole)).await;
         assert_eq!(answer.status, StatusCode::OK);
@@ -94,7 +112,7 @@ async fn concurrent_requests_get_their_own_answers() {
 /// numpy's pooling of ONNX Runtime's `res5` in Python is `expected.json`'s `foreground`.
 #[test]
 fn features_come_when_they_are_wanted() {
-    let ramp = [Rgb { width: 32, height: 32, data: ramp(32, 32) }];
+    let ramp = [Rgb { width: 32, height: 32, data: ramp(32, 32) }.into()];
     let mut loaded = load(&fixture("tiny-features.onnx"), &options()).unwrap();
     assert!(loaded.info.features);
     let mut encode = |wants| loaded.encoders[0].encode(&ramp, wants).unwrap().remove(0);

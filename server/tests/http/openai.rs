@@ -94,7 +94,7 @@ async fn models_are_listed_with_our_fields() {
         ("fingerprint", json!(FINGERPRINT)),
         ("dim", json!(Fake::DIM)),
         ("provider", json!("none")),
-        ("input", json!("uint8")),
+        ("input", json!("float")),
         ("input_size", json!(32)),
     ] {
         assert_eq!(one[key], value, "{key}");

@@ -144,7 +144,7 @@ pub(super) async fn model_ready(State(state): State<AppState>, at: Place) -> Res
 
 /// Embeddings and saliency as tensors
 ///
-/// One input: `files` (BYTES) or `images` (UINT8). With the header `Inference-Header-Content-Length` the body is so
+/// One input: `files` (BYTES), `images` (UINT8) or, for models that take it, `pixel_values` (FP32). With the header `Inference-Header-Content-Length` the body is so
 /// many bytes of JSON, then the tensor in binary.
 #[utoipa::path(post, path = "/v2/models/{model}/infer", tag = "inference",
     params(("model" = String, Path, description = "Name of a model")),
@@ -195,14 +195,18 @@ fn named(answer: impl IntoResponse, info: &ModelInfo) -> Response {
 fn metadata(info: &ModelInfo) -> ModelMetadata {
     let side = i64::from(info.contract.crop);
     let tensor = |name, datatype, shape: &[i64]| TensorMetadata { name, datatype, shape: shape.to_vec() };
+    let mut inputs = vec![
+        tensor(wire::FILES, "BYTES", &[-1]),
+        tensor(InputKind::Uint8.input(), "UINT8", &[-1, side, side, 3]),
+    ];
+    if info.input == InputKind::Float {
+        inputs.push(tensor(InputKind::Float.input(), "FP32", &[-1, 3, side, side]));
+    }
     ModelMetadata {
         name: info.name.clone(),
         versions: [VERSION],
         platform: "onnxruntime_onnx",
-        inputs: vec![
-            tensor(wire::FILES, "BYTES", &[-1]),
-            tensor(InputKind::Uint8.input(), "UINT8", &[-1, side, side, 3]),
-        ],
+        inputs,
         outputs: vec![
             tensor(wire::EMBEDDING, "FP32", &[-1, i64::try_from(info.dim).unwrap_or(-1)]),
             tensor(wire::SALIENCY, "FP32", &[-1, -1, -1]),
@@ -222,7 +226,7 @@ async fn run(state: &AppState, at: Place, request: Request) -> Result<Response, 
     let json = header_length(&head.headers)?;
     let mut admitted = Admitted::new(state)?;
     let bytes = whole(state, &mut admitted, &head.headers, body).await?;
-    let rules = Rules { max_images: state.limits().max_images, crop: model.info.contract.crop };
+    let rules = Rules::of(state.limits(), &model.info);
     let (asked, pictures) = state.on_pool(Stage::Read, move || wire::parse(&bytes, json, rules)).await??;
     let encoded = encode(state, &model, &mut admitted, pictures).await?;
     let info = Arc::clone(&model);

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::tensor::{Element, files, from_json};
-use crate::batch::Encoded;
+use crate::batch::{Crop, Encoded};
+use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::model::{InputKind, ModelInfo};
 use crate::picture::Upload;
@@ -89,17 +90,31 @@ struct OutputParameters {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
     /// Pictures at most.
-    pub(super) max_images: usize,
+    max_images: usize,
     /// Side of a raw picture.
-    pub(super) crop: u32,
+    crop: u32,
+    /// Whether floats are taken.
+    floats: bool,
+}
+
+impl Rules {
+    pub(super) fn of(limits: &Limits, model: &ModelInfo) -> Self {
+        let floats = model.input == InputKind::Float;
+        Self { max_images: limits.max_images, crop: model.contract.crop, floats }
+    }
+
+    /// Values of a raw picture.
+    fn values(self) -> usize {
+        3 * self.crop as usize * self.crop as usize
+    }
 }
 
 /// What a request sends.
 pub(super) enum Pictures {
     /// Files as they are.
     Files(Vec<Upload>),
-    /// Pixels that already have the contract's size.
-    Crops(Vec<Rgb>),
+    /// Pictures that already have the contract's size.
+    Crops(Vec<Crop>),
 }
 
 /// What a request wants.
@@ -174,7 +189,12 @@ fn pictures(input: &InputTensor<'_>, rest: Bytes, rules: Rules) -> Result<Pictur
     if input.name == InputKind::Uint8.input() {
         return crops(input, data, rules).map(Pictures::Crops);
     }
-    Err(invalid(format!("there is no input `{}`: expected `files` or `images`", input.name)))
+    let floats = InputKind::Float.input();
+    if input.name == floats && rules.floats {
+        return normalised(input, data, rules).map(Pictures::Crops);
+    }
+    let expected = if rules.floats { ", `images` or `pixel_values`" } else { " or `images`" };
+    Err(invalid(format!("the model has no input `{}`: expected `files`{expected}", input.name)))
 }
 
 fn data<'a>(input: &InputTensor<'a>, rest: Bytes) -> Result<Data<'a>, ApiError> {
@@ -247,21 +267,43 @@ fn whole_files(input: &InputTensor<'_>, data: Data<'_>, rules: Rules) -> Result<
     }
 }
 
-fn crops(input: &InputTensor<'_>, data: Data<'_>, rules: Rules) -> Result<Vec<Rgb>, ApiError> {
+fn crops(input: &InputTensor<'_>, data: Data<'_>, rules: Rules) -> Result<Vec<Crop>, ApiError> {
     let side = u64::from(rules.crop);
     check::<u8>(input, &[&[side, side, 3]])?;
-    let (count, crop) = (count(input, rules)?, rules.crop as usize);
-    let size = crop * crop * 3;
+    let size = rules.values();
+    let count = count(input, rules)? * size;
     let bytes = match data {
-        Data::Json(json) => from_json::<u8>(&input.name, json, count * size)?.into(),
-        Data::Binary(data) => data,
+        Data::Json(json) => from_json::<u8>(&input.name, json, count)?.into(),
+        Data::Binary(data) => sized(input, data, count)?,
     };
-    if bytes.len() != count * size {
-        let message = format!("input `{}` has {} bytes: expected {}", input.name, bytes.len(), count * size);
-        return Err(invalid(message));
-    }
     let rgb = |data: &[u8]| Rgb { width: rules.crop, height: rules.crop, data: data.to_vec() };
-    Ok(bytes.chunks_exact(size).map(rgb).collect())
+    Ok(bytes.chunks_exact(size).map(rgb).map(Crop::from).collect())
+}
+
+fn normalised(input: &InputTensor<'_>, data: Data<'_>, rules: Rules) -> Result<Vec<Crop>, ApiError> {
+    let side = u64::from(rules.crop);
+    check::<f32>(input, &[&[3, side, side]])?;
+    let size = rules.values();
+    let count = count(input, rules)? * size;
+    let values = match data {
+        Data::Json(json) => from_json::<f32>(&input.name, json, count)?,
+        Data::Binary(data) => {
+            let data = sized(input, data, count * size_of::<f32>())?;
+            data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+        }
+    };
+    if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+        return Err(invalid(format!("input `{}` has {} at {at}: expected numbers", input.name, values[at])));
+    }
+    Ok(values.chunks_exact(size).map(|v| Crop::Normalised(v.to_vec())).collect())
+}
+
+/// A binary tensor of so many bytes.
+fn sized(input: &InputTensor<'_>, data: Bytes, expected: usize) -> Result<Bytes, ApiError> {
+    if data.len() == expected {
+        return Ok(data);
+    }
+    Err(invalid(format!("input `{}` has {} bytes: expected {expected}", input.name, data.len())))
 }
 
 /// The JSON of an answer.
@@ -347,16 +389,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const RULES: Rules = Rules { max_images: 2, crop: 1 };
+    const RULES: Rules = Rules { max_images: 2, crop: 1, floats: true };
 
     fn read(json: &str, binary: &[u8]) -> Result<(Asked, Pictures), String> {
         let bytes = [json.as_bytes(), binary].concat().into();
         parse(&bytes, (!binary.is_empty()).then_some(json.len()), RULES).map_err(|e| e.message)
     }
 
+    fn bytes(crop: Crop) -> Vec<u8> {
+        match crop {
+            Crop::Pixels(pixels) => pixels.data,
+            Crop::Normalised(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+
     fn pixels(json: &str, binary: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         match read(json, binary)?.1 {
-            Pictures::Crops(crops) => Ok(crops.into_iter().map(|c| c.data).collect()),
+            Pictures::Crops(crops) => Ok(crops.into_iter().map(bytes).collect()),
             Pictures::Files(files) => Ok(files.into_iter().map(|f| f.bytes.to_vec()).collect()),
         }
     }
@@ -382,6 +431,29 @@ mod tests {
             pixels(&input("files", "BYTES", "[1]", both), b"\x04\0\0\0aGk="),
             Ok(vec![b"hi".to_vec()])
         );
+    }
+
+    #[test]
+    fn floats_are_planes_of_numbers() {
+        let values = [0.5f32, -2.0, 3.25];
+        let binary = values.map(f32::to_le_bytes).concat();
+        let json = input("pixel_values", "FP32", "[1,3,1,1]", r#""data":[[[[0.5]],[[-2]],[[3.25]]]]"#);
+        assert_eq!(pixels(&json, &[]), Ok(vec![binary.clone()]));
+        let size = |n| {
+            input("pixel_values", "FP32", "[1,3,1,1]", &format!(r#""parameters":{{"binary_data_size":{n}}}"#))
+        };
+        assert_eq!(pixels(&size(12), &binary), Ok(vec![binary.clone()]));
+        assert!(pixels(&size(11), &binary[1..]).unwrap_err().contains("11 bytes: expected 12"));
+        for (bad, shown) in [(f32::NAN, "NaN"), (f32::NEG_INFINITY, "-inf")] {
+            let binary = [0.0, bad, 0.0].map(f32::to_le_bytes).concat();
+            let error = pixels(&size(12), &binary).unwrap_err();
+            assert_eq!(error, format!("input `pixel_values` has {shown} at 1: expected numbers"));
+        }
+        let shape = input("pixel_values", "FP32", "[1,1,1,3]", r#""data":[1,2,3]"#);
+        assert!(pixels(&shape, &[]).unwrap_err().contains("expected [n, 3, 1, 1]"));
+        let of_bytes = Rules { floats: false, ..RULES };
+        let error = parse(&json.into(), None, of_bytes).err().unwrap().message;
+        assert_eq!(error, "the model has no input `pixel_values`: expected `files` or `images`");
     }
 
     #[test]
