@@ -260,6 +260,22 @@ impl IntoResponse for ApiError {
     }
 }
 
+impl From<occlude_retrieval::Error> for ApiError {
+    fn from(error: occlude_retrieval::Error) -> Self {
+        use occlude_retrieval::{Error, Kind as Cause};
+
+        let kind = match error.kind() {
+            Cause::NotFound if matches!(error, Error::NoPoint { .. }) => Kind::PointNotFound,
+            Cause::NotFound => Kind::CollectionNotFound,
+            Cause::AlreadyExists | Cause::Invalid => Kind::InvalidRequest,
+            Cause::WrongFingerprint => Kind::WrongModel,
+            Cause::Full => Kind::StorageFull,
+            Cause::Locked | Cause::Io | Cause::Corrupt => Kind::StorageFailed,
+        };
+        Self::told(kind, &error.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

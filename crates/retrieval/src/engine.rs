@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::filter::Filter;
 
 /// How vectors are compared.
@@ -177,6 +177,23 @@ pub struct Maintained {
 pub trait Engine: Send + Sync {
     /// Makes an empty collection. Names are 1 to 64 of `a-z`, `0-9`, `_` and `-`.
     fn create_collection(&self, name: &str, spec: &Spec) -> Result<Info>;
+
+    /// [`Self::create_collection`], or the collection that is there already where it is for vectors of the same
+    /// model; tells whether it is new.
+    fn ensure_collection(&self, name: &str, spec: &Spec) -> Result<(Info, bool)> {
+        match self.create_collection(name, spec) {
+            Ok(info) => Ok((info, true)),
+            Err(Error::Exists { .. }) => {
+                let there = self.collection(name)?;
+                if there.spec.fingerprint == spec.fingerprint {
+                    return Ok((there, false));
+                }
+                let (expected, found) = (there.spec.fingerprint, spec.fingerprint.clone());
+                Err(Error::Fingerprint { collection: name.to_owned(), expected, found })
+            }
+            Err(error) => Err(error),
+        }
+    }
 
     /// All collections, by name.
     fn collections(&self) -> Result<Vec<Info>>;

@@ -239,7 +239,6 @@ impl Engine for Store {
         if !Arc::ptr_eq(&found, &collection) {
             return Err(Error::NoCollection { name: name.to_owned() });
         }
-        self.check_memory(&collection, points.len())?;
         let uid = collection.stored.uid;
         let (gone, seqs) = writer.transaction(|tx| {
             let (mut gone, mut seqs) = (Vec::new(), Vec::with_capacity(points.len()));
@@ -250,6 +249,8 @@ impl Engine for Store {
                 }
                 seqs.push(tx.insert(uid, point)?);
             }
+            // an error undoes the transaction
+            self.check_memory(&collection, points.len() - gone.len())?;
             Ok((gone, seqs))
         })?;
         let mut rows = write(&collection.rows);

@@ -11,9 +11,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::BodyExt;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
+use super::json::{essence, parse, text};
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
@@ -53,7 +53,7 @@ pub(super) async fn uploads(
         Packing::Raw => Ok(vec![Upload { name: None, bytes, url: None }]),
         Packing::Multipart { boundary } => multipart(bytes, boundary, limit).await,
         // A body of megabytes takes milliseconds to parse.
-        Packing::Json => state.on_pool(Stage::Read, move || json(&bytes, limit)).await?,
+        Packing::Json => state.on_pool(Stage::Read, move || items(&bytes, limit)).await?,
     }
 }
 
@@ -78,11 +78,9 @@ pub(super) async fn whole(
 }
 
 fn packing(headers: &HeaderMap) -> Result<Packing, ApiError> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Packing::Raw) };
-    let value = value.to_str().unwrap_or_default();
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let Some(essence) = essence(headers) else { return Ok(Packing::Raw) };
     match essence.as_str() {
-        "multipart/form-data" => match multer::parse_boundary(value) {
+        "multipart/form-data" => match multer::parse_boundary(text(headers)) {
             Ok(boundary) => Ok(Packing::Multipart { boundary }),
             Err(_) => Err(ApiError::new(Kind::BadRequest, "the multipart content type has no boundary")
                 .hint("let the HTTP client write the header, e.g. curl -F file=@photo.jpg")),
@@ -176,15 +174,7 @@ pub(super) enum Item {
     Named { name: String, data: String },
 }
 
-/// JSON of a type: 400 where it is none, 422 where it says something else.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|e| {
-        let kind = if e.is_data() { Kind::InvalidRequest } else { Kind::BadRequest };
-        ApiError::new(kind, format!("json: {e}"))
-    })
-}
-
-fn json(bytes: &[u8], limit: usize) -> Result<Vec<Upload>, ApiError> {
+fn items(bytes: &[u8], limit: usize) -> Result<Vec<Upload>, ApiError> {
     let parsed: Json = parse(bytes)
         .map_err(|e| e.hint("send {\"image\": \"<base64 or data URL>\"} or {\"images\": [..]}"))?;
     let items = match (parsed.image, parsed.images) {
@@ -259,7 +249,7 @@ mod tests {
     }
 
     fn bytes_of(text: &str) -> Result<Vec<Vec<u8>>, Kind> {
-        let found = json(text.as_bytes(), 2).map_err(|e| e.kind)?;
+        let found = items(text.as_bytes(), 2).map_err(|e| e.kind)?;
         Ok(found.into_iter().map(|u| u.bytes.to_vec()).collect())
     }
 
@@ -269,7 +259,7 @@ mod tests {
         assert_eq!(bytes_of(r#"{"image":"aGk"}"#), Ok(vec![b"hi".to_vec()]), "without padding");
         assert_eq!(bytes_of(r#"{"image":"a\nGk="}"#), Ok(vec![b"hi".to_vec()]), "wrapped lines");
         assert_eq!(bytes_of(r#"{"image":"data:image/png;base64,aGk="}"#), Ok(vec![b"hi".to_vec()]));
-        let named = json(br#"{"images":[{"name":"a.jpg","data":"aGk="},"aGk="]}"#, 2).unwrap();
+        let named = items(br#"{"images":[{"name":"a.jpg","data":"aGk="},"aGk="]}"#, 2).unwrap();
         assert_eq!((named[0].name.as_deref(), named[1].name.as_deref()), (Some("a.jpg"), None));
     }
 
@@ -285,7 +275,7 @@ mod tests {
         assert_eq!(bytes_of(r#"{"image":"!!"}"#), Err(Kind::BadRequest));
         assert_eq!(bytes_of(r#"{"image":"data:image/png,xx"}"#), Err(Kind::BadRequest));
         assert_eq!(bytes_of(r#"{"images":["aGk=","aGk=","aGk="]}"#), Err(Kind::TooManyImages));
-        let named = json(br#"{"image":"https://example.org/a.jpg"}"#, 2).unwrap();
+        let named = items(br#"{"image":"https://example.org/a.jpg"}"#, 2).unwrap();
         assert_eq!(named[0].url.as_deref(), Some("https://example.org/a.jpg"), "fetched later, or refused");
     }
 }

@@ -5,6 +5,7 @@ mod collections;
 mod docs;
 mod errors;
 mod images;
+mod json;
 mod kserve;
 mod leftover;
 mod negotiate;

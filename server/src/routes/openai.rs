@@ -5,16 +5,17 @@ use std::time::UNIX_EPOCH;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{Item, parse, too_many, unpack as picture, whole};
+use super::body::{Item, too_many, unpack as picture, whole};
 use super::errors;
 use super::images::{ModelName, in_time};
+use super::json::{essence, parse};
 use super::negotiate::{Media, Segment, media};
 use super::ops::ModelJson;
 use crate::admission::Admitted;
@@ -182,12 +183,7 @@ async fn embed(state: &AppState, request: Request) -> Result<Response, ApiError>
 }
 
 fn json_only(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let kind = kind.to_str().unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
+    let Some(essence) = essence(headers).filter(|e| e != "application/json") else { return Ok(()) };
     let message = format!("content type `{essence}` is not taken");
     Err(ApiError::new(Kind::UnsupportedMediaType, message)
         .hint("send application/json; /v1/embed takes files and forms"))

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use occlude_preprocess::files::{Listing, Sample, list};
-use occlude_retrieval::{Engine, Error, Options, Page, Point, Store, With};
+use occlude_retrieval::{Engine, Options, Page, Point, Store, With};
 use serde_json::{Map, Value, json};
 
 use super::{EncoderArgs, ToolError, Version};
@@ -63,7 +63,8 @@ pub fn index(args: &IndexArgs) -> Result<Indexed, ToolError> {
     let listing = list(&args.dir)?;
     let model = args.encoder.open()?;
     let store = Store::open(&args.data, &Options::default())?;
-    ready(&store, &args.collection, &model)?;
+    // Before any work is done: a collection of another model takes nothing.
+    store.ensure_collection(&args.collection, &model.info.spec())?;
     let there = versions(&store, &args.collection)?;
     let names: Vec<String> = listing.samples.iter().map(|s| relative(&args.dir, &s.path)).collect();
     let mut indexed = fill(args, &listing, &names, &model, &store, &there)?;
@@ -84,23 +85,6 @@ pub fn index(args: &IndexArgs) -> Result<Indexed, ToolError> {
         indexed.pruned
     );
     Ok(indexed)
-}
-
-/// Makes the collection, or sees that it is this model's before any work is done.
-fn ready(store: &Store, name: &str, model: &Model) -> Result<(), ToolError> {
-    let fingerprint = &model.info.fingerprint;
-    match store.create_collection(name, &model.info.spec()) {
-        Ok(_) => Ok(()),
-        Err(Error::Exists { .. }) => {
-            let expected = store.collection(name)?.spec.fingerprint;
-            if expected == *fingerprint {
-                return Ok(());
-            }
-            let (collection, found) = (name.to_owned(), fingerprint.clone());
-            Err(Error::Fingerprint { collection, expected, found }.into())
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Ids that are there, with the version of the picture that each was made from.

@@ -294,6 +294,17 @@ fn a_full_store_says_so_and_loses_nothing() {
 }
 
 #[test]
+fn a_collection_is_made_once_for_one_model() {
+    let (_dir, store) = shop();
+    let (made, new) = store.ensure_collection("once", &spec(4)).unwrap();
+    assert!(new && made.spec == spec(4));
+    assert_eq!(store.ensure_collection("once", &spec(4)).unwrap(), (made, false));
+    let other = Spec { fingerprint: "other".to_owned(), ..spec(4) };
+    let error = store.ensure_collection("once", &other).unwrap_err();
+    assert_eq!(error.kind(), Kind::WrongFingerprint, "{error}");
+}
+
+#[test]
 fn memory_is_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { max_memory: Some(80), ..Options::default() };
@@ -306,6 +317,10 @@ fn memory_is_bounded() {
     let error = store.upsert("c", PRINT, &[point("5", &[1.0; 4], json!({}))]).unwrap_err();
     assert_eq!(error.kind(), Kind::Full, "{error}");
     assert_eq!(store.count("c", None).unwrap(), 4);
+    let replaced = store.upsert("c", PRINT, &points).unwrap();
+    assert_eq!((replaced.added, replaced.replaced), (0, 4), "what takes no more room is taken");
+    let mixed = [points[0].clone(), point("5", &[1.0; 4], json!({}))];
+    assert_eq!(store.upsert("c", PRINT, &mixed).unwrap_err().kind(), Kind::Full);
     store.delete("c", &["0".into()]).unwrap();
     store.upsert("c", PRINT, &[point("5", &[1.0; 4], json!({}))]).unwrap();
 }

@@ -1,26 +1,24 @@
 //! `/v1/collections`: named collections of vectors, filled and searched by picture, by vector or by id.
 
-use std::sync::Arc;
+mod vectors;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use occlude_retrieval::{Engine, Filter, Hit, Info, Page, Point, Query, Record, Spec, Target, With};
-use serde::de::DeserializeOwned;
+use occlude_retrieval::{Engine, Filter, Hit, Info, Page, Record, With};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{self, Item, parse};
-use super::images::{ModelName, in_time};
+use self::vectors::{Collection, one_of};
+use super::body::{self, Item};
+use super::images::in_time;
 use super::negotiate::{Segment, within};
-use super::{errors, schemas};
+use super::{errors, json, schemas};
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
-use crate::model::Model;
-use crate::picture::{Upload, encode_all};
 use crate::state::AppState;
 
 /// Hits and points of one answer, unless asked otherwise, and the most that can be asked.
@@ -75,22 +73,10 @@ pub(super) async fn create(
 ) -> Response {
     let run = async {
         let mut admitted = Admitted::new(&state)?;
-        let asked: Create = json_or_nothing(&state, &mut admitted, request).await?;
-        let info = &state.model(asked.model.as_deref())?.info;
-        let spec = info.spec();
-        let made = move |store: &dyn Engine| match store.create_collection(&name, &spec) {
-            Ok(info) => Ok((StatusCode::CREATED, info)),
-            Err(occlude_retrieval::Error::Exists { .. }) => {
-                let there = store.collection(&name)?;
-                if there.spec.fingerprint == spec.fingerprint {
-                    return Ok((StatusCode::OK, there));
-                }
-                let (expected, found) = (there.spec.fingerprint, spec.fingerprint.clone());
-                Err(occlude_retrieval::Error::Fingerprint { collection: name, expected, found })
-            }
-            Err(error) => Err(error),
-        };
-        let (status, info) = state.on_store(made).await?;
+        let asked: Create = json::body_or_default(&state, &mut admitted, request).await?;
+        let spec = state.model(asked.model.as_deref())?.info.spec();
+        let (info, new) = state.on_store(move |s| s.ensure_collection(&name, &spec)).await?;
+        let status = if new { StatusCode::CREATED } else { StatusCode::OK };
         Ok((status, Json(info)).into_response())
     };
     in_time(&state, run).await
@@ -167,9 +153,9 @@ pub(super) async fn upsert(
         let mut admitted = Admitted::new(&state)?;
         let collection = Collection::find(&state, name).await?;
         let (head, body) = request.into_parts();
-        let (points, fingerprint) = if is_json(&head.headers) {
+        let (points, fingerprint) = if json::is_json(&head.headers) {
             let bytes = body::whole(&state, &mut admitted, &head.headers, body).await?;
-            let asked: Upsert = state.on_pool(Stage::Read, move || parse(&bytes)).await??;
+            let asked: Upsert = state.on_pool(Stage::Read, move || json::parse(&bytes)).await??;
             collection.points(&state, &mut admitted, asked).await?
         } else {
             let files = body::uploads(&state, &mut admitted, &head.headers, body).await?;
@@ -213,7 +199,7 @@ pub(super) async fn delete(
 ) -> Response {
     let run = async {
         let mut admitted = Admitted::new(&state)?;
-        let asked: Delete = json(&state, &mut admitted, request).await?;
+        let asked: Delete = json::body(&state, &mut admitted, request).await?;
         let work = move |store: &dyn Engine| match asked {
             Delete { ids: Some(ids), filter: None } => Some(store.delete(&name, &ids)).transpose(),
             Delete { ids: None, filter: Some(filter) } => {
@@ -266,7 +252,7 @@ pub(super) async fn scroll(
 ) -> Response {
     let run = async {
         let mut admitted = Admitted::new(&state)?;
-        let asked: Scroll = json(&state, &mut admitted, request).await?;
+        let asked: Scroll = json::body(&state, &mut admitted, request).await?;
         let limit = within("limit", asked.limit.unwrap_or(LIMIT.1), (1, LIMIT.1))?;
         let with = With { vector: asked.with_vector, payload: asked.with_payload.unwrap_or(true) };
         if asked.ids.as_ref().is_some_and(|ids| ids.len() > LIMIT.1) {
@@ -307,7 +293,7 @@ pub(super) async fn count(
 ) -> Response {
     let run = async {
         let mut admitted = Admitted::new(&state)?;
-        let asked: CountQuery = json_or_nothing(&state, &mut admitted, request).await?;
+        let asked: CountQuery = json::body_or_default(&state, &mut admitted, request).await?;
         let count = state.on_store(move |s| s.count(&name, asked.filter.as_ref())).await?;
         Ok(Json(Count { count }).into_response())
     };
@@ -380,9 +366,9 @@ pub(super) async fn search(
         let mut admitted = Admitted::new(&state)?;
         let collection = Collection::find(&state, name).await?;
         let (head, body) = request.into_parts();
-        let (mut search, pictures) = if is_json(&head.headers) {
+        let (mut search, pictures) = if json::is_json(&head.headers) {
             let bytes = body::whole(&state, &mut admitted, &head.headers, body).await?;
-            let mut search: Search = state.on_pool(Stage::Read, move || parse(&bytes)).await??;
+            let mut search: Search = state.on_pool(Stage::Read, move || json::parse(&bytes)).await??;
             let image = search.image.take().map(|item| body::unpack(0, item)).transpose()?;
             (search, image.into_iter().collect())
         } else {
@@ -399,191 +385,4 @@ pub(super) async fn search(
         Ok(response)
     };
     in_time(&state, run).await
-}
-
-/// A collection, and the loaded model that its vectors are of.
-struct Collection {
-    info: Info,
-    model: Option<Arc<Model>>,
-    served: axum::http::Extensions,
-}
-
-impl Collection {
-    async fn find(state: &AppState, name: String) -> Result<Self, ApiError> {
-        let info = state.on_store(move |s| s.collection(&name)).await?;
-        let model = state.models().into_iter().find(|m| m.info.fingerprint == info.spec.fingerprint);
-        let mut served = axum::http::Extensions::new();
-        if let Some(model) = &model {
-            served.insert(ModelName::from(&model.info));
-        }
-        Ok(Self { info, model, served })
-    }
-
-    /// What its pictures are encoded by.
-    fn model(&self) -> Result<&Model, ApiError> {
-        self.model.as_deref().ok_or_else(|| {
-            let Spec { model, fingerprint, .. } = &self.info.spec;
-            let message = format!(
-                "collection `{}` was filled by the model `{model}` ({fingerprint}), which is not loaded",
-                self.info.name
-            );
-            ApiError::new(Kind::WrongModel, message)
-                .hint("serve that model beside the others, send vectors, or fill a new collection")
-        })
-    }
-
-    async fn encode(
-        &self,
-        state: &AppState,
-        admitted: &mut Admitted,
-        uploads: Vec<Upload>,
-    ) -> Result<Vec<Vec<f32>>, ApiError> {
-        let answers = encode_all(state, self.model()?, admitted, uploads).await?;
-        Ok(answers.into_iter().map(|a| a.encoded.embedding).collect())
-    }
-
-    /// The points of a JSON upsert, and the fingerprint of their vectors.
-    async fn points(
-        &self,
-        state: &AppState,
-        admitted: &mut Admitted,
-        asked: Upsert,
-    ) -> Result<(Vec<Point>, String), ApiError> {
-        let own = &self.info.spec.fingerprint;
-        if asked.points.len() > MAX_POINTS {
-            let message = format!("{} points in one request, {MAX_POINTS} are taken", asked.points.len());
-            return Err(ApiError::new(Kind::TooManyImages, message).hint("split the request"));
-        }
-        let vectors = asked.points.iter().filter(|p| p.vector.is_some()).count();
-        let fingerprint = match asked.fingerprint {
-            Some(given) => given,
-            None if vectors == 0 => own.clone(),
-            None => return Err(unnamed_vector()),
-        };
-        let (mut points, mut uploads, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, NewPoint { id, vector, image, payload }) in asked.points.into_iter().enumerate() {
-            let vector = match (vector, image) {
-                (Some(vector), None) => vector,
-                (None, Some(data)) => {
-                    uploads.push(body::unpack(i, Item::Named { name: id.clone(), data })?);
-                    places.push(i);
-                    Vec::new()
-                }
-                _ => return Err(one_of(&format!("`vector` or `image` in point `{id}`"))),
-            };
-            points.push(Point { id, vector, payload });
-        }
-        let limit = state.limits().max_images;
-        if uploads.len() > limit {
-            return Err(body::too_many(limit));
-        }
-        if !uploads.is_empty() {
-            let encoded = self.encode(state, admitted, uploads).await?;
-            for (i, vector) in places.into_iter().zip(encoded) {
-                if let Some(point) = points.get_mut(i) {
-                    point.vector = vector;
-                }
-            }
-        }
-        Ok((points, fingerprint))
-    }
-
-    /// The points of a form of files.
-    async fn files(
-        &self,
-        state: &AppState,
-        admitted: &mut Admitted,
-        files: Vec<Upload>,
-    ) -> Result<(Vec<Point>, String), ApiError> {
-        let nameless = || {
-            ApiError::new(Kind::InvalidRequest, "a picture without a name, which would be its id")
-                .hint("send a form (curl -F file=@photo.jpg), or JSON with an `id` for each point")
-        };
-        let names = files.iter().map(|f| f.name.clone().ok_or_else(nameless));
-        let names = names.collect::<Result<Vec<_>, _>>()?;
-        let encoded = self.encode(state, admitted, files).await?;
-        let point = |(id, vector)| Point { id, vector, payload: Map::new() };
-        Ok((names.into_iter().zip(encoded).map(point).collect(), self.info.spec.fingerprint.clone()))
-    }
-
-    /// What a search asks of the store, and the fingerprint of what it looks for.
-    async fn query(
-        &self,
-        state: &AppState,
-        admitted: &mut Admitted,
-        search: Search,
-        pictures: Vec<Upload>,
-    ) -> Result<(Query, String), ApiError> {
-        let own = self.info.spec.fingerprint.clone();
-        let k = within("limit", search.limit.unwrap_or(LIMIT.0), (1, LIMIT.1))?;
-        let one = pictures.len() == 1;
-        let (target, fingerprint) = match (search.vector, search.id, pictures) {
-            (None, None, pictures) if one => {
-                let vector = self.encode(state, admitted, pictures).await?.pop();
-                (Target::Vector(vector.unwrap_or_default()), own)
-            }
-            (Some(vector), None, none) if none.is_empty() => {
-                (Target::Vector(vector), search.fingerprint.ok_or_else(unnamed_vector)?)
-            }
-            (None, Some(id), none) if none.is_empty() => (Target::Id(id), own),
-            _ => return Err(one_of("one picture, `vector` or `id`")),
-        };
-        let with = With { vector: search.with_vector, payload: search.with_payload.unwrap_or(true) };
-        Ok((Query { target, k, filter: search.filter, exact: search.exact, with }, fingerprint))
-    }
-}
-
-fn unnamed_vector() -> ApiError {
-    ApiError::new(Kind::InvalidRequest, "a `vector` without the `fingerprint` of the model that made it")
-        .hint("answers of /v1/embed carry it; vectors of another model would be silently wrong")
-}
-
-fn one_of(what: &str) -> ApiError {
-    ApiError::new(Kind::InvalidRequest, format!("expected either {what}"))
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
-}
-
-async fn json<T: DeserializeOwned + Send + 'static>(
-    state: &AppState,
-    admitted: &mut Admitted,
-    request: Request,
-) -> Result<T, ApiError> {
-    let (head, body) = request.into_parts();
-    if !is_json(&head.headers) {
-        let message = "this route takes application/json";
-        return Err(ApiError::new(Kind::UnsupportedMediaType, message)
-            .hint("send the header `content-type: application/json`"));
-    }
-    let bytes = body::whole(state, admitted, &head.headers, body).await?;
-    state.on_pool(Stage::Read, move || parse(&bytes)).await?
-}
-
-async fn json_or_nothing<T: DeserializeOwned + Default + Send + 'static>(
-    state: &AppState,
-    admitted: &mut Admitted,
-    request: Request,
-) -> Result<T, ApiError> {
-    let (head, body) = request.into_parts();
-    let bytes = body::whole(state, admitted, &head.headers, body).await?;
-    if bytes.is_empty() { Ok(T::default()) } else { parse(&bytes) }
-}
-
-impl From<occlude_retrieval::Error> for ApiError {
-    fn from(error: occlude_retrieval::Error) -> Self {
-        use occlude_retrieval::{Error, Kind as Cause};
-
-        let kind = match error.kind() {
-            Cause::NotFound if matches!(error, Error::NoPoint { .. }) => Kind::PointNotFound,
-            Cause::NotFound => Kind::CollectionNotFound,
-            Cause::AlreadyExists | Cause::Invalid => Kind::InvalidRequest,
-            Cause::WrongFingerprint => Kind::WrongModel,
-            Cause::Full => Kind::StorageFull,
-            Cause::Locked | Cause::Io | Cause::Corrupt => Kind::StorageFailed,
-        };
-        ApiError::told(kind, &error.to_string())
-    }
 }

@@ -1,0 +1,159 @@
+//! From what a client sends to vectors: points to keep, and targets to search for.
+
+use std::sync::Arc;
+
+use axum::http::Extensions;
+use occlude_retrieval::{Info, Point, Query, Spec, Target, With};
+use serde_json::Map;
+
+use super::{LIMIT, MAX_POINTS, NewPoint, Search, Upsert};
+use crate::admission::Admitted;
+use crate::error::{ApiError, Kind};
+use crate::model::Model;
+use crate::picture::{Upload, encode_all};
+use crate::routes::body::{self, Item};
+use crate::routes::images::ModelName;
+use crate::routes::negotiate::within;
+use crate::state::AppState;
+
+/// A collection, and the loaded model that its vectors are of.
+pub(super) struct Collection {
+    pub(super) info: Info,
+    model: Option<Arc<Model>>,
+    /// What the answer says about the model.
+    pub(super) served: Extensions,
+}
+
+impl Collection {
+    pub(super) async fn find(state: &AppState, name: String) -> Result<Self, ApiError> {
+        let info = state.on_store(move |s| s.collection(&name)).await?;
+        let model = state.models().into_iter().find(|m| m.info.fingerprint == info.spec.fingerprint);
+        let mut served = Extensions::new();
+        if let Some(model) = &model {
+            served.insert(ModelName::from(&model.info));
+        }
+        Ok(Self { info, model, served })
+    }
+
+    /// What its pictures are encoded by.
+    fn model(&self) -> Result<&Model, ApiError> {
+        self.model.as_deref().ok_or_else(|| {
+            let Spec { model, fingerprint, .. } = &self.info.spec;
+            let message = format!(
+                "collection `{}` was filled by the model `{model}` ({fingerprint}), which is not loaded",
+                self.info.name
+            );
+            ApiError::new(Kind::WrongModel, message)
+                .hint("serve that model beside the others, send vectors, or fill a new collection")
+        })
+    }
+
+    async fn encode(
+        &self,
+        state: &AppState,
+        admitted: &mut Admitted,
+        uploads: Vec<Upload>,
+    ) -> Result<Vec<Vec<f32>>, ApiError> {
+        let answers = encode_all(state, self.model()?, admitted, uploads).await?;
+        Ok(answers.into_iter().map(|a| a.encoded.embedding).collect())
+    }
+
+    /// The points of a JSON upsert, and the fingerprint of their vectors.
+    pub(super) async fn points(
+        &self,
+        state: &AppState,
+        admitted: &mut Admitted,
+        asked: Upsert,
+    ) -> Result<(Vec<Point>, String), ApiError> {
+        let own = &self.info.spec.fingerprint;
+        if asked.points.len() > MAX_POINTS {
+            let message = format!("{} points in one request, {MAX_POINTS} are taken", asked.points.len());
+            return Err(ApiError::new(Kind::TooManyImages, message).hint("split the request"));
+        }
+        let vectors = asked.points.iter().filter(|p| p.vector.is_some()).count();
+        let fingerprint = match asked.fingerprint {
+            Some(given) => given,
+            None if vectors == 0 => own.clone(),
+            None => return Err(unnamed_vector()),
+        };
+        let (mut points, mut uploads, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, NewPoint { id, vector, image, payload }) in asked.points.into_iter().enumerate() {
+            let vector = match (vector, image) {
+                (Some(vector), None) => vector,
+                (None, Some(data)) => {
+                    uploads.push(body::unpack(i, Item::Named { name: id.clone(), data })?);
+                    places.push(i);
+                    Vec::new()
+                }
+                _ => return Err(one_of(&format!("`vector` or `image` in point `{id}`"))),
+            };
+            points.push(Point { id, vector, payload });
+        }
+        let limit = state.limits().max_images;
+        if uploads.len() > limit {
+            return Err(body::too_many(limit));
+        }
+        if !uploads.is_empty() {
+            let encoded = self.encode(state, admitted, uploads).await?;
+            for (i, vector) in places.into_iter().zip(encoded) {
+                if let Some(point) = points.get_mut(i) {
+                    point.vector = vector;
+                }
+            }
+        }
+        Ok((points, fingerprint))
+    }
+
+    /// The points of a form of files.
+    pub(super) async fn files(
+        &self,
+        state: &AppState,
+        admitted: &mut Admitted,
+        files: Vec<Upload>,
+    ) -> Result<(Vec<Point>, String), ApiError> {
+        let nameless = || {
+            ApiError::new(Kind::InvalidRequest, "a picture without a name, which would be its id")
+                .hint("send a form (curl -F file=@photo.jpg), or JSON with an `id` for each point")
+        };
+        let names = files.iter().map(|f| f.name.clone().ok_or_else(nameless));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        let encoded = self.encode(state, admitted, files).await?;
+        let point = |(id, vector)| Point { id, vector, payload: Map::new() };
+        Ok((names.into_iter().zip(encoded).map(point).collect(), self.info.spec.fingerprint.clone()))
+    }
+
+    /// What a search asks of the store, and the fingerprint of what it looks for.
+    pub(super) async fn query(
+        &self,
+        state: &AppState,
+        admitted: &mut Admitted,
+        search: Search,
+        pictures: Vec<Upload>,
+    ) -> Result<(Query, String), ApiError> {
+        let own = self.info.spec.fingerprint.clone();
+        let k = within("limit", search.limit.unwrap_or(LIMIT.0), (1, LIMIT.1))?;
+        let one = pictures.len() == 1;
+        let (target, fingerprint) = match (search.vector, search.id, pictures) {
+            (None, None, pictures) if one => {
+                let vector = self.encode(state, admitted, pictures).await?.pop();
+                (Target::Vector(vector.unwrap_or_default()), own)
+            }
+            (Some(vector), None, none) if none.is_empty() => {
+                (Target::Vector(vector), search.fingerprint.ok_or_else(unnamed_vector)?)
+            }
+            (None, Some(id), none) if none.is_empty() => (Target::Id(id), own),
+            _ => return Err(one_of("one picture, `vector` or `id`")),
+        };
+        let with = With { vector: search.with_vector, payload: search.with_payload.unwrap_or(true) };
+        Ok((Query { target, k, filter: search.filter, exact: search.exact, with }, fingerprint))
+    }
+}
+
+fn unnamed_vector() -> ApiError {
+    ApiError::new(Kind::InvalidRequest, "a `vector` without the `fingerprint` of the model that made it")
+        .hint("answers of /v1/embed carry it; vectors of another model would be silently wrong")
+}
+
+pub(super) fn one_of(what: &str) -> ApiError {
+    ApiError::new(Kind::InvalidRequest, format!("expected either {what}"))
+}
