@@ -13,6 +13,7 @@ use occlude_preprocess::{HighPass, Preprocess};
 use tch::{Device, IndexOp, Kind, Tensor};
 
 use crate::data::{Photometric, View};
+use crate::device::upload;
 
 /// Weights of red, green and blue in grey (ITU-R 601, as torchvision has them).
 const GRAY: [f64; 3] = [0.2989, 0.587, 0.114];
@@ -63,11 +64,13 @@ impl Augmenter {
 
     fn batched(&self, view: &View, size: usize) -> Tensor {
         let (n, s) = (view.photometric.len() as i64, size as i64);
-        self.group(&Tensor::from_slice(&view.pixels).view([n, 3, s, s]), &view.photometric)
+        let pixels = upload(&Tensor::from_slice(&view.pixels).view([n, 3, s, s]), self.device);
+        self.on_device(&pixels, &view.photometric)
     }
 
-    fn group(&self, pixels: &Tensor, params: &[Photometric]) -> Tensor {
-        let x = pixels.to(self.device).to_kind(Kind::Float) / 255.0; // (B, 3, S, S)
+    /// The normalised view of pixels that are on the device, `(B, 3, S, S)`.
+    pub fn on_device(&self, pixels: &Tensor, params: &[Photometric]) -> Tensor {
+        let x = pixels.to_kind(Kind::Float) / 255.0; // (B, 3, S, S)
         let x = jitter(x, params);
         let x = grayscale(x, params);
         let x = self.blur.some(x, params);
@@ -79,13 +82,13 @@ impl Augmenter {
 /// A `(B, 1, 1, 1)` column of one number a sample.
 fn column(params: &[Photometric], device: Device, f: impl Fn(&Photometric) -> f32) -> Tensor {
     let values: Vec<f32> = params.iter().map(f).collect();
-    Tensor::from_slice(&values).view([-1, 1, 1, 1]).to(device)
+    upload(&Tensor::from_slice(&values).view([-1, 1, 1, 1]), device)
 }
 
 /// Positions of the samples that fulfil `f`, or `None` where there are none.
 fn positions(params: &[Photometric], device: Device, f: impl Fn(&Photometric) -> bool) -> Option<Tensor> {
     let at: Vec<i64> = (0i64..).zip(params).filter(|(_, p)| f(p)).map(|(i, _)| i).collect();
-    (!at.is_empty()).then(|| Tensor::from_slice(&at).to(device))
+    (!at.is_empty()).then(|| upload(&Tensor::from_slice(&at), device))
 }
 
 /// Grey of `(B, 3, S, S)` as `(B, 1, S, S)`.
@@ -117,7 +120,7 @@ fn jitter(mut x: Tensor, params: &[Photometric]) -> Tensor {
         x = blended.clamp(0.0, 1.0);
         if let Some(index) = positions(params, device, |p| at(p, 3)) {
             let shift: Vec<f32> = params.iter().filter(|p| at(p, 3)).map(|p| p.jitter[3]).collect();
-            let shift = Tensor::from_slice(&shift).view([-1, 1, 1]).to(device);
+            let shift = upload(&Tensor::from_slice(&shift).view([-1, 1, 1]), device);
             let turned = hue(&x.index_select(0, &index), &shift);
             let _ = x.index_copy_(0, &index, &turned);
         }
@@ -212,7 +215,7 @@ impl Blur {
     fn some(&self, mut x: Tensor, params: &[Photometric]) -> Tensor {
         if let Some(index) = positions(params, x.device(), |p| p.blur > 0.0) {
             let sigma: Vec<f32> = params.iter().map(|p| p.blur).filter(|&s| s > 0.0).collect();
-            let sigma = Tensor::from_slice(&sigma).to(x.device());
+            let sigma = upload(&Tensor::from_slice(&sigma), x.device());
             let blurred = self.apply(&x.index_select(0, &index), &sigma);
             let _ = x.index_copy_(0, &index, &blurred);
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use tch::{Cuda, Device};
+use tch::{Cuda, Device, Tensor};
 
 /// `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,12 @@ pub fn cpu_has_amx() -> bool {
     std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|s| s.contains("amx_bf16"))
 }
 
+/// `host` on `device` without waiting for what the device has still to do.
+pub fn upload(host: &Tensor, device: Device) -> Tensor {
+    // pinned memory can run out; then the copy is one that waits
+    occlude_torch_ext::upload(host, device).unwrap_or_else(|_| host.to(device))
+}
+
 /// Lets libtorch use deterministic algorithms only. To be called before CUDA is first used.
 pub fn be_deterministic() {
     // SAFETY: no other thread runs yet that could read the environment.
@@ -129,5 +135,17 @@ mod tests {
     fn a_device_that_is_not_there_is_an_error() {
         let error = Choice::Cuda(99).resolve().expect_err("no such device").to_string();
         assert!(error.contains("cuda:99") && error.contains("doctor"), "{error}");
+    }
+
+    /// What happens on CUDA is checked by `selftest --device cuda`.
+    #[test]
+    fn without_cuda_copies_are_plain_or_refused() {
+        let host = Tensor::from_slice(&[1u8, 2, 3]);
+        assert!(upload(&host, Device::Cpu) == host);
+        if !Cuda::is_available() {
+            let error = occlude_torch_ext::Copier::new(Device::Cuda(0)).expect_err("no device").to_string();
+            assert!(error.starts_with("libtorch: "), "{error}");
+            assert!(occlude_torch_ext::upload(&host, Device::Cuda(0)).is_err());
+        }
     }
 }

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::augment::FixedBlur;
 use crate::config::{Guidance, Strategy};
+use crate::device::upload;
 
 /// A cell is foreground where its activation is at least the mean less this many standard deviations.
 pub const FOREGROUND_SIGMAS: f64 = 0.6;
@@ -126,7 +127,7 @@ impl Masker {
         rng: &mut impl Rng,
     ) -> (Tensor, Tensor) {
         let b = view.size()[0];
-        let ratio = uniform(b, range, rng).to(view.device());
+        let ratio = upload(&uniform(b, range, rng), view.device());
         let mask = match self.strategy {
             Strategy::Hp => self.high_pass_mask(foreground, &ratio, purpose, rng),
             _ => enlarge(&cells(foreground, &ratio, 1, purpose, self.cap), self.size),
@@ -159,11 +160,11 @@ impl Masker {
         let shared = own.narrow(1, 0, 1).expand_as(&own);
         let flags = |p: f64, rng: &mut _| -> Tensor {
             let draw: Vec<bool> = (0..b).map(|_| Rng::random_bool(rng, p)).collect();
-            Tensor::from_slice(&draw).view([-1, 1, 1, 1]).to(device)
+            upload(&Tensor::from_slice(&draw).view([-1, 1, 1, 1]), device)
         };
         let (spatial, focal) = (flags(SPATIAL_P, rng), flags(FOCAL_P, rng));
         let grid = enlarge(&shared.where_self(&spatial, &own), self.size);
-        self.focal_mask(b, purpose, rng).to(device).where_self(&focal, &grid)
+        upload(&self.focal_mask(b, purpose, rng), device).where_self(&focal, &grid)
     }
 
     /// All but one random square (positive), or one random square (hard negative). `(B, 1, S, S)`.

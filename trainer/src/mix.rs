@@ -6,6 +6,7 @@ use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{Mix, MixMask, MixPer, Mixing, Pattern};
+use crate::device::upload;
 use crate::mask::enlarge;
 use crate::rng::permutation;
 
@@ -53,7 +54,7 @@ fn masked(images: &Tensor, partner: &[i64], config: &MixMask, rng: &mut impl Rng
     let count = if config.per == MixPer::Image { b } else { 1 };
     let cells: Vec<f32> = (0..count).flat_map(|_| kept(config, rng)).collect();
     let grid = config.grid as i64;
-    let own = Tensor::from_slice(&cells).view([count, 1, grid, grid]).to(images.device());
+    let own = upload(&Tensor::from_slice(&cells).view([count, 1, grid, grid]), images.device());
     let share = own.mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float).expand([b], false);
     blend(images, partner, &enlarge(&own, size), share)
 }
@@ -116,7 +117,7 @@ fn unmixed(images: &Tensor, partner: &[i64], rng: &mut impl Rng) -> Mixed {
     } else {
         let own = all_but_box(size, share, rng);
         let kept = own.mean(Kind::Double).double_value(&[]);
-        (own.to(images.device()), kept)
+        (upload(&own, images.device()), kept)
     };
     blend(images, partner, &own, Tensor::full([b], share, (Kind::Float, images.device())))
 }
@@ -135,7 +136,7 @@ fn all_but_box(size: i64, share: f64, rng: &mut impl Rng) -> Tensor {
 }
 
 fn blend(images: &Tensor, partner: &[i64], own: &Tensor, share: Tensor) -> Mixed {
-    let partner = Tensor::from_slice(partner).to(images.device());
+    let partner = upload(&Tensor::from_slice(partner), images.device());
     let other = images.index_select(0, &partner);
     Mixed { images: images * own + other * (1.0 - own), partner, share }
 }

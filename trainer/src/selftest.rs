@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use occlude_torch_ext::Copier;
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{Config, Recipe, Strategy};
@@ -43,6 +44,7 @@ impl Check {
 pub fn run(device: Device) -> Result<ExitCode> {
     let mut checks = forward_and_backward(device)?;
     checks.push(masking(device));
+    checks.push(copies(device)?);
     checks.extend(steps(device)?);
     checks.push(resume(device)?);
     answer!("{:<44} {:>12} {:>16}", format!("check on {device:?}"), "found", "bound");
@@ -132,6 +134,26 @@ fn masking(device: Device) -> Check {
         found: differing,
         bound: Bound::AtMost(tolerance::MASK_CELLS),
     }
+}
+
+/// Bytes that differ after copies on a stream of their own, beside the device's work, and after small copies in between.
+fn copies(device: Device) -> Result<Check> {
+    let copier = Copier::new(device)?;
+    let busy = pictures(64, 224).to(device).flatten(1, -1);
+    let mut differing = 0;
+    let host = |round: i64| Tensor::arange(1 << 22, (Kind::Int64, Device::Cpu)) * (2 * round + 1);
+    let mut under_way = copier.start(&host(0))?;
+    for round in 0..8 {
+        let next = copier.start(&host(round + 1))?;
+        // what the device has to do meanwhile
+        let _product = busy.matmul(&busy.transpose(0, 1));
+        let small = occlude_torch_ext::upload(&Tensor::from(round), device)?;
+        let found = std::mem::replace(&mut under_way, next).finish()? + small;
+        let expected: Tensor = host(round) + round;
+        differing += found.to_device(Device::Cpu).ne_tensor(&expected).sum(Kind::Int64).int64_value(&[]);
+    }
+    let found = differing as f64;
+    Ok(Check { name: "copies to the device, differing numbers", found, bound: Bound::AtMost(0.0) })
 }
 
 fn small() -> Config {

@@ -1,11 +1,15 @@
-//! The one C++ shim over libtorch, for what tch lacks: bf16 autocast on CPU and CUDA, and steps
-//! over many tensors in one call. Wrapped safely, with nothing else in it.
+//! The one C++ shim over libtorch, for what tch lacks: bf16 autocast on CPU and CUDA, steps over many
+//! tensors in one call, and copies to CUDA that the host does not wait for. Wrapped safely, with nothing
+//! else in it.
 //!
 //! Shapes are libtorch's business; an argument it refuses comes back as [`Error`].
+
+mod copy;
 
 use std::ffi::{CStr, c_char, c_int};
 use std::marker::PhantomData;
 
+pub use copy::{Copier, Copying, upload};
 use tch::{Device, Tensor};
 
 type Raw = *const torch_sys::C_tensor;

@@ -5,6 +5,9 @@
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/Event.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/version.h>
 
 #include <cstdlib>
@@ -24,6 +27,14 @@ std::vector<at::Tensor> list(at::Tensor *const *tensors, size_t n) {
 }
 
 at::DeviceType device_type(int cuda) { return cuda ? at::kCUDA : at::kCPU; }
+
+// The interfaces for streams of any kind of device: CUDA's own headers would be needed for CUDA's own.
+c10::impl::VirtualGuardImpl cuda() { return c10::impl::VirtualGuardImpl(at::kCUDA); }
+
+struct Copying {
+  at::Tensor tensor;
+  c10::Event done;
+};
 
 }  // namespace
 
@@ -110,6 +121,59 @@ char *occlude_clip(at::Tensor *const *grads, size_t n, double norm) {
     return message(e);
   }
 }
+
+char *occlude_upload(const at::Tensor *host, int device, at::Tensor **out) {
+  try {
+    at::NoGradGuard guard;
+    // the allocator of pinned memory keeps it until the device has read it
+    auto to = at::Device(at::kCUDA, static_cast<at::DeviceIndex>(device));
+    *out = new at::Tensor(host->pin_memory().to(to, /*non_blocking=*/true));
+    return nullptr;
+  } catch (const std::exception &e) {
+    return message(e);
+  }
+}
+
+char *occlude_stream_new(int device, c10::Stream **out) {
+  try {
+    auto on = at::Device(at::kCUDA, static_cast<at::DeviceIndex>(device));
+    *out = new c10::Stream(cuda().getStreamFromGlobalPool(on));
+    return nullptr;
+  } catch (const std::exception &e) {
+    return message(e);
+  }
+}
+
+void occlude_stream_free(c10::Stream *stream) { delete stream; }
+
+char *occlude_copy_start(const c10::Stream *stream, const at::Tensor *host, Copying **out) {
+  try {
+    at::NoGradGuard no_grad;
+    c10::StreamGuard on(*stream);
+    auto tensor = host->pin_memory().to(stream->device(), /*non_blocking=*/true);
+    c10::Event done(at::kCUDA);
+    done.record(*stream);
+    *out = new Copying{std::move(tensor), std::move(done)};
+    return nullptr;
+  } catch (const std::exception &e) {
+    return message(e);
+  }
+}
+
+// The tensor's memory belongs to the copies' stream, whose allocator is told who else reads it.
+char *occlude_copy_finish(const Copying *copying, at::Tensor **out) {
+  try {
+    auto here = cuda().getStream(copying->tensor.device());
+    copying->done.block(here);
+    copying->tensor.record_stream(here);
+    *out = new at::Tensor(copying->tensor);
+    return nullptr;
+  } catch (const std::exception &e) {
+    return message(e);
+  }
+}
+
+void occlude_copy_free(Copying *copying) { delete copying; }
 
 void occlude_deterministic() {
   at::globalContext().setDeterministicAlgorithms(true, false);

@@ -15,7 +15,7 @@ use super::watchdog::{OnCollapse, Reading, Symptom, Verdict, Watchdog};
 use super::{End, Run, Schedule, picture};
 use crate::augment::Augmenter;
 use crate::config::Config;
-use crate::data::{Batch, Loader, LoaderSpec, Store, ViewSpec};
+use crate::data::{Fed, Feed, Loader, LoaderSpec, Store, ViewSpec};
 use crate::method::{Method, Step, StepOutput};
 use crate::model::Optimizer;
 use crate::rng::seed_device;
@@ -143,15 +143,17 @@ impl<'a> Engine<'a> {
             return self.end_epoch(log, progress).map(|()| Epoch::Done);
         }
         let loader = Loader::start(&self.store, &self.loader, epoch, first * per_step);
+        let feed = Feed::start(loader, self.run.device)?;
         let mut stretch = Meter::default();
         let (mut began, mut waited) = (Instant::now(), 0.0);
         let mut waiting = Instant::now();
-        for batch in loader.take((steps as usize - first) * per_step) {
-            let Some(batch) = batch else { bail!(self.no_data()) };
+        for batch in feed.take((steps as usize - first) * per_step) {
+            let Some(batch) = batch? else { bail!(self.no_data()) };
+            let part = batch.step();
             waited += waiting.elapsed().as_secs_f64();
-            let last_of_step = (batch.step + 1).is_multiple_of(per_step);
-            let log_now = last_of_step && self.log_now(batch.step / per_step);
-            let values = self.batch(&batch, last_of_step, log_now || batch.step == 0)?;
+            let last_of_step = (part + 1).is_multiple_of(per_step);
+            let log_now = last_of_step && self.log_now(part / per_step);
+            let values = self.batch(batch, last_of_step, log_now || part == 0)?;
             if let Some(values) = &values {
                 stretch.add(values);
                 self.at.run.meter.add(values);
@@ -214,13 +216,13 @@ impl<'a> Engine<'a> {
 
     /// Forward and backward of one batch, and the optimiser's step after the last one of a step. Metrics are read from
     /// the device only when asked, because that waits for it.
-    fn batch(&mut self, batch: &Batch, last_of_step: bool, read: bool) -> Result<Option<Vec<(String, f64)>>> {
+    fn batch(&mut self, batch: Fed, last_of_step: bool, read: bool) -> Result<Option<Vec<(String, f64)>>> {
         let parts = self.config.accumulate;
-        let part = batch.step % parts;
+        let part = batch.step() % parts;
         let number = self.at.step * parts as u64 + part as u64;
         let step = Step { number, epoch: self.schedule.epoch(self.at.step), preview: number == 0 };
         seed_device(self.config.seed, number);
-        let views = tch::no_grad(|| [0, 1].map(|v| self.augmenter.apply(&batch.views[v], batch.size)));
+        let views = tch::no_grad(|| batch.views(&self.augmenter))?;
         let output = self.method.step(&views, step)?;
         if part == 0 {
             self.optimizer.zero_grad();

@@ -10,7 +10,8 @@ use tch::{Device, Tensor};
 use super::protocol::{Protocol, augment};
 use super::split::Part;
 use crate::augment::{Augmenter, HighPassFilter};
-use crate::data::{Batch, Loader, LoaderSpec, Store, View, ViewSpec};
+use crate::data::{Fed, Feed, Loader, LoaderSpec, Store, ViewSpec};
+use crate::device::upload;
 use crate::rng::{Domain, permutation, stream};
 
 /// A batch.
@@ -81,8 +82,9 @@ impl Source for Cached {
         Box::new(batches.into_iter().map(move |batch| {
             let flipped = |i: i64| stream(self.seed, Domain::View, epoch, (i as u64) << 1).random_bool(0.5);
             let rows: Vec<i64> = batch.iter().map(|&i| if flipped(i) { n + i } else { i }).collect();
-            let pick =
-                |from: &Tensor, at: &[i64]| from.index_select(0, &Tensor::from_slice(at)).to(self.device);
+            let pick = |from: &Tensor, at: &[i64]| {
+                upload(&from.index_select(0, &Tensor::from_slice(at)), self.device)
+            };
             Ok(Examples { x: pick(&self.features, &rows), labels: pick(&self.labels, &batch) })
         }))
     }
@@ -138,17 +140,14 @@ impl Fresh {
         }
     }
 
-    /// `(B, 3, S, S)`: a view as the encoder wants it.
-    fn input(&self, view: &View) -> Tensor {
-        tch::no_grad(|| {
-            let x = self.augmenter.apply(view, self.spec.view.size);
-            self.high_pass.as_ref().map_or_else(|| x.shallow_clone(), |filter| filter.apply(&x))
-        })
-    }
-
-    fn examples(&self, batch: &Batch) -> Examples {
-        let labels: Vec<i64> = batch.indices.iter().map(|&i| self.labels[i]).collect();
-        Examples { x: self.input(&batch.views[0]), labels: Tensor::from_slice(&labels).to(self.device) }
+    /// The first view of each picture as the encoder wants it, and the labels.
+    fn examples(&self, batch: Fed) -> Result<Examples> {
+        let labels: Vec<i64> = batch.indices().iter().map(|&i| self.labels[i]).collect();
+        let x = tch::no_grad(|| {
+            let [view] = batch.views(&self.augmenter)?;
+            Ok::<_, anyhow::Error>(self.high_pass.as_ref().map_or(view.shallow_clone(), |f| f.apply(&view)))
+        })?;
+        Ok(Examples { x, labels: upload(&Tensor::from_slice(&labels), self.device) })
     }
 }
 
@@ -159,8 +158,12 @@ impl Source for Fresh {
 
     fn epoch(&self, epoch: u64, first: usize) -> Epoch<'_> {
         let loader = Loader::start(&self.store, &self.spec, epoch, first);
-        Box::new(loader.map(|batch| match batch {
-            Some(batch) => Ok(self.examples(&batch)),
+        let feed = match Feed::start(loader, self.device) {
+            Ok(feed) => feed,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
+        Box::new(feed.map(|batch| match batch? {
+            Some(batch) => self.examples(batch),
             None => bail!("no picture to train on can be read; hint: the warnings above say why"),
         }))
     }

@@ -13,6 +13,7 @@ pub use keys::Keys;
 use super::occluder::{Occluder, Side, View};
 use super::{Method, Preview, Step, StepOutput, contrast, foregrounds, mean, show};
 use crate::config::{self, Config, Mixing};
+use crate::device::upload;
 use crate::loss::{Negatives, logits, normalize};
 use crate::mask::{Purpose, aggregate, foreground};
 use crate::mix::{self, Mixed};
@@ -102,7 +103,8 @@ impl Moco {
             for (at, &from) in (0i64..).zip(&order) {
                 back[from as usize] = at;
             }
-            (Tensor::from_slice(&order).to(input.device()), Tensor::from_slice(&back).to(input.device()))
+            let index = |places: &[i64]| upload(&Tensor::from_slice(places), input.device());
+            (index(&order), index(&back))
         });
         let pick = |x: &Tensor, index: Option<&Tensor>| {
             index.map_or_else(|| x.shallow_clone(), |i| x.index_select(0, i))

@@ -1,0 +1,194 @@
+//! Batches on their way to the device, ahead of the training loop.
+//!
+//! For CUDA a thread of its own takes what the loader decoded, writes it into pinned memory and copies it on a stream
+//! of its own: neither the training loop nor the device waits for the pixels of the next batch.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+use anyhow::{Result, anyhow};
+use occlude_torch_ext::{Copier, Copying};
+use tch::{Device, Tensor};
+
+use super::{Batch, Loader, View};
+use crate::augment::Augmenter;
+
+/// Batches that may lie on the device before they are used; one more is being copied.
+const AHEAD: usize = 1;
+
+/// A batch for the device.
+#[derive(Debug)]
+pub struct Fed {
+    /// The batch; its pixels are taken out where they are on their way to the device.
+    batch: Batch,
+    /// Those pixels, a view each.
+    pixels: Option<Vec<Copying>>,
+}
+
+impl Fed {
+    /// Number of the step in its epoch.
+    pub fn step(&self) -> usize {
+        self.batch.step
+    }
+
+    /// Of every picture, its index in the store.
+    pub fn indices(&self) -> &[usize] {
+        &self.batch.indices
+    }
+
+    /// The views, of which the loader made `N`, as network input, `(B, 3, S, S)` each.
+    ///
+    /// # Errors
+    /// Where a copy to the device failed.
+    pub fn views<const N: usize>(self, augmenter: &Augmenter) -> Result<[Tensor; N]> {
+        let Self { batch, pixels } = self;
+        let made: Vec<Tensor> = match pixels {
+            None => batch.views.iter().map(|view| augmenter.apply(view, batch.size)).collect(),
+            Some(pixels) => {
+                let view = |(view, pixels): (&View, Copying)| {
+                    Ok(augmenter.on_device(&pixels.finish()?, &view.photometric))
+                };
+                batch.views.iter().zip(pixels).map(view).collect::<Result<_>>()?
+            }
+        };
+        made.try_into().map_err(|made: Vec<_>| anyhow!("{} views of each picture, expected {N}", made.len()))
+    }
+}
+
+/// The batches of a loader, each fed to a device.
+pub struct Feed {
+    source: Source,
+}
+
+enum Source {
+    /// The CPU: the pixels are where they are needed.
+    Direct(Loader),
+    Ahead {
+        receiver: Option<Receiver<Result<Option<Fed>>>>,
+        thread: Option<JoinHandle<()>>,
+    },
+}
+
+impl Feed {
+    /// Feeds `device`.
+    ///
+    /// # Errors
+    /// Where the device cannot be used.
+    pub fn start(loader: Loader, device: Device) -> Result<Self> {
+        if device == Device::Cpu {
+            return Ok(Self { source: Source::Direct(loader) });
+        }
+        Ok(Self::ahead(loader, Copier::new(device)?))
+    }
+
+    fn ahead(loader: Loader, copier: Copier) -> Self {
+        let (sender, receiver) = sync_channel(AHEAD);
+        let thread = std::thread::spawn(move || {
+            for batch in loader {
+                let fed = batch.map(|batch| upload(batch, &copier)).transpose();
+                let over = fed.is_err();
+                // nobody receives any more: the epoch was left
+                if sender.send(fed).is_err() || over {
+                    return;
+                }
+            }
+        });
+        Self { source: Source::Ahead { receiver: Some(receiver), thread: Some(thread) } }
+    }
+}
+
+/// Starts the copies of a batch.
+fn upload(mut batch: Batch, copier: &Copier) -> Result<Fed> {
+    let side = batch.size as i64;
+    let copy = |view: &mut View| {
+        let pixels = std::mem::take(&mut view.pixels);
+        let n = view.photometric.len() as i64;
+        Ok(copier.start(&Tensor::from_slice(&pixels).view([n, 3, side, side]))?)
+    };
+    let pixels = batch.views.iter_mut().map(copy).collect::<Result<Vec<_>>>()?;
+    Ok(Fed { batch, pixels: Some(pixels) })
+}
+
+impl Iterator for Feed {
+    /// `None` inside where no picture of the data set can be read any more.
+    type Item = Result<Option<Fed>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.source {
+            Source::Direct(loader) => {
+                let batch = loader.next()?;
+                Some(Ok(batch.map(|batch| Fed { batch, pixels: None })))
+            }
+            Source::Ahead { receiver, .. } => receiver.as_ref()?.recv().ok(),
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        if let Source::Ahead { receiver, thread } = &mut self.source {
+            // a thread blocked on a full channel wakes with an error once the receiver is gone
+            *receiver = None;
+            if let Some(thread) = thread.take() {
+                // a thread that panicked has nothing more to tell
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Recipe};
+    use crate::data::{LoaderSpec, Store, ViewSpec};
+    use occlude_dataset::{Dataset, Options};
+    use std::sync::Arc;
+
+    fn loader(dir: &tempfile::TempDir) -> Loader {
+        let config = Config { image_size: 32, ..Config::new(Recipe::MocoV2) };
+        let view = ViewSpec { size: 32, augment: config.augment };
+        let spec = LoaderSpec { batch_size: 3, views: 2, keep_last: false, view, seed: 3, workers: 2 };
+        let dataset = Dataset::open(dir.path(), &Options::default()).expect("listed");
+        Loader::start(&Arc::new(Store::new(dataset, 0)), &spec, 0, 0)
+    }
+
+    fn folder() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a folder");
+        for i in 0..15u8 {
+            let picture =
+                image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8 * 6, y as u8 * 8, i * 16]));
+            picture.save(dir.path().join(format!("{i:02}.png"))).expect("written");
+        }
+        dir
+    }
+
+    /// The thread's way, with copies that are the tensors themselves, gives the batches of the direct way.
+    #[test]
+    fn both_ways_give_the_same_batches_and_the_thread_may_be_left() {
+        let dir = folder();
+        let config = Config::new(Recipe::MocoV2);
+        let augmenter = Augmenter::new(&config.preprocess(), 32, config.augment.blur_sigma[1], Device::Cpu);
+        let all = |feed: Feed| -> Vec<(usize, Vec<usize>, [Tensor; 2])> {
+            let fed = |fed: Result<Option<Fed>>| fed.expect("copied").expect("readable");
+            feed.map(fed)
+                .map(|f| (f.step(), f.indices().to_vec(), f.views(&augmenter).expect("views")))
+                .collect()
+        };
+        let ahead = || Feed::ahead(loader(&dir), Copier::new(Device::Cpu).expect("no stream is needed"));
+        let direct = all(Feed::start(loader(&dir), Device::Cpu).expect("started"));
+        let threaded = all(ahead());
+        assert!(direct.len() == 5 && threaded.len() == 5);
+        for ((step, indices, views), (other_step, other_indices, other_views)) in direct.iter().zip(&threaded)
+        {
+            assert_eq!((step, indices), (other_step, other_indices));
+            for (a, b) in views.iter().zip(other_views) {
+                // colours are changed by one way of computing on the host and another on devices
+                let worst = (a - b).abs().max().double_value(&[]);
+                assert!(a.size() == [3, 3, 32, 32] && worst < 2e-3, "{worst}");
+            }
+        }
+        let mut left = ahead();
+        assert!(left.next().is_some());
+    }
+}
