@@ -165,10 +165,10 @@ pub struct ModelFile {
     pub path: PathBuf,
 }
 
-impl ModelFile {
+impl From<&str> for ModelFile {
     /// `NAME=FILE` or `FILE`, whose name without extension is the model's. What stands before `=` is a name where it
     /// is a plain word; `./a=b.onnx` is a file.
-    fn parse(text: &str) -> Self {
+    fn from(text: &str) -> Self {
         let plain =
             |n: &str| !n.is_empty() && n.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         if let Some((name, path)) = text.split_once('=').filter(|(n, _)| plain(n)) {
@@ -280,7 +280,7 @@ impl Args {
             timeout: seconds("timeout", self.timeout)?,
             read_timeout: seconds("read-timeout", self.read_timeout)?,
         };
-        let models: Vec<ModelFile> = self.model.iter().map(|m| ModelFile::parse(m)).collect();
+        let models: Vec<ModelFile> = self.model.iter().map(|m| ModelFile::from(m.as_str())).collect();
         for (i, ModelFile { name, .. }) in models.iter().enumerate() {
             if models.iter().take(i).any(|m| m.name == *name) {
                 return Err(ConfigError::SameName { name: name.clone() });
@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn a_model_has_a_name_of_its_own_or_that_of_its_file() {
         let parse = |text| {
-            let ModelFile { name, path } = ModelFile::parse(text);
+            let ModelFile { name, path } = ModelFile::from(text);
             (name, path.to_string_lossy().into_owned())
         };
         assert_eq!(parse("a=x/y.onnx"), ("a".to_owned(), "x/y.onnx".to_owned()));

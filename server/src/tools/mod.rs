@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::batch::{Encode, EncodeError};
-use crate::config::{Limits, Provider, cores};
+use crate::config::{Limits, ModelFile, Provider, cores};
 use crate::encoder::{LoadError, Loaded, Options, load};
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -24,9 +24,9 @@ pub use index::{IndexArgs, Indexed, index};
 /// The model of a bulk job, and how much of the machine it takes.
 #[derive(Debug, Clone, Args)]
 pub struct EncoderArgs {
-    /// ONNX file written by `occlude-export onnx`
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    /// ONNX file written by `occlude-export onnx`, as FILE or NAME=FILE
+    #[arg(long, value_name = "[NAME=]FILE")]
+    pub model: ModelFile,
     /// Where the model runs: `auto` takes CUDA if it works, else the CPU
     #[arg(long, value_enum, default_value_t = Provider::Auto)]
     pub provider: Provider,
@@ -64,16 +64,15 @@ impl EncoderArgs {
 
     fn open(&self) -> Result<Model, LoadError> {
         let workers = self.workers.max(1);
-        let stem = self.model.file_stem().map(|s| s.to_string_lossy().into_owned());
         let options = Options {
             provider: self.provider,
             workers,
             intra_threads: self.intra_threads.unwrap_or_else(|| (cores() / workers).max(1)),
             max_batch: self.max_batch.max(1),
             gpu_mem_limit: self.gpu_mem_limit,
-            name: stem.unwrap_or_else(|| "model".to_owned()),
+            name: self.model.name.clone(),
         };
-        let Loaded { info, encoders, warning, .. } = load(&self.model, &options)?;
+        let Loaded { info, encoders, warning, .. } = load(&self.model.path, &options)?;
         if let Some(warning) = warning {
             tracing::warn!("{warning}");
         }

@@ -228,10 +228,10 @@ fn app_without_store() -> Router {
 }
 
 fn tool(arguments: &[&str], flags: &[&str]) -> Output {
-    let model = fixture("tiny.onnx");
+    let model = format!("small={}", fixture("tiny.onnx").display());
     Command::new(env!("CARGO_BIN_EXE_occlude-serve"))
         .args(arguments)
-        .args(["--model", model.to_str().unwrap(), "--provider", "cpu"])
+        .args(["--model", &model, "--provider", "cpu"])
         .args(flags)
         .output()
         .unwrap()
@@ -266,6 +266,8 @@ fn a_folder_is_indexed_and_later_what_is_new() {
     let server = Running::start(&["--data", data.to_str().unwrap()]);
     server.wait_for("collection `c`: 2 points");
     server.wait_for("ready");
+    let collection = server.send("GET", "/v1/collections/c", "application/json", b"");
+    assert!(collection.contains(r#""model":"small""#), "{collection}");
     let body =
         json!({"id": "blue/b.png", "filter": {"must": [{"key": "class", "match": "blue"}]}}).to_string();
     let found = server.send("POST", "/v1/collections/c/search", "application/json", body.as_bytes());
