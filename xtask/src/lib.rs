@@ -2,6 +2,7 @@
 //! environment, checks it, runs what CI runs, drives the quick start, measures and bundles. The end-to-end
 //! tests use its helpers for running the tools.
 
+mod accuracy;
 mod bench;
 mod bundle;
 mod check;
@@ -37,6 +38,8 @@ enum Command {
     Ci(check::CiArgs),
     /// Ours against the peer, in one run
     Bench(bench::Args),
+    /// Every method with one budget, several seeds: kNN and linear probes in one table
+    Accuracy(accuracy::Args),
     /// Relocatable release binaries for a machine without Rust
     Bundle(bundle::Args),
 }
@@ -50,6 +53,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Test(args) => check::test(&args),
         Command::Ci(args) => check::ci(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Accuracy(args) => accuracy::run(&args),
         Command::Bundle(args) => bundle::run(&args),
     };
     match result {
