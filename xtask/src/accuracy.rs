@@ -74,12 +74,18 @@ const SMALL: &str = "saliency-moco-small";
 
 use Set::{Cells, Common, InBatch, These};
 
-const ROWS: [Row; 16] = [
+const ROWS: [Row; 17] = [
     row("plain", "MoCo v2", "moco-v2", &[Common, InBatch]),
     row("blur", "saliency masks, blurred", SMALL, &[Cells]),
     row("hp", "saliency masks, high-pass", SMALL, &[Cells, These("--strategy hp")]),
     row("mean", "saliency masks, mean colour", SMALL, &[Cells, These("--strategy mean")]),
     row("blur-neg", "blurred, one hard negative", SMALL, &[Cells, These("--num-nonsem 1")]),
+    row(
+        "blur-neg-one",
+        "the same, its logit not doubled",
+        SMALL,
+        &[Cells, These("--num-nonsem 1 --alpha 1")],
+    ),
     row("hp-neg", "high-pass, one hard negative", SMALL, &[Cells, These("--strategy hp --num-nonsem 1")]),
     row(
         "mean-neg",
