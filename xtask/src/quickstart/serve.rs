@@ -67,8 +67,8 @@ pub(super) fn ask(model: &Path, images: &Images, count: usize, log: &Path) -> Re
     }
     times.sort_unstable();
     let latency = times.get(times.len() / 2).copied().unwrap_or_default();
-    let provider =
-        ready.pointer("/model/provider").and_then(Value::as_str).unwrap_or("unknown provider").to_owned();
+    let provider = ready.pointer("/models/0/provider").and_then(Value::as_str);
+    let provider = provider.context("`/readyz` names no provider")?.to_owned();
     let agreement = agreement(&answers);
     Ok((server, Served { provider, dimension, answers, latency, agreement }))
 }
