@@ -16,7 +16,7 @@ use crate::stamp::Stamp;
 const HINT: &str = "one path a line, with `#` before remarks";
 
 /// What begins the remark that names the folder of the paths.
-pub(crate) const ROOT: &str = "# root:";
+pub const ROOT: &str = "# root:";
 
 /// Reads a list, and tells the folder that its paths begin at: `root`, else what the list says, else its
 /// own.

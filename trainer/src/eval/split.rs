@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use occlude_dataset::{Dataset, Options};
+use occlude_dataset::{Dataset, LIST_ROOT, Options};
 use serde::{Deserialize, Serialize};
 
 /// Some pictures of a data set, all of which have a class.
@@ -98,8 +98,9 @@ impl Splits {
     }
 
     /// Keeps the training pictures that `list` names, one a line: below the training folder or the list's own, or by the
-    /// bare name of the file where only one has it, as the published lists of ImageNet do. What follows a tab, and
-    /// empty lines, are skipped.
+    /// bare name of the file where only one has it, as the published lists of ImageNet do. What follows a tab, empty
+    /// lines and remarks (`#`) are skipped, but for the `# root:` of `dataset subset --list`: one more folder that names
+    /// may be relative to.
     ///
     /// # Errors
     /// Where the list cannot be read or is empty, or a name is unknown or several pictures'.
@@ -118,10 +119,12 @@ impl Splits {
         let lines =
             (1..).zip(text.lines()).map(|(n, l)| (n, l.split('\t').next().unwrap_or_default().trim()));
         let mut kept = BTreeSet::new();
-        for (number, line) in lines.filter(|(_, l)| !l.is_empty()) {
+        let named = text.lines().find_map(|line| line.strip_prefix(LIST_ROOT)).map_or("", str::trim);
+        for (number, line) in lines.filter(|(_, l)| !l.is_empty() && !l.starts_with('#')) {
             let bare = by_name.get(std::ffi::OsStr::new(line)).map_or(&[][..], Vec::as_slice);
             let beside = list.parent().unwrap_or(Path::new(""));
-            let known = [root.join(line), beside.join(line), line.into()].iter().find_map(|p| by_path.get(p));
+            let places = [root.join(line), beside.join(line), Path::new(named).join(line), line.into()];
+            let known = places.iter().find_map(|p| by_path.get(p));
             match (known, bare) {
                 (Some(&i), _) | (None, &[i]) => kept.insert(i),
                 (None, []) => bail!(
@@ -244,6 +247,8 @@ mod tests {
             list("b/1.png\n\n3.png\r\na/2.png\nb/1.png\n").expect("known"),
             ["a/2.png", "b/1.png", "b/3.png"]
         );
+        let written = format!("# root: {}\n# another remark\nb/3.jpg\n", dir.path().display());
+        assert_eq!(list(&written.replace(".jpg", ".png")).expect("known"), ["b/3.png"]);
         let message = |text: &str| list(text).expect_err("refused").to_string();
         assert!(message("a/1.png\nnone.png\n").contains("line 2: no picture `none.png`"));
         assert!(message("1.png").contains("2 pictures are called"));
