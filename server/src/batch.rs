@@ -67,8 +67,7 @@ impl From<Rgb> for Crop {
 
 /// Runs the model on a batch: the seam between the queue and ONNX Runtime.
 pub trait Encode: Send + 'static {
-    /// Encodes pictures; one result each, in order. What is not wanted is not
-    /// computed.
+    /// Encodes pictures; one result each, in order. What is not wanted is not computed.
     fn encode(&mut self, images: &[Crop], wants: Wants) -> Result<Vec<Encoded>, EncodeError>;
 }
 

@@ -233,7 +233,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             });
         }
     });
-    print(args, &rows)?;
+    print(args, &rows);
     let failed = failed.into_inner().unwrap_or_default();
     ensure!(failed.is_empty(), "these did not run to their end: {}", failed.join(", "));
     Ok(())
@@ -283,12 +283,11 @@ impl Figure {
     }
 }
 
-fn print(args: &Args, rows: &[&Row]) -> Result<()> {
+fn print(args: &Args, rows: &[&'static Row]) {
     println!("| row | {} | flags of `pretrain` |", COLUMNS.map(|c| c.0).join(" | "));
     println!("|---|{}---|", "---:|".repeat(COLUMNS.len()));
     for &row in rows {
-        let folders: Vec<PathBuf> =
-            (0..args.seeds).map(|seed| args.out.join(format!("{}-{seed}", row.name))).collect();
+        let folders: Vec<PathBuf> = (0..args.seeds).map(|seed| Job { row, seed }.folder(args)).collect();
         let cells = COLUMNS.map(|(_, figure)| {
             cell(&folders.iter().filter_map(|f| figure.read(f, "checkpoint")).collect::<Vec<_>>())
         });
@@ -304,7 +303,6 @@ fn print(args: &Args, rows: &[&Row]) -> Result<()> {
             COLUMNS.map(|(_, figure)| cell(&figure.read(&folder, features).into_iter().collect::<Vec<_>>()));
         println!("| {about} | {} | |", cells.join(" | "));
     }
-    Ok(())
 }
 
 /// The mean over the seeds and, of several, how far the farthest lies from it.

@@ -2,6 +2,7 @@
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::body::whole;
@@ -27,7 +28,7 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// JSON of a type: 400 where it is none, 422 where it says something else.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|e| {
         let kind = if e.is_data() { Kind::InvalidRequest } else { Kind::BadRequest };
         ApiError::new(kind, format!("json: {e}"))

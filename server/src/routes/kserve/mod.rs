@@ -144,8 +144,8 @@ pub(super) async fn model_ready(State(state): State<AppState>, at: Place) -> Res
 
 /// Embeddings and saliency as tensors
 ///
-/// One input: `files` (BYTES), `images` (UINT8) or, for models that take it, `pixel_values` (FP32). With the header `Inference-Header-Content-Length` the body is so
-/// many bytes of JSON, then the tensor in binary.
+/// One input: `files` (BYTES), `images` (UINT8) or, for models that take it, `pixel_values` (FP32). With the header
+/// `Inference-Header-Content-Length` the body is so many bytes of JSON, then the tensor in binary.
 #[utoipa::path(post, path = "/v2/models/{model}/infer", tag = "inference",
     params(("model" = String, Path, description = "Name of a model")),
     request_body = InferRequest<'_>,

@@ -13,6 +13,7 @@ use crate::error::{ApiError, Kind};
 use crate::model::{InputKind, ModelInfo};
 use crate::picture::Upload;
 use crate::routes::body::{Item, too_many, unpack};
+use crate::routes::json;
 
 /// The input of whole files.
 pub(super) const FILES: &str = "files";
@@ -141,10 +142,7 @@ pub(super) fn parse(bytes: &Bytes, json: Option<usize>, rules: Rules) -> Result<
             format!("`Inference-Header-Content-Length` is {split}, the body has {} bytes", bytes.len());
         return Err(ApiError::new(Kind::BadRequest, message));
     };
-    let request: InferRequest<'_> = serde_json::from_slice(head).map_err(|e| {
-        let kind = if e.is_data() { Kind::InvalidRequest } else { Kind::BadRequest };
-        ApiError::new(kind, format!("json: {e}")).hint(HINT)
-    })?;
+    let request: InferRequest<'_> = json::parse(head).map_err(|e| e.hint(HINT))?;
     let outputs = outputs(request.outputs.as_deref(), request.parameters.binary_data_output)?;
     let [input] = request.inputs.as_slice() else {
         return Err(invalid(format!("{} inputs: expected one", request.inputs.len())));
