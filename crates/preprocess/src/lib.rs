@@ -19,6 +19,7 @@ mod decode;
 pub mod files;
 pub mod golden;
 mod high_pass;
+pub mod names;
 mod resize;
 mod rgb;
 mod view;
