@@ -13,6 +13,7 @@ mod quickstart;
 pub mod server;
 mod setup;
 pub mod sh;
+pub mod wheel;
 
 use clap::{Parser, Subcommand};
 
@@ -42,6 +43,8 @@ enum Command {
     Accuracy(accuracy::Args),
     /// Relocatable release binaries for a machine without Rust
     Bundle(bundle::Args),
+    /// The four programs as a Python wheel, for people without Rust
+    Wheel(wheel::Args),
 }
 
 /// Parses the command line and runs the task; errors go to stderr.
@@ -55,6 +58,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Accuracy(args) => accuracy::run(&args),
         Command::Bundle(args) => bundle::run(&args),
+        Command::Wheel(args) => wheel::run(&args),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
