@@ -13,6 +13,7 @@ mod quickstart;
 pub mod server;
 mod setup;
 pub mod sh;
+mod test;
 pub mod wheel;
 
 use clap::{Parser, Subcommand};
@@ -34,7 +35,7 @@ enum Command {
     /// From a folder of images to a served embedding, with a result page
     Quickstart(quickstart::Args),
     /// Every test of every crate; what follows `--` goes to `cargo test`
-    Test(check::TestArgs),
+    Test(test::Args),
     /// What CI runs: format, lints, documentation, licences, fuzz targets, tests
     Ci(check::CiArgs),
     /// Ours against the peer, in one run
@@ -53,7 +54,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Doctor => doctor::run(),
         Command::Quickstart(args) => quickstart::run(&args),
-        Command::Test(args) => check::test(&args),
+        Command::Test(args) => test::run(&args),
         Command::Ci(args) => check::ci(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Accuracy(args) => accuracy::run(&args),
