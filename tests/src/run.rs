@@ -53,8 +53,8 @@ impl Said {
     }
 }
 
-/// A release binary, built once per test process where cargo finds it out of date. A bundle's tests name their
-/// folder with `OCCLUDE_BIN_DIR` and build nothing.
+/// A release binary, built once per test process where cargo finds it out of date. Tests away from the checkout
+/// name their folder with `OCCLUDE_BIN_DIR` and build nothing.
 pub fn tool(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {

@@ -1,10 +1,9 @@
 //! `cargo xtask`: everything around the four tools that is not one of them. It fills the project-local
-//! environment, checks it, runs what CI runs, drives the quick start, measures and bundles. The end-to-end
+//! environment, checks it, runs what CI runs, drives the quick start, measures and packs. The end-to-end
 //! tests use its helpers for running the tools.
 
 mod accuracy;
 mod bench;
-mod bundle;
 mod check;
 pub mod client;
 mod doctor;
@@ -18,7 +17,7 @@ pub mod wheel;
 
 use clap::{Parser, Subcommand};
 
-/// Set-up, quick start, tests, benchmarks and bundles of Occlude.
+/// Set-up, quick start, tests, benchmarks and the wheel of Occlude.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -42,8 +41,6 @@ enum Command {
     Bench(bench::Args),
     /// Every method with one budget, several seeds: kNN and linear probes in one table
     Accuracy(accuracy::Args),
-    /// Relocatable release binaries for a machine without Rust
-    Bundle(bundle::Args),
     /// The four programs as a Python wheel, for people without Rust
     Wheel(wheel::Args),
 }
@@ -58,7 +55,6 @@ pub fn main() -> std::process::ExitCode {
         Command::Ci(args) => check::ci(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Accuracy(args) => accuracy::run(&args),
-        Command::Bundle(args) => bundle::run(&args),
         Command::Wheel(args) => wheel::run(&args),
     };
     match result {
