@@ -16,7 +16,7 @@ fn main() {
     }
     println!("cargo:rustc-link-arg=-ltorch");
     println!("cargo:rustc-link-arg=-Wl,--as-needed");
-    // No LD_LIBRARY_PATH where it was built; `$ORIGIN` serves a bundle that brings its own libraries.
+    // No LD_LIBRARY_PATH where it was built; `$ORIGIN` is what the wheel leaves of this.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
 }

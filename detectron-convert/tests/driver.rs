@@ -21,8 +21,8 @@ struct Place {
 
 impl Place {
     /// Encoder, script and data set; `None` where Detectron2 is not.
-    fn new(test: &str, recipe: Recipe) -> Option<Self> {
-        let python = common::python_with_detectron2(test)?;
+    fn new(recipe: Recipe) -> Option<Self> {
+        let python = common::python_with_detectron2()?;
         let place = Self { folder: tempfile::tempdir().expect("a folder"), python };
         let arch = if recipe == Recipe::CocoFpn1x { Arch::ResNet18 } else { Arch::ResNet50 };
         let checkpoint = place.file("encoder.safetensors");
@@ -65,7 +65,7 @@ fn trains_and_evaluates(place: &Place) {
 
 #[test]
 fn fpn() {
-    let Some(place) = Place::new("fpn", Recipe::CocoFpn1x) else { return };
+    let Some(place) = Place::new(Recipe::CocoFpn1x) else { return };
     trains_and_evaluates(&place);
     let (code, said) = place.run("--resume", "SOLVER.MAX_ITER 3");
     assert_eq!(code, 0, "{said}");
@@ -74,7 +74,7 @@ fn fpn() {
 
 #[test]
 fn c4() {
-    let Some(place) = Place::new("c4", Recipe::CocoC4_1x) else { return };
+    let Some(place) = Place::new(Recipe::CocoC4_1x) else { return };
     trains_and_evaluates(&place);
     // The other way round as well: a trained C4 detector has its encoder in two places.
     let mut import = common::tool();

@@ -223,7 +223,7 @@ fn make_executable(path: &Path) {
 
 #[test]
 fn detectron2_loads_every_tensor() {
-    let Some(python) = common::python_with_detectron2("detectron2_loads_every_tensor") else { return };
+    let Some(python) = common::python_with_detectron2() else { return };
     for (arch, tensors) in [(Arch::ResNet18, 120), (Arch::ResNet50, 318)] {
         let (folder, _) = file("");
         let (_, pickle) = common::converted(folder.path(), arch);
@@ -236,7 +236,7 @@ fn detectron2_loads_every_tensor() {
 
 #[test]
 fn detectron2_finds_a_tensor_that_is_missing() {
-    let Some(python) = common::python_with_detectron2("detectron2_finds_a_tensor_that_is_missing") else {
+    let Some(python) = common::python_with_detectron2() else {
         return;
     };
     let (_folder, pickle) = file("x.pkl");

@@ -5,3 +5,4 @@ pub mod map;
 pub mod pictures;
 pub mod run;
 pub mod tolerance;
+pub mod venv;

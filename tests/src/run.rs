@@ -19,6 +19,19 @@ pub struct Said {
 }
 
 impl Said {
+    /// What a command says, run to its end.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap_or_else(|error| panic!("{command:?} did not start: {error}"));
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     /// Itself, if the exit status was 0.
     ///
     /// # Panics
@@ -40,8 +53,8 @@ impl Said {
     }
 }
 
-/// A release binary, built once per test process where cargo finds it out of date. A bundle's tests name their
-/// folder with `OCCLUDE_BIN_DIR` and build nothing.
+/// A release binary, built once per test process where cargo finds it out of date. Tests away from the checkout
+/// name their folder with `OCCLUDE_BIN_DIR` and build nothing.
 pub fn tool(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -67,12 +80,7 @@ fn profile() -> &'static [&'static str] {
 pub fn run(name: &str, arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Said {
     let mut command = Command::new(tool(name));
     command.args(arguments.iter().map(AsRef::as_ref)).stdin(std::process::Stdio::null());
-    let output = command.output().unwrap_or_else(|error| panic!("`{name}` did not start: {error}"));
-    Said {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Said::of(&mut command)
 }
 
 /// Runs a tool whose arguments are plain words.

@@ -15,7 +15,7 @@ pub fn run(as_json: bool) -> ExitCode {
     let mut missing: Vec<String> = Vec::new();
     if !linked {
         missing.push(
-            "libtorch was built without CUDA, or the linker dropped it: training runs on the CPU; hint: `cargo xtask setup` installs a libtorch with CUDA".into(),
+            "libtorch was built without CUDA, or the linker dropped it: training runs on the CPU; hint: `pip install torch==2.11.*` from PyPI, or `cargo xtask setup` in a checkout, installs a libtorch with CUDA".into(),
         );
     } else if !cuda {
         missing.push("no CUDA device is usable: training runs on the CPU; hint: on a GPU machine check `nvidia-smi` and the driver's version".into());

@@ -1,19 +1,11 @@
-//! `cargo xtask test` and `cargo xtask ci`: the same commands by hand and on the server.
+//! `cargo xtask ci`: the same commands by hand and on the server.
 
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::{paths, setup, sh};
-
-/// Options of `cargo xtask test`.
-#[derive(clap::Args, Default)]
-pub(crate) struct TestArgs {
-    /// Arguments for `cargo test`, e.g. `-- -p occlude-serve` or `-- -- --nocapture`
-    #[arg(last = true)]
-    arguments: Vec<String>,
-}
+use crate::{paths, setup, sh, test};
 
 /// Options of `cargo xtask ci`.
 #[derive(clap::Args)]
@@ -21,17 +13,6 @@ pub(crate) struct CiArgs {
     /// Leave the tests out: format, lints, documentation, licences and fuzz targets only
     #[arg(long)]
     lints_only: bool,
-}
-
-/// Sets up what is missing, then runs every test of every crate.
-pub(crate) fn test(args: &TestArgs) -> Result<()> {
-    setup::run(&setup::Args { all: true, quiet: true })?;
-    let mut cargo = sh::cargo();
-    cargo.args(["test", "--release"]);
-    if !args.arguments.iter().any(|a| a == "-p" || a.starts_with("--package")) {
-        cargo.arg("--workspace");
-    }
-    sh::show(cargo.args(&args.arguments)).map(|_| ())
 }
 
 /// Runs what CI runs and prints how long each step took. Everything uses the release profile, so that
@@ -45,7 +26,7 @@ pub(crate) fn ci(args: &CiArgs) -> Result<()> {
     }
     if !args.lints_only {
         heading("test");
-        times.push(("test", timed(|| test(&TestArgs::default()))?));
+        times.push(("test", timed(|| test::run(&test::Args::strict()))?));
     }
     summary(&times);
     Ok(())

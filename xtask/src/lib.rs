@@ -1,10 +1,9 @@
 //! `cargo xtask`: everything around the four tools that is not one of them. It fills the project-local
-//! environment, checks it, runs what CI runs, drives the quick start, measures and bundles. The end-to-end
+//! environment, checks it, runs what CI runs, drives the quick start, measures and packs. The end-to-end
 //! tests use its helpers for running the tools.
 
 mod accuracy;
 mod bench;
-mod bundle;
 mod check;
 pub mod client;
 mod doctor;
@@ -13,10 +12,12 @@ mod quickstart;
 pub mod server;
 mod setup;
 pub mod sh;
+mod test;
+pub mod wheel;
 
 use clap::{Parser, Subcommand};
 
-/// Set-up, quick start, tests, benchmarks and bundles of Occlude.
+/// Set-up, quick start, tests, benchmarks and the wheel of Occlude.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -33,15 +34,15 @@ enum Command {
     /// From a folder of images to a served embedding, with a result page
     Quickstart(quickstart::Args),
     /// Every test of every crate; what follows `--` goes to `cargo test`
-    Test(check::TestArgs),
+    Test(test::Args),
     /// What CI runs: format, lints, documentation, licences, fuzz targets, tests
     Ci(check::CiArgs),
     /// Ours against the peer, in one run
     Bench(bench::Args),
     /// Every method with one budget, several seeds: kNN and linear probes in one table
     Accuracy(accuracy::Args),
-    /// Relocatable release binaries for a machine without Rust
-    Bundle(bundle::Args),
+    /// The four programs as a Python wheel, for people without Rust
+    Wheel(wheel::Args),
 }
 
 /// Parses the command line and runs the task; errors go to stderr.
@@ -50,11 +51,11 @@ pub fn main() -> std::process::ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Doctor => doctor::run(),
         Command::Quickstart(args) => quickstart::run(&args),
-        Command::Test(args) => check::test(&args),
+        Command::Test(args) => test::run(&args),
         Command::Ci(args) => check::ci(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Accuracy(args) => accuracy::run(&args),
-        Command::Bundle(args) => bundle::run(&args),
+        Command::Wheel(args) => wheel::run(&args),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -61,7 +61,7 @@ pub fn release() -> PathBuf {
     }
 }
 
-/// One release binary: in `OCCLUDE_BIN_DIR` where it is set (the tests of a bundle), else beside this one.
+/// One release binary: in `OCCLUDE_BIN_DIR` where it is set (tests away from the checkout), else beside this one.
 pub fn tool(name: &str) -> PathBuf {
     env::var_os("OCCLUDE_BIN_DIR").map_or_else(release, PathBuf::from).join(name)
 }

@@ -15,7 +15,7 @@ const VARIABLE: &str = "ORT_DYLIB_PATH";
 pub enum LibraryError {
     /// Nowhere to be found.
     #[error(
-        "no ONNX Runtime library; hint: run `cargo xtask setup`, or set {VARIABLE} to libonnxruntime.so (looked for {})",
+        "no ONNX Runtime library; hint: `pip install onnxruntime` beside an installed wheel of Occlude, `cargo xtask setup` in a checkout, or set {VARIABLE} to libonnxruntime.so (looked for {})",
         .looked.iter().map(|p| format!("`{}`", p.display())).collect::<Vec<_>>().join(", ")
     )]
     Missing {
@@ -23,7 +23,7 @@ pub enum LibraryError {
         looked: Vec<PathBuf>,
     },
     /// The variable names a file that is not there.
-    #[error("{VARIABLE} is `{}`, which does not exist; hint: run `cargo xtask setup`, or correct it", .path.display())]
+    #[error("{VARIABLE} is `{}`, which does not exist; hint: correct or unset it", .path.display())]
     Dangling {
         /// What the variable says.
         path: PathBuf,
@@ -63,8 +63,8 @@ fn load() -> Result<Environment, LibraryError> {
     Ok(environment)
 }
 
-/// The variable decides where it is set; else the library lies beside the executable, as in a bundle, or where `cargo
-/// xtask setup` put it in the checkout that the executable was built in.
+/// The variable decides where it is set; else the library lies beside the executable, in `lib` beside its folder, or
+/// where `cargo xtask setup` put it in the checkout that the executable was built in.
 fn find(variable: Option<PathBuf>, executable: Option<&Path>) -> Result<PathBuf, LibraryError> {
     if let Some(path) = variable {
         return if path.exists() { Ok(path) } else { Err(LibraryError::Dangling { path }) };
@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_has_it_in_lib() {
+    fn it_may_lie_in_lib_beside_the_programs_folder() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("lib")).unwrap();
         fs::create_dir_all(dir.path().join("bin")).unwrap();
         fs::write(dir.path().join("lib/libonnxruntime.so"), "").unwrap();
         assert!(find(None, Some(&dir.path().join("bin/occlude-serve"))).is_ok());
         let missing = find(None, Some(&dir.path().join("elsewhere/bin/occlude-serve"))).unwrap_err();
-        assert!(missing.to_string().contains("hint: run `cargo xtask setup`"), "{missing}");
+        assert!(missing.to_string().contains("hint: `pip install onnxruntime`"), "{missing}");
     }
 
     #[test]

@@ -10,12 +10,16 @@ const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0
 #[test]
 fn tensorboard_reads_the_files() {
     let Some(python) = std::env::var_os("OCCLUDE_PYTHON") else {
-        eprintln!("skipped: `OCCLUDE_PYTHON` is not set");
+        occlude_skip::test("TensorBoard", "`OCCLUDE_PYTHON` is not set: run `cargo xtask setup`");
         return;
     };
     let has = Command::new(&python).args(["-c", "import tensorboard"]).output();
     if !has.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: no `tensorboard` in `{}`", python.to_string_lossy());
+        let hint = format!(
+            "`{}` cannot import tensorboard: run `cargo xtask setup --all`",
+            python.to_string_lossy()
+        );
+        occlude_skip::test("TensorBoard", &hint);
         return;
     }
     let dir = tempfile::tempdir().unwrap();

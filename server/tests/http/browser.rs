@@ -41,12 +41,13 @@ fn program() -> Option<PathBuf> {
 }
 
 impl Browser {
-    /// Starts one. Without an installed Chromium it says that `test` was skipped, past the test's own capture.
-    pub(crate) fn start(test: &str) -> Option<Self> {
+    /// Starts one; `None` where there is no Chromium and the test is skipped.
+    pub(crate) fn start() -> Option<Self> {
         let Some(program) = program() else {
-            let line = format!("SKIPPED {test}: no Chromium; install it or point OCCLUDE_CHROMIUM at it\n");
-            // What `eprintln!` prints is kept from the reader where a test passes.
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            occlude_skip::test(
+                "Chromium",
+                "install it, e.g. `apt install chromium`, or point `OCCLUDE_CHROMIUM` at it",
+            );
             return None;
         };
         let profile = tempfile::tempdir().unwrap();

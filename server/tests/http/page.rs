@@ -20,8 +20,8 @@ struct Scene {
 
 impl Scene {
     /// `None` where there is no browser.
-    fn start(test: &str, flags: &[&str]) -> Option<Self> {
-        let browser = Browser::start(test)?;
+    fn start(flags: &[&str]) -> Option<Self> {
+        let browser = Browser::start()?;
         let dir = tempfile::tempdir().unwrap();
         pictures(&dir.path().join("gallery"));
         std::fs::write(dir.path().join(PHOTO), png_of(420, 280, &disks(420, 280))).unwrap();
@@ -116,7 +116,7 @@ fn wait_for_file(path: &Path) -> Vec<u8> {
 
 #[test]
 fn looks_at_pictures_and_prints_what_it_did() {
-    let Some(scene) = Scene::start("looks_at_pictures_and_prints_what_it_did", &[]) else { return };
+    let Some(scene) = Scene::start(&[]) else { return };
     let browser = &scene.browser;
     browser.screenshot("empty");
     scene.choose(&[PHOTO, "other.png"]);
@@ -211,7 +211,7 @@ fn looks_at_pictures_and_prints_what_it_did() {
 
 #[test]
 fn is_used_by_keyboard_alone() {
-    let Some(scene) = Scene::start("is_used_by_keyboard_alone", &[]) else { return };
+    let Some(scene) = Scene::start(&[]) else { return };
     let browser = &scene.browser;
     browser.call("Page.setInterceptFileChooserDialog", &json!({ "enabled": true }));
     // Presses Tab until the element has the focus, which has to be seen.
@@ -273,7 +273,7 @@ const CONTRAST: &str = "(selector) => {
 
 #[test]
 fn fits_a_phone_and_the_dark_and_says_what_is_wrong() {
-    let Some(scene) = Scene::start("fits_a_phone_and_the_dark_and_says_what_is_wrong", &[]) else { return };
+    let Some(scene) = Scene::start(&[]) else { return };
     let browser = &scene.browser;
     scene.choose(&[PHOTO]);
     for scheme in ["light", "dark"] {
@@ -313,7 +313,7 @@ fn asks_for_the_key_of_a_locked_server() {
     let keys = tempfile::NamedTempFile::new().unwrap();
     let key = occlude_serve::create_key("page", keys.path()).unwrap();
     let flags = ["--api-keys", keys.path().to_str().unwrap()];
-    let Some(scene) = Scene::start("asks_for_the_key_of_a_locked_server", &flags) else { return };
+    let Some(scene) = Scene::start(&flags) else { return };
     let browser = &scene.browser;
     browser.until("!$('locked').hidden && document.activeElement === $('key')");
     browser.screenshot("locked");
@@ -342,7 +342,7 @@ fn chooses_models_and_collections() {
     let second = fixture("tiny-uint8.onnx");
     let data = tempfile::tempdir().unwrap();
     let flags = ["--model", &format!("bytes={}", second.display()), "--data", data.path().to_str().unwrap()];
-    let Some(scene) = Scene::start("chooses_models_and_collections", &flags) else { return };
+    let Some(scene) = Scene::start(&flags) else { return };
     let browser = &scene.browser;
     assert_eq!(browser.eval("$('models').hidden"), false);
     assert_eq!(browser.eval("$('sources').hidden"), true, "there are no collections");

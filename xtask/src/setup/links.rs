@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::paths;
 
 /// The libtorch release that the `tch` of Cargo.toml is made for.
-const LIBTORCH: &str = "2.11";
+pub(crate) const LIBTORCH: &str = "2.11";
 
 /// Makes `link` point at `target`, relative where both lie in `.deps/` so that the checkout can be moved.
 pub(super) fn point(link: &Path, target: &Path) -> Result<()> {

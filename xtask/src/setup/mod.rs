@@ -13,6 +13,7 @@ use std::time::Instant;
 
 pub(crate) use compiler::check as compiler;
 pub(crate) use environment::{free_mib, inspect, interpreter};
+pub(crate) use links::LIBTORCH;
 pub(crate) use requirements::Requirements;
 
 use crate::{paths, sh};
