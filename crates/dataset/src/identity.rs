@@ -33,6 +33,11 @@ impl Identity {
         let named = self.sharded != other.sharded || self.names == other.names;
         named && self.pictures == other.pictures && self.contents == other.contents
     }
+
+    /// One word for people to compare; two that are the same pictures may differ in its first half, which is of the names.
+    pub fn hash(&self) -> String {
+        format!("{}-{}", self.names, self.contents)
+    }
 }
 
 impl Dataset {
@@ -72,7 +77,9 @@ impl Dataset {
     /// Bytes of a picture; [`GONE`] for what is no file.
     fn size(&self, i: usize) -> u64 {
         match self.path(i) {
-            Some(path) => fs::metadata(path).ok().filter(fs::Metadata::is_file).map_or(GONE, |meta| meta.len()),
+            Some(path) => {
+                fs::metadata(path).ok().filter(fs::Metadata::is_file).map_or(GONE, |meta| meta.len())
+            }
             None => self.part_size(i).unwrap_or(GONE),
         }
     }
