@@ -78,7 +78,7 @@ mod tests {
             (blur.side, blur.sigma, high_pass.side, high_pass.sigma)
         };
         assert_eq!(at(224), (31, 10.0, 11, 5.0));
-        assert_eq!(at(448), (61, 20.0, 21, 10.0));
+        assert_eq!(at(448), (63, 20.0, 23, 10.0));
         assert_eq!(at(112), (15, 5.0, 5, 2.5));
         assert_eq!(at(64), (9, 64.0 / 22.4, 3, 5.0 * 64.0 / 224.0));
         assert_eq!(at(32), (5, 32.0 / 22.4, 3, 5.0 * 32.0 / 224.0));
