@@ -65,7 +65,7 @@ fn share(masked: &Tensor, capped: bool) -> Tensor {
 /// `foreground` `(B, cells)`, `ratio` `(B, 1)`. Foreground: round(ratio * FG share * cells), the masked share ratio * FG
 /// share capped. Together with the background: round(ratio * cells), the ratio capped, whatever the foreground is, so
 /// that saliency and random masks of one ratio hide equally much; the published floor hides half a cell less on
-/// average, and on 2x2 cells nothing. A hard negative loses its foreground alone.
+/// average. A hard negative loses its foreground alone.
 fn counts(foreground: &Tensor, ratio: &Tensor, purpose: Purpose, capped: bool) -> (Tensor, Tensor) {
     let cells = foreground.size()[1] as f64;
     let there = foreground.sum_dim_intlist([1i64].as_slice(), true, Kind::Float);

@@ -267,4 +267,19 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn what_may_have_changed_belongs_to_resuming() {
+        for flag in ["--allow-changed-data", "--allow-more-epochs"] {
+            let parse = |more: &[&str]| {
+                let line = ["occlude-train", "pretrain", "x", "--recipe", "moco-v2", flag];
+                Cli::try_parse_from(line.iter().chain(more))
+            };
+            assert!(parse(&[]).expect_err("refused").to_string().contains("--resume"));
+            let Command::Pretrain(args) = parse(&["--resume"]).expect("valid").command else {
+                panic!("another command")
+            };
+            assert_ne!(args.allow_changed_data, args.allow_more_epochs);
+        }
+    }
 }
