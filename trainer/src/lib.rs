@@ -17,6 +17,7 @@ pub mod device;
 pub mod doctor;
 pub mod engine;
 pub mod eval;
+pub mod lock;
 pub mod loss;
 pub mod mask;
 pub mod method;

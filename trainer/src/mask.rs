@@ -7,13 +7,13 @@ use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::augment::FixedBlur;
-use crate::config::{Guidance, Strategy};
+use crate::config::{Fills, Kernel, Strategy};
 use crate::device::upload;
 
 /// A cell is foreground where its activation is at least the mean less this many standard deviations.
 pub const FOREGROUND_SIGMAS: f64 = 0.6;
-/// Largest share of foreground that the `hp` strategy counts with.
-const HP_FOREGROUND_CAP: f64 = 0.55;
+/// The `hp` strategy's cap: a masked share that reaches the first counts as the second.
+const HP_CAP: (f64, f64) = (0.56, 0.55);
 /// Share of images that the `hp` strategy masks around one square instead of by cells.
 const FOCAL_P: f64 = 0.2;
 /// Share of the others in which all channels lose the same cells.
@@ -22,6 +22,12 @@ const SPATIAL_P: f64 = 0.3;
 const FOCAL_QUERY_SIDE: f64 = 200.0 / 224.0;
 /// Side of the square that a focal hard negative loses (130 of 224 pixels).
 const FOCAL_NEGATIVE_SIDE: f64 = 130.0 / 224.0;
+
+/// The sides in pixels of the squares that a focal query keeps and a focal hard negative loses, for views of side `size`.
+pub fn focal_sides(size: usize) -> [i64; 2] {
+    [FOCAL_QUERY_SIDE, FOCAL_NEGATIVE_SIDE].map(|share| (size as f64 * share).round() as i64)
+}
+
 /// Standard deviation of the noise in a query, and in a hard negative.
 const NOISE: (f64, f64) = (0.18, 0.14);
 
@@ -48,15 +54,31 @@ pub fn foreground(maps: &Tensor) -> Tensor {
     maps.ge_tensor(&(mean - std * FOREGROUND_SIGMAS)).to_kind(Kind::Float)
 }
 
-/// How many cells each image of a batch loses in the foreground and in the background.
+/// A masked share `(B, 1)` as it counts.
+fn share(masked: &Tensor, capped: bool) -> Tensor {
+    let (from, to) = HP_CAP;
+    if capped { masked.masked_fill(&masked.ge(from), to) } else { masked.shallow_clone() }
+}
+
+/// How many cells each image of a batch loses in the foreground and in the background, `(B, 1)` both.
 ///
-/// `foreground` `(B, cells)`, `ratio` `(B, 1)`; both answers `(B, 1)`. Foreground:
-/// round(ratio * FG share * cells); background: floor(ratio * cells) less that, at least none.
-fn counts(foreground: &Tensor, ratio: &Tensor, cap: f64) -> (Tensor, Tensor) {
+/// `foreground` `(B, cells)`, `ratio` `(B, 1)`. Foreground: round(ratio * FG share * cells), the masked share ratio * FG
+/// share capped. Together with the background: round(ratio * cells), the ratio capped, whatever the foreground is, so
+/// that saliency and random masks of one ratio hide equally much; the published floor hides half a cell less on
+/// average. A hard negative loses its foreground alone.
+fn counts(foreground: &Tensor, ratio: &Tensor, purpose: Purpose, capped: bool) -> (Tensor, Tensor) {
     let cells = foreground.size()[1] as f64;
-    let share = foreground.mean_dim([1i64].as_slice(), true, Kind::Float).clamp_max(cap);
-    let fg = (ratio * share * cells).round();
-    let bg = ((ratio * cells).floor() - &fg).clamp_min(0.0);
+    let there = foreground.sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
+    let fg = (share(&(ratio * &there / cells), capped) * cells).round().minimum(&there);
+    if purpose == Purpose::HardNegative {
+        let none = fg.zeros_like();
+        return (fg, none);
+    }
+    let total = (share(ratio, capped) * cells).round();
+    // rounding may ask for a cell more of one kind than there is
+    let least = (&total - (cells - &there)).clamp_min(0.0);
+    let fg = fg.minimum(&total).maximum(&least);
+    let bg = total - &fg;
     (fg, bg)
 }
 
@@ -72,14 +94,14 @@ fn choose(eligible: &Tensor, score: &Tensor, count: &Tensor) -> Tensor {
 /// Chooses cells for a batch: a mask of ones (masked) and zeros, `(B, G, h, w)`, where the G
 /// groups (1, or one a channel) draw their own cells.
 ///
-/// `foreground` is `(B, h, w)`; `ratio` `(B)`; the share of foreground counts for at most `cap`. With
-/// a foreground of ones the choice is uniform: that is random guidance.
-pub fn cells(foreground: &Tensor, ratio: &Tensor, groups: i64, purpose: Purpose, cap: f64) -> Tensor {
+/// `foreground` is `(B, h, w)`; `ratio` `(B)`; `capped` says whether the masked share is, as the `hp` strategy has it.
+/// With a foreground of ones the choice is uniform: that is random guidance.
+pub fn cells(foreground: &Tensor, ratio: &Tensor, groups: i64, purpose: Purpose, capped: bool) -> Tensor {
     let (b, h, w) = foreground.size3().unwrap_or_else(|e| panic!("a foreground is (B, h, w): {e}"));
     let fg = foreground.view([b, 1, h * w]);
-    let ratio = ratio.view([b, 1, 1]);
+    let ratio = ratio.view([b, 1]);
     let score = || Tensor::rand([b, groups, h * w], (Kind::Float, foreground.device()));
-    let (fg_count, bg_count) = counts(&fg.squeeze_dim(1), &ratio.squeeze_dim(1), cap);
+    let (fg_count, bg_count) = counts(&fg.squeeze_dim(1), &ratio, purpose, capped);
     let (fg_count, bg_count) = (fg_count.unsqueeze(1), bg_count.unsqueeze(1)); // (B, 1, 1)
     let of_fg = choose(&fg, &score(), &fg_count);
     let mask = match purpose {
@@ -98,20 +120,16 @@ pub fn enlarge(mask: &Tensor, size: i64) -> Tensor {
 #[derive(Debug)]
 pub struct Masker {
     strategy: Strategy,
-    cap: f64,
     size: i64,
     blur: Option<FixedBlur>,
 }
 
 impl Masker {
-    /// For views of side `size` pixels on `device`.
-    pub fn new(strategy: Strategy, guidance: Guidance, size: usize, device: Device) -> Self {
-        // random guidance comes with a foreground of ones, which is no share to cap
-        let cap =
-            if strategy == Strategy::Hp && guidance == Guidance::Saliency { HP_FOREGROUND_CAP } else { 1.0 };
-        // 31x31 needs 15 pixels of reflection; the configuration checks it
-        let blur = (strategy == Strategy::Blur).then(|| FixedBlur::new(size, 31, 10.0, device));
-        Self { strategy, cap, size: size as i64, blur }
+    /// For views of side `size` pixels on `device`, filled as `fills` says.
+    pub fn new(strategy: Strategy, fills: &Fills, size: usize, device: Device) -> Self {
+        let Kernel { side, sigma } = fills.blur;
+        let blur = (strategy == Strategy::Blur).then(|| FixedBlur::new(size, side, sigma, device));
+        Self { strategy, size: size as i64, blur }
     }
 
     /// A masked copy of `view` `(B, 3, S, S)`, and the mask, `(B, 1 or 3, S, S)` of ones and zeros.
@@ -130,7 +148,7 @@ impl Masker {
         let ratio = upload(&uniform(b, range, rng), view.device());
         let mask = match self.strategy {
             Strategy::Hp => self.high_pass_mask(foreground, &ratio, purpose, rng),
-            _ => enlarge(&cells(foreground, &ratio, 1, purpose, self.cap), self.size),
+            _ => enlarge(&cells(foreground, &ratio, 1, purpose, false), self.size),
         };
         let filled = view * (1.0 - &mask) + self.fill(view, purpose) * &mask;
         (filled, mask)
@@ -156,7 +174,7 @@ impl Masker {
     ) -> Tensor {
         let b = foreground.size()[0] as usize;
         let device = foreground.device();
-        let own = cells(foreground, ratio, 3, purpose, self.cap); // (B, 3, h, w)
+        let own = cells(foreground, ratio, 3, purpose, true); // (B, 3, h, w)
         let shared = own.narrow(1, 0, 1).expand_as(&own);
         let flags = |p: f64, rng: &mut _| -> Tensor {
             let draw: Vec<bool> = (0..b).map(|_| Rng::random_bool(rng, p)).collect();
@@ -169,8 +187,8 @@ impl Masker {
 
     /// All but one random square (positive), or one random square (hard negative). `(B, 1, S, S)`.
     fn focal_mask(&self, b: usize, purpose: Purpose, rng: &mut impl Rng) -> Tensor {
-        let share = if purpose == Purpose::Positive { FOCAL_QUERY_SIDE } else { FOCAL_NEGATIVE_SIDE };
-        let side = (self.size as f64 * share).round() as i64;
+        let [query, negative] = focal_sides(self.size as usize);
+        let side = if purpose == Purpose::Positive { query } else { negative };
         let start = |rng: &mut _| -> Vec<i64> {
             (0..b).map(|_| Rng::random_range(rng, 0..=self.size - side)).collect()
         };
@@ -194,6 +212,7 @@ fn uniform(b: i64, [low, high]: [f64; 2], rng: &mut impl Rng) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::FillScale;
     use crate::rng::{Domain, stream};
 
     fn maps(values: &[f32], h: i64, w: i64) -> Tensor {
@@ -232,7 +251,7 @@ mod tests {
         }
     }
 
-    /// Counts are exactly those of the paper, for every ratio.
+    /// The foreground's counts are exactly those of the paper, and the totals those of random masks, for every ratio.
     #[test]
     fn cell_counts_follow_the_rule() {
         let _alone = crate::rng::alone();
@@ -241,18 +260,67 @@ mod tests {
         for ratio in [0.05f64, 0.13, 0.25, 0.4, 0.55, 0.7] {
             let r = Tensor::from_slice(&[ratio as f32]);
             let fg_count = (ratio * 20.0).round_ties_even();
-            let bg_count = ((ratio * 49.0).floor() - fg_count).max(0.0);
-            let mask = cells(&fg, &r, 1, Purpose::Positive, 1.0);
+            let total = (ratio * 49.0).round_ties_even();
+            let mask = cells(&fg, &r, 1, Purpose::Positive, false);
             assert_eq!(sums(&(&mask * fg.unsqueeze(1))), [fg_count]);
-            assert_eq!(sums(&mask), [fg_count + bg_count]);
-            let negative = cells(&fg, &r, 1, Purpose::HardNegative, 1.0);
+            assert_eq!(sums(&mask), [total]);
+            let negative = cells(&fg, &r, 1, Purpose::HardNegative, false);
             assert_eq!(sums(&negative), [fg_count]);
             assert_eq!(sums(&(negative * (1.0 - fg.unsqueeze(1)))), [0.0], "background untouched");
-            let random = cells(&fg.ones_like(), &r, 1, Purpose::Positive, 1.0);
-            assert_eq!(sums(&random), [(ratio * 49.0).round_ties_even()]);
-            let capped = cells(&fg.ones_like(), &r, 1, Purpose::HardNegative, 0.55);
-            assert_eq!(sums(&capped), [(ratio * 0.55 * 49.0).round_ties_even()]);
+            assert_eq!(sums(&cells(&fg.ones_like(), &r, 1, Purpose::Positive, false)), [total]);
+            // the share that is masked is capped, not that of the foreground
+            let capped = [0.05f64, 0.13, 0.25, 0.4, 0.55].contains(&ratio);
+            let capped = if capped { total } else { 27.0 };
+            for purpose in [Purpose::Positive, Purpose::HardNegative] {
+                assert_eq!(sums(&cells(&fg.ones_like(), &r, 1, purpose, true)), [capped], "{ratio}");
+            }
+            assert_eq!(
+                sums(&cells(&fg, &r, 1, Purpose::HardNegative, true)),
+                [fg_count],
+                "20 of 49 is below it"
+            );
         }
+        let twelve = cells(&fg.ones_like(), &Tensor::from_slice(&[0.25f32]), 3, Purpose::HardNegative, true);
+        assert_eq!(sums(&twelve), [36.0], "12 cells in each of three channels");
+    }
+
+    /// Masks of one ratio hide as many cells whatever the foreground is, on every grid: foregrounds of every size, and
+    /// random guidance, which is a foreground of ones.
+    #[test]
+    fn saliency_and_random_masks_hide_equally_much() {
+        let _alone = crate::rng::alone();
+        tch::manual_seed(7);
+        let n = 40;
+        for (side, [low, high]) in (2..=14i64)
+            .flat_map(|s| [[0.05, 0.25], [0.4, 0.7], [0.0, 1.0], [0.15, 0.15]].map(|range| (s, range)))
+        {
+            let size = Tensor::rand([n, 1, 1], (Kind::Float, Device::Cpu));
+            let fg = Tensor::rand([n, side, side], (Kind::Float, Device::Cpu))
+                .lt_tensor(&size)
+                .to_kind(Kind::Float);
+            let ratio = Tensor::rand([n], (Kind::Float, Device::Cpu)) * (high - low) + low;
+            for capped in [false, true] {
+                let of = |fg: &Tensor| sums(&cells(fg, &ratio, 1, Purpose::Positive, capped));
+                let random = of(&fg.ones_like());
+                assert_eq!(of(&fg), random, "{side}x{side}, {low} to {high}");
+                if !capped {
+                    let asked = (&ratio * (side * side) as f64).mean(Kind::Double).double_value(&[]);
+                    let mean = random.iter().sum::<f64>() / n as f64;
+                    assert!((mean - asked).abs() <= 0.5, "{mean} cells for {asked}");
+                }
+            }
+        }
+        // 4x4 cells and the published ratios: 2.4 cells on average, which is 15 %
+        let ratio = Tensor::linspace(0.05, 0.25, 2001, (Kind::Float, Device::Cpu));
+        let half = Tensor::cat(
+            &[
+                Tensor::ones([2001, 2, 4], (Kind::Float, Device::Cpu)),
+                Tensor::zeros([2001, 2, 4], (Kind::Float, Device::Cpu)),
+            ],
+            1,
+        );
+        let counts = sums(&cells(&half, &ratio, 1, Purpose::Positive, false));
+        assert!((counts.iter().sum::<f64>() / 2001.0 - 2.406).abs() < 0.01);
     }
 
     #[test]
@@ -262,7 +330,8 @@ mod tests {
         let n = 4000;
         let fg = Tensor::ones([n, 4, 4], (Kind::Float, Device::Cpu));
         let r = Tensor::full([n], 0.25, (Kind::Float, Device::Cpu));
-        let share = cells(&fg, &r, 1, Purpose::Positive, 1.0).mean_dim([0i64].as_slice(), false, Kind::Float);
+        let share =
+            cells(&fg, &r, 1, Purpose::Positive, false).mean_dim([0i64].as_slice(), false, Kind::Float);
         // four standard errors of a share of a quarter
         let error = 4.0 * (0.25f64 * 0.75 / n as f64).sqrt();
         assert!((share - 0.25).abs().max().double_value(&[]) < error);
@@ -284,7 +353,7 @@ mod tests {
         tch::manual_seed(6);
         let view = Tensor::rand([64, 3, 32, 32], (Kind::Float, Device::Cpu)) + 1.0;
         let fg = Tensor::ones([64, 4, 4], (Kind::Float, Device::Cpu));
-        let masker = Masker::new(strategy, Guidance::Saliency, 32, Device::Cpu);
+        let masker = Masker::new(strategy, &Fills::new(FillScale::View, 32), 32, Device::Cpu);
         let mut rng = stream(0, Domain::Mask, 0, 0);
         let (out, mask) = masker.apply(&view, &fg, [0.25, 0.5], purpose, &mut rng);
         (view, out, mask.expand_as(&mask.ones_like().expand([64, 3, 32, 32], false)))

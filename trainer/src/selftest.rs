@@ -237,6 +237,7 @@ fn resume(device: Device) -> Result<Check> {
             log_every: 10,
             cache_bytes: 0,
             resume,
+            allow: engine::Allow::default(),
             stop_after,
         };
         engine::pretrain(&config, &run)

@@ -41,6 +41,11 @@ impl Interrupt {
         self.at_once.store(true, Ordering::SeqCst);
     }
 
+    /// What tells others of the signal that arrived: its number, or 0.
+    pub fn flag(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.seen)
+    }
+
     /// The number of the signal that arrived, if any.
     pub fn seen(&self) -> Option<usize> {
         match self.seen.load(Ordering::SeqCst) {

@@ -18,6 +18,8 @@ pub const STEP: &str = "occlude.step";
 pub const METRICS: &str = "occlude.metrics";
 /// What else a resumed run needs to know of where it stood, JSON.
 pub const RUN: &str = "occlude.run";
+/// What a run learns from and how many steps an epoch over it has, JSON.
+pub const DATA: &str = "occlude.data";
 /// The preprocessing contract, JSON.
 pub const PREPROCESS: &str = "occlude.preprocess";
 /// SHA-256 over the query encoder's weights and the preprocessing contract; see

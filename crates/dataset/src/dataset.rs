@@ -280,6 +280,11 @@ impl Dataset {
         self.index.place_path(i)
     }
 
+    /// Bytes of a picture that is a part of a shard.
+    pub(crate) fn part_size(&self, i: usize) -> Option<u64> {
+        self.index.spans.get(i).map(|span| span.len)
+    }
+
     /// Whether pictures are parts of shards.
     pub(crate) fn is_sharded(&self) -> bool {
         self.shards.is_some()

@@ -20,6 +20,7 @@ mod cache;
 mod dataset;
 mod error;
 mod folder;
+mod identity;
 mod index;
 mod labels;
 mod list;
@@ -32,6 +33,7 @@ mod tar_scan;
 pub use cache::default_folder as default_cache_folder;
 pub use dataset::{Cache, Dataset, MAX_PICTURE_BYTES, Options, Sample};
 pub use error::Error;
+pub use identity::Identity;
 pub use list::ROOT as LIST_ROOT;
 pub use progress::{Progress, with_workers};
 

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::config::Recipe;
 use crate::data::Speed;
 use crate::device::{Choice, Precision};
-use crate::engine::{self, End, OnCollapse, OnlineKnn, Run};
+use crate::engine::{self, Allow, End, OnCollapse, OnlineKnn, Run};
 use crate::{device, doctor, selftest};
 use overrides::Overrides;
 
@@ -127,6 +127,12 @@ struct PretrainArgs {
     /// Go on from the run in `--out`, or from this checkpoint
     #[arg(long, num_args = 0..=1, value_name = "CHECKPOINT")]
     resume: Option<Option<PathBuf>>,
+    /// With `--resume`: go on where the pictures are not those that the checkpoint was trained on, with the next epoch
+    #[arg(long, requires = "resume")]
+    allow_changed_data: bool,
+    /// With `--resume` and a larger `--epochs`: go on along the course of the learning rate that so many epochs have
+    #[arg(long, requires = "resume")]
+    allow_more_epochs: bool,
     /// Epochs between checkpoints that are kept; the last epoch always has one
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     save_every: u64,
@@ -197,8 +203,9 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
+    config.warnings().iter().for_each(|warning| tell!("warning: {warning}"));
     if args.show_config {
-        answer!("{}", serde_json::to_string_pretty(&config)?);
+        answer!("{}", serde_json::to_string_pretty(&config.resolved()?)?);
         return Ok(ExitCode::SUCCESS);
     }
     if args.deterministic {
@@ -219,6 +226,7 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         log_every: args.log_every as usize,
         cache_bytes: args.cache << 20,
         resume: args.resume.map(|path| path.unwrap_or_else(|| args.out.clone())),
+        allow: Allow { changed_data: args.allow_changed_data, more_epochs: args.allow_more_epochs },
         stop_after: args.stop_after,
         out: args.out,
     };
@@ -258,5 +266,20 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_may_have_changed_belongs_to_resuming() {
+        for flag in ["--allow-changed-data", "--allow-more-epochs"] {
+            let parse = |more: &[&str]| {
+                let line = ["occlude-train", "pretrain", "x", "--recipe", "moco-v2", flag];
+                Cli::try_parse_from(line.iter().chain(more))
+            };
+            assert!(parse(&[]).expect_err("refused").to_string().contains("--resume"));
+            let Command::Pretrain(args) = parse(&["--resume"]).expect("valid").command else {
+                panic!("another command")
+            };
+            assert_ne!(args.allow_changed_data, args.allow_more_epochs);
+        }
     }
 }

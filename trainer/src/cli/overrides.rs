@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::config::{
-    Branch, Config, Decay, Guidance, Masking, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe, Rule,
-    Saliency, Shape, Strategy,
+    Branch, Config, Decay, FillScale, Guidance, Masking, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe,
+    Rule, Saliency, Shape, Strategy,
 };
 
 /// Flags that override a recipe.
@@ -125,6 +125,9 @@ pub(super) struct Overrides {
     /// What replaces masked cells
     #[arg(long, value_enum)]
     strategy: Option<Strategy>,
+    /// What the kernels of blur and high-pass filter go by: `published` has them as for 224 px, whatever the view is
+    #[arg(long, value_enum)]
+    fills: Option<FillScale>,
     /// How masked cells are chosen
     #[arg(long, value_enum)]
     guidance: Option<Guidance>,
@@ -170,6 +173,7 @@ impl Overrides {
         let masked = self.saliency.is_some()
             || self.saliency_stage.is_some()
             || self.strategy.is_some()
+            || self.fills.is_some()
             || self.guidance.is_some()
             || self.branch.is_some()
             || self.mask_ratio.is_some()
@@ -252,6 +256,7 @@ impl Overrides {
             mask(m, self.saliency, self.mask_ratio, self.negative_ratio);
             set(&mut m.stage, self.saliency_stage);
             set(&mut m.strategy, self.strategy);
+            set(&mut m.fills, self.fills);
             set(&mut m.guidance, self.guidance);
             set(&mut m.branch, self.branch);
             set(&mut m.num_nonsem, self.num_nonsem);
@@ -318,7 +323,7 @@ mod tests {
             --queue 300 --queue-start empty --in-batch true --symmetric true --momentum 0.99 --momentum-start 0.5 \
             --momentum-warmup-epochs 3 --temperature 0.1 --bn-splits 4 --crop-min 0.3 --blur-p 0.1 --jitter 0.5 \
             --blur-sigma 0.2 0.3 --gray-p 0.4 --flip-p 0.6 --solarize-p 0.7 \
-            --saliency some.safetensors --saliency-stage 4 --strategy blur --guidance random --branch both \
+            --saliency some.safetensors --saliency-stage 4 --strategy blur --fills published --guidance random --branch both \
             --accumulate 2 --decay weights --clip 3 --schedule step --milestones 4,6 --gamma 0.2 \
             --mask-ratio 0.1 0.2 --negative-ratio 0.3 0.4 --num-nonsem 2 --alpha 1.5";
         let c = resolve(&flags.split_whitespace().collect::<Vec<_>>()).expect("valid");
@@ -345,6 +350,7 @@ mod tests {
         let k = c.masking.expect("masked");
         assert_eq!((k.saliency, k.stage), (Saliency::Checkpoint("some.safetensors".into()), 4));
         assert_eq!((k.strategy, k.guidance, k.branch), (Strategy::Blur, Guidance::Random, Branch::Both));
+        assert_eq!(k.fills, FillScale::Published);
         assert_eq!((k.ratio, k.negative_ratio, k.num_nonsem, k.alpha), ([0.1, 0.2], [0.3, 0.4], 2, 1.5));
     }
 

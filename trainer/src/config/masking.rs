@@ -6,7 +6,7 @@ use std::str::FromStr;
 use occlude_encoder::Arch;
 use serde::{Deserialize, Serialize};
 
-use super::{Invalid, check, positive};
+use super::{FillScale, Invalid, check, positive};
 
 /// Saliency-guided masking (arXiv 2309.12757).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct Masking {
     pub stage: usize,
     /// What replaces a masked cell.
     pub strategy: Strategy,
+    /// What the sizes of blur and filter go by.
+    #[serde(default)]
+    pub fills: FillScale,
     /// Whether cells are chosen by saliency or uniformly.
     pub guidance: Guidance,
     /// Which views are masked.
@@ -112,11 +115,6 @@ impl Masking {
                 self.stage - 1
             )
         })?;
-        if self.strategy == Strategy::Blur {
-            check(image_size > 15, || {
-                format!("`--strategy blur` needs more than 15 pixels, got {image_size}")
-            })?;
-        }
         Ok(())
     }
 }

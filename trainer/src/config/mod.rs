@@ -4,19 +4,22 @@
 //! work before any file is touched. The resolved value is saved beside every checkpoint.
 
 mod augment;
+mod fills;
 mod masking;
 mod method;
 mod mixing;
 mod optimizer;
 mod recipes;
+mod warnings;
 
 use std::fmt;
 
 use occlude_encoder::Arch;
-use occlude_preprocess::{HighPass, Preprocess};
+use occlude_preprocess::Preprocess;
 use serde::{Deserialize, Serialize};
 
 pub use augment::Augment;
+pub use fills::{FillScale, Fills, Kernel};
 pub use masking::{Branch, Guidance, Masking, Saliency, Strategy};
 pub use method::{Head, Method, Moco, QueueStart, Simclr};
 pub use mixing::{Mix, MixMask, MixPer, Mixing, Pattern};
@@ -109,9 +112,6 @@ impl fmt::Display for Invalid {
 
 impl std::error::Error for Invalid {}
 
-/// The filter of the `hp` strategy: x - GaussianBlur(x, 11x11, sigma 5).
-pub const HIGH_PASS: HighPass = HighPass { kernel: 11, sigma: 5.0 };
-
 impl Config {
     /// The hyper-parameters of `recipe`.
     pub fn new(recipe: Recipe) -> Self {
@@ -138,9 +138,34 @@ impl Config {
 
     /// What the encoder of this run wants its input to be.
     pub fn preprocess(&self) -> Preprocess {
-        let filtered = self.masking.as_ref().is_some_and(|m| m.strategy == Strategy::Hp);
+        let filtered = self.masking.as_ref().filter(|m| m.strategy == Strategy::Hp);
+        let high_pass = filtered.map(|m| Fills::new(m.fills, self.image_size).filter());
         let side = u32::try_from(self.image_size).unwrap_or(u32::MAX);
-        Preprocess { high_pass: filtered.then_some(HIGH_PASS), ..Preprocess::imagenet(side) }
+        Preprocess { high_pass, ..Preprocess::imagenet(side) }
+    }
+
+    /// The configuration with what follows from it, for people: `--show-config` and `config.json`.
+    ///
+    /// # Errors
+    /// Where a path in it is not UTF-8.
+    pub fn resolved(&self) -> serde_json::Result<serde_json::Value> {
+        let mut all = serde_json::to_value(self)?;
+        let Some(masking) = &self.masking else { return Ok(all) };
+        let fills = Fills::new(masking.fills, self.image_size);
+        let mut pixels = serde_json::Map::new();
+        if masking.strategy == Strategy::Blur {
+            pixels.insert("blur".into(), serde_json::to_value(fills.blur)?);
+        }
+        if masking.strategy == Strategy::Hp {
+            pixels.insert("high_pass".into(), serde_json::to_value(fills.high_pass)?);
+            let [query, negative] = crate::mask::focal_sides(self.image_size);
+            pixels.insert("focal_query".into(), query.into());
+            pixels.insert("focal_negative".into(), negative.into());
+        }
+        let cells = self.arch.parse::<Arch>().map(|a| a.feature_side(masking.stage, self.image_size));
+        pixels.insert("cells".into(), cells.unwrap_or_default().into());
+        all["resolved"] = serde_json::json!({ "masking": pixels });
+        Ok(all)
     }
 
     /// Refuses what cannot work.
@@ -271,7 +296,13 @@ mod tests {
     #[test]
     fn only_the_high_pass_strategy_filters_the_input() {
         let mut config = Config::new(Recipe::SaliencyMoco);
-        assert_eq!(config.preprocess().high_pass, Some(HIGH_PASS));
+        let filter = |kernel, sigma| Some(occlude_preprocess::HighPass { kernel, sigma });
+        assert_eq!(config.preprocess().high_pass, filter(11, 5.0));
+        config.image_size = 64;
+        assert_eq!(config.preprocess().high_pass, filter(3, 5.0 * 64.0 / 224.0));
+        assert_eq!(config.resolved().expect("JSON")["resolved"]["masking"]["high_pass"]["side"], 3);
+        config.masking.as_mut().expect("masked").fills = FillScale::Published;
+        assert_eq!(config.preprocess().high_pass, filter(11, 5.0));
         config.masking.as_mut().expect("masked").strategy = Strategy::Blur;
         assert_eq!(config.preprocess().high_pass, None);
         assert_eq!(Config::new(Recipe::MocoV2).preprocess().high_pass, None);

@@ -70,6 +70,7 @@ fn published_masking() -> Masking {
         saliency: Saliency::Momentum,
         stage: 5,
         strategy: Strategy::Hp,
+        fills: FillScale::View,
         guidance: Guidance::Saliency,
         branch: Branch::Query,
         ratio: [0.05, 0.25],
@@ -110,9 +111,11 @@ pub(super) fn simclr() -> Config {
     }
 }
 
-/// SimCLR with one view masked and one hard negative a pair, made from the other view.
+/// SimCLR with one view masked and one hard negative a pair, made from the other view. The published factor on hard
+/// negatives would push pairs apart from a cosine of 0.45 on at this temperature and batch ([`Config::warnings`]).
 pub(super) fn saliency_simclr() -> Config {
-    Config { recipe: Recipe::SaliencySimclr, masking: Some(published_masking()), ..simclr() }
+    let masking = Masking { alpha: 1.0, ..published_masking() };
+    Config { recipe: Recipe::SaliencySimclr, masking: Some(masking), ..simclr() }
 }
 
 /// For tens of passes over thousands of small pictures; docs/recipes.md says why each value is what it is.
@@ -145,7 +148,13 @@ pub(super) fn saliency_moco_small() -> Config {
             bn_splits: 1,
         }),
         augment: Augment { blur_sigma: [0.1, 1.0], ..base.augment },
-        masking: base.masking.map(|m| Masking { strategy: Strategy::Blur, stage: 4, num_nonsem: 0, ..m }),
+        masking: base.masking.map(|m| Masking {
+            strategy: Strategy::Blur,
+            stage: 4,
+            num_nonsem: 0,
+            alpha: 1.0,
+            ..m
+        }),
         ..base
     }
 }

@@ -3,6 +3,8 @@
 //! For CUDA a thread of its own takes what the loader decoded, writes it into pinned memory and copies it on a stream
 //! of its own: neither the training loop nor the device waits for the pixels of the next batch.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
@@ -10,6 +12,7 @@ use anyhow::{Result, anyhow};
 use occlude_torch_ext::{Copier, Copying};
 use tch::{Device, Tensor};
 
+use super::loader::leave;
 use super::{Batch, Loader, View};
 use crate::augment::Augmenter;
 
@@ -66,6 +69,8 @@ enum Source {
     Ahead {
         receiver: Option<Receiver<Result<Option<Fed>>>>,
         thread: Option<JoinHandle<()>>,
+        /// Stops the loader, which the thread may be waiting for.
+        stop: Arc<AtomicBool>,
     },
 }
 
@@ -83,6 +88,7 @@ impl Feed {
 
     fn ahead(loader: Loader, copier: Copier) -> Self {
         let (sender, receiver) = sync_channel(AHEAD);
+        let stop = loader.stopper();
         let thread = std::thread::spawn(move || {
             for batch in loader {
                 let fed = batch.map(|batch| upload(batch, &copier)).transpose();
@@ -93,7 +99,7 @@ impl Feed {
                 }
             }
         });
-        Self { source: Source::Ahead { receiver: Some(receiver), thread: Some(thread) } }
+        Self { source: Source::Ahead { receiver: Some(receiver), thread: Some(thread), stop } }
     }
 }
 
@@ -126,13 +132,11 @@ impl Iterator for Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        if let Source::Ahead { receiver, thread } = &mut self.source {
+        if let Source::Ahead { receiver, thread, stop } = &mut self.source {
+            stop.store(true, Ordering::Relaxed);
             // a thread blocked on a full channel wakes with an error once the receiver is gone
             *receiver = None;
-            if let Some(thread) = thread.take() {
-                // a thread that panicked has nothing more to tell
-                let _ = thread.join();
-            }
+            leave(thread.take().into_iter());
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use occlude_preprocess::Cut;
 
@@ -59,13 +60,23 @@ impl LoaderSpec {
     }
 }
 
-/// One epoch of batches, in order, decoded ahead by worker threads.
+/// How often a wait for a batch looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a batch is still waited for after a signal: one that is under way arrives within it, and one whose file never
+/// gives an answer (a pipe, a file system that hangs) does not hold up the end.
+const GRACE: Duration = Duration::from_secs(3);
+/// How long threads are waited for that are told to stop; after it they are left behind, asleep in a system call.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// One epoch of batches, in order, decoded ahead by worker threads. It ends early where a signal arrives while no batch does,
+/// or where a worker panicked.
 pub struct Loader {
     receiver: Option<Receiver<(usize, Option<Batch>)>>,
     waiting: BTreeMap<usize, Option<Batch>>,
     next: usize,
     steps: usize,
     stop: Arc<AtomicBool>,
+    signal: Option<Arc<AtomicUsize>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -92,7 +103,48 @@ impl Loader {
                 thread::spawn(move || job.run(&counter, &stop, &sender))
             })
             .collect();
-        Self { receiver: Some(receiver), waiting: BTreeMap::new(), next: first, steps, stop, threads }
+        Self {
+            receiver: Some(receiver),
+            waiting: BTreeMap::new(),
+            next: first,
+            steps,
+            stop,
+            signal: None,
+            threads,
+        }
+    }
+
+    /// Ends the wait for a batch, some seconds later, when `signal` is not 0 any more.
+    #[must_use]
+    pub fn heeding(mut self, signal: Option<Arc<AtomicUsize>>) -> Self {
+        self.signal = signal;
+        self
+    }
+
+    /// What makes the loader and its threads stop when it becomes true.
+    pub(super) fn stopper(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
+    /// The next batch of any worker; `None` where there will be none, or it is not wanted any more.
+    fn receive(&self) -> Option<(usize, Option<Batch>)> {
+        let receiver = self.receiver.as_ref()?;
+        let mut told: Option<Instant> = None;
+        loop {
+            match receiver.recv_timeout(LOOK) {
+                Ok(found) => return Some(found),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            if self.signal.as_ref().is_some_and(|s| s.load(Ordering::SeqCst) != 0)
+                && told.get_or_insert_with(Instant::now).elapsed() >= GRACE
+            {
+                return None;
+            }
+        }
     }
 }
 
@@ -106,7 +158,7 @@ impl Iterator for Loader {
         }
         // workers finish out of order
         while !self.waiting.contains_key(&self.next) {
-            let (step, batch) = self.receiver.as_ref()?.recv().ok()?;
+            let (step, batch) = self.receive()?;
             self.waiting.insert(step, batch);
         }
         let batch = self.waiting.remove(&self.next);
@@ -120,7 +172,18 @@ impl Drop for Loader {
         self.stop.store(true, Ordering::Relaxed);
         // a worker blocked on a full channel wakes with an error once the receiver is gone
         self.receiver = None;
-        for thread in self.threads.drain(..) {
+        leave(self.threads.drain(..));
+    }
+}
+
+/// Waits for threads that were told to stop, but not for ever.
+pub(super) fn leave(threads: impl Iterator<Item = JoinHandle<()>>) {
+    let began = Instant::now();
+    for thread in threads {
+        while !thread.is_finished() && began.elapsed() < LEAVE {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if thread.is_finished() {
             // a worker that panicked has nothing more to tell
             let _ = thread.join();
         }
@@ -243,6 +306,40 @@ mod tests {
         assert!(all.len() == 2 && all.iter().all(Option::is_some));
         assert_eq!(store.broken(), 1);
         assert!(batches(&folder(8, 0), 2, 0).iter().all(Option::is_none));
+    }
+
+    /// A loader whose only worker never answers.
+    fn stuck() -> (Loader, impl Sized) {
+        let (sender, receiver) = sync_channel(1);
+        let (asleep, never) = sync_channel::<()>(0);
+        let thread = thread::spawn(move || {
+            let _sender = sender;
+            let _ = never.recv();
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let (receiver, waiting) = (Some(receiver), BTreeMap::new());
+        (Loader { receiver, waiting, next: 0, steps: 3, stop, signal: None, threads: vec![thread] }, asleep)
+    }
+
+    #[test]
+    fn a_signal_or_a_stop_ends_the_wait_for_a_worker_that_never_answers() {
+        let began = Instant::now();
+        let (loader, _asleep) = stuck();
+        let signal = Arc::new(AtomicUsize::new(0));
+        let mut loader = loader.heeding(Some(Arc::clone(&signal)));
+        let late = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            signal.store(15, Ordering::SeqCst);
+        });
+        assert!(loader.next().is_none());
+        drop(loader);
+        late.join().expect("no panic");
+        let (mut loader, _asleep) = stuck();
+        loader.stopper().store(true, Ordering::SeqCst);
+        assert!(loader.next().is_none());
+        drop(loader);
+        let bound = GRACE + 2 * LEAVE + Duration::from_secs(2);
+        assert!(began.elapsed() < bound, "{:?}", began.elapsed());
     }
 
     /// The blue of a picture says which file it is: 16 times its number.

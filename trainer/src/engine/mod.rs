@@ -1,5 +1,6 @@
 //! A run: what it is told, how it starts, how it ends. The engine knows methods through their trait only.
 
+mod course;
 mod environment;
 mod metrics;
 mod online;
@@ -20,7 +21,9 @@ use tch::Device;
 
 use crate::config::Config;
 use crate::data::Store;
+use crate::lock::Lock;
 use crate::method;
+pub use course::{Allow, Course};
 use online::Online;
 pub use online::OnlineKnn;
 pub use schedule::Schedule;
@@ -50,6 +53,8 @@ pub struct Run {
     pub cache_bytes: u64,
     /// Checkpoint to go on from.
     pub resume: Option<PathBuf>,
+    /// What may have changed since.
+    pub allow: Allow,
     /// What to do when training has collapsed.
     pub on_collapse: OnCollapse,
     /// Nearest-neighbour accuracy along the way.
@@ -75,7 +80,7 @@ pub enum End {
 /// Anything wrong with flags, data or files, before any work starts; data that vanish; a file that cannot be written.
 pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     config.validate()?;
-    let resume = run.resume.as_deref().map(snapshot::locate).transpose()?;
+    run.resume.as_deref().map(snapshot::locate).transpose()?;
     let dataset = Dataset::open(&run.data, &Options::default())?;
     let (n, batch) = (dataset.len(), config.batch_size * config.accumulate);
     ensure!(
@@ -84,16 +89,22 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
         run.data.display(),
     );
     let online = run.online.as_ref().map(|o| Online::open(o, &run.data)).transpose()?;
+    let identity = dataset.identity();
     let store = Arc::new(Store::new(dataset, run.cache_bytes));
     let method = method::build(config, run.bf16, run.device)?;
-    prepare_folder(run)?;
+    let _lock = prepare_folder(run)?;
     let mut engine = Engine::new(config, run, store, method);
     engine.online = online;
-    if let Some(path) = resume {
-        engine.at = snapshot::load(&path, config, engine.method.as_mut(), &engine.optimizer)?;
-        tell!("resuming `{}` at step {} of {}", path.display(), engine.at.step, engine.schedule.total());
-    }
-    if !run.out.join("last").exists() {
+    // again, because another process may have written until now
+    let resume = run.resume.as_deref().map(snapshot::locate).transpose()?;
+    let changed = match resume {
+        Some(path) => engine.resume(&path, &identity)?,
+        None => {
+            engine.begin(identity);
+            false
+        }
+    };
+    if changed || !run.out.join("last").exists() {
         // something to roll back to, and a test of the disk before the work
         engine.saves.latest(&engine.state())?;
     }
@@ -102,8 +113,11 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     engine.train()
 }
 
-fn prepare_folder(run: &Run) -> Result<()> {
+/// Makes the folder and keeps other processes from it.
+fn prepare_folder(run: &Run) -> Result<Lock> {
     let out = &run.out;
+    std::fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
+    let lock = Lock::take(out)?;
     if run.resume.is_none() {
         ensure!(
             !out.join("last").exists(),
@@ -111,12 +125,12 @@ fn prepare_folder(run: &Run) -> Result<()> {
             out.display()
         );
     }
-    std::fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))
+    Ok(lock)
 }
 
 fn write_config(config: &Config, run: &Run) -> Result<()> {
     let path = run.out.join("config.json");
-    let text = serde_json::to_string_pretty(config)?;
+    let text = serde_json::to_string_pretty(&config.resolved()?)?;
     occlude_checkpoint::atomic::write(&path, |w| writeln!(w, "{text}"))
         .with_context(|| format!("cannot write `{}`", path.display()))
 }

@@ -21,6 +21,11 @@ impl Schedule {
         self.steps_per_epoch * self.epochs
     }
 
+    /// Steps of an epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.steps_per_epoch
+    }
+
     /// Time in epochs at the start of `step`.
     pub fn epoch(&self, step: u64) -> f64 {
         step as f64 / self.steps_per_epoch as f64

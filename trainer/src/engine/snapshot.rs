@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
+use super::course::Course;
 use super::metrics::Meter;
 use super::watchdog::Symptom;
 use crate::config::Config;
@@ -30,6 +31,19 @@ pub struct Position {
     pub metrics: Value,
     /// What else.
     pub run: RunState,
+    /// The data, and where the epoch under way began.
+    pub course: Course,
+}
+
+/// What a checkpoint holds besides tensors.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// The configuration that it was written with.
+    pub(super) config: Config,
+    /// Where the run stood; its course is still to be held against the data.
+    pub(super) at: Position,
+    /// What it was trained on; absent in files of earlier versions.
+    pub(super) course: Option<Course>,
 }
 
 /// What a run remembers besides its place.
@@ -49,7 +63,7 @@ impl Default for Position {
     fn default() -> Self {
         let run =
             RunState { lr_scale: 1.0, rollbacks: 0, symptom: Symptom::default(), meter: Meter::default() };
-        Self { step: 0, epoch: 0, metrics: Value::Null, run }
+        Self { step: 0, epoch: 0, metrics: Value::Null, run, course: Course::default() }
     }
 }
 
@@ -78,6 +92,7 @@ pub fn save(
         (meta::STEP.into(), at.step.to_string()),
         (meta::METRICS.into(), at.metrics.to_string()),
         (meta::RUN.into(), serde_json::to_string(&at.run)?),
+        (meta::DATA.into(), serde_json::to_string(&at.course)?),
         (meta::FINGERPRINT.into(), fingerprint(config, &out, &preprocess)?),
         (meta::PREPROCESS.into(), preprocess),
     ]);
@@ -143,41 +158,51 @@ pub fn locate(resume: &Path) -> Result<PathBuf> {
     Ok(resume.join(name.trim()))
 }
 
-/// Loads a run's state into `method` and `optimizer`.
+/// What a checkpoint of a run says of it.
 ///
 /// # Errors
-/// Where the file is no checkpoint of a run, or of a run with another configuration.
-pub fn load(
-    path: &Path,
-    config: &Config,
-    method: &mut dyn Method,
-    optimizer: &Optimizer,
-) -> Result<Position> {
-    let checkpoint = Checkpoint::open(path)?;
+/// Where the file is no checkpoint of a run.
+pub(super) fn describe(path: &Path, checkpoint: &Checkpoint) -> Result<Loaded> {
     let metadata = checkpoint.metadata();
     let get = |key: &str| {
         metadata.get(key).with_context(|| {
             format!("`{}` is not a checkpoint of `occlude-train pretrain`: it lacks `{key}`", path.display())
         })
     };
-    let saved: Config = serde_json::from_str(get(meta::CONFIG)?)
-        .with_context(|| format!("`{}`: unreadable `{}`", path.display(), meta::CONFIG))?;
-    same_config(&saved, config).with_context(|| format!("cannot resume from `{}`", path.display()))?;
+    let unreadable = |key: &str| format!("`{}`: unreadable `{key}`", path.display());
+    let config = serde_json::from_str(get(meta::CONFIG)?).with_context(|| unreadable(meta::CONFIG))?;
     let number = |key: &str| -> Result<u64> {
         let text = get(key)?;
         text.parse().with_context(|| format!("`{}`: `{key}` is `{text}`, expected a number", path.display()))
     };
+    let metrics =
+        metadata.get(meta::METRICS).and_then(|m| serde_json::from_str(m).ok()).unwrap_or(Value::Null);
+    let run = serde_json::from_str(get(meta::RUN)?).with_context(|| unreadable(meta::RUN))?;
+    let course: Option<Course> = metadata
+        .get(meta::DATA)
+        .map(|text| serde_json::from_str(text).with_context(|| unreadable(meta::DATA)))
+        .transpose()?;
+    let (step, epoch) = (number(meta::STEP)?, number(meta::EPOCH)?);
+    let at = Position { step, epoch, metrics, run, course: course.clone().unwrap_or_default() };
+    Ok(Loaded { config, at, course })
+}
+
+/// Loads a run's tensors into `method` and `optimizer`.
+///
+/// # Errors
+/// Where they are those of another network.
+pub(super) fn load(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    method: &mut dyn Method,
+    optimizer: &Optimizer,
+) -> Result<()> {
     let mut named = checkpoint.tensors().map(|t| from_checkpoint(&t)).collect::<Result<Vec<_>>>()?;
     let momenta: Vec<Named> = named.extract_if(.., |n| n.name.starts_with("optim.")).collect();
     method
         .load_state(&named)
         .and_then(|()| crate::model::load(&optimizer.state(), &momenta))
-        .with_context(|| format!("`{}` does not fit the configuration", path.display()))?;
-    let metrics =
-        metadata.get(meta::METRICS).and_then(|m| serde_json::from_str(m).ok()).unwrap_or(Value::Null);
-    let run = serde_json::from_str(get(meta::RUN)?)
-        .with_context(|| format!("`{}`: unreadable `{}`", path.display(), meta::RUN))?;
-    Ok(Position { step: number(meta::STEP)?, epoch: number(meta::EPOCH)?, metrics, run })
+        .with_context(|| format!("`{}` does not fit the configuration", path.display()))
 }
 
 /// A tensor of a file, of the type it has there.
@@ -195,25 +220,33 @@ pub(crate) fn from_checkpoint(t: &occlude_checkpoint::Tensor<'_>) -> Result<Name
 }
 
 /// A resumed run computes what the interrupted one would have: nothing that matters may differ.
-fn same_config(saved: &Config, now: &Config) -> Result<()> {
+///
+/// # Errors
+/// With every value that does.
+pub(super) fn same_config(saved: &Config, now: &Config, path: &Path) -> Result<()> {
     let (saved, now) = (serde_json::to_value(saved)?, serde_json::to_value(now)?);
     let mut differences = Vec::new();
     compare("", &saved, &now, &mut differences);
     ensure!(
         differences.is_empty(),
-        "the configuration differs: {}; hint: resume with the flags of the first run (`config.json` has them)",
+        "cannot resume from `{}`: the configuration differs: {}; hint: resume with the flags of the first run (`config.json` has them)",
+        path.display(),
         differences.join(", ")
     );
     Ok(())
 }
 
-/// Where two configurations differ, in words.
+/// Where two configurations differ, in words; what only one of them has is `null` in the other.
 pub(crate) fn compare(path: &str, saved: &Value, now: &Value, out: &mut Vec<String>) {
     match (saved, now) {
         (Value::Object(a), Value::Object(b)) => {
             for (key, value) in a {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 compare(&path, value, b.get(key).unwrap_or(&Value::Null), out);
+            }
+            for (key, value) in b.iter().filter(|(key, _)| !a.contains_key(*key)) {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                compare(&path, &Value::Null, value, out);
             }
         }
         _ if saved != now => out.push(format!("`{path}` was {saved}, is {now}")),

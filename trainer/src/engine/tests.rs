@@ -1,5 +1,7 @@
 //! Tests of the loop on a run of a few tiny pictures.
 
+mod changed;
+
 use super::training::ROLLBACKS;
 use super::*;
 use crate::config::Recipe;
@@ -45,6 +47,7 @@ fn settings(dir: &Path, out: &str) -> Run {
         log_every: 1,
         cache_bytes: 0,
         resume: None,
+        allow: Allow::default(),
         on_collapse: OnCollapse::Warn,
         online: None,
         stop_after: None,
@@ -138,6 +141,11 @@ fn a_loss_that_is_not_finite_rolls_back_with_a_lower_rate_and_then_stops() {
     assert!(weights(&run).iter().filter(|(n, _)| n.starts_with("encoder_q")).all(|(_, bytes)| {
         bytes.chunks_exact(4).all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite())
     }));
+    // a run that dies right after a rollback must not try the same again
+    let good =
+        occlude_checkpoint::Checkpoint::open(snapshot::locate(&run.out).expect("one")).expect("readable");
+    let state: Value = serde_json::from_str(&good.metadata()["occlude.run"]).expect("JSON");
+    assert_eq!((&state["rollbacks"], &state["lr_scale"]), (&json!(ROLLBACKS), &json!(0.125)));
     let mut stop = settings(dir.path(), "stop");
     stop.on_collapse = OnCollapse::Stop;
     assert_eq!(pretrain(&config, &stop).expect("an orderly end"), End::Collapsed);
@@ -183,6 +191,7 @@ fn data_that_vanish_end_the_run_with_a_reason_and_a_checkpoint() {
         }
     }
     (run.stop_after, run.resume) = (None, Some(run.out.clone()));
+    run.allow.changed_data = true;
     let error = pretrain(&config, &run).expect_err("no pictures").to_string();
     assert!(error.contains("pictures") && error.contains("--resume"), "{error}");
     assert!(snapshot::locate(&run.out).expect("a checkpoint").exists());

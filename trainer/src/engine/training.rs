@@ -1,5 +1,7 @@
 //! The training loop: data, step, schedule, metrics, checkpoints.
 
+mod recover;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,10 +10,10 @@ use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
 use super::metrics::{Log, Meter, Progress};
-use super::online::Online;
+use super::online::{Found, Online};
 use super::saves::{self, Saves};
-use super::snapshot::{self, Position};
-use super::watchdog::{OnCollapse, Reading, Symptom, Verdict, Watchdog};
+use super::snapshot::Position;
+use super::watchdog::{OnCollapse, Reading, Verdict, Watchdog};
 use super::{End, Run, Schedule, picture};
 use crate::augment::Augmenter;
 use crate::config::Config;
@@ -21,10 +23,8 @@ use crate::model::Optimizer;
 use crate::rng::seed_device;
 use crate::signals::Interrupt;
 
-/// Rollbacks after which a run gives up.
-pub(super) const ROLLBACKS: u32 = 3;
-/// Factor on the learning rate at each rollback.
-const ROLLBACK_LR: f64 = 0.5;
+#[cfg(test)]
+pub(super) use recover::ROLLBACKS;
 
 /// A run under way.
 pub(super) struct Engine<'a> {
@@ -40,6 +40,8 @@ pub(super) struct Engine<'a> {
     watchdog: Watchdog,
     pub(super) online: Option<Online>,
     pub(super) at: Position,
+    /// What was not as the resumed checkpoint said.
+    changes: Vec<String>,
     /// Whether every loss since the last look was a finite number; on the device, so that nothing waits for it.
     finite: Tensor,
 }
@@ -47,7 +49,11 @@ pub(super) struct Engine<'a> {
 /// How an epoch ended.
 enum Epoch {
     Done,
-    Stop(usize),
+    /// By a signal, after a whole step or within one.
+    Stop {
+        signal: usize,
+        whole: bool,
+    },
     Collapsed(String),
 }
 
@@ -77,6 +83,7 @@ impl<'a> Engine<'a> {
             watchdog: Watchdog::new(config.batch_size, steps as u64),
             online: None,
             at: Position::default(),
+            changes: Vec::new(),
             finite: Tensor::from(true).to(run.device),
             config,
             run,
@@ -96,25 +103,16 @@ impl<'a> Engine<'a> {
         if self.run.resume.is_some() {
             log.write(&event("resumed", self.at.epoch, self.at.step, &self.run.data.display().to_string()))?;
         }
-        let mut progress = Progress::new(self.schedule.total(), self.at.step, self.config.epochs);
+        for change in &self.changes {
+            log.write(&event("changed", self.at.epoch, self.at.step, change))?;
+        }
+        let mut progress = Progress::new(self.total(), self.at.step, self.config.epochs);
         while self.at.epoch < self.config.epochs as u64 {
             match self.epoch(&signals, &mut log, &mut progress)? {
                 Epoch::Done => {}
-                Epoch::Stop(signal) => {
+                Epoch::Stop { signal, whole } => {
                     progress.finish();
-                    let step = self.at.step;
-                    if self.healthy() {
-                        let path = self.saves.latest(&self.state())?;
-                        tell!("stopped after step {step}, saved `{}`; `--resume` goes on", path.display());
-                    } else {
-                        let why = self.verdict_of_infinity();
-                        tell!(
-                            "stopped, and not saved: {why}; `--resume` goes on from the last good checkpoint"
-                        );
-                    }
-                    log.write(&event("interrupted", self.at.epoch, step, "stopped by a signal"))?;
-                    log.report();
-                    return Ok(End::Interrupted(signal));
+                    return self.leave(signal, whole, &mut log);
                 }
                 Epoch::Collapsed(why) => {
                     if !self.roll_back(&why, &mut log, &mut progress)? {
@@ -129,29 +127,27 @@ impl<'a> Engine<'a> {
         Ok(End::Finished)
     }
 
-    fn steps_per_epoch(&self) -> u64 {
-        self.schedule.total() / self.config.epochs as u64
-    }
-
     /// The rest of an epoch.
     fn epoch(&mut self, signals: &Interrupt, log: &mut Log, progress: &mut Progress) -> Result<Epoch> {
-        let (epoch, steps) = (self.at.epoch, self.steps_per_epoch());
+        let (epoch, steps) = (self.at.epoch, self.schedule.steps_per_epoch());
         let (number, per_step) = (epoch as usize, self.config.accumulate);
-        let first = (self.at.step - epoch * steps) as usize;
+        let first = (self.at.step - self.at.course.began) as usize;
         if first as u64 == steps {
             // it was interrupted between its last step and its end
-            return self.end_epoch(log, progress).map(|()| Epoch::Done);
+            return self.end_epoch(signals, log, progress);
         }
         let loader = Loader::start(&self.store, &self.loader, epoch, first * per_step);
+        let loader = loader.heeding(Some(signals.flag()));
         let feed = Feed::start(loader, self.run.device)?;
         let mut stretch = Meter::default();
         let (mut began, mut waited) = (Instant::now(), 0.0);
-        let mut waiting = Instant::now();
+        let (mut waiting, mut parts) = (Instant::now(), 0);
         for batch in feed.take((steps as usize - first) * per_step) {
             let Some(batch) = batch? else { bail!(self.no_data()) };
             let part = batch.step();
             waited += waiting.elapsed().as_secs_f64();
             let last_of_step = (part + 1).is_multiple_of(per_step);
+            parts = if last_of_step { 0 } else { parts + 1 };
             let log_now = last_of_step && self.log_now(part / per_step);
             let values = self.batch(batch, last_of_step, log_now || part == 0)?;
             if let Some(values) = &values {
@@ -173,8 +169,8 @@ impl<'a> Engine<'a> {
                     }
                     stretch = Meter::default();
                 }
-                if let Some(stop) = self.stop(signals) {
-                    return Ok(Epoch::Stop(stop));
+                if let Some(signal) = self.stop(signals) {
+                    return Ok(Epoch::Stop { signal, whole: true });
                 }
                 if self.saves.due() && self.trusted() && self.healthy() {
                     self.saves.latest(&self.state())?;
@@ -183,11 +179,10 @@ impl<'a> Engine<'a> {
             }
             waiting = Instant::now();
         }
-        if !self.healthy() {
-            return Ok(Epoch::Collapsed(self.verdict_of_infinity()));
+        if self.at.step - self.at.course.began < steps {
+            return self.ended_early(parts, signals);
         }
-        self.end_epoch(log, progress)?;
-        Ok(Epoch::Done)
+        self.end_epoch(signals, log, progress)
     }
 
     /// Whether a checkpoint may replace the last good one: a rollback goes back to before the first symptom.
@@ -197,7 +192,7 @@ impl<'a> Engine<'a> {
 
     /// Whether metrics are read and written after that step of the epoch.
     fn log_now(&self, step: usize) -> bool {
-        (step + 1).is_multiple_of(self.run.log_every) || step as u64 + 1 == self.steps_per_epoch()
+        (step + 1).is_multiple_of(self.run.log_every) || step as u64 + 1 == self.schedule.steps_per_epoch()
     }
 
     fn stop(&self, signals: &Interrupt) -> Option<usize> {
@@ -220,7 +215,8 @@ impl<'a> Engine<'a> {
         let parts = self.config.accumulate;
         let part = batch.step() % parts;
         let number = self.at.step * parts as u64 + part as u64;
-        let step = Step { number, epoch: self.schedule.epoch(self.at.step), preview: number == 0 };
+        let time = self.time();
+        let step = Step { number, epoch: self.schedule.epoch(time), preview: number == 0 };
         seed_device(self.config.seed, number);
         let views = tch::no_grad(|| batch.views(&self.augmenter))?;
         let output = self.method.step(&views, step)?;
@@ -234,7 +230,7 @@ impl<'a> Engine<'a> {
             let titles = picture::write(&path, preview, &self.config.preprocess())?;
             tell!("first batch in `{}`: {}", path.display(), titles.join(" | "));
         }
-        let lr = self.schedule.lr(self.at.step) * self.at.run.lr_scale;
+        let lr = self.schedule.lr(time) * self.at.run.lr_scale;
         if last_of_step {
             self.optimizer.step(lr)?;
             self.method.after_step(step)?;
@@ -246,6 +242,12 @@ impl<'a> Engine<'a> {
         let mut values = read_metrics(&output);
         values.push(("lr".into(), lr));
         Ok(Some(values))
+    }
+
+    /// The step of the schedule: as many as lead here on the data as they are now. The same as the steps done, unless the
+    /// data changed.
+    fn time(&self) -> u64 {
+        self.at.epoch * self.schedule.steps_per_epoch() + (self.at.step - self.at.course.began)
     }
 
     /// Shows the last batch's metrics to the watchdog; the reason where the run has collapsed.
@@ -289,6 +291,7 @@ impl<'a> Engine<'a> {
             .method
             .state()
             .iter()
+            .chain(&self.optimizer.state())
             .filter(|n| n.tensor.kind() == Kind::Float)
             .map(|n| n.tensor.detach().sum(Kind::Double))
             .collect();
@@ -299,54 +302,31 @@ impl<'a> Engine<'a> {
         format!("the loss or a weight is not a finite number at step {}", self.at.step)
     }
 
-    /// Goes back to the last checkpoint with a lower learning rate; `false` where the run is to stop.
-    fn roll_back(&mut self, why: &str, log: &mut Log, progress: &mut Progress) -> Result<bool> {
-        let (epoch, step) = (self.at.epoch, self.at.step);
-        log.write(&event("collapse", epoch, step, why))?;
-        let good = snapshot::locate(&self.run.out)?;
-        let hint = "hint: a smaller `--lr`, a longer `--warmup-epochs`, other negatives (docs/recipes.md)";
-        let spent = self.at.run.rollbacks >= ROLLBACKS;
-        if self.run.on_collapse != OnCollapse::Rollback || spent {
-            let tried = if spent { format!(" {ROLLBACKS} rollbacks did not help.") } else { String::new() };
-            progress.say(&format!(
-                "collapsed at step {step}: {why}.{tried} The last good checkpoint is `{}`; {hint}",
-                good.display()
-            ));
-            log.write(&event("stopped", epoch, step, "training collapsed"))?;
-            return Ok(false);
+    /// What follows the last step of an epoch: measuring, telling, saving.
+    fn end_epoch(&mut self, signals: &Interrupt, log: &mut Log, progress: &Progress) -> Result<Epoch> {
+        if !self.healthy() {
+            return Ok(Epoch::Collapsed(self.verdict_of_infinity()));
         }
-        let (scale, rollbacks) = (self.at.run.lr_scale * ROLLBACK_LR, self.at.run.rollbacks + 1);
-        self.at = snapshot::load(&good, self.config, self.method.as_mut(), &self.optimizer)?;
-        (self.at.run.lr_scale, self.at.run.rollbacks) = (scale, rollbacks);
-        self.at.run.symptom = Symptom::default();
-        self.finite = Tensor::from(true).to(self.run.device);
-        let message = format!(
-            "collapsed at step {step}: {why}. Back to step {} (`{}`) with {scale} times the learning rate",
-            self.at.step,
-            good.display()
-        );
-        progress.say(&message);
-        progress.at(self.at.step);
-        log.write(&event("rollback", self.at.epoch, self.at.step, &message))?;
-        Ok(true)
-    }
-
-    fn end_epoch(&mut self, log: &mut Log, progress: &Progress) -> Result<()> {
         let epoch = self.at.epoch as usize;
+        let last = epoch + 1 == self.config.epochs;
+        let found = match self.online.as_ref().filter(|o| last || o.due(epoch)) {
+            Some(online) => match self.measure(online, signals)? {
+                Ok(found) => Some(found),
+                Err(signal) => return Ok(Epoch::Stop { signal, whole: true }),
+            },
+            None => None,
+        };
         let meter = std::mem::take(&mut self.at.run.meter);
         let mut fields = meter.fields();
         let broken = self.store.broken();
         if broken > 0 {
             fields.insert("broken_files".into(), json!(broken));
         }
-        self.at.epoch += 1;
+        (self.at.epoch, self.at.course.began) = (self.at.epoch + 1, self.at.step);
         self.at.metrics = Value::Object(fields.clone());
         log.write(&line("epoch", epoch, self.at.step, fields))?;
         progress.epoch(epoch, &meter);
-        let last = epoch + 1 == self.config.epochs;
-        if let Some(online) = self.online.as_ref().filter(|o| last || o.due(epoch)) {
-            let encoder = self.method.encoder();
-            let found = online.measure(encoder, &self.config.preprocess(), self.run)?;
+        if let Some(found) = found {
             progress.say(&format!("epoch {}: kNN {:.1} % (k {})", epoch + 1, 100.0 * found.top1, found.k));
             log.write(&line("knn", epoch, self.at.step, found.fields()))?;
             log.picture("neighbours.png", self.at.step)?;
@@ -355,6 +335,26 @@ impl<'a> Engine<'a> {
             log.picture("first_batch.png", 0)?;
         }
         log.report();
+        self.save_epoch(epoch, last)?;
+        Ok(Epoch::Done)
+    }
+
+    /// Accuracy by nearest neighbours, or the signal that came before. Nothing can break off a wait for one of its pictures, so
+    /// that the epoch is saved first and a signal ends the process at once.
+    fn measure(&self, online: &Online, signals: &Interrupt) -> Result<std::result::Result<Found, usize>> {
+        if self.trusted() {
+            self.saves.latest(&self.state())?;
+        }
+        signals.leave_at_once();
+        if let Some(signal) = signals.seen() {
+            return Ok(Err(signal));
+        }
+        let found = online.measure(self.method.encoder(), &self.config.preprocess(), self.run)?;
+        signals.hold();
+        Ok(Ok(found))
+    }
+
+    fn save_epoch(&self, epoch: usize, last: bool) -> Result<()> {
         if !last && !self.trusted() {
             return Ok(());
         }

@@ -67,6 +67,8 @@ impl Symptom {
 const READINGS: usize = 3;
 /// Share of an epoch that a symptom must last.
 const LASTING: f64 = 0.5;
+/// Steps that it must last besides: half an epoch of little data is over before a run has recovered from its start.
+const LEAST_STEPS: u64 = 200;
 /// Accuracy among the batch's own keys, as a multiple of chance, under which they are not told apart.
 const CHANCE: f64 = 2.5;
 /// Difference of the mean cosines of pairs and of different pictures, as a share of the room above the latter,
@@ -82,7 +84,7 @@ const FEATURE_STD: f64 = 0.03;
 impl Watchdog {
     /// For batches of that many pictures and epochs of that many steps.
     pub(super) fn new(batch: usize, steps_per_epoch: u64) -> Self {
-        let patience = (LASTING * steps_per_epoch as f64) as u64;
+        let patience = ((LASTING * steps_per_epoch as f64) as u64).max(LEAST_STEPS);
         Self { chance: 1.0 / batch as f64, patience }
     }
 
@@ -129,15 +131,28 @@ mod tests {
         Reading { finite: true, batch_acc1, positive, negative, feature_std: 0.45 }
     }
 
-    /// The readings of docs/recipes.md's collapse, every tenth step of epochs of 45.
+    /// The readings of docs/recipes.md's collapse, every tenth step of epochs of 45, and then more of the same.
     #[test]
-    fn a_measured_collapse_is_caught_within_its_epoch() {
+    fn a_measured_collapse_is_warned_of_at_once_and_acted_on_when_it_lasts() {
         let (dog, mut symptom) = (Watchdog::new(128, 45), Symptom::default());
         let seen = [(10, 0.9476, 0.9475), (20, 0.9437, 0.9436), (30, 0.8794, 0.8793), (40, 0.8019, 0.8018)];
         let verdicts = seen.map(|(step, p, n)| dog.look(&mut symptom, step, reading(1.0 / 128.0, p, n)));
-        assert!(verdicts[..3].iter().all(|v| matches!(v, Verdict::Warn(_))), "{verdicts:?}");
-        assert!(matches!(&verdicts[3], Verdict::Collapsed(why) if why.contains("0.8019")), "{verdicts:?}");
+        assert!(verdicts.iter().all(|v| matches!(v, Verdict::Warn(_))), "{verdicts:?}");
+        let later: Vec<_> = (50..=210)
+            .step_by(10)
+            .map(|step| dog.look(&mut symptom, step, reading(0.0, 0.7658, 0.7658)))
+            .collect();
+        let (last, before) = later.split_last().expect("some");
+        assert!(before.iter().all(|v| matches!(v, Verdict::Warn(_))), "{before:?}");
+        assert!(matches!(last, Verdict::Collapsed(why) if why.contains("0.7658")), "{last:?}");
         assert!(!symptom.none());
+    }
+
+    #[test]
+    fn patience_is_the_larger_of_half_an_epoch_and_200_steps() {
+        for (steps_per_epoch, patience) in [(1, 200), (45, 200), (400, 200), (402, 201), (5000, 2500)] {
+            assert_eq!(Watchdog::new(128, steps_per_epoch).patience, patience);
+        }
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub fn finetune(
     };
     let interrupt = Interrupt::register()?;
     let encoder = load(subject, machine.device)?;
-    let source = Fresh::new(&splits.train, subject.contract, protocol, machine.reading, machine.device);
+    let source = Fresh::new(&splits.train, subject.contract, protocol, machine.reading, machine.device)
+        .heeding(interrupt.flag());
     let dim = subject.weights.arch.feature_dim() as i64;
     let fc = Classifier::new(dim, splits.classes(), protocol.seed, machine.device);
     let mut learner = Learner::new(Body::Trained(&encoder, bf16), fc, protocol, lr);

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::engine::snapshot::{compare, from_checkpoint, to_out};
+use crate::lock::Lock;
 use crate::model::Named;
 
 const CONFIG: &str = "config.json";
@@ -21,6 +22,7 @@ const STATE: &str = "state.safetensors";
 pub struct Folder {
     path: PathBuf,
     config: String,
+    _lock: Lock,
 }
 
 /// Where a training stands.
@@ -38,8 +40,9 @@ impl Folder {
     /// # Errors
     /// Where it belongs to something else, or cannot be written.
     pub fn open(path: &Path, config: &impl Serialize) -> Result<Self> {
-        let folder = Self { path: path.to_owned(), config: serde_json::to_string(config)? };
+        let config = serde_json::to_string(config)?;
         std::fs::create_dir_all(path).with_context(|| format!("cannot create `{}`", path.display()))?;
+        let folder = Self { path: path.to_owned(), config, _lock: Lock::take(path)? };
         match folder.read::<Value>(CONFIG)? {
             None => folder.write_text(CONFIG, &folder.config)?,
             Some(saved) => folder.same(&saved)?,

@@ -128,7 +128,7 @@ pub fn linear(
         _ => {
             let contract = subject.contract;
             let fresh = Fresh::new(&splits.train, contract, protocol, machine.reading, machine.device);
-            (Box::new(fresh), Body::Frozen(&encoder))
+            (Box::new(fresh.heeding(interrupt.flag())), Body::Frozen(&encoder))
         }
     };
     let fc = Classifier::new(dim, splits.classes(), protocol.seed, machine.device);

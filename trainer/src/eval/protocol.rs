@@ -84,17 +84,17 @@ impl fmt::Display for Lr {
 pub enum LinearPreset {
     /// lr 30, 100 epochs, steps 60 and 80 (arXiv 1911.05722)
     Moco,
-    /// lr 0.4, 50 epochs, steps 30 and 40 (arXiv 2204.00941)
+    /// lr 0.4, 50 epochs, steps 30 and 40 (arXiv 2203.14898)
     Lewel,
 }
 
 /// Settings of fine-tuning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum FinetunePreset {
-    /// For 1 % of the labels: lr 1e-4, classifier 1.0, 50 epochs, steps 30 and 40 (arXiv 2204.00941)
+    /// For 1 % of the labels: lr 1e-4, classifier 1.0, 50 epochs, steps 30 and 40 (arXiv 2203.14898)
     #[value(name = "semi-1")]
     Semi1,
-    /// For 10 % of the labels: lr 0.01, classifier 0.1, 50 epochs, steps 30 and 40 (arXiv 2204.00941)
+    /// For 10 % of the labels: lr 0.01, classifier 0.1, 50 epochs, steps 30 and 40 (arXiv 2203.14898)
     #[value(name = "semi-10")]
     Semi10,
     /// For another data set: lr 0.01 for both, 100 epochs, cosine, batch 64, weight decay 1e-4

@@ -1,6 +1,7 @@
 //! Batches to train a classifier on: views of pictures, or features that were computed once.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use anyhow::{Result, bail};
 use occlude_preprocess::Preprocess;
@@ -98,6 +99,7 @@ pub(super) struct Fresh {
     augmenter: Augmenter,
     high_pass: Option<HighPassFilter>,
     device: Device,
+    signal: Option<Arc<AtomicUsize>>,
 }
 
 /// How pictures are read; it changes nothing that is computed.
@@ -137,7 +139,13 @@ impl Fresh {
             high_pass: filter.map(|filter| HighPassFilter::new(spec.view.size, filter, device)),
             spec,
             device,
+            signal: None,
         }
+    }
+
+    /// Does not wait for pictures that do not come when `signal` is not 0 any more.
+    pub(super) fn heeding(self, signal: Arc<AtomicUsize>) -> Self {
+        Self { signal: Some(signal), ..self }
     }
 
     /// The first view of each picture as the encoder wants it, and the labels.
@@ -157,7 +165,7 @@ impl Source for Fresh {
     }
 
     fn epoch(&self, epoch: u64, first: usize) -> Epoch<'_> {
-        let loader = Loader::start(&self.store, &self.spec, epoch, first);
+        let loader = Loader::start(&self.store, &self.spec, epoch, first).heeding(self.signal.clone());
         let feed = match Feed::start(loader, self.device) {
             Ok(feed) => feed,
             Err(error) => return Box::new(std::iter::once(Err(error))),

@@ -61,6 +61,9 @@ pub struct Identity {
     pub classes: usize,
     /// A hash over the names of the classes and of the pictures below their folders.
     pub names: String,
+    /// A hash over the sizes of the pictures, and the bytes of some.
+    #[serde(default)]
+    pub contents: String,
 }
 
 impl Splits {
@@ -162,6 +165,9 @@ impl Splits {
             val: self.val.len(),
             classes: self.train.data.classes().len(),
             names: format!("{:016x}", hash.0),
+            contents: [&self.train, &self.val]
+                .map(|part| part.data.identity_of(&part.which).contents)
+                .join("-"),
         }
     }
 }
@@ -230,6 +236,9 @@ mod tests {
         let of = |t: &tempfile::TempDir| Splits::open(t.path(), t.path()).expect("splits").identity();
         assert_eq!(of(&tree(&names)), of(&tree(&names)));
         assert_ne!(of(&tree(&names)).names, of(&tree(&["a/1.png", "b/2.png"])).names);
+        let other = tree(&names);
+        std::fs::write(other.path().join("b/1.png"), b"another picture").expect("written");
+        assert_ne!(of(&tree(&names)), of(&other), "the same names of other pictures");
     }
 
     #[test]

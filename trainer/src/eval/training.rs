@@ -1,6 +1,6 @@
 //! The loop that trains a classifier: saved every epoch, stopped by signals, resumed to the bit.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use tch::{Kind, Tensor};
 
@@ -80,6 +80,7 @@ pub(super) fn train(
     if at.step > 0 && plan.verbose {
         tell!("going on at step {} of {}", at.step, steps * epochs);
     }
+    ensure!(steps > 0, "no picture to train on, so that there is no step to make");
     while at.step < steps * epochs {
         let (epoch, first) = (at.step / steps, at.step % steps);
         for examples in source.epoch(epoch, first as usize) {
@@ -91,6 +92,17 @@ pub(super) fn train(
                 plan.save(learner, &loss, &at)?;
                 return Ok(stopped(plan, signal, &at));
             }
+        }
+        if at.step < (epoch + 1) * steps {
+            let signal = plan.interrupt.and_then(Interrupt::seen);
+            let Some(signal) = signal else {
+                bail!(
+                    "epoch {epoch} ended after {} of {steps} steps, because the threads that read pictures did; hint: what they said is above",
+                    at.step % steps
+                )
+            };
+            plan.save(learner, &loss, &at)?;
+            return Ok(stopped(plan, signal, &at));
         }
         let mean = loss.double_value(&[]) / steps as f64;
         ensure!(

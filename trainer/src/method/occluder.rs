@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::localise::Frozen;
 use crate::augment::HighPassFilter;
-use crate::config::{Branch, Config, Guidance, Masking, Saliency};
+use crate::config::{Branch, Config, Fills, Guidance, Masking, Saliency};
 use crate::mask::{Masker, Purpose, aggregate, foreground};
 
 /// A view on its way through a step.
@@ -52,7 +52,7 @@ impl Occluder {
             _ => None,
         };
         Ok(Self(Some(Parts {
-            masker: Masker::new(masking.strategy, masking.guidance, size, device),
+            masker: Masker::new(masking.strategy, &Fills::new(masking.fills, size), size, device),
             filter: contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device)),
             grid: config.architecture()?.feature_side(masking.stage, size) as i64,
             frozen,

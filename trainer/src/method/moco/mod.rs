@@ -38,6 +38,31 @@ pub struct Moco {
     occluder: Occluder,
 }
 
+/// Views of a picture.
+const VIEWS: usize = 2;
+
+/// Another order of a batch and the way back; none where a batch is normalised as a whole.
+struct Order(Option<(Tensor, Tensor)>);
+
+impl Order {
+    fn new(order: &[i64], device: Device) -> Self {
+        let mut back = vec![0; order.len()];
+        for (at, &from) in (0i64..).zip(order) {
+            back[from as usize] = at;
+        }
+        let index = |places: &[i64]| upload(&Tensor::from_slice(places), device);
+        Self(Some((index(order), index(&back))))
+    }
+
+    fn there(&self, x: &Tensor) -> Tensor {
+        self.0.as_ref().map_or_else(|| x.shallow_clone(), |(there, _)| x.index_select(0, there))
+    }
+
+    fn back(&self, x: &Tensor) -> Tensor {
+        self.0.as_ref().map_or_else(|| x.shallow_clone(), |(_, back)| x.index_select(0, back))
+    }
+}
+
 impl Moco {
     /// Fresh networks. `bf16`: convolutions and matrix products in bfloat16.
     ///
@@ -84,6 +109,15 @@ impl Moco {
         |x| self.key.forward(x, Mode::Peek { splits: self.splits() }, self.occluder.stage()).map
     }
 
+    /// An order of its own for the batch of every pass through the momentum encoder; `pass` counts them within a step.
+    fn shuffle(&self, input: &Tensor, step: Step, pass: usize) -> Order {
+        if self.splits() == 1 {
+            return Order(None);
+        }
+        let n = input.size()[0] as usize;
+        Order::new(&permutation(n, &mut self.rng(Domain::Shuffle, step, pass)), input.device())
+    }
+
     /// Normalised projections of the momentum encoder for `view`, `(B, D)`, from a batch in another order, so that no
     /// group of the split normalisation holds the same pictures as the query's (shuffling BN).
     fn encode_key(&self, view: &mut View, step: Step, of: usize, preview: &mut Option<Preview>) -> Tensor {
@@ -96,30 +130,18 @@ impl Moco {
         } else {
             view.input.shallow_clone()
         };
-        let b = input.size()[0];
-        let order = (self.splits() > 1).then(|| {
-            let order = permutation(b as usize, &mut self.rng(Domain::Shuffle, step, of));
-            let mut back = vec![0; order.len()];
-            for (at, &from) in (0i64..).zip(&order) {
-                back[from as usize] = at;
-            }
-            let index = |places: &[i64]| upload(&Tensor::from_slice(places), input.device());
-            (index(&order), index(&back))
-        });
-        let pick = |x: &Tensor, index: Option<&Tensor>| {
-            index.map_or_else(|| x.shallow_clone(), |i| x.index_select(0, i))
-        };
+        let order = self.shuffle(&input, step, of);
         let mode = Mode::Train { splits: self.splits() };
-        let out = self.key.forward(&pick(&input, order.as_ref().map(|o| &o.0)), mode, self.occluder.stage());
-        let back = order.as_ref().map(|o| &o.1);
+        let out = self.key.forward(&order.there(&input), mode, self.occluder.stage());
         // the features of an unmasked key tell where its foreground is, for nothing
         if self.occluder.by_method() && !masked && view.foreground.is_none() {
-            view.foreground = Some(foreground(&pick(&aggregate(&out.map), back)));
+            view.foreground = Some(foreground(&order.back(&aggregate(&out.map))));
         }
-        normalize(&pick(&self.head_k.forward(&out.embedding, mode), back))
+        normalize(&order.back(&self.head_k.forward(&out.embedding, mode)))
     }
 
-    /// Each key view's own hard negatives, `(B, n, D)`, normalised.
+    /// Each key view's own hard negatives, `(B, n, D)`, normalised; encoded in another order, as keys are, or their
+    /// group would tell them from keys.
     fn hard_negatives(
         &self,
         view: &mut View,
@@ -131,10 +153,12 @@ impl Moco {
         let rng = &mut self.rng(Domain::Mask, step, 4 + of);
         let mode = Mode::Peek { splits: self.splits() };
         let encoded: Vec<Tensor> = (0..n)
-            .map(|_| {
+            .map(|i| {
                 let x = self.occluder.hide(view, Purpose::HardNegative, self.own_map(), rng);
                 show(preview, "hard negative", &x);
-                normalize(&self.head_k.forward(&self.key.forward(&x, mode, 5).embedding, mode))
+                let order = self.shuffle(&x, step, VIEWS * (i + 1) + of);
+                let embedding = self.key.forward(&order.there(&x), mode, 5).embedding;
+                normalize(&order.back(&self.head_k.forward(&embedding, mode)))
             })
             .collect();
         (n > 0).then(|| Tensor::stack(&encoded, 1))

@@ -60,6 +60,38 @@ fn every_query_gets_its_own_hard_negatives() {
     assert!((0..7).all(|i| distance(&hard.i(i), &hard.i(i + 1)) > 1e-4));
 }
 
+/// Hard negatives are normalised in groups of other pictures than their queries, each in an order of its own, and come back
+/// in the order of the batch.
+#[test]
+fn hard_negatives_are_shuffled_across_groups_as_keys_are() {
+    let _alone = crate::rng::alone();
+    let mut config = config(Recipe::SaliencyMoco);
+    settings(&mut config).bn_splits = 4;
+    let masking = config.masking.as_mut().expect("masked");
+    // no cell is masked, so that no draw decides what a negative looks like
+    (masking.strategy, masking.num_nonsem, masking.stage) = (Strategy::Mean, 2, 4);
+    (masking.guidance, masking.negative_ratio) = (crate::config::Guidance::Random, [0.0, 0.0]);
+    let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
+    let mut view = moco.occluder.view(&views()[1]);
+    let ours = tch::no_grad(|| moco.hard_negatives(&mut view, step(3), 1, &mut None)).expect("some");
+    let encode = |x: &Tensor| {
+        let mode = Mode::Peek { splits: 4 };
+        normalize(&moco.head_k.forward(&moco.key.forward(x, mode, 5).embedding, mode))
+    };
+    let mut orders = vec![permutation(8, &mut moco.rng(Domain::Shuffle, step(3), 1))];
+    for i in 0..2i64 {
+        let order = permutation(8, &mut moco.rng(Domain::Shuffle, step(3), 2 * (i as usize + 1) + 1));
+        let theirs = encode(&view.input.index_select(0, &Tensor::from_slice(&order)));
+        for (at, &from) in (0i64..).zip(&order) {
+            assert!(distance(&ours.i((from, i)), &theirs.i(at)) < tolerance::SAME_MATH);
+        }
+        let unshuffled = encode(&view.input);
+        assert!(distance(&ours.select(1, i), &unshuffled) > 1e-3, "the groups were those of the queries");
+        orders.push(order);
+    }
+    assert!(orders.iter().enumerate().all(|(i, o)| orders[..i].iter().all(|other| other != o)), "{orders:?}");
+}
+
 #[test]
 fn branches_mask_what_they_say() {
     let _alone = crate::rng::alone();

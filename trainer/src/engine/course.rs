@@ -1,0 +1,228 @@
+//! What a resumed run goes on with: the pictures it was on and the epochs it was to last, or others where that is allowed.
+
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+use occlude_dataset::Identity;
+use serde::{Deserialize, Serialize};
+
+use super::Schedule;
+use super::metrics::Meter;
+use super::snapshot::{Loaded, Position, same_config};
+use crate::config::Config;
+
+/// The pictures of a run, and where in them the epoch under way began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Course {
+    /// What the pictures are.
+    pub data: Identity,
+    /// Steps of an epoch over them.
+    pub steps_per_epoch: u64,
+    /// Step at which the epoch under way began. A product of the two numbers only while the data stay the same.
+    pub began: u64,
+}
+
+/// What a resumed run may find changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// Other pictures: the next epoch is on them.
+    pub changed_data: bool,
+    /// More epochs: the rest follows the longer schedule.
+    pub more_epochs: bool,
+}
+
+/// How much of an epoch lies behind a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// Nothing.
+    Between,
+    /// All of its steps.
+    Ended,
+    /// Some of them; how many, where that is known.
+    Within(Option<u64>),
+}
+
+/// What a run is resumed with.
+pub(super) struct Now<'a> {
+    pub(super) config: &'a Config,
+    pub(super) data: &'a Path,
+    pub(super) identity: &'a Identity,
+    pub(super) steps_per_epoch: u64,
+    pub(super) allow: Allow,
+}
+
+/// Where to go on, and what is to be said about it.
+#[derive(Debug)]
+pub(super) struct Resumed {
+    pub(super) at: Position,
+    /// What changed; the checkpoint must be written anew before anything goes back to it.
+    pub(super) changes: Vec<String>,
+}
+
+impl Now<'_> {
+    /// Holds a checkpoint against what the run is resumed with.
+    ///
+    /// # Errors
+    /// Where something differs that was not allowed to, with both values; where nothing would be left to do.
+    pub(super) fn resume(&self, path: &Path, loaded: Loaded) -> Result<Resumed> {
+        let mut changes = Vec::new();
+        changes.extend(self.epochs(path, &loaded)?);
+        let Loaded { mut at, course, .. } = loaded;
+        changes.extend(match course {
+            Some(course) => self.data(path, &mut at, &course)?,
+            None => self.unknown_data(path, &mut at)?,
+        });
+        Ok(Resumed { at, changes })
+    }
+
+    /// Compares the configurations; what a longer run changes.
+    fn epochs(&self, path: &Path, loaded: &Loaded) -> Result<Option<String>> {
+        let (was, now) = (loaded.config.epochs, self.config.epochs);
+        let name = path.display();
+        let at = loaded.at.epoch;
+        ensure!(
+            now >= was,
+            "`{name}` is of a run of {was} epochs, {at} of them done; `--epochs` says {now}, and a schedule cannot be shortened; hint: `--epochs {was}`"
+        );
+        ensure!(
+            now == was || self.allow.more_epochs,
+            "`{name}` is of a run of {was} epochs, {at} of them done; `--epochs` says {now}, which is another course of the learning rate; hint: `--allow-more-epochs` goes on along that of {now} epochs, `--epochs {was}` along the old one"
+        );
+        same_config(&lengthened(&loaded.config, now), self.config, path)?;
+        if now == was {
+            return Ok(None);
+        }
+        Ok(Some(self.longer(loaded)))
+    }
+
+    /// The learning rate before and after, and how it goes on.
+    fn longer(&self, loaded: &Loaded) -> String {
+        let Loaded { config: saved, at, course } = loaded;
+        let steps = course.as_ref().map_or(self.steps_per_epoch, |c| c.steps_per_epoch);
+        let from = course.as_ref().map_or(at.step, |c| at.epoch * steps + at.step.saturating_sub(c.began));
+        let schedule = |c: &Config| Schedule::new(&c.optimizer, steps as usize, c.epochs);
+        let (old, new) = (schedule(saved), schedule(self.config));
+        let scale = at.run.lr_scale;
+        // the old schedule has ended where its run was finished
+        let before = scale * old.lr(from.min(old.total().saturating_sub(1)));
+        let left = new.total().saturating_sub(1).saturating_sub(from);
+        let rate = |i: u64| {
+            let step = from + left * i / 4;
+            format!("{:.3e} in epoch {:.2}", scale * new.lr(step), new.epoch(step))
+        };
+        format!(
+            "{} epochs in place of {}; the learning rate was {before:.3e} and is {}",
+            self.config.epochs,
+            saved.epochs,
+            (0..=4).map(rate).collect::<Vec<_>>().join(", ")
+        )
+    }
+
+    /// Where the checkpoint says what the data were.
+    fn data(&self, path: &Path, at: &mut Position, was: &Course) -> Result<Option<String>> {
+        let (name, now) = (path.display(), self.identity);
+        let done = at.step.checked_sub(was.began).filter(|&done| done <= was.steps_per_epoch);
+        let Some(done) = done else {
+            bail!(
+                "`{name}` is damaged: step {} lies in no epoch of {} steps that began at step {}",
+                at.step,
+                was.steps_per_epoch,
+                was.began
+            )
+        };
+        if was.data.is_same(now) && was.steps_per_epoch == self.steps_per_epoch {
+            at.course = was.clone();
+            at.course.data = now.clone();
+            return Ok(None);
+        }
+        let what = format!(
+            "`{}` had {} pictures and {} steps an epoch when `{name}` was written, and has {} and {}{}",
+            self.data.display(),
+            was.data.pictures,
+            was.steps_per_epoch,
+            now.pictures,
+            self.steps_per_epoch,
+            if was.data.pictures == now.pictures {
+                format!(
+                    ", but others or in another order (hash {} then, {} now)",
+                    was.data.hash(),
+                    now.hash()
+                )
+            } else {
+                String::new()
+            }
+        );
+        let left = match done {
+            0 => Left::Between,
+            done if done == was.steps_per_epoch => Left::Ended,
+            done => Left::Within(Some(done)),
+        };
+        self.next_epoch(at, &what, left)
+    }
+
+    /// Where it does not: written by an earlier version, which knew one data set only.
+    fn unknown_data(&self, path: &Path, at: &mut Position) -> Result<Option<String>> {
+        let began = at.epoch.checked_mul(self.steps_per_epoch);
+        let fits = |&began: &u64| at.step.checked_sub(began).is_some_and(|done| done <= self.steps_per_epoch);
+        let what = format!("`{}` does not say what it was trained on", path.display());
+        if let Some(began) = began.filter(fits) {
+            at.course = self.course(began);
+            return Ok(Some(format!("{what}: taken for `{}` as it is now", self.data.display())));
+        }
+        let what = format!(
+            "{what}, and `{}` has changed since: with {} pictures and {} steps an epoch, step {} is not in epoch {}",
+            self.data.display(),
+            self.identity.pictures,
+            self.steps_per_epoch,
+            at.step,
+            at.epoch
+        );
+        self.next_epoch(at, &what, Left::Within(None))
+    }
+
+    /// Leaves the epoch under way, whose order was one of other pictures, and begins the next one.
+    fn next_epoch(&self, at: &mut Position, what: &str, left: Left) -> Result<Option<String>> {
+        ensure!(
+            self.allow.changed_data,
+            "{what}; hint: bring the data back, or `--allow-changed-data` goes on with the next epoch on what is there now"
+        );
+        let epochs = self.config.epochs as u64;
+        if at.epoch >= epochs {
+            at.course = self.course(at.step);
+            return Ok(None);
+        }
+        let over = match left {
+            Left::Between => String::new(),
+            Left::Ended => format!(" after epoch {}", at.epoch),
+            Left::Within(Some(done)) => format!("; epoch {} is left after {done} steps", at.epoch),
+            Left::Within(None) => format!("; epoch {} is left", at.epoch),
+        };
+        if left != Left::Between {
+            at.epoch += 1;
+            at.run.meter = Meter::default();
+        }
+        ensure!(
+            at.epoch < epochs,
+            "{what}{over}, and it was the last one: no epoch is left for other data; hint: `--epochs {} --allow-more-epochs`",
+            epochs + 1
+        );
+        at.course = self.course(at.step);
+        Ok(Some(format!("{what}{over}; going on with epoch {} (from 0) of {epochs}", at.epoch)))
+    }
+
+    fn course(&self, began: u64) -> Course {
+        Course { data: self.identity.clone(), steps_per_epoch: self.steps_per_epoch, began }
+    }
+}
+
+/// A configuration as it would be with more epochs: a momentum that warms up over the whole run goes on doing so.
+fn lengthened(saved: &Config, epochs: usize) -> Config {
+    let mut config = saved.clone();
+    if let Some(m) = config.method.moco_mut()
+        && m.momentum_warmup_epochs == saved.epochs as f64
+    {
+        m.momentum_warmup_epochs = epochs as f64;
+    }
+    config.epochs = epochs;
+    config
+}
