@@ -19,12 +19,14 @@ use crate::telemetry::{Trace, attribute, number};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MODEL: HeaderName = HeaderName::from_static("x-occlude-model");
 const FINGERPRINT: HeaderName = HeaderName::from_static("x-occlude-fingerprint");
+const IDENTITY: HeaderName = HeaderName::from_static("x-occlude-identity");
 
 /// Headers of answers that pages of other origins may read.
-pub(super) const EXPOSED: [&str; 6] = [
+pub(super) const EXPOSED: [&str; 7] = [
     "x-request-id",
     "x-occlude-model",
     "x-occlude-fingerprint",
+    "x-occlude-identity",
     "x-occlude-notes",
     "retry-after",
     "inference-header-content-length",
@@ -150,6 +152,7 @@ fn finish(state: &AppState, id: &str, model: Option<&ModelName>, headers: &mut H
     if let Some(model) = model {
         set(MODEL, &model.name);
         set(FINGERPRINT, &model.fingerprint);
+        set(IDENTITY, &model.identity);
     }
     if state.draining() {
         set(header::CONNECTION, "close");
