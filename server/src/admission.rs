@@ -35,8 +35,7 @@ impl Admitted {
         state.active().send_modify(|n| *n += 1);
         let active = Active(state.active().clone());
         if state.draining() {
-            let error = ApiError::new(Kind::Draining, "the server is shutting down");
-            return Err(error.hint("send the request to another instance, or try again soon").retry_after(1));
+            return Err(draining());
         }
         let pictures = Arc::clone(state.admission()).try_acquire_owned().map_err(|_| overloaded(state))?;
         Ok(Self { state: state.clone(), pictures, bytes: None, pixels: None, _active: active })
@@ -63,6 +62,12 @@ impl Admitted {
         add(&mut self.pixels, got);
         Ok(())
     }
+}
+
+/// For what comes after the signal.
+pub(crate) fn draining() -> ApiError {
+    let error = ApiError::new(Kind::Draining, "the server is shutting down");
+    error.hint("send the request to another instance, or try again soon").retry_after(1)
 }
 
 fn take(room: &Arc<Semaphore>, count: u64) -> Option<OwnedSemaphorePermit> {

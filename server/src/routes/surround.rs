@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::images::ModelName;
 use super::leftover::lend;
+use crate::admission::draining;
 use crate::error::{ApiError, Kind, Shape};
 use crate::metrics::Stage;
 use crate::state::AppState;
@@ -49,7 +50,9 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
     let telemetry = state.telemetry();
     let trace = telemetry.as_ref().and_then(|_| Trace::begin(request.headers()));
     let (request, leftover) = lend(request);
-    let (holder, mut response) = match authorise(&state, &route, request.headers()) {
+    let let_in = authorise(&state, &route, request.headers());
+    let let_in = let_in.and_then(|holder| still_open(&state, &route).map(|()| holder));
+    let (holder, mut response) = match let_in {
         Ok(holder) => match trace.clone() {
             Some(trace) => (holder, trace.during(next.run(request)).await),
             None => (holder, next.run(request).await),
@@ -112,6 +115,12 @@ fn authorise(state: &AppState, route: &str, headers: &HeaderMap) -> Result<Optio
         )
         .hint("send it as `Authorization: Bearer KEY`; the operator makes keys with `occlude-serve key`")),
     }
+}
+
+/// At shutdown only what watches the server and what describes it is answered on.
+fn still_open(state: &AppState, route: &str) -> Result<(), ApiError> {
+    let open = OPEN.contains(&route) || matches!(route, "/metrics" | "other");
+    if state.draining() && !open { Err(draining()) } else { Ok(()) }
 }
 
 /// A line for every request; those that only watch the server are of interest to nobody.
