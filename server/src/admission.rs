@@ -35,8 +35,7 @@ impl Admitted {
         state.active().send_modify(|n| *n += 1);
         let active = Active(state.active().clone());
         if state.draining() {
-            let error = ApiError::new(Kind::Draining, "the server is shutting down");
-            return Err(error.hint("send the request to another instance, or try again soon").retry_after(1));
+            return Err(draining());
         }
         let pictures = Arc::clone(state.admission()).try_acquire_owned().map_err(|_| overloaded(state))?;
         Ok(Self { state: state.clone(), pictures, bytes: None, pixels: None, _active: active })
@@ -65,6 +64,12 @@ impl Admitted {
     }
 }
 
+/// For what comes after the signal.
+pub(crate) fn draining() -> ApiError {
+    let error = ApiError::new(Kind::Draining, "the server is shutting down");
+    error.hint("send the request to another instance, or try again soon").retry_after(1)
+}
+
 fn take(room: &Arc<Semaphore>, count: u64) -> Option<OwnedSemaphorePermit> {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     Arc::clone(room).try_acquire_many_owned(count).ok()
@@ -82,9 +87,7 @@ pub(crate) fn overloaded(state: &AppState) -> ApiError {
     let waiting = state.in_flight() as f64;
     let seconds = state.metrics().rate().map_or(1.0, |rate| (waiting / rate.max(0.1)).ceil());
     ApiError::new(Kind::Overloaded, "the server is full")
-        .hint(
-            "try again after the seconds in `Retry-After`; `--max-queue`, `--max-queue-pixels` and `--max-buffered` set the bounds",
-        )
+        .hint("try again after the seconds in `Retry-After`")
         .retry_after(seconds.clamp(1.0, MAX_RETRY) as u64)
 }
 

@@ -91,11 +91,11 @@ fn failure(url: &str, limit: usize, error: ureq::Error) -> ApiError {
     match error {
         ureq::Error::Io(e) if e.kind() == ErrorKind::PermissionDenied => {
             ApiError::new(Kind::UrlRefused, format!("`{url}`: {e}"))
-                .hint("send the picture itself; `--url-host` names hosts that may be fetched from")
+                .hint("send the picture itself, as base64 or as a body")
         }
         ureq::Error::BodyExceedsLimit(_) => {
             let message = format!("`{url}` is larger than {limit} bytes");
-            ApiError::new(Kind::BodyTooLarge, message).hint("`--max-body` sets the limit")
+            ApiError::new(Kind::BodyTooLarge, message).hint("send a smaller picture")
         }
         error => ApiError::new(Kind::UrlFailed, format!("cannot fetch `{url}`: {error}"))
             .hint("send the picture itself, as base64 or as a body"),

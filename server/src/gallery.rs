@@ -20,10 +20,10 @@ const THUMBNAIL_QUALITY: u8 = 82;
 #[derive(Debug, thiserror::Error)]
 pub enum GalleryError {
     /// The folder cannot be listed.
-    #[error("`--gallery`: {0}")]
+    #[error(transparent)]
     List(#[from] ListError),
     /// Not one picture could be read.
-    #[error("`--gallery`: none of the {count} pictures in `{}` could be read; the first: {first}", .path.display())]
+    #[error("none of the {count} pictures in `{}` could be read; the first: {first}", .path.display())]
     AllBroken {
         /// The folder.
         path: PathBuf,
@@ -33,7 +33,7 @@ pub enum GalleryError {
         first: String,
     },
     /// The model failed on pictures that could be read.
-    #[error("`--gallery`: {0}")]
+    #[error(transparent)]
     Encode(#[from] EncodeError),
 }
 
@@ -52,7 +52,7 @@ pub struct Gallery {
     vectors: Vec<f32>,
     dim: usize,
     skipped: usize,
-    fingerprint: String,
+    identity: String,
 }
 
 /// A picture that was found.
@@ -97,8 +97,8 @@ impl Gallery {
         let dim = rows.first().map_or(0, |(_, v)| v.len());
         let entries = rows.iter().map(|(i, _)| entry(*i)).collect();
         let vectors = rows.into_iter().flat_map(|(_, v)| unit(v)).collect();
-        let fingerprint = model.info.fingerprint.clone();
-        Ok(Self { entries, classes: listing.classes, vectors, dim, skipped, fingerprint })
+        let identity = model.info.identity.clone();
+        Ok(Self { entries, classes: listing.classes, vectors, dim, skipped, identity })
     }
 
     /// Pictures that can be found.
@@ -111,9 +111,9 @@ impl Gallery {
         self.entries.is_empty()
     }
 
-    /// The model that made its vectors.
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+    /// Identity of the model that made its vectors.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// Pictures that could not be read.

@@ -8,6 +8,7 @@ mod admission;
 mod auth;
 mod batch;
 mod bulk;
+mod clock;
 mod config;
 pub mod encoder;
 mod error;
@@ -19,6 +20,7 @@ mod logs;
 mod metrics;
 mod model;
 mod npy;
+mod pace;
 mod picture;
 mod pool;
 mod render;
@@ -33,7 +35,7 @@ pub use auth::{KeyError, Keys, create as create_key};
 pub use batch::{Batcher, Crop, Encode, EncodeError, Encoded, Features, QueueFull, Wants};
 pub use bulk::Progress;
 pub use config::{
-    Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, ModelFile, Provider, Tool,
+    Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, ModelFile, Provider, Sources, Tool,
 };
 pub use error::{ApiError, Kind};
 pub use fetch::{Fetcher, Hosts};

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let done = match args.command {
         Some(tool) => {
             start_logs(args.log_level, LogFormat::Text);
-            use_tool(tool)
+            use_tool(tool, (&args.host, args.port))
         }
         None => match args.resolve() {
             Ok(config) => serve(config),
@@ -36,6 +36,7 @@ fn wrong_usage(error: &dyn std::fmt::Display) -> ExitCode {
 
 fn serve(config: Config) -> anyhow::Result<()> {
     start_logs(config.log_level, config.log_format);
+    config.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(run(config));
     // A picture that is being decoded cannot be interrupted; nobody waits for it any more.
@@ -43,7 +44,8 @@ fn serve(config: Config) -> anyhow::Result<()> {
     Ok(result?)
 }
 
-fn use_tool(tool: Tool) -> anyhow::Result<()> {
+/// `server` is where a server of this configuration listens.
+fn use_tool(tool: Tool, server: (&str, u16)) -> anyhow::Result<()> {
     use std::io::Write;
 
     match tool {
@@ -51,7 +53,7 @@ fn use_tool(tool: Tool) -> anyhow::Result<()> {
             let key = create_key(&name, &file)?;
             writeln!(std::io::stdout(), "{key}")?;
         }
-        Tool::Health { url } => writeln!(std::io::stdout(), "{}", health(&url)?)?,
+        Tool::Health { url } => writeln!(std::io::stdout(), "{}", health(url.as_deref(), server)?)?,
         Tool::Embed(args) => drop(embed(&args)?),
         Tool::Index(args) => drop(index(&args)?),
     }

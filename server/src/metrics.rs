@@ -89,6 +89,7 @@ pub(crate) struct Gauges {
     pub(crate) in_flight: usize,
     pub(crate) in_flight_pixels: usize,
     pub(crate) gallery: usize,
+    pub(crate) writable: bool,
     pub(crate) spans_lost: u64,
     pub(crate) models: Vec<ModelGauges>,
 }
@@ -98,6 +99,7 @@ pub(crate) struct Gauges {
 pub(crate) struct ModelGauges {
     pub(crate) name: String,
     pub(crate) fingerprint: String,
+    pub(crate) identity: String,
     pub(crate) provider: String,
     pub(crate) queue_depth: usize,
 }
@@ -249,6 +251,7 @@ fn write_gauges(out: &mut String, gauges: &Gauges) {
         ("occlude_in_flight_images", "pictures admitted and not yet answered", gauges.in_flight),
         ("occlude_in_flight_pixels", "pixels of them", gauges.in_flight_pixels),
         ("occlude_gallery_images", "pictures that can be found by search", gauges.gallery),
+        ("occlude_collections_writable", "1 when something can be added", usize::from(gauges.writable)),
     ];
     for (name, help, value) in rows {
         head(out, name, "gauge", help);
@@ -261,12 +264,12 @@ fn write_gauges(out: &mut String, gauges: &Gauges) {
         let _ = writeln!(out, "occlude_queue_depth{{model=\"{}\"}} {queue_depth}", escape(name));
     }
     head(out, "occlude_model_info", "gauge", "a model, and the execution provider that runs it");
-    for ModelGauges { name, fingerprint, provider, .. } in &gauges.models {
+    for ModelGauges { name, fingerprint, identity, provider, .. } in &gauges.models {
         let (name, provider) = (escape(name), escape(provider));
+        let (fingerprint, identity) = (escape(fingerprint), escape(identity));
         let _ = writeln!(
             out,
-            "occlude_model_info{{model=\"{name}\",fingerprint=\"{fingerprint}\",provider=\"{provider}\"}} 1",
-            fingerprint = escape(fingerprint),
+            "occlude_model_info{{model=\"{name}\",fingerprint=\"{fingerprint}\",identity=\"{identity}\",provider=\"{provider}\"}} 1",
         );
     }
 }
@@ -315,6 +318,7 @@ mod tests {
         let model = ModelGauges {
             name: "a\"b".to_owned(),
             fingerprint: "f00d".to_owned(),
+            identity: "1d".to_owned(),
             provider: "CPU".to_owned(),
             queue_depth: 4,
         };
@@ -323,6 +327,7 @@ mod tests {
             in_flight: 5,
             in_flight_pixels: 7,
             gallery: 6,
+            writable: true,
             spans_lost: 8,
             models: vec![model],
         };
@@ -341,7 +346,8 @@ mod tests {
             "occlude_queue_depth{model=\"a\\\"b\"} 4",
             "occlude_in_flight_images 5",
             "occlude_gallery_images 6",
-            "occlude_model_info{model=\"a\\\"b\",fingerprint=\"f00d\",provider=\"CPU\"} 1",
+            "occlude_collections_writable 1",
+            "occlude_model_info{model=\"a\\\"b\",fingerprint=\"f00d\",identity=\"1d\",provider=\"CPU\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

@@ -1,6 +1,6 @@
 //! What is known about a model, and a model that is being served.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use occlude_preprocess::Preprocess;
@@ -8,6 +8,7 @@ use occlude_retrieval::Spec;
 
 use crate::batch::{Batcher, Batching, Encode};
 use crate::config::Limits;
+use crate::gallery::Gallery;
 use crate::metrics::Metrics;
 
 /// What the graph takes.
@@ -44,6 +45,9 @@ pub struct ModelInfo {
     pub name: String,
     /// Hash over weights and preprocessing.
     pub fingerprint: String,
+    /// Hash over all that changes the numbers: precision, quantisation and outputs, too. Vectors compare where it is
+    /// the same.
+    pub identity: String,
     /// Architecture.
     pub encoder: String,
     /// How it was trained.
@@ -73,6 +77,7 @@ impl ModelInfo {
         Spec {
             dim: self.dim,
             fingerprint: self.fingerprint.clone(),
+            identity: Some(self.identity.clone()),
             model: self.name.clone(),
             metric: Default::default(),
         }
@@ -87,12 +92,24 @@ pub struct Model {
     pub(crate) loaded: SystemTime,
     /// Its queue.
     pub(crate) batcher: Batcher,
+    /// The pictures that it indexed. A request that began with a model searches what is the model's, whatever is
+    /// loaded meanwhile.
+    gallery: OnceLock<Arc<Gallery>>,
 }
 
 impl Model {
     /// Pictures that wait for a batch.
     pub fn waiting(&self) -> usize {
         self.batcher.depth()
+    }
+
+    /// Gives the model what to search; the first gallery stays.
+    pub(crate) fn attach(&self, gallery: &Arc<Gallery>) {
+        let _ = self.gallery.set(Arc::clone(gallery));
+    }
+
+    pub(crate) fn gallery(&self) -> Option<&Arc<Gallery>> {
+        self.gallery.get()
     }
 
     /// Starts a worker for each encoder.
@@ -109,6 +126,7 @@ impl Model {
             max_batch: limits.max_batch,
             max_delay: limits.max_delay,
         };
-        Self { info, loaded: SystemTime::now(), batcher: Batcher::start(encoders, how, metrics) }
+        let batcher = Batcher::start(encoders, how, metrics);
+        Self { info, loaded: SystemTime::now(), batcher, gallery: OnceLock::new() }
     }
 }

@@ -90,7 +90,7 @@ async fn fetch_all(
     let got = wanted.map(|upload| async move {
         let fetcher = state.fetcher().ok_or_else(|| {
             ApiError::new(Kind::UrlRefused, "web addresses are not fetched")
-                .hint("send the picture itself; the operator can start the server with `--allow-url-fetch`")
+                .hint("send the picture itself, as base64 or as a body")
         })?;
         upload.bytes = fetcher.get(upload.url.as_deref().unwrap_or_default()).await?.into();
         Ok::<_, ApiError>(upload.bytes.len())
@@ -113,7 +113,7 @@ fn pixels(limits: &Limits, uploads: &[Upload], named: bool) -> Result<u64, ApiEr
         let most = limits.max_queue_pixels;
         let message = format!("the pictures have {total} pixels together, {most} are taken at once");
         let error = ApiError::new(Kind::TooManyImages, message);
-        return Err(error.hint("split the request; `--max-queue-pixels` sets the limit"));
+        return Err(error.hint("split the request"));
     }
     Ok(total)
 }

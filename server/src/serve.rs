@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use sd_notify::NotifyState;
@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::loader::supervisor;
+use crate::pace::{Limits, Pace, Paced, Telling};
 use crate::state::AppState;
 
 /// Largest request head in bytes; hyper answers 431 above it.
@@ -24,15 +25,17 @@ const FLUSH: Duration = Duration::from_secs(5);
 /// Bounds on connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// For a request's head, counted from the connection or the answer before.
+    /// For a request's head, from its first byte; also for the first byte of a connection.
     pub head: Duration,
+    /// Between an answer and the next request.
+    pub keep_alive: Duration,
     /// For answering what was accepted, once the end has begun.
     pub drain: Duration,
     /// Connections at once.
     pub max_connections: usize,
 }
 
-/// Serves until `end` completes. Then new requests are answered 503 while accepted ones are finished, and the
+/// Serves until `end` completes. Then new work is refused with 503 while accepted requests are finished, and the
 /// connections are closed; whatever is left after `drain` is cut.
 pub async fn serve(
     listener: TcpListener,
@@ -42,16 +45,17 @@ pub async fn serve(
     end: impl Future<Output = ()>,
 ) {
     let graceful = GracefulShutdown::new();
+    let waits = Limits { head: timeouts.head, idle: timeouts.keep_alive };
     let room = Arc::new(Semaphore::new(timeouts.max_connections.min(Semaphore::MAX_PERMITS)));
     tokio::select! {
-        () = accept(&listener, &router, &graceful, &room, timeouts.head) => {}
+        () = accept(&listener, &router, &graceful, &room, waits) => {}
         () = end => {}
     }
     state.start_draining();
     supervisor(&[NotifyState::Stopping]);
     // Still accepting: who comes now is told 503 instead of finding a closed door.
     tokio::select! {
-        () = accept(&listener, &router, &graceful, &room, timeouts.head) => {}
+        () = accept(&listener, &router, &graceful, &room, waits) => {}
         () = state.idle() => {}
         () = tokio::time::sleep(timeouts.drain) => {
             tracing::warn!("requests were cut off after {} s of draining", timeouts.drain.as_secs_f64());
@@ -66,7 +70,7 @@ async fn accept(
     router: &Router,
     graceful: &GracefulShutdown,
     room: &Arc<Semaphore>,
-    head: Duration,
+    waits: Limits,
 ) {
     loop {
         let permit = Arc::clone(room).acquire_owned().await;
@@ -82,9 +86,11 @@ async fn accept(
         // Small answers leave at once.
         let _ = stream.set_nodelay(true);
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(MAX_HEAD);
-        let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        builder.header_read_timeout(None).max_buf_size(MAX_HEAD);
+        let pace = Pace::new(waits);
+        let service = Telling { service: TowerToHyperService::new(router.clone()), pace: pace.clone() };
+        let stream = TokioIo::new(Paced::new(stream, pace));
+        let connection = graceful.watch(builder.serve_connection(stream, service));
         tokio::spawn(async move {
             // Errors here are the client's: it left, or it spoke no HTTP.
             let _ = connection.await;

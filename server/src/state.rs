@@ -39,6 +39,8 @@ struct Inner {
     models: RwLock<Vec<Arc<Model>>>,
     gallery: RwLock<Option<Arc<Gallery>>>,
     store: RwLock<Option<Arc<dyn Engine>>>,
+    /// Why nothing can be added to collections.
+    store_problem: RwLock<Option<&'static str>>,
     fetcher: OnceLock<Fetcher>,
     telemetry: RwLock<Option<Arc<Telemetry>>>,
     keys: RwLock<Arc<Keys>>,
@@ -87,6 +89,7 @@ impl AppState {
             models: RwLock::default(),
             gallery: RwLock::default(),
             store: RwLock::default(),
+            store_problem: RwLock::default(),
             fetcher: OnceLock::new(),
             telemetry: RwLock::default(),
             keys: RwLock::default(),
@@ -99,6 +102,9 @@ impl AppState {
     /// they began with; the old one ends with the last of them.
     pub fn set_model(&self, model: Model) {
         let model = Arc::new(model);
+        if let Some(gallery) = self.indexed().filter(|g| g.identity() == model.info.identity) {
+            model.attach(&gallery);
+        }
         let mut models = self.0.models.write().unwrap_or_else(PoisonError::into_inner);
         match models.iter().position(|m| m.info.name == model.info.name) {
             Some(i) => models[i] = model,
@@ -110,7 +116,20 @@ impl AppState {
 
     /// Answers searches from this gallery from now on.
     pub fn set_gallery(&self, gallery: Gallery) {
-        *self.0.gallery.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(gallery));
+        let gallery = Arc::new(gallery);
+        for model in self.models().iter().filter(|m| m.info.identity == gallery.identity()) {
+            model.attach(&gallery);
+        }
+        *self.0.gallery.write().unwrap_or_else(PoisonError::into_inner) = Some(gallery);
+    }
+
+    /// Serves a model and the gallery that it indexed, in place of the model of the same name and its gallery: no
+    /// request sees the one without the other.
+    pub fn set_model_with_gallery(&self, model: Model, gallery: Gallery) {
+        let gallery = Arc::new(gallery);
+        model.attach(&gallery);
+        *self.0.gallery.write().unwrap_or_else(PoisonError::into_inner) = Some(gallery);
+        self.set_model(model);
     }
 
     /// Answers about collections from this store from now on.
@@ -127,6 +146,30 @@ impl AppState {
         drop(self.0.store.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 
+    /// Notes whether the disk takes what is to be kept; what has no room in a limit of the store's says nothing of it.
+    pub(crate) fn note_store(&self, error: Option<&occlude_retrieval::Error>) {
+        use occlude_retrieval::Kind;
+
+        let problem = error.and_then(|e| match e.kind() {
+            Kind::Full => Some("there is no room on the disk"),
+            Kind::Io => Some("the disk cannot be written"),
+            _ => None,
+        });
+        let mut known = self.0.store_problem.write().unwrap_or_else(PoisonError::into_inner);
+        if *known != problem {
+            match (problem, error) {
+                (Some(problem), Some(error)) => tracing::error!("collections: {problem}: {error}"),
+                _ => tracing::info!("collections can be written again"),
+            }
+        }
+        *known = problem;
+    }
+
+    /// Why nothing can be added to collections, if so.
+    pub(crate) fn store_problem(&self) -> Option<&'static str> {
+        *self.0.store_problem.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks the store, off the async threads; 503 while it is being opened, 404 when there is none.
     pub(crate) async fn on_store<T: Send + 'static>(
         &self,
@@ -136,13 +179,18 @@ impl AppState {
             return Err(match self.0.expected.store {
                 true => loading("the collections are being opened"),
                 false => ApiError::new(Kind::NotFound, "this server has no collections")
-                    .hint("start it with `--data DIR` to keep collections in a folder"),
+                    .hint("who operates it can give it a folder to keep them in"),
             });
         };
         let start = Instant::now();
         let crashed = |_| ApiError::new(Kind::Internal, "the work on a collection was aborted");
         let done = tokio::task::spawn_blocking(move || work(&*store)).await.map_err(crashed)?;
         self.metrics().observe(Stage::Store, start.elapsed());
+        if let Err(error) = &done
+            && matches!(error.kind(), occlude_retrieval::Kind::Full | occlude_retrieval::Kind::Io)
+        {
+            self.note_store(Some(error));
+        }
         Ok(done?)
     }
 
@@ -202,6 +250,11 @@ impl AppState {
         self.0.draining.load(Ordering::SeqCst)
     }
 
+    /// Whether there are collections, or will be.
+    pub(crate) fn has_store(&self) -> bool {
+        self.0.expected.store || self.store().is_some()
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         let loaded = self.models();
         let has = |name: &String| loaded.iter().any(|m| m.info.name == *name);
@@ -248,21 +301,23 @@ impl AppState {
     /// The gallery for a query by `model`: 503 while it is indexed, 404 when there is none, 409 where its vectors
     /// are another model's.
     pub(crate) fn gallery(&self, model: &Model) -> Result<Arc<Gallery>, ApiError> {
+        if let Some(own) = model.gallery() {
+            return Ok(Arc::clone(own));
+        }
         match self.indexed() {
-            Some(gallery) if gallery.fingerprint() == model.info.fingerprint => Ok(gallery),
+            Some(gallery) if gallery.identity() == model.info.identity => Ok(gallery),
             Some(gallery) => {
                 let message = format!(
                     "the gallery was indexed by the model {}, the query is by {} (`{}`)",
-                    gallery.fingerprint(),
-                    model.info.fingerprint,
+                    gallery.identity(),
+                    model.info.identity,
                     model.info.name
                 );
-                Err(ApiError::new(Kind::WrongModel, message)
-                    .hint("leave `model` out; after a new model was loaded, the gallery is indexed again"))
+                Err(ApiError::new(Kind::WrongModel, message).hint("leave `model` out"))
             }
             None if self.0.expected.gallery => Err(loading("the gallery is being indexed")),
             None => Err(ApiError::new(Kind::NotFound, "this server has no gallery")
-                .hint("start it with `--gallery DIR` to search among the pictures of a folder")),
+                .hint("who operates it can give it a folder of pictures to search among")),
         }
     }
 
@@ -291,6 +346,7 @@ impl AppState {
         let model = |m: &Arc<Model>| ModelGauges {
             name: m.info.name.clone(),
             fingerprint: m.info.fingerprint.clone(),
+            identity: m.info.identity.clone(),
             provider: m.info.provider.clone(),
             queue_depth: m.batcher.depth(),
         };
@@ -300,6 +356,7 @@ impl AppState {
             in_flight: self.in_flight(),
             in_flight_pixels: limit.saturating_sub(self.0.pixels.available_permits()),
             gallery: self.indexed().map_or(0, |g| g.len()),
+            writable: self.store().is_some() && self.store_problem().is_none(),
             spans_lost: self.telemetry().map_or(0, |t| t.lost()),
             models: self.models().iter().map(model).collect(),
         }

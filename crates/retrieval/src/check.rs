@@ -34,6 +34,9 @@ pub(crate) fn name(name: &str) -> Result<()> {
 pub(crate) fn spec(spec: &Spec) -> Result<()> {
     within("`dim`", spec.dim, MAX_DIM)?;
     within("bytes of `fingerprint`", spec.fingerprint.len(), MAX_LABEL)?;
+    if let Some(identity) = &spec.identity {
+        within("bytes of `identity`", identity.len(), MAX_LABEL)?;
+    }
     within("bytes of `model`", spec.model.len(), MAX_LABEL)
 }
 

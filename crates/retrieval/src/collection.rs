@@ -1,10 +1,10 @@
 //! A collection in memory: its rows, its approximate index, and what filters matched.
 
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use crate::ann::Ann;
 use crate::database::{Database, Stored};
-use crate::engine::Info;
+use crate::engine::{Info, Spec};
 use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::lock::{lock, read};
@@ -19,6 +19,8 @@ const GONE: usize = 10_000;
 
 pub(crate) struct Collection {
     pub(crate) stored: Stored,
+    /// Of its model, where that was told after it was made.
+    pub(crate) adopted: OnceLock<String>,
     /// As the database, but for moments after a commit.
     pub(crate) rows: RwLock<Rows>,
     /// `None` while all searches are exact.
@@ -41,7 +43,7 @@ struct Matches {
 impl Collection {
     pub(crate) fn new(stored: Stored) -> Self {
         let rows = RwLock::new(Rows::new(stored.spec.dim));
-        Self { stored, rows, ann: RwLock::new(None), matches: Mutex::new(Vec::new()) }
+        Self { stored, adopted: OnceLock::new(), rows, ann: RwLock::new(None), matches: Mutex::new(Vec::new()) }
     }
 
     pub(crate) fn dim(&self) -> usize {
@@ -51,20 +53,23 @@ impl Collection {
     pub(crate) fn info(&self) -> Info {
         Info {
             name: self.stored.name.clone(),
-            spec: self.stored.spec.clone(),
+            spec: self.spec(),
             count: read(&self.rows).len(),
             indexed: read(&self.ann).as_ref().map_or(0, Ann::len),
             created: self.stored.created,
         }
     }
 
-    pub(crate) fn check_fingerprint(&self, found: &str) -> Result<()> {
-        let expected = &self.stored.spec.fingerprint;
-        if expected == found {
-            return Ok(());
-        }
-        let collection = self.stored.name.clone();
-        Err(Error::Fingerprint { collection, expected: expected.clone(), found: found.to_owned() })
+    /// What it was made for, with what is known of it by now.
+    pub(crate) fn spec(&self) -> Spec {
+        let spec = self.stored.spec.clone();
+        let identity = spec.identity.or_else(|| self.adopted.get().cloned());
+        Spec { identity, ..spec }
+    }
+
+    pub(crate) fn check_maker(&self, found: &str) -> Result<()> {
+        let spec = self.spec();
+        if spec.maker() == found { Ok(()) } else { Err(Error::other_maker(&self.stored.name, &spec, found)) }
     }
 
     /// Numbers of the rows that the filter matches, those that were deleted since included; sorted.

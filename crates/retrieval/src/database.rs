@@ -14,7 +14,9 @@ use crate::vector::{from_bytes, is_unit, to_bytes};
 
 /// Name of the file in the store's folder.
 pub(crate) const FILE: &str = "store.sqlite";
-const SCHEMA: i64 = 1;
+/// 2 added the identity of a collection's model.
+const SCHEMA: i64 = 2;
+const FROM_1: &str = "ALTER TABLE collections ADD COLUMN identity TEXT";
 /// `occl`, in the header of our files.
 const APPLICATION: i64 = 0x6f63_636c;
 /// A vector of 512 numbers leaves half of a smaller page empty.
@@ -32,7 +34,8 @@ const TABLES: &str = "
         fingerprint TEXT NOT NULL,
         model TEXT NOT NULL,
         metric TEXT NOT NULL,
-        created INTEGER NOT NULL
+        created INTEGER NOT NULL,
+        identity TEXT
     );
     CREATE TABLE points (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -122,6 +125,8 @@ impl Database {
         self.configure(fresh, max_bytes).map_err(|e| self.failed(e))?;
         if fresh {
             self.create().map_err(|e| self.failed(e))?;
+        } else if version < SCHEMA {
+            self.change(FROM_1).map_err(|e| self.failed(e))?;
         }
         self.take_clean().map_err(|e| self.failed(e))
     }
@@ -145,9 +150,12 @@ impl Database {
     }
 
     fn create(&self) -> rusqlite::Result<()> {
-        let schema = format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT;"
-        );
+        self.change(&format!("{TABLES} PRAGMA application_id = {APPLICATION}"))
+    }
+
+    /// Brings the tables to the schema of this release.
+    fn change(&self, statements: &str) -> rusqlite::Result<()> {
+        let schema = format!("BEGIN IMMEDIATE; {statements}; PRAGMA user_version = {SCHEMA}; COMMIT;");
         self.sql.execute_batch(&schema).inspect_err(|_| {
             let _ = self.sql.execute_batch("ROLLBACK");
         })
@@ -167,6 +175,11 @@ impl Database {
     /// Notes that the file was closed.
     pub(crate) fn close(&self) -> Result<()> {
         self.set_clean(true).map_err(|e| self.failed(e))
+    }
+
+    /// Writes what is there already.
+    pub(crate) fn touch(&self) -> Result<()> {
+        self.set_clean(false).map_err(|e| self.failed(e))
     }
 
     /// A connection that only reads.
@@ -201,23 +214,29 @@ impl Database {
     }
 
     pub(crate) fn collections(&self) -> Result<Vec<Stored>> {
-        let sql = "SELECT uid, name, dim, fingerprint, model, metric, created FROM collections ORDER BY name";
+        let sql = "SELECT uid, name, dim, fingerprint, model, metric, created, identity FROM collections ORDER BY name";
         self.all(sql, [], |row| {
             let metric: String = row.get(5)?;
             if metric != metric_name(Metric::Cosine) {
                 return Ok(Err(self.corrupt(format!("unknown metric `{metric}`"))));
             }
             let dim = row.get(2)?;
-            let spec = Spec { dim, fingerprint: row.get(3)?, model: row.get(4)?, metric: Metric::Cosine };
+            let (fingerprint, model, identity) = (row.get(3)?, row.get(4)?, row.get(7)?);
+            let spec = Spec { dim, fingerprint, identity, model, metric: Metric::Cosine };
             Ok(Ok(Stored { uid: row.get(0)?, name: row.get(1)?, spec, created: row.get(6)? }))
         })
     }
 
     pub(crate) fn create_collection(&self, name: &str, spec: &Spec, created: u64) -> Result<i64> {
-        let sql = "INSERT INTO collections (name, dim, fingerprint, model, metric, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-        let Spec { dim, fingerprint, model, metric } = spec;
-        self.run(sql, params![name, dim, fingerprint, model, metric_name(*metric), created])?;
+        let sql = "INSERT INTO collections (name, dim, fingerprint, model, metric, created, identity) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let Spec { dim, fingerprint, identity, model, metric } = spec;
+        self.run(sql, params![name, dim, fingerprint, model, metric_name(*metric), created, identity])?;
         Ok(self.sql.last_insert_rowid())
+    }
+
+    /// Notes the identity of a collection's model.
+    pub(crate) fn set_identity(&self, uid: i64, identity: &str) -> Result<()> {
+        self.run("UPDATE collections SET identity = ?2 WHERE uid = ?1", params![uid, identity])
     }
 
     /// Deletes a collection; tells the name of its saved index.

@@ -21,13 +21,24 @@ pub enum Metric {
 pub struct Spec {
     /// Numbers in a vector, 1 to [`MAX_DIM`](crate::MAX_DIM).
     pub dim: usize,
-    /// Fingerprint of the model that makes the vectors.
+    /// Fingerprint of the model that makes the vectors: of its weights and preprocessing, for people.
     pub fingerprint: String,
+    /// Identity of that model: of all that changes its numbers, precision included. None where a release without
+    /// identities made the collection.
+    #[serde(default)]
+    pub identity: Option<String>,
     /// Name of that model, for people.
     pub model: String,
     /// How vectors are compared.
     #[serde(default)]
     pub metric: Metric,
+}
+
+impl Spec {
+    /// What vectors are compared by: the identity, or the fingerprint where that is all that is known.
+    pub fn maker(&self) -> &str {
+        self.identity.as_deref().unwrap_or(&self.fingerprint)
+    }
 }
 
 /// What there is to know of a collection.
@@ -179,21 +190,28 @@ pub trait Engine: Send + Sync {
     fn create_collection(&self, name: &str, spec: &Spec) -> Result<Info>;
 
     /// [`Self::create_collection`], or the collection that is there already where it is for vectors of the same
-    /// model; tells whether it is new.
+    /// model; tells whether it is new. Of a collection without an identity nobody knows, and [`Self::adopt`] tells.
     fn ensure_collection(&self, name: &str, spec: &Spec) -> Result<(Info, bool)> {
         match self.create_collection(name, spec) {
             Ok(info) => Ok((info, true)),
             Err(Error::Exists { .. }) => {
                 let there = self.collection(name)?;
-                if there.spec.fingerprint == spec.fingerprint {
+                if there.spec.maker() == spec.maker() {
                     return Ok((there, false));
                 }
-                let (expected, found) = (there.spec.fingerprint, spec.fingerprint.clone());
+                if there.spec.fingerprint == spec.fingerprint {
+                    return Err(Error::other_maker(name, &there.spec, spec.maker()));
+                }
+                let (expected, found) = (there.spec.maker().to_owned(), spec.maker().to_owned());
                 Err(Error::Fingerprint { collection: name.to_owned(), expected, found })
             }
             Err(error) => Err(error),
         }
     }
+
+    /// Notes the identity of `spec` for a collection that has none, where fingerprint and dimension are the same: its
+    /// vectors are said to be of that very model. Nothing happens where it has this identity already.
+    fn adopt(&self, name: &str, spec: &Spec) -> Result<Info>;
 
     /// All collections, by name.
     fn collections(&self) -> Result<Vec<Info>>;
@@ -205,8 +223,8 @@ pub trait Engine: Send + Sync {
     fn drop_collection(&self, name: &str) -> Result<()>;
 
     /// Adds points, or puts them in the place of those with the same ids: all of them, or none. Of points with one
-    /// id the last counts. `fingerprint` is that of the model that made the vectors.
-    fn upsert(&self, name: &str, fingerprint: &str, points: &[Point]) -> Result<Upserted>;
+    /// id the last counts. `maker` is the identity of the model that made the vectors ([`Spec::maker`]).
+    fn upsert(&self, name: &str, maker: &str, points: &[Point]) -> Result<Upserted>;
 
     /// Deletes the points with these ids; tells how many there were.
     fn delete(&self, name: &str, ids: &[String]) -> Result<usize>;
@@ -223,9 +241,12 @@ pub trait Engine: Send + Sync {
     /// How many points there are, or how many the filter matches.
     fn count(&self, name: &str, filter: Option<&Filter>) -> Result<usize>;
 
-    /// What is most like the target, best first; of equal scores the smaller id first. `fingerprint` is that of the
-    /// model that made the target; a search by id states it too.
-    fn search(&self, name: &str, fingerprint: &str, query: &Query) -> Result<Vec<Hit>>;
+    /// What is most like the target, best first; of equal scores the smaller id first. `maker` is that of the target
+    /// ([`Spec::maker`]); a search by id states it too.
+    fn search(&self, name: &str, maker: &str, query: &Query) -> Result<Vec<Hit>>;
+
+    /// Whether something can be written at present.
+    fn probe(&self) -> Result<()>;
 
     /// Brings the approximate indexes up to date, and saves them where much is new. May take long: it asks `go_on`
     /// every few rows, and stops where that says no. Searches and writes go on meanwhile.

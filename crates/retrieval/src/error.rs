@@ -83,10 +83,22 @@ pub enum Error {
     Fingerprint {
         /// The collection.
         collection: String,
-        /// Fingerprint of its model.
+        /// Identity of its model.
         expected: String,
-        /// The fingerprint that came.
+        /// The identity that came.
         found: String,
+    },
+    /// A collection of a release without identities, whose vectors may be of any precision.
+    #[error(
+        "collection `{collection}` was made by a release that noted weights and preprocessing of its model (fingerprint \
+         `{fingerprint}`), but not its precision; hint: say once which model filled it, by PUT with `\"adopt\": true` or \
+         by `occlude-serve index --adopt`, or fill a new collection"
+    )]
+    Unidentified {
+        /// The collection.
+        collection: String,
+        /// Fingerprint of its model.
+        fingerprint: String,
     },
     /// No room on the disk, or a limit of [`Options`](crate::Options) reached.
     #[error("the store is full: {reason}")]
@@ -154,11 +166,20 @@ impl Error {
             Self::NoCollection { .. } | Self::NoPoint { .. } => Kind::NotFound,
             Self::Exists { .. } => Kind::AlreadyExists,
             Self::Name { .. } | Self::Value { .. } | Self::Filter { .. } => Kind::Invalid,
-            Self::Fingerprint { .. } => Kind::WrongFingerprint,
+            Self::Fingerprint { .. } | Self::Unidentified { .. } => Kind::WrongFingerprint,
             Self::Full { .. } => Kind::Full,
             Self::Locked { .. } => Kind::Locked,
             Self::Io { .. } | Self::Database { .. } => Kind::Io,
             Self::Foreign { .. } | Self::Newer { .. } | Self::Corrupt { .. } => Kind::Corrupt,
+        }
+    }
+
+    /// Vectors of `maker` for a collection of another model, or of one that nobody knows.
+    pub(crate) fn other_maker(collection: &str, spec: &crate::Spec, maker: &str) -> Self {
+        let collection = collection.to_owned();
+        match spec.identity {
+            None => Self::Unidentified { collection, fingerprint: spec.fingerprint.clone() },
+            Some(_) => Self::Fingerprint { collection, expected: spec.maker().to_owned(), found: maker.to_owned() },
         }
     }
 

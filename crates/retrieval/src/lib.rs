@@ -6,8 +6,9 @@
 //! that is told is the exact cosine: the approximate index only proposes candidates. [`Engine`] is what a server
 //! needs of a store, so that a remote engine can take its place.
 //!
-//! A collection carries the fingerprint of the model that made its vectors. Writes and searches state theirs, and
-//! another one is refused: vectors of different models do not compare, and nothing else would tell.
+//! A collection carries the identity of the model that made its vectors: a hash over all that changes its numbers.
+//! Writes and searches state theirs, and another one is refused: vectors of different models do not compare, and nothing
+//! else would tell.
 //!
 //! # Memory
 //! A row takes `4 × dim` bytes in the matrix, `dim + 150` or so in the approximate index, and the id with 60 bytes
@@ -26,12 +27,13 @@
 //! # let dir = dir.path();
 //!
 //! let store = Store::open(dir, &Options::default())?;
-//! let spec = Spec { dim: 3, fingerprint: "5eed".into(), model: "resnet50".into(), metric: Metric::Cosine };
+//! let (dim, model, metric) = (3, "resnet50".into(), Metric::Cosine);
+//! let spec = Spec { dim, fingerprint: "5eed".into(), identity: Some("1d".into()), model, metric };
 //! store.create_collection("shop", &spec)?;
 //! let payload = serde_json::from_str(r#"{"class": "dress", "price": 40}"#).unwrap();
-//! store.upsert("shop", "5eed", &[Point { id: "a".into(), vector: vec![0.0, 3.0, 4.0], payload }])?;
+//! store.upsert("shop", "1d", &[Point { id: "a".into(), vector: vec![0.0, 3.0, 4.0], payload }])?;
 //! let filter: Filter = serde_json::from_str(r#"{"must": [{"key": "price", "range": {"lt": 50}}]}"#).unwrap();
-//! let hits = store.search("shop", "5eed", &Query { filter: Some(filter), ..Query::vector(vec![0.0, 0.0, 1.0], 10) })?;
+//! let hits = store.search("shop", "1d", &Query { filter: Some(filter), ..Query::vector(vec![0.0, 0.0, 1.0], 10) })?;
 //! assert_eq!((hits[0].id.as_str(), hits[0].score), ("a", 0.8));
 //! # Ok::<(), occlude_retrieval::Error>(())
 //! ```
@@ -45,6 +47,7 @@ mod error;
 mod filter;
 mod lock;
 mod maintain;
+mod reserve;
 mod rows;
 mod search;
 mod store;

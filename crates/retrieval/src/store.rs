@@ -15,6 +15,7 @@ use crate::engine::{Engine, Info, Maintained, Page, Point, Query, Record, Spec, 
 use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::lock::{lock, read, write};
+use crate::reserve::Reserve;
 use crate::{maintain, search};
 
 /// Most collections of a store.
@@ -35,11 +36,13 @@ pub struct Options {
     pub max_disk: Option<u64>,
     /// Threads that build an approximate index anew. 1 by default.
     pub threads: usize,
+    /// Bytes kept in a file beside the database, so that points can be deleted on a full disk. None by default.
+    pub reserve: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { exact_numbers: 8 << 20, max_memory: None, max_disk: None, threads: 1 }
+        Self { exact_numbers: 8 << 20, max_memory: None, max_disk: None, threads: 1, reserve: 0 }
     }
 }
 
@@ -50,6 +53,7 @@ impl Default for Options {
 pub struct Store {
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
+    pub(crate) reserve: Reserve,
     /// Held while something is written, memory included.
     pub(crate) writer: Mutex<Database>,
     readers: Mutex<Vec<Database>>,
@@ -72,7 +76,10 @@ impl Store {
             database.check()?;
         }
         let collections = load(&database)?;
+        let reserve = Reserve::new(dir, options.reserve);
+        reserve.fill();
         let store = Self {
+            reserve,
             dir: dir.to_owned(),
             options: options.clone(),
             writer: Mutex::new(database),
@@ -113,10 +120,18 @@ impl Store {
 
     /// Deletes rows on the disk and then in memory.
     fn remove(&self, writer: &Database, collection: &Collection, seqs: &[i64]) -> Result<()> {
-        writer.transaction(|tx| seqs.iter().try_for_each(|seq| tx.delete(*seq)))?;
+        self.freeing(writer, |tx| seqs.iter().try_for_each(|seq| tx.delete(*seq)))?;
         let mut rows = write(&collection.rows);
         seqs.iter().for_each(|seq| rows.remove(*seq));
         Ok(())
+    }
+
+    /// A transaction that deletes: where there is no room for it, the reserve makes some.
+    fn freeing<T>(&self, writer: &Database, work: impl Fn(&Database) -> Result<T>) -> Result<T> {
+        match writer.transaction(&work) {
+            Err(Error::Full { .. }) if self.reserve.give() => writer.transaction(&work),
+            done => done,
+        }
     }
 
     fn check_memory(&self, collection: &Collection, more: usize) -> Result<()> {
@@ -209,6 +224,23 @@ impl Engine for Store {
         Ok(info)
     }
 
+    fn adopt(&self, name: &str, spec: &Spec) -> Result<Info> {
+        check::spec(spec)?;
+        let writer = lock(&self.writer);
+        let collection = self.find(name)?;
+        let there = collection.spec();
+        let Some(identity) = &spec.identity else { return Ok(collection.info()) };
+        if there.identity.is_none() && (&there.fingerprint, there.dim) == (&spec.fingerprint, spec.dim) {
+            writer.transaction(|tx| tx.set_identity(collection.stored.uid, identity))?;
+            // Only whoever holds the writer sets it.
+            let _ = collection.adopted.set(identity.clone());
+        } else if there.maker() != identity {
+            let (expected, found) = (there.maker().to_owned(), identity.clone());
+            return Err(Error::Fingerprint { collection: name.to_owned(), expected, found });
+        }
+        Ok(collection.info())
+    }
+
     fn collections(&self) -> Result<Vec<Info>> {
         Ok(self.all().iter().map(|c| c.info()).collect())
     }
@@ -220,7 +252,7 @@ impl Engine for Store {
     fn drop_collection(&self, name: &str) -> Result<()> {
         let writer = lock(&self.writer);
         let collection = self.find(name)?;
-        let file = writer.transaction(|tx| tx.drop_collection(collection.stored.uid))?;
+        let file = self.freeing(&writer, |tx| tx.drop_collection(collection.stored.uid))?;
         write(&self.collections).remove(name);
         if let Some(file) = file {
             // a file that nothing names any more is deleted at the next start at the latest
@@ -229,9 +261,9 @@ impl Engine for Store {
         Ok(())
     }
 
-    fn upsert(&self, name: &str, fingerprint: &str, points: &[Point]) -> Result<Upserted> {
+    fn upsert(&self, name: &str, maker: &str, points: &[Point]) -> Result<Upserted> {
         let found = self.find(name)?;
-        found.check_fingerprint(fingerprint)?;
+        found.check_maker(maker)?;
         let points = checked(points, found.dim())?;
         let writer = lock(&self.writer);
         // another one may have taken its name meanwhile
@@ -322,13 +354,23 @@ impl Engine for Store {
         Ok(read(&collection.rows).among(&matching).count())
     }
 
-    fn search(&self, name: &str, fingerprint: &str, query: &Query) -> Result<Vec<crate::Hit>> {
+    fn search(&self, name: &str, maker: &str, query: &Query) -> Result<Vec<crate::Hit>> {
         let collection = self.find(name)?;
-        collection.check_fingerprint(fingerprint)?;
+        collection.check_maker(maker)?;
         self.reading(|db| search::search(&collection, query, db, self.options.exact_numbers))
     }
 
+    fn probe(&self) -> Result<()> {
+        lock(&self.writer).touch()?;
+        match self.reserve.probe() {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => Err(Error::Full { reason: e.to_string() }),
+            Err(reason) => Err(Error::Io { path: self.dir.clone(), reason }),
+        }
+    }
+
     fn maintain(&self, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Maintained> {
+        self.reserve.fill();
         maintain::maintain(self, go_on)
     }
 }

@@ -1,15 +1,23 @@
 //! Flags, environment and file, and the validated configuration that they resolve to.
 
 mod args;
+mod environment;
+mod error;
 mod file;
+pub(crate) mod host;
+mod model;
+mod source;
+pub(crate) mod units;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::fetch::Hosts;
 
 pub use args::{Args, ENVIRONMENT, Tool};
+pub use error::ConfigError;
+pub use model::ModelFile;
+pub use source::Sources;
 
 /// Execution provider asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -29,85 +37,6 @@ pub enum LogFormat {
     Text,
     /// An object a line, for log collectors.
     Json,
-}
-
-/// A flag whose value makes no sense, alone or beside another.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A count of nothing.
-    #[error("`--{flag}` must be at least 1")]
-    Zero {
-        /// The flag.
-        flag: &'static str,
-    },
-    /// Not a usable number of seconds.
-    #[error("`--{flag} {value}` is no time; hint: seconds above 0, at most 86400")]
-    Seconds {
-        /// The flag.
-        flag: &'static str,
-        /// What was given.
-        value: f64,
-    },
-    /// Two models of one name.
-    #[error("two models are called `{name}`; hint: `--model NAME=FILE` gives one another name")]
-    SameName {
-        /// The name.
-        name: String,
-    },
-    /// No origin of a web page.
-    #[error("`--cors-origin {value}` is no origin; hint: `https://example.org` without a path, or `*`")]
-    Origin {
-        /// What was given.
-        value: String,
-    },
-    /// The configuration file cannot be read.
-    #[error("cannot read the configuration `{}`: {source}", .path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The configuration file is no TOML.
-    #[error("`{}` is no TOML: {reason}", .path.display())]
-    Toml {
-        /// The file.
-        path: PathBuf,
-        /// The parser's words.
-        reason: String,
-    },
-    /// The configuration file sets what does not exist.
-    #[error("`{}` sets `{key}`, which is no flag; hint: did you mean `{near}`? `occlude-serve --help` lists them", .path.display())]
-    UnknownKey {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// The flag that begins most alike.
-        near: String,
-    },
-    /// The configuration file sets a flag to what it cannot be.
-    #[error("`{}` sets `{key}` to {value}, expected {expected}", .path.display())]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// What is there.
-        value: String,
-        /// What could be.
-        expected: &'static str,
-    },
-    /// One flag contradicts another.
-    #[error("`--{flag}` must be at most `--{other}` ({limit})")]
-    Above {
-        /// The flag that is too large.
-        flag: &'static str,
-        /// The one that bounds it.
-        other: &'static str,
-        /// The bound.
-        limit: usize,
-    },
 }
 
 /// What the server accepts and how much of it at once.
@@ -131,10 +60,12 @@ pub struct Limits {
     pub max_delay: Duration,
     /// Pictures decoded at once.
     pub decode_threads: usize,
-    /// From the first byte of body to the answer.
+    /// From the last byte of body to the answer.
     pub timeout: Duration,
-    /// For receiving a body.
+    /// For a part of a body.
     pub read_timeout: Duration,
+    /// Bytes a second of a body, on average over each `read_timeout`.
+    pub min_rate: usize,
 }
 
 impl Default for Limits {
@@ -152,31 +83,8 @@ impl Default for Limits {
             decode_threads: cores(),
             timeout: Duration::from_secs(60),
             read_timeout: Duration::from_secs(20),
+            min_rate: 2048,
         }
-    }
-}
-
-/// A model to be served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelFile {
-    /// Its name in requests and answers.
-    pub name: String,
-    /// The ONNX file.
-    pub path: PathBuf,
-}
-
-impl From<&str> for ModelFile {
-    /// `NAME=FILE` or `FILE`, whose name without extension is the model's. What stands before `=` is a name where it
-    /// is a plain word; `./a=b.onnx` is a file.
-    fn from(text: &str) -> Self {
-        let plain =
-            |n: &str| !n.is_empty() && n.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        if let Some((name, path)) = text.split_once('=').filter(|(n, _)| plain(n)) {
-            return Self { name: name.to_owned(), path: path.into() };
-        }
-        let path = PathBuf::from(text);
-        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-        Self { name: stem.unwrap_or_else(|| "model".to_owned()), path }
     }
 }
 
@@ -185,8 +93,10 @@ impl From<&str> for ModelFile {
 pub struct Config {
     /// What is served; the first answers requests that name none.
     pub models: Vec<ModelFile>,
-    /// Where to listen.
-    pub address: SocketAddr,
+    /// Address or name to listen on.
+    pub host: String,
+    /// Port to listen on.
+    pub port: u16,
     /// Folder to index.
     pub gallery: Option<PathBuf>,
     /// Folder of the collections.
@@ -203,6 +113,8 @@ pub struct Config {
     pub watch: Option<Duration>,
     /// Connections at once.
     pub max_connections: usize,
+    /// For a connection without a request.
+    pub keep_alive_timeout: Duration,
     /// For answering what was accepted, at shutdown.
     pub drain_timeout: Duration,
     /// File of hashed keys.
@@ -219,6 +131,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Everything that handlers check.
     pub limits: Limits,
+    /// What messages call the settings.
+    pub sources: Sources,
+    /// What the environment has that is no setting.
+    pub notes: Vec<String>,
 }
 
 /// Web pages of other origins that may call the server.
@@ -234,7 +150,7 @@ pub enum Cors {
 }
 
 impl Cors {
-    fn parse(origins: &[String]) -> Result<Self, ConfigError> {
+    fn parse(origins: &[String], sources: &Sources) -> Result<Self, ConfigError> {
         if origins.is_empty() {
             return Ok(Self::None);
         }
@@ -245,7 +161,10 @@ impl Cors {
             let host = value.strip_prefix("https://").or_else(|| value.strip_prefix("http://"));
             let good = host.is_some_and(|h| !h.is_empty() && !h.contains('/'));
             let parsed = value.parse().ok().filter(|_| good);
-            parsed.ok_or_else(|| ConfigError::Origin { value: value.clone() })
+            parsed.ok_or_else(|| {
+                let reason = "expected an origin like `https://example.org`, without a path, or `*`";
+                wrong(sources, "cors-origin", value, reason)
+            })
         };
         origins.iter().map(origin).collect::<Result<_, _>>().map(Self::Origins)
     }
@@ -255,18 +174,26 @@ pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn seconds(flag: &'static str, value: f64) -> Result<Duration, ConfigError> {
-    if value > 0.0 && value <= 86_400.0 {
-        Ok(Duration::from_secs_f64(value))
-    } else {
-        Err(ConfigError::Seconds { flag, value })
-    }
+fn wrong(sources: &Sources, flag: &str, value: &str, reason: &str) -> ConfigError {
+    let (value, reason) = (value.to_owned(), reason.to_owned());
+    ConfigError::Setting { setting: sources.name(flag), value, reason, flag: flag.to_owned() }
+}
+
+/// A collector's address; where it ends in the path of traces, that is known already.
+fn endpoint(text: &str, sources: &Sources) -> Result<String, ConfigError> {
+    let base = text.trim_end_matches('/');
+    let base = base.strip_suffix("/v1/traces").unwrap_or(base);
+    let uri = base.parse::<axum::http::Uri>().ok();
+    let good = uri.is_some_and(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some());
+    let reason = "expected an address like `http://127.0.0.1:4318`";
+    if good { Ok(base.to_owned()) } else { Err(wrong(sources, "otlp-endpoint", text, reason)) }
 }
 
 impl Args {
-    /// Checks the flags against each other; touches no file and no socket.
+    /// Checks the flags against each other; touches no socket, and of files only whether a model's name is one.
     pub fn resolve(self) -> Result<Config, ConfigError> {
         self.check_counts()?;
+        let seconds = |flag: &str, value: f64| self.seconds(flag, value);
         let limits = Limits {
             max_body: self.max_body,
             max_buffered: self.max_buffered,
@@ -279,72 +206,105 @@ impl Args {
             decode_threads: self.decode_threads.unwrap_or_else(cores),
             timeout: seconds("timeout", self.timeout)?,
             read_timeout: seconds("read-timeout", self.read_timeout)?,
+            min_rate: self.min_rate,
         };
-        let models: Vec<ModelFile> = self.model.iter().map(|m| ModelFile::from(m.as_str())).collect();
-        for (i, ModelFile { name, .. }) in models.iter().enumerate() {
-            if models.iter().take(i).any(|m| m.name == *name) {
-                return Err(ConfigError::SameName { name: name.clone() });
-            }
-        }
         let watch = (self.watch != 0.0).then(|| seconds("watch", self.watch)).transpose()?;
+        let otlp_endpoint = self.otlp_endpoint.as_ref().map(|e| endpoint(e, &self.sources)).transpose()?;
         Ok(Config {
-            models,
-            address: SocketAddr::new(self.host, self.port),
+            models: self.models()?,
             provider: self.provider,
             workers: self.workers,
             intra_threads: self.intra_threads.unwrap_or_else(|| (cores() / self.workers).max(1)),
             gpu_mem_limit: self.gpu_mem_limit,
             watch,
             max_connections: self.max_connections,
+            keep_alive_timeout: seconds("keep-alive-timeout", self.keep_alive_timeout)?,
             drain_timeout: seconds("drain-timeout", self.drain_timeout)?,
-            cors: Cors::parse(&self.cors_origin)?,
+            cors: Cors::parse(&self.cors_origin, &self.sources)?,
+            fetch: self.fetch()?,
+            otlp_endpoint,
+            limits,
+            host: self.host,
+            port: self.port,
             api_keys: self.api_keys,
-            otlp_endpoint: self.otlp_endpoint,
             log_level: self.log_level,
             log_format: self.log_format,
-            limits,
             gallery: self.gallery,
             data: self.data,
-            fetch: self.allow_url_fetch.then_some(Hosts { named: self.url_host }),
+            sources: self.sources,
+            notes: self.notes,
         })
+    }
+
+    fn seconds(&self, flag: &str, value: f64) -> Result<Duration, ConfigError> {
+        if value > 0.0 && value <= 86_400.0 {
+            Ok(Duration::from_secs_f64(value))
+        } else {
+            Err(ConfigError::Seconds { setting: self.sources.name(flag), value })
+        }
+    }
+
+    fn models(&self) -> Result<Vec<ModelFile>, ConfigError> {
+        let models: Vec<ModelFile> = self.model.iter().map(|m| ModelFile::from(m.as_str())).collect();
+        for (i, ModelFile { name, .. }) in models.iter().enumerate() {
+            if models.iter().take(i).any(|m| m.name == *name) {
+                return Err(ConfigError::SameName { name: name.clone() });
+            }
+        }
+        if models.is_empty() { Err(ConfigError::NoModel) } else { Ok(models) }
+    }
+
+    fn fetch(&self) -> Result<Option<Hosts>, ConfigError> {
+        let name = |flag| self.sources.name(flag);
+        if !self.allow_url_fetch && !self.url_host.is_empty() {
+            return Err(ConfigError::Without { setting: name("url-host"), other: name("allow-url-fetch") });
+        }
+        let mut named = Vec::new();
+        for given in &self.url_host {
+            let reason = "expected a host, like `example.org`, without scheme, port or path";
+            named.push(host::parse(given).map_err(|_| wrong(&self.sources, "url-host", given, reason))?);
+        }
+        Ok(self.allow_url_fetch.then_some(Hosts { named }))
     }
 
     fn check_counts(&self) -> Result<(), ConfigError> {
         let counts = [
-            ("workers", self.workers),
-            ("intra-threads", self.intra_threads.unwrap_or(1)),
-            ("decode-threads", self.decode_threads.unwrap_or(1)),
-            ("max-batch", self.max_batch),
-            ("max-queue", self.max_queue),
-            ("max-images", self.max_images),
-            ("max-queue-pixels", usize::from(self.max_queue_pixels > 0)),
-            ("max-body", self.max_body),
-            ("max-buffered", self.max_buffered),
-            ("max-pixels", usize::from(self.max_pixels > 0)),
-            ("gpu-mem-limit", self.gpu_mem_limit.unwrap_or(1)),
-            ("max-connections", self.max_connections),
+            ("workers", self.workers as u64),
+            ("intra-threads", self.intra_threads.unwrap_or(1) as u64),
+            ("decode-threads", self.decode_threads.unwrap_or(1) as u64),
+            ("max-batch", self.max_batch as u64),
+            ("max-queue", self.max_queue as u64),
+            ("max-images", self.max_images as u64),
+            ("max-queue-pixels", self.max_queue_pixels),
+            ("max-body", self.max_body as u64),
+            ("max-buffered", self.max_buffered as u64),
+            ("max-pixels", self.max_pixels),
+            ("gpu-mem-limit", self.gpu_mem_limit.unwrap_or(1) as u64),
+            ("max-connections", self.max_connections as u64),
         ];
+        let name = |flag| self.sources.name(flag);
         if let Some((flag, _)) = counts.into_iter().find(|(_, n)| *n == 0) {
-            return Err(ConfigError::Zero { flag });
+            return Err(ConfigError::Zero { setting: name(flag) });
         }
-        if self.max_pixels > self.max_queue_pixels {
-            let limit = usize::try_from(self.max_queue_pixels).unwrap_or(usize::MAX);
-            return Err(ConfigError::Above { flag: "max-pixels", other: "max-queue-pixels", limit });
+        let bounds = [
+            ("max-pixels", self.max_pixels, "max-queue-pixels", self.max_queue_pixels),
+            ("max-batch", self.max_batch as u64, "max-queue", self.max_queue as u64),
+            ("max-images", self.max_images as u64, "max-queue", self.max_queue as u64),
+            ("max-body", self.max_body as u64, "max-buffered", self.max_buffered as u64),
+        ];
+        match bounds.into_iter().find(|(_, value, _, limit)| value > limit) {
+            Some((flag, _, other, limit)) => {
+                Err(ConfigError::Above { setting: name(flag), other: name(other), limit })
+            }
+            None => Ok(()),
         }
-        let above = |flag, value, other, limit| match value > limit {
-            true => Err(ConfigError::Above { flag, other, limit }),
-            false => Ok(()),
-        };
-        above("max-batch", self.max_batch, "max-queue", self.max_queue)?;
-        above("max-images", self.max_images, "max-queue", self.max_queue)?;
-        above("max-body", self.max_body, "max-buffered", self.max_buffered)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     fn parse(flags: &[&str]) -> Args {
         let all = ["occlude-serve", "--model", "models/cat.onnx"].iter().chain(flags);
@@ -353,7 +313,7 @@ mod tests {
 
     #[test]
     fn the_command_is_well_formed() {
-        Args::described().debug_assert();
+        Args::command().debug_assert();
     }
 
     #[test]
@@ -361,7 +321,8 @@ mod tests {
         let config = parse(&[]).resolve().unwrap();
         assert_eq!(config.limits, Limits::default());
         assert_eq!(config.models, [ModelFile { name: "cat".to_owned(), path: "models/cat.onnx".into() }]);
-        assert_eq!(config.address.to_string(), "127.0.0.1:8080");
+        assert_eq!((config.host.as_str(), config.port), ("127.0.0.1", 8080));
+        assert!(config.keep_alive_timeout > Duration::from_secs(60), "load balancers keep connections for a minute");
         assert_eq!((config.provider, config.workers, config.gallery), (Provider::Auto, 1, None));
         assert_eq!((config.intra_threads, config.watch), (cores(), Some(Duration::from_secs(2))));
         assert_eq!((config.cors, config.api_keys, config.log_format), (Cors::None, None, LogFormat::Text));
@@ -375,18 +336,19 @@ mod tests {
             "--workers", "2", "--intra-threads", "3", "--decode-threads", "5", "--max-batch", "6",
             "--max-delay", "7", "--max-queue", "80", "--max-images", "9", "--max-body", "1000",
             "--max-buffered", "1100", "--max-pixels", "12", "--max-connections", "13", "--timeout", "1.5",
-            "--read-timeout", "2", "--drain-timeout", "3", "--watch", "0", "--api-keys", "k",
+            "--read-timeout", "2s", "--min-rate", "1k", "--keep-alive-timeout", "2min", "--drain-timeout", "3", "--watch", "0", "--api-keys", "k",
             "--cors-origin", "https://a.example", "--cors-origin", "http://localhost:3000",
-            "--log-level", "debug", "--log-format", "json", "--max-queue-pixels", "99", "--data", "d", "--gpu-mem-limit", "14", "--otlp-endpoint", "o", "--allow-url-fetch", "--url-host", "h",
+            "--log-level", "debug", "--log-format", "json", "--max-queue-pixels", "99", "--data", "d", "--gpu-mem-limit", "14", "--otlp-endpoint", "http://o:1/v1/traces/", "--allow-url-fetch", "--url-host", "h",
         ])
         .resolve()
         .unwrap();
         assert_eq!(config.models[1], ModelFile { name: "n".to_owned(), path: "other.onnx".into() });
-        assert_eq!(config.address.to_string(), "0.0.0.0:0");
+        assert_eq!((config.host.as_str(), config.port), ("0.0.0.0", 0));
+        assert_eq!(config.keep_alive_timeout, Duration::from_secs(120));
         assert_eq!((config.gallery, config.provider), (Some("g".into()), Provider::Cuda));
         assert_eq!((config.workers, config.intra_threads, config.max_connections), (2, 3, 13));
         assert_eq!((config.drain_timeout, config.watch), (Duration::from_secs(3), None));
-        assert_eq!((config.gpu_mem_limit, config.otlp_endpoint.as_deref()), (Some(14), Some("o")));
+        assert_eq!((config.gpu_mem_limit, config.otlp_endpoint.as_deref()), (Some(14), Some("http://o:1")));
         assert_eq!((config.api_keys, config.log_level), (Some("k".into()), tracing::Level::DEBUG));
         assert_eq!((config.log_format, config.data), (LogFormat::Json, Some("d".into())));
         assert!(
@@ -405,39 +367,35 @@ mod tests {
             decode_threads: 5,
             timeout: Duration::from_millis(1500),
             read_timeout: Duration::from_secs(2),
+            min_rate: 1000,
         };
         assert_eq!(config.limits, expected);
     }
 
     #[test]
-    fn a_model_has_a_name_of_its_own_or_that_of_its_file() {
-        let parse = |text| {
-            let ModelFile { name, path } = ModelFile::from(text);
-            (name, path.to_string_lossy().into_owned())
-        };
-        assert_eq!(parse("a=x/y.onnx"), ("a".to_owned(), "x/y.onnx".to_owned()));
-        assert_eq!(parse("x/y.v2.onnx"), ("y.v2".to_owned(), "x/y.v2.onnx".to_owned()));
-        assert_eq!(parse("./a=b.onnx"), ("a=b".to_owned(), "./a=b.onnx".to_owned()));
-    }
-
-    #[test]
     fn contradictions_are_errors() {
         let error = |flags: &[&str]| parse(flags).resolve().unwrap_err();
-        let zero =
-            |flags: &[&str], name: &str| matches!(error(flags), ConfigError::Zero { flag } if flag == name);
-        let above = |flags: &[&str], name: &str| matches!(error(flags), ConfigError::Above { flag, .. } if flag == name);
+        let is = |setting: String, name: &str| setting == format!("`--{name}`");
+        let zero = |flags: &[&str], name: &str| matches!(error(flags), ConfigError::Zero { setting } if is(setting.clone(), name));
+        let above = |flags: &[&str], name: &str| {
+            matches!(error(flags), ConfigError::Above { setting, .. } if is(setting.clone(), name))
+        };
         assert!(zero(&["--workers", "0"], "workers"));
         assert!(zero(&["--max-pixels", "0"], "max-pixels"));
-        assert!(matches!(error(&["--timeout", "0"]), ConfigError::Seconds { flag: "timeout", .. }));
+        assert!(matches!(error(&["--timeout", "0"]), ConfigError::Seconds { setting, .. } if is(setting.clone(), "timeout")));
         assert!(matches!(error(&["--drain-timeout", "NaN"]), ConfigError::Seconds { .. }));
-        assert!(matches!(error(&["--watch=-1"]), ConfigError::Seconds { flag: "watch", .. }));
+        assert!(matches!(error(&["--watch=-1"]), ConfigError::Seconds { .. }));
+        assert!(matches!(error(&["--keep-alive-timeout=0"]), ConfigError::Seconds { .. }));
+        assert!(matches!(error(&["--url-host", "a"]), ConfigError::Without { .. }));
+        assert!(matches!(error(&["--allow-url-fetch", "--url-host", "https://a"]), ConfigError::Setting { .. }));
+        assert!(matches!(Args::parse_from(["occlude-serve"]).resolve(), Err(ConfigError::NoModel)));
         assert!(above(&["--max-queue", "4", "--max-images", "2"], "max-batch"));
         assert!(above(&["--max-queue", "16"], "max-images"));
         assert!(above(&["--max-body", "999999999"], "max-body"));
         assert!(above(&["--max-queue-pixels", "9"], "max-pixels"));
         assert!(matches!(error(&["--model", "cat=b.onnx"]), ConfigError::SameName { name } if name == "cat"));
         for origin in ["example.org", "https://", "https://a/b", "https://\n"] {
-            assert!(matches!(error(&["--cors-origin", origin]), ConfigError::Origin { .. }), "{origin}");
+            assert!(matches!(error(&["--cors-origin", origin]), ConfigError::Setting { .. }), "{origin}");
         }
     }
 }

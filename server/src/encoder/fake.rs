@@ -48,11 +48,12 @@ impl Fake {
         Self { gate: Some(gate.clone()) }
     }
 
-    /// What is known about a model of it: 32 pixels, which may come normalised.
+    /// What is known about a model of it: 32 pixels, which may come normalised. Its identity is its fingerprint.
     pub fn info(name: &str, fingerprint: &str) -> ModelInfo {
         ModelInfo {
             name: name.to_owned(),
             fingerprint: fingerprint.to_owned(),
+            identity: fingerprint.to_owned(),
             encoder: "fake".to_owned(),
             method: None,
             licence: None,

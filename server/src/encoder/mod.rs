@@ -1,6 +1,8 @@
 //! Encoders: ONNX Runtime, and a fake that tests can steer.
 
 pub mod fake;
+pub(crate) mod file_kind;
+pub(crate) mod files;
 mod golden;
 mod io;
 mod onnx;

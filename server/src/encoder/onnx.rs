@@ -10,6 +10,7 @@ use ort::session::{Session, SessionOutputs};
 use ort::value::{TensorElementType, ValueType};
 
 use super::golden::Check;
+use super::{file_kind, files};
 use super::io::{Bound, FEATURES, Format, Host, Selected, read};
 use crate::batch::{Crop, Encode, EncodeError, Encoded, Wants};
 use crate::config::Provider;
@@ -39,10 +40,22 @@ pub enum LoadError {
     #[error(transparent)]
     Library(#[from] LibraryError),
     /// No such file.
-    #[error("no model at `{}`; hint: write one with `occlude-export onnx CHECKPOINT {}`", .path.display(), .path.display())]
+    #[error("no model at `{}`{read}; hint: write one with `occlude-export onnx CHECKPOINT {}`", .path.display(), .path.display())]
     Missing {
         /// As asked.
         path: PathBuf,
+        /// What else may have been meant.
+        read: String,
+    },
+    /// Something else than a model.
+    #[error("`{}` is {what}, no ONNX file; hint: {hint}", .path.display())]
+    NoModel {
+        /// As asked.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// What helps.
+        hint: String,
     },
     /// CUDA was asked for and cannot run.
     #[error("`--provider cuda` cannot run: {reason}; hint: {hint}")]
@@ -149,19 +162,31 @@ pub struct Loaded {
     pub note: Option<String>,
     /// What the user should know about the file.
     pub warning: Option<&'static str>,
+    /// SHA-256 over the model's file and its external data.
+    pub digest: String,
 }
 
 /// What is said about a file without golden data.
 const UNCHECKED: &str = "the model has no golden picture, so that its answers cannot be checked on this machine; hint: export it again with `occlude-export onnx`";
 
+/// Metadata with a hash over all that changes what the model answers, written by `occlude-export`.
+const IDENTITY: &str = "occlude.identity";
+
+fn is_identity(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Loads `path` once for each worker, checks it against its own contract, warms it up and lets every worker answer
 /// the golden picture.
 pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
-    if !path.is_file() {
-        return Err(LoadError::Missing { path: path.to_owned() });
-    }
+    file_kind::check(path, &options.name)?;
+    let unread = |e: std::io::Error| LoadError::Session { path: path.to_owned(), reason: e.to_string() };
+    let digest = files::digest(&files::files(path)).map_err(unread)?;
     let Opened { session: first, provider, note } = open(path, options)?;
     let mut info = describe(path, &first, options, provider)?;
+    if info.identity.is_empty() {
+        info.identity.clone_from(&digest);
+    }
     let (golden, precision) = golden(path, &first)?;
     let encoder = |session| {
         let made = OnnxEncoder::new(session, &info, options.max_batch);
@@ -186,7 +211,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
     };
     info.features = encoders.iter().all(|encoder| encoder.selected.has_features());
     let warning = info.golden.is_none().then_some(UNCHECKED);
-    Ok(Loaded { info, encoders, note, warning })
+    Ok(Loaded { info, encoders, note, warning, digest })
 }
 
 /// The first session, the provider that it really has, and why that is not CUDA.
@@ -298,6 +323,7 @@ fn describe(
     Ok(ModelInfo {
         name: options.name.clone(),
         fingerprint: required("fingerprint")?,
+        identity: metadata.custom(IDENTITY).filter(|v| is_identity(v)).unwrap_or_default(),
         encoder: metadata.custom("encoder").unwrap_or_else(|| "unknown".to_owned()),
         method: metadata.custom("method"),
         licence: metadata.custom("licence"),

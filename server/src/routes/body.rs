@@ -1,6 +1,6 @@
 //! Request bodies: receiving them within bounds, and finding the pictures in them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
@@ -15,6 +15,8 @@ use utoipa::ToSchema;
 
 use super::json::{essence, parse, text};
 use crate::admission::Admitted;
+use crate::clock;
+use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
 use crate::picture::Upload;
@@ -67,12 +69,7 @@ pub(super) async fn whole(
     // Before a byte is read: an announced size costs nothing.
     check_length(headers, state.limits().max_body)?;
     let start = Instant::now();
-    let deadline = state.limits().read_timeout;
-    let received = tokio::time::timeout(deadline, receive(admitted, body, state.limits().max_body)).await;
-    let bytes = received.map_err(|_| {
-        let message = format!("the body did not arrive within {} s", deadline.as_secs_f64());
-        ApiError::new(Kind::ReadTimeout, message).hint("`--read-timeout` sets the time")
-    })??;
+    let bytes = clock::stopped(receive(state, admitted, body)).await?;
     state.metrics().observe(Stage::Read, start.elapsed());
     Ok(bytes)
 }
@@ -99,7 +96,7 @@ fn packing(headers: &HeaderMap) -> Result<Packing, ApiError> {
 
 fn too_large(limit: usize) -> ApiError {
     ApiError::new(Kind::BodyTooLarge, format!("the body is larger than {limit} bytes"))
-        .hint("send fewer or smaller pictures; `--max-body` sets the limit")
+        .hint("send fewer or smaller pictures")
 }
 
 fn check_length(headers: &HeaderMap, limit: usize) -> Result<(), ApiError> {
@@ -107,24 +104,41 @@ fn check_length(headers: &HeaderMap, limit: usize) -> Result<(), ApiError> {
     if length.is_some_and(|l| l > limit as u64) { Err(too_large(limit)) } else { Ok(()) }
 }
 
-/// Collects the body, taking room for every piece before it is kept.
-async fn receive(admitted: &mut Admitted, mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
+/// Collects the body, taking room for every piece before it is kept. However large it is, each time of `read_timeout`
+/// has to bring what `min_rate` asks for: a slow phone gets through, and whoever only keeps a connection busy does not.
+async fn receive(state: &AppState, admitted: &mut Admitted, mut body: Body) -> Result<Bytes, ApiError> {
+    let Limits { max_body, read_timeout, min_rate, .. } = *state.limits();
+    let least = ((min_rate as f64 * read_timeout.as_secs_f64()) as usize).max(1);
     let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    let (mut end, mut before) = (Instant::now() + read_timeout, 0);
+    loop {
+        let frame = match tokio::time::timeout_at(end.into(), body.frame()).await {
+            Ok(frame) => frame,
+            Err(_) if whole.len() - before >= least => {
+                (end, before) = (end + read_timeout, whole.len());
+                continue;
+            }
+            Err(_) => return Err(too_slow(whole.len() - before, read_timeout)),
+        };
+        let Some(frame) = frame else { return Ok(whole.freeze()) };
         let broken = |e| ApiError::new(Kind::BadRequest, format!("the body broke off: {e}"));
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
-        if whole.len() + data.len() > limit {
-            return Err(too_large(limit));
+        if whole.len() + data.len() > max_body {
+            return Err(too_large(max_body));
         }
         admitted.bytes(data.len())?;
         whole.extend_from_slice(&data);
     }
-    Ok(whole.freeze())
+}
+
+fn too_slow(bytes: usize, time: Duration) -> ApiError {
+    let message = format!("the body came too slowly: {bytes} bytes in {} s", time.as_secs_f64());
+    ApiError::new(Kind::ReadTimeout, message).hint("send a smaller picture, or try a faster connection")
 }
 
 pub(super) fn too_many(limit: usize) -> ApiError {
     ApiError::new(Kind::TooManyImages, format!("more than {limit} pictures in one request"))
-        .hint("split the request; `--max-images` sets the limit")
+        .hint("split the request")
 }
 
 async fn multipart(bytes: Bytes, boundary: String, limit: usize) -> Result<Vec<Upload>, ApiError> {

@@ -17,6 +17,7 @@ use super::negotiate::{Media, format, query, within};
 use super::search::{Neighbour, neighbours};
 use super::surround::RequestId;
 use crate::admission::Admitted;
+use crate::clock;
 use crate::error::{ApiError, Kind};
 use crate::gallery::Gallery;
 use crate::geometry::placement;
@@ -70,11 +71,13 @@ pub(super) struct Answers {
 pub(super) struct ModelName {
     pub(super) name: String,
     pub(super) fingerprint: String,
+    pub(super) identity: String,
 }
 
 impl From<&ModelInfo> for ModelName {
     fn from(info: &ModelInfo) -> Self {
-        Self { name: info.name.clone(), fingerprint: info.fingerprint.clone() }
+        let ModelInfo { name, fingerprint, identity, .. } = info;
+        Self { name: name.clone(), fingerprint: fingerprint.clone(), identity: identity.clone() }
     }
 }
 
@@ -253,17 +256,17 @@ pub(super) async fn analyze(
     in_time(&state, run).await
 }
 
-/// 504 when the answer takes longer than `--timeout`.
+/// 504 when the answer takes longer than `--timeout` from the end of the request.
 pub(super) async fn in_time(
     state: &AppState,
     run: impl Future<Output = Result<Response, ApiError>>,
 ) -> Response {
     let limit = state.limits().timeout;
-    let late = |_| {
+    let late = || {
         let message = format!("no answer within {} s", limit.as_secs_f64());
-        Err(ApiError::new(Kind::Timeout, message).hint("`--timeout` sets the time"))
+        Err(ApiError::new(Kind::Timeout, message).hint("send fewer pictures at once, or try again later"))
     };
-    tokio::time::timeout(limit, run).await.unwrap_or_else(late).into_response()
+    clock::in_time(limit, run).await.unwrap_or_else(late).into_response()
 }
 
 async fn with_views(

@@ -77,6 +77,8 @@ pub(super) fn document(facts: &Facts) -> Value {
     static DERIVED: LazyLock<Value> =
         LazyLock::new(|| serde_json::to_value(Api::openapi()).unwrap_or_default());
     let mut document = DERIVED.clone();
+    // Relative to the document: a proxy may put the server below a path of its own.
+    set(&mut document, "servers", json!([{"url": "."}]));
     let paths = document.get_mut("paths").and_then(Value::as_object_mut);
     if let Some(paths) = paths {
         add_versions(paths);
@@ -166,6 +168,7 @@ fn complete(path: &str, operation: &mut Value, model: &str) {
         if status == "200" && tag == "pictures" {
             refer("x-occlude-model");
             refer("x-occlude-fingerprint");
+            refer("x-occlude-identity");
         }
     }
 }
@@ -197,6 +200,7 @@ fn add_components(components: &mut Map<String, Value>) {
             "x-request-id": word("Id of the request: the client's own, if it sent a plain one"),
             "x-occlude-model": word("Name of the model that answered"),
             "x-occlude-fingerprint": word("Hash over its weights and preprocessing"),
+            "x-occlude-identity": word("Hash over all that changes its numbers"),
         }),
     );
     components.insert(

@@ -31,6 +31,17 @@ struct Ready {
     version: &'static str,
     models: Vec<ModelJson>,
     gallery: Option<GalleryJson>,
+    collections: Option<CollectionsJson>,
+}
+
+/// The state of the collections; null where the server has none.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CollectionsState)]
+struct CollectionsJson {
+    /// Whether something can be added; searching and deleting do not depend on it.
+    writable: bool,
+    /// Why not.
+    problem: Option<&'static str>,
 }
 
 /// A model, as answers show it.
@@ -38,7 +49,10 @@ struct Ready {
 #[schema(as = Model)]
 pub(super) struct ModelJson {
     name: String,
+    /// Hash over weights and preprocessing.
     fingerprint: String,
+    /// Hash over all that changes the numbers, precision and quantisation included.
+    identity: String,
     encoder: String,
     method: Option<String>,
     licence: Option<String>,
@@ -67,6 +81,7 @@ impl From<&ModelInfo> for ModelJson {
         Self {
             name: info.name.clone(),
             fingerprint: info.fingerprint.clone(),
+            identity: info.identity.clone(),
             encoder: info.encoder.clone(),
             method: info.method.clone(),
             licence: info.licence.clone(),
@@ -83,9 +98,9 @@ impl From<&ModelInfo> for ModelJson {
 
 /// What the server can do at present
 ///
-/// 200 when every route can answer, else 503, with the same body.
+/// 200 when models are loaded, the gallery is indexed and the collections are open, else 503, with the same body.
 #[utoipa::path(get, path = "/readyz", tag = "server", responses(
-    (status = 200, body = Ready, description = "Every route can answer"),
+    (status = 200, body = Ready, description = "Everything is loaded"),
     (status = 503, body = Ready, description = "Something is loading, or the server shuts down"),
 ))]
 pub(super) async fn readyz(State(state): State<AppState>) -> Response {
@@ -98,6 +113,10 @@ pub(super) async fn readyz(State(state): State<AppState>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         models: state.models().iter().map(|m| ModelJson::from(&m.info)).collect(),
         gallery: state.indexed().as_deref().map(gallery),
+        collections: state.has_store().then(|| CollectionsJson {
+            writable: state.store().is_some() && state.store_problem().is_none(),
+            problem: state.store_problem(),
+        }),
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()

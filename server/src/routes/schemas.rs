@@ -11,8 +11,10 @@ pub(super) struct Collection {
     name: String,
     /// Numbers in a vector.
     dim: usize,
-    /// Of the model that makes the vectors.
+    /// Of the model that makes the vectors: of its weights and preprocessing.
     fingerprint: String,
+    /// Of all that changes its numbers, which is what is compared; null where an older release made the collection.
+    identity: Option<String>,
     /// Name of that model.
     model: String,
     /// How vectors are compared: `cosine`.

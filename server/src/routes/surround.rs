@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::images::ModelName;
 use super::leftover::lend;
+use crate::admission::draining;
 use crate::error::{ApiError, Kind, Shape};
 use crate::metrics::Stage;
 use crate::state::AppState;
@@ -19,12 +20,14 @@ use crate::telemetry::{Trace, attribute, number};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MODEL: HeaderName = HeaderName::from_static("x-occlude-model");
 const FINGERPRINT: HeaderName = HeaderName::from_static("x-occlude-fingerprint");
+const IDENTITY: HeaderName = HeaderName::from_static("x-occlude-identity");
 
 /// Headers of answers that pages of other origins may read.
-pub(super) const EXPOSED: [&str; 6] = [
+pub(super) const EXPOSED: [&str; 7] = [
     "x-request-id",
     "x-occlude-model",
     "x-occlude-fingerprint",
+    "x-occlude-identity",
     "x-occlude-notes",
     "retry-after",
     "inference-header-content-length",
@@ -47,7 +50,9 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
     let telemetry = state.telemetry();
     let trace = telemetry.as_ref().and_then(|_| Trace::begin(request.headers()));
     let (request, leftover) = lend(request);
-    let (holder, mut response) = match authorise(&state, &route, request.headers()) {
+    let let_in = authorise(&state, &route, request.headers());
+    let let_in = let_in.and_then(|holder| still_open(&state, &route).map(|()| holder));
+    let (holder, mut response) = match let_in {
         Ok(holder) => match trace.clone() {
             Some(trace) => (holder, trace.during(next.run(request)).await),
             None => (holder, next.run(request).await),
@@ -112,6 +117,12 @@ fn authorise(state: &AppState, route: &str, headers: &HeaderMap) -> Result<Optio
     }
 }
 
+/// At shutdown only what watches the server and what describes it is answered on.
+fn still_open(state: &AppState, route: &str) -> Result<(), ApiError> {
+    let open = OPEN.contains(&route) || matches!(route, "/metrics" | "other");
+    if state.draining() && !open { Err(draining()) } else { Ok(()) }
+}
+
 /// A line for every request; those that only watch the server are of interest to nobody.
 fn log(id: &str, what: &str, route: &str, response: &Response, key: Option<&str>, time: Duration) {
     let status = response.status().as_u16();
@@ -150,6 +161,7 @@ fn finish(state: &AppState, id: &str, model: Option<&ModelName>, headers: &mut H
     if let Some(model) = model {
         set(MODEL, &model.name);
         set(FINGERPRINT, &model.fingerprint);
+        set(IDENTITY, &model.identity);
     }
     if state.draining() {
         set(header::CONNECTION, "close");

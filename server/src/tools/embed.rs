@@ -64,7 +64,7 @@ pub fn embed(args: &EmbedArgs) -> Result<(usize, usize), ToolError> {
     }
     let listing = list(&args.dir)?;
     let model = args.encoder.open()?;
-    let mut journal = Journal::open(&partial(&args.out), &model.info.fingerprint, model.info.dim)?;
+    let mut journal = Journal::open(&partial(&args.out), &model.info.identity, model.info.dim)?;
     let outcome = fill(args, &listing, &model, &mut journal)?;
     let mut rows = rows(args, &listing, &journal)?;
     if rows.is_empty() {

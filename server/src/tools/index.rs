@@ -38,6 +38,10 @@ pub struct IndexArgs {
     /// Delete the points of pictures that are no longer in the folder
     #[arg(long)]
     pub prune: bool,
+    /// Say of a collection that an older release made, and that does not note its model's precision, that it is this
+    /// model's
+    #[arg(long)]
+    pub adopt: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub encoder: EncoderArgs,
@@ -64,7 +68,11 @@ pub fn index(args: &IndexArgs) -> Result<Indexed, ToolError> {
     let model = args.encoder.open()?;
     let store = Store::open(&args.data, &Options::default())?;
     // Before any work is done: a collection of another model takes nothing.
-    store.ensure_collection(&args.collection, &model.info.spec())?;
+    let spec = model.info.spec();
+    if args.adopt && store.collection(&args.collection).is_ok() {
+        store.adopt(&args.collection, &spec)?;
+    }
+    store.ensure_collection(&args.collection, &spec)?;
     let there = versions(&store, &args.collection)?;
     let names: Vec<String> = listing.samples.iter().map(|s| relative(&args.dir, &s.path)).collect();
     let mut indexed = fill(args, &listing, &names, &model, &store, &there)?;
@@ -133,13 +141,13 @@ fn fill(
         let payload = payload(args, &sample.path, name, class.map(String::as_str));
         waiting.push(Point { id: (*name).clone(), vector: encoded.embedding, payload });
         if waiting.len() >= BATCH {
-            store.upsert(&args.collection, &model.info.fingerprint, &waiting)?;
+            store.upsert(&args.collection, &model.info.identity, &waiting)?;
             waiting.clear();
         }
         Ok(())
     })?;
     if !waiting.is_empty() {
-        store.upsert(&args.collection, &model.info.fingerprint, &waiting)?;
+        store.upsert(&args.collection, &model.info.identity, &waiting)?;
     }
     report.end(&format!("`{}`", args.dir.display()), outcome.done, outcome.skipped);
     if outcome.done == 0 && outcome.skipped == names.len() {

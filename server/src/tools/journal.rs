@@ -1,6 +1,6 @@
 //! What `embed` has done so far, in a file beside the result: a run that was stopped goes on where it was.
 //!
-//! A line of text that tells whose it is, then records: length of the path (u32), the picture's length (u64) and time
+//! A line of text with the identity of the model, then records: length of the path (u32), the picture's length (u64) and time
 //! of change (i64), the path, the vector (f32), and the CRC-32 of all that; everything little-endian. A record that
 //! was cut off ends the file.
 
@@ -30,11 +30,11 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Opens the journal of an interrupted run of the same model, or begins one.
-    pub(super) fn open(path: &Path, fingerprint: &str, dim: usize) -> Result<Self, ToolError> {
+    pub(super) fn open(path: &Path, identity: &str, dim: usize) -> Result<Self, ToolError> {
         let failed = file_error(path);
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(&failed)?;
-        let header = format!("occlude-embed 1 {fingerprint} {dim}\n");
+        let header = format!("occlude-embed 2 {identity} {dim}\n");
         let mut journal = Self { path: path.to_owned(), file, dim, end: 0, done: HashMap::new() };
         let mut reader = BufReader::new(journal.file.try_clone().map_err(&failed)?);
         let mut found = String::new();
@@ -48,7 +48,7 @@ impl Journal {
             }
             _ => {
                 let found = found.split(' ').nth(2).unwrap_or("of no run at all").to_owned();
-                let expected = fingerprint.to_owned();
+                let expected = identity.to_owned();
                 return Err(ToolError::OtherRun { path: path.to_owned(), found, expected });
             }
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::batch::{Encode, EncodeError};
-use crate::config::{Limits, ModelFile, Provider, cores};
+use crate::config::{Limits, ModelFile, Provider, cores, units};
 use crate::encoder::{LoadError, Loaded, Options, load};
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -36,8 +36,8 @@ pub struct EncoderArgs {
     /// Threads within one session, on the CPU [default: cores divided by workers]
     #[arg(long, value_name = "N")]
     pub intra_threads: Option<usize>,
-    /// Most bytes of GPU memory that one session takes for weights and activations [default: as needed]
-    #[arg(long, value_name = "BYTES")]
+    /// Most bytes of GPU memory that one session takes for weights and activations, like `4GiB` [default: as needed]
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
     pub gpu_mem_limit: Option<usize>,
     /// Pictures that are decoded at the same time [default: cores]
     #[arg(long, value_name = "N")]
@@ -46,7 +46,7 @@ pub struct EncoderArgs {
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub max_batch: usize,
     /// Most pixels (width times height) of one picture
-    #[arg(long, default_value_t = 100_000_000, value_name = "N")]
+    #[arg(long, default_value = "100000000", value_name = "N", value_parser = units::count)]
     pub max_pixels: u64,
 }
 
@@ -113,7 +113,7 @@ pub enum ToolError {
     OtherRun {
         /// The file of the interrupted run.
         path: PathBuf,
-        /// Fingerprint of its model.
+        /// Identity of its model.
         found: String,
         /// Of this one.
         expected: String,

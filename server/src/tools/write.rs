@@ -121,7 +121,11 @@ fn parquet(
 ) -> Result<(), ToolError> {
     let failed = |reason| ToolError::Parquet { path: part.to_owned(), reason };
     let pair = |key: &str, value: &str| KeyValue::new(key.to_owned(), value.to_owned());
-    let about = vec![pair("occlude.model", &info.name), pair("occlude.fingerprint", &info.fingerprint)];
+    let about = vec![
+        pair("occlude.model", &info.name),
+        pair("occlude.fingerprint", &info.fingerprint),
+        pair("occlude.identity", &info.identity),
+    ];
     let properties = WriterProperties::builder()
         .set_compression(Compression::UNCOMPRESSED)
         .set_dictionary_enabled(false)

@@ -64,7 +64,7 @@ async fn a_picture_comes_in_every_packing() {
             (&json!(90), &json!(60), &json!("PNG"))
         );
         assert_eq!(result["saliency"], Value::Null, "not asked for");
-        assert_eq!(json["model"], json!({"name": "fake", "fingerprint": FINGERPRINT}));
+        assert_eq!(json["model"], json!({"name": "fake", "fingerprint": FINGERPRINT, "identity": FINGERPRINT}));
         assert_eq!(json["request_id"], answer.header("x-request-id"));
         assert_eq!(answer.header("x-occlude-fingerprint"), FINGERPRINT);
     }
@@ -457,7 +457,7 @@ async fn metrics_count_what_happened() {
         "occlude_queue_depth{model=\"fake\"} 0",
         "occlude_in_flight_images 0",
         "occlude_ready 1",
-        "occlude_model_info{model=\"fake\",fingerprint=\"f00dfeed\",provider=\"none\"} 1",
+        "occlude_model_info{model=\"fake\",fingerprint=\"f00dfeed\",identity=\"f00dfeed\",provider=\"none\"} 1",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
     }

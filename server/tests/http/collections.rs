@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use occlude_retrieval::{Options, Store};
+use occlude_retrieval::{Engine, Options, Point, Spec, Store};
 use occlude_serve::encoder::fake::Fake;
 use occlude_serve::{AppState, Expected, Limits, app};
 use serde_json::{Value, json};
@@ -223,6 +223,151 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     assert_eq!(get(&opening, "/v1/collections").await.code(), "loading");
 }
 
+/// Two exports of one checkpoint: their vectors do not compare, and only the identity tells.
+#[tokio::test]
+async fn a_collection_takes_vectors_of_its_own_precision_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, app) = with_store(dir.path());
+    let limits = Limits::default();
+    state.set_model(precise_model("r18", "fp32", &state, &limits));
+    state.set_model(precise_model("i8", "int8", &state, &limits));
+    let (points, search) = ("/v1/collections/c/points", "/v1/collections/c/search");
+    let made = ok(&app, "PUT", "/v1/collections/c", json!({"model": "i8"})).await;
+    assert_eq!((&made["identity"], &made["fingerprint"]), (&json!("int8"), &json!(FINGERPRINT)));
+    assert_eq!(ask(&app, "PUT", "/v1/collections/c", json!({"model": "r18"})).await.code(), "wrong_model");
+    let picture = ask(&app, "POST", points, json!({"points": [{"id": "p", "image": colour([9, 9, 9])}]})).await;
+    assert_eq!((picture.status, picture.header("x-occlude-model")), (StatusCode::OK, "i8"), "not the first of them");
+    let vector = |more: Value| {
+        let mut body = json!({"points": [{"id": "v", "vector": [1, 0, 0]}]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    for (whose, status, code) in [
+        (json!({"identity": "fp32"}), 409, "wrong_model"),
+        (json!({"identity": "fp32", "fingerprint": FINGERPRINT}), 409, "wrong_model"),
+        (json!({"identity": "int8", "fingerprint": "other"}), 409, "wrong_model"),
+        (json!({"fingerprint": "other"}), 409, "wrong_model"),
+        (json!({"fingerprint": FINGERPRINT}), 422, "invalid_request"),
+        (json!({}), 422, "invalid_request"),
+    ] {
+        let answer = ask(&app, "POST", points, vector(whose.clone())).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (status, code), "{whose}");
+        let mut query = json!({"vector": [1, 0, 0]});
+        query.as_object_mut().unwrap().extend(whose.as_object().unwrap().clone());
+        let answer = ask(&app, "POST", search, query).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (status, code), "{whose}");
+    }
+    for whose in [json!({"identity": "int8"}), json!({"identity": "int8", "fingerprint": FINGERPRINT})] {
+        ok(&app, "POST", points, vector(whose)).await;
+    }
+    let found = ok(&app, "POST", search, json!({"vector": [1, 0, 0], "identity": "int8", "limit": 1})).await;
+    assert_eq!(ids(&found), ["v"]);
+    // Its model is gone, the other precision stays.
+    drop((state, app));
+    let (state, app) = with_store(dir.path());
+    state.set_model(precise_model("r18", "fp32", &state, &limits));
+    for (uri, body) in [
+        (search, json!({"image": colour([9, 9, 9])})),
+        (points, json!({"points": [{"id": "q", "image": colour([9, 9, 9])}]})),
+    ] {
+        assert_eq!(ask(&app, "POST", uri, body).await.code(), "wrong_model");
+    }
+}
+
+/// A collection of a release that knew no identities: nothing goes in by guess, and one request says whose it is.
+#[tokio::test]
+async fn an_older_collection_is_adopted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = Store::open(dir.path(), &Options::default()).unwrap();
+        let spec = Spec {
+            dim: Fake::DIM,
+            fingerprint: FINGERPRINT.to_owned(),
+            identity: None,
+            model: "fake".to_owned(),
+            metric: Default::default(),
+        };
+        store.create_collection("c", &spec).unwrap();
+        let point = |id: &str, vector: [f32; 3]| Point { id: id.to_owned(), vector: vector.into(), payload: Default::default() };
+        store.upsert("c", FINGERPRINT, &[point("a", [1.0, 0.0, 0.0]), point("b", [1.0, 0.1, 0.0])]).unwrap();
+    }
+    let (state, app) = with_store(dir.path());
+    state.set_model(precise_model("fake", "fp32", &state, &Limits::default()));
+    let (points, search) = ("/v1/collections/c/points", "/v1/collections/c/search");
+    assert_eq!(ok(&app, "GET", "/v1/collections/c", json!({})).await["identity"], Value::Null);
+    let vector = json!({"points": [{"id": "v", "vector": [1, 0, 0]}], "fingerprint": FINGERPRINT});
+    for (method, uri, body) in [
+        ("PUT", "/v1/collections/c", json!({})),
+        ("POST", points, json!({"points": [{"id": "p", "image": colour([9, 9, 9])}]})),
+        ("POST", points, vector),
+        ("POST", search, json!({"image": colour([9, 9, 9])})),
+        ("POST", search, json!({"vector": [1, 0, 0], "identity": "fp32"})),
+    ] {
+        let answer = ask(&app, method, uri, body.clone()).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (409, "wrong_model"), "{uri} {body}");
+        assert!(answer.json()["error"]["hint"].as_str().unwrap().contains("adopt"), "{uri} {body}");
+    }
+    // What needs no model goes on.
+    assert_eq!(ids(&ok(&app, "POST", search, json!({"id": "a"})).await), ["b"]);
+    assert_eq!(ok(&app, "POST", "/v1/collections/c/points/delete", json!({"ids": ["b"]})).await["count"], 1);
+    let adopted = ok(&app, "PUT", "/v1/collections/c", json!({"model": "fake", "adopt": true})).await;
+    assert_eq!((&adopted["identity"], &adopted["count"]), (&json!("fp32"), &json!(1)));
+    ok(&app, "POST", points, json!({"points": [{"id": "p", "image": colour([9, 9, 9])}]})).await;
+    state.set_model(precise_model("fake", "int8", &state, &Limits::default()));
+    let other = ask(&app, "PUT", "/v1/collections/c", json!({"adopt": true})).await;
+    assert_eq!(other.code(), "wrong_model", "only once");
+}
+
+/// A disk that is full says so, to who adds and to who watches; deleting works.
+#[test]
+fn a_full_disk_is_told_and_can_be_cleaned() {
+    let disk = tempfile::tempdir().unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "none"]).arg(disk.path()).output();
+    if !mounted.is_ok_and(|m| m.status.success()) {
+        use std::io::Write;
+        let line = b"SKIPPED a_full_disk_is_told_and_can_be_cleaned: file systems cannot be mounted here; run it as root\n";
+        // What `eprintln!` prints is kept from the reader where a test passes.
+        std::io::stderr().write_all(line).unwrap();
+        return;
+    }
+    let unmount = Unmount(disk.path());
+    let server = Running::start(&["--data", disk.path().join("data").to_str().unwrap()]);
+    server.wait_for("ready");
+    let send = |method: &str, path: &str, body: Value| {
+        server.send(method, path, "application/json", body.to_string().as_bytes())
+    };
+    let text = |i: usize| json!({"id": i.to_string(), "image": colour([9, 9, i as u8]), "payload": {"t": "x".repeat(60_000)}});
+    assert!(send("PUT", "/v1/collections/c", json!({})).contains("201"));
+    assert!(server.get("/readyz").contains("\"collections\":{\"writable\":true,\"problem\":null}"));
+    let full = (0..200).map(|i| send("POST", "/v1/collections/c/points", json!({"points": [text(i)]})));
+    let full = full.into_iter().find(|a| !a.starts_with("HTTP/1.1 200")).unwrap();
+    assert!(full.starts_with("HTTP/1.1 507") && full.contains("\"storage_full\""), "{full}");
+    let ready = server.get("/readyz");
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("\"writable\":false"), "{ready}");
+    assert!(ready.contains("no room on the disk"), "{ready}");
+    assert!(server.get("/metrics").contains("occlude_collections_writable 0"));
+    let told = Command::new(env!("CARGO_BIN_EXE_occlude-serve")).args(["health", &server.address]).output().unwrap();
+    assert!(String::from_utf8_lossy(&told.stdout).contains("no room on the disk"));
+    // Nothing is left, not for the log either.
+    let mut others = std::fs::File::create(disk.path().join("others")).unwrap();
+    while std::io::Write::write_all(&mut others, &[7; 512]).is_ok() {}
+    let gone = send("POST", "/v1/collections/c/points/delete", json!({"ids": ["0", "1", "2"]}));
+    assert!(gone.contains("\"count\":3"), "{gone}");
+    assert!(send("DELETE", "/v1/collections/c", json!({})).starts_with("HTTP/1.1 204"));
+    std::fs::remove_file(disk.path().join("others")).unwrap();
+    server.wait_for("can be written again");
+    assert!(server.get("/readyz").contains("\"writable\":true"));
+    drop((server, unmount));
+}
+
+struct Unmount<'a>(&'a Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
 fn app_without_store() -> Router {
     app(AppState::new(Limits::default(), Expected { store: true, ..Expected::default() }))
 }
@@ -330,12 +475,12 @@ fn a_kill_loses_nothing_that_was_acknowledged() {
     let vector = |request: u64, i: u64| -> Vec<f32> {
         (0..8).map(|j| ((request * 31 + i * 7 + j) % 97) as f32 - 40.5).collect()
     };
-    let fingerprint: Value = {
+    let identity: Value = {
         let server = Running::start(&flags);
         server.wait_for("ready");
         let made = server.send("PUT", "/v1/collections/c", "application/json", b"");
         let json: Value = serde_json::from_str(made.split("\r\n\r\n").nth(1).unwrap()).unwrap();
-        json["fingerprint"].clone()
+        json["identity"].clone()
     };
     let (mut sent, mut acknowledged) = (0u64, Vec::new());
     for kill in 0..kills {
@@ -349,7 +494,7 @@ fn a_kill_loses_nothing_that_was_acknowledged() {
         loop {
             let points: Vec<Value> =
                 (0..20).map(|i| json!({"id": format!("{sent}-{i}"), "vector": vector(sent, i)})).collect();
-            let body = json!({"points": points, "fingerprint": fingerprint}).to_string();
+            let body = json!({"points": points, "identity": identity}).to_string();
             let answer =
                 server.try_send("POST", "/v1/collections/c/points", "application/json", body.as_bytes());
             sent += 1;

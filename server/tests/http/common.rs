@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use occlude_serve::encoder::fake::Fake;
 use occlude_serve::encoder::{Loaded, Options, load};
-use occlude_serve::{AppState, Encode, Expected, Limits, Model, Provider, app};
+use occlude_serve::{AppState, Encode, Expected, Limits, Model, ModelInfo, Provider, app};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -51,6 +51,12 @@ pub(crate) fn named_model(
     let info = Fake::info(name, fingerprint);
     let encoders = fakes.into_iter().map(|f| Box::new(f) as Box<dyn Encode>).collect();
     Model::start(info, encoders, limits, &Arc::clone(state.metrics()))
+}
+
+/// A model of the fake encoder whose fingerprint does not tell all that changes its numbers.
+pub(crate) fn precise_model(name: &str, identity: &str, state: &AppState, limits: &Limits) -> Model {
+    let info = ModelInfo { identity: identity.to_owned(), ..Fake::info(name, FINGERPRINT) };
+    Model::start(info, vec![Box::new(Fake::default())], limits, &Arc::clone(state.metrics()))
 }
 
 /// A state with the fixture model in ONNX Runtime.
@@ -112,6 +118,8 @@ impl Answer {
         assert!(!error["message"].as_str().unwrap().is_empty(), "{json}");
         assert!(error["hint"].is_string() || error["hint"].is_null(), "{json}");
         assert_eq!(error["request_id"], self.header("x-request-id"), "{json}");
+        // Visitors cannot set the operator's flags.
+        assert!(!json.to_string().contains("`--"), "{json}");
         assert_eq!(self.header("content-type"), "application/json");
         error["code"].as_str().unwrap().to_owned()
     }

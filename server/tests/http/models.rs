@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use occlude_serve::encoder::fake::{Fake, Gate};
-use occlude_serve::{AppState, Expected, Limits, app};
+use occlude_serve::{AppState, Expected, Gallery, Limits, app};
 
-use crate::binary::Running;
+use crate::binary::{Running, pictures};
 use crate::common::*;
 
 #[tokio::test]
@@ -93,11 +93,108 @@ fn a_replaced_file_is_served_without_dropping_a_request() {
         install("tiny.onnx", &model);
         server.wait_for("model `live` was replaced");
         server.signal("HUP");
-        server.wait_for("model `live` was replaced");
+        server.wait_for("model `live` is unchanged");
+        // Copied over itself, it answers as before.
+        install("tiny.onnx", &model);
+        server.wait_for("model `live` is unchanged");
         stop.store(true, Ordering::Relaxed);
     });
     let metrics = server.get("/metrics");
-    for line in ["{model=\"live\",result=\"ok\"} 3", "{model=\"live\",result=\"failed\"} 1"] {
+    for line in ["{model=\"live\",result=\"ok\"} 2", "{model=\"live\",result=\"failed\"} 1"] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
+}
+
+/// The new model has to index the gallery first. Meanwhile every search is answered, by the old model with its own
+/// pictures; then by the new one.
+#[test]
+fn a_gallery_is_searched_while_its_model_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, photos) = (dir.path().join("m.onnx"), dir.path().join("photos"));
+    install("tiny.onnx", &model);
+    pictures(&photos);
+    for i in 0..60u8 {
+        let pixels = ramp(900, 700 + u32::from(i));
+        std::fs::write(photos.join(format!("red/{i}.png")), png_of(900, 700 + u32::from(i), &pixels)).unwrap();
+    }
+    let flags = ["--model", model.to_str().unwrap(), "--gallery", photos.to_str().unwrap(), "--watch", "0.05"];
+    let server = Running::bare(&flags);
+    server.wait_for("ready");
+    let identity = |answer: &str| {
+        let body = answer.split("\r\n\r\n").nth(1).unwrap();
+        serde_json::from_str::<serde_json::Value>(body).unwrap()["model"]["identity"].as_str().unwrap().to_owned()
+    };
+    let search = || {
+        let answer = server.post(&png(60, 40, [240, 20, 20]), "/v1/search?k=1");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"neighbours\":[{"), "{answer}");
+        assert!(server.get("/readyz").starts_with("HTTP/1.1 200"));
+        identity(&answer)
+    };
+    let old = search();
+    let stop = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let searches = scope.spawn(|| {
+            let mut seen = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                seen.push(search());
+            }
+            seen
+        });
+        install("tiny-uint8.onnx", &model);
+        server.wait_for("gallery");
+        server.wait_for("model `m` was replaced");
+        std::thread::sleep(Duration::from_millis(100));
+        stop.store(true, Ordering::Relaxed);
+        searches.join().unwrap()
+    });
+    let new = search();
+    assert_ne!(old, new);
+    let switch = seen.iter().position(|i| *i == new).unwrap();
+    assert!(switch > 1, "the old one answered while the new one indexed");
+    assert!(seen[..switch].iter().all(|i| *i == old) && seen[switch..].iter().all(|i| *i == new), "{seen:?}");
+    // Where the pictures cannot be indexed any more, everything stays.
+    std::fs::remove_dir_all(&photos).unwrap();
+    install("tiny.onnx", &model);
+    assert!(server.wait_for("goes on as it was").contains("`--gallery`"));
+    assert_eq!(search(), new);
+}
+
+/// One checkpoint, exported twice: its fingerprint is the same, its numbers are not.
+#[tokio::test]
+async fn precisions_of_one_checkpoint_are_models_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(dir.path());
+    let (limits, state) = (Limits::default(), AppState::new(Limits::default(), Expected::default()));
+    state.set_model(precise_model("r18", "fp32", &state, &limits));
+    state.set_model(precise_model("i8", "int8", &state, &limits));
+    state.set_model(precise_model("again", "fp32", &state, &limits));
+    let app = app(state.clone());
+    let gallery = Gallery::index(dir.path(), &state.models()[0], &limits, &Silent).unwrap();
+    assert_eq!(gallery.identity(), "fp32");
+    state.set_gallery(gallery);
+    let search = async |model: &str| post(&app, &format!("/v1/search?model={model}"), &[], png(40, 40, [9, 9, 9])).await;
+    assert_eq!(search("r18").await.status, StatusCode::OK);
+    assert_eq!(search("again").await.status, StatusCode::OK, "the same numbers under another name");
+    let wrong = search("i8").await;
+    assert_eq!((wrong.status, wrong.code().as_str()), (StatusCode::CONFLICT, "wrong_model"));
+    let told = post(&app, "/v1/embed?model=i8", &[], png(40, 40, [9, 9, 9])).await;
+    assert_eq!((told.header("x-occlude-identity"), told.header("x-occlude-fingerprint")), ("int8", FINGERPRINT));
+    assert_eq!(get(&app, "/readyz").await.json()["models"][1]["identity"], "int8");
+    assert_eq!(get(&app, "/v1/models").await.json()["data"][1]["identity"], "int8");
+    assert_eq!(get(&app, "/v2/models/i8").await.json()["parameters"]["identity"], "int8");
+    let metrics = String::from_utf8(get(&app, "/metrics").await.bytes).unwrap();
+    assert!(metrics.contains("model=\"i8\",fingerprint=\"f00dfeed\",identity=\"int8\""), "{metrics}");
+    // In place of the first model, with what it indexed, from one request to the next.
+    let next = precise_model("r18", "fp16", &state, &limits);
+    let gallery = Gallery::index(dir.path(), &next, &limits, &Silent).unwrap();
+    state.set_model_with_gallery(next, gallery);
+    assert_eq!(search("r18").await.json()["model"]["identity"], "fp16");
+    assert_eq!(search("again").await.status, StatusCode::OK, "it has the pictures that its own numbers are of");
+}
+
+struct Silent;
+
+impl occlude_serve::Progress for Silent {
+    fn at(&self, _: usize, _: usize) {}
+    fn skipped(&self, _: &dyn std::fmt::Display) {}
 }

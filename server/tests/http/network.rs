@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use occlude_serve::encoder::fake::Fake;
 use occlude_serve::{Cors, Keys, Limits, app, create_key, cross_origin};
 
-use crate::binary::{Running, fails};
+use crate::binary::{Running, fails, pictures};
 use crate::common::*;
 
 #[tokio::test]
@@ -83,8 +83,121 @@ fn keys_are_made_and_read_again_on_sighup() {
     let bob = key("bob");
     assert!(refused(with(&bob)), "not read yet");
     server.signal("HUP");
-    server.wait_for("was replaced");
+    server.wait_for("keys were read again");
     assert!(!refused(with(&bob)));
+    server.wait_for("is unchanged and goes on");
+}
+
+/// The loader is busy with the gallery for a long time; nobody waits for it.
+#[test]
+fn a_revoked_key_is_refused_while_a_gallery_is_indexed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keys, photos) = (dir.path().join("keys"), dir.path().join("photos"));
+    pictures(&photos);
+    for i in 0..400u32 {
+        std::fs::write(photos.join(format!("red/{i}.png")), png_of(900, 700 + i % 9, &ramp(900, 700 + i % 9))).unwrap();
+    }
+    let (alice, _bob) = (create_key("alice", &keys).unwrap(), create_key("bob", &keys).unwrap());
+    let flags = ["--api-keys", keys.to_str().unwrap(), "--gallery", photos.to_str().unwrap(), "--decode-threads", "1"];
+    let server = Running::start(&flags);
+    server.wait_for("golden picture");
+    let with = |key: &str| {
+        let ask = format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n");
+        server.ask(ask.as_bytes())
+    };
+    assert!(with(&alice).starts_with("HTTP/1.1 200"));
+    let text = std::fs::read_to_string(&keys).unwrap();
+    let left: String = text.lines().filter(|l| !l.starts_with("alice ")).map(|l| format!("{l}\n")).collect();
+    std::fs::write(&keys, left).unwrap();
+    server.signal("HUP");
+    server.wait_for("keys were read again");
+    assert!(with(&alice).contains("\"unauthorized\""));
+    assert!(server.get("/readyz").contains("\"indexing gallery\""), "it is not through yet");
+}
+
+/// What Kubernetes adds for a Service called `occlude-serve`, and what a chart leaves empty.
+#[test]
+fn links_to_services_and_empty_variables_do_no_harm() {
+    let model = fixture("tiny.onnx").display().to_string();
+    let models = format!("one={model},two={model}");
+    let environment = [
+        ("OCCLUDE_SERVE_PORT", "tcp://10.0.0.7:8080"),
+        ("OCCLUDE_SERVE_SERVICE_HOST", "10.0.0.7"),
+        ("OCCLUDE_SERVE_PORT_8080_TCP_ADDR", "10.0.0.7"),
+        ("OCCLUDE_SERVE_GALLERY", ""),
+        ("OCCLUDE_SERVE_MAX_BATSCH", "3"),
+        ("OCCLUDE_SERVE_MODEL", models.as_str()),
+        ("OCCLUDE_SERVE_HOST", "localhost"),
+        ("OCCLUDE_SERVE_MAX_BODY", "1MiB"),
+        ("OCCLUDE_SERVE_TIMEOUT", "30s"),
+    ];
+    let server = Running::with_environment(&[], &environment);
+    let note = server.wait_for("OCCLUDE_SERVE_MAX_BATSCH");
+    assert!(note.contains("WARN") && note.contains("OCCLUDE_SERVE_MAX_BATCH"), "{note}");
+    assert!(server.wait_for("Kubernetes").contains("OCCLUDE_SERVE_PORT_8080_TCP_ADDR"));
+    server.wait_for("ready");
+    assert!(server.address.starts_with("127.0.0.1:"), "{}", server.address);
+    let answer = server.post(&png(60, 40, [240, 20, 20]), "/v1/embed?model=two");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let (_, port) = server.address.split_once(':').unwrap();
+    let health = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_occlude-serve"));
+        let run = command.arg("health").args(arguments).envs(environment.iter().copied()).output().unwrap();
+        (run.status.code().unwrap(), String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned())
+    };
+    let ready = (0, "ready\n".to_owned());
+    assert_eq!(health(&[], &[("OCCLUDE_SERVE_PORT", port), ("OCCLUDE_SERVE_HOST", "0.0.0.0")]), ready);
+    assert_eq!(health(&[port], &[("OCCLUDE_SERVE_PORT", "tcp://10.0.0.7:8080")]), ready);
+    assert_eq!(health(&[&server.address], &[("OCCLUDE_SERVE_MAX_BATCH", "x")]), ready);
+    assert_eq!(health(&[&format!("localhost:{port}")], &[("OCCLUDE_SERVE_PORT", "")]), ready);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("serve.toml");
+    std::fs::write(&file, format!("model = \"x.onnx\"\nport = {port}\n")).unwrap();
+    assert_eq!(health(&[], &[("OCCLUDE_SERVE_CONFIG", file.to_str().unwrap())]), ready);
+    let (code, told) = health(&[], &[("OCCLUDE_SERVE_PORT", "tcp:/8080")]);
+    assert!(code == 2 && told.contains("`OCCLUDE_SERVE_PORT`"), "{told}");
+}
+
+/// A model takes its time to load: what can be known to be wrong is said before.
+#[test]
+fn what_is_wrong_is_said_before_models_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("file"), "x").unwrap();
+    std::fs::create_dir(path("empty")).unwrap();
+    std::fs::write(path("m.pth"), b"PK\x03\x04rest").unwrap();
+    let model = fixture("tiny.onnx").to_str().unwrap().to_owned();
+    let cases: [(&[&str], i32, &str); 9] = [
+        (&["--gallery", &path("gone")], 1, "`--gallery`"),
+        (&["--gallery", &path("empty")], 1, "`--gallery`"),
+        (&["--data", &path("file")], 1, "`--data`"),
+        (&["--api-keys", &path("file")], 1, "`--api-keys`"),
+        (&["--otlp-endpoint", "collector:4318"], 2, "`--otlp-endpoint`"),
+        (&["--url-host", "example.org"], 2, "`--allow-url-fetch`"),
+        (&["--host", "no-such-host.invalid"], 1, "`--host`"),
+        (&["--model", &path("m.pth")], 1, "occlude-export onnx"),
+        (&["--model", dir.path().to_str().unwrap()], 1, "is a folder"),
+    ];
+    for (flags, code, told) in cases {
+        let (got, error) = fails(&[&["--model", &format!("fine={model}"), "--port", "0"], flags].concat());
+        assert!(got == code && error.contains(told), "{flags:?}: {got} {error}");
+        assert!(!error.contains("loaded in"), "{flags:?}: {error}");
+    }
+    let (code, error) = fails(&["--port", "0"]);
+    assert!(code == 2 && error.contains("no model; hint: ") && error.contains("`OCCLUDE_SERVE_MODEL`"), "{error}");
+    // An equals sign in a file's name, as trainers write it.
+    let odd = path("epoch=99-step=5.onnx");
+    std::fs::copy(&model, &odd).unwrap();
+    let server = Running::bare(&["--model", &odd]);
+    server.wait_for("ready");
+    assert!(server.get("/v1/models").contains("\"id\":\"epoch=99-step=5\""));
+    drop(server);
+    let out = path("e.npy");
+    std::fs::create_dir(path("photos")).unwrap();
+    std::fs::write(path("photos/a.png"), png(40, 40, [1, 2, 3])).unwrap();
+    let embed = ["embed", &path("photos"), "--model", &odd, "--out", &out, "--provider", "cpu"];
+    let run = Command::new(env!("CARGO_BIN_EXE_occlude-serve")).args(embed).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }
 
 #[test]
@@ -169,7 +282,7 @@ fn the_packaged_configuration_is_one() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
     let words = ["occlude-serve".into(), "--config".into(), folder.join("serve.toml").into_os_string()];
     let config = occlude_serve::Args::read(words).unwrap().resolve().unwrap();
-    assert_eq!((config.models[0].name.as_str(), config.address.port()), ("default", 8080));
+    assert_eq!((config.models[0].name.as_str(), config.port), ("default", 8080));
     let container = std::fs::read_to_string(folder.join("Containerfile")).unwrap();
     let command = occlude_serve::Args::described();
     let variables = container.split_whitespace().filter_map(|w| w.strip_prefix(occlude_serve::ENVIRONMENT));

@@ -203,3 +203,30 @@ fn one_session_for_each_worker() {
     let loaded = load(&fixture("tiny.onnx"), &Options { workers: 3, ..options() }).unwrap();
     assert_eq!(loaded.encoders.len(), 3);
 }
+
+/// What the exporter writes, or else a hash over the files.
+#[test]
+fn a_model_has_an_identity() {
+    let identity = |path: &std::path::Path| load(path, &options()).unwrap().info.identity;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    let bytes = std::fs::read(fixture("tiny.onnx")).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    let sum = std::process::Command::new("sha256sum").arg(&path).output().unwrap();
+    assert_eq!(identity(&path), String::from_utf8_lossy(&sum.stdout)[..64]);
+    assert_ne!(identity(&path), identity(&fixture("tiny-uint8.onnx")));
+    // Metadata are repeated fields of the outermost message: further ones may follow.
+    let entry = |value: &str| {
+        let field = |n: u8, text: &str| [vec![n << 3 | 2, text.len() as u8], text.as_bytes().to_vec()].concat();
+        let entry = [field(1, "occlude.identity"), field(2, value)].concat();
+        [vec![14 << 3 | 2, entry.len() as u8], entry].concat()
+    };
+    let told = "0123456789abcdef".repeat(4);
+    std::fs::write(&path, [bytes.clone(), entry(&told)].concat()).unwrap();
+    assert_eq!(identity(&path), told);
+    for odd in ["", "none", &told.to_uppercase()] {
+        std::fs::write(&path, [bytes.clone(), entry(odd)].concat()).unwrap();
+        let got = identity(&path);
+        assert!(got.len() == 64 && got != odd, "{odd}: {got}");
+    }
+}

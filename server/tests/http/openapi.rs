@@ -142,7 +142,7 @@ fn requests_made_from_the_document_find_nothing() {
     std::fs::write(dir.path().join("schemathesis.toml"), include_str!("schemathesis.toml")).unwrap();
     let output =
         Command::new(std::env::var("OCCLUDE_PYTHON").expect("`OCCLUDE_PYTHON`: run `cargo xtask setup`"))
-            .args(["-m", "schemathesis.cli", "run", &url])
+            .args(["-m", "schemathesis.cli", "run", &url, "--url", &format!("http://{}", server.address)])
             .args(["--max-examples", "12", "--seed", "1", "--no-color", "--suppress-health-check", "all"])
             .current_dir(dir.path())
             .output()

@@ -1,5 +1,7 @@
 //! The page in a headless browser: what a person does with it, with a mouse, a keyboard or a phone.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -16,6 +18,44 @@ struct Scene {
     dir: tempfile::TempDir,
     server: Running,
     browser: Browser,
+}
+
+/// A proxy that puts the server below a path of its own, as many do: it takes the path off again.
+fn behind_a_path(server: &Running) -> String {
+    let upstream = server.address.clone();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let upstream = upstream.clone();
+            std::thread::spawn(move || pass_on(client, &upstream));
+        }
+    });
+    format!("http://{address}/occ")
+}
+
+/// One request of a connection; the answer ends it.
+fn pass_on(mut client: TcpStream, upstream: &str) -> Option<()> {
+    let (mut head, mut byte) = (Vec::new(), [0u8]);
+    while !head.ends_with(b"\r\n\r\n") {
+        client.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    let text = String::from_utf8(head).ok()?;
+    let (line, rest) = text.split_once("\r\n")?;
+    let (method, target) = line.split_once(' ')?;
+    let Some(inside) = target.strip_prefix("/occ") else {
+        return client.write_all(b"HTTP/1.1 502 Not Ours\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+    };
+    let inside = if inside.starts_with('/') { inside.to_owned() } else { format!("/{inside}") };
+    let kept: Vec<&str> = rest.lines().filter(|l| !l.to_lowercase().starts_with("connection:")).collect();
+    let head = format!("{method} {inside}\r\nconnection: close\r\n{}\r\n\r\n", kept.join("\r\n").trim_end());
+    let mut server = TcpStream::connect(upstream).ok()?;
+    server.write_all(head.as_bytes()).ok()?;
+    let (mut from, mut to) = (client.try_clone().ok()?, server.try_clone().ok()?);
+    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+    std::io::copy(&mut server, &mut client).ok()?;
+    client.shutdown(std::net::Shutdown::Both).ok()
 }
 
 impl Scene {
@@ -375,4 +415,72 @@ fn chooses_models_and_collections() {
     assert_eq!((&told["hits"][0]["id"], told["hits"].as_array().unwrap().len()), (&json!("photo"), 2));
     assert!(!scene.python("").stdout.is_empty());
     browser.screenshot("collection");
+}
+
+#[test]
+fn works_below_a_path_of_a_proxy() {
+    let data = tempfile::tempdir().unwrap();
+    let flags = ["--data", data.path().to_str().unwrap()];
+    let Some(scene) = Scene::start("works_below_a_path_of_a_proxy", &flags) else { return };
+    let browser = &scene.browser;
+    let made = scene.server.send("PUT", "/v1/collections/dresses", "application/json", b"{}");
+    assert!(made.starts_with("HTTP/1.1 201"), "{made}");
+    let outside = behind_a_path(&scene.server);
+    for address in [format!("{outside}/"), outside.clone()] {
+        browser.open(&address);
+        browser.until("server.gallery && $('source').options.length === 2");
+        scene.choose(&[PHOTO]);
+        browser.until("$('found').children.length === server.gallery.images");
+        browser.until("[...document.querySelectorAll('#found img')].every((i) => i.complete && i.naturalWidth)");
+        let links = browser.eval("[...document.querySelectorAll('footer a')].map((a) => a.href)");
+        assert_eq!(links, json!(["readyz", "metrics", "docs/"].map(|l| format!("{outside}/{l}"))));
+        assert!(browser.text("$('curl').textContent").contains(&format!("{outside}/v1/analyze")));
+        let told: Value = serde_json::from_slice(&scene.curl("").stdout).unwrap();
+        assert_eq!(told["results"][0]["saliency"], browser.eval("shown.answer.saliency"));
+        browser.eval("$('source').value = '/dresses'; $('source').dispatchEvent(new Event('change')); true");
+        browser.until("$('near-note').textContent === 'Nothing is near.'");
+    }
+    browser.assert_clean();
+    // The page of the document, too: what it tries goes where the document is.
+    browser.open(&format!("{outside}/docs/"));
+    browser.until("document.querySelector('.opblock')");
+    let base = browser.text("ui.specSelectors.operationScheme && ui.getState().getIn(['spec', 'url'])");
+    assert!(base.contains("openapi.json"), "{base}");
+}
+
+/// A photo of a phone is much more than a model takes.
+#[test]
+fn sends_a_smaller_copy_of_a_large_file() {
+    let Some(scene) = Scene::start("sends_a_smaller_copy_of_a_large_file", &[]) else { return };
+    let browser = &scene.browser;
+    let noise = |n: u32| {
+        let mut state = 1u32;
+        (0..n).map(|_| { state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223); (state >> 24) as u8 }).collect::<Vec<_>>()
+    };
+    std::fs::write(scene.path("large.png"), png_of(900, 600, &noise(900 * 600 * 3))).unwrap();
+    std::fs::write(scene.path("thin.png"), png_of(20_000, 20, &noise(20_000 * 20 * 3))).unwrap();
+    scene.choose(&["large.png"]);
+    // The fixture's contract resizes the short side to 36: twice that is sent, in the same proportions.
+    let sent = browser.eval("[shown.answer.width, shown.answer.height, shown.small.size < shown.blob.size / 20]");
+    assert_eq!(sent, json!([108, 72, true]));
+    let facts = browser.text("$('list').innerText");
+    assert!(facts.contains("900 × 600") && facts.contains("108 × 72"), "{facts}");
+    assert_eq!(browser.eval("$('small-note').hidden"), false);
+    // The command sends the file itself; the two agree but for the pixels between.
+    let told: Value = serde_json::from_slice(&scene.curl("").stdout).unwrap();
+    assert_eq!(told["results"][0]["width"], 900);
+    browser.screenshot("smaller");
+    // A file that is large and yet no larger than the model takes goes as it is, and so does a small file.
+    scene.choose(&["thin.png"]);
+    assert_eq!(browser.eval("[shown.small, shown.answer.width, shown.answer.height]"), json!([null, 20_000, 20]));
+    scene.choose(&[PHOTO]);
+    assert_eq!(browser.eval("[shown.small, shown.answer.width, $('small-note').hidden]"), json!([null, 420, true]));
+    // What is saved is of the file itself.
+    scene.choose(&["large.png"]);
+    let answer = browser.text(
+        "(async () => { const r = await send({ picture: shown, path: '/v1/saliency?view=mask', headers: headersOf(shown, \
+         'image/png') }); const b = await createImageBitmap(await r.blob()); return b.width + 'x' + b.height; })()",
+    );
+    assert_eq!(answer, "900x600");
+    browser.assert_clean();
 }

@@ -24,7 +24,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let timeouts = Timeouts { head: Duration::from_millis(400), drain, max_connections: 64 };
+        let keep_alive = Duration::from_millis(1500);
+        let timeouts = Timeouts { head: Duration::from_millis(400), keep_alive, drain, max_connections: 64 };
         let shared = state.clone();
         let done = tokio::spawn(async move {
             let end = async { drop(stopped.await) };
@@ -237,4 +238,94 @@ async fn a_body_that_is_not_thrown_away_ends_the_connection_and_says_so() {
     long.resize(long.len() + 2000, b'x');
     let long = all(server.send(&long).await).await;
     assert!(long.starts_with("HTTP/1.1 415") && long.contains("connection: close"), "{long}");
+}
+
+/// A phone far from everything: slower than any total would allow, but it goes on.
+#[tokio::test]
+async fn a_slow_body_gets_through_and_one_that_only_drips_does_not() {
+    let limits = Limits {
+        read_timeout: Duration::from_millis(300),
+        min_rate: 500,
+        timeout: Duration::from_millis(600),
+        ..Limits::default()
+    };
+    let server = Server::start(limits, Fake::default(), Duration::from_secs(5)).await;
+    let picture = png_of(60, 60, &ramp(60, 60));
+    let head = format!(
+        "POST /v1/embed HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        picture.len()
+    );
+    let start = Instant::now();
+    let mut stream = server.send(head.as_bytes()).await;
+    for piece in picture.chunks(picture.len().div_ceil(16)) {
+        stream.write_all(piece).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let answer = all(stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(start.elapsed() > Duration::from_millis(1500), "five times `--read-timeout`, twice `--timeout`");
+
+    // Half of it at once buys no time for the rest.
+    let start = Instant::now();
+    let mut stream = server.send(head.as_bytes()).await;
+    stream.write_all(&picture[..picture.len() / 2]).await.unwrap();
+    for byte in &picture[picture.len() / 2..] {
+        if stream.write_all(&[*byte]).await.is_err() || start.elapsed() > Duration::from_secs(3) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut some = [0u8; 1];
+        if tokio::time::timeout(Duration::from_millis(1), stream.peek(&mut some)).await.is_ok() {
+            break;
+        }
+    }
+    let told = all(stream).await;
+    assert!(told.starts_with("HTTP/1.1 408") && told.contains("too slowly") && !told.contains("`--"), "{told}");
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn idle_connections_are_kept_longer_than_a_head_may_take() {
+    let server = Server::start(Limits::default(), Fake::default(), Duration::from_secs(5)).await;
+    let mut stream = server.send(&embed(false)).await;
+    let mut answer = vec![0u8; 16_384];
+    let read = stream.read(&mut answer).await.unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+    // Longer than a head may take, and the connection still answers.
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    stream.write_all(&embed(false)).await.unwrap();
+    let read = stream.read(&mut answer).await.unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+    let start = Instant::now();
+    assert!(all(stream).await.is_empty());
+    let idle = start.elapsed();
+    assert!(idle > Duration::from_millis(1000) && idle < Duration::from_secs(8), "{idle:?}");
+    // Within a head the shorter time counts, whatever trickles in.
+    let start = Instant::now();
+    let mut slow = server.send(b"POST /v1/embed HTTP/1.1\r\n").await;
+    while slow.write_all(b"x: y\r\n").await.is_ok() && start.elapsed() < Duration::from_secs(5) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+/// What watches or describes the server is answered to the end; everything else is turned away.
+#[tokio::test]
+async fn at_shutdown_all_work_is_refused() {
+    let state = fake_state(&Limits::default(), vec![Fake::default()]);
+    let app = app(state.clone());
+    state.start_draining();
+    for path in ["/", "/healthz", "/metrics", "/openapi.json", "/docs/", "/v2", "/v2/health/live"] {
+        assert_eq!(get(&app, path).await.status.as_u16(), 200, "{path}");
+    }
+    assert_eq!(get(&app, "/readyz").await.json()["status"], "draining");
+    assert_eq!(get(&app, "/readyz").await.status.as_u16(), 503);
+    for path in ["/v1/models", "/v1/models/fake", "/v1/collections", "/v1/collections/c", "/v1/gallery/0/thumbnail"] {
+        let answer = get(&app, path).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "draining"), "{path}");
+    }
+    for path in ["/v1/embed", "/v1/saliency", "/v1/analyze", "/v1/search", "/v1/embeddings", "/v1/collections/c/points"] {
+        let answer = post(&app, path, &[], png(9, 9, [1, 2, 3])).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "draining"), "{path}");
+    }
 }

@@ -147,11 +147,11 @@ fn a_database_of_a_later_release_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     let database = rusqlite::Connection::open(dir.path().join("store.sqlite")).unwrap();
-    database.pragma_update(None, "user_version", 2).unwrap();
+    database.pragma_update(None, "user_version", 3).unwrap();
     drop(database);
     let (_, message) = refused(dir.path());
     assert!(
-        message.contains("schema version 2, this release knows 1") && message.contains("hint:"),
+        message.contains("schema version 3, this release knows 2") && message.contains("hint:"),
         "{message}"
     );
 }

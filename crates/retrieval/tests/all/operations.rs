@@ -304,6 +304,58 @@ fn a_collection_is_made_once_for_one_model() {
     assert_eq!(error.kind(), Kind::WrongFingerprint, "{error}");
 }
 
+/// One checkpoint, exported twice: the fingerprint is the same, the numbers are not.
+#[test]
+fn vectors_of_another_precision_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let of = |identity: &str| Spec { identity: Some(identity.to_owned()), ..spec(2) };
+    store.create_collection("c", &of("fp32")).unwrap();
+    let points = [point("a", &[1.0, 0.0], json!({}))];
+    for maker in ["int8", PRINT] {
+        assert_eq!(store.upsert("c", maker, &points).unwrap_err().kind(), Kind::WrongFingerprint, "{maker}");
+        let error = store.search("c", maker, &Query::vector(vec![1.0, 0.0], 1)).unwrap_err();
+        assert_eq!(error.kind(), Kind::WrongFingerprint, "{maker}");
+    }
+    store.upsert("c", "fp32", &points).unwrap();
+    let error = store.ensure_collection("c", &of("int8")).unwrap_err().to_string();
+    assert!(error.contains("`fp32`") && error.contains("`int8`"), "{error}");
+    assert!(store.adopt("c", &of("int8")).is_err(), "it has one");
+    store.adopt("c", &of("fp32")).unwrap();
+    drop(store);
+    let info = open(dir.path()).collection("c").unwrap();
+    assert_eq!((info.spec.identity.as_deref(), info.spec.maker()), (Some("fp32"), "fp32"));
+}
+
+/// The collections of an older release: told once which model filled them, they are as others.
+#[test]
+fn collections_without_an_identity_are_adopted() {
+    let (dir, store) = shop();
+    let count = store.count("shop", None).unwrap();
+    drop(store);
+    let file = rusqlite::Connection::open(dir.path().join("store.sqlite")).unwrap();
+    file.execute_batch("ALTER TABLE collections DROP COLUMN identity; PRAGMA user_version = 1").unwrap();
+    drop(file);
+    let store = open(dir.path());
+    let info = store.collection("shop").unwrap();
+    assert_eq!((&info.spec.identity, info.count), (&None, count), "nothing is lost");
+    let dim = info.spec.dim;
+    let mine = Spec { identity: Some("fp32".to_owned()), ..info.spec };
+    let error = store.ensure_collection("shop", &mine).unwrap_err();
+    assert!(error.kind() == Kind::WrongFingerprint && error.to_string().contains("adopt"), "{error}");
+    let points = [point("new", &vec![1.0; dim], json!({}))];
+    let error = store.upsert("shop", "fp32", &points).unwrap_err().to_string();
+    assert!(error.contains("adopt"), "{error}");
+    for other in [Spec { fingerprint: "other".to_owned(), ..mine.clone() }, Spec { dim: dim + 1, ..mine.clone() }] {
+        assert_eq!(store.adopt("shop", &other).unwrap_err().kind(), Kind::WrongFingerprint);
+    }
+    assert_eq!(store.adopt("shop", &mine).unwrap().spec, mine);
+    store.upsert("shop", "fp32", &points).unwrap();
+    assert!(!store.ensure_collection("shop", &mine).unwrap().1);
+    drop(store);
+    assert_eq!(open(dir.path()).collection("shop").unwrap().spec, mine, "for good");
+}
+
 #[test]
 fn memory_is_bounded() {
     let dir = tempfile::tempdir().unwrap();

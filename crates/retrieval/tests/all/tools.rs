@@ -17,7 +17,7 @@ pub(crate) fn approximate(dir: &Path) -> Store {
 }
 
 pub(crate) fn spec(dim: usize) -> Spec {
-    Spec { dim, fingerprint: PRINT.into(), model: "resnet50".into(), metric: Metric::Cosine }
+    Spec { dim, fingerprint: PRINT.into(), identity: None, model: "resnet50".into(), metric: Metric::Cosine }
 }
 
 pub(crate) fn payload(value: Value) -> Map<String, Value> {

@@ -51,6 +51,9 @@ pub(super) async fn list(State(state): State<AppState>) -> Response {
 struct Create {
     /// Whose vectors it will hold; the first model by default.
     model: Option<String>,
+    /// Of a collection that an older release made, and that notes no identity: its vectors are this model's.
+    #[serde(default)]
+    adopt: bool,
 }
 
 /// Makes a collection
@@ -75,7 +78,13 @@ pub(super) async fn create(
         let mut admitted = Admitted::new(&state)?;
         let asked: Create = json::body_or_default(&state, &mut admitted, request).await?;
         let spec = state.model(asked.model.as_deref())?.info.spec();
-        let (info, new) = state.on_store(move |s| s.ensure_collection(&name, &spec)).await?;
+        let make = move |store: &dyn Engine| {
+            if asked.adopt && store.collection(&name).is_ok() {
+                store.adopt(&name, &spec)?;
+            }
+            store.ensure_collection(&name, &spec)
+        };
+        let (info, new) = state.on_store(make).await?;
         let status = if new { StatusCode::CREATED } else { StatusCode::OK };
         Ok((status, Json(info)).into_response())
     };
@@ -113,6 +122,8 @@ pub(super) async fn remove(State(state): State<AppState>, Segment(name): Segment
 struct Upsert {
     points: Vec<NewPoint>,
     /// Of the model that made the vectors; needed where there are any.
+    identity: Option<String>,
+    /// In place of `identity` for models whose fingerprint is their identity; of others it says too little.
     fingerprint: Option<String>,
 }
 
@@ -153,7 +164,7 @@ pub(super) async fn upsert(
         let mut admitted = Admitted::new(&state)?;
         let collection = Collection::find(&state, name).await?;
         let (head, body) = request.into_parts();
-        let (points, fingerprint) = if json::is_json(&head.headers) {
+        let (points, maker) = if json::is_json(&head.headers) {
             let bytes = body::whole(&state, &mut admitted, &head.headers, body).await?;
             let asked: Upsert = state.on_pool(Stage::Read, move || json::parse(&bytes)).await??;
             collection.points(&state, &mut admitted, asked).await?
@@ -162,7 +173,7 @@ pub(super) async fn upsert(
             collection.files(&state, &mut admitted, files).await?
         };
         let name = collection.info.name;
-        let done = state.on_store(move |s| s.upsert(&name, &fingerprint, &points)).await?;
+        let done = state.on_store(move |s| s.upsert(&name, &maker, &points)).await?;
         let mut response = Json(Upserted { added: done.added, replaced: done.replaced }).into_response();
         response.extensions_mut().extend(collection.served);
         Ok(response)
@@ -307,6 +318,8 @@ struct Search {
     image: Option<Item>,
     vector: Option<Vec<f32>>,
     /// Of the model that made the vector; needed with it.
+    identity: Option<String>,
+    /// In place of `identity` for models whose fingerprint is their identity; of others it says too little.
     fingerprint: Option<String>,
     id: Option<String>,
     limit: Option<usize>,
@@ -376,10 +389,10 @@ pub(super) async fn search(
             (Search::default(), files)
         };
         search.limit = search.limit.or(asked.limit);
-        let (query, fingerprint) = collection.query(&state, &mut admitted, search, pictures).await?;
+        let (query, maker) = collection.query(&state, &mut admitted, search, pictures).await?;
         let Collection { info, served, .. } = collection;
         let name = info.name.clone();
-        let hits = state.on_store(move |s| s.search(&name, &fingerprint, &query)).await?;
+        let hits = state.on_store(move |s| s.search(&name, &maker, &query)).await?;
         let mut response = Json(Found { collection: info.name, hits }).into_response();
         response.extensions_mut().extend(served);
         Ok(response)

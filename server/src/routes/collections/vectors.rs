@@ -27,7 +27,8 @@ pub(super) struct Collection {
 impl Collection {
     pub(super) async fn find(state: &AppState, name: String) -> Result<Self, ApiError> {
         let info = state.on_store(move |s| s.collection(&name)).await?;
-        let model = state.models().into_iter().find(|m| m.info.fingerprint == info.spec.fingerprint);
+        let identity = info.spec.identity.as_deref();
+        let model = state.models().into_iter().find(|m| identity == Some(m.info.identity.as_str()));
         let mut served = Extensions::new();
         if let Some(model) = &model {
             served.insert(ModelName::from(&model.info));
@@ -38,9 +39,10 @@ impl Collection {
     /// What its pictures are encoded by.
     fn model(&self) -> Result<&Model, ApiError> {
         self.model.as_deref().ok_or_else(|| {
-            let Spec { model, fingerprint, .. } = &self.info.spec;
+            let Spec { model, identity, .. } = &self.info.spec;
+            let Some(identity) = identity else { return unidentified(&self.info) };
             let message = format!(
-                "collection `{}` was filled by the model `{model}` ({fingerprint}), which is not loaded",
+                "collection `{}` was filled by the model `{model}` ({identity}), which is not loaded",
                 self.info.name
             );
             ApiError::new(Kind::WrongModel, message)
@@ -58,22 +60,21 @@ impl Collection {
         Ok(answers.into_iter().map(|a| a.encoded.embedding).collect())
     }
 
-    /// The points of a JSON upsert, and the fingerprint of their vectors.
+    /// The points of a JSON upsert, and the identity of who made their vectors.
     pub(super) async fn points(
         &self,
         state: &AppState,
         admitted: &mut Admitted,
         asked: Upsert,
     ) -> Result<(Vec<Point>, String), ApiError> {
-        let own = &self.info.spec.fingerprint;
         if asked.points.len() > MAX_POINTS {
             let message = format!("{} points in one request, {MAX_POINTS} are taken", asked.points.len());
             return Err(ApiError::new(Kind::TooManyImages, message).hint("split the request"));
         }
         let vectors = asked.points.iter().filter(|p| p.vector.is_some()).count();
-        let fingerprint = match asked.fingerprint {
+        let maker = match self.maker(asked.identity, asked.fingerprint)? {
             Some(given) => given,
-            None if vectors == 0 => own.clone(),
+            None if vectors == 0 => self.info.spec.maker().to_owned(),
             None => return Err(unnamed_vector()),
         };
         let (mut points, mut uploads, mut places) = (Vec::new(), Vec::new(), Vec::new());
@@ -101,7 +102,27 @@ impl Collection {
                 }
             }
         }
-        Ok((points, fingerprint))
+        Ok((points, maker))
+    }
+
+    /// Who made a client's vectors, in its own words: the identity, or the fingerprint where it says as much.
+    fn maker(&self, identity: Option<String>, fingerprint: Option<String>) -> Result<Option<String>, ApiError> {
+        let spec = &self.info.spec;
+        let Some(given) = fingerprint else { return Ok(identity) };
+        if spec.identity.is_none() && given == spec.fingerprint {
+            return Err(unidentified(&self.info));
+        }
+        match identity {
+            // The store refuses another fingerprint as it refuses another identity.
+            Some(identity) if given == spec.fingerprint || given == spec.maker() => Ok(Some(identity)),
+            None if given == spec.fingerprint && given != spec.maker() => {
+                let message = "a `fingerprint` tells weights and preprocessing of the model that made a vector, not its \
+                               precision";
+                Err(ApiError::new(Kind::InvalidRequest, message)
+                    .hint("send `identity`, which answers of /v1/embed carry beside it"))
+            }
+            _ => Ok(Some(given)),
+        }
     }
 
     /// The points of a form of files.
@@ -119,10 +140,10 @@ impl Collection {
         let names = names.collect::<Result<Vec<_>, _>>()?;
         let encoded = self.encode(state, admitted, files).await?;
         let point = |(id, vector)| Point { id, vector, payload: Map::new() };
-        Ok((names.into_iter().zip(encoded).map(point).collect(), self.info.spec.fingerprint.clone()))
+        Ok((names.into_iter().zip(encoded).map(point).collect(), self.info.spec.maker().to_owned()))
     }
 
-    /// What a search asks of the store, and the fingerprint of what it looks for.
+    /// What a search asks of the store, and the identity of who made what it looks for.
     pub(super) async fn query(
         &self,
         state: &AppState,
@@ -130,28 +151,35 @@ impl Collection {
         search: Search,
         pictures: Vec<Upload>,
     ) -> Result<(Query, String), ApiError> {
-        let own = self.info.spec.fingerprint.clone();
+        let own = self.info.spec.maker().to_owned();
         let k = within("limit", search.limit.unwrap_or(LIMIT.0), (1, LIMIT.1))?;
         let one = pictures.len() == 1;
-        let (target, fingerprint) = match (search.vector, search.id, pictures) {
+        let (target, maker) = match (search.vector, search.id, pictures) {
             (None, None, pictures) if one => {
                 let vector = self.encode(state, admitted, pictures).await?.pop();
                 (Target::Vector(vector.unwrap_or_default()), own)
             }
             (Some(vector), None, none) if none.is_empty() => {
-                (Target::Vector(vector), search.fingerprint.ok_or_else(unnamed_vector)?)
+                let maker = self.maker(search.identity, search.fingerprint)?;
+                (Target::Vector(vector), maker.ok_or_else(unnamed_vector)?)
             }
             (None, Some(id), none) if none.is_empty() => (Target::Id(id), own),
             _ => return Err(one_of("one picture, `vector` or `id`")),
         };
         let with = With { vector: search.with_vector, payload: search.with_payload.unwrap_or(true) };
-        Ok((Query { target, k, filter: search.filter, exact: search.exact, with }, fingerprint))
+        Ok((Query { target, k, filter: search.filter, exact: search.exact, with }, maker))
     }
 }
 
 fn unnamed_vector() -> ApiError {
-    ApiError::new(Kind::InvalidRequest, "a `vector` without the `fingerprint` of the model that made it")
+    ApiError::new(Kind::InvalidRequest, "a `vector` without the `identity` of the model that made it")
         .hint("answers of /v1/embed carry it; vectors of another model would be silently wrong")
+}
+
+/// Nobody knows the precision of what is in it.
+fn unidentified(info: &Info) -> ApiError {
+    let (collection, fingerprint) = (info.name.clone(), info.spec.fingerprint.clone());
+    occlude_retrieval::Error::Unidentified { collection, fingerprint }.into()
 }
 
 pub(super) fn one_of(what: &str) -> ApiError {

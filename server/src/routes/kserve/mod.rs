@@ -82,6 +82,7 @@ struct TensorMetadata {
 #[derive(Serialize, ToSchema)]
 struct ModelParameters {
     fingerprint: String,
+    identity: String,
     encoder: String,
     provider: String,
 }
@@ -213,6 +214,7 @@ fn metadata(info: &ModelInfo) -> ModelMetadata {
         ],
         parameters: ModelParameters {
             fingerprint: info.fingerprint.clone(),
+            identity: info.identity.clone(),
             encoder: info.encoder.clone(),
             provider: info.provider.clone(),
         },

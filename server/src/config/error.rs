@@ -1,0 +1,105 @@
+//! What can be wrong with a configuration.
+
+use std::path::PathBuf;
+
+/// A setting that makes no sense, alone or beside another. `setting` and `other` are what a message calls one: the
+/// flag, the variable, or key and file.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Nothing to serve.
+    #[error(
+        "no model; hint: `--model FILE`, the variable `OCCLUDE_SERVE_MODEL` or `model = [..]` in the configuration names \
+         what `occlude-export onnx` wrote"
+    )]
+    NoModel,
+    /// A count of nothing.
+    #[error("{setting} must be at least 1")]
+    Zero {
+        /// The setting.
+        setting: String,
+    },
+    /// Not a usable number of seconds.
+    #[error("{setting} is {value} s; hint: more than 0 s, at most 86400 s")]
+    Seconds {
+        /// The setting.
+        setting: String,
+        /// What was given.
+        value: f64,
+    },
+    /// Two models of one name.
+    #[error("two models are called `{name}`; hint: `--model NAME=FILE` gives one another name")]
+    SameName {
+        /// The name.
+        name: String,
+    },
+    /// A value that cannot be what the setting is.
+    #[error("{setting} is `{value}`: {reason}; hint: `occlude-serve --help` says what `--{flag}` takes")]
+    Setting {
+        /// The setting.
+        setting: String,
+        /// What was given.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+        /// The flag of the setting.
+        flag: String,
+    },
+    /// The configuration file cannot be read.
+    #[error("{setting}: cannot read the configuration `{}`: {source}", .path.display())]
+    Unreadable {
+        /// What names the file.
+        setting: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration file is no TOML.
+    #[error("`{}` is no TOML: {reason}", .path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words.
+        reason: String,
+    },
+    /// The configuration file sets what does not exist.
+    #[error("`{}` sets `{key}`, which is no flag; hint: did you mean `{near}`? `occlude-serve --help` lists them", .path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The flag that is most alike.
+        near: String,
+    },
+    /// The configuration file sets a flag to what it cannot be.
+    #[error("`{}` sets `{key}` to {value}, expected {expected}", .path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is there.
+        value: String,
+        /// What could be.
+        expected: &'static str,
+    },
+    /// One setting contradicts another.
+    #[error("{setting} must be at most {other} ({limit})")]
+    Above {
+        /// What is too large.
+        setting: String,
+        /// What bounds it.
+        other: String,
+        /// The bound.
+        limit: u64,
+    },
+    /// A setting has no effect without another.
+    #[error("{setting} does nothing without {other}")]
+    Without {
+        /// What is set.
+        setting: String,
+        /// What is not.
+        other: String,
+    },
+}
