@@ -15,7 +15,7 @@ pub fn run(as_json: bool) -> ExitCode {
     let mut missing: Vec<String> = Vec::new();
     if !linked {
         missing.push(
-            "libtorch was built without CUDA, or the linker dropped it: training runs on the CPU; hint: `pip install torch==2.11.*` from PyPI, or `cargo xtask setup` in a checkout, installs a libtorch with CUDA".into(),
+            "libtorch was built without CUDA, or the linker dropped it: training runs on the CPU; hint: `pip install torch==2.11.0` from PyPI, or `cargo xtask setup` in a checkout, installs a libtorch with CUDA".into(),
         );
     } else if !cuda {
         missing.push("no CUDA device is usable: training runs on the CPU; hint: on a GPU machine check `nvidia-smi` and the driver's version".into());
@@ -43,7 +43,8 @@ pub fn run(as_json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Whether libtorch_cuda is loaded in this process: nothing names its symbols, so a careless link loses it.
+/// Whether libtorch_cuda is loaded in this process: nothing names its symbols, so a careless link loses it. Its own needs
+/// tell it from the empty library that stands in for it in the wheel.
 fn cuda_is_linked() -> bool {
-    std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.contains("libtorch_cuda"))
+    std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.contains("libc10_cuda"))
 }

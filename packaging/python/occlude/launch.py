@@ -12,6 +12,8 @@ import sys
 TOOLS = ("occlude-train", "occlude-export", "occlude-detectron", "occlude-serve")
 # The release that the trainer is linked with: libtorch has no stable interface.
 TORCH = "2.11"
+# The oldest Python that this release has wheels for.
+TORCH_PYTHON = (3, 10)
 HOME = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -52,9 +54,16 @@ def version(root):
     return None
 
 
+def install():
+    """How to get the torch that is needed, in words."""
+    if sys.version_info < TORCH_PYTHON:
+        return "torch %s needs Python %d.%d or later: install the wheel into an environment of that" % ((TORCH,) + TORCH_PYTHON)
+    python = sys.executable or "python3"
+    return "`%s -m pip install torch==%s.0`" % ("'%s'" % python if " " in python else python, TORCH)
+
+
 def libtorch():
     """The folder of libtorch: `LIBTORCH`, else the package `torch`; `Unusable` where it does not fit."""
-    fix = "`%s -m pip install torch==%s.*`" % (sys.executable or "python3", TORCH)
     named = os.environ.get("LIBTORCH")
     if named:
         root, place = os.path.abspath(named), "`LIBTORCH` (`%s`)" % named
@@ -63,10 +72,10 @@ def libtorch():
     else:
         root, place = folder("torch", "lib/libtorch.so"), "`%s`" % sys.prefix
         if root is None:
-            raise Unusable("torch %s is needed, and %s has none" % (TORCH, place), fix)
+            raise Unusable("torch %s is needed, and %s has none" % (TORCH, place), install())
     found = version(root)
     if found is not None and found.split(".")[:2] != TORCH.split("."):
-        raise Unusable("torch %s is needed, and %s has %s" % (TORCH, place, found), fix)
+        raise Unusable("torch %s is needed, and %s has %s" % (TORCH, place, found), install())
     return root
 
 
@@ -82,8 +91,8 @@ def environment(tool):
     """The variables that the program is started with; what the user has set stays."""
     variables = dict(os.environ)
     if tool == "occlude-train":
-        path = [os.path.join(libtorch(), "lib")] + [variables.get("LD_LIBRARY_PATH")] * ("LD_LIBRARY_PATH" in variables)
-        variables["LD_LIBRARY_PATH"] = os.pathsep.join(path)
+        path = [os.path.join(libtorch(), "lib"), variables.get("LD_LIBRARY_PATH")]
+        variables["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, path))
     # An empty variable counts as one that is not set.
     if not variables.get("ORT_DYLIB_PATH"):
         variables.pop("ORT_DYLIB_PATH", None)

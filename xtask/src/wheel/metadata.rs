@@ -1,7 +1,7 @@
 //! The files of `*.dist-info` (<https://packaging.python.org/specifications/core-metadata/>).
 
 use crate::paths;
-use crate::setup::{self, Requirements};
+use crate::setup;
 
 /// Licence files, at the root of the checkout and in `licenses/`.
 pub(super) const LICENCES: [&str; 2] = ["LICENSE-MIT", "LICENSE-APACHE"];
@@ -59,6 +59,7 @@ pub(super) fn entry_points() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setup::Requirements;
 
     const LAUNCH: &str = include_str!("../../../packaging/python/occlude/launch.py");
 
