@@ -39,7 +39,12 @@ impl Pictures {
     }
 
     /// Decodes those of a range; the broken ones are noted and left out. The paths of the others come along.
-    pub(crate) fn load(&mut self, range: Range<usize>, contract: &Preprocess, kind: InputKind) -> (Inputs, Vec<PathBuf>) {
+    pub(crate) fn load(
+        &mut self,
+        range: Range<usize>,
+        contract: &Preprocess,
+        kind: InputKind,
+    ) -> (Inputs, Vec<PathBuf>) {
         let (mut pixels, mut good) = (Vec::new(), Vec::new());
         for path in self.paths.get(range).unwrap_or_default() {
             match load(path, &Limits::default()) {

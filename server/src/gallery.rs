@@ -308,13 +308,16 @@ mod tests {
     fn names_of_other_encodings_stay_apart_and_pipes_are_left_out() {
         use std::os::unix::ffi::OsStrExt;
         let dir = tempfile::tempdir().unwrap();
-        for (name, colour) in [(b"caf\xe8.png".as_slice(), [250, 10, 10]), (b"caf\xe9.png", [0, 0, 255]), (b"a\nb.png", [0; 3])] {
+        for (name, colour) in
+            [(b"caf\xe8.png".as_slice(), [250, 10, 10]), (b"caf\xe9.png", [0, 0, 255]), (b"a\nb.png", [0; 3])]
+        {
             fs::write(dir.path().join(std::ffi::OsStr::from_bytes(name)), png(9, 9, colour)).unwrap();
         }
         let pipe = dir.path().join("pipe.png");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         let gallery = Gallery::index(dir.path(), &model(), &Limits::default(), &Seen::default()).unwrap();
-        let mut paths: Vec<_> = gallery.search(&[1.0, 0.0, 0.0], 9).iter().map(|h| h.path.to_owned()).collect();
+        let mut paths: Vec<_> =
+            gallery.search(&[1.0, 0.0, 0.0], 9).iter().map(|h| h.path.to_owned()).collect();
         paths.sort();
         assert_eq!(paths, ["a%0Ab.png", "caf%E8.png", "caf%E9.png"]);
     }

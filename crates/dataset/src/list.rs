@@ -88,7 +88,8 @@ fn parse(path: &Path, text: &[u8]) -> Result<Index, Error> {
         if line.trim_ascii().is_empty() || line.starts_with(b"#") {
             continue;
         }
-        let wrong = |reason: &str| Error::Line { path: path.to_owned(), line: i + 1, reason: reason.to_owned() };
+        let wrong =
+            |reason: &str| Error::Line { path: path.to_owned(), line: i + 1, reason: reason.to_owned() };
         let line = take_apart(line, &head).map_err(wrong)?;
         let name = line.path.file_name().ok_or_else(|| wrong("expected the path of a picture"))?;
         let folder = line.path.parent().unwrap_or(Path::new(""));
@@ -152,7 +153,8 @@ fn number_behind(line: &[u8]) -> Option<(&[u8], &[u8])> {
 /// picks from.
 fn classify(path: &Path, index: &mut Index, mut labels: Labels) -> Result<(), Error> {
     if index.labels.iter().all(|&label| label == NONE) {
-        let first: Option<Vec<Cow<'_, str>>> = index.places.iter().map(|place| first_folder(&place.path)).collect();
+        let first: Option<Vec<Cow<'_, str>>> =
+            index.places.iter().map(|place| first_folder(&place.path)).collect();
         let Some(first) = first else { return Ok(()) };
         let of_place: Vec<u32> = first.into_iter().map(|class| labels.add(&class)).collect();
         for (label, &place) in index.labels.iter_mut().zip(&index.place) {

@@ -79,7 +79,9 @@ pub(crate) fn each(
         let span = Span { offset, len: entry.size() };
         if span.offset.checked_add(span.len).is_none_or(|end| end > len) {
             let end = offset.saturating_add(span.len);
-            return Err(format!("the entry at byte {offset} ends behind the file, at byte {end} of {len}; {AGAIN}"));
+            return Err(format!(
+                "the entry at byte {offset} ends behind the file, at byte {end} of {len}; {AGAIN}"
+            ));
         }
         let name = entry.path_bytes().into_owned();
         let name = name.strip_prefix(b"./").unwrap_or(&name);
@@ -99,7 +101,9 @@ fn ends_at(mut reader: impl Read + Seek, end: u64, len: u64) -> Result<(), Strin
     match read {
         Ok(()) if block == [0; BLOCK] => Ok(()),
         Ok(()) => Err(format!("no entry and no end at byte {end} of {len}; {AGAIN}")),
-        Err(_) => Err(format!("it was cut off: its entries end at byte {end} of {len}, without the zeros that end an archive; {AGAIN}")),
+        Err(_) => Err(format!(
+            "it was cut off: its entries end at byte {end} of {len}, without the zeros that end an archive; {AGAIN}"
+        )),
     }
 }
 

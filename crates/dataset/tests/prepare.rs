@@ -366,7 +366,8 @@ fn texts_with_byte_order_marks() {
         assert_eq!(occlude_dataset::prepare::read_classes(&classes).expect("names"), ["c1"]);
     }
     put(&list, b"\xff\xfe\x00\xd8");
-    let error = Dataset::open(&list, &Options { cache: Cache::Off, ..Options::default() }).expect_err("broken");
+    let error =
+        Dataset::open(&list, &Options { cache: Cache::Off, ..Options::default() }).expect_err("broken");
     assert!(error.to_string().contains("UTF-16"), "{error}");
 }
 

@@ -23,7 +23,9 @@ fn encoded(format: Format) -> Vec<u8> {
         }
         Format::Bmp => image::write_buffer_with_format(&mut out, &picture.data, w, h, rgb, ImageFormat::Bmp),
         Format::Gif => image::write_buffer_with_format(&mut out, &picture.data, w, h, rgb, ImageFormat::Gif),
-        Format::Tiff => image::write_buffer_with_format(&mut out, &picture.data, w, h, rgb, ImageFormat::Tiff),
+        Format::Tiff => {
+            image::write_buffer_with_format(&mut out, &picture.data, w, h, rgb, ImageFormat::Tiff)
+        }
     }
     .expect("encodes");
     out.into_inner()
@@ -96,9 +98,11 @@ fn not_a_picture() {
 
 #[test]
 fn other_formats_are_named() {
-    for (bytes, name) in
-        [(&b"\0\0\0\x1cftypavif...."[..], "AVIF"), (b"\0\0\0\x1cftypheic....", "HEIC"), (b"8BPS....", "Photoshop")]
-    {
+    for (bytes, name) in [
+        (&b"\0\0\0\x1cftypavif...."[..], "AVIF"),
+        (b"\0\0\0\x1cftypheic....", "HEIC"),
+        (b"8BPS....", "Photoshop"),
+    ] {
         assert!(matches!(error(bytes), DecodeError::OtherFormat { name: found } if found == name));
     }
 }

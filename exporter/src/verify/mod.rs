@@ -154,9 +154,14 @@ impl Subject<'_> {
             results.push(PictureResult { path: path.to_owned(), tract: None, reference });
         })?;
         let times = pair.times;
-        let gallery = if gallery.paths.is_empty() { None } else { Some(pair.run(gallery, &mut |_, _, _| {})?) };
+        let gallery =
+            if gallery.paths.is_empty() { None } else { Some(pair.run(gallery, &mut |_, _, _| {})?) };
         let names = ["ONNX Runtime", "in fp32"];
-        let times = names.into_iter().zip(times).map(|(name, time)| (name, per_picture(time, results.len()))).collect();
+        let times = names
+            .into_iter()
+            .zip(times)
+            .map(|(name, time)| (name, per_picture(time, results.len())))
+            .collect();
         Ok(Comparison {
             precision: self.file.precision().to_owned(),
             agreement: Agreement::of(&queries, gallery.as_ref()),

@@ -120,7 +120,8 @@ impl Splits {
             by_name.entry(path.file_name().unwrap_or_default().to_owned()).or_default().push(i);
             by_path.insert(path, i);
         }
-        let path = |line: &[u8]| line.split(|&b| b == b'\t').next().unwrap_or_default().trim_ascii().to_owned();
+        let path =
+            |line: &[u8]| line.split(|&b| b == b'\t').next().unwrap_or_default().trim_ascii().to_owned();
         let lines = (1..).zip(text.split(|&b| b == b'\n').map(path));
         let mut kept = BTreeSet::new();
         let named = OsStr::from_bytes(&head.root);

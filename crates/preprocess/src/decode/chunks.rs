@@ -130,7 +130,8 @@ mod tests {
         let chunk =
             |kind: &[u8; 4], body: &[u8]| [kind, &(body.len() as u32).to_le_bytes()[..], body].concat();
         let bytes =
-            [vec![0; 12], chunk(b"VP8L", b"odd"), vec![0], chunk(b"EXIF", b"ab"), chunk(b"XMP ", b"cd")].concat();
+            [vec![0; 12], chunk(b"VP8L", b"odd"), vec![0], chunk(b"EXIF", b"ab"), chunk(b"XMP ", b"cd")]
+                .concat();
         assert_eq!(webp(&bytes), Metadata { exif: Some(b"ab"), xmp: Some(b"cd") });
         for cut in 0..bytes.len() {
             let _ = webp(&bytes[..cut]);
@@ -140,8 +141,16 @@ mod tests {
     #[test]
     fn frames_of_a_gif_are_counted_when_they_end() {
         let frame = [&[0x2c][..], &[0; 8], &[0, 2, 3, 9, 9, 9, 0]].concat();
-        let bytes = [&b"GIF89a"[..], &[1, 0, 1, 0, 0x80, 0, 0], &[7; 6], &[0x21, 0xf9, 1, 0, 0], &frame, &frame, b";"]
-            .concat();
+        let bytes = [
+            &b"GIF89a"[..],
+            &[1, 0, 1, 0, 0x80, 0, 0],
+            &[7; 6],
+            &[0x21, 0xf9, 1, 0, 0],
+            &frame,
+            &frame,
+            b";",
+        ]
+        .concat();
         assert_eq!(gif_frames(&bytes), 2);
         assert_eq!(gif_frames(&bytes[..bytes.len() - 3]), 1);
         assert_eq!(gif_frames(&bytes[..30]), 0);

@@ -43,7 +43,8 @@ pub(crate) fn orientation(block: &[u8]) -> Option<Orientation> {
         let inside = count.checked_mul(size as u64).is_some_and(|bytes| bytes <= 4);
         let place = if inside { at + 8 } else { usize::try_from(number(at + 8, 4)?).ok()? };
         // of several entries, and of several values, the first one counts
-        let whole = inside || block.len().checked_sub(place).is_some_and(|left| left as u64 / size as u64 >= count);
+        let whole =
+            inside || block.len().checked_sub(place).is_some_and(|left| left as u64 / size as u64 >= count);
         let value = number(place, size).filter(|_| count > 0 && whole)?;
         return u8::try_from(value).ok().and_then(Orientation::from_exif);
     }

@@ -147,7 +147,8 @@ impl Reader {
 
     fn frame(&mut self, marker: u8, body: &[u8]) -> Option<()> {
         let [_, h0, h1, w0, w1, n] = *body.first_chunk()?;
-        let (width, height) = (usize::from(u16::from_be_bytes([w0, w1])), usize::from(u16::from_be_bytes([h0, h1])));
+        let (width, height) =
+            (usize::from(u16::from_be_bytes([w0, w1])), usize::from(u16::from_be_bytes([h0, h1])));
         let parts = body.get(6..)?.as_chunks::<3>().0;
         let factors = |part: &[u8; 3]| (usize::from(part[1] >> 4), usize::from(part[1] & 15));
         let (mut most_h, mut most_v) = (1, 1);
@@ -222,7 +223,9 @@ impl Reader {
                     Some(true) => {}
                     // without any table the usual ones are meant, as in the frames of MJPEG
                     Some(false) if self.tables.iter().flatten().all(Option::is_none) => return Ok(false),
-                    Some(false) => return Err(format!("scan {} needs a table that is not there", self.scans)),
+                    Some(false) => {
+                        return Err(format!("scan {} needs a table that is not there", self.scans));
+                    }
                     None => return Err(format!("no picture data, but other bytes, in scan {}", self.scans)),
                 }
                 if bits.overrun() {
@@ -255,10 +258,13 @@ impl Reader {
         for &(part, dc_table, ac_table) in &scan.parts {
             let Some(component) = components.get_mut(part) else { return Some(false) };
             let (h, v) = if single { (1, 1) } else { (component.h, component.v) };
-            let table = |kind: usize, at: usize| tables.get(kind).and_then(|t| t.get(at)).and_then(Option::as_ref);
+            let table =
+                |kind: usize, at: usize| tables.get(kind).and_then(|t| t.get(at)).and_then(Option::as_ref);
             for i in 0..h * v {
                 if !*progressive {
-                    let (Some(d), Some(a)) = (table(0, dc_table), table(1, ac_table)) else { return Some(false) };
+                    let (Some(d), Some(a)) = (table(0, dc_table), table(1, ac_table)) else {
+                        return Some(false);
+                    };
                     dc(bits, d)?;
                     ac(bits, a, |_, _| {})?;
                 } else if scan.first == 0 {
@@ -318,7 +324,13 @@ impl Reader {
 }
 
 /// Reads the part of a block that a first pass over some coefficients has; `run` are blocks left without any.
-fn first_pass(bits: &mut Bits<'_>, table: &Table, scan: &Scan, nonzero: &mut u64, run: &mut u32) -> Option<()> {
+fn first_pass(
+    bits: &mut Bits<'_>,
+    table: &Table,
+    scan: &Scan,
+    nonzero: &mut u64,
+    run: &mut u32,
+) -> Option<()> {
     if *run > 0 {
         *run -= 1;
         return Some(());

@@ -101,7 +101,8 @@ impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let links = (self.links > 0)
             .then(|| format!("{} to folders that are listed already", number(self.links, "link")));
-        let parts: Vec<String> = [self.files_text(), self.folders_text(), links].into_iter().flatten().collect();
+        let parts: Vec<String> =
+            [self.files_text(), self.folders_text(), links].into_iter().flatten().collect();
         if !parts.is_empty() {
             write!(f, "left out: {}", parts.join("; "))?;
         }
@@ -155,7 +156,13 @@ mod tests {
             left.add_file(name.as_ref());
         }
         assert_eq!(left.to_string(), "left out: 5 files: 2 .heic, 2 without an ending, 1 .txt");
-        left.add(LeftOut { hidden: 1, special: 1, links: 1, classes: vec!["e".into()], ..LeftOut::default() });
+        left.add(LeftOut {
+            hidden: 1,
+            special: 1,
+            links: 1,
+            classes: vec!["e".into()],
+            ..LeftOut::default()
+        });
         left.add_folder("__MACOSX".as_ref());
         assert_eq!(
             left.to_string(),
@@ -173,7 +180,10 @@ mod tests {
         assert_eq!((left.endings.len(), left.files()), (MAX_KINDS + 1, 2000));
         left.classes = (0..25).map(|i| i.to_string()).collect();
         let text = left.to_string();
-        assert!(text.contains("2000 files: 1000 without an ending, 1 .x0") && text.contains("991 others"), "{text}");
+        assert!(
+            text.contains("2000 files: 1000 without an ending, 1 .x0") && text.contains("991 others"),
+            "{text}"
+        );
         assert!(text.ends_with("8, 9 and 15 more"), "{text}");
     }
 }

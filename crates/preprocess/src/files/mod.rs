@@ -210,7 +210,8 @@ fn without_mark(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
         _ => return Ok(bytes),
     };
     let pairs = bytes.get(2..).unwrap_or_default().as_chunks::<2>();
-    let units = pairs.0.iter().map(|&pair| if big { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) });
+    let units =
+        pairs.0.iter().map(|&pair| if big { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) });
     let text: Result<String, _> = char::decode_utf16(units).collect();
     match text {
         Ok(text) if pairs.1.is_empty() => Ok(text.into_bytes()),

@@ -35,7 +35,9 @@ pub(super) fn along_x(
     }
     if let Some(at) = weights.identity() {
         let length = 3 * weights.starts.len();
-        for (row, out) in source.data.chunks_exact(3 * source.width).skip(first).zip(out.chunks_exact_mut(length)) {
+        for (row, out) in
+            source.data.chunks_exact(3 * source.width).skip(first).zip(out.chunks_exact_mut(length))
+        {
             out.copy_from_slice(&row[3 * (at - left)..][..length]);
         }
         return;
@@ -48,12 +50,7 @@ pub(super) fn along_x(
     plain_x(source, (left, first, n), weights, out);
 }
 
-fn plain_x(
-    source: Rows<'_>,
-    (left, first, n): (usize, usize, usize),
-    weights: &Weights,
-    out: &mut [u8],
-) {
+fn plain_x(source: Rows<'_>, (left, first, n): (usize, usize, usize), weights: &Weights, out: &mut [u8]) {
     let outputs = weights.starts.len();
     for (y, out) in out.chunks_exact_mut(3 * outputs).take(n).enumerate() {
         let row = &source.data[3 * source.width * (first + y)..][..3 * source.width];
@@ -287,7 +284,9 @@ mod tests {
     #[test]
     fn wide_and_plain_passes_agree_to_the_bit() {
         for how in [Interpolation::Bilinear, Interpolation::Bicubic] {
-            for (width, height, outputs) in [(41, 9, 16), (5, 6, 33), (1, 1, 4), (64, 3, 64), (300, 5, 7), (19, 21, 20)] {
+            for (width, height, outputs) in
+                [(41, 9, 16), (5, 6, 33), (1, 1, 4), (64, 3, 64), (300, 5, 7), (19, 21, 20)]
+            {
                 let data = noise(3 * width * height);
                 let source = Rows { data: &data, width };
                 let axis = |size: usize| Axis {
