@@ -67,7 +67,9 @@ pub(super) fn decode_gif(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeErr
     if frames == 0 {
         return Err(DecodeError::Truncated { format });
     }
-    let decoder = GifDecoder::new(Cursor::new(bytes)).map_err(|e| error(format, &e))?;
+    let mut decoder = GifDecoder::new(Cursor::new(bytes)).map_err(|e| error(format, &e))?;
+    // a frame may claim to be larger than its canvas
+    decoder.set_limits(inner(limits)).map_err(|e| error(format, &e))?;
     finish(decoder, Told { format, animated: frames > 1, orientation: None }, limits)
 }
 
@@ -96,6 +98,7 @@ pub(super) fn gif_dimensions(bytes: &[u8]) -> Result<(u32, u32), DecodeError> {
 }
 
 /// What is known of a file besides what its decoder tells.
+#[derive(Clone, Copy)]
 struct Told {
     format: Format,
     animated: bool,

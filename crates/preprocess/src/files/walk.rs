@@ -114,7 +114,7 @@ impl Top {
             seen: HashSet::from([real.clone()]),
             left_out: LeftOut::default(),
         };
-        walk.folder(Path::new(&class.name), real, visitor)?;
+        walk.folder(Path::new(&class.name), &real, visitor)?;
         Ok(walk.left_out)
     }
 }
@@ -129,7 +129,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn folder<V: Visit>(&mut self, folder: &Path, real: PathBuf, visitor: &mut V) -> Result<(), V::Error> {
+    fn folder<V: Visit>(&mut self, folder: &Path, real: &Path, visitor: &mut V) -> Result<(), V::Error> {
         visitor.enter(folder)?;
         let dir = self.root.join(folder);
         let found = entries(&dir, &mut self.left_out)?;
@@ -137,14 +137,14 @@ impl Walk<'_> {
             visitor.picture(name)?;
         }
         self.left_out_shards(&found.shards);
-        self.way.push(real.clone());
+        self.way.push(real.to_owned());
         for sub in &found.folders {
-            let target = resolve(&dir, &real, sub)?;
+            let target = resolve(&dir, real, sub)?;
             if self.way.iter().any(|way| leads_back(way, &target)) || !self.seen.insert(target.clone()) {
                 self.left_out.links += 1;
                 continue;
             }
-            self.folder(&folder.join(&sub.name), target, visitor)?;
+            self.folder(&folder.join(&sub.name), &target, visitor)?;
         }
         self.way.pop();
         Ok(())

@@ -106,11 +106,7 @@ impl Header {
             self.components.push(Component { id, h, v, quant: quant.into(), ..Component::default() });
         }
         let factors: Vec<_> = self.components.iter().map(|c| (c.h, c.v)).collect();
-        let known = match factors[..] {
-            [_] => true,
-            [(1 | 2, 1 | 2), (1, 1), (1, 1)] => true,
-            _ => false,
-        };
+        let known = matches!(factors[..], [_] | [(1 | 2, 1 | 2), (1, 1), (1, 1)]);
         (known && self.width > 0 && self.height > 0).then_some(())
     }
 
