@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use occlude_preprocess::{ContractError, GoldenError, LoadError, files::ListError};
+use occlude_preprocess::{AllBroken, ContractError, GoldenError, files::ListError};
 
 use crate::runtime::LibraryError;
 
@@ -117,9 +117,9 @@ pub enum Error {
         /// Its words.
         reason: String,
     },
-    /// A picture cannot be used.
+    /// Not one picture can be used.
     #[error(transparent)]
-    Picture(#[from] LoadError),
+    Pictures(#[from] AllBroken),
     /// A folder of pictures cannot be used.
     #[error(transparent)]
     Folder(#[from] ListError),

@@ -4,24 +4,71 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use occlude_preprocess::{Limits, Preprocess, Rgb, files, load};
+use occlude_preprocess::{Broken, Limits, Preprocess, Rgb, files, load, names};
 
 use crate::Error;
 use crate::onnx::InputKind;
 
-/// Folders become their pictures; with a limit, evenly spread over the listing.
-pub(crate) fn expand(paths: &[PathBuf], limit: Option<usize>) -> Result<Vec<PathBuf>, Error> {
-    let mut all = Vec::new();
-    for path in paths {
-        if !path.is_dir() {
-            all.push(path.clone());
-            continue;
+/// The pictures of a job, and what there is to say about them.
+#[derive(Debug, Default)]
+pub(crate) struct Pictures {
+    pub(crate) paths: Vec<PathBuf>,
+    /// Lines for people: what folders leave out, which pictures are broken.
+    pub(crate) notes: Vec<String>,
+    broken: Broken,
+}
+
+impl Pictures {
+    /// Folders become their pictures; with a limit, evenly spread over the listing.
+    pub(crate) fn expand(paths: &[PathBuf], limit: Option<usize>) -> Result<Self, Error> {
+        let mut all = Self::default();
+        for path in paths {
+            if !path.is_dir() {
+                all.paths.push(path.clone());
+                continue;
+            }
+            let listing = files::list(path)?;
+            if !listing.left_out.is_empty() {
+                all.notes.push(format!("note: `{}`: {}", names::of_path(path), listing.left_out));
+            }
+            let samples = listing.samples;
+            let step = limit.map_or(1, |n| samples.len().div_ceil(n.max(1))).max(1);
+            all.paths.extend(samples.into_iter().step_by(step).map(|s| s.path));
         }
-        let samples = files::list(path)?.samples;
-        let step = limit.map_or(1, |n| samples.len().div_ceil(n.max(1))).max(1);
-        all.extend(samples.into_iter().step_by(step).map(|s| s.path));
+        Ok(all)
     }
-    Ok(all)
+
+    /// Decodes those of a range; the broken ones are noted and left out. The paths of the others come along.
+    pub(crate) fn load(
+        &mut self,
+        range: Range<usize>,
+        contract: &Preprocess,
+        kind: InputKind,
+    ) -> (Inputs, Vec<PathBuf>) {
+        let (mut pixels, mut good) = (Vec::new(), Vec::new());
+        for path in self.paths.get(range).unwrap_or_default() {
+            match load(path, &Limits::default()) {
+                Ok(decoded) => {
+                    pixels.push(contract.pixels(&decoded.image));
+                    good.push(path.clone());
+                }
+                Err(error) => {
+                    self.notes.extend(self.broken.add(&error).map(|line| format!("warning: {line}")));
+                }
+            }
+        }
+        (Inputs::prepared(pixels, contract, kind), good)
+    }
+
+    /// How many were broken.
+    pub(crate) fn skipped(&self) -> usize {
+        self.broken.count()
+    }
+
+    /// An error, where not one could be used.
+    pub(crate) fn not_all_broken(&self) -> Result<(), Error> {
+        Ok(self.broken.not_all(self.paths.len(), None)?)
+    }
 }
 
 /// Values of some pictures, one behind the other.
@@ -58,12 +105,6 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    pub(crate) fn load(paths: &[PathBuf], contract: &Preprocess, kind: InputKind) -> Result<Self, Error> {
-        let pixels = |path| Ok(contract.pixels(&load(path, &Limits::default())?.image));
-        let pixels = paths.iter().map(|path| pixels(path)).collect::<Result<_, Error>>()?;
-        Ok(Self::prepared(pixels, contract, kind))
-    }
-
     /// Pictures that are resized and cropped already.
     pub(crate) fn prepared(pixels: Vec<Rgb>, contract: &Preprocess, kind: InputKind) -> Self {
         let planes = |pixels: &Rgb| {
@@ -76,6 +117,11 @@ impl Inputs {
             InputKind::Uint8 => vec![],
         };
         Self { kind, pixels, planes, side: contract.crop as usize }
+    }
+
+    /// How many pictures.
+    pub(crate) fn len(&self) -> usize {
+        self.pixels.len()
     }
 
     /// The pictures, resized and cropped.
@@ -113,9 +159,31 @@ mod tests {
             std::fs::write(folder.path().join(format!("{i}.jpg")), "").expect("writes");
         }
         let paths = [folder.path().to_owned(), PathBuf::from("single.png")];
-        assert_eq!(expand(&paths, None).expect("lists").len(), 11);
-        let some = expand(&paths, Some(3)).expect("lists");
+        let expand = |limit| Pictures::expand(&paths, limit).expect("lists").paths;
+        assert_eq!(expand(None).len(), 11);
+        let some = expand(Some(3));
         let names: Vec<_> = some.iter().filter_map(|p| p.file_name()?.to_str()).collect();
         assert_eq!(names, ["0.jpg", "4.jpg", "8.jpg", "single.png"]);
+    }
+
+    #[test]
+    fn broken_pictures_are_left_out_and_what_is_no_picture_is_told() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("a.png"), "broken").expect("writes");
+        std::fs::write(folder.path().join("b.heic"), "").expect("writes");
+        // a bitmap of one pixel
+        let mut bmp = b"BM\x3a\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\x18\0".to_vec();
+        bmp.resize(0x3a, 0);
+        std::fs::write(folder.path().join("c.bmp"), bmp).expect("writes");
+        let contract = Preprocess::imagenet(8);
+        let mut pictures = Pictures::expand(&[folder.path().to_owned()], None).expect("lists");
+        let (inputs, paths) = pictures.load(0..2, &contract, InputKind::Uint8);
+        assert_eq!((inputs.len(), paths), (1, vec![folder.path().join("c.bmp")]));
+        assert!(pictures.not_all_broken().is_ok() && pictures.skipped() == 1);
+        assert!(pictures.notes[0].contains("left out: 1 file: 1 .heic"), "{:?}", pictures.notes);
+        assert!(pictures.notes[1].starts_with("warning: skipped: `") && pictures.notes[1].contains("a.png"));
+        let mut one = Pictures::expand(&[folder.path().join("a.png")], None).expect("a file");
+        one.load(0..1, &contract, InputKind::Uint8);
+        assert!(one.not_all_broken().expect_err("all").to_string().contains("none of the 1 pictures"));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use occlude_preprocess::files::Sample;
-use occlude_preprocess::{LoadError, Rgb, load};
+use occlude_preprocess::{Broken, LoadError, Rgb, load};
 
 use crate::batch::{Announced, Batcher, EncodeError, Encoded, Reply};
 use crate::config::Limits;
@@ -19,8 +19,8 @@ use crate::picture::decode_limits;
 pub trait Progress: Sync {
     /// `done` of `total` pictures are read.
     fn at(&self, done: usize, total: usize);
-    /// A picture was left out.
-    fn skipped(&self, why: &dyn Display);
+    /// A picture was left out: what to tell about it.
+    fn skipped(&self, line: &dyn Display);
 }
 
 /// Progress on stderr: a line that is rewritten on a terminal, a line every few seconds in a log.
@@ -72,9 +72,9 @@ impl Progress for Report {
         }
     }
 
-    fn skipped(&self, why: &dyn Display) {
+    fn skipped(&self, line: &dyn Display) {
         self.clear();
-        tracing::warn!("skipped: {why}");
+        tracing::warn!("{line}");
     }
 }
 
@@ -104,7 +104,7 @@ struct Shared<'a> {
     run: &'a Run<'a>,
     next: AtomicUsize,
     read: AtomicUsize,
-    errors: Mutex<(usize, Option<String>)>,
+    broken: Mutex<Broken>,
 }
 
 impl Run<'_> {
@@ -121,7 +121,7 @@ impl Run<'_> {
             run: self,
             next: AtomicUsize::new(0),
             read: AtomicUsize::new(0),
-            errors: Mutex::default(),
+            broken: Mutex::default(),
         };
         let done = std::thread::scope(|scope| {
             for _ in 0..self.limits.decode_threads.min(self.samples.len()) {
@@ -131,8 +131,9 @@ impl Run<'_> {
             drop(sender);
             collect(&receiver, keep)
         })?;
-        let (skipped, first_error) = shared.errors.into_inner().unwrap_or_default();
-        Ok(Outcome { done, skipped, first_error })
+        let broken = shared.broken.into_inner().unwrap_or_default();
+        let first_error = (broken.count() > 0).then(|| broken.first().to_owned());
+        Ok(Outcome { done, skipped: broken.count(), first_error })
     }
 }
 
@@ -159,10 +160,9 @@ impl Shared<'_> {
     }
 
     fn skip(&self, error: &LoadError) {
-        self.run.progress.skipped(error);
-        if let Ok(mut errors) = self.errors.lock() {
-            errors.0 += 1;
-            errors.1.get_or_insert_with(|| error.to_string());
+        let line = self.broken.lock().ok().and_then(|mut broken| broken.add(error));
+        if let Some(line) = line {
+            self.run.progress.skipped(&line);
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use image::codecs::jpeg::JpegEncoder;
-use occlude_preprocess::files::{ListError, Sample, list};
+use occlude_preprocess::files::{ListError, Listing, Sample, list};
+use occlude_preprocess::names::relative;
 use occlude_preprocess::{Interpolation, LoadError, load, resize};
 
 use crate::batch::{EncodeError, Encoded};
@@ -78,6 +79,7 @@ impl Gallery {
         progress: &dyn Progress,
     ) -> Result<Self, GalleryError> {
         let listing = list(dir)?;
+        tell_left_out(dir, &listing);
         let samples = &listing.samples;
         let mut rows = Vec::new();
         let mut keep = |i: usize, encoded: Encoded| {
@@ -151,6 +153,13 @@ impl Gallery {
     }
 }
 
+/// Tells what of a folder is left out, if anything.
+pub(crate) fn tell_left_out(dir: &Path, listing: &Listing) {
+    if !listing.left_out.is_empty() {
+        tracing::info!("`{}`: {}", dir.display(), listing.left_out);
+    }
+}
+
 /// A small JPEG of a picture on disk.
 pub(crate) fn thumbnail(path: &Path, limits: &Limits) -> Result<Vec<u8>, LoadError> {
     let image = load(path, &decode_limits(limits))?.image;
@@ -174,11 +183,6 @@ pub(crate) fn thumbnail(path: &Path, limits: &Limits) -> Result<Vec<u8>, LoadErr
     );
     let failed = |e| LoadError::Read { path: path.to_owned(), reason: std::io::Error::other(e) };
     written.map(|()| out).map_err(failed)
-}
-
-pub(crate) fn relative(dir: &Path, path: &Path) -> String {
-    let below = path.strip_prefix(dir).unwrap_or(path);
-    below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
 /// Scaled to length 1; a vector of zeros stays so, and is like nothing.
@@ -298,6 +302,24 @@ mod tests {
             Some(GalleryError::AllBroken { count: 1, first, .. }) => assert!(first.contains("a.png")),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn names_of_other_encodings_stay_apart_and_pipes_are_left_out() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        for (name, colour) in
+            [(b"caf\xe8.png".as_slice(), [250, 10, 10]), (b"caf\xe9.png", [0, 0, 255]), (b"a\nb.png", [0; 3])]
+        {
+            fs::write(dir.path().join(std::ffi::OsStr::from_bytes(name)), png(9, 9, colour)).unwrap();
+        }
+        let pipe = dir.path().join("pipe.png");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let gallery = Gallery::index(dir.path(), &model(), &Limits::default(), &Seen::default()).unwrap();
+        let mut paths: Vec<_> =
+            gallery.search(&[1.0, 0.0, 0.0], 9).iter().map(|h| h.path.to_owned()).collect();
+        paths.sort();
+        assert_eq!(paths, ["a%0Ab.png", "caf%E8.png", "caf%E9.png"]);
     }
 
     #[test]

@@ -151,3 +151,28 @@ fn a_check_reports_and_tells_by_its_exit_code() {
         assert!(said.stdout.contains(line), "{line}: {}", said.stdout);
     }
 }
+
+#[test]
+fn what_is_no_sound_picture_is_told_and_nothing_is_waited_for() {
+    let dir = pictures();
+    let at = |name: &str| dir.path().join("train").join(name);
+    // half a picture with an end again, files of other kinds, a pipe, a link that leads back, a class of nothing
+    let whole = fs::read(at("n00/p0.jpg")).expect("read");
+    let half = [&whole[..whole.len() - whole.len() / 8], &[0xff, 0xd9]].concat();
+    fs::write(at("n00/half.jpg"), half).expect("written");
+    fs::write(at("n01/x.heic"), b"").expect("written");
+    fs::create_dir(at("empty")).expect("made");
+    std::os::unix::fs::symlink(".", at("n01/here")).expect("linked");
+    assert!(Command::new("mkfifo").arg(at("n02/pipe.jpg")).status().expect("started").success());
+    let said = run(dir.path(), "check @/train");
+    assert_eq!(said.code, Some(3), "{}", said.stderr);
+    let left_out = "left out: 2 files: 1 .heic, 1 no regular file; 1 link to folders that are listed already; \
+                    classes without a picture: empty";
+    for line in ["25 pictures, 4 classes", "broken: 1", "half.jpg`: incomplete JPEG", left_out] {
+        assert!(said.stdout.contains(line), "{line}: {}", said.stdout);
+    }
+    let json = index(dir.path(), "@/train");
+    assert_eq!((&json["pictures"], &json["left_out"]["endings"][".heic"]), (&25.into(), &1.into()));
+    let said = done(dir.path(), "subset @/train --percent 100 --list @/all.txt");
+    assert!(said.stderr.contains("note: `") && said.stderr.contains(left_out), "{}", said.stderr);
+}

@@ -1,7 +1,7 @@
 //! The index on disk: listing a million files takes seconds, reading this takes milliseconds.
 //!
 //! Little endian: magic, CRC-32 of the rest, kind, the data set's path, classes, places with their
-//! stamps, then the columns of the index. It is good while every stamp is what it was; one that is
+//! stamps, the columns of the index, then what was left out. It is good while every stamp is what it was; one that is
 //! broken, or of another version, is as good as none.
 
 use std::env;
@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use occlude_preprocess::files::LeftOut;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -20,7 +21,7 @@ use crate::index::{Index, Place, Span};
 use crate::stamp::Stamp;
 
 /// The last byte counts versions of the layout.
-const MAGIC: &[u8; 16] = b"occlude index\0\0\x01";
+const MAGIC: &[u8; 16] = b"occlude index\0\0\x02";
 
 /// Where indices are kept unless [`Options`](crate::Options) say otherwise: `OCCLUDE_CACHE`, else
 /// `occlude` in `XDG_CACHE_HOME`, else `.cache/occlude` in `HOME`; `None` where none of them is set.
@@ -99,6 +100,16 @@ fn encode(kind: Kind, path: &Path, index: &Index) -> Vec<u8> {
         out.extend_from_slice(&span.offset.to_le_bytes());
         out.extend_from_slice(&span.len.to_le_bytes());
     }
+    let left = &index.left_out;
+    for kinds in [&left.endings, &left.folders] {
+        count(&mut out, kinds.len());
+        for (kind, n) in kinds {
+            blob(&mut out, kind.as_bytes());
+            count(&mut out, *n);
+        }
+    }
+    [left.hidden, left.special, left.links, left.classes.len()].iter().for_each(|n| count(&mut out, *n));
+    left.classes.iter().for_each(|class| blob(&mut out, class.as_bytes()));
     let body = MAGIC.len() + 4;
     let sum = crc32fast::hash(out.get(body..).unwrap_or_default());
     if let Some(field) = out.get_mut(MAGIC.len()..body) {
@@ -159,6 +170,7 @@ fn body(mut reader: Reader<'_>) -> Option<(Kind, PathBuf, Index)> {
     while let (Some(offset), Some(len)) = (spans.u64(), spans.u64()) {
         index.spans.push(Span { offset, len });
     }
+    index.left_out = reader.left_out()?;
     // files' names lead nowhere else
     let plain = |name: &[u8]| !name.contains(&b'/') && !name.contains(&0);
     let names_fit = kind == Kind::Shards || plain(&index.names);
@@ -193,6 +205,32 @@ impl<'a> Reader<'a> {
         Some(PathBuf::from(OsStr::from_bytes(self.blob()?)))
     }
 
+    fn text(&mut self) -> Option<String> {
+        Some(std::str::from_utf8(self.blob()?).ok()?.to_owned())
+    }
+
+    /// A number that is added to others.
+    fn number(&mut self) -> Option<usize> {
+        self.u64().filter(|&n| n <= u64::from(u32::MAX)).map(|n| n as usize)
+    }
+
+    fn left_out(&mut self) -> Option<LeftOut> {
+        let mut left = LeftOut::default();
+        for kinds in [&mut left.endings, &mut left.folders] {
+            for _ in 0..self.u64()? {
+                let kind = self.text()?;
+                kinds.insert(kind, self.number()?);
+            }
+        }
+        for n in [&mut left.hidden, &mut left.special, &mut left.links] {
+            *n = self.number()?;
+        }
+        for _ in 0..self.u64()? {
+            left.classes.push(self.text()?);
+        }
+        Some(left)
+    }
+
     fn column(&mut self, n: usize) -> Option<Vec<u32>> {
         let bytes = self.take(n.checked_mul(4)?)?;
         Some(bytes.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().unwrap_or_default())).collect())
@@ -219,7 +257,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn index(names: &[String], shards: bool) -> Index {
-        let mut index = Index { classes: vec!["a".into(), "ä b".into()], ..Index::default() };
+        let mut left_out = LeftOut { hidden: 3, classes: vec!["ü".into()], ..LeftOut::default() };
+        left_out.add_file("x.heic".as_ref());
+        let mut index = Index { classes: vec!["a".into(), "ä b".into()], left_out, ..Index::default() };
         for path in ["", "a", "a/b"] {
             let stamp = Stamp { inode: 1, size: 2, modified: -3, changed: 4 };
             index.add_place(path.into(), stamp).expect("room");

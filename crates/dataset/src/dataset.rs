@@ -1,13 +1,13 @@
 //! The data set itself.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use occlude_preprocess::files::ListError;
-use occlude_preprocess::{Decoded, Limits, decode};
+use occlude_preprocess::files::{self, LeftOut, ListError};
+use occlude_preprocess::{Decoded, Limits, decode, names};
 
 use crate::Error;
 use crate::cache::{self, CacheFile};
@@ -87,7 +87,7 @@ impl Dataset {
     /// Opens what `path` names.
     ///
     /// - A folder, flat or with one sub-folder per class (sorted; at any depth below it), of files
-    ///   named *.jpg, *.jpeg, *.png or *.webp in any case. Hidden names are skipped, links followed.
+    ///   whose names end as those of pictures do ([`files::list`]).
     /// - A folder with shards (*.tar) and no picture: `key.jpg` is a picture, `key.cls` beside it its
     ///   class, as a number or a name; `classes.txt` in the folder names the classes in order. A
     ///   single shard likewise.
@@ -103,7 +103,7 @@ impl Dataset {
         if meta.is_dir() {
             return Self::open_cached(path, path, options, || index_folder(path));
         }
-        if folder::is_shard(path) {
+        if folder::is_shard_path(path) {
             let parent = path.parent().unwrap_or(Path::new(""));
             let name = path.file_name().map(PathBuf::from).unwrap_or_default();
             let index = || Ok((Kind::Shards, shards::index(path, parent, &[name], None)?));
@@ -141,7 +141,7 @@ impl Dataset {
     /// # Errors
     /// As [`open`](Self::open); [`Error::Read`] for a picture that is not there.
     pub fn open_all(paths: &[PathBuf], options: &Options) -> Result<Vec<Self>, Error> {
-        let is_single = |path: &Path| !path.is_dir() && !folder::is_shard(path) && !is_list(path);
+        let is_single = |path: &Path| !path.is_dir() && !folder::is_shard_path(path) && !is_list(path);
         let groups = paths.chunk_by(|a, b| is_single(a) && is_single(b));
         let open = |group: &[PathBuf]| match group {
             [path] if !is_single(path) => Self::open(path, options),
@@ -194,18 +194,35 @@ impl Dataset {
         &self.index.classes
     }
 
+    /// What lies there besides pictures, to be told to people; nothing for a list.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.index.left_out
+    }
+
     /// Class of a picture, as position in [`classes`](Self::classes).
     pub fn class(&self, i: usize) -> Option<u32> {
         self.index.class(i)
     }
 
-    /// What to call a picture: the file's path, or `shard.tar:key.jpg`.
+    /// What to call a picture: the file's path, or `shard.tar:key.jpg`, as [`names`] makes text of it. Different
+    /// pictures have different names.
     pub fn name(&self, i: usize) -> String {
         let place = self.root.join(self.index.place_path(i));
         match &self.shards {
-            Some(_) => format!("{}:{}", place.display(), self.index.name(i).display()),
-            None => place.join(self.index.name(i)).display().to_string(),
+            Some(_) => {
+                let name = names::escape(self.index.name(i).as_encoded_bytes());
+                format!("{}:{name}", names::of_path(&place))
+            }
+            None => names::of_path(&place.join(self.index.name(i))),
         }
+    }
+
+    /// The part of [`name`](Self::name) below the root.
+    pub fn name_below(&self, i: usize) -> String {
+        let name = self.name(i);
+        let root = names::of_path(&self.root);
+        let below = name.strip_prefix(&root).map(|rest| rest.trim_start_matches('/').to_owned());
+        below.unwrap_or(name)
     }
 
     /// Path of a picture that is a file; `None` in a shard.
@@ -336,19 +353,21 @@ fn missing(path: &Path, reason: io::Error) -> Error {
 fn index_folder(path: &Path) -> Result<(Kind, Index), Error> {
     let top = folder::look(path)?;
     let shards: Vec<PathBuf> = top.shards().iter().map(PathBuf::from).collect();
-    let stamp = top.stamp();
+    let (stamp, beside) = (top.stamp(), top.beside_shards());
     if shards.is_empty() || top.has_folders() {
         match top.index() {
             Err(Error::Folder(ListError::Empty { .. })) if !shards.is_empty() => {}
             indexed => return Ok((Kind::Files, indexed?)),
         }
     }
-    Ok((Kind::Shards, shards::index(path, path, &shards, Some(stamp))?))
+    let mut index = shards::index(path, path, &shards, Some(stamp))?;
+    index.left_out.add(beside);
+    Ok((Kind::Shards, index))
 }
 
-/// Reads a file by its size; only what has none, like a pipe, is read to its end. The size.
+/// Reads a regular file by its size; one that says 0, as those of the kernel do, to its end. The size.
 fn read_file(path: &Path, buf: &mut Vec<u8>) -> io::Result<u64> {
-    let file = File::open(path)?;
+    let file = files::open(path)?;
     let size = file.metadata()?.len();
     if size > MAX_PICTURE_BYTES {
         return Ok(size);

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use occlude_preprocess::DecodeError;
 use occlude_preprocess::files::ListError;
+use occlude_preprocess::{DecodeError, names};
 
 /// Why a data set cannot be opened, read or prepared.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub enum Error {
         reason: DecodeError,
     },
     /// A tar file whose structure is broken.
-    #[error("`{}` is no sound tar file: {reason}; hint: shards are plain, uncompressed tar files", .path.display())]
+    #[error("`{}` is no sound tar file: {reason}{}", .path.display(), tar_hint(.reason))]
     Tar {
         /// The file.
         path: PathBuf,
@@ -133,10 +133,15 @@ pub enum Error {
     },
 }
 
+/// What to do about a tar file, unless the reason says it.
+fn tar_hint(reason: &str) -> &'static str {
+    if reason.contains("hint:") { "" } else { "; hint: shards are plain, uncompressed tar files" }
+}
+
 impl Error {
     /// A failure to read the file at `path`.
     pub(crate) fn read(path: &Path, reason: io::Error) -> Self {
-        Self::Read { name: path.display().to_string(), reason }
+        Self::Read { name: names::of_path(path), reason }
     }
 
     /// A failure to write the file at `path`.

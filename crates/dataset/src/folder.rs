@@ -1,24 +1,22 @@
-//! Folders: flat, or with one sub-folder per class, as `occlude_preprocess::files` lists them.
+//! Folders: flat, or with one sub-folder per class, by the walk of `occlude_preprocess::files`.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::fs;
-use std::io;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use occlude_preprocess::files::{ListError, is_picture};
+use occlude_preprocess::files::{self, LeftOut, ListError, Visit, is_shard};
 use rayon::prelude::*;
 
 use crate::Error;
 use crate::index::{Full, Index, NONE};
+use crate::shards::CLASSES;
 use crate::stamp::Stamp;
 
 /// What lies directly in the folder of a data set.
 pub(crate) struct Top {
     dir: PathBuf,
     stamp: Stamp,
-    found: Entries,
+    found: files::Top,
 }
 
 /// Looks into a folder.
@@ -26,17 +24,9 @@ pub(crate) struct Top {
 /// # Errors
 /// [`ListError`] where there is none or it cannot be read.
 pub(crate) fn look(dir: &Path) -> Result<Top, Error> {
-    match fs::metadata(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(ListError::Missing { path: dir.to_owned() }.into());
-        }
-        Err(reason) => return Err(ListError::Read { path: dir.to_owned(), reason }.into()),
-        Ok(meta) if !meta.is_dir() => return Err(ListError::NotAFolder { path: dir.to_owned() }.into()),
-        Ok(_) => {}
-    }
     // before the entries: what changes in between shows in the next stamp
     let stamp = Stamp::of(dir);
-    Ok(Top { dir: dir.to_owned(), stamp, found: entries(dir)? })
+    Ok(Top { dir: dir.to_owned(), stamp, found: files::Top::look(dir)? })
 }
 
 impl Top {
@@ -56,131 +46,88 @@ impl Top {
         !self.found.folders.is_empty()
     }
 
+    /// What is beside shards.
+    pub(crate) fn beside_shards(&self) -> LeftOut {
+        let mut left_out = self.found.left_out.clone();
+        // the file of names is read
+        if self.dir.join(CLASSES).is_file()
+            && let Some(n) = left_out.endings.get_mut(".txt")
+        {
+            *n -= 1;
+            left_out.endings.retain(|_, n| *n > 0);
+        }
+        left_out
+    }
+
     /// Walks the class folders, several at a time.
     ///
     /// # Errors
     /// [`ListError`] where a folder cannot be read or there is no picture; [`Error::TooMany`].
     pub(crate) fn index(self) -> Result<Index, Error> {
         let full = |Full| Error::TooMany { path: self.dir.clone() };
-        let mut index = Index::default();
+        let mut index = Index { left_out: self.found.left_out.clone(), ..Index::default() };
+        self.found.shards.iter().for_each(|name| index.left_out.add_file(name));
         let here = index.add_place(PathBuf::new(), self.stamp).map_err(full)?;
         for name in self.found.pictures.iter() {
-            index.push(here, name, NONE).map_err(full)?;
+            index.push(here, name.as_bytes(), NONE).map_err(full)?;
         }
         let loose = index.len();
-        let walked: Vec<_> =
-            self.found.folders.par_iter().map(|class| walk_class(&self.dir, class)).collect();
-        for (class, (part, folder)) in (0u32..).zip(walked.into_iter().zip(&self.found.folders)) {
-            index.append(part?, |_| class).map_err(full)?;
-            index.classes.push(folder.to_string_lossy().into_owned());
+        let walk = |class| {
+            let mut part = Part { root: &self.dir, here: 0, index: Index::default() };
+            let left_out = self.found.walk(class, &mut part)?;
+            Ok((part.index, left_out))
+        };
+        let walked: Vec<Result<_, Error>> = self.found.folders.par_iter().map(walk).collect();
+        let mut empty = Vec::new();
+        for (class, (walked, folder)) in (0u32..).zip(walked.into_iter().zip(&self.found.folders)) {
+            let (part, left_out) = walked?;
+            if part.len() == 0 {
+                empty.push(folder.class());
+            }
+            index.append(part, |_| class).map_err(full)?;
+            index.left_out.add(left_out);
+            index.classes.push(folder.class());
         }
         match index.len() {
-            0 => return Err(ListError::Empty { path: self.dir }.into()),
+            0 => return Err(ListError::Empty { path: self.dir, left_out: Box::new(index.left_out) }.into()),
             // Sub-folders without any picture are not classes: the folder is flat.
             n if n == loose => index.classes.clear(),
-            _ => {}
+            _ => index.left_out.classes = empty,
         }
         index.shrink();
         Ok(index)
     }
 }
 
-/// Pictures, shards and sub-folders of one folder, each sorted.
-struct Entries {
-    pictures: Names,
-    shards: Vec<OsString>,
-    folders: Vec<OsString>,
+/// The pictures of a class folder.
+struct Part<'a> {
+    root: &'a Path,
+    /// Place of the folder that is being listed.
+    here: u32,
+    index: Index,
 }
 
-/// File names end to end: a folder can hold a million.
-#[derive(Default)]
-struct Names {
-    bytes: Vec<u8>,
-    spans: Vec<(usize, usize)>,
-}
-
-impl Names {
-    fn push(&mut self, name: &[u8]) {
-        self.spans.push((self.bytes.len(), self.bytes.len() + name.len()));
-        self.bytes.extend_from_slice(name);
-    }
-
-    fn get(&self, (start, end): (usize, usize)) -> &[u8] {
-        self.bytes.get(start..end).unwrap_or_default()
-    }
-
-    fn sort(&mut self) {
-        let mut spans = std::mem::take(&mut self.spans);
-        spans.sort_unstable_by_key(|&span| self.get(span));
-        self.spans = spans;
-    }
-
-    fn is_empty(&self) -> bool {
-        self.spans.is_empty()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.spans.iter().map(|&span| self.get(span))
+impl Part<'_> {
+    fn full(&self) -> Error {
+        Error::TooMany { path: self.root.to_owned() }
     }
 }
 
-fn entries(dir: &Path) -> Result<Entries, Error> {
-    let failed = |reason| ListError::Read { path: dir.to_owned(), reason };
-    let mut found = Entries { pictures: Names::default(), shards: Vec::new(), folders: Vec::new() };
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name();
-        if name.as_bytes().starts_with(b".") {
-            continue;
-        }
-        // The kind comes with the listing; only a link costs a look of its own. A dangling one is
-        // listed where its name is a picture's, so that loading reports it by name.
-        let kind = entry.file_type().map_err(failed)?;
-        if kind.is_dir() || (kind.is_symlink() && entry.path().is_dir()) {
-            found.folders.push(name);
-        } else if is_picture(&name) {
-            found.pictures.push(name.as_bytes());
-        } else if is_shard(Path::new(&name)) {
-            found.shards.push(name);
-        }
+impl Visit for Part<'_> {
+    type Error = Error;
+
+    fn enter(&mut self, folder: &Path) -> Result<(), Error> {
+        let stamp = Stamp::of(&self.root.join(folder));
+        self.here = self.index.add_place(folder.to_owned(), stamp).map_err(|Full| self.full())?;
+        Ok(())
     }
-    found.pictures.sort();
-    found.shards.sort_unstable();
-    found.folders.sort_unstable();
-    Ok(found)
+
+    fn picture(&mut self, name: &OsStr) -> Result<(), Error> {
+        self.index.push(self.here, name.as_bytes(), NONE).map_err(|Full| self.full())
+    }
 }
 
-/// Whether a file's name is a shard's.
-pub(crate) fn is_shard(path: &Path) -> bool {
-    path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("tar"))
-}
-
-fn walk_class(root: &Path, class: &OsString) -> Result<Index, Error> {
-    let mut part = Index::default();
-    walk(root, Path::new(class), &mut BTreeSet::new(), &mut part)?;
-    Ok(part)
-}
-
-/// Collects the pictures of a folder and of the folders below it; `seen` holds the folders on the way
-/// down, because links can lead back up.
-fn walk(root: &Path, folder: &Path, seen: &mut BTreeSet<PathBuf>, part: &mut Index) -> Result<(), Error> {
-    let dir = root.join(folder);
-    let full = |Full| Error::TooMany { path: root.to_owned() };
-    let here = part.add_place(folder.to_owned(), Stamp::of(&dir)).map_err(full)?;
-    let found = entries(&dir)?;
-    for name in found.pictures.iter() {
-        part.push(here, name, NONE).map_err(full)?;
-    }
-    if found.folders.is_empty() {
-        return Ok(());
-    }
-    let real = fs::canonicalize(&dir).map_err(|reason| ListError::Read { path: dir, reason })?;
-    if !seen.insert(real.clone()) {
-        return Ok(());
-    }
-    for name in found.folders {
-        walk(root, &folder.join(name), seen, part)?;
-    }
-    seen.remove(&real);
-    Ok(())
+/// Whether a path is a shard's, by its name.
+pub(crate) fn is_shard_path(path: &Path) -> bool {
+    path.file_name().is_some_and(is_shard)
 }

@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use occlude_preprocess::files::LeftOut;
+
 use crate::stamp::Stamp;
 
 /// No class.
@@ -41,6 +43,8 @@ pub(crate) struct Index {
     pub(crate) labels: Vec<u32>,
     /// Empty where every picture is a file of its own.
     pub(crate) spans: Vec<Span>,
+    /// What lies there besides.
+    pub(crate) left_out: LeftOut,
 }
 
 /// More names than 32-bit positions can tell apart.
@@ -80,6 +84,7 @@ impl Index {
         self.place.extend(part.place.iter().map(|place| place + places as u32));
         self.labels.extend(part.labels.iter().map(|&label| relabel(label)));
         self.spans.extend(part.spans);
+        self.left_out.add(part.left_out);
         Ok(())
     }
 

@@ -34,7 +34,7 @@ pub use cache::default_folder as default_cache_folder;
 pub use dataset::{Cache, Dataset, MAX_PICTURE_BYTES, Options, Sample};
 pub use error::Error;
 pub use identity::Identity;
-pub use list::ROOT as LIST_ROOT;
+pub use list::{ESCAPED as LIST_ESCAPED, Head as ListHead, ROOT as LIST_ROOT};
 pub use progress::{Progress, with_workers};
 
 /// Parsers of foreign bytes, for the fuzz targets.

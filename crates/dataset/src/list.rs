@@ -1,12 +1,13 @@
 //! Lists: a text file with the path of one picture a line.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use occlude_preprocess::files::is_picture;
+use occlude_preprocess::files::{self, is_picture};
+use occlude_preprocess::names;
 
 use crate::Error;
 use crate::index::{Full, Index, NONE};
@@ -18,34 +19,67 @@ const HINT: &str = "one path a line, with `#` before remarks";
 /// What begins the remark that names the folder of the paths.
 pub const ROOT: &str = "# root:";
 
+/// The remark in front of the first path which says that root, paths and classes are written with escapes.
+pub const ESCAPED: &str = "# names: percent-escaped";
+
+/// A name as a list with escapes has it: nothing in it means anything but itself.
+pub(crate) fn escape(name: &[u8]) -> Cow<'_, str> {
+    let last = name.len().saturating_sub(1);
+    names::escape_also(name, |at, c| match c {
+        b'#' => at == 0,
+        b' ' => at == 0 || at == last,
+        _ => false,
+    })
+}
+
 /// Reads a list, and tells the folder that its paths begin at: `root`, else what the list says, else its
 /// own.
 ///
 /// # Errors
 /// [`Error::Read`], [`Error::Empty`], [`Error::Line`], or what labels can have wrong.
 pub(crate) fn open(path: &Path, root: Option<&Path>) -> Result<(PathBuf, Index), Error> {
-    let text = fs::read(path).map_err(|e| Error::read(path, e))?;
+    let text = files::read_text(path).map_err(|e| Error::read(path, e))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let root = root.map_or_else(|| folder.join(own_root(&text)), Path::to_owned);
+    let head = Head::of(&text);
+    let root = root.map_or_else(|| folder.join(OsStr::from_bytes(&head.root)), Path::to_owned);
     Ok((root, parse(path, &text)?))
 }
 
-/// The folder that one of the remarks before the first path names; an empty path where none does.
-fn own_root(text: &[u8]) -> &Path {
-    let mut remarks = text.split(|&b| b == b'\n').take_while(|line| line.starts_with(b"#"));
-    let root = remarks.find_map(|line| line.strip_prefix(ROOT.as_bytes())).unwrap_or_default();
-    Path::new(OsStr::from_bytes(root.trim_ascii()))
+/// What the remarks before the first path say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The folder that paths begin at, as bytes; empty where it is not told.
+    pub root: Vec<u8>,
+    /// Whether names are written with escapes.
+    pub escaped: bool,
+}
+
+impl Head {
+    /// Reads them.
+    pub fn of(text: &[u8]) -> Self {
+        let remarks = || text.split(|&b| b == b'\n').take_while(|line| line.starts_with(b"#"));
+        let escaped = remarks().any(|line| line.trim_ascii_end() == ESCAPED.as_bytes());
+        let root = remarks().find_map(|line| line.strip_prefix(ROOT.as_bytes())).unwrap_or_default();
+        let mut head = Self { root: Vec::new(), escaped };
+        head.root = head.name(root.trim_ascii()).into_owned();
+        head
+    }
+
+    /// The bytes of a name as the list writes it.
+    pub fn name<'a>(&self, written: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.escaped { Cow::Owned(names::unescape_bytes(written)) } else { Cow::Borrowed(written) }
+    }
 }
 
 /// A line taken apart.
 struct Line<'a> {
-    folder: &'a Path,
-    name: &'a [u8],
-    class: Option<&'a str>,
+    path: Cow<'a, Path>,
+    class: Option<Cow<'a, str>>,
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<Index, Error> {
     let full = |Full| Error::TooMany { path: path.to_owned() };
+    let head = Head::of(text);
     let mut index = Index::default();
     let mut labels = Labels::default();
     let mut folders: HashMap<PathBuf, u32> = HashMap::new();
@@ -54,21 +88,21 @@ fn parse(path: &Path, text: &[u8]) -> Result<Index, Error> {
         if line.trim_ascii().is_empty() || line.starts_with(b"#") {
             continue;
         }
-        let line = take_apart(line).map_err(|reason| Error::Line {
-            path: path.to_owned(),
-            line: i + 1,
-            reason: reason.to_owned(),
-        })?;
-        let place = match folders.get(line.folder) {
+        let wrong =
+            |reason: &str| Error::Line { path: path.to_owned(), line: i + 1, reason: reason.to_owned() };
+        let line = take_apart(line, &head).map_err(wrong)?;
+        let name = line.path.file_name().ok_or_else(|| wrong("expected the path of a picture"))?;
+        let folder = line.path.parent().unwrap_or(Path::new(""));
+        let place = match folders.get(folder) {
             Some(&place) => place,
             None => {
-                let place = index.add_place(line.folder.to_owned(), Stamp::default()).map_err(full)?;
-                folders.insert(line.folder.to_owned(), place);
+                let place = index.add_place(folder.to_owned(), Stamp::default()).map_err(full)?;
+                folders.insert(folder.to_owned(), place);
                 place
             }
         };
-        let label = line.class.map_or(NONE, |class| labels.add(class));
-        index.push(place, line.name, label).map_err(full)?;
+        let label = line.class.map_or(NONE, |class| labels.add(&class));
+        index.push(place, name.as_bytes(), label).map_err(full)?;
     }
     if index.len() == 0 {
         return Err(Error::Empty { path: path.to_owned(), hint: HINT });
@@ -79,7 +113,7 @@ fn parse(path: &Path, text: &[u8]) -> Result<Index, Error> {
 }
 
 /// `path`, `path<tab>class` or `path number`.
-fn take_apart(line: &[u8]) -> Result<Line<'_>, &'static str> {
+fn take_apart<'a>(line: &'a [u8], head: &Head) -> Result<Line<'a>, &'static str> {
     let (path, class) = match line.iter().rposition(|&b| b == b'\t') {
         Some(tab) => {
             let (path, class) = line.split_at(tab);
@@ -88,14 +122,21 @@ fn take_apart(line: &[u8]) -> Result<Line<'_>, &'static str> {
         None => number_behind(line).unwrap_or((line, b"")),
     };
     let class = std::str::from_utf8(class).map_err(|_| "the class is not UTF-8")?;
+    // a class is text already; escapes that only a line needs go
+    let class = match head.escaped {
+        true => Cow::Owned(names::escape(&names::unescape(class)).into_owned()),
+        false => Cow::Borrowed(class),
+    };
     // leading and trailing blanks may be part of a name, but hardly ever are
-    let path = Path::new(OsStr::from_bytes(path.trim_ascii()));
-    let Some(name) = path.file_name() else { return Err("expected the path of a picture") };
-    if path.as_os_str().as_bytes().contains(&0) {
+    let path = head.name(path.trim_ascii());
+    if path.contains(&0) {
         return Err("a path with a zero byte");
     }
-    let folder = path.parent().unwrap_or(Path::new(""));
-    Ok(Line { folder, name: name.as_bytes(), class: Some(class).filter(|c| !c.is_empty()) })
+    let path = match path {
+        Cow::Borrowed(path) => Cow::Borrowed(Path::new(OsStr::from_bytes(path))),
+        Cow::Owned(path) => Cow::Owned(PathBuf::from(OsString::from_vec(path))),
+    };
+    Ok(Line { path, class: Some(class).filter(|c| !c.is_empty()) })
 }
 
 /// Path and number of a line as `n01440764/x.JPEG 0`: only where a picture's name comes before.
@@ -112,9 +153,10 @@ fn number_behind(line: &[u8]) -> Option<(&[u8], &[u8])> {
 /// picks from.
 fn classify(path: &Path, index: &mut Index, mut labels: Labels) -> Result<(), Error> {
     if index.labels.iter().all(|&label| label == NONE) {
-        let first: Option<Vec<&str>> = index.places.iter().map(|place| first_folder(&place.path)).collect();
+        let first: Option<Vec<Cow<'_, str>>> =
+            index.places.iter().map(|place| first_folder(&place.path)).collect();
         let Some(first) = first else { return Ok(()) };
-        let of_place: Vec<u32> = first.into_iter().map(|class| labels.add(class)).collect();
+        let of_place: Vec<u32> = first.into_iter().map(|class| labels.add(&class)).collect();
         for (label, &place) in index.labels.iter_mut().zip(&index.place) {
             *label = of_place.get(place as usize).copied().unwrap_or(NONE);
         }
@@ -134,10 +176,10 @@ fn apply(index: &mut Index, (classes, map): (Vec<String>, Vec<u32>)) {
 }
 
 /// The first folder of a relative path that does not climb.
-fn first_folder(folder: &Path) -> Option<&str> {
+fn first_folder(folder: &Path) -> Option<Cow<'_, str>> {
     let mut parts = folder.components().filter(|part| *part != Component::CurDir);
     match parts.next()? {
-        Component::Normal(name) => name.to_str(),
+        Component::Normal(name) => Some(names::escape(name.as_bytes())),
         _ => None,
     }
 }

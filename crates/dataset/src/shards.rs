@@ -1,12 +1,13 @@
 //! Shards: tar files whose pictures are read where they lie.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use occlude_preprocess::files;
 use rayon::prelude::*;
 
 use crate::Error;
@@ -19,7 +20,7 @@ use crate::tar_scan::{self, Scan};
 pub(crate) const CLASSES: &str = "classes.txt";
 /// Shards held open: processes may have 1024 files as a rule.
 const MAX_OPEN: usize = 512;
-const HINT: &str = "samples are named `key.jpg` (or jpeg, png, webp) and `key.cls`";
+const HINT: &str = "samples are named `key.jpg` (or another picture's ending) and `key.cls`";
 
 /// Indexes the shards `names` of the folder `root`, several at a time; `folder` is the stamp of the
 /// folder where its listing says which shards there are.
@@ -66,7 +67,7 @@ pub(crate) fn index(
 
 fn scan(path: &Path) -> Result<Scan, Error> {
     let failed = |e| Error::read(path, e);
-    let file = File::open(path).map_err(failed)?;
+    let file = files::open(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     tar_scan::scan(file, meta.len(), Stamp::from(&meta))
         .map_err(|reason| Error::Tar { path: path.to_owned(), reason })
@@ -77,7 +78,7 @@ fn scan(path: &Path) -> Result<Scan, Error> {
 /// # Errors
 /// [`Error::Read`], also where the file is not UTF-8.
 pub(crate) fn class_names(path: &Path) -> Result<Vec<String>, Error> {
-    let text = fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+    let text = files::read_utf8(path).map_err(|e| Error::read(path, e))?;
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 

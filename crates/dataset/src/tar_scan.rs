@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use occlude_preprocess::files::is_picture;
+use occlude_preprocess::files::{LeftOut, is_picture};
 
 use crate::index::{Index, NONE, Span};
 use crate::labels::Labels;
@@ -14,6 +14,10 @@ use crate::stamp::Stamp;
 const MAX_HEADERS: u64 = 1 << 20;
 /// Longest name of an entry, and longest content of a `.cls`.
 const MAX_NAME: usize = 4096;
+/// Unit of a tar file.
+const BLOCK: usize = 512;
+/// What to do about an archive that is not whole.
+const AGAIN: &str = "hint: copy or download it again";
 
 /// The pictures of one shard, and the labels that its numbers mean.
 #[derive(Debug, Default)]
@@ -58,16 +62,26 @@ pub(crate) fn each(
 ) -> Result<(), String> {
     let left = Cell::new(MAX_HEADERS);
     let mut archive = tar::Archive::new(Metered { inner: reader, left: &left });
+    let mut end = 0;
     for entry in archive.entries_with_seek().map_err(|e| e.to_string())? {
-        let mut entry = entry.map_err(|e| e.to_string())?;
+        let mut entry = entry.map_err(|e| format!("behind byte {end}: {e}"))?;
         left.set(MAX_HEADERS);
         let offset = entry.raw_file_position();
+        let stored = match entry.header().entry_type() {
+            // its size is that of the file without holes
+            tar::EntryType::GNUSparse => entry.header().entry_size().unwrap_or_default(),
+            _ => entry.size(),
+        };
+        end = offset.saturating_add(stored).checked_next_multiple_of(BLOCK as u64).unwrap_or(u64::MAX);
         if !entry.header().entry_type().is_file() {
             continue;
         }
         let span = Span { offset, len: entry.size() };
         if span.offset.checked_add(span.len).is_none_or(|end| end > len) {
-            return Err(format!("the entry at byte {offset} ends behind the file"));
+            let end = offset.saturating_add(span.len);
+            return Err(format!(
+                "the entry at byte {offset} ends behind the file, at byte {end} of {len}; {AGAIN}"
+            ));
         }
         let name = entry.path_bytes().into_owned();
         let name = name.strip_prefix(b"./").unwrap_or(&name);
@@ -76,7 +90,21 @@ pub(crate) fn each(
         }
         f(name, span, &mut entry)?;
     }
-    Ok(())
+    left.set(MAX_HEADERS);
+    ends_at(archive.into_inner(), end, len)
+}
+
+/// An archive ends with blocks of zeros; one that was cut off between two entries has none.
+fn ends_at(mut reader: impl Read + Seek, end: u64, len: u64) -> Result<(), String> {
+    let mut block = [0xff; BLOCK];
+    let read = reader.seek(SeekFrom::Start(end)).and_then(|_| reader.read_exact(&mut block));
+    match read {
+        Ok(()) if block == [0; BLOCK] => Ok(()),
+        Ok(()) => Err(format!("no entry and no end at byte {end} of {len}; {AGAIN}")),
+        Err(_) => Err(format!(
+            "it was cut off: its entries end at byte {end} of {len}, without the zeros that end an archive; {AGAIN}"
+        )),
+    }
 }
 
 /// Finds the pictures of a shard of `len` bytes, and what its `.cls` entries say.
@@ -88,7 +116,10 @@ pub(crate) fn scan(reader: impl Read + Seek, len: u64, stamp: Stamp) -> Result<S
     out.index.add_place(PathBuf::new(), stamp).map_err(|_| "too large".to_owned())?;
     let mut group = Group::default();
     each(reader, len, |name, span, content| {
-        let Some((key, extension)) = key_and_extension(name) else { return Ok(()) };
+        let Some((key, extension)) = key_and_extension(name) else {
+            left_out(&mut out.index.left_out, name, b"");
+            return Ok(());
+        };
         if key != group.key {
             group.finish(&mut out);
             group = Group { key: key.to_owned(), first: out.index.len(), label: NONE };
@@ -99,11 +130,23 @@ pub(crate) fn scan(reader: impl Read + Seek, len: u64, stamp: Stamp) -> Result<S
         } else if is_picture_extension(extension) {
             out.index.push(0, name, NONE).map_err(|_| "too many names".to_owned())?;
             out.index.spans.push(span);
+        } else {
+            left_out(&mut out.index.left_out, name, extension);
         }
         Ok(())
     })?;
     group.finish(&mut out);
     Ok(out)
+}
+
+/// Counts an entry that is not used, by its whole ending, as `.seg.png`.
+fn left_out(left_out: &mut LeftOut, name: &[u8], extension: &[u8]) {
+    let file = name.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    if file.starts_with(b".") {
+        left_out.hidden += 1;
+    } else {
+        left_out.add_ending(extension);
+    }
 }
 
 /// The entries of one key, which follow each other.
@@ -149,7 +192,7 @@ fn label(entry: impl Read, labels: &mut Labels) -> io::Result<u32> {
         return Err(io::Error::other("a class of more than 4096 bytes"));
     }
     let text = std::str::from_utf8(&text).map_err(|_| io::Error::other("the class is not UTF-8"))?;
-    Ok(match text.trim() {
+    Ok(match text.trim_start_matches('\u{feff}').trim() {
         "" => NONE,
         text => labels.add(text),
     })
@@ -211,6 +254,23 @@ mod tests {
         assert_eq!(read, [b"first".as_slice(), b"second", b"third"]);
         assert_eq!(scan.index.name(2), long.as_str());
         assert_eq!(scan.index.labels, [0, 1, NONE]);
+        let left = scan.index.left_out.to_string();
+        assert_eq!(left, "left out: 4 files: 1 .json, 1 .seg.png, 1 hidden, 1 without an ending");
+    }
+
+    #[test]
+    fn an_archive_that_was_cut_off_anywhere_is_none() {
+        let bytes = archive(&[("a.jpg", &[1; 600]), ("b.jpg", &[2; 512]), ("c/", b""), ("d.txt", b"x")]);
+        assert_eq!(scanned(&bytes).expect("whole").index.len(), 2);
+        // the second of the two blocks of zeros is not missed
+        let last = bytes.len() - 512;
+        assert!(scanned(&bytes[..last]).is_ok());
+        for cut in 0..last {
+            let error = scanned(&bytes[..cut]).expect_err("cut");
+            assert!(error.contains("byte"), "{cut}: {error}");
+        }
+        let boundary = scanned(&bytes[..512 + 1024]).expect_err("cut between two entries");
+        assert!(boundary.contains("cut off") && boundary.contains("byte 1536 of 1536"), "{boundary}");
     }
 
     #[test]

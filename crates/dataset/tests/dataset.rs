@@ -77,7 +77,7 @@ fn agree(dir: &Path) {
     match files::list(dir) {
         Ok(listing) => {
             let data = open(dir);
-            assert_eq!(listing.classes, data.classes());
+            assert_eq!((&listing.classes[..], &listing.left_out), (data.classes(), data.left_out()));
             let ours: Vec<_> =
                 (0..data.len()).map(|i| (data.path(i).expect("a file"), data.class(i))).collect();
             let theirs: Vec<_> = listing.samples.into_iter().map(|s| (s.path, s.class)).collect();
@@ -95,6 +95,61 @@ fn loops_and_dangling_links_as_in_a_listing() {
     symlink(dir.path(), dir.path().join("a/up")).expect("links");
     symlink("gone", dir.path().join("a/gone.jpg")).expect("links");
     agree(dir.path());
+    // the loop that made three of one
+    let dir = folder(&["a/1.jpg", "b/2.jpg", "a/x.heic", "none/"]);
+    symlink(".", dir.path().join("a/here")).expect("links");
+    symlink("..", dir.path().join("b/up")).expect("links");
+    agree(dir.path());
+    let data = open(dir.path());
+    assert_eq!((data.len(), data.left_out().links), (2, 2));
+    let left_out = "left out: 1 file: 1 .heic; 2 links to folders that are listed already; \
+                    classes without a picture: none";
+    assert_eq!(data.left_out().to_string(), left_out);
+}
+
+#[test]
+fn what_is_left_out_is_kept_with_the_index() {
+    let dir = folder(&["data/a/1.jpg", "data/a/x.heic", "data/b/", "cache/", "shards/"]);
+    tar(&dir.path().join("shards/0.tar"), &[("k.jpg", "x"), ("k.json", "{}"), ("l.heic", "x")]);
+    settle();
+    let cache = Cache::Folder(dir.path().join("cache"));
+    let options = Options { cache, cache_from: 1, root: None };
+    for (name, text) in [
+        ("data", "left out: 1 file: 1 .heic; classes without a picture: b"),
+        ("shards", "left out: 2 files: 1 .heic, 1 .json"),
+    ] {
+        for _ in 0..2 {
+            let data = Dataset::open(&dir.path().join(name), &options).expect("opens");
+            assert_eq!(data.left_out().to_string(), text);
+        }
+    }
+    assert_eq!(cache_files(&dir.path().join("cache")).len(), 2);
+}
+
+/// Waiting for somebody to write into a pipe would be for ever.
+#[test]
+fn pipes_are_never_waited_for() {
+    let dir = folder(&["a/1.jpg", "l.txt"]);
+    let make = |name: &str| {
+        let path = dir.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("starts").success());
+        path
+    };
+    let (pipe, shard, list) = (make("a/p.jpg"), make("p.tar"), make("p.txt"));
+    let data = open(&dir.path().join("a"));
+    assert_eq!((data.len(), data.left_out().special), (1, 1));
+    fs::write(dir.path().join("l.txt"), "a/p.jpg\n").expect("written");
+    let error = open(&dir.path().join("l.txt")).read(0, &mut Vec::new()).expect_err("a pipe");
+    assert!(error.to_string().contains("a pipe, a socket or a device"), "{error}");
+    for path in [&shard, &list] {
+        assert!(error_of(path).contains("a pipe, a socket or a device"), "{}", error_of(path));
+    }
+    let single = &Dataset::open_all(&[pipe], &without_cache()).expect("named")[0];
+    assert!(single.read(0, &mut Vec::new()).is_err());
+}
+
+fn error_of(path: &Path) -> String {
+    error(path).to_string()
 }
 
 proptest! {

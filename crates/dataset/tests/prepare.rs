@@ -145,6 +145,14 @@ fn broken_training_archives() {
     inner.truncate(900);
     assert!(fails(&tar(&[("n1.tar", inner)])).contains("n1.tar"));
     assert!(imagenet_train(&dir.path().join("gone"), &out, &()).is_err());
+    // cut off between two pictures: the file of the class, and the byte, are named
+    let whole = tar(&[("a.JPEG", jpeg(1)), ("b.JPEG", jpeg(2))]);
+    let first = 512 + jpeg(1).len().next_multiple_of(512);
+    let error = fails(&tar(&[("n1.tar", whole[..first].to_vec())]));
+    assert!(error.contains("n1.tar") && error.contains(&format!("byte {first} of {first}")), "{error}");
+    let outer = tar(&[("n1.tar", whole.clone()), ("n2.tar", whole.clone())]);
+    let error = fails(&outer[..512 + whole.len().next_multiple_of(512)]);
+    assert!(error.contains("train.tar") && error.contains("cut off"), "{error}");
 }
 
 #[test]
@@ -293,9 +301,74 @@ fn lists_with_labels_of_their_own() {
     let data = open(&list);
     write_list(&data, &select(&data, &selection(Amount::All)).expect("chosen"), &again).expect("written");
     assert_eq!(fs::read_to_string(again).expect("text"), "# root: .\n0.jpg\tdog\n1.jpg\tcat\n2.jpg\tdog\n");
-    put(&dir.path().join("odd/a\tb.jpg"), &jpeg(9));
-    let odd = open(&dir.path().join("odd"));
-    assert!(matches!(write_list(&odd, &[0], &dir.path().join("l.txt")), Err(Error::Unsuitable { .. })));
+}
+
+/// Names that a line cannot hold, and names that are not UTF-8, come back from a list as they were.
+#[test]
+fn any_name_and_class_survives_a_list() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().expect("a folder");
+    let names: [&[u8]; 9] = [
+        b"a\tb.jpg",
+        b"a\nb.jpg",
+        b"#c.jpg",
+        b" d .jpg",
+        b"caf\xe8.jpg",
+        b"caf\xe9.jpg",
+        b"%41.jpg",
+        b"100%.jpg",
+        b"x.jpg 7.jpg",
+    ];
+    for class in [b"caf\xe9".as_slice(), b"caf\xe8", b" 1", b"#2", b"a\nb"] {
+        for (i, name) in names.iter().enumerate() {
+            let path = dir.path().join("data").join(OsStr::from_bytes(class)).join(OsStr::from_bytes(name));
+            put(&path, &jpeg(i as u32));
+        }
+    }
+    let data = open(&dir.path().join("data"));
+    let list = dir.path().join("l.txt");
+    let all = select(&data, &selection(Amount::All)).expect("chosen");
+    write_list(&data, &all, &list).expect("written");
+    let text = fs::read_to_string(&list).expect("UTF-8");
+    assert!(text.starts_with(&format!("{}\n# root: data\n", occlude_dataset::LIST_ESCAPED)), "{text}");
+    assert_eq!(text.lines().count(), 2 + 45, "a line for each");
+    let listed = open(&list);
+    assert_eq!(listed.classes(), data.classes());
+    for i in 0..45 {
+        let same = |d: &Dataset| (fs::canonicalize(d.path(i).expect("a file")).expect("there"), d.class(i));
+        assert_eq!(same(&listed), same(&data));
+    }
+    let ids: std::collections::BTreeSet<String> = (0..45).map(|i| data.name(i)).collect();
+    assert!(ids.len() == 45 && ids.iter().all(|id| !id.contains('\n')), "{ids:?}");
+    // as links, too, in folders of the same names
+    let out = dir.path().join("out");
+    link_subset(&listed, &all, &out, Link::Auto, &()).expect("linked");
+    assert_eq!(open(&out).classes(), data.classes());
+}
+
+#[test]
+fn texts_with_byte_order_marks() {
+    let dir = tempfile::tempdir().expect("a folder");
+    tree(&dir.path().join("data"), 2, 2);
+    let wide = |text: &str| {
+        let units: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        [b"\xff\xfe".as_slice(), &units].concat()
+    };
+    let marked = |text: &str| [b"\xef\xbb\xbf", text.as_bytes()].concat();
+    let (list, classes) = (dir.path().join("l.txt"), dir.path().join("classes"));
+    for encode in [&wide as &dyn Fn(&str) -> Vec<u8>, &marked] {
+        put(&list, &encode("# root: data\r\nc0/p000.jpg\r\nc1/p001.jpg\r\n"));
+        let data = open(&list);
+        assert_eq!((data.len(), data.classes().len()), (2, 2));
+        assert!(data.path(0).is_some_and(|path| path.is_file()), "{}", data.name(0));
+        put(&classes, &encode("c1\r\n"));
+        assert_eq!(occlude_dataset::prepare::read_classes(&classes).expect("names"), ["c1"]);
+    }
+    put(&list, b"\xff\xfe\x00\xd8");
+    let error =
+        Dataset::open(&list, &Options { cache: Cache::Off, ..Options::default() }).expect_err("broken");
+    assert!(error.to_string().contains("UTF-16"), "{error}");
 }
 
 #[test]

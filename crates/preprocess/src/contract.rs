@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::resize::resample;
-use crate::{CropBox, HighPass, Interpolation, Rgb};
+use crate::resize::{Part, resize_part};
+use crate::{HighPass, Interpolation, Rgb};
 
 /// Version of the JSON form.
 const VERSION: u64 = 1;
@@ -208,20 +208,18 @@ impl Preprocess {
         if image.width == 0 || image.height == 0 {
             return Rgb::filled(self.crop, self.crop, [0; 3]);
         }
-        let (left, width) = self.window(image.width, image.height);
-        let (top, height) = self.window(image.height, image.width);
-        resample(image, CropBox { left, top, width, height }, (self.crop, self.crop), self.interpolation)
+        let across = self.window(image.width, image.height);
+        let down = self.window(image.height, image.width);
+        resize_part(image, across, down, self.interpolation)
     }
 
-    /// Along one side of the picture: start and length of what the crop shows, in source pixels.
-    fn window(&self, side: u32, other: u32) -> (f64, f64) {
+    /// Along one side of the picture: its length after resizing, and what of it the crop shows.
+    fn window(&self, side: u32, other: u32) -> Part {
         let short = u64::from(side.min(other));
-        let resized = (u64::from(self.resize) * u64::from(side) / short) as i64;
-        let start = half_to_even(resized - i64::from(self.crop));
-        let scale = f64::from(side) / resized as f64;
-        // Rounding must not push the end past the picture.
-        let left = (start as f64 * scale).max(0.0);
-        (left, (f64::from(self.crop) * scale).min(f64::from(side) - left))
+        let resized = u64::from(self.resize) * u64::from(side) / short;
+        let outputs = u32::try_from(resized).unwrap_or(u32::MAX);
+        let first = half_to_even(i64::from(outputs) - i64::from(self.crop)).max(0);
+        Part { outputs, first: first as u32, count: self.crop }
     }
 
     /// The input tensor `(3, H, W)` of a picture that already has its size.

@@ -1,7 +1,7 @@
 //! The preprocessing contract: the same file gives the same tensor in the trainer, the exporter
 //! and the server.
 //!
-//! [`decode()`] turns JPEG, PNG and WebP bytes into upright 8-bit RGB, [`resize()`] and
+//! [`decode()`] turns the bytes of a picture file into upright 8-bit RGB, [`resize()`] and
 //! [`resize_crop`] resample as Pillow does, and [`Preprocess`] is the value that travels with the
 //! weights: resize the short side, crop the centre, normalise, optionally high-pass.
 //!
@@ -14,6 +14,7 @@
 //! assert_eq!(tensor.len(), 3 * 64 * 64);
 //! ```
 
+mod broken;
 mod contract;
 mod decode;
 pub mod files;
@@ -24,6 +25,7 @@ mod resize;
 mod rgb;
 mod view;
 
+pub use broken::{AllBroken, Broken, NAMED};
 pub use contract::{ContractError, Preprocess};
 pub use decode::{DecodeError, Decoded, Format, Limits, LoadError, Note, decode, dimensions, load};
 pub use golden::{Golden, GoldenError};

@@ -15,6 +15,7 @@
 //! ```
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -96,7 +97,7 @@ pub fn of_path(path: &Path) -> String {
 /// The part of `path` below `dir` as text, with `/` between its parts; the whole path where it lies elsewhere.
 pub fn relative(dir: &Path, path: &Path) -> String {
     let below = path.strip_prefix(dir).unwrap_or(path);
-    let parts: Vec<&[u8]> = below.iter().map(|part| part.as_encoded_bytes()).collect();
+    let parts: Vec<&[u8]> = below.iter().map(OsStr::as_encoded_bytes).collect();
     escape(&parts.join(&b'/')).into_owned()
 }
 

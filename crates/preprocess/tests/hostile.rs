@@ -21,6 +21,11 @@ fn encoded(format: Format) -> Vec<u8> {
         Format::WebP => {
             image::write_buffer_with_format(&mut out, &picture.data, w, h, rgb, ImageFormat::WebP)
         }
+        Format::Bmp => image::write_buffer_with_format(&mut out, &picture.data, w, h, rgb, ImageFormat::Bmp),
+        Format::Gif => image::write_buffer_with_format(&mut out, &picture.data, w, h, rgb, ImageFormat::Gif),
+        Format::Tiff => {
+            image::write_buffer_with_format(&mut out, &picture.data, w, h, rgb, ImageFormat::Tiff)
+        }
     }
     .expect("encodes");
     out.into_inner()
@@ -52,6 +57,21 @@ fn with_size(format: Format, width: u32, height: u32) -> Vec<u8> {
             let new = (old & 0xf000_0000) | (width - 1) | ((height - 1) << 14);
             bytes[at..at + 4].copy_from_slice(&new.to_le_bytes());
         }
+        Format::Bmp => {
+            bytes[18..22].copy_from_slice(&width.to_le_bytes());
+            bytes[22..26].copy_from_slice(&height.to_le_bytes());
+        }
+        Format::Gif => {
+            bytes[6..8].copy_from_slice(&(width as u16).to_le_bytes());
+            bytes[8..10].copy_from_slice(&(height as u16).to_le_bytes());
+        }
+        // the values of the tags 256 and 257
+        Format::Tiff => {
+            for (tag, side) in [([0u8, 1], width), ([1, 1], height)] {
+                let at = bytes.windows(2).rposition(|w| w == tag).expect("a tag") + 8;
+                bytes[at..at + 4].copy_from_slice(&side.to_le_bytes());
+            }
+        }
     }
     bytes
 }
@@ -62,7 +82,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-const FORMATS: [Format; 3] = [Format::Jpeg, Format::Png, Format::WebP];
+const FORMATS: [Format; 6] = Format::ALL;
 
 #[test]
 fn empty() {
@@ -78,9 +98,11 @@ fn not_a_picture() {
 
 #[test]
 fn other_formats_are_named() {
-    for (bytes, name) in
-        [(&b"GIF89a......"[..], "GIF"), (b"\0\0\0\x1cftypheic....", "HEIC"), (b"II*\0....", "TIFF")]
-    {
+    for (bytes, name) in [
+        (&b"\0\0\0\x1cftypavif...."[..], "AVIF"),
+        (b"\0\0\0\x1cftypheic....", "HEIC"),
+        (b"8BPS....", "Photoshop"),
+    ] {
         assert!(matches!(error(bytes), DecodeError::OtherFormat { name: found } if found == name));
     }
 }
@@ -92,6 +114,8 @@ fn huge_declared_sizes_cost_no_memory() {
         (Format::Jpeg, 60_000, 60_000),
         (Format::Png, 2_000_000_000, 2_000_000_000),
         (Format::WebP, 16_000, 16_000),
+        (Format::Bmp, 30_000, 30_000),
+        (Format::Gif, 60_000, 60_000),
     ] {
         let err = error(&with_size(format, w, h));
         assert!(
@@ -133,11 +157,46 @@ fn truncated() {
     for format in FORMATS {
         let bytes = encoded(format);
         let half = error(&bytes[..bytes.len() / 2]);
-        assert!(
-            matches!(half, DecodeError::Truncated { format: found } if found == format),
-            "{format:?}: {half}"
-        );
+        // a TIFF's directory may lie behind its pixels
+        let told = matches!(half, DecodeError::Truncated { format: found } if found == format);
+        assert!(told || (format == Format::Tiff && half.to_string().contains("TIFF")), "{format:?}: {half}");
     }
+}
+
+fn view_file(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/views");
+    std::fs::read(folder.join(name).with_extension("jpg")).expect("a file of this checkout")
+}
+
+/// Cut anywhere behind its header, and given an end again: decoders fill up with grey what is missing.
+#[test]
+fn half_a_jpeg_with_an_end_is_never_a_picture() {
+    for name in ["444", "422", "420", "grey", "restart", "optimised", "progressive"] {
+        let whole = view_file(name);
+        assert!(decode(&whole, &Limits::default()).is_ok(), "{name}");
+        let start = whole.windows(2).position(|w| w == [0xff, 0xda]).expect("a scan") + 14;
+        for cut in start..whole.len() - 2 {
+            let bytes = [&whole[..cut], &[0xff, 0xd9]].concat();
+            let error = decode(&bytes, &Limits::default()).expect_err("half a picture");
+            let told = matches!(error, DecodeError::Incomplete { .. } | DecodeError::Truncated { .. });
+            assert!(told, "{name}, {cut} of {}: {error}", whole.len());
+        }
+    }
+}
+
+/// Without one of its scans a progressive picture is a blurred one, or has no colours.
+#[test]
+fn a_jpeg_without_one_of_its_scans_is_told() {
+    let whole = view_file("progressive");
+    let scans: Vec<usize> = (0..whole.len() - 1).filter(|&i| whole[i..i + 2] == [0xff, 0xda]).collect();
+    assert!(scans.len() > 4);
+    for pair in scans.windows(2) {
+        let bytes = [&whole[..pair[0]], &whole[pair[1]..]].concat();
+        let error = error(&bytes);
+        assert!(matches!(error, DecodeError::Incomplete { .. }), "{error}");
+    }
+    let first = error(&[&whole[..scans[1]], &[0xff, 0xd9]].concat());
+    assert!(first.to_string().contains("incomplete JPEG: its 1 scans do not have all"), "{first}");
 }
 
 /// A JPEG cut anywhere is refused: the decoder itself would fill the rest with grey.

@@ -143,13 +143,51 @@ def rasters():
         decode_case(name, notes)
 
 
+def others():
+    """Formats that are read besides."""
+    image = photo(97, 61, 4)
+    alpha = Image.fromarray((np.add.outer(np.arange(61), np.arange(97)) * 2 % 256).astype(np.uint8))
+    rgba = image.copy()
+    rgba.putalpha(alpha)
+    palette = image.quantize(17)
+    transparent = image.quantize(17)
+    transparent.info["transparency"] = 3
+    more = {"save_all": True, "append_images": [photo(97, 61, 5)]}
+    cases = {
+        "rgb.bmp": (image, {}, []),
+        "l.bmp": (image.convert("L"), {}, []),
+        "palette.bmp": (palette, {}, []),
+        "bits.bmp": (image.convert("1"), {}, []),
+        "rgb.dib": (image, {}, None),
+        "palette.gif": (palette, {}, []),
+        "plain.gif": (palette, {"interlace": 0}, []),
+        "trns.gif": (transparent, {"transparency": 3}, ["AlphaOnWhite"]),
+        "grey.gif": (image.convert("L"), {}, []),
+        "moving.gif": (palette, {**more, "loop": 0}, ["Animated"]),
+        "rgb.tif": (image, {}, []),
+        "rgba.tif": (rgba, {}, ["AlphaOnWhite"]),
+        "l.tif": (image.convert("L"), {}, ["Grey"]),
+        "lzw.tif": (image, {"compression": "tiff_lzw"}, []),
+        "deflate.tif": (image, {"compression": "tiff_adobe_deflate"}, []),
+        "packbits.tif": (image, {"compression": "packbits"}, []),
+        "cmyk.tif": (image.convert("CMYK"), {}, None),
+        "palette.tif": (palette, {}, None),
+        "pages.tif": (image, more, []),
+    }
+    for name, (picture, options, notes) in cases.items():
+        if notes is None:
+            continue
+        picture.save(OUT / name, **options)
+        decode_case(name, notes)
+
+
 def resizes():
-    for index, (w, h) in enumerate([(301, 223), (97, 161), (40, 30), (3, 5)]):
+    for index, (w, h) in enumerate([(301, 223), (97, 161), (40, 30), (3, 5), (512, 31), (1000, 750), (31, 901)]):
         image = photo(w, h, 10 + index)
         file = f"source{index}.png"
         image.save(OUT / file)
         for how, mode in HOWS.items():
-            for width, height in [(64, 64), (224, 149), (300, 223), (33, 400), (1, 1)]:
+            for width, height in [(64, 64), (224, 149), (300, 223), (33, 400), (1, 1), (w, 50), (50, h), (w, h)]:
                 out = F.resize(image, [height, width], mode, antialias=True)
                 emit("resize", file, out, how=how, width=width, height=height)
             for box in [(0, 0, w, h), (1, 2, w - 2, h - 3), (w // 3, h // 4, max(1, w // 2), max(1, h // 2))]:
@@ -184,5 +222,6 @@ def contracts():
 if __name__ == "__main__":
     jpegs()
     rasters()
+    others()
     resizes()
     contracts()

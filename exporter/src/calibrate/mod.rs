@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use crate::Error;
 use crate::onnx::{self, InputKind, Network};
-use crate::pictures::{Inputs, expand};
+use crate::pictures::Pictures;
 use crate::runtime::Session;
 use histogram::Histogram;
 
@@ -73,6 +73,10 @@ pub struct Calibration {
     pub method: Method,
     /// On how many pictures.
     pub pictures: usize,
+    /// How many could not be used.
+    pub skipped: usize,
+    /// Lines for people about the pictures: what was left out, what is broken.
+    pub notes: Vec<String>,
 }
 
 impl Calibration {
@@ -97,32 +101,40 @@ pub struct CalibrationOptions {
 /// the pictures done and all of them.
 ///
 /// # Errors
-/// [`Error`] for pictures that cannot be used, and where ONNX Runtime is missing or fails.
+/// [`Error`] where not one picture can be used, and where ONNX Runtime is missing or fails.
 pub fn calibrate(
     network: Network<'_>,
     input: InputKind,
     options: &CalibrationOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Calibration, Error> {
-    let paths = expand(&options.pictures, options.limit)?;
+    let mut pictures = Pictures::expand(&options.pictures, options.limit)?;
+    let all = pictures.paths.len();
     let (nodes, values, model) = onnx::observed(network, input)?;
     let mut bytes = Vec::new();
     model.write_to(&mut bytes).map_err(|reason| Error::Write { path: "memory".into(), reason })?;
     let mut session = Session::from_bytes(&bytes)?;
     drop(bytes);
     let mut histograms = vec![Histogram::default(); nodes.len()];
-    for (i, batch) in paths.chunks(BATCH).enumerate() {
-        let inputs = Inputs::load(batch, network.contract, input)?;
-        session.run(&inputs.batch(0..batch.len()), &values, &mut |at, values| histograms[at].add(values))?;
-        progress(i * BATCH + batch.len(), paths.len());
+    for start in (0..all).step_by(BATCH) {
+        let end = all.min(start + BATCH);
+        let (inputs, _) = pictures.load(start..end, network.contract, input);
+        if inputs.len() > 0 {
+            let batch = inputs.batch(0..inputs.len());
+            session.run(&batch, &values, &mut |at, values| histograms[at].add(values))?;
+        }
+        progress(end, all);
     }
+    pictures.not_all_broken()?;
     let range = |histogram: &Histogram| match options.method {
         Method::MinMax => histogram.extremes(),
         Method::Percentile(percent) => histogram.percentile(percent / 100.0),
         Method::Entropy => histogram.entropy(),
     };
     let ranges = nodes.into_iter().zip(histograms.iter().map(range)).collect();
-    Ok(Calibration { ranges, method: options.method, pictures: paths.len() })
+    let skipped = pictures.skipped();
+    let notes = pictures.notes;
+    Ok(Calibration { ranges, method: options.method, pictures: all - skipped, skipped, notes })
 }
 
 #[cfg(test)]
@@ -142,7 +154,8 @@ mod tests {
 
     #[test]
     fn a_range_that_was_not_calibrated_is_an_error() {
-        let empty = Calibration { ranges: BTreeMap::new(), method: Method::MinMax, pictures: 0 };
+        let (ranges, notes) = (BTreeMap::new(), Vec::new());
+        let empty = Calibration { ranges, method: Method::MinMax, pictures: 0, skipped: 0, notes };
         let error = empty.range("layer1.0.relu").expect_err("nothing there");
         assert!(matches!(&error, Error::NotCalibrated { node } if node == "layer1.0.relu"), "{error}");
     }

@@ -54,6 +54,10 @@ pub(super) fn run_verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         gallery: args.gallery,
     };
     let comparison = verify(&args.onnx, &args.checkpoint, &args.images, &options)?;
+    comparison.notes.iter().for_each(|note| eprintln!("{note}"));
+    if comparison.skipped > 0 {
+        eprintln!("{} pictures skipped", comparison.skipped);
+    }
     let tolerance = args.tolerance.unwrap_or_else(|| comparison.usual_tolerance());
     if args.json {
         println!("{}", serde_json::to_string_pretty(&comparison.json(tolerance))?);

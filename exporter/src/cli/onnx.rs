@@ -130,7 +130,9 @@ impl PrecisionArgs {
             }
         })?;
         let start = if live { "\r" } else { "" };
-        eprintln!("{start}calibrated on {} pictures, {}", calibration.pictures, calibration.method);
+        let Calibration { pictures, skipped, method, .. } = &calibration;
+        eprintln!("{start}calibrated on {pictures} pictures, {method}, {skipped} skipped");
+        calibration.notes.iter().for_each(|note| eprintln!("{note}"));
         Ok(calibration)
     }
 }

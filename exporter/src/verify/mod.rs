@@ -12,7 +12,7 @@ pub use neighbours::Agreement;
 pub use report::{Comparison, Difference, PictureResult};
 
 use crate::onnx::{self, InputKind, ModelInfo, Network, OnnxOptions, OutputKind, Projection};
-use crate::pictures::{Inputs, expand};
+use crate::pictures::{Inputs, Pictures};
 use crate::runtime::{Outputs, Session, TractModel};
 use crate::{Error, OnnxFile, golden, plain};
 use neighbours::Embedded;
@@ -59,11 +59,17 @@ pub fn verify(
     };
     let network = Network { encoder: &encoder, contract: &contract, projection: projection.as_ref() };
     let subject = Subject { file: &file, network, outputs, input: file.input()? };
-    let paths = expand(pictures, options.limit)?;
+    let mut pictures = Pictures::expand(pictures, options.limit)?;
+    let mut gallery = Pictures::default();
     let mut comparison = match file.is_single_precision() {
-        true => subject.against_checkpoint(&paths)?,
-        false => subject.against_single(&paths, &expand(&options.gallery, None)?)?,
+        true => subject.against_checkpoint(&mut pictures)?,
+        false => {
+            gallery = Pictures::expand(&options.gallery, None)?;
+            subject.against_single(&mut pictures, &mut gallery)?
+        }
     };
+    comparison.skipped = pictures.skipped() + gallery.skipped();
+    comparison.notes = [pictures.notes, gallery.notes].concat();
     comparison.golden = subject.golden()?;
     comparison.fingerprint = (file.property("fingerprint")?.to_owned(), computed);
     Ok(comparison)
@@ -87,8 +93,9 @@ impl Subject<'_> {
     }
 
     /// A model in single precision: two runtimes and the plain computation.
-    fn against_checkpoint(&self, paths: &[PathBuf]) -> Result<Comparison, Error> {
-        let inputs = Inputs::load(paths, self.network.contract, self.input)?;
+    fn against_checkpoint(&self, pictures: &mut Pictures) -> Result<Comparison, Error> {
+        let (inputs, paths) = pictures.load(0..pictures.paths.len(), self.network.contract, self.input);
+        pictures.not_all_broken()?;
         let names = self.names();
         let (ort, ort_time) = measure(|| {
             let mut session = Session::from_file(self.file.path())?;
@@ -116,6 +123,8 @@ impl Subject<'_> {
             agreement: None,
             golden: None,
             fingerprint: Default::default(),
+            skipped: 0,
+            notes: Vec::new(),
             times: times.map(|(name, time)| (name, per_picture(time, paths.len()))).to_vec(),
         })
     }
@@ -134,27 +143,34 @@ impl Subject<'_> {
     }
 
     /// A model in lower precision: the one in single precision, and neighbours.
-    fn against_single(&self, paths: &[PathBuf], gallery: &[PathBuf]) -> Result<Comparison, Error> {
+    fn against_single(&self, pictures: &mut Pictures, gallery: &mut Pictures) -> Result<Comparison, Error> {
         let mut session = Session::from_file(self.file.path())?;
         let mut single = self.single()?;
         let mut pair =
             Pair { subject: self, session: &mut session, single: &mut single, times: [Duration::ZERO; 2] };
         let mut results = Vec::new();
-        let queries = pair.run(paths, &mut |path, ours, theirs| {
+        let queries = pair.run(pictures, &mut |path, ours, theirs| {
             let reference = Difference::of(ours, theirs);
             results.push(PictureResult { path: path.to_owned(), tract: None, reference });
         })?;
         let times = pair.times;
-        let gallery = if gallery.is_empty() { None } else { Some(pair.run(gallery, &mut |_, _, _| {})?) };
+        let gallery =
+            if gallery.paths.is_empty() { None } else { Some(pair.run(gallery, &mut |_, _, _| {})?) };
         let names = ["ONNX Runtime", "in fp32"];
-        let times = names.into_iter().zip(times).map(|(name, time)| (name, per_picture(time, paths.len())));
+        let times = names
+            .into_iter()
+            .zip(times)
+            .map(|(name, time)| (name, per_picture(time, results.len())))
+            .collect();
         Ok(Comparison {
             precision: self.file.precision().to_owned(),
             agreement: Agreement::of(&queries, gallery.as_ref()),
             results,
             golden: None,
             fingerprint: Default::default(),
-            times: times.collect(),
+            skipped: 0,
+            notes: Vec::new(),
+            times,
         })
     }
 
@@ -185,13 +201,18 @@ impl Pair<'_> {
     /// Runs pictures through both, a batch in memory at a time.
     fn run(
         &mut self,
-        paths: &[PathBuf],
+        pictures: &mut Pictures,
         each: &mut dyn FnMut(&Path, &Outputs, &Outputs),
     ) -> Result<Embedded, Error> {
         let names = self.subject.names();
         let mut embedded = Embedded::default();
-        for paths in paths.chunks(BATCH) {
-            let inputs = Inputs::load(paths, self.subject.network.contract, self.subject.input)?;
+        let all = pictures.paths.len();
+        for start in (0..all).step_by(BATCH) {
+            let range = start..all.min(start + BATCH);
+            let (inputs, paths) = pictures.load(range, self.subject.network.contract, self.subject.input);
+            if paths.is_empty() {
+                continue;
+            }
             let batch = inputs.batch(0..paths.len());
             let (ours, time) = measure(|| self.session.rows(&batch, &names))?;
             self.times[0] += time;
@@ -202,6 +223,7 @@ impl Pair<'_> {
                 embedded.add(path, ours, theirs);
             }
         }
+        pictures.not_all_broken()?;
         Ok(embedded)
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use occlude_preprocess::Golden;
+use occlude_preprocess::{Golden, names};
 use serde_json::{Value, json};
 
 use super::Agreement;
@@ -48,6 +48,10 @@ pub struct Comparison {
     pub golden: Option<Difference>,
     /// In the ONNX file, and of the checkpoint with the file's contract.
     pub fingerprint: (String, String),
+    /// Pictures that could not be used.
+    pub skipped: usize,
+    /// Lines for people about the pictures: what was left out, what is broken.
+    pub notes: Vec<String>,
     /// Milliseconds per picture; for single precision with the time of loading.
     pub times: Vec<(&'static str, f64)>,
 }
@@ -174,7 +178,7 @@ impl Comparison {
         };
         let results = self.results.iter().map(|r| {
             let mut object = both(r.tract, r.reference);
-            object["path"] = r.path.display().to_string().into();
+            object["path"] = names::of_path(&r.path).into();
             object
         });
         json!({
@@ -186,13 +190,14 @@ impl Comparison {
             "worst": both(tract, reference),
             "mean_cosine": self.mean_cosine(),
             "neighbours": self.agreement.map(Agreement::json),
+            "skipped": self.skipped,
             "ms_per_picture": self.times.iter().map(|(n, t)| ((*n).to_owned(), json!(t))).collect::<serde_json::Map<_, _>>(),
             "pictures": results.collect::<Vec<_>>(),
         })
     }
 
     fn table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<String> = self.results.iter().map(|r| r.path.display().to_string()).collect();
+        let names: Vec<String> = self.results.iter().map(|r| names::of_path(&r.path)).collect();
         let width = names.iter().map(|n| n.chars().count()).max().unwrap_or(0).clamp(8, 48);
         let (worst_tract, worst) = self.worst();
         let headings: Vec<String> = worst_tract
@@ -299,6 +304,8 @@ mod tests {
             agreement: None,
             golden: Some(difference),
             fingerprint: ("f".to_owned(), "f".to_owned()),
+            skipped: 0,
+            notes: Vec::new(),
             times: vec![("tract", 1.0)],
         }
     }

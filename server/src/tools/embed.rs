@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use occlude_preprocess::files::{Listing, Sample, list};
+use occlude_preprocess::names::relative;
 
 use super::journal::Journal;
 use super::write::{Row, names_of, write};
 use super::{EncoderArgs, ToolError, Version};
 use crate::batch::Encoded;
 use crate::bulk::{Outcome, Report, Run};
-use crate::gallery::relative;
+use crate::gallery::tell_left_out;
 
 /// Flags of `occlude-serve embed`.
 #[derive(Debug, Clone, Args)]
@@ -63,6 +64,7 @@ pub fn embed(args: &EmbedArgs) -> Result<(usize, usize), ToolError> {
         return Err(ToolError::Exists { path: args.out.clone() });
     }
     let listing = list(&args.dir)?;
+    tell_left_out(&args.dir, &listing);
     let model = args.encoder.open()?;
     let mut journal = Journal::open(&partial(&args.out), &model.info.identity, model.info.dim)?;
     let outcome = fill(args, &listing, &model, &mut journal)?;

@@ -7,13 +7,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use occlude_preprocess::files::{Listing, Sample, list};
+use occlude_preprocess::names::relative;
 use occlude_retrieval::{Engine, Options, Page, Point, Store, With};
 use serde_json::{Map, Value, json};
 
 use super::{EncoderArgs, ToolError, Version};
 use crate::batch::Encoded;
 use crate::bulk::{Report, Run};
-use crate::gallery::{relative, thumbnail};
+use crate::gallery::{tell_left_out, thumbnail};
 use crate::model::Model;
 
 /// Points of one transaction.
@@ -65,6 +66,7 @@ pub struct Indexed {
 /// `modified` (nanoseconds since 1970).
 pub fn index(args: &IndexArgs) -> Result<Indexed, ToolError> {
     let listing = list(&args.dir)?;
+    tell_left_out(&args.dir, &listing);
     let model = args.encoder.open()?;
     let store = Store::open(&args.data, &Options::default())?;
     // Before any work is done: a collection of another model takes nothing.

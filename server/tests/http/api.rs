@@ -201,7 +201,7 @@ async fn bad_requests_are_told_apart() {
     let text = [("content-type", "text/plain")];
     assert_eq!(fails(&app, "/v1/embed", &text, picture()).await, is(415, "unsupported_media_type"));
     assert_eq!(fails(&app, "/v1/embed", &[], "hello").await, is(415, "unsupported_image"));
-    assert_eq!(fails(&app, "/v1/embed", &[], "GIF89a....").await, is(415, "unsupported_image"));
+    assert_eq!(fails(&app, "/v1/embed", &[], "\0\0\0\x1cftypheic....").await, is(415, "unsupported_image"));
     let cut = &picture()[..60];
     assert_eq!(fails(&app, "/v1/embed", &[], cut.to_vec()).await, is(422, "broken_image"));
     let accept = [("accept", "text/html")];

@@ -11,6 +11,7 @@ use occlude_dataset::prepare::{
     self, Amount, CheckOptions, Link, PackOptions, Report, Selection, Spread, Truth,
 };
 use occlude_dataset::{Dataset, Options, Progress, with_workers};
+use occlude_preprocess::files::LeftOut;
 use serde_json::json;
 
 /// Something broken was found.
@@ -271,9 +272,14 @@ fn index(args: &Index) -> Result<ExitCode> {
     let unlabelled = data.iter().filter(|sample| sample.class().is_none()).count();
     if args.json {
         let classes = data.classes();
-        answer!("{}", json!({ "pictures": data.len(), "unlabelled": unlabelled, "classes": classes }));
+        let left_out = data.left_out();
+        answer!(
+            "{}",
+            json!({ "pictures": data.len(), "unlabelled": unlabelled, "classes": classes, "left_out": left_out })
+        );
     } else {
         answer!("{} pictures, {} classes, {unlabelled} without a class", data.len(), data.classes().len());
+        print_left_out(data.left_out());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -316,7 +322,7 @@ fn subset(args: &Subset) -> Result<ExitCode> {
         let named = list.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("txt"));
         ensure!(named, "`{}` would not be taken for a list; hint: a name that ends in .txt", list.display());
     }
-    let data = Dataset::open(&args.source, &Options::default())?;
+    let data = crate::data::open(&args.source)?;
     let selection = Selection {
         classes: args.classes.as_deref().map(prepare::read_classes).transpose()?,
         amount: match (args.per_class, args.percent) {
@@ -340,7 +346,7 @@ fn subset(args: &Subset) -> Result<ExitCode> {
 }
 
 fn shards(args: &Shards) -> Result<ExitCode> {
-    let data = Dataset::open(&args.source, &Options::default())?;
+    let data = crate::data::open(&args.source)?;
     let options = PackOptions { size: args.size, shuffle: args.shuffle };
     let bar = Bar::default();
     let packed = args.threads.run(|| prepare::pack(&data, &args.out, &options, &bar))?;
@@ -370,6 +376,12 @@ fn check(args: &Check) -> Result<ExitCode> {
     Ok(if report.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(BROKEN) })
 }
 
+fn print_left_out(left_out: &LeftOut) {
+    if !left_out.is_empty() {
+        answer!("{left_out}");
+    }
+}
+
 /// A report for people.
 fn print(report: &Report) {
     let mib = report.bytes as f64 / f64::from(1 << 20);
@@ -377,6 +389,7 @@ fn print(report: &Report) {
     if report.classes > 0 && report.unlabelled > 0 {
         answer!("{} without a class", report.unlabelled);
     }
+    print_left_out(&report.left_out);
     let counted = |counts: &std::collections::BTreeMap<&str, usize>| {
         counts.iter().map(|(name, n)| format!("{n} {name}")).collect::<Vec<_>>().join(", ")
     };

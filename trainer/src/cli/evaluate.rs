@@ -400,6 +400,7 @@ fn print(report: &Report) {
 /// `occlude-train embed`.
 pub(super) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
     let sets = Dataset::open_all(&args.images, &Options::default())?;
+    sets.iter().for_each(crate::data::tell_left_out);
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let (weights, contract) = open(&checkpoint, &args.weights)?;
     let device = args.machine.device.resolve()?;

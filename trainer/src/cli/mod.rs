@@ -113,7 +113,7 @@ impl Machine {
 
 #[derive(Args, Debug)]
 struct PretrainArgs {
-    /// Folder of JPEG, PNG or WebP pictures, flat or with sub-folders; list of paths (.txt); or tar shards (labels are not used)
+    /// Folder of pictures, flat or with sub-folders; list of paths (.txt); or tar shards (labels are not used)
     data: PathBuf,
     /// Named hyper-parameters; the flags below override them
     #[arg(long, value_enum)]

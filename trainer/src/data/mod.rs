@@ -7,8 +7,29 @@ mod speed;
 mod store;
 mod views;
 
+use std::path::Path;
+
+use occlude_dataset::{Dataset, Error, Options};
+
 pub use crop::{Geometry, Photometric, ViewSpec};
 pub use feed::{Fed, Feed};
 pub use loader::{Batch, Loader, LoaderSpec, View};
 pub use speed::Speed;
 pub use store::Store;
+
+/// Opens a data set, and tells what of it is left out.
+///
+/// # Errors
+/// As [`Dataset::open`].
+pub fn open(path: &Path) -> Result<Dataset, Error> {
+    let data = Dataset::open(path, &Options::default())?;
+    tell_left_out(&data);
+    Ok(data)
+}
+
+/// Tells what of a data set is left out, if anything.
+pub fn tell_left_out(data: &Dataset) {
+    if !data.left_out().is_empty() {
+        tell!("note: `{}`: {}", data.root().display(), data.left_out());
+    }
+}

@@ -1,16 +1,14 @@
 //! The pictures of a data set: decoded on demand, kept in memory while they fit.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use occlude_dataset::{Dataset, Error};
-use occlude_preprocess::{DecodeError, Limits, Picture};
+use occlude_preprocess::{Broken, DecodeError, Limits, Picture};
 
 /// Files in a row that may be broken.
 pub(super) const MAX_BROKEN: usize = 1000;
-/// Broken files that are named; further ones are only counted.
-const NAMED: usize = 50;
 
 /// A data set, a cache of its decoded pictures up to a number of bytes, and what was found broken.
 pub struct Store {
@@ -20,7 +18,7 @@ pub struct Store {
     cached: Vec<OnceLock<Picture>>,
     room: AtomicU64,
     limits: Limits,
-    broken: Mutex<BTreeMap<usize, String>>,
+    broken: Mutex<(BTreeSet<usize>, Broken)>,
 }
 
 impl Store {
@@ -93,7 +91,7 @@ impl Store {
 
     /// How many files were found broken so far.
     pub fn broken(&self) -> usize {
-        self.broken.lock().map_or(0, |b| b.len())
+        self.broken.lock().map_or(0, |b| b.1.count())
     }
 
     /// Keeps a decoded picture where there is room.
@@ -111,15 +109,11 @@ impl Store {
     /// Tells, once a file, that it cannot be used.
     pub(super) fn report(&self, index: usize, error: &str) {
         let Ok(mut broken) = self.broken.lock() else { return };
-        if broken.insert(index, error.to_owned()).is_some() {
-            return;
-        }
-        match broken.len() {
-            n if n < NAMED => tell!("warning: skipped: {error}"),
-            NAMED => tell!(
-                "warning: skipped: {error}; further ones are not named; hint: `occlude-train dataset check` names all"
-            ),
-            _ => {}
+        let (known, broken) = &mut *broken;
+        if known.insert(index)
+            && let Some(line) = broken.add(&error)
+        {
+            tell!("warning: {line}");
         }
     }
 }

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use occlude_dataset::{Dataset, Options};
 use tch::Device;
 
 use crate::config::Config;
@@ -81,7 +80,7 @@ pub enum End {
 pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     config.validate()?;
     run.resume.as_deref().map(snapshot::locate).transpose()?;
-    let dataset = Dataset::open(&run.data, &Options::default())?;
+    let dataset = crate::data::open(&run.data)?;
     let (n, batch) = (dataset.len(), config.batch_size * config.accumulate);
     ensure!(
         batch <= n,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use occlude_dataset::{Dataset, Options};
+use occlude_dataset::Dataset;
 use occlude_preprocess::Preprocess;
 use rand::SeedableRng;
 use serde_json::{Map, Value, json};
@@ -60,7 +60,7 @@ impl Online {
     /// Where one of them has no classes, or they differ.
     pub(super) fn open(settings: &OnlineKnn, data: &Path) -> Result<Self> {
         let bank = settings.train.as_deref().unwrap_or(data);
-        let open = |path: &Path| Dataset::open(path, &Options::default());
+        let open = |path: &Path| crate::data::open(path);
         let (train, val) = (open(bank)?, open(&settings.val)?);
         ensure!(
             !val.classes().is_empty() && train.classes() == val.classes(),

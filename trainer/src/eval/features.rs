@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, ensure};
 use occlude_dataset::Dataset;
-use occlude_preprocess::{Interpolation, Limits, Preprocess, Rgb};
+use occlude_preprocess::{Broken, Interpolation, Limits, Preprocess, Rgb};
 use tch::{Device, Kind, Tensor};
 
 use crate::augment::HighPassFilter;
@@ -75,8 +75,9 @@ impl Extractor<'_> {
     ) -> Result<(FeatureSet, Tensor)> {
         let mut parts: Vec<Vec<Tensor>> = mirror.iter().map(|_| Vec::new()).collect();
         let (mut labels, mut samples) = (Vec::new(), Vec::new());
+        let broken = Mutex::new(Broken::default());
         for chunk in which.chunks(BATCH) {
-            let read = decode(data, chunk, self.contract(), workers);
+            let read = decode(data, chunk, self.contract(), (workers, &broken));
             let images: Vec<&Rgb> = read.iter().map(|(_, image)| image).collect();
             if images.is_empty() {
                 continue;
@@ -87,11 +88,8 @@ impl Extractor<'_> {
             labels.extend(read.iter().map(|(i, _)| data.class(*i).map_or(-1, i64::from)));
             samples.extend(read.iter().map(|(i, _)| *i));
         }
-        ensure!(
-            !samples.is_empty(),
-            "none of the {} pictures can be read; hint: the warnings above say why",
-            which.len()
-        );
+        broken.into_inner().unwrap_or_default().not_all(which.len(), None)?;
+        ensure!(!samples.is_empty(), "no pictures");
         let mut views = parts.iter().map(|part| Tensor::cat(part, 0));
         let features = views.next().unwrap_or_default();
         let last = views.next_back().unwrap_or_else(|| features.shallow_clone());
@@ -132,7 +130,12 @@ fn mirrored(x: Tensor, mirror: bool) -> Tensor {
 }
 
 /// The pictures of a chunk that can be read, resized and cropped as `contract` says, in order.
-fn decode(data: &Dataset, chunk: &[usize], contract: &Preprocess, workers: usize) -> Vec<(usize, Rgb)> {
+fn decode(
+    data: &Dataset,
+    chunk: &[usize],
+    contract: &Preprocess,
+    (workers, broken): (usize, &Mutex<Broken>),
+) -> Vec<(usize, Rgb)> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(chunk.len()));
     std::thread::scope(|scope| {
@@ -147,7 +150,10 @@ fn decode(data: &Dataset, chunk: &[usize], contract: &Preprocess, workers: usize
                                 done.push((i, pixels));
                             }
                         }
-                        Err(error) => tell!("warning: skipped: {error}"),
+                        Err(error) => {
+                            let line = broken.lock().ok().and_then(|mut broken| broken.add(&error));
+                            line.iter().for_each(|line| tell!("warning: {line}"));
+                        }
                     }
                 }
             });

@@ -1,11 +1,14 @@
 //! The two labelled halves of an evaluation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use occlude_dataset::{Dataset, LIST_ROOT, Options};
+use occlude_dataset::{Dataset, ListHead};
+use occlude_preprocess::{files, names};
 use serde::{Deserialize, Serialize};
 
 /// Some pictures of a data set, all of which have a class.
@@ -35,9 +38,7 @@ impl Part {
 
     /// The name of a picture of the data set below its folder.
     fn below(&self, i: usize) -> String {
-        let name = self.data.name(i);
-        let root = self.data.root().to_string_lossy();
-        name.strip_prefix(root.as_ref()).map_or(name.as_str(), |rest| rest.trim_start_matches('/')).to_owned()
+        self.data.name_below(i)
     }
 }
 
@@ -73,7 +74,7 @@ impl Splits {
     /// Where one cannot be opened, has no classes or pictures outside of them, or their classes differ.
     pub fn open(train: &Path, val: &Path) -> Result<Self> {
         let open = |path: &Path| -> Result<Part> {
-            let data = Dataset::open(path, &Options::default())?;
+            let data = crate::data::open(path)?;
             ensure!(
                 !data.classes().is_empty(),
                 "`{}` has no class folders; hint: an evaluation needs one sub-folder per class",
@@ -108,8 +109,8 @@ impl Splits {
     /// # Errors
     /// Where the list cannot be read or is empty, or a name is unknown or several pictures'.
     pub fn keep_listed(&mut self, list: &Path) -> Result<()> {
-        let text =
-            std::fs::read_to_string(list).with_context(|| format!("cannot read `{}`", list.display()))?;
+        let text = files::read_text(list).with_context(|| format!("cannot read `{}`", list.display()))?;
+        let head = ListHead::of(&text);
         let data = &self.train.data;
         let root = data.root();
         let mut by_path = BTreeMap::new();
@@ -119,24 +120,28 @@ impl Splits {
             by_name.entry(path.file_name().unwrap_or_default().to_owned()).or_default().push(i);
             by_path.insert(path, i);
         }
-        let lines =
-            (1..).zip(text.lines()).map(|(n, l)| (n, l.split('\t').next().unwrap_or_default().trim()));
+        let path =
+            |line: &[u8]| line.split(|&b| b == b'\t').next().unwrap_or_default().trim_ascii().to_owned();
+        let lines = (1..).zip(text.split(|&b| b == b'\n').map(path));
         let mut kept = BTreeSet::new();
-        let named = text.lines().find_map(|line| line.strip_prefix(LIST_ROOT)).map_or("", str::trim);
-        for (number, line) in lines.filter(|(_, l)| !l.is_empty() && !l.starts_with('#')) {
-            let bare = by_name.get(std::ffi::OsStr::new(line)).map_or(&[][..], Vec::as_slice);
+        let named = OsStr::from_bytes(&head.root);
+        for (number, written) in lines.filter(|(_, l)| !l.is_empty() && !l.starts_with(b"#")) {
+            let bytes = head.name(&written);
+            let line = Path::new(OsStr::from_bytes(&bytes));
+            let shown = names::of_path(line);
+            let bare = by_name.get(line.as_os_str()).map_or(&[][..], Vec::as_slice);
             let beside = list.parent().unwrap_or(Path::new(""));
             let places = [root.join(line), beside.join(line), Path::new(named).join(line), line.into()];
             let known = places.iter().find_map(|p| by_path.get(p));
             match (known, bare) {
                 (Some(&i), _) | (None, &[i]) => kept.insert(i),
                 (None, []) => bail!(
-                    "`{}`, line {number}: no picture `{line}` in `{}`; hint: names relative to that folder, one a line",
+                    "`{}`, line {number}: no picture `{shown}` in `{}`; hint: names relative to that folder, one a line",
                     list.display(),
                     root.display()
                 ),
                 (None, several) => bail!(
-                    "`{}`, line {number}: {} pictures are called `{line}`; hint: write the class folder before it",
+                    "`{}`, line {number}: {} pictures are called `{shown}`; hint: write the class folder before it",
                     list.display(),
                     several.len()
                 ),
@@ -258,6 +263,9 @@ mod tests {
         );
         let written = format!("# root: {}\n# another remark\nb/3.jpg\n", dir.path().display());
         assert_eq!(list(&written.replace(".jpg", ".png")).expect("known"), ["b/3.png"]);
+        assert_eq!(list("\u{feff}b/1.png\r\n").expect("known"), ["b/1.png"]);
+        let escaped = format!("{}\nb/%31.png\n", occlude_dataset::LIST_ESCAPED);
+        assert_eq!(list(&escaped).expect("known"), ["b/1.png"]);
         let message = |text: &str| list(text).expect_err("refused").to_string();
         assert!(message("a/1.png\nnone.png\n").contains("line 2: no picture `none.png`"));
         assert!(message("1.png").contains("2 pictures are called"));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use occlude_preprocess::files::LeftOut;
 use occlude_preprocess::{Limits, Note};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -36,6 +37,8 @@ pub struct Report {
     pub classes: usize,
     /// Pictures of no class.
     pub unlabelled: usize,
+    /// What lies there besides.
+    pub left_out: LeftOut,
     /// Files that cannot be read or decoded.
     pub broken: Vec<BrokenPicture>,
     /// Groups of files with the same bytes.
@@ -218,6 +221,7 @@ fn report(data: &Dataset, seen: &[Seen], options: CheckOptions) -> Report {
         bytes: seen.iter().map(|s| s.bytes).sum(),
         classes: data.classes().len(),
         unlabelled: (0..data.len()).filter(|&i| data.class(i).is_none()).count(),
+        left_out: data.left_out().clone(),
         broken: seen.iter().enumerate().filter_map(broken).collect(),
         duplicates: duplicates(data, seen),
         small: good().filter(|(_, p)| is_small(p)).map(small).collect(),

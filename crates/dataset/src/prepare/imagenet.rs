@@ -1,12 +1,13 @@
 //! ImageNet's training pictures: a tar file that holds a tar file for each class.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use occlude_preprocess::files::is_picture;
+use occlude_preprocess::names;
 use rayon::prelude::*;
 
 use super::output::{Staging, Window, plain_name};
@@ -27,7 +28,7 @@ pub struct Unpacked {
 
 /// A class: its name and where its archive lies in the file.
 struct Member {
-    class: String,
+    class: OsString,
     span: Span,
 }
 
@@ -68,7 +69,7 @@ fn members(archive: &Path, file: &File) -> Result<Vec<Member>, Error> {
         let class =
             plain_name(name).and_then(|n| n.as_bytes().strip_suffix(b".tar")).filter(|c| !c.is_empty());
         if let Some(class) = class {
-            members.push(Member { class: String::from_utf8_lossy(class).into_owned(), span });
+            members.push(Member { class: OsStr::from_bytes(class).to_owned(), span });
         }
         Ok(())
     })
@@ -81,8 +82,9 @@ fn members(archive: &Path, file: &File) -> Result<Vec<Member>, Error> {
     if let Some(pair) =
         members.windows(2).find(|pair| pair.first().map(|m| &m.class) == pair.last().map(|m| &m.class))
     {
-        let class = pair.first().map_or("", |m| &m.class);
-        return Err(Error::Tar { path: archive.to_owned(), reason: format!("`{class}.tar` is there twice") });
+        let class = pair.first().map_or(Path::new(""), |m| Path::new(&m.class));
+        let reason = format!("`{}.tar` is there twice", names::of_path(class));
+        return Err(Error::Tar { path: archive.to_owned(), reason });
     }
     Ok(members)
 }
@@ -96,7 +98,9 @@ fn unpack(
     progress: &dyn Progress,
 ) -> Result<u64, Error> {
     let staging = Staging::beside(target)?;
-    let broken = |reason| Error::Tar { path: archive.join(format!("{}.tar", member.class)), reason };
+    let mut inner = member.class.clone();
+    inner.push(".tar");
+    let broken = |reason| Error::Tar { path: archive.join(&inner), reason };
     let mut pictures: Vec<(Vec<u8>, Span)> = Vec::new();
     each(Window::new(file, member.span), member.span.len, |name, span, _| {
         if let Some(name) = plain_name(name).filter(|name| is_picture(name)) {

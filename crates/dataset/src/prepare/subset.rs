@@ -1,14 +1,16 @@
 //! Subsets: classes from a list, a number or a share of each class.
 
+use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
+use occlude_preprocess::{files, names};
 use sha2::{Digest, Sha256};
 
 use super::output::{Durable, Link, Staging, is_plain, write_whole};
 use crate::dataset::Dataset;
-use crate::list::ROOT;
+use crate::list::{self, ROOT};
 use crate::{Error, Progress};
 
 /// Which pictures to take.
@@ -50,7 +52,7 @@ impl Amount {
 /// # Errors
 /// [`Error::Read`], and [`Error::Empty`] where there is no name.
 pub fn read_classes(path: &Path) -> Result<Vec<String>, Error> {
-    let text = fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+    let text = files::read_utf8(path).map_err(|e| Error::read(path, e))?;
     let words =
         text.lines().filter(|line| !line.starts_with('#')).filter_map(|l| l.split_whitespace().next());
     let names: Vec<String> = words.map(str::to_owned).collect();
@@ -97,7 +99,8 @@ pub fn select(data: &Dataset, selection: &Selection) -> Result<Vec<usize>, Error
 fn wanted(data: &Dataset, names: &[String]) -> Result<Vec<bool>, Error> {
     let mut wanted = vec![false; data.classes().len()];
     for name in names {
-        let place = data.classes().iter().position(|class| class == name);
+        let text = names::escape(name.as_bytes());
+        let place = data.classes().iter().position(|class| class == name || *class == text);
         let slot = place.and_then(|at| wanted.get_mut(at)).ok_or_else(|| Error::Unsuitable {
             what: format!("`{}` has no class `{name}`", data.root().display()),
             hint: "the list names classes as their folders are named",
@@ -155,7 +158,9 @@ fn target_folder(data: &Dataset, i: usize) -> Result<PathBuf, Error> {
     let class = data.class(i).and_then(|class| data.classes().get(class as usize));
     match class {
         None => Ok(PathBuf::new()),
-        Some(class) if is_plain(class.as_bytes()) => Ok(class.into()),
+        Some(class) if is_plain(&names::unescape(class)) => {
+            Ok(OsString::from_vec(names::unescape(class)).into())
+        }
         Some(class) => Err(Error::Unsuitable {
             what: format!("the class `{class}` cannot be a folder's name"),
             hint: "`--list` writes a list in place of links",
@@ -174,10 +179,11 @@ fn refuse_shards(data: &Dataset, what: &str) -> Result<(), Error> {
 }
 
 /// Writes a list of the chosen pictures. It says where its paths begin: the source's root, relative
-/// where that lies below the list's own folder.
+/// where that lies below the list's own folder. Where a line cannot hold a name as it is, all of them are written as
+/// [`names`] makes text of them, and the list says so.
 ///
 /// # Errors
-/// [`Error::Write`]; [`Error::Unsuitable`] for shards, and for names that a line cannot hold.
+/// [`Error::Write`]; [`Error::Unsuitable`] for shards.
 pub fn write_list(data: &Dataset, chosen: &[usize], path: &Path) -> Result<(), Error> {
     refuse_shards(data, "list")?;
     let real = |path: &Path| {
@@ -191,31 +197,34 @@ pub fn write_list(data: &Dataset, chosen: &[usize], path: &Path) -> Result<(), E
         Err(_) => root,
     };
     let root = if root.as_os_str().is_empty() { PathBuf::from(".") } else { root };
-    let mut text = format!("{ROOT} ").into_bytes();
-    text.extend_from_slice(root.as_os_str().as_bytes());
-    text.push(b'\n');
     // A tree's classes are its first folders, for lists too; writing them out would make numbers of
     // folders whose names are numbers.
     let implied = (0..data.len()).all(|i| implied_class(data, i));
-    for &i in chosen {
-        let line = data.folder(i).join(data.file_name(i));
-        let line = line.as_os_str().as_bytes();
+    let line = |&i: &usize| {
         let class = data.class(i).filter(|_| !implied).and_then(|class| data.classes().get(class as usize));
-        let holds = |b: &[u8]| !b.iter().any(|b| matches!(b, b'\t' | b'\n' | b'\r')) && b.trim_ascii() == b;
-        if !holds(line) || line.starts_with(b"#") || class.is_some_and(|class| !holds(class.as_bytes())) {
-            return Err(Error::Unsuitable {
-                what: format!("`{}` cannot stand in a list", data.name(i).escape_debug()),
-                hint: "tabs, line ends, blanks at the ends and a leading `#` have meanings there",
-            });
-        }
-        text.extend_from_slice(line);
-        if let Some(class) = class {
-            text.push(b'\t');
-            text.extend_from_slice(class.as_bytes());
-        }
-        text.push(b'\n');
+        (data.folder(i).join(data.file_name(i)), class)
+    };
+    let lines: Vec<(PathBuf, Option<&String>)> = chosen.iter().map(line).collect();
+    let plain = |bytes: &[u8]| list::escape(bytes).as_bytes() == bytes;
+    let is_plain = |(path, class): &(PathBuf, Option<&String>)| {
+        plain(path.as_os_str().as_bytes()) && class.is_none_or(|class| plain(class.as_bytes()))
+    };
+    let all_plain = plain(root.as_os_str().as_bytes()) && lines.iter().all(is_plain);
+    let mut text = String::new();
+    if !all_plain {
+        text.push_str(list::ESCAPED);
+        text.push('\n');
     }
-    write_whole(path, Durable::Now, |out| out.write_all(&text))
+    text.push_str(&format!("{ROOT} {}\n", list::escape(root.as_os_str().as_bytes())));
+    for (path, class) in lines {
+        text.push_str(&list::escape(path.as_os_str().as_bytes()));
+        if let Some(class) = class {
+            text.push('\t');
+            text.push_str(&list::escape(&names::unescape(class)));
+        }
+        text.push('\n');
+    }
+    write_whole(path, Durable::Now, |out| out.write_all(text.as_bytes()))
 }
 
 /// Whether a picture's class is what a list without classes says.
@@ -223,7 +232,7 @@ fn implied_class(data: &Dataset, i: usize) -> bool {
     let class = data.class(i).and_then(|class| data.classes().get(class as usize));
     let first = data.folder(i).components().next();
     match (class, first) {
-        (Some(class), Some(Component::Normal(first))) => first.as_bytes() == class.as_bytes(),
+        (Some(class), Some(Component::Normal(first))) => names::escape(first.as_bytes()) == class.as_str(),
         (None, _) => data.classes().is_empty(),
         _ => false,
     }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use occlude_preprocess::files::is_picture;
+use occlude_preprocess::files::{self, is_picture};
+use occlude_preprocess::names;
 use rayon::prelude::*;
 
 use super::output::is_plain;
@@ -32,14 +33,14 @@ pub enum Truth {
 /// Classes by picture.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// By file name without extension.
+    /// By file name without extension, as [`names`] makes text of it.
     by_name: HashMap<String, String>,
     /// By the picture's number, from 1.
     by_number: Vec<String>,
 }
 
 impl Answers {
-    /// Class of a picture by its file name, as `ILSVRC2012_val_00000001.JPEG`.
+    /// Class of a picture by its file name as text, as `ILSVRC2012_val_00000001.JPEG`.
     pub(super) fn class(&self, name: &str) -> Option<&str> {
         let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
         if let Some(class) = self.by_name.get(stem) {
@@ -66,7 +67,7 @@ impl Truth {
 
 /// The lines of a text file that say something, each with its number.
 fn lines(path: &Path) -> Result<Vec<(usize, String)>, Error> {
-    let text = fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+    let text = files::read_utf8(path).map_err(|e| Error::read(path, e))?;
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     Ok(lines.map(|(i, line)| (i, line.trim().to_owned())).collect())
 }
@@ -105,7 +106,7 @@ fn read_list(file: &Path, synsets: Option<&Path>) -> Result<Answers, Error> {
         match picture {
             Some(picture) => {
                 let stem = picture.rsplit_once('.').map_or(picture.as_str(), |(stem, _)| stem);
-                answers.by_name.insert(stem.to_owned(), class);
+                answers.by_name.insert(names::escape(stem.as_bytes()).into_owned(), class);
             }
             None => answers.by_number.push(class),
         }
@@ -164,7 +165,7 @@ fn read_annotations(folder: &Path) -> Result<Answers, Error> {
         return Err(Error::Empty { path: folder.to_owned(), hint });
     }
     let read = |path: &PathBuf| {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = names::escape(path.file_stem().unwrap_or_default().as_encoded_bytes()).into_owned();
         Ok((stem, read_annotation(path)?))
     };
     let by_name = files.par_iter().map(read).collect::<Result<_, Error>>()?;
@@ -191,7 +192,7 @@ fn read_annotation(path: &Path) -> Result<String, Error> {
     if len > MAX_XML {
         return Err(wrong(format!("it has {len} bytes")));
     }
-    class_of(&fs::read_to_string(path).map_err(failed)?).map_err(wrong)
+    class_of(&files::read_utf8(path).map_err(failed)?).map_err(wrong)
 }
 
 /// The class of an annotation: that of its objects, which are all of one.

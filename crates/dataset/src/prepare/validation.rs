@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use occlude_preprocess::files::is_picture;
+use occlude_preprocess::names;
 
 use super::output::{Durable, Link, Window, flush, plain_name, write_whole};
 use super::truth::Truth;
@@ -55,7 +56,7 @@ pub fn imagenet_val(
     };
     let mut jobs = Vec::with_capacity(pictures.len());
     for (name, from) in pictures {
-        let class = answers.class(&name.to_string_lossy()).ok_or_else(|| Error::Unsuitable {
+        let class = answers.class(&names::escape(name.as_encoded_bytes())).ok_or_else(|| Error::Unsuitable {
             what: format!("nothing tells the class of `{}`", name.display()),
             hint: "pictures end in their number, as ILSVRC2012_val_00000001.JPEG, or are named in the truth",
         })?;

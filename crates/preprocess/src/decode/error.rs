@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{Format, Limits};
+use crate::names;
 
 /// Why bytes are not a picture that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +14,7 @@ pub enum DecodeError {
     #[error("the file is empty")]
     Empty,
     /// Not a picture format that is known.
-    #[error("not a picture: it starts with `{}`; expected JPEG, PNG or WebP", .start.escape_ascii())]
+    #[error("not a picture: it starts with `{}`; expected JPEG, PNG, WebP, BMP, GIF or TIFF", .start.escape_ascii())]
     UnknownFormat {
         /// The first bytes, eight at most.
         start: Vec<u8>,
@@ -51,6 +52,14 @@ pub enum DecodeError {
         /// What the file begins as.
         format: Format,
     },
+    /// The file has its end, but not all that its header promises.
+    #[error("incomplete {}: {missing}", .format.name())]
+    Incomplete {
+        /// What the file begins as.
+        format: Format,
+        /// What is missing.
+        missing: String,
+    },
     /// A variant of the format that the decoder does not know.
     #[error("{} of a kind that is not read: {feature}; hint: save it again as an ordinary JPEG or PNG", .format.name())]
     Unsupported {
@@ -74,7 +83,7 @@ pub enum DecodeError {
 #[non_exhaustive]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("cannot read `{}`: {reason}", .path.display())]
+    #[error("cannot read `{}`: {reason}", names::of_path(.path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -82,7 +91,7 @@ pub enum LoadError {
         reason: io::Error,
     },
     /// The file is not a usable picture.
-    #[error("`{}`: {reason}", .path.display())]
+    #[error("`{}`: {reason}", names::of_path(.path))]
     Decode {
         /// The file.
         path: PathBuf,

@@ -6,7 +6,9 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-use super::{DecodeError, Format, Limits, Note, Raw, exif_orientation, markers};
+use super::markers::{self, Markers, is_frame, next_marker, segment};
+use super::segments::Colour;
+use super::{DecodeError, Format, Limits, Note, Raw, scans};
 use crate::Rgb;
 
 /// A progressive file needs some ten scans; each costs a pass over the picture, so a small file
@@ -22,7 +24,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> 
         let coding = if process >= 0xc9 { "arithmetic coding" } else { "lossless or hierarchical coding" };
         return Err(DecodeError::Unsupported { format: Format::Jpeg, feature: coding.to_owned() });
     }
-    let decoder = open(bytes)?;
+    let rewritten = plain(bytes, &found);
+    let decoder = open(rewritten.as_deref().unwrap_or(bytes))?;
     let (width, height) = size(&decoder)?;
     limits.check(width, height)?;
     if !found.complete {
@@ -31,19 +34,77 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> 
     if found.scans > MAX_SCANS {
         return Err(corrupt(format!("{} scans, where {MAX_SCANS} are allowed", found.scans)));
     }
+    scans::check(bytes).map_err(|missing| DecodeError::Incomplete { format: Format::Jpeg, missing })?;
     let mut notes = Vec::new();
-    if decoder.icc_profile().is_some() {
+    if found.segments.has_profile() {
         notes.push(Note::IccIgnored);
     }
-    let orientation = decoder.exif().and_then(|exif| exif_orientation(exif));
     notes.extend(match decoder.input_colorspace() {
         // Taken as inverted, with or without an Adobe segment: so do Pillow and the cameras.
         Some(ColorSpace::CMYK | ColorSpace::YCCK) => Some(Note::Cmyk),
         Some(ColorSpace::Luma) => Some(Note::Grey),
         _ => None,
     });
+    let orientation = found.segments.orientation();
     let data = pixels(decoder, width, height)?;
     Ok(Raw { image: Rgb { width, height, data }, orientation, notes })
+}
+
+/// The file with its header made plain where the decoder would take the components for something else than
+/// [`Colour`] says: application segments gone, components numbered, and the colour transform told once.
+fn plain(bytes: &[u8], found: &Markers<'_>) -> Option<Vec<u8>> {
+    if !found.segments.app14 && found.ids != b"RGB" {
+        return None;
+    }
+    let transform = match found.segments.colour(&found.ids)? {
+        Colour::Grey => None,
+        Colour::Rgb | Colour::Cmyk => Some(0),
+        Colour::YCbCr => Some(1),
+        Colour::Ycck => Some(2),
+    };
+    let mut out = Vec::with_capacity(bytes.len() + 32);
+    out.extend([0xff, 0xd8]);
+    if let Some(transform) = transform {
+        out.extend(b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0");
+        out.push(transform);
+    }
+    let number = |id: u8| found.ids.iter().position(|&known| known == id).map_or(id, |at| at as u8 + 1);
+    let mut rest = bytes.get(2..)?;
+    while let Some((marker, after)) = next_marker(rest) {
+        let passed = rest.len() - after.len();
+        if matches!(marker, 0x01 | 0xd0..=0xd9) {
+            out.extend_from_slice(rest.get(..passed)?);
+            rest = after;
+            // what follows the end is another picture
+            if marker == 0xd9 {
+                return Some(out);
+            }
+            continue;
+        }
+        // coded data in front of the marker
+        out.extend_from_slice(rest.get(..passed.checked_sub(2)?)?);
+        let (body, behind) = segment(after)?;
+        rest = behind;
+        // MJPEG's segment says that tables are the usual ones
+        if matches!(marker, 0xe1..=0xef | 0xfe) || (marker == 0xe0 && !body.starts_with(b"AVI1")) {
+            continue;
+        }
+        out.extend([0xff, marker]);
+        out.extend_from_slice(after.get(..2)?);
+        let start = out.len();
+        out.extend_from_slice(body);
+        let renumber = out.get_mut(start..)?;
+        if is_frame(marker) {
+            let components = renumber.get_mut(6..)?.as_chunks_mut::<3>().0;
+            components.iter_mut().for_each(|[id, ..]| *id = number(*id));
+        } else if marker == 0xda {
+            let n = usize::from(*renumber.first()?);
+            let components = renumber.get_mut(1..1 + 2 * n)?.as_chunks_mut::<2>().0;
+            components.iter_mut().for_each(|[id, _]| *id = number(*id));
+        }
+    }
+    out.extend_from_slice(rest);
+    Some(out)
 }
 
 /// Width and height from the frame header.

@@ -3,19 +3,25 @@
 //! The decoder fills up what is missing from a truncated file with grey; a training set must not
 //! contain such pictures silently. ITU-T T.81, annex B, has the marker syntax.
 
+use super::segments::Segments;
+
 /// What the walk found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Markers {
+#[derive(Clone, Debug, Default)]
+pub(super) struct Markers<'a> {
     /// The end-of-image marker was reached after at least one scan.
     pub(super) complete: bool,
     /// Scans (more than one in a progressive file).
     pub(super) scans: usize,
     /// The first start-of-frame marker, 0xc0..=0xcf: the coding process.
     pub(super) frame: Option<u8>,
+    /// Ids of the frame's components.
+    pub(super) ids: Vec<u8>,
+    /// The application segments in front of the first scan.
+    pub(super) segments: Segments<'a>,
 }
 
 /// Walks the segments of `bytes`, which starts with the start-of-image marker.
-pub(super) fn walk(bytes: &[u8]) -> Markers {
+pub(super) fn walk(bytes: &[u8]) -> Markers<'_> {
     let mut found = Markers::default();
     let mut rest = bytes.get(2..).unwrap_or_default();
     while let Some((marker, after)) = next_marker(rest) {
@@ -28,11 +34,15 @@ pub(super) fn walk(bytes: &[u8]) -> Markers {
             // Restart markers and others without a length.
             0x01 | 0xd0..=0xd8 => rest = after,
             _ => {
-                let Some(after) = skip_segment(after) else { return found };
+                let Some((body, after)) = segment(after) else { return found };
                 found.scans += usize::from(marker == 0xda);
-                // Huffman tables, JPG extension and arithmetic conditioning lie in the same range.
-                if (0xc0..=0xcf).contains(&marker) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) {
-                    found.frame = found.frame.or(Some(marker));
+                if is_frame(marker) && found.frame.is_none() {
+                    found.frame = Some(marker);
+                    let components = body.get(6..).unwrap_or_default();
+                    found.ids = components.chunks_exact(3).filter_map(|c| c.first().copied()).collect();
+                }
+                if found.scans == 0 {
+                    found.segments.take(marker, body);
                 }
                 rest = after;
             }
@@ -42,7 +52,7 @@ pub(super) fn walk(bytes: &[u8]) -> Markers {
 }
 
 /// The next marker and what follows it; entropy-coded data, stuffing and fill bytes are passed over.
-fn next_marker(mut bytes: &[u8]) -> Option<(u8, &[u8])> {
+pub(super) fn next_marker(mut bytes: &[u8]) -> Option<(u8, &[u8])> {
     loop {
         let at = bytes.iter().position(|&b| b == 0xff)?;
         bytes = bytes.get(at + 1..)?;
@@ -55,10 +65,16 @@ fn next_marker(mut bytes: &[u8]) -> Option<(u8, &[u8])> {
     }
 }
 
-/// What follows a segment; its length includes the two bytes that tell it.
-fn skip_segment(bytes: &[u8]) -> Option<&[u8]> {
+/// The body of a segment and what follows it; its length includes the two bytes that tell it.
+pub(super) fn segment(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = u16::from_be_bytes(*bytes.first_chunk()?);
-    bytes.get(usize::from(length.max(2))..)
+    let (whole, after) = bytes.split_at_checked(usize::from(length.max(2)))?;
+    Some((whole.get(2..).unwrap_or_default(), after))
+}
+
+/// Whether a marker starts a frame: Huffman tables, JPG extension and arithmetic conditioning lie in the same range.
+pub(super) fn is_frame(marker: u8) -> bool {
+    (0xc0..=0xcf).contains(&marker) && !matches!(marker, 0xc4 | 0xc8 | 0xcc)
 }
 
 #[cfg(test)]
@@ -79,13 +95,16 @@ mod tests {
             &[0xff, 0, 0xff, 0xd3, 7],
             &[0xff, 0xff, 0xd9],
         ]);
-        assert_eq!(walk(&bytes), Markers { complete: true, scans: 1, frame: Some(0xc2) });
+        let found = walk(&bytes);
+        assert_eq!((found.complete, found.scans, found.frame), (true, 1, Some(0xc2)));
     }
 
     #[test]
     fn an_end_marker_inside_a_segment_does_not_count() {
         let thumbnail = [0xff, 0xe1, 0, 6, 0xff, 0xd8, 0xff, 0xd9];
-        assert_eq!(walk(&jpeg(&[&thumbnail, &SOS])), Markers { complete: false, scans: 1, frame: None });
+        let bytes = jpeg(&[&thumbnail, &SOS]);
+        let found = walk(&bytes);
+        assert_eq!((found.complete, found.scans, found.frame), (false, 1, None));
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! Bytes of a picture file -> upright 8-bit RGB.
 
+mod chunks;
 mod error;
+pub(crate) mod exif;
 mod jpeg;
 mod markers;
 mod orient;
 mod raster;
+mod scans;
+pub(crate) mod segments;
 
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -53,41 +58,59 @@ pub enum Format {
     Png,
     /// WebP, lossy or lossless.
     WebP,
+    /// Windows bitmap.
+    Bmp,
+    /// GIF, its first frame.
+    Gif,
+    /// TIFF, its first page.
+    Tiff,
 }
 
 impl Format {
-    /// `JPEG`, `PNG` or `WebP`.
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Jpeg, Self::Png, Self::WebP, Self::Bmp, Self::Gif, Self::Tiff];
+
+    /// As people write it: `JPEG`, `WebP`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Jpeg => "JPEG",
             Self::Png => "PNG",
             Self::WebP => "WebP",
+            Self::Bmp => "BMP",
+            Self::Gif => "GIF",
+            Self::Tiff => "TIFF",
         }
     }
 
     /// The format by content, never by file name.
     fn of(bytes: &[u8]) -> Result<Self, DecodeError> {
         let at = |offset: usize, magic: &[u8]| bytes.get(offset..).is_some_and(|b| b.starts_with(magic));
-        if at(0, &[0xff, 0xd8, 0xff]) {
-            return Ok(Self::Jpeg);
-        }
-        if at(0, b"\x89PNG\r\n\x1a\n") {
-            return Ok(Self::Png);
+        const KNOWN: [(&[u8], Format); 7] = [
+            (&[0xff, 0xd8, 0xff], Format::Jpeg),
+            (b"\x89PNG\r\n\x1a\n", Format::Png),
+            (b"GIF87a", Format::Gif),
+            (b"GIF89a", Format::Gif),
+            (b"BM", Format::Bmp),
+            (b"II*\0", Format::Tiff),
+            (b"MM\0*", Format::Tiff),
+        ];
+        if let Some((_, format)) = KNOWN.iter().find(|(magic, _)| at(0, magic)) {
+            return Ok(*format);
         }
         if at(0, b"RIFF") && at(8, b"WEBP") {
             return Ok(Self::WebP);
         }
         const OTHERS: [(usize, &[u8], &str); 10] = [
-            (0, b"GIF8", "GIF"),
-            (0, b"BM", "BMP"),
-            (0, b"II*\0", "TIFF"),
-            (0, b"MM\0*", "TIFF"),
             (4, b"ftypavif", "AVIF"),
+            (4, b"ftypavis", "AVIF"),
             (4, b"ftyphei", "HEIC"),
+            (4, b"ftyphev", "HEIC"),
             (4, b"ftypmif1", "HEIF"),
+            (4, b"ftypmsf1", "HEIF"),
             (0, b"\xff\x0a", "JPEG XL"),
             (4, b"JXL ", "JPEG XL"),
             (4, b"jP  ", "JPEG 2000"),
+            (0, b"8BPS", "Photoshop"),
         ];
         match OTHERS.iter().find(|(offset, magic, _)| at(*offset, magic)) {
             Some((_, _, name)) => Err(DecodeError::OtherFormat { name }),
@@ -142,19 +165,23 @@ pub struct Decoded {
     pub notes: Vec<Note>,
 }
 
-/// Decodes a JPEG, PNG or WebP, told apart by content.
+/// Decodes a picture of any [`Format`], told apart by content.
 ///
-/// The EXIF orientation is applied; grey, palette, CMYK, 16-bit and transparent pictures (over
+/// The EXIF orientation, or XMP's where there is none, is applied; grey, palette, CMYK, 16-bit and transparent pictures (over
 /// white) become 8-bit RGB; ICC profiles are ignored but noted.
 ///
 /// # Errors
-/// [`DecodeError`]; a truncated file is one, never a half-grey picture.
+/// [`DecodeError`]; a file that is truncated, or lacks coded data that its header promises, is one, never a half-grey
+/// picture.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
     let format = Format::of(bytes)?;
     let raw = guarded(format, || match format {
         Format::Jpeg => jpeg::decode(bytes, limits),
         Format::Png => raster::decode_png(bytes, limits),
         Format::WebP => raster::decode_webp(bytes, limits),
+        Format::Bmp => raster::decode_bmp(bytes, limits),
+        Format::Gif => raster::decode_gif(bytes, limits),
+        Format::Tiff => raster::decode_tiff(bytes, limits),
     })?;
     let mut notes = raw.notes;
     let orientation = raw.orientation.unwrap_or(Orientation::NoTransforms);
@@ -175,6 +202,9 @@ pub fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), DecodeErr
         Format::Jpeg => jpeg::dimensions(bytes),
         Format::Png => raster::png_dimensions(bytes),
         Format::WebP => raster::webp_dimensions(bytes),
+        Format::Bmp => raster::bmp_dimensions(bytes),
+        Format::Gif => raster::gif_dimensions(bytes),
+        Format::Tiff => raster::tiff_dimensions(bytes),
     })?;
     limits.check(width, height)?;
     Ok((width, height))
@@ -185,7 +215,12 @@ pub fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), DecodeErr
 /// # Errors
 /// [`LoadError`], which names the file.
 pub fn load(path: &Path, limits: &Limits) -> Result<Decoded, LoadError> {
-    let bytes = std::fs::read(path).map_err(|reason| LoadError::Read { path: path.to_owned(), reason })?;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        crate::files::open(path)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|reason| LoadError::Read { path: path.to_owned(), reason })?;
     decode(&bytes, limits).map_err(|reason| LoadError::Decode { path: path.to_owned(), reason })
 }
 
@@ -203,11 +238,6 @@ fn guarded<T>(format: Format, f: impl FnOnce() -> Result<T, DecodeError>) -> Res
     })
 }
 
-/// The orientation in an EXIF block, with or without its `Exif` heading.
-pub(crate) fn exif_orientation(exif: &[u8]) -> Option<Orientation> {
-    Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,16 +252,18 @@ mod tests {
     fn dimensions_are_those_that_decoding_finds() {
         let pixels = [7u8; 5 * 3 * 3];
         let image = image::RgbImage::from_raw(5, 3, pixels.to_vec()).unwrap();
-        for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png, image::ImageFormat::WebP] {
+        use image::ImageFormat as F;
+        for format in [F::Jpeg, F::Png, F::WebP, F::Bmp, F::Gif, F::Tiff] {
             let mut bytes = std::io::Cursor::new(Vec::new());
             image.write_to(&mut bytes, format).unwrap();
             let bytes = bytes.into_inner();
             assert_eq!(dimensions(&bytes, &Limits::default()).unwrap(), (5, 3), "{format:?}");
             let small = Limits { max_pixels: 14, ..Limits::default() };
             assert!(matches!(dimensions(&bytes, &small), Err(DecodeError::TooLarge { .. })), "{format:?}");
-            assert!(dimensions(&bytes[..14], &Limits::default()).is_err(), "{format:?}");
+            assert!(dimensions(&bytes[..9], &Limits::default()).is_err(), "{format:?}");
         }
-        assert!(matches!(dimensions(b"GIF89a", &Limits::default()), Err(DecodeError::OtherFormat { .. })));
+        let avif = dimensions(b"\0\0\0\x1cftypavif", &Limits::default());
+        assert!(matches!(avif, Err(DecodeError::OtherFormat { name: "AVIF" })));
     }
 
     #[test]

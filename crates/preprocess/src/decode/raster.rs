@@ -1,26 +1,31 @@
-//! PNG and WebP by `image`.
+//! Formats other than JPEG, by `image`.
 
 use std::io::Cursor;
 
+use image::codecs::bmp::BmpDecoder;
+use image::codecs::gif::GifDecoder;
 use image::codecs::png::PngDecoder;
+use image::codecs::tiff::TiffDecoder;
 use image::codecs::webp::WebPDecoder;
+use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError};
 
-use super::{DecodeError, Format, Limits, Note, Raw, exif_orientation};
+use super::chunks;
+use super::{DecodeError, Format, Limits, Note, Raw, exif};
 use crate::Rgb;
 
-/// Bytes that a PNG may make its decoder allocate for anything but pixels (text, profiles).
+/// Bytes that a file may make its decoder allocate for anything but pixels (text, profiles).
 const MAX_METADATA: u64 = 32 << 20;
 
 pub(super) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
     // The first chunk has a fixed place: the size is known before the decoder allocates.
     let (width, height) = png_dimensions(bytes)?;
     limits.check(width, height)?;
-    let mut inner = image::Limits::no_limits();
-    inner.max_alloc = Some(limits.max_pixels.saturating_mul(8).saturating_add(MAX_METADATA));
-    let decoder = PngDecoder::with_limits(Cursor::new(bytes), inner).map_err(|e| error(Format::Png, &e))?;
+    let decoder =
+        PngDecoder::with_limits(Cursor::new(bytes), inner(limits)).map_err(|e| error(Format::Png, &e))?;
     let animated = decoder.is_apng().unwrap_or(false);
-    finish(decoder, Format::Png, animated, limits)
+    let told = Told { format: Format::Png, animated, orientation: chunks::png(bytes).orientation() };
+    finish(decoder, told, limits)
 }
 
 pub(super) fn decode_webp(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
@@ -31,7 +36,73 @@ pub(super) fn decode_webp(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeEr
     }
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| error(Format::WebP, &e))?;
     let animated = decoder.has_animation();
-    finish(decoder, Format::WebP, animated, limits)
+    let told = Told { format: Format::WebP, animated, orientation: chunks::webp(bytes).orientation() };
+    finish(decoder, told, limits)
+}
+
+pub(super) fn decode_bmp(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
+    let format = Format::Bmp;
+    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| error(format, &e))?;
+    finish(decoder, Told { format, animated: false, orientation: None }, limits)
+}
+
+/// The first page.
+pub(super) fn decode_tiff(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
+    let format = Format::Tiff;
+    let mut decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(|e| error(format, &e))?;
+    let (width, height) = decoder.dimensions();
+    limits.check(width, height)?;
+    decoder.set_limits(inner(limits)).map_err(|e| error(format, &e))?;
+    // a TIFF file begins as an EXIF block does
+    finish(decoder, Told { format, animated: false, orientation: exif::orientation(bytes) }, limits)
+}
+
+/// The first frame on its canvas.
+pub(super) fn decode_gif(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
+    let format = Format::Gif;
+    let (width, height) = gif_dimensions(bytes)?;
+    limits.check(width, height)?;
+    // The decoder takes a frame without its last rows for a whole one.
+    let frames = chunks::gif_frames(bytes);
+    if frames == 0 {
+        return Err(DecodeError::Truncated { format });
+    }
+    let mut decoder = GifDecoder::new(Cursor::new(bytes)).map_err(|e| error(format, &e))?;
+    // a frame may claim to be larger than its canvas
+    decoder.set_limits(inner(limits)).map_err(|e| error(format, &e))?;
+    finish(decoder, Told { format, animated: frames > 1, orientation: None }, limits)
+}
+
+/// What the decoder of `image` may take.
+fn inner(limits: &Limits) -> image::Limits {
+    let mut inner = image::Limits::no_limits();
+    inner.max_alloc = Some(limits.max_pixels.saturating_mul(8).saturating_add(MAX_METADATA));
+    inner
+}
+
+/// Width and height from the header.
+pub(super) fn bmp_dimensions(bytes: &[u8]) -> Result<(u32, u32), DecodeError> {
+    BmpDecoder::new(Cursor::new(bytes)).map(|d| d.dimensions()).map_err(|e| error(Format::Bmp, &e))
+}
+
+/// Width and height of the first page.
+pub(super) fn tiff_dimensions(bytes: &[u8]) -> Result<(u32, u32), DecodeError> {
+    TiffDecoder::new(Cursor::new(bytes)).map(|d| d.dimensions()).map_err(|e| error(Format::Tiff, &e))
+}
+
+/// Width and height of the canvas.
+pub(super) fn gif_dimensions(bytes: &[u8]) -> Result<(u32, u32), DecodeError> {
+    let side = |at: usize| Some(u32::from(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?)));
+    let sides = side(6).zip(side(8));
+    sides.ok_or(DecodeError::Truncated { format: Format::Gif })
+}
+
+/// What is known of a file besides what its decoder tells.
+#[derive(Clone, Copy)]
+struct Told {
+    format: Format,
+    animated: bool,
+    orientation: Option<Orientation>,
 }
 
 /// Width and height from the IHDR chunk.
@@ -50,12 +121,8 @@ fn png_size(bytes: &[u8]) -> Option<(u32, u32)> {
     Some((word(16)?, word(20)?))
 }
 
-fn finish(
-    mut decoder: impl ImageDecoder,
-    format: Format,
-    animated: bool,
-    limits: &Limits,
-) -> Result<Raw, DecodeError> {
+fn finish(mut decoder: impl ImageDecoder, told: Told, limits: &Limits) -> Result<Raw, DecodeError> {
+    let Told { format, animated, orientation } = told;
     let (width, height) = decoder.dimensions();
     limits.check(width, height)?;
     let mut notes = Vec::new();
@@ -66,7 +133,6 @@ fn finish(
     if decoder.icc_profile().ok().flatten().is_some() {
         notes.push(Note::IccIgnored);
     }
-    let orientation = decoder.exif_metadata().ok().flatten().and_then(|exif| exif_orientation(&exif));
     let colours = decoder.color_type();
     let mut samples = vec![0; usize::from(colours.bytes_per_pixel()) * width as usize * height as usize];
     decoder.read_image(&mut samples).map_err(|e| error(format, &e))?;

@@ -6,7 +6,7 @@
 use image::metadata::Orientation;
 
 use super::entropy::Codes;
-use crate::decode::exif_orientation;
+use crate::decode::segments::{Colour, Segments};
 
 /// One component of the frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,7 @@ impl Header {
             data: 0,
         };
         let mut at = 2;
+        let mut segments = Segments::default();
         loop {
             // fill bytes may precede a marker, other bytes may not
             while *bytes.get(at)? == 0xff && *bytes.get(at + 1)? == 0xff {
@@ -74,12 +75,12 @@ impl Header {
                 0xda => {
                     header.scan(body)?;
                     header.data = at;
-                    return Some(header);
+                    header.orientation = segments.orientation();
+                    let ids: Vec<u8> = header.components.iter().map(|c| c.id).collect();
+                    let known = matches!(segments.colour(&ids)?, Colour::Grey | Colour::YCbCr);
+                    return known.then_some(header);
                 }
-                0xe1 if body.starts_with(b"Exif\0\0") => header.orientation = exif_orientation(body),
-                // anything but a plain colour transform
-                0xee if body.starts_with(b"Adobe") => (*body.get(11)? == 1).then_some(())?,
-                0xe0..=0xef | 0xfe => {}
+                0xe0..=0xef | 0xfe => segments.take(marker, body),
                 _ => return None,
             }
         }
@@ -105,11 +106,7 @@ impl Header {
             self.components.push(Component { id, h, v, quant: quant.into(), ..Component::default() });
         }
         let factors: Vec<_> = self.components.iter().map(|c| (c.h, c.v)).collect();
-        let known = match factors[..] {
-            [_] => true,
-            [(1 | 2, 1 | 2), (1, 1), (1, 1)] => self.components.iter().map(|c| c.id).ne(*b"RGB"),
-            _ => false,
-        };
+        let known = matches!(factors[..], [_] | [(1 | 2, 1 | 2), (1, 1), (1, 1)]);
         (known && self.width > 0 && self.height > 0).then_some(())
     }
 

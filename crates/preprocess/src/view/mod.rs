@@ -8,7 +8,7 @@
 //!
 //! Evaluation and serving do not use this: their contract is [`crate::Preprocess`].
 
-mod entropy;
+pub(crate) mod entropy;
 mod header;
 mod idct;
 mod kernel;
