@@ -49,8 +49,8 @@ struct ConvertArgs {
     /// default: found, and an error where several encoders could be meant.
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
-    /// Architecture: resnet18, resnet34, resnet50 or resnet101; default: as the checkpoint says or
-    /// shows.
+    /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
+    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2; default: as the checkpoint says or shows.
     #[arg(long, value_name = "A")]
     arch: Option<Arch>,
     /// Also write the projection head, as `stem.fc.*`, the way MoCo's script does; Detectron2 does not
@@ -86,7 +86,8 @@ struct ImportArgs {
     file: PathBuf,
     /// The safetensors file to write.
     out: PathBuf,
-    /// Architecture: resnet18, resnet34, resnet50 or resnet101; default: as names and shapes show.
+    /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
+    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2; default: as names and shapes show.
     #[arg(long, value_name = "A")]
     arch: Option<Arch>,
     /// Replace OUT.safetensors where it exists.
@@ -106,7 +107,8 @@ struct VerifyArgs {
     /// Settings of the detector; default: the YAML beside the pickle, else the usual recipe.
     #[arg(long, value_name = "YAML")]
     config: Option<PathBuf>,
-    /// Architecture: resnet18, resnet34, resnet50 or resnet101; default: as names and shapes show.
+    /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
+    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2; default: as names and shapes show.
     #[arg(long, value_name = "A")]
     arch: Option<Arch>,
     /// Interpreter that has detectron2; default: the variable OCCLUDE_PYTHON, else python3.

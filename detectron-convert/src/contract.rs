@@ -50,8 +50,13 @@ impl Normalisation {
     fn parse(path: &Path, json: &str) -> Result<Self, Error> {
         let fail = |reason: String| Error::Contract { path: path.to_owned(), reason };
         let Json { mean, std, high_pass } = serde_json::from_str(json).map_err(|e| fail(e.to_string()))?;
-        if !std.iter().all(|&s| s > 0.0) {
-            return Err(fail(format!("`std` {std:?} is not positive")));
+        if !mean.iter().all(|m| (0.0..=1.0).contains(m)) {
+            return Err(fail(format!(
+                "`mean` {mean:?}: expected 0 to 1; hint: 123.675 on the 0..255 scale is 0.485"
+            )));
+        }
+        if !std.iter().all(|&s| s > 0.0 && s <= 1.0) {
+            return Err(fail(format!("`std` {std:?}: expected more than 0 and at most 1")));
         }
         let high_pass = high_pass.map(|h| (h.kernel, h.sigma));
         Ok(Self { mean: mean.map(pixels), std: std.map(pixels), high_pass })
@@ -84,7 +89,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error() {
-        for json in ["", "{}", &IMAGENET.replace("0.229", "0.0")] {
+        for json in [
+            "",
+            "{}",
+            &IMAGENET.replace("0.229", "0.0"),
+            &IMAGENET.replace("0.485", "123.675"),
+            &IMAGENET.replace("0.225", "57.375"),
+        ] {
             let err = Normalisation::parse(Path::new("x.safetensors"), json).expect_err("refused");
             assert!(
                 matches!(err, Error::Contract { .. }) && err.to_string().contains("x.safetensors"),

@@ -1,11 +1,10 @@
 //! The conversion: names, arrays, two files.
 
 use std::borrow::Cow;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use occlude_checkpoint::{
-    Checkpoint, Dtype, EncoderMatch, LoadOptions, LoadReport, Tensor, TensorOut, atomic, match_encoder,
+    Checkpoint, Dtype, EncoderMatch, LoadOptions, LoadReport, Tensor, TensorOut, check_values, match_encoder,
     save_detectron2,
 };
 use occlude_encoder::layout::{Layout, Naming};
@@ -84,7 +83,7 @@ pub fn convert(options: &Options) -> Result<Conversion, Error> {
     let normalisation = contract.unwrap_or_else(Normalisation::imagenet);
     let text = settings(matched.arch, recipe, options.norm, &normalisation, &options.out).yaml();
     save_detectron2(&options.out, &arrays, AUTHOR)?;
-    atomic::write(&yaml, |out| out.write_all(text.as_bytes()))
+    occlude_output::write(&yaml, |out| out.write_all(text.as_bytes()))
         .map_err(|reason| Error::Write { path: yaml.clone(), reason })?;
     let EncoderMatch { arch, layout, report, .. } = matched;
     let arrays = arrays.len();
@@ -97,17 +96,9 @@ fn check_targets(options: &Options) -> Result<PathBuf, Error> {
     if out.extension().is_none_or(|e| e != "pkl") {
         return Err(Error::Extension(out.clone()));
     }
-    let same =
-        |a: &Path, b: &Path| matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
-    if same(out, &options.checkpoint) {
-        return Err(Error::SameFile(out.clone()));
-    }
     let yaml = out.with_extension("yaml");
-    let existing = [out, &yaml].into_iter().find(|path| path.exists());
-    match existing {
-        Some(path) if !options.force => Err(Error::Exists(path.clone())),
-        _ => Ok(yaml),
-    }
+    occlude_output::check(&[out, &yaml], &[&options.checkpoint], options.force)?;
+    Ok(yaml)
 }
 
 fn warnings(checkpoint: &Checkpoint, contract: Option<&Normalisation>) -> Vec<String> {
@@ -142,6 +133,7 @@ fn encoder_arrays<'a>(
     for (param, key) in &matched.found {
         let found = detectron::from_torchvision(&param.name).zip(checkpoint.tensor(key));
         let Some((name, tensor)) = found else { continue };
+        check_values(checkpoint.path(), param.kind, &tensor)?;
         arrays.push(match param.kind {
             ParamKind::BnCount => TensorOut::i64(name, tensor.to_i64()?.first().copied().unwrap_or(0)),
             _ => single(name, &tensor)?,
@@ -153,14 +145,21 @@ fn encoder_arrays<'a>(
 /// The projection head as `stem.fc.*`: MoCo has it below the encoder, Occlude beside it.
 fn head_arrays<'a>(checkpoint: &'a Checkpoint, layout: &Layout) -> Result<Vec<TensorOut<'a>>, Error> {
     let inside = match layout.naming {
-        Naming::Torchvision | Naming::Sequential => format!("{}fc.", layout.prefix),
+        Naming::Torchvision | Naming::Sequential | Naming::Transformers => {
+            format!("{}fc.", layout.prefix)
+        }
         Naming::Detectron2 => format!("{}stem.fc.", layout.prefix),
     };
     let beside = layout.prefix.replace("encoder_", "head_");
     for prefix in [&inside, &beside].into_iter().filter(|p| **p != layout.prefix) {
         let below = checkpoint.tensors().filter_map(|t| Some((t, t.name.strip_prefix(prefix.as_str())?)));
-        let arrays = below.map(|(t, rest)| single(format!("stem.fc.{rest}"), &t));
-        let arrays = arrays.collect::<Result<Vec<_>, _>>()?;
+        let head = |(t, rest): (Tensor<'a>, &str)| {
+            // Its normalisations are told by name: in a `Sequential` no shape says what a tensor is.
+            let kind = if rest.ends_with("running_var") { ParamKind::BnVar } else { ParamKind::ConvWeight };
+            check_values(checkpoint.path(), kind, &t)?;
+            single(format!("stem.fc.{rest}"), &t)
+        };
+        let arrays = below.map(head).collect::<Result<Vec<_>, _>>()?;
         if !arrays.is_empty() {
             return Ok(arrays);
         }

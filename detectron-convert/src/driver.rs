@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use occlude_checkpoint::atomic;
-
 use crate::error::Error;
 
 /// Trains and evaluates detectors; also defines the C4 head that the YAMLs name.
@@ -16,13 +14,11 @@ pub(crate) const CHECK: &str = include_str!("../python/check_weights.py");
 /// Writes the training script to `out`, or under its own name into a folder; returns where it is.
 ///
 /// # Errors
-/// [`Error::Exists`] and [`Error::Write`].
+/// [`Error::Output`] and [`Error::Write`].
 pub fn write_driver(out: &Path, force: bool) -> Result<PathBuf, Error> {
     let path = if out.is_dir() { out.join(DRIVER_NAME) } else { out.to_owned() };
-    if path.exists() && !force {
-        return Err(Error::Exists(path));
-    }
-    atomic::write(&path, |file| file.write_all(DRIVER.as_bytes()))
+    occlude_output::check(&[&path], &[], force)?;
+    occlude_output::write(&path, |file| file.write_all(DRIVER.as_bytes()))
         .map_err(|reason| Error::Write { path: path.clone(), reason })?;
     Ok(path)
 }

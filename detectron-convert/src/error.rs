@@ -16,12 +16,9 @@ pub enum Error {
     /// Detectron2 tells formats apart by the extension.
     #[error("`{path}` does not end in `.pkl`; hint: Detectron2 reads pickles only under that extension", path = .0.display())]
     Extension(PathBuf),
-    /// Something is there already.
-    #[error("`{path}` exists; hint: `--force` replaces it", path = .0.display())]
-    Exists(PathBuf),
-    /// Input and output are one file.
-    #[error("`{path}` is the checkpoint itself", path = .0.display())]
-    SameFile(PathBuf),
+    /// A file that must not be written.
+    #[error(transparent)]
+    Output(#[from] occlude_output::Refused),
     /// There is nothing that `--keep-head` could keep.
     #[error(
         "no projection head beside the encoder `{prefix}*`: expected `{prefix}fc.*` or `{head}*`; hint: leave out `--keep-head`"

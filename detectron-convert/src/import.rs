@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use occlude_checkpoint::{
-    Checkpoint, Encoder, EncoderData, EncoderTensor, LoadReport, Tensor, meta, save_safetensors,
+    Checkpoint, Encoder, EncoderData, EncoderTensor, LoadReport, Tensor, check_values, meta, save_safetensors,
 };
 use occlude_encoder::layout::{Layout, Naming};
 use occlude_encoder::{Arch, Graph, ParamKind};
@@ -57,9 +57,7 @@ pub struct Import {
 /// something else than torchvision's network and RGB input.
 pub fn import(options: &ImportOptions) -> Result<Import, Error> {
     let path = options.file.as_path();
-    if options.out.exists() && !options.force {
-        return Err(Error::Exists(options.out.clone()));
-    }
+    occlude_output::check(&[&options.out], &[path], options.force)?;
     let checkpoint = Checkpoint::open(path)?;
     if let Some(name) = checkpoint.names().find(|name| is_caffe2(name)) {
         return Err(Error::Caffe2 { path: path.to_owned(), name: name.to_owned() });
@@ -75,7 +73,7 @@ pub fn import(options: &ImportOptions) -> Result<Import, Error> {
     }
     let statistics = pixel_statistics(&checkpoint)?;
     let (mean, std) = statistics.unwrap_or(IMAGENET);
-    let encoder = load(&named, arch, report)?;
+    let encoder = load(path, &named, arch, report)?;
     refuse_frozen(path, &encoder)?;
     let json = contract(&mean, &std);
     let tensors = encoder.tensors_out("")?;
@@ -114,7 +112,7 @@ fn rounded(x: f32) -> f64 {
 }
 
 /// All parameters, which stay in the file; counters that it lacks are zero.
-fn load<'a>(named: &Named<'a>, arch: Arch, report: LoadReport) -> Result<Encoder<'a>, Error> {
+fn load<'a>(path: &Path, named: &Named<'a>, arch: Arch, report: LoadReport) -> Result<Encoder<'a>, Error> {
     let mut tensors = BTreeMap::new();
     for param in Graph::new(arch).params() {
         let tensor = named.encoder.get(&param.name);
@@ -123,7 +121,10 @@ fn load<'a>(named: &Named<'a>, arch: Arch, report: LoadReport) -> Result<Encoder
                 let count = tensor.map(Tensor::to_i64).transpose()?;
                 EncoderData::I64(count.and_then(|c| c.first().copied()).unwrap_or(0))
             }
-            (_, Some(tensor)) if tensor.dtype.is_float() => EncoderData::Stored(*tensor),
+            (kind, Some(tensor)) if tensor.dtype.is_float() => {
+                check_values(path, kind, tensor)?;
+                EncoderData::Stored(*tensor)
+            }
             (_, Some(tensor)) => {
                 return Err(Error::Dtype { name: tensor.name.to_owned(), got: tensor.dtype });
             }

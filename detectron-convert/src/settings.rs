@@ -86,9 +86,14 @@ impl Settings {
             self.set("MODEL.BACKBONE.NAME", quoted("build_resnet_fpn_backbone"));
         }
         self.set("MODEL.BACKBONE.FREEZE_AT", "0");
-        self.set("MODEL.RESNETS.DEPTH", depth(arch).to_string());
+        self.set("MODEL.RESNETS.DEPTH", arch.depth().to_string());
         let res2 = if is_bottleneck(arch) { 256 } else { 64 };
         self.set("MODEL.RESNETS.RES2_OUT_CHANNELS", res2.to_string());
+        // Detectron2's defaults are 1 and 64.
+        if (arch.groups(), arch.group_width()) != (1, 64) {
+            self.set("MODEL.RESNETS.NUM_GROUPS", arch.groups().to_string());
+            self.set("MODEL.RESNETS.WIDTH_PER_GROUP", arch.group_width().to_string());
+        }
         // torchvision strides in the 3x3 convolution, MSRA's original in the 1x1.
         self.set("MODEL.RESNETS.STRIDE_IN_1X1", "False");
         self.set("MODEL.RESNETS.NORM", quoted(norm.detectron2()));
@@ -168,15 +173,6 @@ impl Settings {
             open = sections;
         }
         text
-    }
-}
-
-fn depth(arch: Arch) -> u32 {
-    match arch {
-        Arch::ResNet18 => 18,
-        Arch::ResNet34 => 34,
-        Arch::ResNet50 => 50,
-        Arch::ResNet101 => 101,
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use occlude_checkpoint::{Checkpoint, Dtype, Format, Tensor};
+use occlude_checkpoint::{
+    BadValue, Checkpoint, Dtype, Error as CheckpointError, Format, Tensor, check_values,
+};
 use occlude_encoder::{Arch, Graph, ParamKind, detectron};
 use occlude_pickle::{Limits, Node, Pickle, decode};
 
@@ -61,7 +63,7 @@ pub fn structure(path: &Path, arch: Option<Arch>) -> Result<Structure, Error> {
         return Err(Error::NoPickle { path: path.to_owned(), format: checkpoint.format() });
     }
     let named = Named::of(&checkpoint)?;
-    let (arch, head) = arrays(&named, arch, &mut problems)?;
+    let (arch, head) = arrays(path, &named, arch, &mut problems)?;
     Ok(Structure {
         arch,
         arrays: checkpoint.names().count(),
@@ -117,6 +119,7 @@ fn foreign_globals(pickle: &Pickle<'_>) -> Vec<String> {
 
 /// Names, shapes, types and values; the architecture and the projection head.
 fn arrays(
+    path: &Path,
     named: &Named<'_>,
     arch: Option<Arch>,
     problems: &mut Vec<String>,
@@ -140,14 +143,14 @@ fn arrays(
         if theirs(&param.name) != tensor.name {
             problems.push(format!("`{}` should be named `{}`", tensor.name, theirs(&param.name)));
         }
-        problems.extend(value_problem(param.kind, tensor)?);
+        problems.extend(value_problem(path, param.kind, tensor)?);
     }
     let (head, others): (Vec<_>, Vec<_>) = named.others.iter().partition(|name| name.starts_with("stem.fc."));
     problems.extend(others.iter().map(|name| format!("`{name}` is no name of an encoder")));
     Ok((matched.arch, head.into_iter().map(str::to_owned).collect()))
 }
 
-fn value_problem(kind: ParamKind, tensor: &Tensor<'_>) -> Result<Option<String>, Error> {
+fn value_problem(path: &Path, kind: ParamKind, tensor: &Tensor<'_>) -> Result<Option<String>, Error> {
     let expected = if kind == ParamKind::BnCount { Dtype::I64 } else { Dtype::F32 };
     let name = tensor.name;
     if tensor.dtype != expected {
@@ -156,10 +159,14 @@ fn value_problem(kind: ParamKind, tensor: &Tensor<'_>) -> Result<Option<String>,
     if kind == ParamKind::BnCount {
         return Ok(None);
     }
-    let values = tensor.to_f32()?;
-    if !values.iter().all(|x| x.is_finite()) {
-        return Ok(Some(format!("`{name}` holds values that are no numbers")));
-    }
-    let negative = kind == ParamKind::BnVar && values.iter().any(|&x| x < 0.0);
-    Ok(negative.then(|| format!("`{name}` holds negative variances")))
+    Ok(match check_values(path, kind, tensor) {
+        Ok(()) => None,
+        Err(CheckpointError::Value { value, count, reason: BadValue::NotFinite, .. }) => {
+            Some(format!("`{name}` holds values that are no numbers ({count}, the first is {value})"))
+        }
+        Err(CheckpointError::Value { value, count, .. }) => {
+            Some(format!("`{name}` holds negative variances ({count}, the first is {value})"))
+        }
+        Err(other) => return Err(other.into()),
+    })
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use occlude_checkpoint::{TensorOut, save_safetensors};
 use occlude_detectron::{DRIVER, Error, Options, Recipe, convert, write_driver};
 use occlude_encoder::Arch;
+use occlude_output::Refused;
 
 /// A folder with `encoder.safetensors`, a ResNet-18 of MoCo's layout, and options to convert it.
 fn place() -> (tempfile::TempDir, Options) {
@@ -36,7 +37,7 @@ fn existing_files_are_kept() {
     let (_folder, options) = place();
     let yaml = options.out.with_extension("yaml");
     fs::write(&yaml, "mine").expect("written");
-    assert!(matches!(convert(&options), Err(Error::Exists(path)) if path == yaml));
+    assert!(matches!(convert(&options), Err(Error::Output(Refused::Exists(path))) if path == yaml));
     assert_eq!(fs::read_to_string(&yaml).expect("read"), "mine");
     convert(&Options { force: true, ..options }).expect("replaced");
 }
@@ -46,8 +47,17 @@ fn the_checkpoint_is_not_overwritten() {
     let (folder, options) = place();
     let pickle = folder.path().join("in.pkl");
     common::pickle(&pickle, &common::detectron2(Arch::ResNet18, str::to_owned));
-    let options = Options { checkpoint: pickle.clone(), out: pickle, force: true, ..options };
-    assert!(matches!(convert(&options), Err(Error::SameFile(_))));
+    let before = fs::read(&pickle).expect("written");
+    let hard = folder.path().join("hard.pkl");
+    fs::hard_link(&pickle, &hard).expect("linked");
+    // The YAML beside the pickle is an output like it.
+    let yaml = folder.path().join("sidecar.yaml");
+    fs::hard_link(&pickle, &yaml).expect("linked");
+    for out in [pickle.clone(), hard, yaml.with_extension("pkl")] {
+        let options = Options { checkpoint: pickle.clone(), out, force: true, ..options.clone() };
+        assert!(matches!(convert(&options), Err(Error::Output(Refused::Input { .. }))), "{:?}", options.out);
+    }
+    assert_eq!(fs::read(&pickle).expect("there"), before);
 }
 
 #[test]
@@ -93,7 +103,11 @@ fn what_cannot_be_written_is_an_error() {
     let options = Options { out: folder.path().join("nowhere/out.pkl"), ..options };
     assert!(matches!(refused(&options), Error::Checkpoint(_)));
     let nowhere = folder.path().join("nowhere/driver.py");
-    assert!(matches!(write_driver(&nowhere, false), Err(Error::Write { path, .. }) if path == nowhere));
+    let refused = write_driver(&nowhere, false).expect_err("no folder");
+    assert!(
+        matches!(&refused, Error::Output(Refused::NoFolder { path, .. }) if *path == nowhere),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -102,6 +116,6 @@ fn the_driver_is_written_once() {
     let expected: PathBuf = folder.path().join("train_detector.py");
     assert_eq!(write_driver(folder.path(), false).expect("written"), expected);
     assert_eq!(fs::read_to_string(&expected).expect("read"), DRIVER);
-    assert!(matches!(write_driver(&expected, false), Err(Error::Exists(_))));
+    assert!(matches!(write_driver(&expected, false), Err(Error::Output(Refused::Exists(_)))));
     write_driver(&expected, true).expect("replaced");
 }

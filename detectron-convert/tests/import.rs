@@ -8,6 +8,7 @@ use std::process::Command;
 use occlude_checkpoint::{Checkpoint, LoadOptions, TensorOut, load_encoder, meta};
 use occlude_detectron::{Error, Import, ImportOptions, ORIGIN, import};
 use occlude_encoder::Arch;
+use occlude_output::Refused;
 
 struct Place(tempfile::TempDir);
 
@@ -139,11 +140,13 @@ fn an_existing_file_is_kept() {
     let tensors = common::detectron2(Arch::ResNet18, str::to_owned);
     place.import(&tensors).expect("imported");
     assert!(
-        matches!(place.import(&tensors), Err(Error::Exists(path)) if path == place.file("out.safetensors"))
+        matches!(place.import(&tensors), Err(Error::Output(Refused::Exists(path))) if path == place.file("out.safetensors"))
     );
     let forced =
         ImportOptions { force: true, ..options(&place.file("in.pkl"), &place.file("out.safetensors")) };
     import(&forced).expect("replaced");
+    let onto_itself = ImportOptions { out: place.file("in.pkl"), ..forced };
+    assert!(matches!(import(&onto_itself), Err(Error::Output(Refused::Input { .. }))));
 }
 
 #[test]

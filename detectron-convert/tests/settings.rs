@@ -155,3 +155,21 @@ fn the_yaml_stands_alone() {
         assert!(!yaml.contains("_BASE_") && yaml.contains("\n  WEIGHTS: \"x.pkl\"\n"), "{yaml}");
     }
 }
+
+/// The inner channels of Detectron2's blocks are groups times width.
+#[test]
+fn groups_and_widths_are_said_where_they_are_not_the_usual_ones() {
+    let of = |arch: Arch| {
+        let values = values(arch, Recipe::CocoC4_1x, Norm::SyncBn);
+        let get = |key: &str| values.get(key).cloned();
+        let [groups, width, depth] = ["NUM_GROUPS", "WIDTH_PER_GROUP", "DEPTH"];
+        let key = |leaf: &str| get(&format!("MODEL.RESNETS.{leaf}"));
+        (key(depth), key(groups), key(width))
+    };
+    let said = |depth: &str, groups: &str, width: &str| {
+        (Some(depth.to_owned()), Some(groups.to_owned()), Some(width.to_owned()))
+    };
+    assert_eq!(of(Arch::ResNet152), (Some("152".to_owned()), None, None));
+    assert_eq!(of(Arch::WideResNet50x2), said("50", "1", "128"));
+    assert_eq!(of(Arch::ResNeXt101x32x8d), said("101", "32", "8"));
+}

@@ -41,6 +41,40 @@ pub enum Error {
         /// Of what is in it.
         computed: String,
     },
+    /// A value that is no number, or became infinite when it was converted.
+    #[error(
+        "`{name}` would hold {value} in the model, and everything behind it be no number; hint: `occlude-export inspect` shows the checkpoint's values, and `--no-fold` keeps batch normalisation apart"
+    )]
+    NotFinite {
+        /// The initialiser, named like the parameter.
+        name: String,
+        /// The value.
+        value: f32,
+    },
+    /// A weight that fp16 cannot hold.
+    #[error(
+        "`{name}` holds {value}, and the largest number of fp16 is {limit}; hint: `--precision fp32`",
+        limit = half::f16::MAX
+    )]
+    HalfOverflow {
+        /// The initialiser, named like the parameter.
+        name: String,
+        /// The value.
+        value: f32,
+    },
+    /// A layer whose output is too large for the model's numbers.
+    #[error("`{layer}` answers the golden picture with {value}{}", too_large(*limit))]
+    Activation {
+        /// The first such layer.
+        layer: String,
+        /// Its largest value.
+        value: f32,
+        /// The largest number of the precision.
+        limit: f32,
+    },
+    /// A file that must not be written.
+    #[error(transparent)]
+    Output(#[from] occlude_output::Refused),
     /// An output file cannot be written.
     #[error("cannot write `{}`: {reason}{}", .path.display(), folder_hint(.path))]
     Write {
@@ -129,4 +163,13 @@ pub enum Error {
 fn folder_hint(path: &std::path::Path) -> &'static str {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     if folder.is_some_and(|p| !p.is_dir()) { "; hint: create the folder first" } else { "" }
+}
+
+/// Why a value is too large, and what to do.
+fn too_large(limit: f32) -> String {
+    if limit < f32::MAX {
+        format!(", and the largest number of fp16 is {limit}; hint: `--precision fp32`")
+    } else {
+        ": the weights do not work with this preprocessing; hint: see --mean and --std, and whether the checkpoint is the right one".to_owned()
+    }
 }

@@ -4,10 +4,13 @@
 //! ONNX writer or a runtime. What halves and integers make of it depends on how they are computed, so these models
 //! answer for themselves, in ONNX Runtime on the processor that exports.
 
+use half::f16;
+use occlude_encoder::{Node, Op};
 use occlude_preprocess::{Golden, Rgb, golden};
 
 use crate::onnx::{Network, OnnxModel, OnnxOptions, OutputKind, Precision};
 use crate::pictures::Inputs;
+use crate::reference::{Map, stages_seen};
 use crate::runtime::{Outputs, Session};
 use crate::{Error, plain};
 
@@ -20,18 +23,22 @@ const KEPT: [OutputKind; 2] = [OutputKind::Embedding, OutputKind::Saliency];
 /// allows.
 ///
 /// # Errors
-/// [`Error`] where the model cannot be run.
+/// [`Error`] where the model cannot be run, [`Error::Activation`] where a value on the way is too large for its numbers.
 pub fn of(
     network: Network<'_>,
     options: &OnnxOptions,
     model: &OnnxModel<'_>,
 ) -> Result<Option<Golden>, Error> {
     let kinds: Vec<_> = KEPT.into_iter().filter(|kind| options.outputs.contains(kind)).collect();
+    let picture = golden::picture(network.contract);
+    let pixels = network.contract.pixels(&picture);
+    if options.precision == Precision::Fp16 {
+        // Runtimes on CPUs compute halves in single precision, where nothing overflows.
+        refuse_beyond(network, &pixels, f16::MAX.to_f32())?;
+    }
     if !kinds.contains(&OutputKind::Embedding) {
         return Ok(None);
     }
-    let picture = golden::picture(network.contract);
-    let pixels = network.contract.pixels(&picture);
     let plainly = || plain::outputs(network, &kinds, options.normalize, &pixels);
     let (outputs, source) = match &options.precision {
         Precision::Fp32 => (plainly()?, "checkpoint"),
@@ -40,7 +47,31 @@ pub fn of(
             (outputs, _) => (outputs?, "onnxruntime"),
         },
     };
+    if !outputs.values().flatten().all(|v| v.is_finite()) {
+        refuse_beyond(network, &pixels, f32::MAX)?;
+        let value = outputs.values().flatten().copied().find(|v| !v.is_finite()).unwrap_or(f32::NAN);
+        return Err(Error::Activation { layer: "embedding".to_owned(), value, limit: f32::MAX });
+    }
     Ok(kept(&picture, outputs, source))
+}
+
+/// Refuses a network of which some layer answers with more than `limit`, or with what is no number.
+fn refuse_beyond(network: Network<'_>, pixels: &Rgb, limit: f32) -> Result<(), Error> {
+    let contract = network.contract;
+    let mut first = None;
+    let mut see = |node: &Node, map: &Map| {
+        // In models a convolution and its normalisation are one operation.
+        if first.is_none() && !matches!(node.op, Op::Conv { .. }) {
+            let worst =
+                map.data.iter().copied().reduce(|a, b| if a.is_nan() || a.abs() > b.abs() { a } else { b });
+            first = worst.filter(|v| v.is_nan() || v.abs() > limit).map(|value| (node.name.clone(), value));
+        }
+    };
+    stages_seen(network.encoder, &contract.tensor(pixels), contract.crop as usize, &mut see)?;
+    match first {
+        Some((layer, value)) => Err(Error::Activation { layer, value, limit }),
+        None => Ok(()),
+    }
 }
 
 /// The model's own answer.

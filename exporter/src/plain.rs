@@ -19,7 +19,9 @@ pub(crate) fn outputs(
     let features = &stages[3];
     let vector = |mut values: Vec<f32>| {
         if normalize {
-            let length = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt().max(1e-12);
+            let length = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+            // `max` would turn a length that is no number into the shortest.
+            let length = if length < 1e-12 { 1e-12 } else { length };
             values.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
         }
         values

@@ -56,6 +56,19 @@ impl Map {
 /// # Errors
 /// [`Error::MissingWeight`] for an encoder that was loaded partially.
 pub fn stages(encoder: &Encoder<'_>, input: &[f32], side: usize) -> Result<[Map; 4], Error> {
+    stages_seen(encoder, input, side, &mut |_, _| ())
+}
+
+/// [`stages`], where `see` gets the value of every node on the way.
+///
+/// # Errors
+/// As [`stages`].
+pub(crate) fn stages_seen(
+    encoder: &Encoder<'_>,
+    input: &[f32],
+    side: usize,
+    see: &mut dyn FnMut(&Node, &Map),
+) -> Result<[Map; 4], Error> {
     let graph = Graph::new(encoder.arch);
     let stages: Vec<usize> = (2..=5).map(|stage| graph.stage(stage)).collect();
     let mut values: Vec<Option<Map>> = vec![None; graph.nodes.len()];
@@ -67,6 +80,7 @@ pub fn stages(encoder: &Encoder<'_>, input: &[f32], side: usize) -> Result<[Map;
                 compute(encoder, node, &inputs)?
             }
         };
+        see(node, &value);
         values[id] = Some(value);
         // What no later node reads is let go.
         for &input in &node.inputs {
@@ -87,18 +101,31 @@ fn compute(encoder: &Encoder<'_>, node: &Node, inputs: &[&Map]) -> Result<Map, E
     };
     let x = inputs[0];
     Ok(match node.op {
-        Op::Conv { out_channels, kernel, stride, padding, .. } => {
-            conv(x, &parameter("weight")?, out_channels, &Window { kernel, stride, padding })
-        }
+        Op::Conv { out_channels, kernel, stride, padding, groups, .. } => grouped_conv(
+            x,
+            &parameter("weight")?,
+            (out_channels, groups),
+            &Window { kernel, stride, padding },
+        ),
         Op::BatchNorm { .. } => {
             let (mean, var) = (parameter("running_mean")?, parameter("running_var")?);
             batch_norm(x, &parameter("weight")?, &parameter("bias")?, &mean, &var)
         }
         Op::MaxPool { kernel, stride, padding } => max_pool(x, &Window { kernel, stride, padding }),
-        Op::Relu => Map { data: x.data.iter().map(|v| v.max(0.0)).collect(), ..*x },
+        Op::Relu => Map { data: x.data.iter().map(|&v| rectified(v)).collect(), ..*x },
         Op::Add => Map { data: x.data.iter().zip(&inputs[1].data).map(|(a, b)| a + b).collect(), ..*x },
         Op::Input | Op::GlobalAvgPool => x.clone(),
     })
+}
+
+/// The rectifier. What is no number stays so, as in every runtime; `f32::max` would take it for zero.
+pub(crate) fn rectified(v: f32) -> f32 {
+    if v <= 0.0 { 0.0 } else { v }
+}
+
+/// The larger one; what is no number wins.
+fn larger(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a > b { a } else { b }
 }
 
 struct Window {
@@ -117,6 +144,22 @@ impl Window {
     fn source(&self, o: usize, k: usize, side: usize) -> Option<usize> {
         (o * self.stride + k).checked_sub(self.padding).filter(|&i| i < side)
     }
+}
+
+/// Each group of channels for itself, one behind the other.
+fn grouped_conv(x: &Map, weight: &[f32], (out_channels, groups): (usize, usize), window: &Window) -> Map {
+    if groups == 1 {
+        return conv(x, weight, out_channels, window);
+    }
+    let channels = x.channels / groups;
+    let planes = x.data.chunks_exact((channels * x.height * x.width).max(1));
+    let weights = weight.chunks_exact((weight.len() / groups).max(1));
+    let part = |(planes, weight): (&[f32], &[f32])| {
+        let part = Map { channels, height: x.height, width: x.width, data: planes.to_vec() };
+        conv(&part, weight, out_channels / groups, window).data
+    };
+    let data = planes.zip(weights).flat_map(part).collect();
+    Map { channels: out_channels, height: window.out(x.height), width: window.out(x.width), data }
 }
 
 /// Convolution as one matrix product: weights (out, C k k) times patches (C k k, h w).
@@ -177,7 +220,7 @@ fn max_pool(x: &Map, window: &Window) -> Map {
             let rows = (0..window.kernel).filter_map(|k| window.source(i / w, k, x.height));
             let columns = || (0..window.kernel).filter_map(|k| window.source(i % w, k, x.width));
             let inside = rows.flat_map(|r| columns().map(move |c| plane[r * x.width + c]));
-            *value = inside.fold(f32::NEG_INFINITY, f32::max);
+            *value = inside.fold(f32::NEG_INFINITY, larger);
         }
     }
     out
@@ -201,11 +244,34 @@ mod tests {
         assert_eq!(conv(&x, &centre, 1, &Window { stride: 1, ..window }).data, x.data);
     }
 
+    /// Two groups of one channel are two convolutions.
+    #[test]
+    fn groups_do_not_see_each_other() {
+        let x = map(1, 2, &[1.0, 2.0, 10.0, 20.0]);
+        let window = Window { kernel: 1, stride: 1, padding: 0 };
+        let out = grouped_conv(&x, &[1.0, 3.0, 5.0, 7.0], (4, 2), &window);
+        assert_eq!((out.channels, out.height, out.width), (4, 1, 2));
+        assert_eq!(out.data, [1.0, 2.0, 3.0, 6.0, 50.0, 100.0, 70.0, 140.0]);
+    }
+
     #[test]
     fn pooling_ignores_the_padding() {
         let x = map(3, 3, &[-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0, -9.0]);
         let pooled = max_pool(&x, &Window { kernel: 3, stride: 2, padding: 1 });
         assert_eq!((pooled.height, pooled.data), (2, vec![-1.0, -2.0, -4.0, -5.0]));
+    }
+
+    /// A runtime answers with what is no number, and so has the computation that it is held against.
+    #[test]
+    fn what_is_no_number_stays_so() {
+        assert!(rectified(f32::NAN).is_nan());
+        assert_eq!([rectified(-1.0), rectified(f32::INFINITY)], [0.0, f32::INFINITY]);
+        let window = Window { kernel: 2, stride: 2, padding: 0 };
+        for at in 0..4 {
+            let mut data = [1.0, 2.0, 3.0, 4.0];
+            data[at] = f32::NAN;
+            assert!(max_pool(&map(2, 2, &data), &window).data[0].is_nan(), "{at}");
+        }
     }
 
     #[test]

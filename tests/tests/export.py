@@ -1,10 +1,11 @@
 """Checkpoints and ONNX models of `occlude-export` against torchvision.
 
-`make FILE`: writes a MoCo-like checkpoint of a ResNet-18 whose statistics are not the initial ones.
+`make FILE [ARCH]`: writes a MoCo-like checkpoint of a ResNet-18 (or ARCH) whose statistics are not the initial ones.
 `compare FILE SIDE MODEL...`: runs each model in ONNX Runtime on random pictures of that side, after the checker's full
 check, and prints for each the largest error of every output (maps: as a share of their largest value) and the least
 cosine of the vectors; `golden` is the cosine between the answer that the file has for its golden picture and
 torchvision's for what Pillow makes of it.
+`values FOLDER`: writes checkpoints with values that no model can compute with, or that fp16 cannot hold.
 `load FILE WRITTEN...`: loads what was written from FILE back into torchvision, strictly; prints whether all is equal."""
 
 import base64
@@ -25,15 +26,15 @@ from safetensors.torch import load_file
 PREFIX = "module.encoder_q."
 
 
-def network():
-    net = torchvision.models.resnet18()
-    net.fc = torch.nn.Sequential(torch.nn.Linear(512, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16))
+def network(arch="resnet18"):
+    net = torchvision.models.__dict__[arch]()
+    net.fc = torch.nn.Sequential(torch.nn.Linear(net.fc.in_features, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16))
     return net
 
 
-def make(path):
+def make(path, arch="resnet18"):
     torch.manual_seed(5)
-    net = network()
+    net = network(arch)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -42,12 +43,37 @@ def make(path):
         for _ in range(20):  # the running statistics settle
             net(torch.randn(16, 3, 64, 64))
     state = {PREFIX + k: v for k, v in net.state_dict().items()}
-    torch.save({"epoch": 3, "arch": "resnet18", "state_dict": state}, path)
+    torch.save({"epoch": 3, "arch": arch, "state_dict": state}, path)
+
+
+@torch.no_grad()
+def values(folder):
+    torch.manual_seed(7)
+    plain = torchvision.models.resnet18().state_dict()
+
+    def write(name, key=None, change=None):
+        state = {k: v.clone() for k, v in plain.items()}
+        if key:
+            change(state[key])
+        torch.save(state, f"{folder}/{name}.pth")
+
+    def first(value):
+        return lambda tensor: tensor.view(-1)[0].fill_(value)
+
+    write("plain")
+    write("nan", "layer2.0.conv1.weight", first(float("nan")))
+    write("infinite", "bn1.bias", first(float("inf")))
+    write("negative", "layer1.1.bn2.running_var", first(-0.5))
+    write("large", "layer3.0.conv1.weight", first(1e6))
+    # The weights fit, and what they make of a picture does not.
+    write("loud", "layer1.0.bn1.weight", lambda tensor: tensor.fill_(2e5))
+    write("small", "layer4.1.conv2.weight", lambda tensor: tensor.mul_(1e-6))
 
 
 def reference(path):
-    state = torch.load(path, weights_only=True)["state_dict"]
-    net = network()
+    checkpoint = torch.load(path, weights_only=True)
+    state = checkpoint["state_dict"]
+    net = network(checkpoint["arch"])
     net.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
     return net.eval()
 
@@ -124,7 +150,10 @@ def load(net, path):
 
 what, checkpoint, *rest = sys.argv[1:]
 if what == "make":
-    make(checkpoint)
+    make(checkpoint, *rest)
+    print("{}")
+elif what == "values":
+    values(checkpoint)
     print("{}")
 elif what == "compare":
     net = reference(checkpoint)

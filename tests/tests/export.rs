@@ -215,3 +215,167 @@ fn options_that_exclude_each_other_are_refused() {
         assert!(!out.exists());
     }
 }
+
+/// A file's identity, as `inspect` says it.
+fn identity(model: &Path) -> String {
+    let found = run::run("occlude-export", &[&"inspect", &model, &"--json"]).ok().json();
+    let identity = found["identity"].as_str().expect("an identity").to_owned();
+    assert_eq!(found["metadata"]["occlude.identity"], identity.as_str());
+    assert!(
+        identity.len() == 64 && identity.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+    );
+    let text = run::run("occlude-export", &[&"inspect", &model]).ok().stdout;
+    assert!(text.contains(&identity), "{text}");
+    identity
+}
+
+#[test]
+fn the_identity_is_that_of_the_numbers() {
+    let plain = identity(&onnx("id_plain", ""));
+    // What changes no number: another name, a second run, a file for the weights, the opset, free sizes, a licence, the
+    // order of the outputs.
+    for (name, flags) in [
+        ("id_again", ""),
+        ("id_external", "--external-data"),
+        ("id_opset", "--opset 22"),
+        ("id_dynamic", "--dynamic-size"),
+        ("id_licence", "--licence MIT"),
+        ("id_order", "--outputs saliency,embedding"),
+    ] {
+        assert_eq!(identity(&onnx(name, flags)), plain, "{flags}");
+    }
+    let calibrated = "--precision int8 --calibrate @/pictures --calibration-limit 4";
+    let mut all = vec![plain];
+    for (name, flags) in [
+        ("id_half", "--precision fp16".to_owned()),
+        ("id_bytes", "--input uint8".to_owned()),
+        ("id_raw", "--no-normalize".to_owned()),
+        ("id_one", "--outputs embedding".to_owned()),
+        ("id_unfolded", "--no-fold".to_owned()),
+        ("id_mean", "--mean 0.5,0.5,0.5".to_owned()),
+        ("id_size", "--resize 64".to_owned()),
+        ("id_filter", "--high-pass 11,5".to_owned()),
+        ("id_int8", calibrated.to_owned()),
+        ("id_int8_kept", format!("{calibrated} --keep-float first")),
+        ("id_int8_narrow", format!("{calibrated} --reduce-range")),
+        ("id_int8_cut", format!("{calibrated} --calibration percentile:99")),
+    ] {
+        let found = identity(&onnx(name, &flags));
+        assert!(!all.contains(&found), "{name} has the identity of another model");
+        all.push(found);
+    }
+}
+
+/// The checkpoint is worth more than what is made from it, by whatever name it goes.
+#[test]
+fn no_output_is_an_input() {
+    let folder = run::scratch("export_onto_input");
+    let at = |name: &str| folder.join(name);
+    std::fs::copy(checkpoint(), at("s.pth")).expect("copied");
+    let before = std::fs::read(at("s.pth")).expect("there");
+    std::os::unix::fs::symlink(at("s.pth"), at("link.pth")).expect("linked");
+    std::fs::hard_link(at("s.pth"), at("hard.pth")).expect("linked");
+    // The weights of a model would be written beside it.
+    std::fs::hard_link(at("s.pth"), at("beside.onnx.data")).expect("linked");
+    for (command, out, flags) in [
+        ("torch", "s.pth", vec![]),
+        ("torch", "../occlude-export_onto_input/s.pth", vec![]),
+        ("safetensors", "link.pth", vec![]),
+        ("onnx", "hard.pth", vec![]),
+        ("onnx", "beside.onnx", vec!["--external-data"]),
+    ] {
+        for force in [false, true] {
+            let (input, out) = (at("s.pth"), at(out));
+            let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&command, &input, &out];
+            arguments.extend(flags.iter().map(|f| f as &dyn AsRef<OsStr>));
+            if force {
+                arguments.push(&"--force");
+            }
+            let said = run::run("occlude-export", &arguments);
+            assert_eq!(said.code, 1, "{}", said.stderr);
+            assert!(said.stderr.contains("the input would be lost"), "{}", said.stderr);
+            assert_eq!(std::fs::read(at("s.pth")).expect("there"), before);
+        }
+    }
+    assert!(!at("beside.onnx").exists());
+}
+
+#[test]
+fn an_existing_output_needs_force() {
+    let folder = run::scratch("export_existing");
+    let input = checkpoint();
+    for (command, name) in [("torch", "a.pth"), ("safetensors", "a.safetensors"), ("onnx", "a.onnx")] {
+        let out = folder.join(name);
+        std::fs::write(&out, "mine").expect("written");
+        let said = run::run("occlude-export", &[&command, &input, &out]);
+        assert_eq!(said.code, 1, "{}", said.stderr);
+        assert!(said.stderr.contains("exists; hint: `--force` replaces it"), "{}", said.stderr);
+        assert_eq!(std::fs::read(&out).expect("there"), b"mine");
+        run::run("occlude-export", &[&command, &input, &out, &"--force"]).ok();
+        assert!(out.metadata().expect("there").len() > 1 << 20);
+    }
+}
+
+/// Values that no model can compute with are named, and nothing is written.
+#[test]
+fn values_are_checked_on_their_way() {
+    let folder = run::scratch("export_values");
+    run::python(SCRIPT, &[Path::new("values"), &folder]);
+    for (name, command, flags, words) in [
+        ("nan.pth", "onnx", vec![], vec!["`layer2.0.conv1.weight`", "holds NaN"]),
+        ("nan.pth", "torch", vec![], vec!["`layer2.0.conv1.weight`", "holds NaN"]),
+        ("infinite.pth", "safetensors", vec![], vec!["`bn1.bias`", "holds inf"]),
+        ("negative.pth", "onnx", vec![], vec!["`layer1.1.bn2.running_var`", "holds -0.5", "variance"]),
+        ("large.pth", "onnx", vec!["--precision", "fp16"], vec!["`layer3.0.conv1.weight`", "65504"]),
+        ("loud.pth", "onnx", vec!["--precision", "fp16"], vec!["`layer1.0.", "65504"]),
+        ("plain.pth", "onnx", vec!["--mean", "123.675,116.28,103.53"], vec!["`mean`", "0.485,0.456,0.406"]),
+        ("plain.pth", "torch", vec!["--std", "58.395,57.12,57.375"], vec!["`std`", "0.229,0.224,0.225"]),
+    ] {
+        let (input, out) = (folder.join(name), folder.join("never"));
+        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&command, &input, &out, &"--image-size", &SIDE];
+        arguments.extend(flags.iter().map(|f| f as &dyn AsRef<OsStr>));
+        let said = run::run("occlude-export", &arguments);
+        assert_eq!(said.code, 1, "{name}: {}", said.stderr);
+        for word in words {
+            assert!(said.stderr.contains(word), "{name}: no `{word}` in: {}", said.stderr);
+        }
+        assert!(!out.exists(), "{name}");
+    }
+    // In single precision the large ones are numbers, and the small ones are in halves, but badly.
+    for name in ["large.pth", "loud.pth"] {
+        let (input, out) = (folder.join(name), folder.join(name).with_extension("onnx"));
+        run::run("occlude-export", &[&"onnx", &input, &out, &"--image-size", &SIDE]).ok();
+    }
+    let (input, out) = (folder.join("small.pth"), folder.join("small.onnx"));
+    let said = run::run("occlude-export", &[&"onnx", &input, &out, &"--precision", &"fp16"]).ok();
+    assert!(said.stderr.contains("warning: `layer4.1.conv2.weight` loses"), "{}", said.stderr);
+    // And `inspect` shows what is wrong without refusing the file.
+    let found = run::run("occlude-export", &[&"inspect", &folder.join("nan.pth"), &"--json"]).ok().json();
+    let bad = found["encoder"]["bad_values"].to_string();
+    assert!(bad.contains("layer2.0.conv1.weight"), "{found}");
+}
+
+/// Grouped and wide convolutions, in ONNX Runtime, in tract and plainly, against torchvision.
+#[test]
+fn other_resnets_are_torchvisions() {
+    let folder = run::scratch("export_archs");
+    pictures::tree(&folder.join("pictures"), 2, 3);
+    let at = |name: &str| folder.join(name);
+    for arch in ["resnext50_32x4d", "wide_resnet50_2"] {
+        let (file, single, int8) = (at("in.pth"), at("single.onnx"), at("int8.onnx"));
+        run::python(SCRIPT, &[Path::new("make"), &file, Path::new(arch)]);
+        let size: [&dyn AsRef<OsStr>; 3] = [&"--force", &"--image-size", &SIDE];
+        let export = |out: &PathBuf, flags: &[&dyn AsRef<OsStr>]| {
+            let arguments = [&[&"onnx" as &dyn AsRef<OsStr>, &file, out], size.as_slice(), flags].concat();
+            run::run("occlude-export", &arguments).ok()
+        };
+        let said = export(&single, &[]);
+        assert!(said.stderr.contains(arch), "{}", said.stderr);
+        let pictures = at("pictures");
+        run::run("occlude-export", &[&"verify", &single, &file, &pictures, &"--limit", &"2"]).ok();
+        export(&int8, &[&"--precision", &"int8", &"--calibrate", &pictures]);
+        let found = run::python(SCRIPT, &[Path::new("compare"), &file, Path::new(SIDE), &single, &int8]);
+        assert!(number(&found[0], "error") < tolerance::ONNX_ERROR, "{arch}: {found}");
+        assert!(number(&found[1], "cosine") >= tolerance::INT8_COSINE, "{arch}: {found}");
+    }
+}

@@ -39,7 +39,8 @@ impl Pipeline {
     fn onnx(&self, input: &str) -> PathBuf {
         let path = self.file(&format!("{input}.onnx"));
         // Two tests may ask at once; the exporter replaces the file whole.
-        run::run("occlude-export", &[&"onnx", &self.checkpoint(), &path, &"--input", &input]).ok();
+        run::run("occlude-export", &[&"onnx", &self.checkpoint(), &path, &"--force", &"--input", &input])
+            .ok();
         path
     }
 }

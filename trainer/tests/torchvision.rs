@@ -72,3 +72,9 @@ fn resnet50_equals_torchvisions() {
 fn resnet18_equals_torchvisions() {
     compare("resnet18");
 }
+
+/// Grouped convolutions.
+#[test]
+fn resnext50_equals_torchvisions() {
+    compare("resnext50_32x4d");
+}

@@ -1,4 +1,4 @@
-//! numpy arrays inside pickles.
+//! numpy arrays inside pickles, and pickles of arrays and tensors.
 //!
 //! The state of an array is (version, shape, type, Fortran order, data):
 //! <https://numpy.org/doc/stable/reference/generated/numpy.ndarray.__setstate__.html>
@@ -12,16 +12,18 @@ use crate::checkpoint::Index;
 use crate::dtype::Dtype;
 use crate::error::{FormatError, StateError};
 use crate::flatten::{Found, TensorSpec, flatten};
+use crate::torch::{self, Stream};
 use crate::view::{Layout, Storage};
 
 /// More dimensions than numpy has.
 const MAX_RANK: usize = 64;
 
-/// Reads a pickle of numpy arrays.
+/// Reads a pickle of arrays or tensors.
 pub(crate) fn read_pickle(file: &[u8]) -> Result<Index, FormatError> {
     let pickle = decode(file, &Limits::default()).map_err(|e| FormatError::pickle(e, "the pickle"))?;
     let arrays = Arrays::new(file);
-    flatten(&pickle, &|node| arrays.read(node))
+    // A tensor of torch has no file beside it, either: `pickle.dump` puts its storage into the pickle.
+    flatten(&pickle, &|node| torch::tensor(node, &arrays, &|_| Ok(None)))
 }
 
 /// Reads arrays whose data lies in one file.
@@ -91,6 +93,33 @@ impl<'f> Arrays<'f> {
         }
         spend(&self.copy, bytes.len(), Limits::default().decoded_bytes)?;
         Ok(Storage::Owned(Arc::from(bytes)))
+    }
+
+    /// Bytes that a node holds as a stream of their own; `None` where it holds none.
+    pub(crate) fn bytes<'s>(&self, node: Node<'s, '_>) -> Option<Result<Stream<'s>, FormatError>> {
+        Some(self.stream(data(node)?))
+    }
+
+    fn stream<'s>(&self, data: Data<'s>) -> Result<Stream<'s>, FormatError> {
+        let copied = |len| spend(&self.copy, len, Limits::default().decoded_bytes);
+        match data {
+            Data::Raw(bytes) => {
+                let place = range_in(self.file, bytes);
+                if place.is_none() {
+                    copied(bytes.len())?;
+                }
+                Ok(Stream::Raw(bytes, place))
+            }
+            Data::Text(text) => {
+                spend(&self.scan, text.len(), self.file.len().saturating_mul(2))?;
+                if let Some(place) = range_in(self.file, text.as_bytes()) {
+                    return Ok(Stream::Text(text, place));
+                }
+                copied(text.len())?;
+                let bytes = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(0)).collect();
+                Ok(Stream::Decoded(bytes))
+            }
+        }
     }
 
     /// (storage, bytes it decodes to) of text with one code point per byte; `None` for other text.

@@ -24,7 +24,7 @@ pub fn save_detectron2(path: &Path, tensors: &[TensorOut<'_>], author: &str) -> 
     let fail = |reason| Error::Save { path: path.to_owned(), reason };
     check(tensors).map_err(fail)?;
     let types = tensors.iter().map(array_type).collect::<Result<Vec<_>, _>>().map_err(fail)?;
-    crate::atomic::write(path, |out| {
+    occlude_output::write(path, |out| {
         let mut pickle = Encoder::new(out)?;
         pickle.dict_start()?;
         pickle.str("model")?;

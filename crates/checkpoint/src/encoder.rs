@@ -13,6 +13,7 @@ use crate::matching::{EncoderMatch, LoadOptions, match_encoder};
 use crate::out::TensorOut;
 use crate::report::LoadReport;
 use crate::tensor::Tensor;
+use crate::values::check_values;
 
 /// The value of a parameter.
 #[derive(Clone, Debug)]
@@ -108,12 +109,33 @@ impl Encoder<'_> {
 }
 
 /// Loads the encoder of a checkpoint: strict, by torchvision's names, as single-precision floats that
-/// are read when they are needed.
+/// are read when they are needed. Every value is looked at once.
+///
+/// # Errors
+/// As [`match_encoder`], [`Error::Tensor`] for bytes that cannot be decoded, and [`Error::Value`] for
+/// values that no network can compute with.
+pub fn load_encoder<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Encoder<'a>, Error> {
+    let matched = match_encoder(checkpoint, options)?;
+    for (param, key) in &matched.found {
+        let Some(tensor) = checkpoint.tensor(key) else { continue };
+        check_values(checkpoint.path(), param.kind, &tensor)?;
+    }
+    of_match(checkpoint, matched)
+}
+
+/// [`load_encoder`] whatever the values are: for those who show what is in a file.
 ///
 /// # Errors
 /// As [`match_encoder`], and [`Error::Tensor`] for bytes that cannot be decoded.
-pub fn load_encoder<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Encoder<'a>, Error> {
-    let EncoderMatch { arch, layout, found, report } = match_encoder(checkpoint, options)?;
+pub fn load_encoder_as_is<'a>(
+    checkpoint: &'a Checkpoint,
+    options: &LoadOptions,
+) -> Result<Encoder<'a>, Error> {
+    of_match(checkpoint, match_encoder(checkpoint, options)?)
+}
+
+fn of_match(checkpoint: &Checkpoint, matched: EncoderMatch) -> Result<Encoder<'_>, Error> {
+    let EncoderMatch { arch, layout, found, report } = matched;
     let mut tensors = BTreeMap::new();
     for (param, key) in found {
         let Some(tensor) = checkpoint.tensor(&key) else { continue };

@@ -48,6 +48,25 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+    /// A value that no network can compute with.
+    #[error(
+        "`{path}`: `{name}` holds {value} ({count} such values, the first at {at}): {reason}",
+        path = path.display()
+    )]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The tensor, as the file names it.
+        name: String,
+        /// The first such value, in single precision.
+        value: f32,
+        /// Its position, row-major.
+        at: usize,
+        /// How many there are in the tensor.
+        count: usize,
+        /// What is wrong with it.
+        reason: BadValue,
+    },
     /// No encoder, or more than one, in the state dict.
     #[error("`{path}`: {reason}", path = path.display())]
     Layout {
@@ -87,6 +106,21 @@ pub enum Error {
         /// What is wrong.
         reason: SaveError,
     },
+}
+
+/// What is wrong with a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadValue {
+    /// Infinite or no number, in single precision.
+    #[error(
+        "all that is computed from it would be no number; hint: the training has diverged or the file is damaged, take an earlier checkpoint"
+    )]
+    NotFinite,
+    /// A running variance below zero.
+    #[error(
+        "a variance is never negative; hint: the file is damaged, or its statistics were rounded to below zero: set those to 0 in PyTorch and save it again"
+    )]
+    Negative,
 }
 
 /// What is wrong with a file, by the layer that found it.

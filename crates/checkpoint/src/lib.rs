@@ -17,7 +17,6 @@
 //! ```
 
 mod array;
-pub mod atomic;
 mod checkpoint;
 mod detectron;
 mod dtype;
@@ -32,17 +31,20 @@ mod safetensors;
 mod sniff;
 mod tensor;
 mod torch;
+mod values;
+mod variant;
 mod view;
 mod zip;
 
 pub use checkpoint::{Checkpoint, Format, Skipped};
 pub use detectron::save_detectron2;
 pub use dtype::Dtype;
-pub use encoder::{Encoder, EncoderData, EncoderTensor, load_encoder};
-pub use error::{Error, FormatError, SafetensorsError, SaveError, StateError, ZipError};
+pub use encoder::{Encoder, EncoderData, EncoderTensor, load_encoder, load_encoder_as_is};
+pub use error::{BadValue, Error, FormatError, SafetensorsError, SaveError, StateError, ZipError};
 pub use matching::{EncoderMatch, LoadOptions, match_encoder};
 pub use out::TensorOut;
 pub use report::{LoadReport, MisShaped};
 pub use safetensors::save_safetensors;
 pub use tensor::Tensor;
 pub use torch::{TorchOuter, TorchValue, save_torch};
+pub use values::check_values;

@@ -6,10 +6,13 @@ use std::collections::{HashMap, HashSet};
 use occlude_encoder::layout::{self, Layout, LayoutError};
 use occlude_encoder::{Arch, Graph, Param, ParamKind};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Skipped};
 use crate::error::Error;
+use crate::flatten::BESIDE;
 use crate::meta;
 use crate::report::{LoadReport, MisShaped};
+use crate::tensor::Tensor;
+use crate::variant::variant;
 
 /// What to load, where the checkpoint leaves it open.
 #[derive(Clone, Debug, Default)]
@@ -43,13 +46,12 @@ pub struct EncoderMatch {
 /// has more of a body than the architecture (with `partial`: where nothing matches).
 pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<EncoderMatch, Error> {
     let path = || checkpoint.path().to_owned();
-    let keys = || checkpoint.names().filter(|name| !is_training_state(name));
-    let layout = find_layout(checkpoint, options.prefix.as_deref())
+    let keys = Keys::of(checkpoint, options.prefix.as_deref());
+    let layout = find_layout(&keys, options.prefix.as_deref())
         .map_err(|reason| Error::Layout { path: path(), reason })?;
-    // torchvision's name -> (key of the file, shape)
-    let present: HashMap<String, (&str, &[usize])> = checkpoint
+    let present: Present<'_> = checkpoint
         .tensors()
-        .filter(|t| !is_training_state(t.name))
+        .filter(|t| keys.takes(t.name))
         .filter_map(|t| Some((layout.to_torchvision(t.name)?, (t.name, t.shape))))
         .collect();
     let arch = match (options.arch, checkpoint.metadata().get(meta::ARCH)) {
@@ -58,33 +60,75 @@ pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<E
         (None, None) => guess(&present),
     };
     let (found, mut report) = compare(arch, &present);
-    (report.surplus, report.unused) = left_over(keys(), &layout, arch, &found);
+    (report.surplus, report.unused) = left_over(keys.read(), &layout, arch, &found);
+    report.skipped = skipped(checkpoint, &layout, &report.missing);
     if !(report.is_complete() || options.partial) || report.matched == 0 {
-        let report = Box::new(report);
+        let mut report = Box::new(report);
+        report.variant = variant(&present, &[report.surplus.as_slice(), &report.unused].concat());
         return Err(Error::Strict { path: path(), arch, prefix: layout.prefix, report });
     }
     Ok(EncoderMatch { arch, layout, found, report })
 }
 
+/// The names that may be a model's.
+struct Keys<'c> {
+    checkpoint: &'c Checkpoint,
+    /// Also those of what usually is no model: it was asked for, or nothing else holds an encoder.
+    everything: bool,
+}
+
+impl<'c> Keys<'c> {
+    fn of(checkpoint: &'c Checkpoint, prefix: Option<&str>) -> Self {
+        let usual = Self { checkpoint, everything: false };
+        let asked = prefix.is_some_and(|prefix| is_training_state(&format!("{prefix}.")));
+        let everything = asked || layout::candidates(usual.all()).is_empty();
+        Self { everything, ..usual }
+    }
+
+    fn takes(&self, name: &str) -> bool {
+        self.everything || !is_training_state(name)
+    }
+
+    /// Of tensors that can be read.
+    fn read(&self) -> impl Iterator<Item = &'c str> {
+        self.checkpoint.names().filter(|name| self.takes(name))
+    }
+
+    /// Of the others as well: an encoder of which a tensor cannot be read is one nevertheless.
+    fn all(&self) -> impl Iterator<Item = &'c str> {
+        let skipped = self.checkpoint.skipped().iter().map(|s| s.name.as_str());
+        self.read().chain(skipped.filter(|name| self.takes(name)))
+    }
+}
+
+/// Parameters that are missing because the file's tensor is not read here: (torchvision's name, why).
+fn skipped(checkpoint: &Checkpoint, layout: &Layout, missing: &[String]) -> Vec<(String, String)> {
+    let missing: HashSet<&str> = missing.iter().map(String::as_str).collect();
+    let of = |s: &Skipped| {
+        let name = layout.to_torchvision(&s.name)?;
+        missing.contains(name.as_str()).then(|| (name, s.reason.clone()))
+    };
+    checkpoint.skipped().iter().filter_map(of).collect()
+}
+
 /// The encoder that is meant. Repositories that keep one module under two names (`backbone` and
 /// `encoder_q.0`) save its tensors once, and then there is nothing to choose.
-fn find_layout(checkpoint: &Checkpoint, prefix: Option<&str>) -> Result<Layout, LayoutError> {
-    let keys = || checkpoint.names().filter(|name| !is_training_state(name));
-    let ambiguous = match layout::detect(keys(), prefix) {
+fn find_layout(keys: &Keys<'_>, prefix: Option<&str>) -> Result<Layout, LayoutError> {
+    let checkpoint = keys.checkpoint;
+    let ambiguous = match layout::detect(keys.all(), prefix) {
         Err(error @ LayoutError::Ambiguous { .. }) => error,
         other => return other,
     };
-    let candidates = layout::candidates(keys());
+    let candidates = layout::candidates(keys.all());
     if candidates.len() > layout::MAX_CANDIDATES {
         return Err(ambiguous);
     }
     let mut distinct: Vec<Layout> = Vec::new();
     for layout in candidates {
-        let same =
-            |other: &Layout| match (checkpoint.tensor(&other.stem()), checkpoint.tensor(&layout.stem())) {
-                (Some(a), Some(b)) => a.is_same_data(&b),
-                _ => false,
-            };
+        let same = |other: &Layout| match (stem(checkpoint, other), stem(checkpoint, &layout)) {
+            (Some(a), Some(b)) => a.is_same_data(&b),
+            _ => false,
+        };
         if !distinct.iter().any(same) {
             distinct.push(layout);
         }
@@ -92,14 +136,19 @@ fn find_layout(checkpoint: &Checkpoint, prefix: Option<&str>) -> Result<Layout, 
     layout::choose(&distinct, None).map_err(|_| ambiguous)
 }
 
-/// Optimiser state repeats the parameters' names, and would pass for further encoders.
-fn is_training_state(key: &str) -> bool {
-    ["optim.", "optimizer.", "optimizers.", "optimizer_states.", "rng.", "scheduler.", "lr_scheduler."]
-        .iter()
-        .any(|p| key.starts_with(p))
+/// The weight of an encoder's first convolution.
+fn stem<'c>(checkpoint: &'c Checkpoint, layout: &Layout) -> Option<Tensor<'c>> {
+    checkpoint.tensors().find(|tensor| layout.is_stem(tensor.name))
 }
 
-type Present<'a> = HashMap<String, (&'a str, &'a [usize])>;
+/// Optimiser state repeats the parameters' names, hyper-parameters may hold the module before training, and a trainer
+/// the one in training: they would pass for further encoders.
+fn is_training_state(key: &str) -> bool {
+    key.split_once('.').is_some_and(|(first, _)| BESIDE.contains(&first))
+}
+
+/// torchvision's name -> (key of the file, shape)
+pub(crate) type Present<'a> = HashMap<String, (&'a str, &'a [usize])>;
 
 /// Splits the parameters of `arch` into found and not.
 fn compare(arch: Arch, present: &Present<'_>) -> (Vec<(Param, String)>, LoadReport) {

@@ -28,6 +28,10 @@ pub struct LoadReport {
     pub surplus: Vec<String>,
     /// Parameters of another shape.
     pub mis_shaped: Vec<MisShaped>,
+    /// Missing parameters that the file has in a form that is not read here: torchvision's name, and why.
+    pub skipped: Vec<(String, String)>,
+    /// What the network is instead, where names and shapes show it.
+    pub variant: Option<String>,
 }
 
 impl LoadReport {
@@ -39,6 +43,9 @@ impl LoadReport {
 
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(variant) = &self.variant {
+            write!(f, "it is {variant}, which is not supported; ")?;
+        }
         write!(f, "{} matched", self.matched)?;
         let shapes: Vec<String> = self.mis_shaped.iter().map(ToString::to_string).collect();
         for (names, what) in [
@@ -50,6 +57,16 @@ impl fmt::Display for LoadReport {
             if !names.is_empty() {
                 write!(f, ", {} {what} ({})", names.len(), first(&names))?;
             }
+        }
+        let skipped: Vec<String> =
+            self.skipped.iter().map(|(name, why)| format!("`{name}`: {why}")).collect();
+        if !skipped.is_empty() {
+            write!(
+                f,
+                "; {} of the missing ones are in the file and cannot be read ({})",
+                skipped.len(),
+                first(&skipped)
+            )?;
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ fn assert_in_place(encoder: &Encoder<'_>, name: &str) {
 }
 
 /// (file, prefix, how many keys below it are no part of the encoder)
-const LAYOUTS: [(&str, &str, usize); 22] = [
+const LAYOUTS: [(&str, &str, usize); 29] = [
     ("bare", "", 0),
     ("classifier", "", 2),
     ("reference", "", 0),
@@ -59,6 +59,13 @@ const LAYOUTS: [(&str, &str, usize); 22] = [
     ("openselfsup", "backbone.", 0),
     ("byol_pytorch", "net.", 0),
     ("compiled", "_orig_mod.", 0),
+    ("wrapped", "module.encoder_q.", 0),
+    ("engine", "module._forward_module.model.model.", 0),
+    ("transformers", "resnet.", 0),
+    ("cycles", "backbone.", 0),
+    ("hyper_module", "backbone.", 0),
+    ("trainer", "", 0),
+    ("no_wrapper", "", 0),
     ("fpn", "backbone.bottom_up.", 0),
     ("bare.legacy", "", 0),
 ];
@@ -73,6 +80,86 @@ fn published_checkpoints_load_as_they_are() {
         assert_eq!(encoder.report.unused.len(), unused, "{name}: {}", encoder.report);
         assert_in_place(&encoder, name);
     }
+}
+
+/// Every architecture of torchvision that ours is, by names and shapes alone.
+#[test]
+fn every_resnet_of_torchvision() {
+    for arch in Arch::ALL.into_iter().filter(|arch| folder().join(format!("{arch}.pth")).exists()) {
+        let checkpoint = open(&format!("{arch}.pth"));
+        let encoder = load_encoder(&checkpoint, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(encoder.arch, arch);
+        assert!(encoder.report.is_complete() && encoder.report.unused.is_empty(), "{}", encoder.report);
+        for (i, param) in Graph::new(arch).params().iter().enumerate() {
+            if let Some(values) = encoder.f32(&param.name) {
+                assert!(
+                    values.iter().all(|&v| v == (i % 251) as f32),
+                    "{arch}: {} is not number {i}",
+                    param.name
+                );
+            }
+        }
+    }
+    assert!(folder().join("wide_resnet101_2.pth").exists() && folder().join("resnext101_64x4d.pth").exists());
+}
+
+/// `pickle.dump` of tensors, parameters and arrays, in every protocol.
+#[test]
+fn plain_pickles_of_tensors() {
+    for protocol in 0..=5 {
+        let checkpoint = open(&format!("plain_p{protocol}.pkl"));
+        assert!(checkpoint.skipped().is_empty(), "{protocol}: {:?}", checkpoint.skipped());
+        let values = |name: &str| {
+            let tensor = checkpoint.tensor(name).unwrap_or_else(|| panic!("{protocol}: no `{name}`"));
+            (tensor.shape.to_vec(), tensor.to_f32().expect("decodes"))
+        };
+        let counting: Vec<f32> = (0..12u8).map(f32::from).collect();
+        let plus = |n: f32| counting.iter().map(|v| v + n).collect::<Vec<_>>();
+        assert_eq!(values("a"), (vec![3, 4], plus(0.0)));
+        assert_eq!(values("b.c"), (vec![3, 4], plus(1.0)));
+        assert_eq!(values("half"), (vec![3, 4], plus(0.0)));
+        assert_eq!(values("array"), (vec![3, 4], plus(100.0)));
+        assert_eq!(values("parameter"), (vec![2, 4], counting[4..].to_vec()));
+        let transposed = [0u8, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11].map(f32::from).to_vec();
+        assert_eq!(values("transposed"), (vec![4, 3], transposed));
+        assert_eq!(values("count"), (vec![], vec![7.0]));
+        assert_eq!(values("none"), (vec![0, 3], vec![]));
+        assert_eq!(checkpoint.metadata().get("epoch").map(String::as_str), Some("3"));
+    }
+    for name in ["plain_resnet18.pkl", "plain_resnet18_p2.pkl"] {
+        let checkpoint = open(name);
+        let encoder = load_encoder(&checkpoint, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((encoder.arch, encoder.report.matched), (Arch::ResNet18, 120), "{name}");
+        assert_in_place(&encoder, name);
+    }
+}
+
+#[test]
+fn tensors_that_are_not_read_are_named_where_they_are_missed() {
+    for (name, parts) in [
+        ("eighth", ["118 matched, 2 missing", "`layer1.0.conv1.weight`: ", "float8_e4m3fn"]),
+        ("eighth_stem", ["119 matched, 1 missing", "`conv1.weight`: ", "float8_e4m3fn"]),
+        ("meta", ["100 of the missing ones", "_rebuild_meta_tensor_no_storage", "which has no values"]),
+    ] {
+        let message = refused(name).to_string();
+        for part in parts {
+            assert!(message.contains(part), "{name}: expected `{part}` in: {message}");
+        }
+    }
+}
+
+/// What is too large beside the weights is left out and named; the weights are there.
+#[test]
+fn a_trainer_is_walked_as_far_as_it_makes_sense() {
+    let checkpoint = open("trainer.pth");
+    let left_out: Vec<_> = checkpoint.skipped().iter().filter(|s| s.reason.contains("left out")).collect();
+    assert!(left_out.iter().any(|s| s.name == "trainer" && s.reason.contains("64 levels")), "{left_out:?}");
+    assert_eq!(checkpoint.names().filter(|name| !name.starts_with("trainer.")).count(), 120);
+    // No tensors, no trace.
+    assert!(open("cycles.pth").skipped().is_empty());
+    let asked = LoadOptions { prefix: Some("hyper_parameters.backbone".into()), ..LoadOptions::default() };
+    let found = match_encoder(&open("hyper_module.pth"), &asked).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(found.layout.prefix, "hyper_parameters.backbone.");
 }
 
 #[test]
@@ -103,12 +190,21 @@ fn refused(name: &str) -> Error {
 fn other_networks_are_not_taken_for_one_of_ours() {
     for (name, reasons) in [
         ("ema", ["several encoders", "`state_dict_ema.`"]),
-        ("deep_stem", ["no plain stem", "`conv1.0.weight`"]),
-        ("resnet152", ["that the architecture lacks", "resnet101"]),
-        ("wide", ["of the wrong shape", "resnet50"]),
-        ("resnext", ["of the wrong shape", "resnet50"]),
-        ("attention", ["that the architecture lacks", "`layer1.0.se.fc1.weight`"]),
-        ("small_stem", ["`conv1.weight`: expected [64, 3, 7, 7], got [64, 3, 3, 3]", "resnet18"]),
+        ("deep_stem", ["a deep stem of several convolutions (ResNet-C, -D or -S", "`conv1.0.weight`"]),
+        ("deeper", ["another depth (3, 8, 37, 3 blocks)", "which is not supported"]),
+        ("narrow", ["another width (1 groups of 32 channels in `layer1`)", "of the wrong shape"]),
+        (
+            "attention",
+            ["squeeze-and-excitation (SE-ResNet), which is not supported", "`layer1.0.se.fc1.weight`"],
+        ),
+        ("small_stem", ["a 3x3 first convolution, as for CIFAR", "got [64, 3, 3, 3]"]),
+        ("no_pool", ["without pooling, as for CIFAR", "`f.`"]),
+        ("blurred", ["anti-aliased", "which is not supported"]),
+        ("pooled", ["a ResNet-D: its shortcuts are pooled", "which is not supported"]),
+        ("clip", ["CLIP's ResNet", "which is not supported"]),
+        ("folded", ["convolutions have biases", "which is not supported"]),
+        ("groups", ["without batch statistics", "which is not supported"]),
+        ("five_channels", ["for pictures of 5 channels", "which is not supported"]),
         ("transformer", ["no ResNet encoder found", "expected"]),
     ] {
         let message = refused(name).to_string();
@@ -137,7 +233,7 @@ fn a_prefix_or_an_architecture_settles_it() {
         assert!(match_encoder(&open("openselfsup.pth"), &prefix(asked)).is_ok(), "{asked}");
     }
     let partial = LoadOptions { arch: Some(Arch::ResNet101), partial: true, ..LoadOptions::default() };
-    let found = match_encoder(&open("resnet152.pth"), &partial).expect("asked for");
+    let found = match_encoder(&open("deeper.pth"), &partial).expect("asked for");
     assert!(!found.report.surplus.is_empty() && !found.report.is_complete());
 }
 

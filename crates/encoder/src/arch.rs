@@ -17,6 +17,18 @@ pub enum Arch {
     ResNet50,
     /// ResNet-101: bottleneck blocks, 2048 features.
     ResNet101,
+    /// ResNet-152: bottleneck blocks, 2048 features.
+    ResNet152,
+    /// ResNeXt-50 (32x4d): grouped 3x3 convolutions, 2048 features. <https://arxiv.org/abs/1611.05431>
+    ResNeXt50x32x4d,
+    /// ResNeXt-101 (32x8d).
+    ResNeXt101x32x8d,
+    /// ResNeXt-101 (64x4d).
+    ResNeXt101x64x4d,
+    /// Wide ResNet-50-2: 3x3 convolutions of twice the width, 2048 features. <https://arxiv.org/abs/1605.07146>
+    WideResNet50x2,
+    /// Wide ResNet-101-2.
+    WideResNet101x2,
 }
 
 /// The kind of residual block, and by how much it widens its input.
@@ -44,27 +56,88 @@ pub(crate) struct Row {
     pub(crate) block: Block,
     /// Residual blocks of `layer1` .. `layer4`.
     pub(crate) depths: [usize; 4],
+    /// Groups of the 3x3 convolutions of bottleneck blocks.
+    pub(crate) groups: usize,
+    /// Channels of each of these groups in `layer1`; they double from layer to layer.
+    pub(crate) width: usize,
 }
 
-const ROWS: [Row; 4] = [
-    Row { arch: Arch::ResNet18, name: "resnet18", block: Block::Basic, depths: [2, 2, 2, 2] },
-    Row { arch: Arch::ResNet34, name: "resnet34", block: Block::Basic, depths: [3, 4, 6, 3] },
-    Row { arch: Arch::ResNet50, name: "resnet50", block: Block::Bottleneck, depths: [3, 4, 6, 3] },
-    Row { arch: Arch::ResNet101, name: "resnet101", block: Block::Bottleneck, depths: [3, 4, 23, 3] },
+/// A row of basic blocks.
+const fn basic(arch: Arch, name: &'static str, depths: [usize; 4]) -> Row {
+    Row { arch, name, block: Block::Basic, depths, groups: 1, width: 64 }
+}
+
+/// A row of bottleneck blocks: `groups` of `width` channels.
+const fn bottleneck(
+    arch: Arch,
+    name: &'static str,
+    depths: [usize; 4],
+    (groups, width): (usize, usize),
+) -> Row {
+    Row { arch, name, block: Block::Bottleneck, depths, groups, width }
+}
+
+const ROWS: [Row; 10] = [
+    basic(Arch::ResNet18, "resnet18", [2, 2, 2, 2]),
+    basic(Arch::ResNet34, "resnet34", [3, 4, 6, 3]),
+    bottleneck(Arch::ResNet50, "resnet50", [3, 4, 6, 3], (1, 64)),
+    bottleneck(Arch::ResNet101, "resnet101", [3, 4, 23, 3], (1, 64)),
+    bottleneck(Arch::ResNet152, "resnet152", [3, 8, 36, 3], (1, 64)),
+    bottleneck(Arch::ResNeXt50x32x4d, "resnext50_32x4d", [3, 4, 6, 3], (32, 4)),
+    bottleneck(Arch::ResNeXt101x32x8d, "resnext101_32x8d", [3, 4, 23, 3], (32, 8)),
+    bottleneck(Arch::ResNeXt101x64x4d, "resnext101_64x4d", [3, 4, 23, 3], (64, 4)),
+    bottleneck(Arch::WideResNet50x2, "wide_resnet50_2", [3, 4, 6, 3], (1, 128)),
+    bottleneck(Arch::WideResNet101x2, "wide_resnet101_2", [3, 4, 23, 3], (1, 128)),
 ];
 
 impl Arch {
-    /// Every architecture, smallest first.
-    pub const ALL: [Self; 4] = [Self::ResNet18, Self::ResNet34, Self::ResNet50, Self::ResNet101];
+    /// Every architecture, plain ones first, smaller ones before larger ones.
+    pub const ALL: [Self; 10] = [
+        Self::ResNet18,
+        Self::ResNet34,
+        Self::ResNet50,
+        Self::ResNet101,
+        Self::ResNet152,
+        Self::ResNeXt50x32x4d,
+        Self::ResNeXt101x32x8d,
+        Self::ResNeXt101x64x4d,
+        Self::WideResNet50x2,
+        Self::WideResNet101x2,
+    ];
 
     pub(crate) fn row(self) -> &'static Row {
         // One row per variant, in the order of the variants; `rows_match_variants` holds it.
         &ROWS[self as usize]
     }
 
-    /// The name that flags, checkpoints and ONNX metadata use: `resnet50`.
+    /// The name that flags, checkpoints and ONNX metadata use: `resnet50`, `wide_resnet50_2`.
     pub fn name(self) -> &'static str {
         self.row().name
+    }
+
+    /// Residual blocks of `layer1` .. `layer4`.
+    pub fn blocks(self) -> [usize; 4] {
+        self.row().depths
+    }
+
+    /// Convolutions and classifier, by which ResNets are numbered: 50.
+    pub fn depth(self) -> usize {
+        let row = self.row();
+        let each = match row.block {
+            Block::Basic => 2,
+            Block::Bottleneck => 3,
+        };
+        each * row.depths.iter().sum::<usize>() + 2
+    }
+
+    /// Groups of the 3x3 convolutions: 1 but for ResNeXt.
+    pub fn groups(self) -> usize {
+        self.row().groups
+    }
+
+    /// Channels of one group of the 3x3 convolutions of stage 2 (`layer1`): 64 for plain ResNets.
+    pub fn group_width(self) -> usize {
+        self.row().width
     }
 
     /// Length of the embedding: the channels of the last feature map.
@@ -124,6 +197,19 @@ mod tests {
         for arch in Arch::ALL {
             assert_eq!(arch.row().arch, arch);
             assert_eq!(arch.name().parse(), Ok(arch));
+        }
+    }
+
+    #[test]
+    fn depths_are_the_ones_in_the_names() {
+        for arch in Arch::ALL {
+            let digits: String = arch
+                .name()
+                .chars()
+                .skip_while(|c| !c.is_ascii_digit())
+                .take_while(char::is_ascii_digit)
+                .collect();
+            assert_eq!(digits.parse(), Ok(arch.depth()), "{arch}");
         }
     }
 

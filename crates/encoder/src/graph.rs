@@ -10,7 +10,7 @@ pub type NodeId = usize;
 pub enum Op {
     /// The image, `(N, 3, H, W)`, already normalised.
     Input,
-    /// 2-D convolution without bias, square kernel; parameter `weight` `(out, in, kernel, kernel)`.
+    /// 2-D convolution without bias, square kernel; parameter `weight` `(out, in / groups, kernel, kernel)`.
     Conv {
         /// Input channels.
         in_channels: usize,
@@ -22,6 +22,8 @@ pub enum Op {
         stride: usize,
         /// Zero padding on each side.
         padding: usize,
+        /// Groups of channels that see only each other.
+        groups: usize,
     },
     /// Batch normalisation over `channels` with [`Graph::BN_EPS`] and [`Graph::BN_MOMENTUM`].
     BatchNorm {
@@ -59,7 +61,7 @@ pub struct Node {
 /// The role of a parameter or buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParamKind {
-    /// Weight of a convolution, `(out, in, kh, kw)`.
+    /// Weight of a convolution, `(out, in / groups, kh, kw)`.
     ConvWeight,
     /// Scale of a batch normalisation, initialised to one.
     BnWeight,
@@ -145,8 +147,9 @@ fn node_params(node: &Node) -> Vec<Param> {
         kind,
     };
     match node.op {
-        Op::Conv { in_channels, out_channels, kernel, .. } => {
-            vec![param("weight", vec![out_channels, in_channels, kernel, kernel], ParamKind::ConvWeight)]
+        Op::Conv { in_channels, out_channels, kernel, groups, .. } => {
+            let shape = vec![out_channels, in_channels / groups, kernel, kernel];
+            vec![param("weight", shape, ParamKind::ConvWeight)]
         }
         Op::BatchNorm { channels } => vec![
             param("weight", vec![channels], ParamKind::BnWeight),
@@ -163,6 +166,16 @@ struct Builder {
     nodes: Vec<Node>,
 }
 
+/// What a convolution does to its input.
+#[derive(Clone, Copy)]
+struct Conv {
+    /// (in, out)
+    channels: (usize, usize),
+    kernel: usize,
+    stride: usize,
+    groups: usize,
+}
+
 impl Builder {
     fn push(&mut self, name: impl Into<String>, op: Op, inputs: &[NodeId]) -> NodeId {
         self.nodes.push(Node { name: name.into(), op, inputs: inputs.to_vec() });
@@ -170,18 +183,11 @@ impl Builder {
     }
 
     /// Convolution and its batch normalisation; padding keeps the size at stride 1.
-    fn conv_bn(
-        &mut self,
-        conv: &str,
-        bn: &str,
-        x: NodeId,
-        channels: (usize, usize),
-        kernel: usize,
-        stride: usize,
-    ) -> NodeId {
-        let (in_channels, out_channels) = channels;
+    fn conv_bn(&mut self, conv: &str, bn: &str, x: NodeId, how: Conv) -> NodeId {
+        let Conv { channels: (in_channels, out_channels), kernel, stride, groups } = how;
         let padding = kernel / 2;
-        let y = self.push(conv, Op::Conv { in_channels, out_channels, kernel, stride, padding }, &[x]);
+        let op = Op::Conv { in_channels, out_channels, kernel, stride, padding, groups };
+        let y = self.push(conv, op, &[x]);
         self.push(bn, Op::BatchNorm { channels: out_channels }, &[y])
     }
 
@@ -189,7 +195,8 @@ impl Builder {
         let row = arch.row();
         let mut b = Self { nodes: Vec::new() };
         let image = b.push("input", Op::Input, &[]);
-        let x = b.conv_bn("conv1", "bn1", image, (3, 64), 7, 2);
+        let stem = Conv { channels: (3, 64), kernel: 7, stride: 2, groups: 1 };
+        let x = b.conv_bn("conv1", "bn1", image, stem);
         let x = b.push("relu", Op::Relu, &[x]);
         let mut x = b.push("maxpool", Op::MaxPool { kernel: 3, stride: 2, padding: 1 }, &[x]);
         let mut in_channels = 64;
@@ -198,7 +205,15 @@ impl Builder {
             let width = 64 << i;
             for j in 0..depth {
                 let stride = if i > 0 && j == 0 { 2 } else { 1 };
-                x = b.block(&format!("layer{}.{j}", i + 1), x, row.block, (in_channels, width), stride);
+                let shape = BlockShape {
+                    block: row.block,
+                    channels: in_channels,
+                    inner: (row.groups * row.width) << i,
+                    out: width * row.block.expansion(),
+                    groups: row.groups,
+                    stride,
+                };
+                x = b.block(&format!("layer{}.{j}", i + 1), x, shape);
                 in_channels = width * row.block.expansion();
             }
             stages[i] = x;
@@ -207,48 +222,56 @@ impl Builder {
         Graph { arch, nodes: b.nodes, stages }
     }
 
-    /// One residual block of inner width `channels.1`; the shortcut is projected where the shape changes.
-    fn block(
-        &mut self,
-        name: &str,
-        x: NodeId,
-        block: Block,
-        channels: (usize, usize),
-        stride: usize,
-    ) -> NodeId {
-        let (in_channels, width) = channels;
-        let out = width * block.expansion();
-        // (kernel, stride, input channels, output channels) of each convolution
-        let convs: Vec<(usize, usize, usize, usize)> = match block {
-            Block::Basic => vec![(3, stride, in_channels, width), (3, 1, width, width)],
-            Block::Bottleneck => {
-                vec![(1, 1, in_channels, width), (3, stride, width, width), (1, 1, width, out)]
-            }
-        };
+    /// One residual block; the shortcut is projected where the shape changes.
+    fn block(&mut self, name: &str, x: NodeId, shape: BlockShape) -> NodeId {
+        let BlockShape { channels, out, stride, .. } = shape;
+        let convs = shape.convs();
         let last = convs.len();
         let mut y = x;
-        for (i, (kernel, stride, inp, out)) in convs.into_iter().enumerate() {
+        for (i, conv) in convs.into_iter().enumerate() {
             let i = i + 1;
-            y = self.conv_bn(
-                &format!("{name}.conv{i}"),
-                &format!("{name}.bn{i}"),
-                y,
-                (inp, out),
-                kernel,
-                stride,
-            );
+            y = self.conv_bn(&format!("{name}.conv{i}"), &format!("{name}.bn{i}"), y, conv);
             if i < last {
                 y = self.push(format!("{name}.relu{i}"), Op::Relu, &[y]);
             }
         }
-        let shortcut = if stride != 1 || in_channels != out {
+        let shortcut = if stride != 1 || channels != out {
             let (conv, bn) = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
-            self.conv_bn(&conv, &bn, x, (in_channels, out), 1, stride)
+            self.conv_bn(&conv, &bn, x, Conv { channels: (channels, out), kernel: 1, stride, groups: 1 })
         } else {
             x
         };
         let sum = self.push(format!("{name}.add"), Op::Add, &[y, shortcut]);
         self.push(format!("{name}.relu"), Op::Relu, &[sum])
+    }
+}
+
+/// The shape of a residual block.
+#[derive(Clone, Copy)]
+struct BlockShape {
+    block: Block,
+    /// Of its input.
+    channels: usize,
+    /// Channels of its 3x3 convolutions.
+    inner: usize,
+    /// Channels of its output.
+    out: usize,
+    groups: usize,
+    stride: usize,
+}
+
+impl BlockShape {
+    fn convs(self) -> Vec<Conv> {
+        let Self { block, channels, inner, out, groups, stride } = self;
+        let conv = |channels, kernel, stride, groups| Conv { channels, kernel, stride, groups };
+        match block {
+            Block::Basic => vec![conv((channels, inner), 3, stride, 1), conv((inner, out), 3, 1, 1)],
+            Block::Bottleneck => vec![
+                conv((channels, inner), 1, 1, 1),
+                conv((inner, inner), 3, stride, groups),
+                conv((inner, out), 1, 1, 1),
+            ],
+        }
     }
 }
 
@@ -265,7 +288,14 @@ mod tests {
             (Arch::ResNet34, 21_797_672 - 513_000),
             (Arch::ResNet50, 25_557_032 - 2_049_000),
             (Arch::ResNet101, 44_549_160 - 2_049_000),
+            (Arch::ResNet152, 60_192_808 - 2_049_000),
+            (Arch::ResNeXt50x32x4d, 25_028_904 - 2_049_000),
+            (Arch::ResNeXt101x32x8d, 88_791_336 - 2_049_000),
+            (Arch::ResNeXt101x64x4d, 83_455_272 - 2_049_000),
+            (Arch::WideResNet50x2, 68_883_240 - 2_049_000),
+            (Arch::WideResNet101x2, 126_886_696 - 2_049_000),
         ];
+        assert_eq!(expected.len(), Arch::ALL.len());
         for (arch, count) in expected {
             let params = Graph::new(arch).params();
             let sum: usize =

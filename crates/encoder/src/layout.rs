@@ -11,6 +11,7 @@ mod error;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -29,6 +30,9 @@ pub enum Naming {
     /// `0.weight`, `4.0.bn1.weight`: `nn.Sequential` of a torchvision ResNet's children, as lightly and
     /// many SimCLR and BYOL repositories build their backbones.
     Sequential,
+    /// `embedder.embedder.convolution.weight`, `encoder.stages.0.layers.0.layer.0.normalization.bias`: Hugging Face's
+    /// transformers.
+    Transformers,
 }
 
 /// One row for each [`Naming`].
@@ -42,7 +46,7 @@ struct Anchors {
     roots: &'static [&'static str],
 }
 
-const ANCHORS: [Anchors; 3] = [
+const ANCHORS: [Anchors; 4] = [
     Anchors {
         naming: Naming::Torchvision,
         stem: "conv1.weight",
@@ -61,16 +65,23 @@ const ANCHORS: [Anchors; 3] = [
         block: "4.0.conv1.weight",
         roots: &["0", "1", "4", "5", "6", "7"],
     },
+    Anchors {
+        naming: Naming::Transformers,
+        stem: "embedder.embedder.convolution.weight",
+        block: "encoder.stages.0.layers.0.layer.0.convolution.weight",
+        roots: &["embedder", "encoder.stages"],
+    },
 ];
 
 impl Naming {
     fn anchors(self) -> &'static Anchors {
         // One row per variant, in the order of the variants; a test holds it.
-        let [torchvision, detectron2, sequential] = &ANCHORS;
+        let [torchvision, detectron2, sequential, transformers] = &ANCHORS;
         match self {
             Self::Torchvision => torchvision,
             Self::Detectron2 => detectron2,
             Self::Sequential => sequential,
+            Self::Transformers => transformers,
         }
     }
 }
@@ -91,12 +102,18 @@ impl Layout {
     /// The torchvision name of `key`, or `None` where the key is not below the prefix or has no
     /// torchvision equivalent.
     pub fn to_torchvision(&self, key: &str) -> Option<String> {
-        let rest = self.rest(key)?;
+        let rest = self.name(key)?;
         match self.naming {
-            Naming::Torchvision => Some(rest.to_owned()),
-            Naming::Detectron2 => detectron::to_torchvision(rest),
-            Naming::Sequential => sequential(rest),
+            Naming::Torchvision => Some(rest.into_owned()),
+            Naming::Detectron2 => detectron::to_torchvision(&rest),
+            Naming::Sequential => sequential(&rest),
+            Naming::Transformers => transformers(&rest),
         }
+    }
+
+    /// What `key` is called below the prefix, without wrappers.
+    fn name<'k>(&self, key: &'k str) -> Option<Cow<'k, str>> {
+        unwrapped(self.rest(key)?)
     }
 
     /// Whether `key` is below the prefix, or is the last stage of a C4 detector.
@@ -107,7 +124,7 @@ impl Layout {
     /// Whether `key` names a part of a ResNet's body, whether or not any architecture here has it: an
     /// encoder with such a key that nobody asked for is not the one that it is taken for.
     pub fn is_body(&self, key: &str) -> bool {
-        let Some(rest) = self.rest(key) else { return false };
+        let Some(rest) = self.name(key) else { return false };
         self.naming.anchors().roots.iter().any(|root| {
             let Some(behind) = rest.strip_prefix(root) else { return false };
             let numbered = behind.split('.').next().is_some_and(|n| n.parse::<u8>().is_ok());
@@ -115,9 +132,9 @@ impl Layout {
         })
     }
 
-    /// The key of the stem's convolution.
-    pub fn stem(&self) -> String {
-        format!("{}{}", self.prefix, self.naming.anchors().stem)
+    /// Whether `key` is the weight of the stem's convolution.
+    pub fn is_stem(&self, key: &str) -> bool {
+        self.name(key).is_some_and(|name| name == self.naming.anchors().stem)
     }
 
     fn rest<'k>(&self, key: &'k str) -> Option<&'k str> {
@@ -135,6 +152,7 @@ impl Layout {
         match self.naming {
             Naming::Detectron2 => "Detectron2",
             Naming::Sequential => "lightly or another `nn.Sequential`",
+            Naming::Transformers => "transformers",
             Naming::Torchvision => {
                 let prefix = plain(&self.prefix);
                 PROJECTS.iter().find(|(names, _)| names.contains(&prefix.as_str())).map_or("unknown", |p| p.1)
@@ -158,14 +176,60 @@ const PROJECTS: [(&[&str], &str); 8] = [
     (&["encoder.", "backbone."], "SimCLR, SimSiam, Barlow Twins or solo-learn"),
 ];
 
-/// Modules that wrap others for one run and say nothing about the model: `DataParallel`,
-/// `torch.compile`, fully sharded training.
-const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "_fsdp_wrapped_module."];
+/// Modules that wrap others for one run and say nothing about the model: `DataParallel`, `torch.compile`, fully sharded
+/// training (PyTorch's and FairScale's), activation checkpoints, Lightning's and DeepSpeed's engines, Opacus.
+const WRAPPERS: [&str; 8] = [
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_fpw_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "_dp_wrapped_module",
+    "_module",
+];
 
 /// A prefix without its wrappers.
 fn plain(prefix: &str) -> String {
-    let parts = prefix.split_inclusive('.').filter(|part| !WRAPPERS.contains(part));
-    parts.collect()
+    let is_wrapper = |part: &str| WRAPPERS.contains(&part.trim_end_matches('.'));
+    prefix.split_inclusive('.').filter(|part| !is_wrapper(part)).collect()
+}
+
+/// A name without the wrappers inside of it: `layer1._orig_mod.0.conv1.weight` is `layer1.0.conv1.weight`. `None` where
+/// it begins with one: those belong to a prefix, which is another encoder's.
+fn unwrapped(name: &str) -> Option<Cow<'_, str>> {
+    let mut parts = name.split('.');
+    if parts.next().is_some_and(|first| WRAPPERS.contains(&first)) {
+        return None;
+    }
+    if !parts.clone().any(|part| WRAPPERS.contains(&part)) {
+        return Some(Cow::Borrowed(name));
+    }
+    let kept: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
+    Some(Cow::Owned(kept.join(".")))
+}
+
+/// What stands before `name` in `key`, where `key` ends with it, be there wrappers between its parts. The prefix is as
+/// long as can be: wrappers before the name are a part of it.
+fn prefix_of<'k>(key: &'k str, name: &str) -> Option<&'k str> {
+    let mut end = key.len();
+    let mut parts = key.rsplit('.');
+    for (i, part) in name.rsplit('.').enumerate() {
+        loop {
+            let last = parts.next()?;
+            // The dot before it; before the first part there is none.
+            end = end.saturating_sub(last.len() + 1);
+            if last == part {
+                break;
+            }
+            // No name ends in a wrapper, which is a module.
+            if i == 0 || !WRAPPERS.contains(&last) {
+                return None;
+            }
+        }
+    }
+    let end = if parts.next().is_some() { end + 1 } else { 0 };
+    key.get(..end)
 }
 
 impl fmt::Display for Layout {
@@ -187,20 +251,50 @@ fn sequential(name: &str) -> Option<String> {
     }
 }
 
+/// `encoder.stages.0.layers.1.layer.2.convolution.weight` -> `layer1.1.conv3.weight`: transformers' `ResNetModel`, whose
+/// bottleneck blocks stride in the 3x3 convolution unless they are told otherwise.
+/// <https://github.com/huggingface/transformers/blob/main/src/transformers/models/resnet/modeling_resnet.py>
+fn transformers(name: &str) -> Option<String> {
+    if let Some(rest) = name.strip_prefix("embedder.embedder.") {
+        let (part, leaf) = rest.split_once('.')?;
+        let module = match part {
+            "convolution" => "conv1",
+            "normalization" => "bn1",
+            _ => return None,
+        };
+        return Some(format!("{module}.{leaf}"));
+    }
+    let (stage, rest) = name.strip_prefix("encoder.stages.")?.split_once(".layers.")?;
+    let (block, rest) = rest.split_once('.')?;
+    let (stage, block): (u8, u8) = (stage.parse().ok()?, block.parse().ok()?);
+    let (module, leaf) = rest.rsplit_once('.')?;
+    let module = match module {
+        "shortcut.convolution" => "downsample.0".to_owned(),
+        "shortcut.normalization" => "downsample.1".to_owned(),
+        _ => {
+            let (number, part) = module.strip_prefix("layer.")?.split_once('.')?;
+            let number = number.parse::<u8>().ok()?.checked_add(1)?;
+            match part {
+                "convolution" => format!("conv{number}"),
+                "normalization" => format!("bn{number}"),
+                _ => return None,
+            }
+        }
+    };
+    Some(format!("layer{}.{block}.{module}.{leaf}", stage.checked_add(1)?))
+}
+
 /// Every encoder below any prefix, sorted by prefix.
 pub fn candidates<'a>(keys: impl IntoIterator<Item = &'a str>) -> Vec<Layout> {
     let keys: BTreeSet<&str> = keys.into_iter().collect();
     let mut found: Vec<Layout> = Vec::new();
     for anchors in &ANCHORS {
-        let below = keys.iter().filter_map(|key| whole_word(key.strip_suffix(anchors.stem)?));
-        let complete = below.filter(|prefix| keys.contains(format!("{prefix}{}", anchors.block).as_str()));
+        let below = |name| keys.iter().filter_map(move |key| prefix_of(key, name));
+        let blocks: BTreeSet<&str> = below(anchors.block).collect();
+        let complete = below(anchors.stem).filter(|prefix| blocks.contains(prefix));
         found.extend(complete.map(|p| Layout { prefix: p.to_owned(), naming: anchors.naming }));
     }
     found.sort();
+    found.dedup();
     found
-}
-
-/// A prefix that ends where a name ends.
-fn whole_word(prefix: &str) -> Option<&str> {
-    (prefix.is_empty() || prefix.ends_with('.')).then_some(prefix)
 }

@@ -27,7 +27,7 @@ impl Default for Limits {
             ops: 8 << 20,
             values: 1 << 19,
             members: 2 << 20,
-            nesting: 1 << 10,
+            nesting: 1 << 14,
             globals: 1 << 16,
             decoded_bytes: 32 << 20,
         }

@@ -11,6 +11,9 @@ const VERSION: u64 = 1;
 /// Largest side that a contract may ask for, in pixels: it is allocated for every picture.
 const MAX_SIDE: u32 = 16_384;
 
+/// Largest standard deviation, which leaves pixels undivided. Those of values between 0 and 1 are at most a half.
+const MAX_STD: f32 = 1.0;
+
 /// How pictures become the tensors that an encoder was trained on.
 ///
 /// Short side to `resize` with antialiasing, centre `crop` x `crop`, divided by 255, normalised
@@ -25,7 +28,7 @@ pub struct Preprocess {
     pub interpolation: Interpolation,
     /// Subtracted from each channel, on the 0..1 scale, R G B.
     pub mean: [f32; 3],
-    /// Divides each channel.
+    /// Divides each channel, on the same scale.
     pub std: [f32; 3],
     /// Filter of encoders trained on high-pass pictures; comes last.
     pub high_pass: Option<HighPass>,
@@ -68,8 +71,8 @@ pub enum ContractError {
         /// As read.
         resize: u32,
     },
-    /// A mean that is no number, or a standard deviation that is not positive.
-    #[error("`{field}` {found:?}: expected finite numbers, and more than 0 for `std`")]
+    /// A mean outside of the scale of pixels, or a standard deviation that is none of values on it.
+    #[error("`{field}` {found:?}: expected {}{}", range(field), scale_hint(found))]
     Statistics {
         /// `mean` or `std`.
         field: &'static str,
@@ -90,6 +93,23 @@ pub enum ContractError {
         /// As read.
         found: f32,
     },
+}
+
+/// What a statistic may be.
+fn range(field: &str) -> String {
+    match field {
+        "std" => format!("more than 0 and at most {MAX_STD}"),
+        _ => "0 to 1".to_owned(),
+    }
+}
+
+/// Papers and configurations give the same statistics on the scale of bytes, too.
+fn scale_hint(found: &[f32; 3]) -> String {
+    if !found.iter().all(|v| (1.0..=255.0).contains(v)) {
+        return String::new();
+    }
+    let [r, g, b] = found.map(|v| (f64::from(v) / 255.0 * 1e6).round() / 1e6);
+    format!("; hint: these look like the 0..255 scale, which is {r},{g},{b} on the 0..1 scale")
 }
 
 /// The JSON form; the order of the fields is part of the fingerprint.
@@ -179,10 +199,10 @@ impl Preprocess {
         if self.crop > self.resize {
             return Err(ContractError::CropTooLarge { crop: self.crop, resize: self.resize });
         }
-        if !self.mean.iter().all(|m| m.is_finite()) {
+        if !self.mean.iter().all(|m| (0.0..=1.0).contains(m)) {
             return Err(ContractError::Statistics { field: "mean", found: self.mean });
         }
-        if !self.std.iter().all(|s| s.is_finite() && *s > 0.0) {
+        if !self.std.iter().all(|s| *s > 0.0 && *s <= MAX_STD) {
             return Err(ContractError::Statistics { field: "std", found: self.std });
         }
         self.high_pass.map_or(Ok(()), |filter| self.validate_filter(filter))

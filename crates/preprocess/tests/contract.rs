@@ -75,6 +75,36 @@ fn every_error() {
     assert!(matches!(replaced("0.485", "1e999"), E::Json(_)));
     assert!(matches!(replaced("0.229", "0"), E::Statistics { field: "std", .. }));
     assert!(matches!(replaced("0.224", "-1"), E::Statistics { field: "std", .. }));
+    // On the 0..255 scale, with the same on the other one as a hint.
+    for (field, wrong, right) in [
+        ("mean", [123.675, 116.28, 103.53], "0.485,0.456,0.406"),
+        ("std", [58.395, 57.12, 57.375], "0.229,0.224,0.225"),
+        ("std", [255.0; 3], "1,1,1"),
+    ] {
+        let contract = match field {
+            "mean" => Preprocess { mean: wrong, ..filtered() },
+            _ => Preprocess { std: wrong, ..filtered() },
+        };
+        let error = contract.validate().expect_err("refused");
+        assert_eq!(
+            error,
+            E::Statistics { field: if field == "mean" { "mean" } else { "std" }, found: wrong }
+        );
+        assert!(
+            error.to_string().contains(&format!("hint: these look like the 0..255 scale, which is {right}")),
+            "{error}"
+        );
+    }
+    for (mean, std, fine) in [
+        ([0.0, 0.5, 1.0], [0.003, 0.5, 1.0], true),
+        ([0.5, -0.1, 0.5], [0.5; 3], false),
+        ([0.5, 1.1, 0.5], [0.5; 3], false),
+        ([0.5; 3], [0.5, 1.01, 0.5], false),
+        ([0.5; 3], [0.5, f32::INFINITY, 0.5], false),
+        ([0.5; 3], [0.5, f32::NAN, 0.5], false),
+    ] {
+        assert_eq!(Preprocess { mean, std, ..filtered() }.validate().is_ok(), fine, "{mean:?} {std:?}");
+    }
     let not_finite = Preprocess { mean: [f32::NAN; 3], ..filtered() };
     assert!(matches!(not_finite.validate(), Err(E::Statistics { field: "mean", .. })));
     for kernel in [0, 10, 129] {

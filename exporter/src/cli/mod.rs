@@ -98,6 +98,7 @@ mod tests {
             [OutputKind::Stage(4), OutputKind::Embedding]
         );
         assert!(onnx_args("--no-normalize").no_normalize);
+        assert!(onnx_args("--force").force && !plain.force);
         assert!(onnx_args("--no-fold").no_fold);
         assert_eq!(onnx_args("--opset 20").opset, 20);
         assert_eq!(onnx_args("--licence MIT").licence.as_deref(), Some("MIT"));
@@ -121,10 +122,11 @@ mod tests {
 
     #[test]
     fn torch_flags() {
-        let Command::Torch(args) = parse("torch a b --layout moco --fc 10").expect("valid").command else {
+        let Command::Torch(args) = parse("torch a b --layout moco --fc 10 --force").expect("valid").command
+        else {
             panic!("torch")
         };
-        assert_eq!((args.layout, args.fc), (TorchLayout::Moco, Some(10)));
+        assert_eq!((args.layout, args.fc, args.force), (TorchLayout::Moco, Some(10), true));
     }
 
     #[test]

@@ -9,11 +9,11 @@ use occlude_checkpoint::Checkpoint;
 
 use super::args::{ContractArgs, EncoderArgs, load};
 use crate::calibrate::{Calibration, CalibrationOptions, Method, calibrate};
-use crate::golden;
 use crate::onnx::{
     InputKind, ModelInfo, Network, OPSETS, OnnxModel, OnnxOptions, OutputKind, Precision, Projection,
-    Quantization, model,
+    Quantization, data_file, model,
 };
+use crate::{Error, golden};
 
 #[derive(Debug, Args)]
 pub(super) struct OnnxArgs {
@@ -49,6 +49,9 @@ pub(super) struct OnnxArgs {
     /// Write the weights to OUT.onnx.data; models past 2 GiB always do
     #[arg(long)]
     pub(super) external_data: bool,
+    /// Replace OUT, and OUT.onnx.data where it is written, where they exist; never the checkpoint or a picture
+    #[arg(long)]
+    pub(super) force: bool,
     #[command(flatten)]
     pub(super) precision: PrecisionArgs,
     #[command(flatten)]
@@ -139,6 +142,7 @@ impl PrecisionArgs {
 
 /// Runs the command.
 pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
+    let target = Target::of(&args)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let source = load(&checkpoint, args.encoder, args.contract)?;
     let outputs = distinct(args.outputs);
@@ -164,8 +168,10 @@ pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
         licence: args.licence,
     };
     let mut model = model(network, &options, &info)?;
-    add_golden(network, &options, &mut model);
+    model.doubts().iter().for_each(|doubt| eprintln!("warning: {doubt}"));
+    add_golden(network, &options, &mut model)?;
     if args.external_data || model.needs_external_data() {
+        target.check_data()?;
         let data = model.save_external(&args.out)?;
         eprintln!("wrote `{}` and its weights, `{}`", args.out.display(), data.display());
     } else {
@@ -173,17 +179,54 @@ pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
         eprintln!("wrote `{}`: {} bytes, {}", args.out.display(), model.byte_len(), options.precision.name());
     }
     eprintln!("fingerprint {}", info.fingerprint);
+    eprintln!("identity {}", model.identity());
     Ok(ExitCode::SUCCESS)
 }
 
-/// A model that cannot answer here is written nevertheless: it may be for another machine.
-fn add_golden(network: Network<'_>, options: &OnnxOptions, model: &mut OnnxModel<'_>) {
+/// What is written, and what must not be.
+struct Target {
+    out: PathBuf,
+    data: PathBuf,
+    inputs: Vec<PathBuf>,
+    force: bool,
+}
+
+impl Target {
+    /// Checks what can be checked before the work.
+    fn of(args: &OnnxArgs) -> Result<Self, Error> {
+        let mut inputs = vec![args.checkpoint.clone()];
+        inputs.extend(args.precision.calibrate.iter().cloned());
+        let target = Self { out: args.out.clone(), data: data_file(&args.out), inputs, force: args.force };
+        occlude_output::check(&[&target.out], &target.inputs(), target.force)?;
+        if args.external_data {
+            target.check_data()?;
+        }
+        Ok(target)
+    }
+
+    fn inputs(&self) -> Vec<&Path> {
+        self.inputs.iter().map(PathBuf::as_path).collect()
+    }
+
+    /// The file of the weights, which large models have without being asked.
+    fn check_data(&self) -> Result<(), Error> {
+        let mut inputs = self.inputs();
+        inputs.push(&self.out);
+        Ok(occlude_output::check(&[&self.data], &inputs, self.force)?)
+    }
+}
+
+/// A model that cannot answer here is written nevertheless: it may be for another machine. One that answers with what
+/// is no number is not.
+fn add_golden(network: Network<'_>, options: &OnnxOptions, model: &mut OnnxModel<'_>) -> Result<(), Error> {
     let without = "the file has no golden picture, so that the server cannot check its answers at start";
     match golden::of(network, options, model) {
         Ok(Some(golden)) => model.set_golden(&golden),
         Ok(None) => eprintln!("note: {without}: it has no output `embedding`"),
+        Err(error @ Error::Activation { .. }) => return Err(error),
         Err(error) => eprintln!("warning: {without}: {error}"),
     }
+    Ok(())
 }
 
 fn file_name(path: &Path) -> String {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use occlude_checkpoint::Checkpoint;
+use occlude_output::check;
 
 use super::args::{ContractArgs, EncoderArgs, load};
 use crate::{TorchLayout, TorchOptions, write_safetensors, write_torch};
@@ -15,6 +16,9 @@ pub(super) struct SafetensorsArgs {
     checkpoint: PathBuf,
     /// File to write
     out: PathBuf,
+    /// Replace OUT where it exists; never the checkpoint
+    #[arg(long)]
+    pub(super) force: bool,
     #[command(flatten)]
     encoder: EncoderArgs,
     #[command(flatten)]
@@ -34,6 +38,9 @@ pub(super) struct TorchArgs {
     /// loads strictly; it has to be trained
     #[arg(long, value_name = "CLASSES")]
     pub(super) fc: Option<usize>,
+    /// Replace OUT where it exists; never the checkpoint
+    #[arg(long)]
+    pub(super) force: bool,
     #[command(flatten)]
     encoder: EncoderArgs,
     #[command(flatten)]
@@ -42,6 +49,7 @@ pub(super) struct TorchArgs {
 
 /// Runs `safetensors`.
 pub(super) fn run_safetensors(args: SafetensorsArgs) -> anyhow::Result<ExitCode> {
+    check(&[&args.out], &[&args.checkpoint], args.force)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let source = load(&checkpoint, args.encoder, args.contract)?;
     write_safetensors(&args.out, &source.encoder, &source.contract)?;
@@ -51,6 +59,7 @@ pub(super) fn run_safetensors(args: SafetensorsArgs) -> anyhow::Result<ExitCode>
 
 /// Runs `torch`.
 pub(super) fn run_torch(args: TorchArgs) -> anyhow::Result<ExitCode> {
+    check(&[&args.out], &[&args.checkpoint], args.force)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let source = load(&checkpoint, args.encoder, args.contract)?;
     // MoCo's own files say `epoch`, ours `occlude.epoch`.

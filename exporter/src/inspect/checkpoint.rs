@@ -1,7 +1,9 @@
 //! Checkpoints.
 
-use occlude_checkpoint::{Checkpoint, Encoder, LoadOptions, load_encoder, meta};
-use occlude_encoder::layout;
+use occlude_checkpoint::{
+    Checkpoint, Encoder, EncoderData, LoadOptions, check_values, load_encoder_as_is, meta,
+};
+use occlude_encoder::{Graph, Param, layout};
 use occlude_preprocess::Preprocess;
 use serde_json::{Value, json};
 
@@ -14,7 +16,7 @@ const LISTED: usize = 16;
 pub(super) fn look(file: &Checkpoint, options: &LoadOptions) -> Result<Inspection, Error> {
     let (contract, note) = contract_of(file, &ContractOverrides::default())?;
     let assumed = note.is_some();
-    let encoder = load_encoder(file, options);
+    let encoder = load_encoder_as_is(file, options);
     let mut lines = Lines::default();
     lines.add(
         "file",
@@ -24,6 +26,9 @@ pub(super) fn look(file: &Checkpoint, options: &LoadOptions) -> Result<Inspectio
         Ok(encoder) => {
             lines.add("encoder", format!("{} from {}: {}", encoder.arch, encoder.layout, encoder.report));
             lines.add("fingerprint", fingerprint_text(file, encoder, &contract));
+            for problem in value_problems(file, encoder) {
+                lines.add("values", problem);
+            }
         }
         Err(reason) => lines.add("encoder", format!("none: {reason}")),
     }
@@ -48,6 +53,15 @@ pub(super) fn look(file: &Checkpoint, options: &LoadOptions) -> Result<Inspectio
     let row = |t: occlude_checkpoint::Tensor<'_>| [t.name.to_owned(), t.dtype.to_string(), shape(t.shape)];
     lines.table(["name", "type", "shape"], &file.tensors().map(row).collect::<Vec<_>>());
     Ok(Inspection { text: lines.0, json: json(file, &encoder, &contract, assumed) })
+}
+
+/// Parameters with values for which no command would take the encoder.
+fn value_problems(file: &Checkpoint, encoder: &Encoder<'_>) -> Vec<String> {
+    let check = |param: &Param| match &encoder.tensors.get(&param.name)?.data {
+        EncoderData::Stored(tensor) => check_values(file.path(), param.kind, tensor).err(),
+        _ => None,
+    };
+    Graph::new(encoder.arch).params().iter().filter_map(check).map(|error| error.to_string()).collect()
 }
 
 fn shape(sides: &[usize]) -> String {
@@ -81,6 +95,7 @@ fn json(
             "missing": e.report.missing,
             "unused": e.report.unused,
             "surplus": e.report.surplus,
+            "bad_values": value_problems(file, e),
             "fingerprint": e.fingerprint(&contract_json),
         }),
         Err(reason) => json!({ "error": reason.to_string() }),

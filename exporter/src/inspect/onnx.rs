@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tract_onnx::pb::{TensorProto, tensor_proto::DataType};
 
 use super::{Inspection, Lines, size};
+use crate::onnx::IDENTITY;
 use crate::onnx_file::Port;
 use crate::{Error, OnnxFile};
 
@@ -25,8 +26,10 @@ pub(super) fn look(file: &OnnxFile) -> Inspection {
             lines.add(label, format!("{} {} ({})", port.name, port.element, port.shape.join(", ")));
         }
     }
+    let identity = file.metadata().get(IDENTITY).copied();
+    lines.add("identity", identity.unwrap_or("none: a server tells this model by the file's content"));
     lines.add("golden", golden_text(file));
-    for (key, value) in metadata(file) {
+    for (key, value) in metadata(file).into_iter().filter(|(key, _)| *key != IDENTITY) {
         lines.add_cut("metadata", &format!("{key} = {value}"));
     }
     let operations: Vec<String> = operations(file).into_iter().map(|(op, n)| format!("{op} {n}")).collect();
@@ -124,6 +127,7 @@ fn json(file: &OnnxFile, inputs: &[Port], outputs: &[Port]) -> Value {
         "opset": opsets(file),
         "inputs": inputs.iter().map(port).collect::<Vec<_>>(),
         "outputs": outputs.iter().map(port).collect::<Vec<_>>(),
+        "identity": file.metadata().get(IDENTITY),
         "golden": golden_json(file),
         "metadata": metadata(file),
         "operations": operations(file),

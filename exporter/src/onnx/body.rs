@@ -56,23 +56,27 @@ pub(super) fn float_unit(
 
 /// Name and shape of a convolution's weight.
 pub(super) fn conv_weight(node: &Node) -> (String, Vec<usize>) {
-    let Op::Conv { in_channels, out_channels, kernel, .. } = node.op else {
+    let Op::Conv { in_channels, out_channels, kernel, groups, .. } = node.op else {
         unreachable!("called for convolutions only")
     };
-    (format!("{}.weight", node.name), vec![out_channels, in_channels, kernel, kernel])
+    (format!("{}.weight", node.name), vec![out_channels, in_channels / groups, kernel, kernel])
 }
 
-/// The square window of a convolution or a pooling.
+/// The square window of a convolution or a pooling, and the groups of the former.
 pub(super) fn attributes(op: Op) -> Vec<Attribute> {
     let (Op::Conv { kernel, stride, padding, .. } | Op::MaxPool { kernel, stride, padding }) = op else {
         return vec![];
     };
     let both = |n: usize| vec![n as i64; 2];
-    vec![
+    let mut attributes = vec![
         Attribute::Ints("kernel_shape", both(kernel)),
         Attribute::Ints("pads", vec![padding as i64; 4]),
         Attribute::Ints("strides", both(stride)),
-    ]
+    ];
+    if let Op::Conv { groups: groups @ 2.., .. } = op {
+        attributes.push(Attribute::Int("group", groups as i64));
+    }
+    attributes
 }
 
 fn folded_conv(builder: &mut Builder<'_>, conv: &Node, bn: &Node, input: &str) -> Result<String, Error> {

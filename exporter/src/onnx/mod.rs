@@ -8,12 +8,13 @@ mod options;
 mod projection;
 mod quantized;
 mod units;
+mod values;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use occlude_checkpoint::{Encoder, atomic};
+use occlude_checkpoint::Encoder;
 use occlude_encoder::Graph;
 use occlude_preprocess::{Golden, Preprocess};
 
@@ -24,6 +25,10 @@ pub use quantized::Quantization;
 use crate::Error;
 use crate::proto::{Dim, Element, Model, Value};
 use builder::Builder;
+
+/// The property that says what a model computes: SHA-256 in lower-case hexadecimal over operations, weights and
+/// preprocessing. Two files with the same one give the same numbers.
+pub const IDENTITY: &str = "occlude.identity";
 
 /// Longest file that protocol buffers can hold; its readers count in 32 bits with a sign.
 const MAX_MESSAGE: u64 = i32::MAX as u64;
@@ -42,6 +47,7 @@ pub struct Network<'a> {
 /// An ONNX model that is ready to be written.
 pub struct OnnxModel<'a> {
     model: Model<'a>,
+    doubts: Vec<String>,
 }
 
 /// Builds the model of an encoder.
@@ -53,7 +59,7 @@ pub struct OnnxModel<'a> {
 ///
 /// # Errors
 /// [`Error::MissingWeight`] for an encoder that was loaded partially, [`Error::Options`] for options that
-/// exclude each other.
+/// exclude each other, [`Error::NotFinite`] and [`Error::HalfOverflow`] for values that the model cannot hold.
 pub fn model<'a>(
     network: Network<'a>,
     options: &OnnxOptions,
@@ -72,7 +78,9 @@ pub fn model<'a>(
         outputs.push(output_value(&graph, network, kind, options.dynamic_size));
     }
     let metadata = info.properties(encoder.arch, contract, options);
-    Ok(assembled(builder, network, options, outputs, metadata))
+    let mut model = assembled(builder, network, options, outputs, metadata);
+    model.identify(contract)?;
+    Ok(model)
 }
 
 /// The model in single precision that gives the value of every activation that quantisation asks for:
@@ -113,7 +121,7 @@ fn assembled<'a>(
     let name = network.encoder.arch.name().to_owned();
     let inputs = vec![input_value(network.contract, options)];
     let model = Model { opset: options.opset, name, nodes, initializers, inputs, outputs, metadata };
-    OnnxModel { model }
+    OnnxModel { model, doubts: vec![] }
 }
 
 /// Adds preprocessing and encoder; gives the value of each node of the graph.
@@ -152,6 +160,26 @@ fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
 }
 
 impl OnnxModel<'_> {
+    /// Looks at all values, and adds what they and the operations amount to.
+    fn identify(&mut self, contract: &Preprocess) -> Result<(), Error> {
+        let mut watch = values::Watch::default();
+        let identity = self.model.identity(&contract.to_json(), &mut |i, values| watch.look(i, values));
+        self.doubts = watch.finish()?;
+        let unreadable = |reason| Error::Write { path: "memory".into(), reason };
+        self.model.metadata.push((IDENTITY.to_owned(), identity.map_err(unreadable)?));
+        Ok(())
+    }
+
+    /// What the user should hear about the values.
+    pub fn doubts(&self) -> &[String] {
+        &self.doubts
+    }
+
+    /// What the model computes, as [`IDENTITY`] says it.
+    pub fn identity(&self) -> &str {
+        self.model.metadata.iter().find(|(key, _)| key == IDENTITY).map_or("", |(_, value)| value)
+    }
+
     /// Adds golden data to the metadata.
     pub fn set_golden(&mut self, golden: &Golden) {
         let pairs = golden.properties().into_iter().map(|(key, value)| (key.to_owned(), value));
@@ -190,17 +218,23 @@ impl OnnxModel<'_> {
     /// # Errors
     /// [`Error::Write`].
     pub fn save_external(&self, path: &Path) -> Result<PathBuf, Error> {
-        let mut name = OsString::from(path.file_name().unwrap_or_default());
-        name.push(".data");
-        let data = path.with_file_name(&name);
+        let data = data_file(path);
+        let name = data.file_name().unwrap_or_default().to_string_lossy();
         write(&data, |out| self.model.write_data(out))?;
-        write(path, |out| self.model.message(Some(&name.to_string_lossy())).write_to(out))?;
+        write(path, |out| self.model.message(Some(&name)).write_to(out))?;
         Ok(data)
     }
 }
 
+/// Where the weights of a model go that has them beside itself: `NAME.onnx.data`.
+pub fn data_file(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path.file_name().unwrap_or_default());
+    name.push(".data");
+    path.with_file_name(name)
+}
+
 fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
-    atomic::write(path, content).map_err(|reason| Error::Write { path: path.to_owned(), reason })
+    occlude_output::write(path, content).map_err(|reason| Error::Write { path: path.to_owned(), reason })
 }
 
 fn named(name: impl Into<String>) -> Dim {

@@ -8,6 +8,7 @@ use occlude_encoder::Graph;
 use super::builder::Builder;
 use crate::Error;
 use crate::proto::Attribute;
+use crate::reference::rectified;
 
 /// A multilayer perceptron behind the pooled features.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,7 +108,7 @@ impl Projection {
     /// The plain computation, for checking: (inputs) -> (dim).
     pub fn forward(&self, features: &[f32]) -> Vec<f32> {
         self.layers.iter().fold(features.to_vec(), |x, layer| match layer {
-            Layer::Relu => x.iter().map(|v| v.max(0.0)).collect(),
+            Layer::Relu => x.iter().map(|&v| rectified(v)).collect(),
             Layer::Affine { factor, summand } => {
                 x.iter().zip(factor).zip(summand).map(|((x, f), s)| x * f + s).collect()
             }

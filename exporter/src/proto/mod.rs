@@ -4,6 +4,7 @@
 //! written, so that a model of any size costs no second copy. The wire format:
 //! <https://protobuf.dev/programming-guides/encoding/>.
 
+mod identity;
 mod model;
 mod weights;
 

@@ -94,7 +94,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn message(&self) -> Message<'_> {
+    pub(super) fn message(&self) -> Message<'_> {
         Message::default()
             .each(&self.inputs, |m, name| m.text(1, name))
             .text(2, &self.output)

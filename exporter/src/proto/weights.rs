@@ -83,12 +83,9 @@ impl<'a> Weights<'a> {
     }
 }
 
-impl Stream for Weights<'_> {
-    fn byte_len(&self) -> u64 {
-        self.len as u64 * self.element.size()
-    }
-
-    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+impl Weights<'_> {
+    /// Writes the values; `look` sees the floats first, as they are before they become halves.
+    pub(crate) fn write_seen(&self, out: &mut dyn Write, look: &mut dyn FnMut(&[f32])) -> io::Result<()> {
         match &self.source {
             Source::Bytes(bytes) => out.write_all(bytes),
             Source::Int8(make) => {
@@ -99,12 +96,23 @@ impl Stream for Weights<'_> {
             Source::Floats(make) => {
                 let values = make();
                 self.check(values.len())?;
+                look(&values);
                 match self.element {
                     Element::Float16 => write_halves(out, &values),
                     _ => write_chunks(out, &values, |v: &f32, b| *b = v.to_le_bytes()),
                 }
             }
         }
+    }
+}
+
+impl Stream for Weights<'_> {
+    fn byte_len(&self) -> u64 {
+        self.len as u64 * self.element.size()
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.write_seen(out, &mut |_| ())
     }
 }
 

@@ -40,7 +40,8 @@ impl Embedded {
 }
 
 fn normalized(values: &[f32]) -> Vec<f32> {
-    let length = values.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-12);
+    let length = values.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let length = if length < 1e-12 { 1e-12 } else { length };
     values.iter().map(|v| v / length).collect()
 }
 

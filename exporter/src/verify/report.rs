@@ -76,6 +76,8 @@ impl Difference {
             Ok(OutputKind::Embedding | OutputKind::Projection) => {
                 Self { embedding: difference, cosine: cosine(a, b), ..Self::NONE }
             }
+            // Where both are infinite, a share of the largest would be no number.
+            _ if difference.is_infinite() => Self { maps: difference, ..Self::NONE },
             _ => Self { maps: difference / largest(b).max(f64::MIN_POSITIVE), ..Self::NONE },
         }
     }
@@ -133,11 +135,12 @@ impl Comparison {
 
     /// Whether the fingerprint is the checkpoint's, the golden answer is right and nothing differs by more than
     /// `tolerance`. In single precision that is an embedding's value, a map's value as a share of its largest, and the
-    /// cosine from 1; in lower precision the cosine.
+    /// cosine from 1; in lower precision the cosine. What is no number never passes.
     pub fn passes(&self, tolerance: f64) -> bool {
         let close = |d: Difference| {
             let exact = d.embedding <= tolerance && d.maps <= tolerance;
-            d.cosine >= 1.0 - tolerance && (exact || !self.is_single_precision())
+            let numbers = d.embedding.is_finite() && d.maps.is_finite();
+            d.cosine >= 1.0 - tolerance && numbers && (exact || !self.is_single_precision())
         };
         let good = |r: &PictureResult| r.tract.is_none_or(close) && close(r.reference);
         self.same_fingerprint()
@@ -335,6 +338,12 @@ mod tests {
         ] {
             assert!(!comparison(&bad, &good).passes(1e-4), "{bad:?}");
             assert!(!comparison(&good, &bad).passes(1e-4), "{bad:?}");
+        }
+        let lower = |a: &Outputs| Comparison { precision: "fp16".to_owned(), ..comparison(a, a) };
+        for value in [f32::NAN, f32::INFINITY] {
+            let same = outputs(&[0.6, 0.8], &[value]);
+            assert!(!comparison(&same, &same).passes(1e-4), "{value}");
+            assert!(!lower(&same).passes(1e-4), "{value}: in lower precision, too");
         }
         let half_turned = Difference { cosine: 0.99, ..Difference::NONE };
         let strange = Comparison { golden: Some(half_turned), ..passed.clone() };

@@ -24,7 +24,7 @@ pub struct EmbedArgs {
     /// Format, where the ending does not tell
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// Write over a result that is there
+    /// Replace OUT, and OUT.paths.txt, where they exist; never the model or a picture
     #[arg(long)]
     pub force: bool,
     #[allow(missing_docs)]
@@ -60,11 +60,12 @@ impl Format {
 /// that was stopped is gone on with by the same command: what is done lies in `OUT.partial`.
 pub fn embed(args: &EmbedArgs) -> Result<(usize, usize), ToolError> {
     let format = Format::of(args)?;
-    if args.out.exists() && !args.force {
-        return Err(ToolError::Exists { path: args.out.clone() });
-    }
+    check_output(args, format, &[])?;
     let listing = list(&args.dir)?;
     tell_left_out(&args.dir, &listing);
+    if args.force && args.out.exists() {
+        check_output(args, format, &listing.samples)?;
+    }
     let model = args.encoder.open()?;
     let mut journal = Journal::open(&partial(&args.out), &model.info.identity, model.info.dim)?;
     let outcome = fill(args, &listing, &model, &mut journal)?;
@@ -92,6 +93,22 @@ pub fn embed(args: &EmbedArgs) -> Result<(usize, usize), ToolError> {
         outcome.skipped
     );
     Ok((count, outcome.skipped))
+}
+
+/// Refuses a result that is there, and one that is the model or one of the pictures.
+fn check_output(args: &EmbedArgs, format: Format, pictures: &[Sample]) -> Result<(), ToolError> {
+    let mut inputs: Vec<&Path> = pictures.iter().map(|s| s.path.as_path()).collect();
+    let model = &args.encoder.model.path;
+    // Large models have their weights beside themselves.
+    let weights = model.with_added_extension("data");
+    inputs.extend([model.as_path(), &weights]);
+    occlude_output::check(&[&args.out], &inputs, args.force)?;
+    if format == Format::Npy {
+        // An interrupted run may have come as far as the names.
+        let begun = partial(&args.out).exists();
+        occlude_output::check(&[&names_of(&args.out)], &inputs, args.force || begun)?;
+    }
+    Ok(())
 }
 
 /// Where an unfinished run lies.

@@ -102,12 +102,9 @@ pub enum ToolError {
         /// As given.
         path: PathBuf,
     },
-    /// The result is there already.
-    #[error("`{}` is there already; hint: delete it, or add `--force`", .path.display())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
+    /// A result that must not be written.
+    #[error(transparent)]
+    Output(#[from] occlude_output::Refused),
     /// What an interrupted run left belongs to another model.
     #[error("`{}` was left by a run with the model {found}, this one is {expected}; hint: delete it to begin anew", .path.display())]
     OtherRun {

@@ -457,7 +457,7 @@ fn a_folder_is_embedded_in_every_format() {
     let json: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert!(cosine(&floats(&json["results"][0]["embedding"]), &told[..8]) > 0.999_999);
 
-    assert!(said(&embed("e.npy", &[])).contains("there already"));
+    assert!(said(&embed("e.npy", &[])).contains("`--force` replaces it"));
     assert!(embed("e.npy", &["--force"]).status.success());
     assert!(said(&embed("e.csv", &[])).contains(".parquet"));
     std::fs::write(out("f.jsonl.partial"), "occlude-embed 1 another 8\n").unwrap();

@@ -1,6 +1,6 @@
 //! `occlude-train dataset`: preparing and checking data sets. No tensor is involved.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -120,6 +120,9 @@ pub(super) struct Subset {
     /// Kind of links
     #[arg(long, value_enum, default_value = "auto")]
     link: LinkKind,
+    /// Replace the list of `--list` where it exists; never the source
+    #[arg(long, requires = "list")]
+    force: bool,
 }
 
 #[derive(Args, Debug)]
@@ -321,6 +324,9 @@ fn subset(args: &Subset) -> Result<ExitCode> {
     if let Some(list) = &args.list {
         let named = list.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("txt"));
         ensure!(named, "`{}` would not be taken for a list; hint: a name that ends in .txt", list.display());
+        let inputs: Vec<&Path> =
+            [Some(&args.source), args.classes.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
+        occlude_output::check(&[list], &inputs, args.force)?;
     }
     let data = crate::data::open(&args.source)?;
     let selection = Selection {

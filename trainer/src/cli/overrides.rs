@@ -11,7 +11,8 @@ use crate::config::{
 /// Flags that override a recipe.
 #[derive(Args, Debug, Default)]
 pub(super) struct Overrides {
-    /// Architecture: resnet18, resnet34, resnet50 or resnet101
+    /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
+    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2
     #[arg(long)]
     arch: Option<String>,
     /// Side of the training crops, pixels

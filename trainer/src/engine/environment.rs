@@ -14,7 +14,7 @@ use super::Run;
 /// Where the file cannot be written.
 pub(super) fn write(path: &Path, run: &Run, pictures: usize) -> Result<()> {
     let text = serde_json::to_string_pretty(&describe(run, pictures))?;
-    occlude_checkpoint::atomic::write(path, |w| writeln!(w, "{text}"))
+    occlude_output::write(path, |w| writeln!(w, "{text}"))
         .with_context(|| format!("cannot write `{}`", path.display()))
 }
 

@@ -31,10 +31,8 @@ impl Log {
             Ok(text) => {
                 let kept: Vec<&str> = text.lines().filter(|line| belongs(line, step)).collect();
                 if kept.len() < text.lines().count() {
-                    occlude_checkpoint::atomic::write(path, |w| {
-                        kept.iter().try_for_each(|line| writeln!(w, "{line}"))
-                    })
-                    .with_context(|| format!("cannot write `{}`", path.display()))?;
+                    occlude_output::write(path, |w| kept.iter().try_for_each(|line| writeln!(w, "{line}")))
+                        .with_context(|| format!("cannot write `{}`", path.display()))?;
                 }
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}

@@ -130,7 +130,7 @@ fn prepare_folder(run: &Run) -> Result<Lock> {
 fn write_config(config: &Config, run: &Run) -> Result<()> {
     let path = run.out.join("config.json");
     let text = serde_json::to_string_pretty(&config.resolved()?)?;
-    occlude_checkpoint::atomic::write(&path, |w| writeln!(w, "{text}"))
+    occlude_output::write(&path, |w| writeln!(w, "{text}"))
         .with_context(|| format!("cannot write `{}`", path.display()))
 }
 

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use occlude_checkpoint::{
-    Checkpoint, Dtype, EncoderData, EncoderTensor, TensorOut, atomic, meta, save_safetensors,
-};
+use occlude_checkpoint::{Checkpoint, Dtype, EncoderData, EncoderTensor, TensorOut, meta, save_safetensors};
 use occlude_encoder::layout::{Layout, Naming};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -101,7 +99,7 @@ pub fn save(
     // the weights are safe; now they may be the newest
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let last = path.with_file_name("last");
-    atomic::write(&last, |w| writeln!(w, "{name}"))
+    occlude_output::write(&last, |w| writeln!(w, "{name}"))
         .with_context(|| format!("cannot write `{}`", last.display()))
 }
 

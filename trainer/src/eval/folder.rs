@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use occlude_checkpoint::{Checkpoint, atomic, meta, save_safetensors};
+use occlude_checkpoint::{Checkpoint, meta, save_safetensors};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -98,7 +98,7 @@ impl Folder {
 
     fn write_text(&self, name: &str, text: &str) -> Result<()> {
         let path = self.file(name);
-        atomic::write(&path, |w| writeln!(w, "{text}"))
+        occlude_output::write(&path, |w| writeln!(w, "{text}"))
             .with_context(|| format!("cannot write `{}`; hint: is the disk full?", path.display()))
     }
 

@@ -173,13 +173,13 @@ impl Encoder {
             let params = &self.nodes[id];
             let value = match node.op {
                 Op::Input => channels_last(image),
-                Op::Conv { stride, padding, .. } => input(0).conv2d::<Tensor>(
+                Op::Conv { stride, padding, groups, .. } => input(0).conv2d::<Tensor>(
                     &params[0],
                     None,
                     [stride as i64; 2],
                     [padding as i64; 2],
                     [1, 1],
-                    1,
+                    groups as i64,
                 ),
                 Op::BatchNorm { .. } => batch_norm(input(0), params, mode),
                 // nothing else reads what a rectifier reads, and no backward pass needs it

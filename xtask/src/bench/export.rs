@@ -28,9 +28,8 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
         let (ours, theirs) =
             (folder.join(format!("ours.{extension}")), folder.join(format!("peer.{extension}")));
         let (tool, python) = (paths::tool(tool), paths::python());
-        let force: &[&OsStr] = if what == "detectron" { &[OsStr::new("--force")] } else { &[] };
-        let mut line: Vec<&OsStr> = vec![tool.as_ref(), command.as_ref(), checkpoint.as_ref(), ours.as_ref()];
-        line.extend(force);
+        let line: [&OsStr; 5] =
+            [tool.as_ref(), command.as_ref(), checkpoint.as_ref(), ours.as_ref(), "--force".as_ref()];
         let ours = cost(&line)?;
         let line: [&OsStr; 6] = [
             python.as_ref(),

@@ -66,7 +66,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
 pub(super) fn export(folder: &Path, checkpoint: &str, side: &str) -> Result<PathBuf> {
     let model = folder.join(checkpoint).with_extension("onnx");
     let mut command = sh::command(paths::tool("occlude-export"));
-    command.arg("onnx").arg(folder.join(checkpoint)).arg(&model).args(["--image-size", side]);
+    command.arg("onnx").arg(folder.join(checkpoint)).arg(&model).args(["--force", "--image-size", side]);
     sh::capture(&mut command)?;
     Ok(model)
 }

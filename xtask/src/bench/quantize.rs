@@ -13,7 +13,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
     peer(include_str!("serve_inputs.py"), &[&checkpoint, &images])?;
     let export = || {
         let mut command = sh::command(paths::tool("occlude-export"));
-        command.arg("onnx").arg(&checkpoint);
+        command.arg("onnx").arg("--force").arg(&checkpoint);
         command
     };
     sh::capture(export().arg(&single))?;

@@ -117,7 +117,7 @@ fn inputs(folder: &Path, data: Option<&Path>) -> Result<Inputs> {
 /// Writes a model; options that end in `--calibrate` get the photos.
 fn export(inputs: &Inputs, model: &Path, options: &[&str]) -> Result<()> {
     let mut command = sh::command(paths::tool("occlude-export"));
-    command.arg("onnx").arg(&inputs.checkpoint).arg(model).args(options);
+    command.arg("onnx").arg(&inputs.checkpoint).arg(model).arg("--force").args(options);
     if !options.is_empty() {
         command.arg(&inputs.photos);
     }

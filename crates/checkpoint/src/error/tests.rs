@@ -33,7 +33,7 @@ macro_rules! variants {
     };
 }
 
-variants!(error_name, ERRORS, Error: Io Unrecognised Damaged Tensor Layout Arch Strict Save);
+variants!(error_name, ERRORS, Error: Io Unrecognised Damaged Tensor Value Layout Arch Strict Save);
 variants!(format_name, FORMATS, FormatError: Safetensors Zip Pickle State);
 variants!(zip_name, ZIPS, ZipError: NoDirectory Damaged TooManyRecords Duplicate Compressed Overlap Path
     Encrypted Outside NoPickle TwoPickles);

@@ -32,7 +32,7 @@ pub fn save_safetensors(
     let mut ordered: Vec<&TensorOut<'_>> = tensors.iter().collect();
     ordered.sort_by_key(|t| std::cmp::Reverse(t.dtype.size()));
     let header = header(&ordered, metadata).map_err(|e| fail(SaveError::Io(e.into())))?;
-    crate::atomic::write(path, |out| {
+    occlude_output::write(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         ordered.iter().try_for_each(|tensor| out.write_all(&tensor.data))

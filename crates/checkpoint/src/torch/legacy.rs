@@ -14,8 +14,8 @@ use crate::error::{FormatError, StateError};
 use crate::flatten::flatten;
 
 /// 0x1950a86a20f9469cfc6c, as bytes of a Python integer.
-const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-const PROTOCOL: i64 = 1001;
+pub(super) const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+pub(super) const PROTOCOL: i64 = 1001;
 
 /// Whether the file begins with a pickle of the magic number.
 pub(crate) fn looks_like(file: &[u8]) -> bool {

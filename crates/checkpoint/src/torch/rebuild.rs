@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use occlude_pickle::{CallNode, Global, Node};
 
+use super::bytes::{self, Inner};
 use crate::array::Arrays;
 use crate::dtype::Dtype;
 use crate::error::{FormatError, StateError};
@@ -12,7 +13,7 @@ use crate::view::{self, Layout, Storage};
 
 /// Where the bytes of a storage lie in the file.
 #[derive(Clone, Debug)]
-pub(super) struct StorageBytes {
+pub(crate) struct StorageBytes {
     pub(super) range: Range<usize>,
     /// Whether they are big-endian.
     pub(super) swapped: bool,
@@ -29,7 +30,7 @@ pub(super) struct StorageRef<'p> {
     pub(super) numel: usize,
     /// First element, for the views of old files.
     offset: usize,
-    type_name: &'p str,
+    pub(super) type_name: &'static str,
 }
 
 /// (class, type, bytes of an element)
@@ -92,10 +93,10 @@ pub(super) fn storage<'p>(id: Node<'p, '_>) -> Option<StorageRef<'p>> {
 }
 
 /// Finds the bytes of a storage by its key.
-pub(super) type Locate<'l> = dyn Fn(&str) -> Result<Option<StorageBytes>, FormatError> + 'l;
+pub(crate) type Locate<'l> = dyn Fn(&str) -> Result<Option<StorageBytes>, FormatError> + 'l;
 
 /// Reads a node as a tensor of torch or an array of numpy; `None` when it is neither.
-pub(super) fn tensor(
+pub(crate) fn tensor(
     node: Node<'_, '_>,
     arrays: &Arrays<'_>,
     locate: &Locate<'_>,
@@ -104,27 +105,41 @@ pub(super) fn tensor(
         return Ok(Some(found));
     }
     let Some(call) = node.call() else { return Ok(None) };
-    rebuild(&call.global.module, &call.global.name, &call.args, locate)
+    rebuild(&call, &Source { arrays, locate })
 }
 
 /// A tensor that repeats its storage (a stride of zero) may be larger than it, up to this many bytes:
 /// otherwise a few bytes of file could ask for any amount of memory.
 const MAX_EXPANDED: usize = 16 << 20;
 
+/// (part of a function's name, what it makes and what to do)
+const KINDS: [(&str, &str); 6] = [
+    ("qtensor", ": a quantised tensor; hint: save the model before it is quantised, or `dequantize()` it"),
+    ("sparse", ": a sparse tensor; hint: `to_dense()`"),
+    (
+        "meta_tensor",
+        ": a tensor of the device `meta`, which has no values; hint: save after the weights are loaded",
+    ),
+    ("device_tensor", ": a tensor of XLA or another device; hint: move it to the CPU before it is saved"),
+    ("xla", ": a tensor of XLA; hint: move it to the CPU before it is saved"),
+    ("nested", ": a nested tensor"),
+];
+
 /// Wrappers are followed this far; nobody nests them.
 const MAX_WRAPPERS: usize = 8;
 
-fn rebuild(
-    module: &str,
-    name: &str,
-    args: &[Node<'_, '_>],
-    locate: &Locate<'_>,
-) -> Result<Option<Found>, FormatError> {
-    let (mut module, mut name, mut args) = (module.to_owned(), name.to_owned(), args.to_vec());
+/// Where the bytes of storages come from.
+struct Source<'s, 'f> {
+    arrays: &'s Arrays<'f>,
+    locate: &'s Locate<'s>,
+}
+
+fn rebuild(call: &CallNode<'_, '_>, source: &Source<'_, '_>) -> Result<Option<Found>, FormatError> {
+    let (mut module, mut name, mut args) = callee(call);
     for _ in 0..MAX_WRAPPERS {
         match (module.as_str(), name.as_str()) {
             ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3") => {
-                return plain(&name, &args, locate).map(Some);
+                return plain(&name, &args, source).map(Some);
             }
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state")
             | ("torch.nn.parameter", "Parameter" | "Buffer") => {
@@ -138,8 +153,9 @@ fn rebuild(
                 (module, name, args) =
                     (function.module.to_string(), function.name.to_string(), inner.collect());
             }
-            ("torch._utils", other) if other.starts_with("_rebuild_") => {
-                let reason = format!("it was made by `{other}`, which is not read here");
+            ("torch._utils" | "torch._tensor", other) if other.starts_with("_rebuild_") => {
+                let kind = KINDS.iter().find(|(part, _)| other.contains(part)).map_or("", |(_, kind)| kind);
+                let reason = format!("it was made by `{other}`, which is not read here{kind}");
                 return Ok(Some(Found::Skipped(reason)));
             }
             _ => return Ok(None),
@@ -153,11 +169,11 @@ fn callee<'p, 'a>(call: &CallNode<'p, 'a>) -> (String, String, Vec<Node<'p, 'a>>
 }
 
 /// `_rebuild_tensor*(storage, offset, size, stride, requires_grad, hooks, [dtype,] metadata)`.
-fn plain(name: &str, args: &[Node<'_, '_>], locate: &Locate<'_>) -> Result<Found, FormatError> {
+fn plain(name: &str, args: &[Node<'_, '_>], source: &Source<'_, '_>) -> Result<Found, FormatError> {
     let bad = || FormatError::from(StateError::BadTensor);
     let [id, offset, size, stride, rest @ ..] = args else { return Err(bad()) };
-    let Some(storage) = id.persistent().and_then(storage) else {
-        return Ok(Found::Skipped("its storage is not one that `torch.save` writes".into()));
+    let Some(storage) = source.storage(*id)? else {
+        return Ok(Found::Skipped("its storage is not one that `torch.save` or `pickle` writes".into()));
     };
     let sizes = |node: &Node<'_, '_>| {
         let sizes = node.items().filter(|sizes| sizes.len() <= MAX_RANK)?;
@@ -180,28 +196,71 @@ fn plain(name: &str, args: &[Node<'_, '_>], locate: &Locate<'_>) -> Result<Found
         let name = named.map_or(storage.type_name, |global| &global.name);
         return Ok(Found::Skipped(format!("its type (`{name}`) is not read here")));
     };
-    let bytes = locate(storage.key)?;
-    let bytes = bytes.ok_or_else(|| StateError::StorageMissing { key: storage.key.to_owned() })?;
+    let Place { bytes, len, swapped } = source.place(&storage)?;
     let offset = offset.as_usize().and_then(|o| o.checked_add(storage.offset)).ok_or_else(bad)?;
-    if dtype.bytes_of(&shape).is_none_or(|len| len > bytes.range.len().max(MAX_EXPANDED)) {
-        return Err(StateError::Expanded { shape, bytes: bytes.range.len() }.into());
+    if dtype.bytes_of(&shape).is_none_or(|wanted| wanted > len.max(MAX_EXPANDED)) {
+        return Err(StateError::Expanded { shape, bytes: len }.into());
     }
     let extent = view::extent(&shape, offset, &strides).and_then(|n| n.checked_mul(dtype.size()));
-    if extent.is_none_or(|extent| extent > bytes.range.len()) {
-        return Err(StateError::OutsideStorage { shape, strides, offset, bytes: bytes.range.len() }.into());
+    if extent.is_none_or(|extent| extent > len) {
+        return Err(StateError::OutsideStorage { shape, strides, offset, bytes: len }.into());
     }
     let layout = if view::is_row_major(&shape, &strides) {
         Layout::Contiguous { offset: offset * dtype.size() }
     } else {
         Layout::Strided { offset, strides }
     };
-    Ok(Found::Tensor(TensorSpec {
-        dtype,
-        shape,
-        storage: Storage::Raw(bytes.range),
-        layout,
-        swapped: bytes.swapped,
-    }))
+    Ok(Found::Tensor(TensorSpec { dtype, shape, storage: bytes, layout, swapped }))
+}
+
+/// A storage that a tensor refers to, before its bytes are looked for: most tensors that are not read have none.
+struct Named<'p> {
+    dtype: Option<Dtype>,
+    type_name: &'p str,
+    /// First element, for the views of old files.
+    offset: usize,
+    from: From<'p>,
+}
+
+enum From<'p> {
+    /// Beside the pickle, by its key.
+    Key(&'p str),
+    /// In it.
+    Inside(Storage, usize),
+}
+
+/// Bytes of a storage.
+struct Place {
+    bytes: Storage,
+    len: usize,
+    /// Whether they are big-endian.
+    swapped: bool,
+}
+
+impl Source<'_, '_> {
+    /// The storage that a node names or holds; `None` where it does neither.
+    fn storage<'p>(&self, node: Node<'p, '_>) -> Result<Option<Named<'p>>, FormatError> {
+        if let Some(StorageRef { key, dtype, offset, type_name, .. }) = node.persistent().and_then(storage) {
+            return Ok(Some(Named { dtype, type_name, offset, from: From::Key(key) }));
+        }
+        let inner = bytes::read(node, self.arrays)?;
+        Ok(inner.map(|Inner { storage, len, about }| {
+            let from = From::Inside(storage, len);
+            Named { dtype: about.dtype, type_name: about.type_name, offset: 0, from }
+        }))
+    }
+
+    fn place(&self, storage: &Named<'_>) -> Result<Place, FormatError> {
+        match &storage.from {
+            From::Inside(bytes, len) => Ok(Place { bytes: bytes.clone(), len: *len, swapped: false }),
+            From::Key(key) => {
+                let found = (self.locate)(key)?;
+                let missing = || StateError::StorageMissing { key: (*key).to_owned() };
+                let StorageBytes { range, swapped } = found.ok_or_else(missing)?;
+                Ok(Place { len: range.len(), bytes: Storage::Raw(range), swapped })
+            }
+        }
+    }
 }
 
 fn named_dtype(global: &Global<'_>) -> Option<Dtype> {

@@ -59,7 +59,7 @@ pub fn save_torch(path: &Path, tensors: &[TensorOut<'_>], outer: &TorchOuter) ->
     let metadata = serde_json::to_vec(&outer.metadata).map_err(|e| fail(SaveError::Io(e.into())))?;
     let records = records(tensors, outer, &pickle, &metadata);
     let id = serialization_id(&records);
-    crate::atomic::write(path, |out| {
+    occlude_output::write(path, |out| {
         let mut zip = ZipWriter::new(out);
         records.iter().try_for_each(|record| zip.write(record))?;
         zip.write(&record(".data/serialization_id", id.as_bytes()))?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ANCHORS, Layout, LayoutError, candidates, plain, whole_word};
+use super::{ANCHORS, Layout, LayoutError, candidates, plain, prefix_of};
 
 /// Copies that follow another encoder slowly: no method evaluates or exports them.
 const FOLLOWERS: [&str; 10] = [
@@ -38,6 +38,10 @@ pub fn detect<'a>(
     let found = candidates(keys.iter().copied());
     match other_stem(&keys) {
         Some(error) if found.is_empty() => Err(error),
+        None if found.is_empty() => match no_pooling(&keys) {
+            Some(prefix) => Err(LayoutError::NoPooling { prefix }),
+            None => choose(&found, prefix),
+        },
         _ => choose(&found, prefix),
     }
 }
@@ -91,13 +95,21 @@ fn is_preferred(a: &Layout, b: &Layout) -> bool {
     })
 }
 
+/// A `Sequential` of a ResNet's children that has its blocks one place earlier than usual: the pooling is missing.
+fn no_pooling(keys: &BTreeSet<&str>) -> Option<String> {
+    let stems: BTreeSet<&str> = keys.iter().filter_map(|key| prefix_of(key, "0.weight")).collect();
+    let block = keys.iter().filter_map(|key| prefix_of(key, "3.0.conv1.weight"));
+    block.into_iter().find(|prefix| stems.contains(prefix)).map(str::to_owned)
+}
+
 /// Blocks of a ResNet whose stem is another one.
 fn other_stem(keys: &BTreeSet<&str>) -> Option<LayoutError> {
     ANCHORS.iter().filter(|a| a.stem != "0.weight").find_map(|anchors| {
-        let prefix = keys.iter().find_map(|key| whole_word(key.strip_suffix(anchors.block)?))?;
+        let prefix = keys.iter().find_map(|key| prefix_of(key, anchors.block))?;
         let is_stem = |key: &&&str| {
             let rest = key.strip_prefix(prefix).unwrap_or_default();
-            (rest.starts_with("conv1.") || rest.starts_with("stem.")) && rest.ends_with("weight")
+            ["conv1.", "stem.", "embedder."].iter().any(|stem| rest.starts_with(stem))
+                && rest.ends_with("weight")
         };
         let found = keys.iter().filter(is_stem).map(|key| (*key).to_owned()).collect();
         Some(LayoutError::OtherStem { prefix: prefix.to_owned(), found })

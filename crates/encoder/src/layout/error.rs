@@ -14,6 +14,11 @@ pub enum LayoutError {
         /// What is there instead of the stem's weight.
         found: Vec<String>,
     },
+    /// The children of a ResNet one behind the other, and no pooling among them.
+    NoPooling {
+        /// What their keys begin with.
+        prefix: String,
+    },
     /// The prefix that was asked for holds no encoder; the ones that do are listed.
     NoSuchPrefix {
         /// As asked.
@@ -32,12 +37,17 @@ impl fmt::Display for LayoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoEncoder => f.write_str(
-                "no ResNet encoder found: expected keys that end in `conv1.weight` and `layer1.0.conv1.weight` (or `stem.conv1.weight` and `res2.0.conv1.weight`, or `0.weight` and `4.0.conv1.weight`) below one prefix",
+                "no ResNet encoder found: expected keys that end in `conv1.weight` and `layer1.0.conv1.weight` (or `stem.conv1.weight` and `res2.0.conv1.weight`, or `0.weight` and `4.0.conv1.weight`, or `embedder.embedder.convolution.weight` and `encoder.stages.0.layers.0.layer.0.convolution.weight`) below one prefix",
             ),
             Self::OtherStem { prefix, found } => write!(
                 f,
-                "the ResNet below the prefix `{prefix}` has no plain stem `conv1.weight` (it has {}): such variants, as timm's `resnet50d`, are not read",
-                list(found)
+                "the ResNet below the prefix `{prefix}` has no plain stem `conv1.weight` (it has {}): {} not supported",
+                list(found),
+                stem(found)
+            ),
+            Self::NoPooling { prefix } => write!(
+                f,
+                "the `nn.Sequential` below the prefix `{prefix}` is a ResNet without pooling, as for CIFAR: the strides of such variants are not in the file, and they are not supported"
             ),
             Self::NoSuchPrefix { asked, found } if found.is_empty() => {
                 write!(f, "no encoder below the prefix `{asked}`, nor below any other")
@@ -57,6 +67,16 @@ impl fmt::Display for LayoutError {
 }
 
 impl std::error::Error for LayoutError {}
+
+/// What a ResNet with such a stem is.
+fn stem(found: &[String]) -> &'static str {
+    let has = |part: &str| found.iter().any(|name| name.contains(part));
+    if has("conv1.0.") || has("stem.0.") || has("stem.conv1.0.") {
+        "a deep stem of several convolutions (ResNet-C, -D or -S, timm's `resnet50d`) is"
+    } else {
+        "ResNets with other stems are"
+    }
+}
 
 /// The first names, quoted, and how many more there are.
 fn list(names: &[String]) -> String {

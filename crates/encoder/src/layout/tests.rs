@@ -13,6 +13,12 @@ fn keys(naming: Naming, prefixes: &[&str]) -> Vec<String> {
             let name = name.replacen("bn1", "1", usize::from(name.starts_with('b')));
             name.replacen("layer1", "4", 1).replacen("layer4", "7", 1)
         }
+        Naming::Transformers => match name {
+            "conv1.weight" => "embedder.embedder.convolution.weight".to_owned(),
+            "bn1.weight" => "embedder.embedder.normalization.weight".to_owned(),
+            "layer1.0.conv1.weight" => "encoder.stages.0.layers.0.layer.0.convolution.weight".to_owned(),
+            _ => "encoder.stages.3.layers.0.layer.0.normalization.bias".to_owned(),
+        },
     };
     prefixes.iter().flat_map(|p| names.map(|n| format!("{p}{}", named(n)))).collect()
 }
@@ -27,7 +33,7 @@ fn found(prefixes: &[&str], asked: Option<&str>) -> Result<String, LayoutError> 
 
 #[test]
 fn one_row_per_naming() {
-    for naming in [Naming::Torchvision, Naming::Detectron2, Naming::Sequential] {
+    for naming in [Naming::Torchvision, Naming::Detectron2, Naming::Sequential, Naming::Transformers] {
         assert_eq!(naming.anchors().naming, naming);
     }
 }
@@ -130,6 +136,84 @@ fn detectron_names_are_recognised() {
         assert_eq!(bias.as_deref(), Some("bn1.bias"));
         assert_eq!(layout.project(), "Detectron2");
     }
+}
+
+#[test]
+fn the_names_of_transformers() {
+    for prefix in ["", "resnet.", "module.resnet.", "model.encoder."] {
+        let keys = keys(Naming::Transformers, &[prefix]);
+        let layout = detect(keys.iter().map(String::as_str), None).expect("one encoder");
+        assert_eq!((layout.prefix.as_str(), layout.naming), (prefix, Naming::Transformers));
+        let to = |key: &str| layout.to_torchvision(&format!("{prefix}{key}"));
+        for (theirs, ours) in [
+            ("embedder.embedder.convolution.weight", "conv1.weight"),
+            ("embedder.embedder.normalization.running_var", "bn1.running_var"),
+            ("encoder.stages.0.layers.2.layer.1.convolution.weight", "layer1.2.conv2.weight"),
+            ("encoder.stages.3.layers.0.layer.2.normalization.bias", "layer4.0.bn3.bias"),
+            ("encoder.stages.1.layers.0.shortcut.convolution.weight", "layer2.0.downsample.0.weight"),
+            ("encoder.stages.1.layers.0.shortcut.normalization.weight", "layer2.0.downsample.1.weight"),
+        ] {
+            assert_eq!(to(theirs).as_deref(), Some(ours));
+        }
+        for other in
+            ["embedder.embedder.activation.weight", "encoder.stages.0.layers.0.attention.weight", "pooler.x"]
+        {
+            assert_eq!(to(other), None, "{other}");
+        }
+        assert!(layout.is_body(&format!("{prefix}encoder.stages.4.layers.0.layer.0.convolution.weight")));
+        assert_eq!(layout.project(), "transformers");
+    }
+}
+
+/// Wrappers may sit at every level, of one encoder and not of the other.
+#[test]
+fn wrappers_inside_of_paths() {
+    let all = |stem: &str, rest: &[&str]| -> Vec<String> {
+        [stem].iter().chain(rest).map(|s| (*s).to_owned()).collect()
+    };
+    for (keys, prefix) in [
+        (all("conv1.weight", &["layer1._orig_mod.0.conv1.weight", "layer4.0.bn1.bias"]), ""),
+        (
+            all("conv1.module.weight", &["layer1.0.module.conv1.module.weight", "layer4.module.0.bn1.bias"]),
+            "",
+        ),
+        (
+            all(
+                "module.encoder_q.conv1.weight",
+                &[
+                    "module.encoder_q.layer1.0._checkpoint_wrapped_module.conv1.weight",
+                    "module.encoder_q.layer4._fsdp_wrapped_module.0.bn1.bias",
+                ],
+            ),
+            "module.encoder_q.",
+        ),
+        (
+            all(
+                "_forward_module.model.model.conv1.weight",
+                &[
+                    "_forward_module.model.model.layer1.0.conv1.weight",
+                    "_forward_module.model.model.layer4.0._module._orig_mod.bn1.bias",
+                ],
+            ),
+            "_forward_module.model.model.",
+        ),
+        (all("x.0.weight", &["x.4.module.0.conv1.weight", "x.7._orig_mod.0.bn1.bias"]), "x."),
+    ] {
+        let layout =
+            detect(keys.iter().map(String::as_str), None).unwrap_or_else(|e| panic!("{prefix}: {e}"));
+        assert_eq!(layout.prefix, prefix);
+        let names: Vec<_> = keys.iter().filter_map(|key| layout.to_torchvision(key)).collect();
+        assert_eq!(names, ["conv1.weight", "layer1.0.conv1.weight", "layer4.0.bn1.bias"]);
+        assert!(keys.iter().all(|key| layout.is_body(key)));
+        assert_eq!(keys.iter().filter(|key| layout.is_stem(key)).count(), 1);
+    }
+    // Wrappers in front belong to the prefix: two encoders stay two.
+    let both = keys(Naming::Torchvision, &["backbone.", "module.backbone.", "_orig_mod.backbone."]);
+    let found: Vec<_> = candidates(both.iter().map(String::as_str)).into_iter().map(|l| l.prefix).collect();
+    assert_eq!(found, ["_orig_mod.backbone.", "backbone.", "module.backbone."]);
+    let plain = Layout { prefix: String::new(), naming: Naming::Torchvision };
+    assert_eq!(plain.to_torchvision("module.conv1.weight"), None);
+    assert_eq!(plain.to_torchvision("conv1.weight.module"), Some("conv1.weight".to_owned()));
 }
 
 #[test]

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use occlude_checkpoint::atomic;
 
 use crate::Error;
 use crate::run::{Run, State};
@@ -68,7 +67,7 @@ pub fn render_comparison(runs: &[impl AsRef<Path>]) -> Result<String, Error> {
 }
 
 fn save(path: &Path, page: &str) -> Result<(), Error> {
-    atomic::write(path, |out| out.write_all(page.as_bytes())).map_err(Error::io("write", path))
+    occlude_output::write(path, |out| out.write_all(page.as_bytes())).map_err(Error::io("write", path))
 }
 
 /// What every page is wrapped in.

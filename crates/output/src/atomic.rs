@@ -28,7 +28,7 @@ pub fn write(path: &Path, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> i
 }
 
 /// The folder of `path`, `.` for a bare file name.
-fn parent(path: &Path) -> &Path {
+pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
