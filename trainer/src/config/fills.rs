@@ -36,9 +36,9 @@ pub struct Kernel {
 impl Kernel {
     /// The same share of a view of `size` pixels as this one is of 224: the nearest odd side, and sigma in proportion.
     fn scaled(self, size: usize) -> Self {
-        let factor = size as f64 / PUBLISHED_SIDE;
-        let half = ((f64::from(self.side) * factor - 1.0) / 2.0).round().max(0.0) as u32;
-        Self { side: (2 * half + 1).max(LEAST_SIDE), sigma: self.sigma * factor }
+        let of_view = |published: f64| published * size as f64 / PUBLISHED_SIDE;
+        let half = ((of_view(f64::from(self.side)) - 1.0) / 2.0).round().max(0.0) as u32;
+        Self { side: (2 * half + 1).max(LEAST_SIDE), sigma: of_view(self.sigma) }
     }
 }
 
@@ -80,8 +80,8 @@ mod tests {
         assert_eq!(at(224), (31, 10.0, 11, 5.0));
         assert_eq!(at(448), (63, 20.0, 23, 10.0));
         assert_eq!(at(112), (15, 5.0, 5, 2.5));
-        assert_eq!(at(64), (9, 64.0 / 22.4, 3, 5.0 * 64.0 / 224.0));
-        assert_eq!(at(32), (5, 32.0 / 22.4, 3, 5.0 * 32.0 / 224.0));
+        assert_eq!(at(64), (9, 10.0 * 64.0 / 224.0, 3, 5.0 * 64.0 / 224.0));
+        assert_eq!(at(32), (5, 10.0 * 32.0 / 224.0, 3, 5.0 * 32.0 / 224.0));
         for size in 32..=1024 {
             let fills = Fills::new(FillScale::View, size);
             for (kernel, published) in [(fills.blur, BLUR), (fills.high_pass, HIGH_PASS)] {
