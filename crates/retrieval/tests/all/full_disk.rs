@@ -63,8 +63,8 @@ fn points_can_be_deleted_from_a_full_disk() {
     assert_eq!(store.upsert("c", PRINT, &more).unwrap_err().kind(), Kind::Full);
     // As many as the log takes without the reserve would be deleted in any case.
     let ids: Vec<String> = points.iter().map(|p| p.id.clone()).collect();
-    for some in ids.chunks(50) {
-        assert_eq!(store.delete("c", some).unwrap(), 50);
+    for some in ids.chunks(100) {
+        assert_eq!(store.delete("c", some).unwrap(), 100);
     }
     assert_eq!(store.count("c", None).unwrap(), 0);
     store.drop_collection("d").unwrap();
