@@ -35,7 +35,9 @@ pub(crate) async fn in_time<T>(limit: Duration, run: impl Future<Output = T>) ->
 /// Does something that takes a client's time; the server's own begins anew after it.
 pub(crate) async fn stopped<T>(work: impl Future<Output = T>) -> T {
     // Outside of `in_time` there is no clock to stop.
-    let set = |since| drop(SINCE.try_with(|cell| cell.set(since)));
+    let set = |since| {
+        let _ = SINCE.try_with(|cell| cell.set(since));
+    };
     set(None);
     let done = work.await;
     set(Some(Instant::now()));

@@ -23,7 +23,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Each error says in its own words what lies behind it.
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -370,7 +370,11 @@ impl Engine for Store {
     }
 
     fn maintain(&self, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Maintained> {
-        self.reserve.fill();
+        {
+            // Room that was made for deleting is taken back only when nobody deletes.
+            let _writer = lock(&self.writer);
+            self.reserve.fill();
+        }
         maintain::maintain(self, go_on)
     }
 }

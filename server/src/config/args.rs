@@ -221,7 +221,7 @@ impl Args {
         for setting in settings {
             setting.check(&command)?;
             let at = words.len().min(1);
-            words.splice(at..at, setting.words());
+            drop(words.splice(at..at, setting.words()));
             sources.add(&setting.flag, setting.origin);
         }
         let matches = command.get_matches_from(words);

@@ -48,7 +48,7 @@ pub(crate) fn check(path: &Path, name: &str) -> Result<(), LoadError> {
 fn is_checkpoint(path: &Path, start: &[u8]) -> bool {
     let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let pickle = start.first() == Some(&0x80) && start.get(1).is_some_and(|v| (2..=5).contains(v));
-    let safetensors = start.get(8) == Some(&b'{') && start.get(4..8) == Some(&[0; 4]);
+    let safetensors = start.get(8) == Some(&b'{') && start.get(4..8) == Some(&[0u8; 4][..]);
     let onnx = start.first() == Some(&8);
     start.starts_with(b"PK\x03\x04") || pickle || safetensors || (!onnx && CHECKPOINTS.contains(&ending.as_str()))
 }

@@ -1,7 +1,7 @@
 //! The files of a model: the ONNX file and the data that it keeps beside itself, and a hash over all of them.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek};
 use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -144,7 +144,7 @@ impl<R: Read + Seek> Scan<'_, R> {
 
     fn skip(&mut self, length: u64) -> io::Result<()> {
         let by = i64::try_from(length).map_err(|_| broken())?;
-        self.reader.seek(SeekFrom::Current(by))?;
+        self.reader.seek_relative(by)?;
         self.at += length;
         Ok(())
     }

@@ -86,6 +86,26 @@ fn every_error_is_listed_with_its_status() {
     assert_eq!(rows, Kind::ALL.len());
 }
 
+/// The bounds of collections are those of the library.
+#[test]
+fn bounds_are_the_librarys() {
+    use occlude_retrieval::{
+        MAX_CLAUSES, MAX_DEPTH, MAX_ID_BYTES, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH, MAX_VALUES,
+    };
+    let text = text();
+    for row in [
+        format!("| ids | 1 to {MAX_ID_BYTES} bytes of UTF-8 |"),
+        format!("| payloads | {MAX_PAYLOAD_BYTES} bytes as JSON, nested {MAX_PAYLOAD_DEPTH} deep,"),
+        format!(
+            "| filters | {MAX_CLAUSES} conditions, nested {MAX_DEPTH} deep; keys of {MAX_KEY_BYTES} bytes, {MAX_VALUES} values"
+        ),
+        "1 to 64 of `a-z`, `0-9`, `_` and `-`".to_owned(),
+        "`modified` (nanoseconds since 1970)".to_owned(),
+    ] {
+        assert!(text.contains(&row), "{row}");
+    }
+}
+
 #[test]
 fn every_flag_is_listed_and_described() {
     let (text, command) = (text(), Args::command());

@@ -167,6 +167,7 @@ fn what_is_wrong_is_said_before_models_load() {
     std::fs::create_dir(path("empty")).unwrap();
     std::fs::write(path("m.pth"), b"PK\x03\x04rest").unwrap();
     let model = fixture("tiny.onnx").to_str().unwrap().to_owned();
+    let fine = format!("fine={model}");
     let cases: [(&[&str], i32, &str); 9] = [
         (&["--gallery", &path("gone")], 1, "`--gallery`"),
         (&["--gallery", &path("empty")], 1, "`--gallery`"),
@@ -179,7 +180,7 @@ fn what_is_wrong_is_said_before_models_load() {
         (&["--model", dir.path().to_str().unwrap()], 1, "is a folder"),
     ];
     for (flags, code, told) in cases {
-        let (got, error) = fails(&[&["--model", &format!("fine={model}"), "--port", "0"], flags].concat());
+        let (got, error) = fails(&[&["--model", &fine, "--port", "0"][..], flags].concat());
         assert!(got == code && error.contains(told), "{flags:?}: {got} {error}");
         assert!(!error.contains("loaded in"), "{flags:?}: {error}");
     }

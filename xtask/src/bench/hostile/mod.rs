@@ -50,7 +50,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
     peer(include_str!("../load_inputs.py"), &[folder])?;
     let model = overload::export(folder, "resnet18.safetensors", "64")?;
     let data = folder.join("collections");
-    let flags = ["--read-timeout", "2", "--data", &data.to_string_lossy()];
+    let flags = ["--read-timeout", "2", "--keep-alive-timeout", "2", "--data", &data.to_string_lossy()];
     let mut server = Server::start(&model, None, &flags, &folder.join("serve.log"))?;
     let pictures = benign::pictures(&folder.join("small"), &server.url)?;
     let arsenal = Arsenal::load(&folder.join("hostile"))?;
