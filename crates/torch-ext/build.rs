@@ -5,7 +5,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/shim.cpp");
+    let sources = ["src/shim.cpp", "src/observe.cpp"];
+    sources.iter().for_each(|file| println!("cargo:rerun-if-changed={file}"));
     let lib = env::var("DEP_TCH_LIBTORCH_LIB")
         .expect("torch-sys names libtorch's folder; hint: run `cargo xtask setup` or set LIBTORCH");
     let lib = PathBuf::from(lib);
@@ -16,8 +17,10 @@ fn main() {
         .std("c++17")
         .include(root.join("include"))
         .include(root.join("include/torch/csrc/api/include"))
+        // libtorch is built so, and some of its classes have further members where this is not defined
+        .define("NDEBUG", None)
         // libtorch's own headers are full of these
         .warnings(false)
-        .file("src/shim.cpp")
+        .files(sources)
         .compile("occlude_torch_ext");
 }

@@ -1,16 +1,18 @@
 //! Colour changes of a batch of views, on the device.
 //!
 //! Geometry happened on the CPU (`data`); here every operation is one tensor operation over the
-//! batch, with the parameters that were drawn per sample; on the CPU itself, where that is slow, the
+//! batch, with the parameters that were drawn per sample (`colours`); on the CPU itself, where that is slow, the
 //! same is computed sample by sample (`host`). The operations are torchvision's on
 //! float images in 0..1: `adjust_brightness`, `adjust_contrast`, `adjust_saturation`,
 //! `adjust_hue`, `rgb_to_grayscale`, `gaussian_blur`, `solarize`, `normalize`.
 
+mod colours;
 mod host;
 
+use colours::Colours;
 use host::Host;
 use occlude_preprocess::{HighPass, Preprocess};
-use tch::{Device, IndexOp, Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::data::{Photometric, View};
 use crate::device::upload;
@@ -26,30 +28,49 @@ const BLUR_NEGLIGIBLE: f32 = 3e-7;
 #[derive(Debug)]
 pub struct Augmenter {
     device: Device,
-    mean: Tensor,
-    std: Tensor,
+    /// Normalisation as a factor and a shift, `(1, 3, 1, 1)`.
+    factor: Tensor,
+    shift: Tensor,
+    colours: Colours,
     blur: Blur,
     host: Host,
+    /// Sample by sample on the processor, where that is the device.
+    on_host: bool,
 }
 
 impl Augmenter {
     /// For views of side `size`, blurred with a sigma of at most `max_sigma` pixels, normalised as
     /// `preprocess` says (its high-pass is the masking's business).
     pub fn new(preprocess: &Preprocess, size: usize, max_sigma: f64, device: Device) -> Self {
-        let channel = |values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]).to(device);
+        let (mean, std) = (preprocess.mean, preprocess.std);
+        let channel = |value: &dyn Fn(usize) -> f32| {
+            Tensor::from_slice(&[0, 1, 2].map(value)).view([1, 3, 1, 1]).to(device)
+        };
         let reach = ((BLUR_REACH * max_sigma).ceil().max(1.0) as i64).min(size as i64 - 1);
         Self {
+            on_host: device == Device::Cpu,
             device,
-            mean: channel(preprocess.mean),
-            std: channel(preprocess.std),
+            factor: channel(&|c| 1.0 / std[c]),
+            shift: channel(&|c| -mean[c] / std[c]),
+            colours: Colours::new(device),
             blur: Blur::new(size as i64, reach, device),
-            host: Host { mean: preprocess.mean, std: preprocess.std, reach: reach as usize },
+            host: Host { mean, std, reach: reach as usize },
         }
+    }
+
+    /// From now on with the operators that other devices get, on the CPU, too: to count them.
+    pub fn as_elsewhere(&mut self) {
+        self.on_host = false;
+    }
+
+    /// Whether the processor's loops change the colours.
+    pub(crate) fn loops(&self) -> bool {
+        self.on_host
     }
 
     /// The normalised view, `(B, 3, S, S)`.
     pub fn apply(&self, view: &View, size: usize) -> Tensor {
-        if self.device == Device::Cpu { self.on_host(view, size) } else { self.batched(view, size) }
+        if self.on_host { self.on_host(view, size) } else { self.batched(view, size) }
     }
 
     fn on_host(&self, view: &View, size: usize) -> Tensor {
@@ -63,121 +84,27 @@ impl Augmenter {
     }
 
     fn batched(&self, view: &View, size: usize) -> Tensor {
-        let (n, s) = (view.photometric.len() as i64, size as i64);
+        let (n, s) = (view.photometric.len() as i64, size as i64); // (B, 3, S, S)
         let pixels = upload(&Tensor::from_slice(&view.pixels).view([n, 3, s, s]), self.device);
         self.on_device(&pixels, &view.photometric)
     }
 
     /// The normalised view of pixels that are on the device, `(B, 3, S, S)`.
     pub fn on_device(&self, pixels: &Tensor, params: &[Photometric]) -> Tensor {
-        let x = pixels.to_kind(Kind::Float) / 255.0; // (B, 3, S, S)
-        let x = jitter(x, params);
-        let x = grayscale(x, params);
-        let x = self.blur.some(x, params);
-        let x = solarize(x, params);
-        (x - &self.mean) / &self.std
+        self.shift.addcmul(&self.colours.change(pixels, params, &self.blur), &self.factor)
     }
-}
-
-/// A `(B, 1, 1, 1)` column of one number a sample.
-fn column(params: &[Photometric], device: Device, f: impl Fn(&Photometric) -> f32) -> Tensor {
-    let values: Vec<f32> = params.iter().map(f).collect();
-    upload(&Tensor::from_slice(&values).view([-1, 1, 1, 1]), device)
-}
-
-/// Positions of the samples that fulfil `f`, or `None` where there are none.
-fn positions(params: &[Photometric], device: Device, f: impl Fn(&Photometric) -> bool) -> Option<Tensor> {
-    let at: Vec<i64> = (0i64..).zip(params).filter(|(_, p)| f(p)).map(|(i, _)| i).collect();
-    (!at.is_empty()).then(|| upload(&Tensor::from_slice(&at), device))
-}
-
-/// Grey of `(B, 3, S, S)` as `(B, 1, S, S)`.
-fn gray(x: &Tensor) -> Tensor {
-    x.i((.., 0..1)) * GRAY[0] + x.i((.., 1..2)) * GRAY[1] + x.i((.., 2..3)) * GRAY[2]
-}
-
-/// Brightness (0), contrast (1), saturation (2) and hue (3), in each sample's own order.
-///
-/// The first three blend the image with black, with its mean grey or with its grey, so one pass
-/// serves a batch in which every sample is at another of them; hue is applied to its subset.
-fn jitter(mut x: Tensor, params: &[Photometric]) -> Tensor {
-    if !params.iter().any(|p| p.jittered) {
-        return x;
-    }
-    let device = x.device();
-    for slot in 0..4 {
-        let at = |p: &Photometric, op: u8| p.jittered && p.order[slot] == op;
-        let factor = column(params, device, |p| {
-            let op = p.order[slot];
-            if p.jittered && op < 3 { p.jitter[usize::from(op)] } else { 1.0 }
-        });
-        let contrast = column(params, device, |p| f32::from(at(p, 1)));
-        let saturation = column(params, device, |p| f32::from(at(p, 2)));
-        let grey = gray(&x);
-        let mean = grey.mean_dim([2i64, 3].as_slice(), true, Kind::Float);
-        let other = (mean * contrast + grey * saturation) * (1.0 - &factor);
-        let blended: Tensor = x * factor + other;
-        x = blended.clamp(0.0, 1.0);
-        if let Some(index) = positions(params, device, |p| at(p, 3)) {
-            let shift: Vec<f32> = params.iter().filter(|p| at(p, 3)).map(|p| p.jitter[3]).collect();
-            let shift = upload(&Tensor::from_slice(&shift).view([-1, 1, 1]), device);
-            let turned = hue(&x.index_select(0, &index), &shift);
-            let _ = x.index_copy_(0, &index, &turned);
-        }
-    }
-    x
-}
-
-/// Shifts the hue of `(B, 3, S, S)` in 0..1 by `shift` `(B, 1, 1)` turns, value and saturation kept.
-///
-/// Back from HSV by the closed form `f(n) = v - v s max(0, min(k, 4 - k, 1))`, `k = (n + 6 h) mod 6`
-/// with n = 5, 3, 1 for red, green and blue.
-fn hue(x: &Tensor, shift: &Tensor) -> Tensor {
-    let (r, g, b) = (x.select(1, 0), x.select(1, 1), x.select(1, 2)); // (B, S, S) each
-    let value = x.amax([1i64].as_slice(), false);
-    let chroma = &value - x.amin([1i64].as_slice(), false);
-    let safe = chroma.clamp_min(1e-12);
-    let sixth = ((&g - &b) / &safe).where_self(
-        &value.eq_tensor(&r),
-        &((&b - &r) / &safe + 2.0).where_self(&value.eq_tensor(&g), &((&r - &g) / &safe + 4.0)),
-    );
-    // grey pixels have no hue; their chroma is 0, so any will do
-    let turned = sixth + shift * 6.0;
-    let channel = |n: f64| {
-        let k = (&turned + n).remainder(6.0);
-        let low = k.minimum(&(4.0 - &k)).clamp(0.0, 1.0);
-        &value - low * &chroma
-    };
-    Tensor::stack(&[channel(5.0), channel(3.0), channel(1.0)], 1)
-}
-
-fn grayscale(mut x: Tensor, params: &[Photometric]) -> Tensor {
-    if let Some(index) = positions(params, x.device(), |p| p.gray) {
-        let grey = gray(&x.index_select(0, &index)).expand_as(&x.index_select(0, &index));
-        let _ = x.index_copy_(0, &index, &grey);
-    }
-    x
 }
 
 /// The value from which solarisation inverts: 128 of 255, as BYOL (arXiv 2006.07733) and torchvision have it.
 const SOLARIZE: f64 = 128.0 / 255.0;
-
-fn solarize(mut x: Tensor, params: &[Photometric]) -> Tensor {
-    if let Some(index) = positions(params, x.device(), |p| p.solarize) {
-        let chosen = x.index_select(0, &index);
-        let inverted: Tensor = 1.0 - &chosen;
-        let inverted = inverted.where_self(&chosen.ge(SOLARIZE), &chosen);
-        let _ = x.index_copy_(0, &index, &inverted);
-    }
-    x
-}
 
 /// Gaussian blur as two matrix products: a blur along one axis is linear, so it is a matrix
 /// `(S, S)`, reflect padding included; a batch of sigmas is a batch of matrices.
 #[derive(Debug)]
 pub struct Blur {
     size: i64,
-    reach: i64,
+    /// Distance of each tap, `(2 * reach + 1)`.
+    offsets: Tensor,
     /// `(2 * reach + 1, S * S)`: row t has a one at `(i, j)` where output i reads input j at offset t - reach.
     taps: Tensor,
 }
@@ -193,13 +120,16 @@ impl Blur {
                 taps[(t * size * size + i * size + j) as usize] += 1.0;
             }
         }
-        Self { size, reach, taps: Tensor::from_slice(&taps).view([n, size * size]).to(device) }
+        Self {
+            size,
+            offsets: Tensor::arange_start(-reach, reach + 1, (Kind::Float, Device::Cpu)).to(device),
+            taps: Tensor::from_slice(&taps).view([n, size * size]).to(device),
+        }
     }
 
     /// The matrices `(B, S, S)` of sigmas `(B)`.
     fn matrices(&self, sigma: &Tensor) -> Tensor {
-        let offset = Tensor::arange_start(-self.reach, self.reach + 1, (Kind::Float, sigma.device()));
-        let ratio = offset.unsqueeze(0) / sigma.unsqueeze(1); // (B, taps)
+        let ratio = self.offsets.unsqueeze(0) / sigma.unsqueeze(1); // (B, taps)
         let weight = (ratio.square() * -0.5).exp();
         let weight = &weight / weight.sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
         weight.matmul(&self.taps).view([-1, self.size, self.size])
@@ -209,17 +139,6 @@ impl Blur {
     pub fn apply(&self, x: &Tensor, sigma: &Tensor) -> Tensor {
         let m = self.matrices(sigma).unsqueeze(1); // (B, 1, S, S)
         m.matmul(x).matmul(&m.transpose(2, 3))
-    }
-
-    /// Blurs the samples that drew a blur.
-    fn some(&self, mut x: Tensor, params: &[Photometric]) -> Tensor {
-        if let Some(index) = positions(params, x.device(), |p| p.blur > 0.0) {
-            let sigma: Vec<f32> = params.iter().map(|p| p.blur).filter(|&s| s > 0.0).collect();
-            let sigma = upload(&Tensor::from_slice(&sigma), x.device());
-            let blurred = self.apply(&x.index_select(0, &index), &sigma);
-            let _ = x.index_copy_(0, &index, &blurred);
-        }
-        x
     }
 }
 
@@ -280,80 +199,6 @@ mod tests {
         (a - b).abs().max().double_value(&[])
     }
 
-    /// The same formulas, one pixel at a time.
-    fn naive_hue(rgb: [f64; 3], shift: f64) -> [f64; 3] {
-        let [r, g, b] = rgb;
-        let (max, min) = (r.max(g).max(b), r.min(g).min(b));
-        let c = max - min;
-        if c == 0.0 {
-            return rgb;
-        }
-        let h = if max == r {
-            (g - b) / c
-        } else if max == g {
-            2.0 + (b - r) / c
-        } else {
-            4.0 + (r - g) / c
-        };
-        let h = (h / 6.0 + shift).rem_euclid(1.0) * 6.0;
-        let (i, f) = (h.floor(), h.fract());
-        let s = c / max;
-        let (p, q, t) = (max * (1.0 - s), max * (1.0 - s * f), max * (1.0 - s * (1.0 - f)));
-        match i as i64 % 6 {
-            0 => [max, t, p],
-            1 => [q, max, p],
-            2 => [p, max, t],
-            3 => [p, q, max],
-            4 => [t, p, max],
-            _ => [max, p, q],
-        }
-    }
-
-    #[test]
-    fn hue_equals_the_sector_formula() {
-        let _alone = crate::rng::alone();
-        let x = image(2, 8);
-        for shift in [-0.1f32, 0.0, 0.07, 0.5] {
-            let y = hue(&x, &Tensor::from_slice(&[shift, shift]).view([2, 1, 1]));
-            for (n, i, j) in [(0, 0, 0), (1, 3, 5), (1, 7, 7), (0, 4, 2)] {
-                let pixel = |t: &Tensor| [0, 1, 2].map(|c| t.double_value(&[n, c, i, j]));
-                let expected = naive_hue(pixel(&x), f64::from(shift));
-                for (a, b) in pixel(&y).into_iter().zip(expected) {
-                    assert!((a - b).abs() < 1e-5, "{a} {b}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn jitter_applies_each_samples_own_order() {
-        let _alone = crate::rng::alone();
-        let x = image(3, 6);
-        let with =
-            |order| Photometric { jitter: [1.3, 0.7, 1.4, 0.05], order, jittered: true, ..Photometric::NONE };
-        let params = [with([0, 1, 2, 3]), with([3, 2, 1, 0]), Photometric::NONE];
-        let batch = jitter(x.copy(), &params);
-        for (i, p) in params.iter().enumerate() {
-            let single = jitter(x.i(i as i64..i as i64 + 1).copy(), &[*p]);
-            assert!(distance(&batch.i(i as i64), &single.squeeze_dim(0)) < 1e-6);
-        }
-        assert!(distance(&batch.i(2), &x.i(2)) < 1e-6, "unjittered samples stay");
-        let swapped = jitter(x.i(0..1).copy(), &[with([3, 2, 1, 0])]);
-        assert!(distance(&batch.i(0), &swapped.squeeze_dim(0)) > 1e-3, "the order matters");
-        // brightness alone: a factor and a clamp
-        let bright = Photometric { jitter: [1.3, 1.0, 1.0, 0.0], jittered: true, ..Photometric::NONE };
-        assert!(distance(&jitter(x.i(0..1).copy(), &[bright]), &(x.i(0..1) * 1.3).clamp(0.0, 1.0)) < 1e-5);
-    }
-
-    #[test]
-    fn grey_has_equal_channels_only_where_drawn() {
-        let _alone = crate::rng::alone();
-        let x = image(2, 4);
-        let y = grayscale(x.copy(), &[Photometric { gray: true, ..Photometric::NONE }, Photometric::NONE]);
-        assert!(distance(&y.i((0, 0)), &y.i((0, 2))) < 1e-7);
-        assert!(distance(&y.i(1), &x.i(1)) < 1e-7);
-    }
-
     #[test]
     fn blur_equals_a_convolution_with_reflection() {
         let _alone = crate::rng::alone();
@@ -405,7 +250,7 @@ mod tests {
             let augmenter = Augmenter::new(&contract, side, augment.blur_sigma[1], Device::Cpu);
             let (ours, expected) = (augmenter.on_host(&view, side), augmenter.batched(&view, side));
             let apart = distance(&ours, &expected);
-            assert!(apart < 1e-5, "{side}: {apart}");
+            assert!(apart < crate::tolerance::COLOURS, "{side}: {apart}");
         }
     }
 

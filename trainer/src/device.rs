@@ -95,6 +95,13 @@ pub fn upload(host: &Tensor, device: Device) -> Tensor {
     occlude_torch_ext::upload(host, device).unwrap_or_else(|_| host.to(device))
 }
 
+/// Lets cuDNN try its algorithms for convolutions on the first batch and keep the fastest: every batch has one shape.
+pub fn prepare(device: Device) {
+    if device.is_cuda() {
+        Cuda::cudnn_set_benchmark(true);
+    }
+}
+
 /// Lets libtorch use deterministic algorithms only. To be called before CUDA is first used.
 pub fn be_deterministic() {
     // SAFETY: no other thread runs yet that could read the environment.

@@ -23,6 +23,7 @@ pub mod mask;
 pub mod method;
 pub mod mix;
 pub mod model;
+pub mod phase;
 pub mod rng;
 pub mod selftest;
 pub mod signals;

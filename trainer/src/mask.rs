@@ -82,15 +82,6 @@ fn counts(foreground: &Tensor, ratio: &Tensor, purpose: Purpose, capped: bool) -
     (fg, bg)
 }
 
-/// Of the cells with a one in `eligible`, the `count` with the smallest `score`. `(B, ..., cells)`, count
-/// broadcast; zeros and ones.
-fn choose(eligible: &Tensor, score: &Tensor, count: &Tensor) -> Tensor {
-    // scores are in 0..1, so this puts what is not eligible behind everything that is
-    let behind: Tensor = score + (1.0 - eligible) * 2.0;
-    let ranked = behind.argsort(-1, false).argsort(-1, false);
-    ranked.to_kind(Kind::Float).lt_tensor(count).to_kind(Kind::Float) * eligible
-}
-
 /// Chooses cells for a batch: a mask of ones (masked) and zeros, `(B, G, h, w)`, where the G
 /// groups (1, or one a channel) draw their own cells.
 ///
@@ -103,12 +94,19 @@ pub fn cells(foreground: &Tensor, ratio: &Tensor, groups: i64, purpose: Purpose,
     let score = || Tensor::rand([b, groups, h * w], (Kind::Float, foreground.device()));
     let (fg_count, bg_count) = counts(&fg.squeeze_dim(1), &ratio, purpose, capped);
     let (fg_count, bg_count) = (fg_count.unsqueeze(1), bg_count.unsqueeze(1)); // (B, 1, 1)
-    let of_fg = choose(&fg, &score(), &fg_count);
-    let mask = match purpose {
-        Purpose::Positive => of_fg + choose(&(1.0 - &fg), &score(), &bg_count),
-        Purpose::HardNegative => of_fg,
+    let is_fg = fg.gt(0.5);
+    // scores are in 0..1, so the foreground's come first, in their own order, which taking one away does not change
+    let of_fg = score().g_sub_scalar_(1.0);
+    let of_bg = if purpose == Purpose::Positive { score() } else { of_fg.ones_like() };
+    let ranked = of_fg.where_self(&is_fg, &of_bg).argsort(-1, false).argsort(-1, false);
+    let limit = match purpose {
+        Purpose::Positive => {
+            let behind = fg.sum_dim_intlist([-1i64].as_slice(), true, Kind::Float);
+            fg_count.where_self(&is_fg, &(behind + bg_count))
+        }
+        Purpose::HardNegative => fg_count * &fg,
     };
-    mask.view([b, groups, h, w])
+    ranked.lt_tensor(&limit).to_kind(Kind::Float).view([b, groups, h, w])
 }
 
 /// Nearest-neighbour enlargement of `(B, G, h, w)` to `(B, G, size, size)`, for any h and w.
@@ -121,6 +119,8 @@ pub fn enlarge(mask: &Tensor, size: i64) -> Tensor {
 pub struct Masker {
     strategy: Strategy,
     size: i64,
+    /// 0, 1, ... of pixels along a side.
+    places: Tensor,
     blur: Option<FixedBlur>,
 }
 
@@ -129,7 +129,8 @@ impl Masker {
     pub fn new(strategy: Strategy, fills: &Fills, size: usize, device: Device) -> Self {
         let Kernel { side, sigma } = fills.blur;
         let blur = (strategy == Strategy::Blur).then(|| FixedBlur::new(size, side, sigma, device));
-        Self { strategy, size: size as i64, blur }
+        let places = Tensor::arange(size as i64, (Kind::Int64, Device::Cpu)).to(device);
+        Self { strategy, size: size as i64, places, blur }
     }
 
     /// A masked copy of `view` `(B, 3, S, S)`, and the mask, `(B, 1 or 3, S, S)` of ones and zeros.
@@ -150,12 +151,13 @@ impl Masker {
             Strategy::Hp => self.high_pass_mask(foreground, &ratio, purpose, rng),
             _ => enlarge(&cells(foreground, &ratio, 1, purpose, false), self.size),
         };
-        let filled = view * (1.0 - &mask) + self.fill(view, purpose) * &mask;
-        (filled, mask)
+        // exactly one of the two, as the mask is of ones and zeros
+        (view.lerp_tensor(&self.fill(view, purpose), &mask), mask)
     }
 
     fn fill(&self, view: &Tensor, purpose: Purpose) -> Tensor {
-        let noise = || view.randn_like() * if purpose == Purpose::Positive { NOISE.0 } else { NOISE.1 };
+        let strength = if purpose == Purpose::Positive { NOISE.0 } else { NOISE.1 };
+        let noise = || view.randn_like().g_mul_scalar_(strength);
         match (self.strategy, &self.blur) {
             (Strategy::Blur, Some(blur)) => blur.apply(view),
             (Strategy::Mean, _) => view.mean_dim([2i64, 3].as_slice(), true, Kind::Float).expand_as(view),
@@ -176,30 +178,34 @@ impl Masker {
         let device = foreground.device();
         let own = cells(foreground, ratio, 3, purpose, true); // (B, 3, h, w)
         let shared = own.narrow(1, 0, 1).expand_as(&own);
-        let flags = |p: f64, rng: &mut _| -> Tensor {
-            let draw: Vec<bool> = (0..b).map(|_| Rng::random_bool(rng, p)).collect();
-            upload(&Tensor::from_slice(&draw).view([-1, 1, 1, 1]), device)
-        };
-        let (spatial, focal) = (flags(SPATIAL_P, rng), flags(FOCAL_P, rng));
-        let grid = enlarge(&shared.where_self(&spatial, &own), self.size);
-        upload(&self.focal_mask(b, purpose, rng), device).where_self(&focal, &grid)
+        let flags = |p: f64, rng: &mut _| (0..b).map(|_| i64::from(Rng::random_bool(rng, p))).collect();
+        let (spatial, focal): (Vec<i64>, Vec<i64>) = (flags(SPATIAL_P, rng), flags(FOCAL_P, rng));
+        let side = self.focal_side(purpose);
+        let starts = |rng: &mut _| (0..b).map(|_| Rng::random_range(rng, 0..=self.size - side)).collect();
+        let (rows, columns): (Vec<i64>, Vec<i64>) = (starts(rng), starts(rng));
+        // one copy to the device for all of them
+        let drawn = Tensor::from_slice(&[spatial, focal, rows, columns].concat()).view([4, -1, 1, 1, 1]);
+        let drawn = upload(&drawn, device);
+        let [spatial, focal, rows, columns] = [0, 1, 2, 3].map(|i| drawn.select(0, i)); // (B, 1, 1, 1) each
+        let grid = enlarge(&shared.where_self(&spatial.gt(0), &own), self.size);
+        self.focal_mask(&rows, &columns, purpose).where_self(&focal.gt(0), &grid)
     }
 
-    /// All but one random square (positive), or one random square (hard negative). `(B, 1, S, S)`.
-    fn focal_mask(&self, b: usize, purpose: Purpose, rng: &mut impl Rng) -> Tensor {
+    fn focal_side(&self, purpose: Purpose) -> i64 {
         let [query, negative] = focal_sides(self.size as usize);
-        let side = if purpose == Purpose::Positive { query } else { negative };
-        let start = |rng: &mut _| -> Vec<i64> {
-            (0..b).map(|_| Rng::random_range(rng, 0..=self.size - side)).collect()
+        if purpose == Purpose::Positive { query } else { negative }
+    }
+
+    /// All but one square (positive), or one square (hard negative), with the corners `(B, 1, 1, 1)`. `(B, 1, S, S)`.
+    fn focal_mask(&self, rows: &Tensor, columns: &Tensor, purpose: Purpose) -> Tensor {
+        let side = self.focal_side(purpose);
+        let within = |start: &Tensor, shape: [i64; 4]| {
+            let from = self.places.view(shape) - start;
+            from.ge(0).logical_and_(&from.lt(side))
         };
-        let within = |start: &[i64]| {
-            let at = Tensor::arange(self.size, (Kind::Int64, Device::Cpu)).unsqueeze(0);
-            let start = Tensor::from_slice(start).unsqueeze(1);
-            at.ge_tensor(&start).logical_and(&at.lt_tensor(&(start + side))).to_kind(Kind::Float) // (B, S)
-        };
-        let (rows, columns) = (within(&start(rng)), within(&start(rng)));
-        let square = (rows.unsqueeze(2) * columns.unsqueeze(1)).unsqueeze(1);
-        if purpose == Purpose::Positive { 1.0 - square } else { square }
+        let (rows, columns) = (within(rows, [1, 1, -1, 1]), within(columns, [1, 1, 1, -1]));
+        let square = rows.logical_and(&columns);
+        if purpose == Purpose::Positive { square.logical_not() } else { square }.to_kind(Kind::Float)
     }
 }
 
@@ -222,6 +228,35 @@ mod tests {
     fn sums(mask: &Tensor) -> Vec<f64> {
         let per = mask.flatten(1, -1).sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
         Vec::try_from(&per).expect("numbers")
+    }
+
+    /// Of the cells with a one in `eligible`, the `count` with the smallest `score`, each kind of cell by itself.
+    fn choose(eligible: &Tensor, score: &Tensor, count: &Tensor) -> Tensor {
+        let behind: Tensor = score + (1.0 - eligible) * 2.0;
+        let ranked = behind.argsort(-1, false).argsort(-1, false);
+        ranked.to_kind(Kind::Float).lt_tensor(count).to_kind(Kind::Float) * eligible
+    }
+
+    /// Ranking all cells at once chooses the very cells that ranking foreground and background apart does.
+    #[test]
+    fn one_ranking_equals_one_of_each_kind() {
+        let _alone = crate::rng::alone();
+        for (seed, purpose) in (0..20).zip([Purpose::Positive, Purpose::HardNegative].into_iter().cycle()) {
+            tch::manual_seed(seed);
+            let fg = Tensor::rand([6, 5, 7], (Kind::Float, Device::Cpu)).gt(0.6).to_kind(Kind::Float);
+            let ratio = Tensor::rand([6], (Kind::Float, Device::Cpu));
+            tch::manual_seed(seed + 100);
+            let ours = cells(&fg, &ratio, 3, purpose, true);
+            tch::manual_seed(seed + 100);
+            let flat = fg.view([6, 1, 35]);
+            let (fg_count, bg_count) = counts(&fg.view([6, 35]), &ratio.view([6, 1]), purpose, true);
+            let score = || Tensor::rand([6, 3, 35], (Kind::Float, Device::Cpu));
+            let mut expected = choose(&flat, &score(), &fg_count.unsqueeze(1));
+            if purpose == Purpose::Positive {
+                expected += choose(&(1.0 - &flat), &score(), &bg_count.unsqueeze(1));
+            }
+            assert_eq!(ours, expected.view([6, 3, 5, 7]), "{seed}");
+        }
     }
 
     #[test]

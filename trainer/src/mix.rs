@@ -3,7 +3,7 @@
 //! Pure functions over batches; nothing here knows a network.
 
 use rand::Rng;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::config::{Mix, MixMask, MixPer, Mixing, Pattern};
 use crate::device::upload;
@@ -115,24 +115,25 @@ fn unmixed(images: &Tensor, partner: &[i64], rng: &mut impl Rng) -> Mixed {
     let (own, share) = if rng.random_bool(GLOBAL_P) {
         (Tensor::full([1, 1, 1, 1], share, (Kind::Float, images.device())), share)
     } else {
-        let own = all_but_box(size, share, rng);
-        let kept = own.mean(Kind::Double).double_value(&[]);
+        let (own, kept) = all_but_box(size, share, rng);
         (upload(&own, images.device()), kept)
     };
     blend(images, partner, &own, Tensor::full([b], share, (Kind::Float, images.device())))
 }
 
-/// Ones, and zeros in a box of area `1 - share` around a random point, cut off at the border. `(1, 1, S, S)`.
-fn all_but_box(size: i64, share: f64, rng: &mut impl Rng) -> Tensor {
+/// Ones, and zeros in a box of area `1 - share` around a random point, cut off at the border, `(1, 1, S, S)`; and the
+/// share of the ones.
+fn all_but_box(size: i64, share: f64, rng: &mut impl Rng) -> (Tensor, f64) {
     let side = (size as f64 * (1.0 - share).sqrt()) as i64;
     let mut range = || {
         let centre = rng.random_range(0..size);
         ((centre - side / 2).clamp(0, size), (centre + side / 2).clamp(0, size))
     };
     let ((top, bottom), (left, right)) = (range(), range());
-    let own = Tensor::ones([1, 1, size, size], (Kind::Float, Device::Cpu));
-    let _ = own.narrow(2, top, bottom - top).narrow(3, left, right - left).fill_(0.0);
-    own
+    let inside = |i: i64| (top..bottom).contains(&(i / size)) && (left..right).contains(&(i % size));
+    let own: Vec<f32> = (0..size * size).map(|i| if inside(i) { 0.0 } else { 1.0 }).collect();
+    let kept = (size * size - (bottom - top) * (right - left)) as f64 / (size * size) as f64;
+    (Tensor::from_slice(&own).view([1, 1, size, size]), kept)
 }
 
 fn blend(images: &Tensor, partner: &[i64], own: &Tensor, share: Tensor) -> Mixed {
@@ -145,6 +146,7 @@ fn blend(images: &Tensor, partner: &[i64], own: &Tensor, share: Tensor) -> Mixed
 mod tests {
     use super::*;
     use crate::rng::{Domain, stream};
+    use tch::Device;
 
     fn config(mix: Mix, pattern: Pattern, per: MixPer) -> Mixing {
         Mixing { mix, mask: MixMask { pattern, grid: 8, share: 0.5, per } }

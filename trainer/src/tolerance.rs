@@ -13,6 +13,21 @@ pub const BF16_LOSS: f64 = 0.1;
 pub const DEVICE_GRADIENT: f64 = 5e-3;
 /// Loss after a few float32 steps on two devices, relative.
 pub const DEVICE_LOSS: f64 = 1e-3;
+/// Cosine of float16 features with float32 ones, at least: three bits more than bfloat16.
+pub const FP16_COSINE: f64 = 0.999;
+/// Cosine of features whose products were rounded to TF32's 10 bits, which are float16's.
+pub const TF32_COSINE: f64 = 0.999;
+/// Gradients with products in TF32 against float32 ones, relative to the largest.
+pub const TF32_GRADIENT: f64 = 5e-2;
+/// Loss after a few steps with products in TF32, relative: AdamW again follows signs.
+pub const TF32_LOSS: f64 = 5e-2;
+/// Cosine of the golden picture's features in float32 on two devices, at least; what a served model must reach, too.
+pub const GOLDEN_COSINE: f64 = 0.9999;
+/// Loss of a few steps whose masks and noise were drawn by another generator, relative.
+pub const OTHER_DRAWS: f64 = 0.2;
+/// Values of a normalised view in the CPU's loops and in tensor operators: a hue turns on the largest of three channels, so
+/// that it amplifies rounding.
+pub const COLOURS: f64 = 1e-4;
 /// Share of saliency cells that rounding may put on the other side of the threshold.
 pub const MASK_CELLS: f64 = 1e-3;
 /// Weights of a resumed run on a device whose sums have no fixed order, relative.

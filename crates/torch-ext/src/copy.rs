@@ -34,6 +34,9 @@ pub fn upload(host: &Tensor, device: Device) -> Result<Tensor, Error> {
 }
 
 fn plain(host: &Tensor, device: Device) -> Result<Tensor, Error> {
+    if host.device() == device {
+        return Ok(host.shallow_clone());
+    }
     host.f_to_device(device).map_err(|e| Error(e.to_string()))
 }
 
@@ -109,6 +112,11 @@ enum State {
 unsafe impl Send for Copying {}
 
 impl Copying {
+    /// A tensor that is where it is needed already.
+    pub fn done(tensor: Tensor) -> Self {
+        Self(State::Done(tensor))
+    }
+
     /// The tensor. What this thread queues on the device from now on comes after the copy; the host does not wait.
     ///
     /// # Errors

@@ -1,15 +1,17 @@
-//! The one C++ shim over libtorch, for what tch lacks: bf16 autocast on CPU and CUDA, steps over many
-//! tensors in one call, and copies to CUDA that the host does not wait for. Wrapped safely, with nothing
-//! else in it.
+//! The one C++ shim over libtorch, for what tch lacks: autocast to bfloat16 and float16 on CPU and CUDA, steps over
+//! many tensors in one call, copies to CUDA that the host does not wait for, and counts of what libtorch is asked to do.
+//! Wrapped safely, with nothing else in it.
 //!
 //! Shapes are libtorch's business; an argument it refuses comes back as [`Error`].
 
 mod copy;
+mod observe;
 
 use std::ffi::{CStr, c_char, c_int};
 use std::marker::PhantomData;
 
 pub use copy::{Copier, Copying, upload};
+pub use observe::{Counts, Mark, Observer, PeakMemory};
 use tch::{Device, Tensor};
 
 type Raw = *const torch_sys::C_tensor;
@@ -20,7 +22,7 @@ unsafe extern "C" {
     fn occlude_free(s: *mut c_char);
     fn occlude_autocast_get(cuda: c_int) -> c_int;
     fn occlude_autocast_set(cuda: c_int, state: c_int);
-    fn occlude_bf16_scalar_type() -> c_int;
+    fn occlude_half_scalar_type(bf16: c_int) -> c_int;
     fn occlude_autocast_enter();
     fn occlude_autocast_leave();
     fn occlude_foreach_lerp(this: *const Raw, other: *const Raw, n: usize, weight: f64) -> *mut c_char;
@@ -47,6 +49,10 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn occlude_clip(grads: *const Raw, n: usize, norm: f64) -> *mut c_char;
     fn occlude_deterministic();
+    fn occlude_tf32_get() -> c_int;
+    fn occlude_tf32_set(allowed: c_int);
+    fn occlude_forget_grads(params: *const Raw, n: usize);
+    fn occlude_foreach_count(steps: *const Raw, n: usize) -> *mut c_char;
     fn occlude_fused_adamw(
         params: *const Raw,
         grads: *const Raw,
@@ -80,7 +86,7 @@ pub fn torch_version() -> &'static str {
     unsafe { CStr::from_ptr(occlude_torch_version()) }.to_str().unwrap_or("unknown")
 }
 
-/// While it lives, convolutions and matrix products on `device` compute in bfloat16 (or, where it
+/// While it lives, convolutions and matrix products on `device` compute in half precision (or, where it
 /// was built with `enabled` false, in the type of their inputs). Per thread, restored on drop.
 #[derive(Debug)]
 pub struct Autocast {
@@ -93,12 +99,22 @@ pub struct Autocast {
 impl Autocast {
     /// Switches bfloat16 autocast on or off for the devices of `device`'s kind.
     pub fn bf16(device: Device, enabled: bool) -> Self {
+        Self::half(device, enabled, true)
+    }
+
+    /// Switches float16 autocast on or off for the devices of `device`'s kind.
+    pub fn fp16(device: Device, enabled: bool) -> Self {
+        Self::half(device, enabled, false)
+    }
+
+    fn half(device: Device, enabled: bool, bf16: bool) -> Self {
         let cuda = c_int::from(device.is_cuda());
         // SAFETY: plain setters of thread-local state.
         unsafe {
             let before = occlude_autocast_get(cuda);
             occlude_autocast_enter();
-            occlude_autocast_set(cuda, (occlude_bf16_scalar_type() << 1) | c_int::from(enabled));
+            let kind = occlude_half_scalar_type(c_int::from(bf16));
+            occlude_autocast_set(cuda, (kind << 1) | c_int::from(enabled));
             Self { cuda, before, not_send: PhantomData }
         }
     }
@@ -106,7 +122,7 @@ impl Autocast {
 
 impl Drop for Autocast {
     fn drop(&mut self) {
-        // SAFETY: as in `bf16`; the value came from `occlude_autocast_get`.
+        // SAFETY: as in `half`; the value came from `occlude_autocast_get`.
         unsafe {
             occlude_autocast_leave();
             occlude_autocast_set(self.cuda, self.before);
@@ -226,6 +242,40 @@ pub fn deterministic() {
     unsafe { occlude_deterministic() }
 }
 
+/// While it lives, matrix products and convolutions of float32 on CUDA may (or may not) round their inputs to TF32's 10 bits
+/// of fraction. Of the whole process, restored on drop.
+#[derive(Debug)]
+pub struct Tf32 {
+    before: c_int,
+}
+
+impl Tf32 {
+    /// Allows or forbids it.
+    pub fn allow(allowed: bool) -> Self {
+        // SAFETY: plain getters and setters of libtorch's global settings.
+        unsafe {
+            let before = occlude_tf32_get();
+            let both = c_int::from(allowed);
+            occlude_tf32_set(both | both << 1);
+            Self { before }
+        }
+    }
+}
+
+impl Drop for Tf32 {
+    fn drop(&mut self) {
+        // SAFETY: as in `allow`.
+        unsafe { occlude_tf32_set(self.before) }
+    }
+}
+
+/// Takes the gradients away: the next backward pass stores its own instead of adding to zeros.
+pub fn forget_grads(params: &[Tensor]) {
+    let params = raw(params);
+    // SAFETY: the array holds `params.len()` live tensors.
+    unsafe { occlude_forget_grads(params.as_ptr(), params.len()) }
+}
+
 /// Constants of one AdamW step (arXiv 1711.05101).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
@@ -260,12 +310,11 @@ pub fn adamw(params: &[Tensor], grads: &[Tensor], state: Moments<'_>, step: Adam
     if params.is_empty() {
         return Ok(());
     }
-    for counter in state.steps {
-        // as PyTorch's optimiser does before the fused kernel
-        let _ = counter.shallow_clone().f_add_scalar_(1.0).map_err(|e| Error(e.to_string()))?;
-    }
     let [params, grads, means, squares, steps] =
         [params, grads, state.means, state.squares, state.steps].map(raw);
+    // as PyTorch's optimiser does before the fused kernel
+    // SAFETY: the array holds `steps.len()` live tensors.
+    check(unsafe { occlude_foreach_count(steps.as_ptr(), steps.len()) })?;
     // SAFETY: the five arrays hold `params.len()` live tensors each.
     check(unsafe {
         occlude_fused_adamw(

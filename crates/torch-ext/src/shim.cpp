@@ -57,7 +57,7 @@ void occlude_autocast_set(int cuda, int state) {
   at::autocast::set_autocast_enabled(device, (state & 1) != 0);
 }
 
-int occlude_bf16_scalar_type() { return static_cast<int>(at::kBFloat16); }
+int occlude_half_scalar_type(int bf16) { return static_cast<int>(bf16 ? at::kBFloat16 : at::kHalf); }
 
 void occlude_autocast_enter() { at::autocast::increment_nesting(); }
 
@@ -179,6 +179,31 @@ void occlude_deterministic() {
   at::globalContext().setDeterministicAlgorithms(true, false);
   at::globalContext().setDeterministicCuDNN(true);
   at::globalContext().setBenchmarkCuDNN(false);
+}
+
+// Bit 0: matrix products; bit 1: convolutions.
+int occlude_tf32_get() {
+  auto &context = at::globalContext();
+  return (context.allowTF32CuBLAS() ? 1 : 0) | (context.allowTF32CuDNN() ? 2 : 0);
+}
+
+void occlude_tf32_set(int allowed) {
+  at::globalContext().setAllowTF32CuBLAS((allowed & 1) != 0);
+  at::globalContext().setAllowTF32CuDNN((allowed & 2) != 0);
+}
+
+void occlude_forget_grads(at::Tensor *const *params, size_t n) {
+  for (size_t i = 0; i < n; i++) params[i]->mutable_grad().reset();
+}
+
+char *occlude_foreach_count(at::Tensor *const *steps, size_t n) {
+  try {
+    at::NoGradGuard guard;
+    at::_foreach_add_(list(steps, n), 1);
+    return nullptr;
+  } catch (const std::exception &e) {
+    return message(e);
+  }
 }
 
 char *occlude_fused_adamw(at::Tensor *const *params, at::Tensor *const *grads, at::Tensor *const *means,

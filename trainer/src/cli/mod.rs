@@ -3,6 +3,7 @@
 mod dataset;
 mod evaluate;
 mod overrides;
+mod profile;
 mod report;
 
 use std::path::PathBuf;
@@ -10,14 +11,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::config::Recipe;
 use crate::data::Speed;
 use crate::device::{Choice, Precision};
 use crate::engine::{self, Allow, End, OnCollapse, OnlineKnn, Run};
-use crate::{device, doctor, selftest};
+use crate::selftest::{self, Stage};
+use crate::{device, doctor};
 use overrides::Overrides;
 
 /// Pretrains image encoders without labels by masking.
@@ -36,6 +38,8 @@ pub struct Cli {
 enum Command {
     /// Pretrain an encoder on a folder of pictures
     Pretrain(Box<PretrainArgs>),
+    /// Measure where the time of pretraining's steps goes
+    Profile(Box<profile::ProfileArgs>),
     /// Classify a validation folder by nearest neighbours, and tell what pixels and an untrained encoder reach
     Knn(evaluate::KnnArgs),
     /// Train a linear classifier on the frozen encoder and tell its accuracy on a validation folder
@@ -60,6 +64,9 @@ enum Command {
         /// `cpu`, `cuda` or `cuda:N`
         #[arg(long, default_value_t = Choice::Cpu)]
         device: Choice,
+        /// Run these parts alone; several with commas between them
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "STAGE")]
+        only: Vec<Stage>,
     },
     /// Measure how many samples a second of processor time are loaded
     #[command(hide = true)]
@@ -182,6 +189,7 @@ struct PretrainArgs {
 pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Pretrain(args) => pretrain(*args),
+        Command::Profile(args) => profile::run(*args),
         Command::Knn(args) => evaluate::knn(&args),
         Command::Linear(args) => evaluate::linear(&args),
         Command::Finetune(args) => evaluate::finetune(&args),
@@ -189,7 +197,10 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Report(args) => report::run(&args),
         Command::Dataset(command) => dataset::run(command),
         Command::Doctor { json } => Ok(doctor::run(json)),
-        Command::Selftest { device } => selftest::run(device.resolve()?),
+        Command::Selftest { device, only } => {
+            let stages = if only.is_empty() { Stage::value_variants() } else { only.as_slice() };
+            selftest::run(device.resolve()?, stages)
+        }
         Command::LoaderSpeed(args) => loader_speed(&args),
     }
 }
@@ -213,6 +224,9 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
     }
     let device = args.machine.device.resolve()?;
     args.machine.apply();
+    if !args.deterministic {
+        device::prepare(device);
+    }
     let (every, limit) = (args.knn_every as usize, args.knn_limit as usize);
     let run = Run {
         data: args.data,

@@ -3,6 +3,7 @@
 //! For CUDA a thread of its own takes what the loader decoded, writes it into pinned memory and copies it on a stream
 //! of its own: neither the training loop nor the device waits for the pixels of the next batch.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -10,11 +11,14 @@ use std::thread::JoinHandle;
 
 use anyhow::{Result, anyhow};
 use occlude_torch_ext::{Copier, Copying};
+use rand::RngCore;
 use tch::{Device, Tensor};
 
 use super::loader::leave;
-use super::{Batch, Loader, View};
+use super::{Batch, Loader, LoaderSpec, Photometric, View};
 use crate::augment::Augmenter;
+use crate::phase::{Phase, within};
+use crate::rng::{Domain, stream};
 
 /// Batches that may lie on the device before they are used; one more is being copied.
 const AHEAD: usize = 1;
@@ -45,17 +49,31 @@ impl Fed {
     /// Where a copy to the device failed.
     pub fn views<const N: usize>(self, augmenter: &Augmenter) -> Result<[Tensor; N]> {
         let Self { batch, pixels } = self;
-        let made: Vec<Tensor> = match pixels {
-            None => batch.views.iter().map(|view| augmenter.apply(view, batch.size)).collect(),
-            Some(pixels) => {
-                let view = |(view, pixels): (&View, Copying)| {
-                    Ok(augmenter.on_device(&pixels.finish()?, &view.photometric))
-                };
-                batch.views.iter().zip(pixels).map(view).collect::<Result<_>>()?
+        let pixels = {
+            let _copy = within(Phase::Copy);
+            pixels.map(|all| all.into_iter().map(Copying::finish).collect::<Result<Vec<_>, _>>())
+        };
+        let _augment = within(Phase::Augment);
+        let made = match pixels.transpose()? {
+            Some(pixels) => together(augmenter, &pixels, &batch.views),
+            None if augmenter.loops() => {
+                batch.views.iter().map(|view| augmenter.apply(view, batch.size)).collect()
+            }
+            None => {
+                let here: Vec<Tensor> =
+                    batch.views.iter().map(|v| pixels_of(&v.pixels, v, batch.size)).collect();
+                together(augmenter, &here, &batch.views)
             }
         };
         made.try_into().map_err(|made: Vec<_>| anyhow!("{} views of each picture, expected {N}", made.len()))
     }
+}
+
+/// All views as one batch, which asks for as many operators as one view.
+fn together(augmenter: &Augmenter, pixels: &[Tensor], views: &[View]) -> Vec<Tensor> {
+    let photometric: Vec<Photometric> = views.iter().flat_map(|v| v.photometric.iter().copied()).collect();
+    let made = augmenter.on_device(&Tensor::cat(pixels, 0), &photometric);
+    made.chunk(views.len() as i64, 0)
 }
 
 /// The batches of a loader, each fed to a device.
@@ -66,6 +84,7 @@ pub struct Feed {
 enum Source {
     /// The CPU: the pixels are where they are needed.
     Direct(Loader),
+    Synthetic(Synthetic),
     Ahead {
         receiver: Option<Receiver<Result<Option<Fed>>>>,
         thread: Option<JoinHandle<()>>,
@@ -86,6 +105,19 @@ impl Feed {
         Ok(Self::ahead(loader, Copier::new(device)?))
     }
 
+    /// Feeds the same batch of random pixels at every of `steps`; on a device, where it lies.
+    pub fn synthetic(spec: &LoaderSpec, steps: Range<usize>, device: Device) -> Self {
+        let mut batch = random(spec);
+        let there = (device != Device::Cpu).then(|| {
+            let moved = |view: &mut View| {
+                let bytes = std::mem::take(&mut view.pixels);
+                pixels_of(&bytes, view, spec.view.size).to(device)
+            };
+            batch.views.iter_mut().map(moved).collect()
+        });
+        Self { source: Source::Synthetic(Synthetic { batch, there, steps }) }
+    }
+
     fn ahead(loader: Loader, copier: Copier) -> Self {
         let (sender, receiver) = sync_channel(AHEAD);
         let stop = loader.stopper();
@@ -103,13 +135,49 @@ impl Feed {
     }
 }
 
+/// One batch, again and again.
+struct Synthetic {
+    batch: Batch,
+    /// Its pixels, where they do not lie in the batch.
+    there: Option<Vec<Tensor>>,
+    steps: Range<usize>,
+}
+
+impl Synthetic {
+    fn next(&mut self) -> Option<Fed> {
+        let batch = Batch { step: self.steps.next()?, ..self.batch.clone() };
+        let copied = |views: &Vec<Tensor>| views.iter().map(|v| Copying::done(v.shallow_clone())).collect();
+        Some(Fed { batch, pixels: self.there.as_ref().map(copied) })
+    }
+}
+
+/// A batch of random pixels, with colour changes as the recipe draws them.
+fn random(spec: &LoaderSpec) -> Batch {
+    let size = spec.view.size;
+    let view = |v: u64| {
+        let mut rng = stream(spec.seed, Domain::View, 0, v);
+        let mut pixels = vec![0; spec.batch_size * 3 * size * size];
+        rng.fill_bytes(&mut pixels);
+        let side = size as u32;
+        let photometric = (0..spec.batch_size).map(|_| spec.view.draw(side, side, &mut rng).1).collect();
+        View { pixels, photometric }
+    };
+    let views = (0..spec.views as u64).map(view).collect();
+    Batch { step: 0, views, indices: (0..spec.batch_size).collect(), size }
+}
+
+/// Pixels of a view as `(B, 3, S, S)`.
+fn pixels_of(bytes: &[u8], view: &View, side: usize) -> Tensor {
+    let (n, side) = (view.photometric.len() as i64, side as i64);
+    Tensor::from_slice(bytes).view([n, 3, side, side])
+}
+
 /// Starts the copies of a batch.
 fn upload(mut batch: Batch, copier: &Copier) -> Result<Fed> {
-    let side = batch.size as i64;
+    let side = batch.size;
     let copy = |view: &mut View| {
-        let pixels = std::mem::take(&mut view.pixels);
-        let n = view.photometric.len() as i64;
-        Ok(copier.start(&Tensor::from_slice(&pixels).view([n, 3, side, side]))?)
+        let bytes = std::mem::take(&mut view.pixels);
+        Ok(copier.start(&pixels_of(&bytes, view, side))?)
     };
     let pixels = batch.views.iter_mut().map(copy).collect::<Result<Vec<_>>>()?;
     Ok(Fed { batch, pixels: Some(pixels) })
@@ -125,6 +193,7 @@ impl Iterator for Feed {
                 let batch = loader.next()?;
                 Some(Ok(batch.map(|batch| Fed { batch, pixels: None })))
             }
+            Source::Synthetic(synthetic) => synthetic.next().map(|fed| Ok(Some(fed))),
             Source::Ahead { receiver, .. } => receiver.as_ref()?.recv().ok(),
         }
     }

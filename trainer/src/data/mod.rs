@@ -3,6 +3,7 @@
 mod crop;
 mod feed;
 mod loader;
+mod pictures;
 mod speed;
 mod store;
 mod views;
@@ -14,6 +15,7 @@ use occlude_dataset::{Dataset, Error, Options};
 pub use crop::{Geometry, Photometric, ViewSpec};
 pub use feed::{Fed, Feed};
 pub use loader::{Batch, Loader, LoaderSpec, View};
+pub use pictures::Pictures;
 pub use speed::Speed;
 pub use store::Store;
 

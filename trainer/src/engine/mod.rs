@@ -5,6 +5,7 @@ mod environment;
 mod metrics;
 mod online;
 mod picture;
+mod profile;
 mod saves;
 mod schedule;
 pub mod snapshot;
@@ -19,12 +20,13 @@ use anyhow::{Context, Result, ensure};
 use tch::Device;
 
 use crate::config::Config;
-use crate::data::Store;
+use crate::data::{Pictures, Store};
 use crate::lock::Lock;
 use crate::method;
 pub use course::{Allow, Course};
 use online::Online;
 pub use online::OnlineKnn;
+pub use profile::{Plan, Profile, profile};
 pub use schedule::Schedule;
 use training::Engine;
 pub use watchdog::OnCollapse;
@@ -92,7 +94,7 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     let store = Arc::new(Store::new(dataset, run.cache_bytes));
     let method = method::build(config, run.bf16, run.device)?;
     let _lock = prepare_folder(run)?;
-    let mut engine = Engine::new(config, run, store, method);
+    let mut engine = Engine::new(config, run, Pictures::Stored(store), method);
     engine.online = online;
     // again, because another process may have written until now
     let resume = run.resume.as_deref().map(snapshot::locate).transpose()?;
@@ -134,5 +136,7 @@ fn write_config(config: &Config, run: &Run) -> Result<()> {
         .with_context(|| format!("cannot write `{}`", path.display()))
 }
 
+#[cfg(test)]
+mod reads;
 #[cfg(test)]
 mod tests;

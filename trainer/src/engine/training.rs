@@ -2,12 +2,11 @@
 
 mod recover;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::metrics::{Log, Meter, Progress};
 use super::online::{Found, Online};
@@ -17,9 +16,10 @@ use super::watchdog::{OnCollapse, Reading, Verdict, Watchdog};
 use super::{End, Run, Schedule, picture};
 use crate::augment::Augmenter;
 use crate::config::Config;
-use crate::data::{Fed, Feed, Loader, LoaderSpec, Store, ViewSpec};
+use crate::data::{Fed, LoaderSpec, Pictures, ViewSpec};
 use crate::method::{Method, Step, StepOutput};
 use crate::model::Optimizer;
+use crate::phase::{Phase, within};
 use crate::rng::seed_device;
 use crate::signals::Interrupt;
 
@@ -28,22 +28,32 @@ pub(super) use recover::ROLLBACKS;
 
 /// A run under way.
 pub(super) struct Engine<'a> {
-    config: &'a Config,
-    run: &'a Run,
-    store: Arc<Store>,
+    pub(super) config: &'a Config,
+    pub(super) run: &'a Run,
+    pub(super) pictures: Pictures,
     pub(super) method: Box<dyn Method>,
     pub(super) optimizer: Optimizer,
     pub(super) schedule: Schedule,
-    augmenter: Augmenter,
-    loader: LoaderSpec,
+    pub(super) augmenter: Augmenter,
+    pub(super) loader: LoaderSpec,
     pub(super) saves: Saves,
     watchdog: Watchdog,
     pub(super) online: Option<Online>,
     pub(super) at: Position,
     /// What was not as the resumed checkpoint said.
     changes: Vec<String>,
+    /// Metrics that were computed and not yet read.
+    pending: Vec<Measured>,
     /// Whether every loss since the last look was a finite number; on the device, so that nothing waits for it.
     finite: Tensor,
+}
+
+/// The metrics of a step, on the device until somebody wants to see them.
+pub(super) struct Measured {
+    names: Vec<&'static str>,
+    /// One a name.
+    values: Tensor,
+    lr: f64,
 }
 
 /// How an epoch ended.
@@ -58,10 +68,10 @@ enum Epoch {
 }
 
 impl<'a> Engine<'a> {
-    pub(super) fn new(config: &'a Config, run: &'a Run, store: Arc<Store>, method: Box<dyn Method>) -> Self {
+    pub(super) fn new(config: &'a Config, run: &'a Run, pictures: Pictures, method: Box<dyn Method>) -> Self {
         let o = &config.optimizer;
         let view = ViewSpec { size: config.image_size, augment: config.augment.clone() };
-        let steps = store.len() / (config.batch_size * config.accumulate);
+        let steps = pictures.len() / (config.batch_size * config.accumulate);
         Self {
             optimizer: Optimizer::new(method.trainable(), o),
             schedule: Schedule::new(o, steps, config.epochs),
@@ -84,10 +94,11 @@ impl<'a> Engine<'a> {
             online: None,
             at: Position::default(),
             changes: Vec::new(),
+            pending: Vec::new(),
             finite: Tensor::from(true).to(run.device),
             config,
             run,
-            store,
+            pictures,
             method,
         }
     }
@@ -136,9 +147,9 @@ impl<'a> Engine<'a> {
             // it was interrupted between its last step and its end
             return self.end_epoch(signals, log, progress);
         }
-        let loader = Loader::start(&self.store, &self.loader, epoch, first * per_step);
-        let loader = loader.heeding(Some(signals.flag()));
-        let feed = Feed::start(loader, self.run.device)?;
+        let signal = Some(signals.flag());
+        let feed = self.pictures.feed(&self.loader, (epoch, first * per_step), signal, self.run.device)?;
+        self.pending.clear();
         let mut stretch = Meter::default();
         let (mut began, mut waited) = (Instant::now(), 0.0);
         let (mut waiting, mut parts) = (Instant::now(), 0);
@@ -149,11 +160,8 @@ impl<'a> Engine<'a> {
             let last_of_step = (part + 1).is_multiple_of(per_step);
             parts = if last_of_step { 0 } else { parts + 1 };
             let log_now = last_of_step && self.log_now(part / per_step);
-            let values = self.batch(batch, last_of_step, log_now || part == 0)?;
-            if let Some(values) = &values {
-                stretch.add(values);
-                self.at.run.meter.add(values);
-            }
+            let measured = self.batch(batch, last_of_step, log_now || part == 0)?;
+            self.pending.extend(measured);
             if last_of_step {
                 let seconds = began.elapsed().as_secs_f64();
                 for meter in [&mut stretch, &mut self.at.run.meter] {
@@ -162,17 +170,20 @@ impl<'a> Engine<'a> {
                 (began, waited) = (Instant::now(), 0.0);
                 progress.at(self.at.step);
                 if log_now {
+                    let values = self.settle(&mut stretch);
                     log.write(&line("step", number, self.at.step, stretch.fields()))?;
                     progress.show(number, &self.at.run.meter);
-                    if let Some(why) = self.watch(values.as_deref().unwrap_or_default(), log, progress)? {
+                    if let Some(why) = self.watch(&values, log, progress)? {
                         return Ok(Epoch::Collapsed(why));
                     }
                     stretch = Meter::default();
                 }
                 if let Some(signal) = self.stop(signals) {
+                    self.settle(&mut stretch);
                     return Ok(Epoch::Stop { signal, whole: true });
                 }
                 if self.saves.due() && self.trusted() && self.healthy() {
+                    self.settle(&mut stretch);
                     self.saves.latest(&self.state())?;
                     began = Instant::now();
                 }
@@ -200,7 +211,7 @@ impl<'a> Engine<'a> {
         signals.seen().or(enough.then_some(0))
     }
 
-    fn no_data(&self) -> String {
+    pub(super) fn no_data(&self) -> String {
         let data = self.run.data.display();
         let last = self.run.out.display();
         let why = if self.run.data.exists() { "can be read" } else { "is there any more" };
@@ -209,22 +220,51 @@ impl<'a> Engine<'a> {
         )
     }
 
-    /// Forward and backward of one batch, and the optimiser's step after the last one of a step. Metrics are read from
-    /// the device only when asked, because that waits for it.
-    fn batch(&mut self, batch: Fed, last_of_step: bool, read: bool) -> Result<Option<Vec<(String, f64)>>> {
+    /// Reads what was measured from the device, which waits for it, into the meters; the last of it by name.
+    fn settle(&mut self, stretch: &mut Meter) -> Vec<(String, f64)> {
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return Vec::new();
+        }
+        let all: Vec<&Tensor> = pending.iter().map(|m| &m.values).collect();
+        let read = Tensor::cat(&all, 0).to_device(Device::Cpu);
+        let (mut at, mut named) = (0, Vec::new());
+        for Measured { names, lr, .. } in &pending {
+            let values =
+                names.iter().zip(at..).map(|(name, i)| ((*name).to_owned(), read.double_value(&[i])));
+            named = values.chain([("lr".to_owned(), *lr)]).collect();
+            at += names.len() as i64;
+            stretch.add(&named);
+            self.at.run.meter.add(&named);
+        }
+        named
+    }
+
+    /// Forward and backward of one batch, and the optimiser's step after the last one of a step. Metrics are computed
+    /// only when asked, and stay on the device.
+    pub(super) fn batch(
+        &mut self,
+        batch: Fed,
+        last_of_step: bool,
+        measure: bool,
+    ) -> Result<Option<Measured>> {
         let parts = self.config.accumulate;
         let part = batch.step() % parts;
         let number = self.at.step * parts as u64 + part as u64;
         let time = self.time();
-        let step = Step { number, epoch: self.schedule.epoch(time), preview: number == 0 };
+        let step = Step { number, epoch: self.schedule.epoch(time), preview: number == 0, measure };
         seed_device(self.config.seed, number);
         let views = tch::no_grad(|| batch.views(&self.augmenter))?;
         let output = self.method.step(&views, step)?;
         if part == 0 {
+            let _optimiser = within(Phase::Optimiser);
             self.optimizer.zero_grad();
         }
         let _ = self.finite.logical_and_(&output.loss.detach().isfinite());
-        (&output.loss / parts as f64).f_backward()?;
+        {
+            let _backward = within(Phase::Backward);
+            if parts == 1 { output.loss.f_backward()? } else { (&output.loss / parts as f64).f_backward()? }
+        }
         if let Some(preview) = &output.preview {
             let path = self.run.out.join("first_batch.png");
             let titles = picture::write(&path, preview, &self.config.preprocess())?;
@@ -232,16 +272,14 @@ impl<'a> Engine<'a> {
         }
         let lr = self.schedule.lr(time) * self.at.run.lr_scale;
         if last_of_step {
-            self.optimizer.step(lr)?;
+            {
+                let _optimiser = within(Phase::Optimiser);
+                self.optimizer.step(lr)?;
+            }
             self.method.after_step(step)?;
             self.at.step += 1;
         }
-        if !read {
-            return Ok(None);
-        }
-        let mut values = read_metrics(&output);
-        values.push(("lr".into(), lr));
-        Ok(Some(values))
+        Ok(measure.then(|| measured(&output, lr)))
     }
 
     /// The step of the schedule: as many as lead here on the data as they are now. The same as the steps done, unless the
@@ -318,7 +356,7 @@ impl<'a> Engine<'a> {
         };
         let meter = std::mem::take(&mut self.at.run.meter);
         let mut fields = meter.fields();
-        let broken = self.store.broken();
+        let broken = self.pictures.broken();
         if broken > 0 {
             fields.insert("broken_files".into(), json!(broken));
         }
@@ -379,11 +417,11 @@ impl<'a> Engine<'a> {
     }
 }
 
-fn read_metrics(output: &StepOutput) -> Vec<(String, f64)> {
-    let read = |t: &Tensor| t.double_value(&[]);
-    let mut values = vec![("loss".to_owned(), read(&output.loss))];
-    values.extend(output.metrics.iter().map(|(name, t)| ((*name).to_owned(), read(t))));
-    values
+fn measured(output: &StepOutput, lr: f64) -> Measured {
+    let (names, values): (Vec<_>, Vec<Tensor>) = std::iter::once(("loss", output.loss.detach()))
+        .chain(output.metrics.iter().map(|(name, t)| (*name, t.detach())))
+        .unzip();
+    Measured { names, values: Tensor::stack(&values, 0), lr }
 }
 
 fn line(kind: &str, epoch: usize, step: u64, fields: Map<String, Value>) -> Value {

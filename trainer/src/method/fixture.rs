@@ -19,7 +19,7 @@ pub(super) fn views() -> [Tensor; 2] {
 }
 
 pub(super) fn step(number: u64) -> Step {
-    Step { number, epoch: 0.0, preview: true }
+    Step { number, epoch: 0.0, preview: true, measure: true }
 }
 
 pub(super) fn distance(a: &Tensor, b: &Tensor) -> f64 {

@@ -26,6 +26,8 @@ pub struct Step {
     pub epoch: f64,
     /// Whether to keep the pictures that the step worked on.
     pub preview: bool,
+    /// Whether to compute the metrics, of which most steps need none.
+    pub measure: bool,
 }
 
 /// What a step gives.
@@ -33,7 +35,7 @@ pub struct Step {
 pub struct StepOutput {
     /// Scalar, with its graph.
     pub loss: Tensor,
-    /// Named scalars; on the device, so that reading them is the engine's choice.
+    /// Named scalars, where asked for; on the device, so that reading them is the engine's choice.
     pub metrics: Vec<(&'static str, Tensor)>,
     /// Where asked for.
     pub preview: Option<Preview>,
@@ -121,7 +123,7 @@ fn contrast(l: &Logits, query: &Tensor, key: &Tensor, embedding: &Tensor) -> Vec
 
 /// The mean of each metric over the directions of a symmetric loss.
 fn mean(mut parts: Vec<Vec<(&'static str, Tensor)>>) -> Vec<(&'static str, Tensor)> {
-    if parts.len() == 1 {
+    if parts.len() <= 1 {
         return parts.pop().unwrap_or_default();
     }
     let names: Vec<&'static str> = parts.first().map_or_else(Vec::new, |p| p.iter().map(|m| m.0).collect());

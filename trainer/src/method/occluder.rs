@@ -8,6 +8,7 @@ use super::localise::Frozen;
 use crate::augment::HighPassFilter;
 use crate::config::{Branch, Config, Fills, Guidance, Masking, Saliency};
 use crate::mask::{Masker, Purpose, aggregate, foreground};
+use crate::phase::{Phase, within};
 
 /// A view on its way through a step.
 pub(super) struct View {
@@ -62,6 +63,7 @@ impl Occluder {
 
     /// A normalised view, `(B, 3, S, S)`, and what encoders see of it.
     pub(super) fn view(&self, plain: &Tensor) -> View {
+        let _mask = within(Phase::Mask);
         let filter = self.0.as_ref().and_then(|p| p.filter.as_ref());
         let input = filter.map_or_else(|| plain.shallow_clone(), |f| f.apply(plain));
         View { plain: plain.shallow_clone(), input, foreground: None }
@@ -111,7 +113,9 @@ impl Occluder {
             Purpose::Positive => parts.config.ratio,
             Purpose::HardNegative => parts.config.negative_ratio,
         };
+        let _mask = within(Phase::Mask);
         if view.foreground.is_none() {
+            let _localise = within(Phase::Localise);
             view.foreground = Some(parts.localise(view, own));
         }
         let Some(foreground) = &view.foreground else { unreachable!("just found") };

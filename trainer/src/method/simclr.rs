@@ -10,6 +10,7 @@ use crate::config::{self, Config};
 use crate::loss::{normalize, nt_xent};
 use crate::mask::Purpose;
 use crate::model::{Encoder, Head, Mode, Named, find, load};
+use crate::phase::{Phase, within};
 use crate::rng::{Domain, stream};
 
 /// SimCLR. The first view is the query: where one branch is masked it is that one, and hard negatives,
@@ -73,6 +74,7 @@ impl Simclr {
     /// Features and normalised projections of `parts` (`(B, 3, S, S)` each) in one forward pass, so that all of them
     /// share their normalisation: `(B, parts, D)` both, with their graph.
     fn encode(&self, parts: &[&Tensor]) -> (Tensor, Tensor) {
+        let _query = within(Phase::Query);
         let (b, n) = (parts[0].size()[0], parts.len() as i64);
         let mode = Mode::Train { splits: self.settings.bn_splits as i64 };
         // picture by picture, so that the groups of a split normalisation hold whole pairs
@@ -98,12 +100,19 @@ impl Method for Simclr {
         let parts: Vec<&Tensor> = inputs.iter().chain(&hard).collect();
         let (embedding, z) = self.encode(&parts);
         let (a, b) = (z.select(1, 0), z.select(1, 1)); // (B, D)
+        let _loss = within(Phase::Loss);
         let n = hard.len() as i64;
         let hard = (n > 0).then(|| z.narrow(1, 2, n)); // (B, n, D)
         let l = nt_xent(&a, &b, hard.as_ref().map(|h| (h, self.occluder.alpha())), self.settings.temperature);
-        let metrics = tch::no_grad(|| contrast(&l, &a, &b, &embedding.select(1, 0)));
+        let loss = l.loss();
+        let metrics = if step.measure {
+            let _metrics = within(Phase::Metrics);
+            tch::no_grad(|| contrast(&l, &a, &b, &embedding.select(1, 0)))
+        } else {
+            Vec::new()
+        };
         foregrounds(&mut preview, &views);
-        Ok(StepOutput { loss: l.loss(), metrics, preview })
+        Ok(StepOutput { loss, metrics, preview })
     }
 
     fn after_step(&mut self, _step: Step) -> Result<()> {

@@ -42,6 +42,8 @@ pub struct Encoder {
     graph: Graph,
     /// Of every node, its parameters in the order of [`Graph::params`].
     nodes: Vec<Vec<Tensor>>,
+    /// Of all normalisations the running statistics, which those of `nodes` are parts of.
+    statistics: Statistics,
     /// The last node that reads each node, for freeing feature maps early.
     last_use: Vec<usize>,
     /// One counter for every `num_batches_tracked`: all layers see the same batches.
@@ -56,7 +58,7 @@ impl Encoder {
         let mut rng = stream(seed, Domain::Init, 0, 0);
         tch::manual_seed((rng.random::<u64>() >> 1) as i64);
         let mut params = graph.params().into_iter();
-        let nodes = graph
+        let mut nodes: Vec<Vec<Tensor>> = graph
             .nodes
             .iter()
             .map(|node| {
@@ -80,7 +82,8 @@ impl Encoder {
                 last_use[input] = id;
             }
         }
-        Self { graph, nodes, last_use, batches: Cell::new(0), device }
+        let statistics = Statistics::gather(&mut nodes);
+        Self { graph, nodes, statistics, last_use, batches: Cell::new(0), device }
     }
 
     /// The weights of a checkpoint's encoder.
@@ -105,11 +108,12 @@ impl Encoder {
 
     /// A copy of another encoder without gradients: the start of a momentum encoder.
     pub fn frozen_copy(other: &Self) -> Self {
-        let nodes = tch::no_grad(|| {
+        let mut nodes: Vec<Vec<Tensor>> = tch::no_grad(|| {
             other.nodes.iter().map(|ts| ts.iter().map(|t| t.detach().copy()).collect()).collect()
         });
         Self {
             graph: other.graph.clone(),
+            statistics: Statistics::gather(&mut nodes),
             nodes,
             last_use: other.last_use.clone(),
             batches: Cell::new(other.batches.get()),
@@ -162,6 +166,11 @@ impl Encoder {
     /// Runs the network on `(N, 3, H, W)`. `stage` (2 to 5) says which feature map [`Output::map`] is.
     pub fn forward(&self, image: &Tensor, mode: Mode, stage: usize) -> Output {
         let wanted = self.graph.stage(stage);
+        // every group updates its own copy of the running statistics, as every GPU would
+        let copies = match mode {
+            Mode::Train { splits } if splits > 1 => Some(self.statistics.copies(splits)),
+            _ => None,
+        };
         let mut values: Vec<Option<Tensor>> = Vec::with_capacity(self.graph.nodes.len());
         let mut map = None;
         for (id, node) in self.graph.nodes.iter().enumerate() {
@@ -181,7 +190,10 @@ impl Encoder {
                     [1, 1],
                     groups as i64,
                 ),
-                Op::BatchNorm { .. } => batch_norm(input(0), params, mode),
+                Op::BatchNorm { .. } => {
+                    let copies = copies.as_ref().map(|c| self.statistics.of(c, id));
+                    batch_norm(input(0), params, mode, copies)
+                }
                 // nothing else reads what a rectifier reads, and no backward pass needs it
                 Op::Relu => input(0).shallow_clone().relu_(),
                 Op::MaxPool { kernel, stride, padding } => input(0).max_pool2d(
@@ -207,6 +219,9 @@ impl Encoder {
                 }
             }
         }
+        if let Some(copies) = &copies {
+            self.statistics.average(copies);
+        }
         if let Mode::Train { .. } = mode {
             self.batches.set(self.batches.get() + 1);
         }
@@ -215,6 +230,56 @@ impl Encoder {
             (Some(map), Some(embedding)) => Output { map, embedding },
             _ => unreachable!("a graph has its stages and ends with its embedding"),
         }
+    }
+}
+
+/// The running statistics of all normalisations in one tensor: many copies and means of them are one operator each.
+struct Statistics {
+    /// All means and variances, one after another.
+    all: Tensor,
+    /// Of every node, where its mean begins and how long it is; the variance follows. Zeros where it has none.
+    places: Vec<(i64, i64)>,
+}
+
+impl Statistics {
+    /// Puts the statistics of `nodes` into one tensor, and in their place parts of it.
+    fn gather(nodes: &mut [Vec<Tensor>]) -> Self {
+        let is_norm = |node: &Vec<Tensor>| node.len() == 4;
+        let (mut end, mut parts) = (0, Vec::new());
+        let places = nodes.iter().map(|node| {
+            if !is_norm(node) {
+                return (0, 0);
+            }
+            parts.extend(node[2..].iter().map(Tensor::shallow_clone));
+            let (from, n) = (end, node[2].size()[0]);
+            end += 2 * n;
+            (from, n)
+        });
+        let places: Vec<(i64, i64)> = places.collect();
+        let all = Tensor::cat(&parts, 0);
+        for (node, &(from, n)) in nodes.iter_mut().zip(&places).filter(|(node, _)| is_norm(node)) {
+            for (i, part) in (0i64..).zip(&mut node[2..]) {
+                *part = all.narrow(0, from + i * n, n);
+            }
+        }
+        Self { all, places }
+    }
+
+    /// A row for each group, `(splits, all)`.
+    fn copies(&self, splits: i64) -> Tensor {
+        tch::no_grad(|| self.all.unsqueeze(0).repeat([splits, 1]))
+    }
+
+    /// The means and variances of a node in each of the copies.
+    fn of(&self, copies: &Tensor, node: usize) -> [Vec<Tensor>; 2] {
+        let (from, n) = self.places[node];
+        [from, from + n].map(|from| copies.narrow(1, from, n).unbind(0))
+    }
+
+    fn average(&self, copies: &Tensor) {
+        tch::no_grad(|| {
+            self.all.shallow_clone().copy_(&copies.mean_dim([0i64].as_slice(), false, Kind::Float));
+        });
     }
 }
 
@@ -240,49 +305,25 @@ pub(crate) fn channels_last(x: &Tensor) -> Tensor {
     x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
-fn batch_norm(x: &Tensor, params: &[Tensor], mode: Mode) -> Tensor {
+/// `copies`: the running statistics of each group, where there are several and they are updated.
+fn batch_norm(x: &Tensor, params: &[Tensor], mode: Mode, copies: Option<[Vec<Tensor>; 2]>) -> Tensor {
     let [weight, bias, mean, var] = params else { unreachable!("a normalisation has four tensors") };
     let (momentum, eps) = (Graph::BN_MOMENTUM, Graph::BN_EPS);
-    let norm = |x: &Tensor, running: Option<(&Tensor, &Tensor)>, training: bool| {
-        x.batch_norm(
-            Some(weight),
-            Some(bias),
-            running.map(|r| r.0),
-            running.map(|r| r.1),
-            training,
-            momentum,
-            eps,
-            true,
-        )
+    let norm = |x: &Tensor, [w, b]: [&Tensor; 2], running: Option<[&Tensor; 2]>, training: bool| {
+        let [mean, var] = [0, 1].map(|i| running.map(|r| r[i]));
+        x.batch_norm(Some(w), Some(b), mean, var, training, momentum, eps, true)
     };
     match mode {
-        Mode::Eval => norm(x, Some((mean, var)), false),
-        Mode::Train { splits: 1 } => norm(x, Some((mean, var)), true),
-        Mode::Peek { splits: 1 } => norm(x, None, true),
-        Mode::Peek { splits } => {
-            Tensor::cat(&x.chunk(splits, 0).iter().map(|part| norm(part, None, true)).collect::<Vec<_>>(), 0)
-        }
-        Mode::Train { splits } => {
-            // every group updates its own copy of the running statistics, as every GPU would
-            let copies: Vec<_> = (0..splits).map(|_| (mean.copy(), var.copy())).collect();
-            let parts: Vec<_> = x
-                .chunk(splits, 0)
-                .iter()
-                .zip(&copies)
-                .map(|(part, (m, v))| norm(part, Some((m, v)), true))
-                .collect();
-            let average = |into: &Tensor, of: Vec<&Tensor>| {
-                into.shallow_clone().copy_(&Tensor::stack(&of, 0).mean_dim(
-                    [0i64].as_slice(),
-                    false,
-                    Kind::Float,
-                ));
+        Mode::Eval => norm(x, [weight, bias], Some([mean, var]), false),
+        Mode::Train { splits: 1 } => norm(x, [weight, bias], Some([mean, var]), true),
+        Mode::Peek { splits: 1 } => norm(x, [weight, bias], None, true),
+        Mode::Train { splits } | Mode::Peek { splits } => {
+            // the gradients of the groups are summed in one operator, not one by one
+            let [ws, bs] = [weight, bias].map(|p| p.unsqueeze(0).expand([splits, -1], false).unbind(0));
+            let part = |(i, part): (usize, &Tensor)| {
+                norm(part, [&ws[i], &bs[i]], copies.as_ref().map(|[m, v]| [&m[i], &v[i]]), true)
             };
-            tch::no_grad(|| {
-                average(mean, copies.iter().map(|c| &c.0).collect());
-                average(var, copies.iter().map(|c| &c.1).collect());
-            });
-            Tensor::cat(&parts, 0)
+            Tensor::cat(&x.chunk(splits, 0).iter().enumerate().map(part).collect::<Vec<_>>(), 0)
         }
     }
 }

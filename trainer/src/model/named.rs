@@ -59,3 +59,27 @@ pub fn load(into: &[Named], from: &[Named]) -> Result<()> {
 pub fn ema(key: &[Tensor], query: &[Tensor], momentum: f64) -> Result<()> {
     Ok(occlude_torch_ext::lerp(key, query, 1.0 - momentum)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    /// Largest difference of a moving average by the formula of the paper and by interpolation, for numbers of about one:
+    /// two roundings of float32.
+    const TWO_ROUNDINGS: f64 = 5e-7;
+
+    #[test]
+    fn a_moving_average_of_all_tensors_equals_the_formula() {
+        let _alone = crate::rng::alone();
+        tch::manual_seed(1);
+        let some = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let shapes: [&[i64]; 3] = [&[7], &[3, 5], &[4, 2, 3, 3]];
+        let (key, query) = (shapes.map(some), shapes.map(some));
+        let expected: Vec<Tensor> = key.iter().zip(&query).map(|(k, q)| k * 0.99 + q * 0.01).collect();
+        ema(&key, &query, 0.99).expect("averaged");
+        for (found, expected) in key.iter().zip(&expected) {
+            assert!((found - expected).abs().max().double_value(&[]) < TWO_ROUNDINGS);
+        }
+    }
+}

@@ -43,8 +43,8 @@ impl Optimizer {
 
     /// Forgets the gradients of the last step.
     pub fn zero_grad(&mut self) {
-        for p in self.groups.iter_mut().flat_map(|g| &mut g.params) {
-            p.zero_grad();
+        for group in &self.groups {
+            occlude_torch_ext::forget_grads(&group.params);
         }
     }
 

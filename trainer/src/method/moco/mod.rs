@@ -18,6 +18,7 @@ use crate::loss::{Negatives, logits, normalize};
 use crate::mask::{Purpose, aggregate, foreground};
 use crate::mix::{self, Mixed};
 use crate::model::{Encoder, Head, Mode, Named, ema, find, load};
+use crate::phase::{Phase, within};
 use crate::rng::{Domain, permutation, stream};
 
 /// MoCo v2: plain, with masking, or with mixtures.
@@ -130,6 +131,7 @@ impl Moco {
         } else {
             view.input.shallow_clone()
         };
+        let _key = within(Phase::Key);
         let order = self.shuffle(&input, step, of);
         let mode = Mode::Train { splits: self.splits() };
         let out = self.key.forward(&order.there(&input), mode, self.occluder.stage());
@@ -156,6 +158,7 @@ impl Moco {
             .map(|i| {
                 let x = self.occluder.hide(view, Purpose::HardNegative, self.own_map(), rng);
                 show(preview, "hard negative", &x);
+                let _key = within(Phase::Key);
                 let order = self.shuffle(&x, step, VIEWS * (i + 1) + of);
                 let embedding = self.key.forward(&order.there(&x), mode, 5).embedding;
                 normalize(&order.back(&self.head_k.forward(&embedding, mode)))
@@ -177,6 +180,7 @@ impl Moco {
 
     /// Features and normalised projections of the query encoder, with their graph.
     fn encode_query(&self, input: &Tensor) -> (Tensor, Tensor) {
+        let _query = within(Phase::Query);
         let mode = Mode::Train { splits: self.splits() };
         let _guard = Autocast::bf16(input.device(), self.bf16);
         let out = self.query.forward(input, mode, 5);
@@ -187,6 +191,7 @@ impl Moco {
     /// The mixtures of a query view; none where the method does not mix.
     fn mixtures(&self, input: &Tensor, step: Step, of: usize, preview: &mut Option<Preview>) -> Vec<Mixed> {
         let Some(config) = &self.mixing else { return Vec::new() };
+        let _mask = within(Phase::Mask);
         let rng = &mut self.rng(Domain::Mix, step, of);
         let mixed = tch::no_grad(|| mix::mixtures(input, config, rng));
         mixed.iter().for_each(|m| show(preview, "mixture", &m.images));
@@ -196,6 +201,7 @@ impl Moco {
     /// A mixture belongs to both of its pictures, to each by its share (arXiv 2210.11456, equation 6).
     fn mixed_loss(&self, mixed: &Mixed, key: &Tensor, negatives: &Negatives<'_>) -> Tensor {
         let (_, q) = self.encode_query(&mixed.images);
+        let _loss = within(Phase::Loss);
         let losses = |key: &Tensor| logits(&q, key, negatives, self.settings.temperature).losses();
         let other = losses(&key.index_select(0, &mixed.partner));
         let both: Tensor = losses(key) * &mixed.share + other * (1.0 - &mixed.share);
@@ -243,6 +249,7 @@ impl Method for Moco {
         let (mut losses, mut metrics) = (vec![], vec![]);
         for (of, (&(_, k), (input, key))) in pairs.iter().zip(inputs.iter().zip(&keys)).enumerate() {
             let (embedding, q) = self.encode_query(input);
+            let _loss = within(Phase::Loss);
             let negatives = Negatives {
                 queue: queue.as_ref(),
                 in_batch: self.settings.in_batch,
@@ -254,17 +261,28 @@ impl Method for Moco {
                 loss += self.mixed_loss(&mixed, key, &negatives);
             }
             losses.push(loss);
-            metrics.push(tch::no_grad(|| contrast(&l, &q, key, &embedding)));
+            if step.measure {
+                let _metrics = within(Phase::Metrics);
+                metrics.push(tch::no_grad(|| contrast(&l, &q, key, &embedding)));
+            }
         }
         self.fresh.extend(keys);
         foregrounds(&mut preview, &views);
-        Ok(StepOutput { loss: Tensor::stack(&losses, 0).mean(Kind::Float), metrics: mean(metrics), preview })
+        let loss = match losses.as_slice() {
+            [one] => one.shallow_clone(),
+            several => Tensor::stack(several, 0).mean(Kind::Float),
+        };
+        Ok(StepOutput { loss, metrics: mean(metrics), preview })
     }
 
     fn after_step(&mut self, step: Step) -> Result<()> {
-        for keys in self.fresh.drain(..) {
-            self.keys.push(&keys);
+        {
+            let _queue = within(Phase::Queue);
+            for keys in self.fresh.drain(..) {
+                self.keys.push(&keys);
+            }
         }
+        let _ema = within(Phase::Ema);
         ema(&self.averaged.0, &self.averaged.1, self.momentum(step.epoch))
     }
 

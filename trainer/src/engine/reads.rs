@@ -1,0 +1,175 @@
+//! Tests of what a step asks of the device: no read that the host waits for, and few operators.
+
+use occlude_torch_ext::{Counts, Observer};
+
+use super::profile::{Plan, Steps};
+use super::training::Engine;
+use super::*;
+use crate::config::{Branch, Guidance, Mix, MixPer, Pattern, Recipe, Rule, Strategy};
+
+fn tiny(recipe: Recipe) -> Config {
+    let mut c = Config::new(recipe);
+    c.arch = "resnet18".into();
+    (c.image_size, c.batch_size) = (32, 4);
+    *c.method.bn_splits_mut() = 1;
+    c.augment.solarize_p = 0.5;
+    if let Some(m) = c.method.moco_mut() {
+        m.queue = m.queue.min(24);
+    }
+    if let Some(m) = &mut c.masking {
+        m.stage = 4;
+    }
+    c
+}
+
+fn masked(strategy: Strategy, change: impl FnOnce(&mut Config)) -> Config {
+    let mut c = tiny(Recipe::SaliencyMoco);
+    let masking = c.masking.as_mut().expect("masked");
+    (masking.strategy, masking.num_nonsem) = (strategy, 2);
+    change(&mut c);
+    c
+}
+
+fn mixed(mix: Mix, pattern: Pattern, per: MixPer) -> Config {
+    let mut c = tiny(Recipe::UnmixMixmask);
+    let mixing = c.mixing.as_mut().expect("mixed");
+    (mixing.mix, mixing.mask.pattern, mixing.mask.per) = (mix, pattern, per);
+    c
+}
+
+/// Every recipe, and every part of a method that a recipe does not have by itself.
+fn all() -> Vec<(String, Config)> {
+    let recipes = <Recipe as clap::ValueEnum>::value_variants();
+    let mut all: Vec<_> = recipes.iter().map(|&r| (r.name().to_owned(), tiny(r))).collect();
+    let mut add = |name: &str, config| all.push((name.to_owned(), config));
+    for strategy in <Strategy as clap::ValueEnum>::value_variants() {
+        add(&format!("{strategy:?} with hard negatives"), masked(*strategy, |_| {}));
+    }
+    let random = |c: &mut Config| c.masking.as_mut().expect("masked").guidance = Guidance::Random;
+    add("random cells", masked(Strategy::Noise, random));
+    let both = |c: &mut Config| {
+        c.masking.as_mut().expect("masked").branch = Branch::Both;
+        c.method.moco_mut().expect("MoCo").symmetric = true;
+    };
+    add("both views masked, symmetric", masked(Strategy::Hp, both));
+    add("blocks of each picture", mixed(Mix::Mixmask, Pattern::Block, MixPer::Image));
+    add("single cells", mixed(Mix::Both, Pattern::Discrete, MixPer::Batch));
+    let mut c = tiny(Recipe::MocoV2);
+    (c.accumulate, c.optimizer.clip) = (2, Some(1.0));
+    *c.method.bn_splits_mut() = 2;
+    add("split, accumulated and clipped", c.clone());
+    for rule in [Rule::Lars, Rule::Adamw] {
+        c.optimizer.rule = rule;
+        add(&format!("{rule:?}, split, accumulated and clipped"), c.clone());
+    }
+    all
+}
+
+/// The device that tests are to run on.
+fn device() -> Device {
+    match std::env::var("OCCLUDE_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::Cuda(0),
+        _ => Device::Cpu,
+    }
+}
+
+fn plan() -> Plan {
+    Plan {
+        data: None,
+        device: device(),
+        bf16: false,
+        workers: 1,
+        cache_bytes: 0,
+        as_on_cuda: true,
+        warmup: 1,
+        steps: 1,
+    }
+}
+
+/// What `n` steps ask for after the first one, and the operators that read.
+fn observe(config: &Config, n: usize) -> (Counts, Vec<String>) {
+    config.validate().expect("valid");
+    let run = profile::settings(&plan());
+    let method = method::build(config, false, device()).expect("a method");
+    let pictures = Pictures::Synthetic(100 * config.batch_size * config.accumulate);
+    let mut steps = Steps::new(Engine::new(config, &run, pictures, method), &plan());
+    steps.one().expect("a step");
+    let observer = Observer::start().expect("an observer");
+    (0..n).for_each(|_| steps.one().expect("a step"));
+    let reading = observer.by_name().into_iter().filter(|(_, c)| c.reads > 0).map(|(name, _)| name);
+    (observer.counts(), reading.collect())
+}
+
+/// On a GPU every such read would stop the host until the device has done all that was asked of it.
+#[test]
+fn no_step_of_any_method_reads_from_the_device() {
+    let _alone = crate::rng::alone();
+    for (name, config) in all() {
+        // Un-Mix blends or cuts by chance
+        let steps = if config.mixing.is_some() { 5 } else { 2 };
+        let (counts, reading) = observe(&config, steps);
+        assert_eq!((counts.reads, &reading), (0, &Vec::new()), "{name}");
+        assert!(counts.kernels > 100, "{name}: {counts:?}");
+    }
+}
+
+/// The loop itself: twice as many steps between two metric lines read no more.
+#[test]
+fn a_run_reads_as_often_as_it_writes_metrics() {
+    let _alone = crate::rng::alone();
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut config = tiny(Recipe::SaliencyMoco);
+    (config.epochs, config.accumulate) = (1, 2);
+    let reads = |pictures: u32| {
+        let data = dir.path().join(pictures.to_string());
+        std::fs::create_dir_all(&data).expect("a folder");
+        for i in 0..pictures {
+            let picture = image::RgbImage::from_fn(40, 36, |x, y| image::Rgb([x as u8, y as u8, i as u8]));
+            picture.save(data.join(format!("{i:02}.png"))).expect("written");
+        }
+        let out = dir.path().join(format!("run{pictures}"));
+        let run = Run { data, out, log_every: 1000, workers: 1, ..profile::settings(&plan()) };
+        let observer = Observer::start().expect("an observer");
+        assert_eq!(pretrain(&config, &run).expect("trained"), End::Finished);
+        observer.counts().reads
+    };
+    let (few, many) = (reads(16), reads(32));
+    assert!(few > 0, "the metric line and the checkpoint do read");
+    assert_eq!(few, many);
+}
+
+/// From files and from nothing: every field that others read, and numbers that can be.
+#[test]
+fn a_profile_tells_where_the_time_goes() {
+    let _alone = crate::rng::alone();
+    let dir = tempfile::tempdir().expect("a folder");
+    for i in 0..9u8 {
+        let picture = image::RgbImage::from_fn(40, 36, |x, y| image::Rgb([x as u8, y as u8, i * 20]));
+        picture.save(dir.path().join(format!("{i}.png"))).expect("written");
+    }
+    for data in [None, Some(dir.path().to_owned())] {
+        let plan = Plan { data, steps: 2, as_on_cuda: false, ..plan() };
+        let found = profile::profile(&tiny(Recipe::SaliencyMoco), &plan).expect("measured");
+        let json = found.json();
+        let number = |name: &str| json[name].as_f64().unwrap_or_else(|| panic!("no `{name}` in {json}"));
+        for name in ["images_per_second", "operators_per_step", "kernels_per_step", "peak_memory_bytes"] {
+            assert!(number(name) > 0.0, "{name}");
+        }
+        assert_eq!(number("host_reads_per_step"), 0.0);
+        assert!((0.0..1.0).contains(&number("wait_share")));
+        let phases = json["phases"].as_array().expect("a list");
+        let sum: f64 = phases.iter().map(|p| p["milliseconds"].as_f64().expect("a number")).sum();
+        let step = number("milliseconds_per_step");
+        assert!((sum / step - 1.0).abs() < 0.05, "{sum} ms of {step}");
+        for name in ["localise", "mask", "key forward", "query forward", "loss", "backward", "ema", "queue"] {
+            let phase = phases.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+            assert!(phase["kernels"].as_f64().expect("a number") > 0.0, "{name}");
+        }
+        let table = found.table(3);
+        assert!(table.contains("query forward") && table.contains("aten::"), "{table}");
+    }
+    let few = Plan { data: Some(dir.path().to_owned()), ..plan() };
+    let config = Config { batch_size: 10, ..tiny(Recipe::MocoV2) };
+    let error = profile::profile(&config, &few).expect_err("too few").to_string();
+    assert!(error.contains("9 pictures") && error.contains("--batch-size"), "{error}");
+}
