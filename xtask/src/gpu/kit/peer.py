@@ -105,7 +105,8 @@ class Moco:
         self.labels = torch.zeros(args.batch, dtype=torch.long, device=args.device)
 
     def autocast(self):
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.best)
+        # CPUs have bfloat16 convolutions that are slower than float32's
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.best and self.device == "cuda")
 
     @torch.no_grad()
     def keys(self, query, key):

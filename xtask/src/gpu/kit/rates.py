@@ -55,7 +55,7 @@ def convolutions(arch, size):
         weights = layer.weight.numel() // layer.out_channels
         found.append((2 * weights * output[0].numel(), inputs[0][0].numel(), output[0].numel()))
 
-    net = getattr(torchvision.models, arch)(weights=None).to("meta")
+    net = getattr(torchvision.models, arch)(weights=None).to("meta").eval()
     hooks = [m.register_forward_hook(look) for m in net.modules() if isinstance(m, nn.Conv2d)]
     net(torch.empty(1, 3, size, size, device="meta"))
     for hook in hooks:

@@ -226,7 +226,8 @@ class Runner:
         with open(path, "a") as file:
             file.write(text)
         if code not in ok:
-            raise Failed(f"exit code {code}: {last_line(path)}")
+            how = f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+            raise Failed(f"{how}: {last_line(path)}")
         return text
 
     def spawn(self, words, errors, env=None, output=None):
