@@ -18,7 +18,7 @@ ROOM = limit * 94 // 100
 PIECE = limit * 45 // 100
 PACKED = (".jpg", ".jpeg", ".png", ".whl", ".xz")
 # Programs and photos make a kit that trains; then data, models, libraries.
-ORDER = ["run.sh", "README", "kit/", "bin/", "libexec/", "occlude-", "data/photos/", "tests/", "data/", "models/", "lib/"]
+ORDER = ["run.sh", "README", "kit/", "bin/", "occlude-", "data/photos/", "tests/", "data/", "models/", "lib/"]
 
 
 def rank(name):

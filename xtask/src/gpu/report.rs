@@ -332,10 +332,17 @@ impl Found {
                 rows.push(format!("- the stage `{stage}` was not run"));
             }
         }
+        let mut runs: BTreeMap<String, usize> = BTreeMap::new();
         for (name, row) in self.steps.iter().filter(|(_, row)| row["status"] != "ok") {
             let why = row["reason"].as_str().unwrap_or("no reason was kept");
-            rows.push(format!("- {}: {}, {}", plain(name), word(&row["status"]), plain(why)));
+            let fate = format!("{}, {}", word(&row["status"]), plain(why));
+            if row["stage"] == "accuracy" {
+                *runs.entry(fate).or_default() += 1;
+            } else {
+                rows.push(format!("- {}: {fate}", plain(name)));
+            }
         }
+        rows.extend(runs.iter().map(|(fate, count)| format!("- runs of the accuracy table: {count} {fate}")));
         if rows.is_empty() { String::new() } else { format!("Missing:\n\n{}\n", rows.join("\n")) }
     }
 }

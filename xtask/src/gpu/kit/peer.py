@@ -99,9 +99,9 @@ class Moco:
         self.at = 0
         fused = {"fused": True} if best else {"foreach": False}
         self.optimizer = torch.optim.SGD(self.query.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4, **fused)
-        self.run_query, self.run_key = self.query, self.key
-        if args.compile:
-            self.run_query, self.run_key = torch.compile(self.query), torch.compile(self.key)
+        fast = torch.compile if args.compile else (lambda function: function)
+        self.run_query, self.run_key = fast(self.query), fast(self.key)
+        self.high_pass, self.masked = fast(high_pass), fast(masked)
         self.labels = torch.zeros(args.batch, dtype=torch.long, device=args.device)
 
     def autocast(self):
@@ -113,11 +113,11 @@ class Moco:
         """The key's projection, the query's input, and the hard negative's projection where there is one."""
         if not self.saliency:
             return self.run_key(key)[0], query, None
-        query, key = high_pass(query), high_pass(key)
+        query, key = self.high_pass(query), self.high_pass(key)
         k, features = self.run_key(key)
         _, own = self.run_key(query)
-        hard, _ = self.run_key(masked(key, features, 0.4, 0.7, negative=True))
-        return k, masked(query, own, 0.05, 0.25, negative=False), hard
+        hard, _ = self.run_key(self.masked(key, features, 0.4, 0.7, negative=True))
+        return k, self.masked(query, own, 0.05, 0.25, negative=False), hard
 
     def step(self, query, key):
         with self.autocast():

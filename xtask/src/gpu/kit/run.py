@@ -11,7 +11,7 @@ import accuracy
 import serving
 import training
 import unpack
-from runner import HOME, RATE, Runner, figure
+from runner import HOME, RATE, Runner, figure, read
 
 STAGES = {"train": ("check", "throughput", "profile"), "serve": ("serve",), "accuracy": ("accuracy",)}
 
@@ -31,13 +31,12 @@ def arguments():
     options = parser.parse_args()
     if options.minutes <= 0 or options.seeds < 1 or (options.jobs is not None and options.jobs < 1):
         parser.error("`--minutes`, `--seeds` and `--jobs` are greater than 0")
+    known = sorted({row["row"] for row in read(os.path.join(HOME, "kit", "plan.json"))["rows"]})
+    for row in set(options.rows or ()) - set(known):
+        parser.error(f"there is no row `{row}`; hint: the rows are {', '.join(known)}")
     options.tiny = options.tiny or options.device == "cpu"
     options.jobs = options.jobs or (4 if options.device == "cuda" else 1)
     return options
-
-
-def wanted(options, name):
-    return not options.only or any(words in name for words in options.only)
 
 
 def table(run):
@@ -68,7 +67,7 @@ def main():
     try:
         for source in (training, serving):
             for name, stage, work in source.steps(run):
-                if stage in stages and wanted(options, name):
+                if stage in stages:
                     run.step(name, stage, work)
         if "accuracy" in stages:
             accuracy.all_runs(run)

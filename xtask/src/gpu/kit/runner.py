@@ -68,9 +68,9 @@ class Card:
         if device != "cuda":
             return
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-        words = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "250", "-i", visible or "0"]
+        self.query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", visible or "0"]
         try:
-            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            self.process = subprocess.Popen([*self.query, "-lms", "250"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         except OSError:
             return
         threading.Thread(target=self._watch, daemon=True).start()
@@ -85,11 +85,12 @@ class Card:
         return max((mib for at, mib in list(self.seen) if at >= since), default=None)
 
     def now(self):
-        """MiB in use, at least a look later than this call."""
+        """MiB in use, once what has just ended is gone."""
         if self.process is None:
             return None
-        time.sleep(0.8)
-        return self.seen[-1][1] if self.seen else None
+        time.sleep(0.5)
+        text = capture(self.query)
+        return int(text) if text.isdigit() else None
 
     def stop(self):
         if self.process is not None:
@@ -188,10 +189,10 @@ class Runner:
         return path
 
     def tool(self, name):
-        """The words that start one of Occlude's programs: of the wheel, installed as pip would, or of a bundle."""
+        """The words that start one of Occlude's programs, which are in the kit's wheel."""
         wheels = glob.glob(os.path.join(HOME, "occlude-*.whl"))
         if not wheels:
-            return [self.file("bin", name)]
+            raise Skipped("`occlude-*.whl` is not here; hint: unpack the first part of the kit")
         if not os.path.isdir(self.site):
             install(wheels[0], self.site)
         return [sys.executable, "-m", "occlude", name.removeprefix("occlude-")]
@@ -265,7 +266,9 @@ class Runner:
     # -- steps
 
     def step(self, name, stage, work):
-        """Runs a step unless it has been done; never raises. What it returns are its figures."""
+        """Runs a step unless it has been done or was not asked for; never raises. What it returns are its figures."""
+        if self.options.only and not any(words in name for words in self.options.only):
+            return
         done = self.result["steps"].get(name, {})
         if done.get("status") == "ok" and not self.options.again:
             return
@@ -290,7 +293,9 @@ class Runner:
         row.update(seconds=round(time.monotonic() - start, 2), began=began, card_mib=self.card.most(start))
         reason = f" ({row['reason']})" if row["reason"] else ""
         print(f"   {row['status']}{reason}, {row['seconds']:.1f} s", flush=True)
-        self.keep(name, row)
+        # a step that could not run takes nothing away from one that did
+        if not (row["status"] == "skipped" and done.get("status") == "ok"):
+            self.keep(name, row)
 
     def keep(self, name, row):
         with self.lock:

@@ -66,7 +66,7 @@ def methods(run):
     for recipe in RECIPES:
         out = fresh(run, f"methods/{recipe}")
         words = [*run.tool("occlude-train"), "pretrain", data, "--recipe", recipe, "--arch", "resnet18", "--image-size", "32",
-                 "--batch-size", "16", "--epochs", "1", "--bn-splits", "1", "--device", run.device, "--out", out,
+                 "--batch-size", "16", "--epochs", "1", "--warmup-epochs", "0", "--bn-splits", "1", "--device", run.device, "--out", out,
                  "--log-every", "1", "--on-collapse", "warn", "--precision", precision(run)]
         if "simclr" not in recipe and recipe != "saliency-moco-small":
             words += ["--queue", "64"]
