@@ -1,7 +1,7 @@
 //! `cargo xtask accuracy`: every method of the papers with one budget, several seeds, kNN and linear probes.
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -118,24 +118,62 @@ const fn row(name: &'static str, about: &'static str, recipe: &'static str, flag
     Row { name, about, recipe, flags }
 }
 
+/// What the flags of a row depend on.
+#[derive(Clone, Copy)]
+struct Budget {
+    saliency_stage: u32,
+    epochs: u32,
+}
+
 impl Row {
     /// Flags of `pretrain` for this row.
-    fn flags(&self, args: &Args) -> Vec<String> {
+    fn flags(&self, budget: Budget) -> Vec<String> {
         let mut flags = format!("--recipe {}", self.recipe);
         for set in self.flags {
             flags += " ";
             match set {
                 Common => flags += COMMON,
                 InBatch => flags += IN_BATCH,
-                Cells => flags += &format!("--saliency-stage {}", args.saliency_stage),
+                Cells => flags += &format!("--saliency-stage {}", budget.saliency_stage),
                 These(these) => flags += these,
             }
         }
         if self.recipe == SMALL || self.flags.iter().any(|set| matches!(set, InBatch)) {
-            flags += &format!(" --momentum-warmup-epochs {}", args.epochs);
+            flags += &format!(" --momentum-warmup-epochs {}", budget.epochs);
         }
         flags.split_whitespace().map(str::to_owned).collect()
     }
+
+    /// Whether its first run also measures what pixels and an untrained encoder reach: the floors are those of the
+    /// contract, which only the filter changes.
+    fn has_floors(&self) -> bool {
+        ["plain", "hp"].contains(&self.name)
+    }
+}
+
+impl Args {
+    fn budget(&self) -> Budget {
+        Budget { saliency_stage: self.saliency_stage, epochs: self.epochs }
+    }
+}
+
+/// Sides of the pictures that a GPU is asked for, each with the stage whose cells are masked: 4 and 6 along a side.
+const SIZES: [(u32, u32); 2] = [(64, 4), (96, 4)];
+
+/// The rows as data, for a machine that has no `cargo`: what to run there with `epochs` each, and the shortest form of it.
+pub(crate) fn plan(epochs: u32) -> Value {
+    let entry = |row: &Row, size: u32, batch: u32, budget: Budget| {
+        json!({
+            "row": row.name, "about": row.about, "size": size, "epochs": budget.epochs, "batch": batch,
+            "floors": row.has_floors(), "flags": row.flags(budget),
+        })
+    };
+    let rows = SIZES.iter().flat_map(|&(size, saliency_stage)| {
+        ROWS.iter().map(move |row| entry(row, size, 128, Budget { saliency_stage, epochs }))
+    });
+    let shortest = Budget { saliency_stage: 3, epochs: 1 };
+    let tiny = ROWS.iter().filter(|row| row.name == "hp").map(|row| entry(row, 32, 8, shortest));
+    json!({ "arch": "resnet18", "rows": rows.collect::<Vec<_>>(), "tiny": tiny.collect::<Vec<_>>() })
 }
 
 /// One run of one row.
@@ -160,7 +198,7 @@ impl Job {
         let log = folder.join("log.txt");
         if !last.exists() {
             let mut command = tool("pretrain", args);
-            command.arg(&train).arg("--out").arg(&folder).args(self.row.flags(args));
+            command.arg(&train).arg("--out").arg(&folder).args(self.row.flags(args.budget()));
             command.args(["--arch", &args.arch, "--on-collapse", "warn"]);
             for (flag, value) in [
                 ("--image-size", args.image_size),
@@ -178,8 +216,7 @@ impl Job {
         if !knn.exists() {
             let mut command = tool("knn", args);
             command.arg(&last).args([&train, &test]).arg("--json");
-            // The floors are those of the contract, which only the filter changes.
-            if !(self.seed == 0 && ["plain", "hp"].contains(&self.row.name)) {
+            if !(self.seed == 0 && self.row.has_floors()) {
                 command.arg("--no-floors");
             }
             keep(&knn, &sh::logged(&mut command, &log)?)?;
@@ -296,7 +333,7 @@ fn print(args: &Args, rows: &[&'static Row]) {
         let cells = COLUMNS.map(|(_, figure)| {
             cell(&folders.iter().filter_map(|f| figure.read(f, "checkpoint")).collect::<Vec<_>>())
         });
-        println!("| {} | {} | `{}` |", row.about, cells.join(" | "), row.flags(args).join(" "));
+        println!("| {} | {} | `{}` |", row.about, cells.join(" | "), row.flags(args.budget()).join(" "));
     }
     for (row, features, about) in [
         ("plain", "untrained", "untrained encoder"),
@@ -311,7 +348,7 @@ fn print(args: &Args, rows: &[&'static Row]) {
 }
 
 /// The mean over the seeds and, of several, how far the farthest lies from it.
-fn cell(values: &[f64]) -> String {
+pub(crate) fn cell(values: &[f64]) -> String {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let spread = values.iter().map(|v| (v - mean).abs()).fold(0.0, f64::max);
     match values.len() {
@@ -344,7 +381,7 @@ mod tests {
         let names: std::collections::BTreeSet<_> = ROWS.iter().map(|r| r.name).collect();
         assert_eq!(names.len(), ROWS.len());
         for row in &ROWS {
-            let flags = row.flags(&args);
+            let flags = row.flags(args.budget());
             let mut given: Vec<_> = flags.iter().filter(|f| f.starts_with("--")).collect();
             let count = given.len();
             given.sort();
@@ -353,6 +390,19 @@ mod tests {
         }
         assert!(choose(&["plain".to_owned(), "hp".to_owned()]).is_ok_and(|rows| rows.len() == 2));
         assert!(choose(&["x".to_owned()]).err().is_some_and(|e| e.to_string().contains("mixmask")));
+    }
+
+    #[test]
+    fn the_plan_has_every_row_at_every_size() {
+        let plan = plan(100);
+        let rows = plan["rows"].as_array().expect("rows");
+        assert_eq!(rows.len(), ROWS.len() * SIZES.len());
+        let flags = |row: &Value| row["flags"].as_array().map_or(0, Vec::len);
+        assert!(rows.iter().all(|row| row["epochs"] == 100 && flags(row) >= 2));
+        let blur = rows.iter().find(|row| row["row"] == "blur").expect("the row");
+        let words: Vec<_> = blur["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        assert!(words.windows(2).any(|pair| pair == ["--momentum-warmup-epochs", "100"]), "{words:?}");
+        assert_eq!(plan["tiny"].as_array().map(Vec::len), Some(1));
     }
 
     #[test]

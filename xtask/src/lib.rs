@@ -7,6 +7,7 @@ mod bench;
 mod check;
 pub mod client;
 mod doctor;
+mod gpu;
 pub mod paths;
 mod quickstart;
 pub mod server;
@@ -43,6 +44,13 @@ enum Command {
     Accuracy(accuracy::Args),
     /// The four programs as a Python wheel, for people without Rust
     Wheel(wheel::Args),
+    /// Everything that a GPU machine with Python and torch needs to check, measure and train, in parts that travel
+    GpuKit(gpu::Args),
+    /// The figures that the kit brought back as tables of docs/benchmarks.md
+    GpuReport(gpu::report::Args),
+    /// Clients that ask a running server: images/s and waiting times as JSON
+    #[command(hide = true)]
+    Load(bench::load::Args),
 }
 
 /// Parses the command line and runs the task; errors go to stderr.
@@ -56,6 +64,9 @@ pub fn main() -> std::process::ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Accuracy(args) => accuracy::run(&args),
         Command::Wheel(args) => wheel::run(&args),
+        Command::GpuKit(args) => gpu::run(&args),
+        Command::GpuReport(args) => gpu::report::run(&args),
+        Command::Load(args) => bench::load::run(&args),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -79,7 +79,7 @@ pub(super) fn run(args: ProfileArgs) -> Result<ExitCode> {
     let profile = engine::profile(&config, &plan)?;
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&profile.json())?;
-        occlude_checkpoint::atomic::write(path, |w| writeln!(w, "{text}"))
+        occlude_output::write(path, |w| writeln!(w, "{text}"))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
     }
     answer!("{}", profile.table(args.operators));

@@ -3,6 +3,7 @@
 mod export;
 mod hostile;
 mod index;
+pub(crate) mod load;
 mod loader;
 mod overload;
 mod proc;

@@ -300,7 +300,8 @@ impl Found {
     }
 }
 
-fn quantile(values: &[f64], share: f64) -> f64 {
+/// The value below which this share of them lies.
+pub(super) fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().saturating_sub(1);

@@ -20,6 +20,8 @@ const CLIENTS: usize = 8;
 const REQUESTS: usize = 96;
 /// The median of these counts.
 const ROUNDS: usize = 7;
+/// Fewest photos: one batch of the peer's, twice.
+const FEWEST: usize = 16;
 /// Most photos that are posted in turn.
 const PHOTOS: usize = 64;
 
@@ -54,7 +56,7 @@ struct Inputs {
 /// Measures with the photos of `data`, or with photos that are generated into `folder`.
 pub(super) fn run(folder: &Path, data: Option<&Path>) -> Result<Vec<Figure>> {
     let inputs = inputs(folder, data)?;
-    let requests = requests(&inputs.photos)?;
+    let requests = requests(&inputs.photos, FEWEST)?;
     let threads = std::thread::available_parallelism()?.get();
     let start = |model: &Path, name: &str| Server::start(model, None, &[], &folder.join(name));
     let ours = start(&inputs.single, "serve.log")?;
@@ -125,7 +127,7 @@ fn export(inputs: &Inputs, model: &Path, options: &[&str]) -> Result<()> {
 }
 
 /// A request for each photo: the form that both servers take.
-fn requests(photos: &Path) -> Result<Vec<Vec<u8>>> {
+pub(super) fn requests(photos: &Path, fewest: usize) -> Result<Vec<Vec<u8>>> {
     let mut files = Vec::new();
     collect(photos, &mut files)?;
     files.sort();
@@ -136,7 +138,7 @@ fn requests(photos: &Path) -> Result<Vec<Vec<u8>>> {
         Ok(request("/v1/embed", &[("content-type", &kind)], &body))
     };
     let requests: Vec<Vec<u8>> = files.iter().step_by(step).map(one).collect::<Result<_>>()?;
-    ensure!(requests.len() >= 16, "`{}` has fewer than 16 JPEG files", photos.display());
+    ensure!(requests.len() >= fewest, "`{}` has fewer than {fewest} JPEG files", photos.display());
     Ok(requests)
 }
 
