@@ -42,6 +42,13 @@ fn bare() -> &'static Venv {
     BARE.get_or_init(|| fresh("bare"))
 }
 
+/// The libtorch that the tests run with.
+fn libtorch() -> PathBuf {
+    let default = paths::libtorch();
+    let path = paths::external("LIBTORCH", &default).unwrap_or(default);
+    path.canonicalize().unwrap_or_else(|error| panic!("`{}`: {error}", path.display()))
+}
+
 /// The wheel's files, unpacked.
 fn unpacked() -> PathBuf {
     let (folder, wheel) = place();
@@ -228,7 +235,7 @@ fn a_folder_of_pictures_called_torch_is_no_package() {
 
 #[test]
 fn libtorch_of_the_users_choice_is_taken_or_refused_by_name() {
-    let ours = paths::libtorch().canonicalize().unwrap();
+    let ours = libtorch();
     let venv = bare();
     Said::of(venv.command("occlude-train").arg("doctor").env("LIBTORCH", &ours)).ok();
     let said = Said::of(venv.command("occlude-train").arg("doctor").env("LIBTORCH", "/nowhere"));
@@ -249,7 +256,7 @@ fn libtorch_of_the_users_choice_is_taken_or_refused_by_name() {
 #[test]
 fn a_torch_without_cuda_is_enough_for_the_cpu() {
     let venv = fresh("torch without cuda");
-    let ours = paths::libtorch().canonicalize().unwrap();
+    let ours = libtorch();
     let packages = venv.packages();
     fs::create_dir_all(packages.join("torch/lib")).unwrap();
     for file in ["__init__.py", "version.py"] {
