@@ -191,6 +191,7 @@ impl<'a> Engine<'a> {
             waiting = Instant::now();
         }
         if self.at.step - self.at.course.began < steps {
+            self.settle(&mut stretch);
             return self.ended_early(parts, signals);
         }
         self.end_epoch(signals, log, progress)
