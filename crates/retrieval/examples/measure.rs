@@ -68,7 +68,8 @@ fn main() {
     let mut number = |default: usize| args.next().map_or(default, |n| n.parse().expect("a number"));
     let (rows, dim) = (number(100_000), number(512));
     let store = Store::open(&folder, &Options { threads: 2, ..Options::default() }).expect("a store");
-    let spec = Spec { dim, fingerprint: PRINT.into(), identity: None, model: "none".into(), metric: Metric::Cosine };
+    let spec =
+        Spec { dim, fingerprint: PRINT.into(), identity: None, model: "none".into(), metric: Metric::Cosine };
     store.create_collection("c", &spec).expect("a collection");
 
     let mut source = Source::new(dim);

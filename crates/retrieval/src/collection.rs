@@ -43,7 +43,13 @@ struct Matches {
 impl Collection {
     pub(crate) fn new(stored: Stored) -> Self {
         let rows = RwLock::new(Rows::new(stored.spec.dim));
-        Self { stored, adopted: OnceLock::new(), rows, ann: RwLock::new(None), matches: Mutex::new(Vec::new()) }
+        Self {
+            stored,
+            adopted: OnceLock::new(),
+            rows,
+            ann: RwLock::new(None),
+            matches: Mutex::new(Vec::new()),
+        }
     }
 
     pub(crate) fn dim(&self) -> usize {

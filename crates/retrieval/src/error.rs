@@ -179,7 +179,9 @@ impl Error {
         let collection = collection.to_owned();
         match spec.identity {
             None => Self::Unidentified { collection, fingerprint: spec.fingerprint.clone() },
-            Some(_) => Self::Fingerprint { collection, expected: spec.maker().to_owned(), found: maker.to_owned() },
+            Some(_) => {
+                Self::Fingerprint { collection, expected: spec.maker().to_owned(), found: maker.to_owned() }
+            }
         }
     }
 

@@ -56,7 +56,8 @@ fn occupy(path: &Path, bytes: u64) -> io::Result<()> {
                 state.to_le_bytes()
             })
             .collect();
-        let part = block.get(..usize::try_from(left).unwrap_or(usize::MAX).min(block.len())).unwrap_or_default();
+        let part =
+            block.get(..usize::try_from(left).unwrap_or(usize::MAX).min(block.len())).unwrap_or_default();
         file.write_all(part)?;
         left -= part.len() as u64;
     }

@@ -270,16 +270,25 @@ mod tests {
         let (_dir, path) = toml("model = [\"a.onnx\", \"b.onnx\"]\nmax-batch = 3\nmax-images = 5\nport = 1");
         let args = read(
             &["--config", &path, "--max-images=2"],
-            &[("MAX_BATCH", "4"), ("MAX_IMAGES", "9"), ("PORT", "tcp://10.0.0.1:80"), ("MODEL", "c.onnx,d.onnx")],
+            &[
+                ("MAX_BATCH", "4"),
+                ("MAX_IMAGES", "9"),
+                ("PORT", "tcp://10.0.0.1:80"),
+                ("MODEL", "c.onnx,d.onnx"),
+            ],
         )
         .unwrap();
         assert_eq!((args.max_images, args.max_batch, args.port), (2, 4, 1));
         assert_eq!(args.model, ["c.onnx", "d.onnx"]);
         assert!(args.notes[0].contains("`OCCLUDE_SERVE_PORT`"), "{:?}", args.notes);
         let name = |flag: &str| args.sources.name(flag);
-        assert_eq!((name("max-images"), name("max-batch")), ("`--max-images`".to_owned(), "`OCCLUDE_SERVE_MAX_BATCH`".to_owned()));
+        assert_eq!(
+            (name("max-images"), name("max-batch")),
+            ("`--max-images`".to_owned(), "`OCCLUDE_SERVE_MAX_BATCH`".to_owned())
+        );
         assert_eq!(name("port"), format!("`port` in `{path}`"));
-        let Config { models, .. } = read(&["--model", "x.onnx"], &[("CONFIG", &path)]).unwrap().resolve().unwrap();
+        let Config { models, .. } =
+            read(&["--model", "x.onnx"], &[("CONFIG", &path)]).unwrap().resolve().unwrap();
         assert_eq!(models.len(), 1, "a flag takes the place of the file's list");
     }
 
@@ -322,6 +331,8 @@ mod tests {
     fn tools_take_only_what_they_need_of_the_environment() {
         let args = read(&["health"], &[("MAX_BATCH", "x"), ("PORT", "9000"), ("MODEL", "a,b")]).unwrap();
         assert_eq!((args.port, args.model.len()), (9000, 0));
-        assert!(read(&["health"], &[("PORT", "x")]).unwrap_err().to_string().contains("`OCCLUDE_SERVE_PORT`"));
+        assert!(
+            read(&["health"], &[("PORT", "x")]).unwrap_err().to_string().contains("`OCCLUDE_SERVE_PORT`")
+        );
     }
 }

@@ -30,7 +30,9 @@ pub(super) fn read(
     let (mut found, mut links) = (Environment::default(), Vec::new());
     for (name, value) in variables {
         let Some(name) = name.to_str() else { continue };
-        let Some(rest) = name.strip_prefix(ENVIRONMENT).filter(|_| !value.to_string_lossy().trim().is_empty()) else {
+        let Some(rest) =
+            name.strip_prefix(ENVIRONMENT).filter(|_| !value.to_string_lossy().trim().is_empty())
+        else {
             continue;
         };
         if is_link(rest, &value) {
@@ -132,7 +134,8 @@ mod tests {
     use clap::CommandFactory;
 
     fn read(variables: &[(&str, &str)]) -> Result<Environment, ConfigError> {
-        let pairs = variables.iter().map(|(n, v)| (OsString::from(format!("{ENVIRONMENT}{n}")), OsString::from(v)));
+        let pairs =
+            variables.iter().map(|(n, v)| (OsString::from(format!("{ENVIRONMENT}{n}")), OsString::from(v)));
         super::read(&crate::Args::command(), pairs, |_| true)
     }
 
@@ -183,7 +186,10 @@ mod tests {
     #[test]
     fn unknown_variables_are_told_with_the_nearest_and_empty_ones_are_unset() {
         let found = read(&[("MAX_BATSCH", "3"), ("MAXIMAGES", "3")]).unwrap();
-        assert!(found.notes[0].contains("`OCCLUDE_SERVE_MAX_BATSCH`") && found.notes[0].contains("`OCCLUDE_SERVE_MAX_BATCH`?"));
+        assert!(
+            found.notes[0].contains("`OCCLUDE_SERVE_MAX_BATSCH`")
+                && found.notes[0].contains("`OCCLUDE_SERVE_MAX_BATCH`?")
+        );
         assert!(found.notes[1].contains("`OCCLUDE_SERVE_MAX_IMAGES`?"), "{:?}", found.notes);
         let empty = read(&[("PORT", ""), ("GALLERY", " "), ("NONSENSE", "")]).unwrap();
         assert!(empty.settings.is_empty() && empty.notes.is_empty());
@@ -191,10 +197,10 @@ mod tests {
 
     #[test]
     fn lists_and_switches() {
-        assert_eq!(words(&[("CORS_ORIGIN", "https://a.example, https://b.example,")]), [
-            "--cors-origin=https://a.example",
-            "--cors-origin=https://b.example"
-        ]);
+        assert_eq!(
+            words(&[("CORS_ORIGIN", "https://a.example, https://b.example,")]),
+            ["--cors-origin=https://a.example", "--cors-origin=https://b.example"]
+        );
         assert_eq!(words(&[("MODEL", "a=x,1.onnx\nb=y.onnx\n")]), ["--model=a=x,1.onnx", "--model=b=y.onnx"]);
         let dir = tempfile::tempdir().unwrap();
         let odd = dir.path().join("a,b=c,d.onnx").to_string_lossy().into_owned();
@@ -206,6 +212,9 @@ mod tests {
             assert_eq!(words(&[("ALLOW_URL_FETCH", text)]).len(), usize::from(on), "{text}");
         }
         let error = read(&[("ALLOW_URL_FETCH", "maybe")]).unwrap_err().to_string();
-        assert!(error.contains("`OCCLUDE_SERVE_ALLOW_URL_FETCH`") && error.contains("`true` or `false`"), "{error}");
+        assert!(
+            error.contains("`OCCLUDE_SERVE_ALLOW_URL_FETCH`") && error.contains("`true` or `false`"),
+            "{error}"
+        );
     }
 }

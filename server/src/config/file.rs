@@ -20,7 +20,8 @@ pub(super) fn read(path: &Path, setting: &str, command: &Command) -> Result<Vec<
 }
 
 fn table(path: &Path, setting: &str) -> Result<toml::Table, ConfigError> {
-    let read = |source| ConfigError::Unreadable { setting: setting.to_owned(), path: path.to_owned(), source };
+    let read =
+        |source| ConfigError::Unreadable { setting: setting.to_owned(), path: path.to_owned(), source };
     let text = std::fs::read_to_string(path).map_err(read)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     text.parse()
@@ -87,13 +88,10 @@ mod tests {
         )
         .unwrap();
         words.sort();
-        assert_eq!(words, [
-            "--allow-url-fetch",
-            "--max-batch=16",
-            "--max-delay=2ms",
-            "--model=a=a.onnx",
-            "--model=b.onnx"
-        ]);
+        assert_eq!(
+            words,
+            ["--allow-url-fetch", "--max-batch=16", "--max-delay=2ms", "--model=a=a.onnx", "--model=b.onnx"]
+        );
     }
 
     #[test]

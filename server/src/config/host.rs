@@ -31,9 +31,13 @@ mod tests {
 
     #[test]
     fn addresses_and_names() {
-        for (text, expected) in
-            [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1"), ("::", "::"), (" localhost ", "localhost"), ("a-b.example", "a-b.example")]
-        {
+        for (text, expected) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("[::1]", "::1"),
+            ("::", "::"),
+            (" localhost ", "localhost"),
+            ("a-b.example", "a-b.example"),
+        ] {
             assert_eq!(parse(text).as_deref(), Ok(expected));
         }
         for text in ["", "http://x", "localhost:8080", "a b", "[x", "::zz"] {
@@ -41,6 +45,9 @@ mod tests {
         }
         assert_eq!(resolve("localhost", 80).unwrap().to_string(), "127.0.0.1:80");
         assert_eq!(resolve("::1", 80).unwrap().to_string(), "[::1]:80");
-        assert_eq!((with_port("::1", 5), with_port("localhost", 5)), ("[::1]:5".to_owned(), "localhost:5".to_owned()));
+        assert_eq!(
+            (with_port("::1", 5), with_port("localhost", 5)),
+            ("[::1]:5".to_owned(), "localhost:5".to_owned())
+        );
     }
 }

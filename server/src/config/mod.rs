@@ -322,7 +322,10 @@ mod tests {
         assert_eq!(config.limits, Limits::default());
         assert_eq!(config.models, [ModelFile { name: "cat".to_owned(), path: "models/cat.onnx".into() }]);
         assert_eq!((config.host.as_str(), config.port), ("127.0.0.1", 8080));
-        assert!(config.keep_alive_timeout > Duration::from_secs(60), "load balancers keep connections for a minute");
+        assert!(
+            config.keep_alive_timeout > Duration::from_secs(60),
+            "load balancers keep connections for a minute"
+        );
         assert_eq!((config.provider, config.workers, config.gallery), (Provider::Auto, 1, None));
         assert_eq!((config.intra_threads, config.watch), (cores(), Some(Duration::from_secs(2))));
         assert_eq!((config.cors, config.api_keys, config.log_format), (Cors::None, None, LogFormat::Text));
@@ -377,17 +380,20 @@ mod tests {
         let error = |flags: &[&str]| parse(flags).resolve().unwrap_err();
         let is = |setting: String, name: &str| setting == format!("`--{name}`");
         let zero = |flags: &[&str], name: &str| matches!(error(flags), ConfigError::Zero { setting } if is(setting.clone(), name));
-        let above = |flags: &[&str], name: &str| {
-            matches!(error(flags), ConfigError::Above { setting, .. } if is(setting.clone(), name))
-        };
+        let above = |flags: &[&str], name: &str| matches!(error(flags), ConfigError::Above { setting, .. } if is(setting.clone(), name));
         assert!(zero(&["--workers", "0"], "workers"));
         assert!(zero(&["--max-pixels", "0"], "max-pixels"));
-        assert!(matches!(error(&["--timeout", "0"]), ConfigError::Seconds { setting, .. } if is(setting.clone(), "timeout")));
+        assert!(
+            matches!(error(&["--timeout", "0"]), ConfigError::Seconds { setting, .. } if is(setting.clone(), "timeout"))
+        );
         assert!(matches!(error(&["--drain-timeout", "NaN"]), ConfigError::Seconds { .. }));
         assert!(matches!(error(&["--watch=-1"]), ConfigError::Seconds { .. }));
         assert!(matches!(error(&["--keep-alive-timeout=0"]), ConfigError::Seconds { .. }));
         assert!(matches!(error(&["--url-host", "a"]), ConfigError::Without { .. }));
-        assert!(matches!(error(&["--allow-url-fetch", "--url-host", "https://a"]), ConfigError::Setting { .. }));
+        assert!(matches!(
+            error(&["--allow-url-fetch", "--url-host", "https://a"]),
+            ConfigError::Setting { .. }
+        ));
         assert!(matches!(Args::parse_from(["occlude-serve"]).resolve(), Err(ConfigError::NoModel)));
         assert!(above(&["--max-queue", "4", "--max-images", "2"], "max-batch"));
         assert!(above(&["--max-queue", "16"], "max-images"));

@@ -58,7 +58,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
         std::fs::write(path("epoch=99-step=5.onnx"), "x").unwrap();
-        assert_eq!(parse(&path("epoch=99-step=5.onnx")), ("epoch=99-step=5".to_owned(), path("epoch=99-step=5.onnx")));
+        assert_eq!(
+            parse(&path("epoch=99-step=5.onnx")),
+            ("epoch=99-step=5".to_owned(), path("epoch=99-step=5.onnx"))
+        );
         let renamed = format!("best={}", path("epoch=99-step=5.onnx"));
         assert_eq!(parse(&renamed), ("best".to_owned(), path("epoch=99-step=5.onnx")));
         assert!(ModelFile::is_there(&renamed) && ModelFile::is_there(&path("epoch=99-step=5.onnx")));

@@ -113,7 +113,10 @@ fn reason(error: &clap::Error) -> String {
     if let Some(ContextValue::Strings(valid)) = error.get(ContextKind::ValidValue)
         && !valid.is_empty()
     {
-        return format!("expected one of {}", valid.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", "));
+        return format!(
+            "expected one of {}",
+            valid.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ")
+        );
     }
     match error.source() {
         Some(source) => source.to_string(),

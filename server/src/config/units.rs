@@ -117,7 +117,8 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
-        for text in ["", "MiB", "-1", "20XB", "1.5", "1e3", "20MiBB", "99999999999999999999", "20000000TiB", "1,5GB"]
+        for text in
+            ["", "MiB", "-1", "20XB", "1.5", "1e3", "20MiBB", "99999999999999999999", "20000000TiB", "1,5GB"]
         {
             assert!(bytes(text).unwrap_err().contains("bytes"), "{text}");
         }
@@ -125,7 +126,8 @@ mod tests {
 
     #[test]
     fn counts_are_read_as_people_write_them() {
-        for (text, expected) in [("50000000", 50_000_000), ("50M", 50_000_000), ("1_000_000", 1_000_000), ("2.5k", 2500)]
+        for (text, expected) in
+            [("50000000", 50_000_000), ("50M", 50_000_000), ("1_000_000", 1_000_000), ("2.5k", 2500)]
         {
             assert_eq!(count(text), Ok(expected), "{text}");
         }
@@ -136,8 +138,15 @@ mod tests {
 
     #[test]
     fn times_are_read_as_people_write_them() {
-        let cases =
-            [("30", 30.0), ("30s", 30.0), ("1.5", 1.5), ("500ms", 0.5), ("2min", 120.0), ("2m", 120.0), ("1 h", 3600.0)];
+        let cases = [
+            ("30", 30.0),
+            ("30s", 30.0),
+            ("1.5", 1.5),
+            ("500ms", 0.5),
+            ("2min", 120.0),
+            ("2m", 120.0),
+            ("1 h", 3600.0),
+        ];
         for (text, expected) in cases {
             assert_eq!(seconds(text), Ok(expected), "{text}");
         }

@@ -50,7 +50,10 @@ fn is_checkpoint(path: &Path, start: &[u8]) -> bool {
     let pickle = start.first() == Some(&0x80) && start.get(1).is_some_and(|v| (2..=5).contains(v));
     let safetensors = start.get(8) == Some(&b'{') && start.get(4..8) == Some(&[0u8; 4][..]);
     let onnx = start.first() == Some(&8);
-    start.starts_with(b"PK\x03\x04") || pickle || safetensors || (!onnx && CHECKPOINTS.contains(&ending.as_str()))
+    start.starts_with(b"PK\x03\x04")
+        || pickle
+        || safetensors
+        || (!onnx && CHECKPOINTS.contains(&ending.as_str()))
 }
 
 /// What of a folder's files is meant, perhaps.
@@ -66,7 +69,10 @@ fn in_folder(path: &Path) -> String {
     }
     match files.iter().find(|p| ends(p, &CHECKPOINTS)) {
         Some(checkpoint) => {
-            format!("`occlude-export onnx {} model.onnx` makes a model of a checkpoint in it", checkpoint.display())
+            format!(
+                "`occlude-export onnx {} model.onnx` makes a model of a checkpoint in it",
+                checkpoint.display()
+            )
         }
         None => "name a file that `occlude-export onnx` wrote".to_owned(),
     }

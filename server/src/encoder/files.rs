@@ -108,7 +108,9 @@ impl<R: Read + Seek> Scan<'_, R> {
             match (kind, tag >> 3, child) {
                 (Message::Entry, 1, _) => key = self.text(length)?,
                 (Message::Entry, 2, _) => value = self.text(length)?,
-                (_, _, Some((.., child))) if depth > 0 && tag & 7 == 2 => self.message(stop, *child, depth - 1)?,
+                (_, _, Some((.., child))) if depth > 0 && tag & 7 == 2 => {
+                    self.message(stop, *child, depth - 1)?
+                }
                 _ => self.skip(length)?,
             }
         }

@@ -10,8 +10,8 @@ use ort::session::{Session, SessionOutputs};
 use ort::value::{TensorElementType, ValueType};
 
 use super::golden::Check;
-use super::{file_kind, files};
 use super::io::{Bound, FEATURES, Format, Host, Selected, read};
+use super::{file_kind, files};
 use crate::batch::{Crop, Encode, EncodeError, Encoded, Wants};
 use crate::config::Provider;
 use crate::model::{InputKind, ModelInfo};

@@ -44,7 +44,8 @@ fn address(asked: &str, host: &str, port: u16) -> String {
     if asked.contains("://") {
         return asked.to_owned();
     }
-    let (place, path) = asked.split_once('/').map_or((asked, String::new()), |(p, rest)| (p, format!("/{rest}")));
+    let (place, path) =
+        asked.split_once('/').map_or((asked, String::new()), |(p, rest)| (p, format!("/{rest}")));
     let bare = place.strip_prefix('[').and_then(|p| p.strip_suffix(']')).unwrap_or(place);
     let place = if place.is_empty() {
         with_port(host, port)

@@ -64,7 +64,10 @@ async fn a_picture_comes_in_every_packing() {
             (&json!(90), &json!(60), &json!("PNG"))
         );
         assert_eq!(result["saliency"], Value::Null, "not asked for");
-        assert_eq!(json["model"], json!({"name": "fake", "fingerprint": FINGERPRINT, "identity": FINGERPRINT}));
+        assert_eq!(
+            json["model"],
+            json!({"name": "fake", "fingerprint": FINGERPRINT, "identity": FINGERPRINT})
+        );
         assert_eq!(json["request_id"], answer.header("x-request-id"));
         assert_eq!(answer.header("x-occlude-fingerprint"), FINGERPRINT);
     }

@@ -235,8 +235,13 @@ async fn a_collection_takes_vectors_of_its_own_precision_only() {
     let made = ok(&app, "PUT", "/v1/collections/c", json!({"model": "i8"})).await;
     assert_eq!((&made["identity"], &made["fingerprint"]), (&json!("int8"), &json!(FINGERPRINT)));
     assert_eq!(ask(&app, "PUT", "/v1/collections/c", json!({"model": "r18"})).await.code(), "wrong_model");
-    let picture = ask(&app, "POST", points, json!({"points": [{"id": "p", "image": colour([9, 9, 9])}]})).await;
-    assert_eq!((picture.status, picture.header("x-occlude-model")), (StatusCode::OK, "i8"), "not the first of them");
+    let picture =
+        ask(&app, "POST", points, json!({"points": [{"id": "p", "image": colour([9, 9, 9])}]})).await;
+    assert_eq!(
+        (picture.status, picture.header("x-occlude-model")),
+        (StatusCode::OK, "i8"),
+        "not the first of them"
+    );
     let vector = |more: Value| {
         let mut body = json!({"points": [{"id": "v", "vector": [1, 0, 0]}]});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -288,7 +293,11 @@ async fn an_older_collection_is_adopted_once() {
             metric: Default::default(),
         };
         store.create_collection("c", &spec).unwrap();
-        let point = |id: &str, vector: [f32; 3]| Point { id: id.to_owned(), vector: vector.into(), payload: Default::default() };
+        let point = |id: &str, vector: [f32; 3]| Point {
+            id: id.to_owned(),
+            vector: vector.into(),
+            payload: Default::default(),
+        };
         store.upsert("c", FINGERPRINT, &[point("a", [1.0, 0.0, 0.0]), point("b", [1.0, 0.1, 0.0])]).unwrap();
     }
     let (state, app) = with_store(dir.path());
@@ -322,7 +331,8 @@ async fn an_older_collection_is_adopted_once() {
 #[test]
 fn a_full_disk_is_told_and_can_be_cleaned() {
     let disk = tempfile::tempdir().unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "none"]).arg(disk.path()).output();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "none"]).arg(disk.path()).output();
     if !mounted.is_ok_and(|m| m.status.success()) {
         occlude_skip::test("mount", "run it where file systems can be mounted, e.g. as root");
         return;
@@ -343,7 +353,8 @@ fn a_full_disk_is_told_and_can_be_cleaned() {
     assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("\"writable\":false"), "{ready}");
     assert!(ready.contains("no room on the disk"), "{ready}");
     assert!(server.get("/metrics").contains("occlude_collections_writable 0"));
-    let told = Command::new(env!("CARGO_BIN_EXE_occlude-serve")).args(["health", &server.address]).output().unwrap();
+    let told =
+        Command::new(env!("CARGO_BIN_EXE_occlude-serve")).args(["health", &server.address]).output().unwrap();
     assert!(String::from_utf8_lossy(&told.stdout).contains("no room on the disk"));
     // Nothing is left, not for the log either.
     let mut others = std::fs::File::create(disk.path().join("others")).unwrap();

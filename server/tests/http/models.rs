@@ -115,14 +115,19 @@ fn a_gallery_is_searched_while_its_model_is_replaced() {
     pictures(&photos);
     for i in 0..60u8 {
         let pixels = ramp(900, 700 + u32::from(i));
-        std::fs::write(photos.join(format!("red/{i}.png")), png_of(900, 700 + u32::from(i), &pixels)).unwrap();
+        std::fs::write(photos.join(format!("red/{i}.png")), png_of(900, 700 + u32::from(i), &pixels))
+            .unwrap();
     }
-    let flags = ["--model", model.to_str().unwrap(), "--gallery", photos.to_str().unwrap(), "--watch", "0.05"];
+    let flags =
+        ["--model", model.to_str().unwrap(), "--gallery", photos.to_str().unwrap(), "--watch", "0.05"];
     let server = Running::bare(&flags);
     server.wait_for("ready");
     let identity = |answer: &str| {
         let body = answer.split("\r\n\r\n").nth(1).unwrap();
-        serde_json::from_str::<serde_json::Value>(body).unwrap()["model"]["identity"].as_str().unwrap().to_owned()
+        serde_json::from_str::<serde_json::Value>(body).unwrap()["model"]["identity"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
     let search = || {
         let answer = server.post(&png(60, 40, [240, 20, 20]), "/v1/search?k=1");
@@ -172,13 +177,18 @@ async fn precisions_of_one_checkpoint_are_models_of_their_own() {
     let gallery = Gallery::index(dir.path(), &state.models()[0], &limits, &Silent).unwrap();
     assert_eq!(gallery.identity(), "fp32");
     state.set_gallery(gallery);
-    let search = async |model: &str| post(&app, &format!("/v1/search?model={model}"), &[], png(40, 40, [9, 9, 9])).await;
+    let search = async |model: &str| {
+        post(&app, &format!("/v1/search?model={model}"), &[], png(40, 40, [9, 9, 9])).await
+    };
     assert_eq!(search("r18").await.status, StatusCode::OK);
     assert_eq!(search("again").await.status, StatusCode::OK, "the same numbers under another name");
     let wrong = search("i8").await;
     assert_eq!((wrong.status, wrong.code().as_str()), (StatusCode::CONFLICT, "wrong_model"));
     let told = post(&app, "/v1/embed?model=i8", &[], png(40, 40, [9, 9, 9])).await;
-    assert_eq!((told.header("x-occlude-identity"), told.header("x-occlude-fingerprint")), ("int8", FINGERPRINT));
+    assert_eq!(
+        (told.header("x-occlude-identity"), told.header("x-occlude-fingerprint")),
+        ("int8", FINGERPRINT)
+    );
     assert_eq!(get(&app, "/readyz").await.json()["models"][1]["identity"], "int8");
     assert_eq!(get(&app, "/v1/models").await.json()["data"][1]["identity"], "int8");
     assert_eq!(get(&app, "/v2/models/i8").await.json()["parameters"]["identity"], "int8");
@@ -189,7 +199,11 @@ async fn precisions_of_one_checkpoint_are_models_of_their_own() {
     let gallery = Gallery::index(dir.path(), &next, &limits, &Silent).unwrap();
     state.set_model_with_gallery(next, gallery);
     assert_eq!(search("r18").await.json()["model"]["identity"], "fp16");
-    assert_eq!(search("again").await.status, StatusCode::OK, "it has the pictures that its own numbers are of");
+    assert_eq!(
+        search("again").await.status,
+        StatusCode::OK,
+        "it has the pictures that its own numbers are of"
+    );
 }
 
 struct Silent;

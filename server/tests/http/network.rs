@@ -95,14 +95,26 @@ fn a_revoked_key_is_refused_while_a_gallery_is_indexed() {
     let (keys, photos) = (dir.path().join("keys"), dir.path().join("photos"));
     pictures(&photos);
     for i in 0..400u32 {
-        std::fs::write(photos.join(format!("red/{i}.png")), png_of(900, 700 + i % 9, &ramp(900, 700 + i % 9))).unwrap();
+        std::fs::write(
+            photos.join(format!("red/{i}.png")),
+            png_of(900, 700 + i % 9, &ramp(900, 700 + i % 9)),
+        )
+        .unwrap();
     }
     let (alice, _bob) = (create_key("alice", &keys).unwrap(), create_key("bob", &keys).unwrap());
-    let flags = ["--api-keys", keys.to_str().unwrap(), "--gallery", photos.to_str().unwrap(), "--decode-threads", "1"];
+    let flags = [
+        "--api-keys",
+        keys.to_str().unwrap(),
+        "--gallery",
+        photos.to_str().unwrap(),
+        "--decode-threads",
+        "1",
+    ];
     let server = Running::start(&flags);
     server.wait_for("golden picture");
     let with = |key: &str| {
-        let ask = format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n");
+        let ask =
+            format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n");
         server.ask(ask.as_bytes())
     };
     assert!(with(&alice).starts_with("HTTP/1.1 200"));
@@ -185,7 +197,10 @@ fn what_is_wrong_is_said_before_models_load() {
         assert!(!error.contains("loaded in"), "{flags:?}: {error}");
     }
     let (code, error) = fails(&["--port", "0"]);
-    assert!(code == 2 && error.contains("no model; hint: ") && error.contains("`OCCLUDE_SERVE_MODEL`"), "{error}");
+    assert!(
+        code == 2 && error.contains("no model; hint: ") && error.contains("`OCCLUDE_SERVE_MODEL`"),
+        "{error}"
+    );
     // An equals sign in a file's name, as trainers write it.
     let odd = path("epoch=99-step=5.onnx");
     std::fs::copy(&model, &odd).unwrap();

@@ -217,7 +217,8 @@ fn a_model_has_an_identity() {
     assert_ne!(identity(&path), identity(&fixture("tiny-uint8.onnx")));
     // Metadata are repeated fields of the outermost message: further ones may follow.
     let entry = |value: &str| {
-        let field = |n: u8, text: &str| [vec![n << 3 | 2, text.len() as u8], text.as_bytes().to_vec()].concat();
+        let field =
+            |n: u8, text: &str| [vec![n << 3 | 2, text.len() as u8], text.as_bytes().to_vec()].concat();
         let entry = [field(1, "occlude.identity"), field(2, value)].concat();
         [vec![14 << 3 | 2, entry.len() as u8], entry].concat()
     };

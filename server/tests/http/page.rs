@@ -45,7 +45,9 @@ fn pass_on(mut client: TcpStream, upstream: &str) -> Option<()> {
     let (line, rest) = text.split_once("\r\n")?;
     let (method, target) = line.split_once(' ')?;
     let Some(inside) = target.strip_prefix("/occ") else {
-        return client.write_all(b"HTTP/1.1 502 Not Ours\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+        return client
+            .write_all(b"HTTP/1.1 502 Not Ours\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .ok();
     };
     let inside = if inside.starts_with('/') { inside.to_owned() } else { format!("/{inside}") };
     let kept: Vec<&str> = rest.lines().filter(|l| !l.to_lowercase().starts_with("connection:")).collect();
@@ -431,7 +433,8 @@ fn works_below_a_path_of_a_proxy() {
         browser.until("server.gallery && $('source').options.length === 2");
         scene.choose(&[PHOTO]);
         browser.until("$('found').children.length === server.gallery.images");
-        browser.until("[...document.querySelectorAll('#found img')].every((i) => i.complete && i.naturalWidth)");
+        browser
+            .until("[...document.querySelectorAll('#found img')].every((i) => i.complete && i.naturalWidth)");
         let links = browser.eval("[...document.querySelectorAll('footer a')].map((a) => a.href)");
         assert_eq!(links, json!(["readyz", "metrics", "docs/"].map(|l| format!("{outside}/{l}"))));
         assert!(browser.text("$('curl').textContent").contains(&format!("{outside}/v1/analyze")));
@@ -455,13 +458,19 @@ fn sends_a_smaller_copy_of_a_large_file() {
     let browser = &scene.browser;
     let noise = |n: u32| {
         let mut state = 1u32;
-        (0..n).map(|_| { state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223); (state >> 24) as u8 }).collect::<Vec<_>>()
+        (0..n)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            })
+            .collect::<Vec<_>>()
     };
     std::fs::write(scene.path("large.png"), png_of(900, 600, &noise(900 * 600 * 3))).unwrap();
     std::fs::write(scene.path("thin.png"), png_of(20_000, 20, &noise(20_000 * 20 * 3))).unwrap();
     scene.choose(&["large.png"]);
     // The fixture's contract resizes the short side to 36: twice that is sent, in the same proportions.
-    let sent = browser.eval("[shown.answer.width, shown.answer.height, shown.small.size < shown.blob.size / 20]");
+    let sent =
+        browser.eval("[shown.answer.width, shown.answer.height, shown.small.size < shown.blob.size / 20]");
     assert_eq!(sent, json!([108, 72, true]));
     let facts = browser.text("$('list').innerText");
     assert!(facts.contains("900 × 600") && facts.contains("108 × 72"), "{facts}");
@@ -472,9 +481,15 @@ fn sends_a_smaller_copy_of_a_large_file() {
     browser.screenshot("smaller");
     // A file that is large and yet no larger than the model takes goes as it is, and so does a small file.
     scene.choose(&["thin.png"]);
-    assert_eq!(browser.eval("[shown.small, shown.answer.width, shown.answer.height]"), json!([null, 20_000, 20]));
+    assert_eq!(
+        browser.eval("[shown.small, shown.answer.width, shown.answer.height]"),
+        json!([null, 20_000, 20])
+    );
     scene.choose(&[PHOTO]);
-    assert_eq!(browser.eval("[shown.small, shown.answer.width, $('small-note').hidden]"), json!([null, 420, true]));
+    assert_eq!(
+        browser.eval("[shown.small, shown.answer.width, $('small-note').hidden]"),
+        json!([null, 420, true])
+    );
     // What is saved is of the file itself.
     scene.choose(&["large.png"]);
     let answer = browser.text(

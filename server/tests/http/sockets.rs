@@ -280,7 +280,10 @@ async fn a_slow_body_gets_through_and_one_that_only_drips_does_not() {
         }
     }
     let told = all(stream).await;
-    assert!(told.starts_with("HTTP/1.1 408") && told.contains("too slowly") && !told.contains("`--"), "{told}");
+    assert!(
+        told.starts_with("HTTP/1.1 408") && told.contains("too slowly") && !told.contains("`--"),
+        "{told}"
+    );
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
 
@@ -320,11 +323,20 @@ async fn at_shutdown_all_work_is_refused() {
     }
     assert_eq!(get(&app, "/readyz").await.json()["status"], "draining");
     assert_eq!(get(&app, "/readyz").await.status.as_u16(), 503);
-    for path in ["/v1/models", "/v1/models/fake", "/v1/collections", "/v1/collections/c", "/v1/gallery/0/thumbnail"] {
+    for path in
+        ["/v1/models", "/v1/models/fake", "/v1/collections", "/v1/collections/c", "/v1/gallery/0/thumbnail"]
+    {
         let answer = get(&app, path).await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "draining"), "{path}");
     }
-    for path in ["/v1/embed", "/v1/saliency", "/v1/analyze", "/v1/search", "/v1/embeddings", "/v1/collections/c/points"] {
+    for path in [
+        "/v1/embed",
+        "/v1/saliency",
+        "/v1/analyze",
+        "/v1/search",
+        "/v1/embeddings",
+        "/v1/collections/c/points",
+    ] {
         let answer = post(&app, path, &[], png(9, 9, [1, 2, 3])).await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "draining"), "{path}");
     }

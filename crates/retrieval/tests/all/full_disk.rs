@@ -17,7 +17,8 @@ impl Disk {
     /// `None`, and a word about it, where the machine does not let the test have one.
     fn new() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "none"]).arg(dir.path()).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "none"]).arg(dir.path()).output();
         if mounted.is_ok_and(|m| m.status.success()) {
             return Some(Self(dir));
         }

@@ -346,7 +346,9 @@ fn collections_without_an_identity_are_adopted() {
     let points = [point("new", &vec![1.0; dim], json!({}))];
     let error = store.upsert("shop", "fp32", &points).unwrap_err().to_string();
     assert!(error.contains("adopt"), "{error}");
-    for other in [Spec { fingerprint: "other".to_owned(), ..mine.clone() }, Spec { dim: dim + 1, ..mine.clone() }] {
+    for other in
+        [Spec { fingerprint: "other".to_owned(), ..mine.clone() }, Spec { dim: dim + 1, ..mine.clone() }]
+    {
         assert_eq!(store.adopt("shop", &other).unwrap_err().kind(), Kind::WrongFingerprint);
     }
     assert_eq!(store.adopt("shop", &mine).unwrap().spec, mine);

@@ -106,7 +106,11 @@ impl Collection {
     }
 
     /// Who made a client's vectors, in its own words: the identity, or the fingerprint where it says as much.
-    fn maker(&self, identity: Option<String>, fingerprint: Option<String>) -> Result<Option<String>, ApiError> {
+    fn maker(
+        &self,
+        identity: Option<String>,
+        fingerprint: Option<String>,
+    ) -> Result<Option<String>, ApiError> {
         let spec = &self.info.spec;
         let Some(given) = fingerprint else { return Ok(identity) };
         if spec.identity.is_none() && given == spec.fingerprint {
