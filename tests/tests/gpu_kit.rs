@@ -37,7 +37,8 @@ fn xtask(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Said {
 /// An environment with the project's torch and torchvision, and without what the kit may not need.
 fn python(folder: &Path) -> PathBuf {
     let own = paths::python();
-    sh::capture(Command::new(&own).args(["-m", "venv", "--without-pip"]).arg(folder)).expect("an environment");
+    sh::capture(Command::new(&own).args(["-m", "venv", "--without-pip"]).arg(folder))
+        .expect("an environment");
     let script = "import torch, os; print(os.path.dirname(os.path.dirname(torch.__file__)))";
     let packages = PathBuf::from(sh::capture(Command::new(&own).args(["-c", script])).expect("torch"));
     let lib = fs::read_dir(folder.join("lib")).expect("`lib`").flatten().next().expect("a Python");
@@ -104,7 +105,8 @@ fn the_shortest_kit_runs_every_step_on_a_cpu() {
         assert_eq!(status(step), expected, "{name}: {step}\n{}", said.stdout);
         assert!(said.stdout.contains(name.as_str()), "{}", said.stdout);
     }
-    let speeds: Vec<_> = steps.iter().filter(|(name, step)| step["stage"] == "throughput" && *name != "rates").collect();
+    let speeds: Vec<_> =
+        steps.iter().filter(|(name, step)| step["stage"] == "throughput" && *name != "rates").collect();
     assert_eq!(speeds.len(), 10);
     speeds.iter().for_each(|(name, step)| assert!(rate(step) > 0.0, "{name}: {step}"));
     assert!(steps["rates"]["figures"]["floor"]["saliency-moco"].as_f64() > Some(0.0));
@@ -112,7 +114,10 @@ fn the_shortest_kit_runs_every_step_on_a_cpu() {
     assert!(steps["serve fp16"]["figures"]["4 clients"]["p99_ms"].as_f64() > Some(0.0));
     assert_eq!(steps["methods"]["figures"].as_object().map(serde_json::Map::len), Some(9));
     let run = &steps["accuracy: shapes 32 px, hp, seed 0"]["figures"];
-    assert!(run["linear"]["top1"].is_number() && run["knn"].as_array().is_some_and(|rows| rows.len() > 3), "{run}");
+    assert!(
+        run["linear"]["top1"].is_number() && run["knn"].as_array().is_some_and(|rows| rows.len() > 3),
+        "{run}"
+    );
     let result = kit.result();
     let goals = result["goals"].as_array().expect("goals");
     assert_eq!(goals.iter().filter(|goal| goal["ratio"].is_number()).count(), 8, "{goals:?}");
@@ -148,7 +153,10 @@ fn later_calls_add_and_failures_stop_nothing(kit: &Kit, before: &BTreeMap<String
 fn reported(kit: &Kit) {
     let said = xtask(&[&"gpu-report", &kit.folder.join("results/result.json")]).ok();
     assert!(said.stdout.starts_with("## Rehearsal of the GPU kit on a CPU"), "{}", said.stdout);
-    assert!(said.stdout.contains("- serve fp16: skipped") && said.stdout.contains("| moco-v2 files | throughput | ok |"));
+    assert!(
+        said.stdout.contains("- serve fp16: skipped")
+            && said.stdout.contains("| moco-v2 files | throughput | ok |")
+    );
     assert!(!said.stdout.contains("images/s"), "{}", said.stdout);
 }
 

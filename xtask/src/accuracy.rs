@@ -400,7 +400,8 @@ mod tests {
         let flags = |row: &Value| row["flags"].as_array().map_or(0, Vec::len);
         assert!(rows.iter().all(|row| row["epochs"] == 100 && flags(row) >= 2));
         let blur = rows.iter().find(|row| row["row"] == "blur").expect("the row");
-        let words: Vec<_> = blur["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let words: Vec<_> =
+            blur["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         assert!(words.windows(2).any(|pair| pair == ["--momentum-warmup-epochs", "100"]), "{words:?}");
         assert_eq!(plan["tiny"].as_array().map(Vec::len), Some(1));
     }

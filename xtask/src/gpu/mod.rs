@@ -58,7 +58,11 @@ const RUNTIME: &str = "onnxruntime-gpu";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     for folder in &args.data {
-        ensure!(folder.is_dir(), "`{}` is no folder; hint: `--data` names a folder of pictures", folder.display());
+        ensure!(
+            folder.is_dir(),
+            "`{}` is no folder; hint: `--data` names a folder of pictures",
+            folder.display()
+        );
     }
     setup::run(&setup::Args { all: true, quiet: true })?;
     build()?;
@@ -76,7 +80,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     fs::remove_dir_all(&kit.scratch).context("could not remove the scratch folder")?;
     println!("{}: {:.1} MiB", kit.folder.display(), mib(&kit.folder)?);
-    println!("hint: copy the parts, unpack each in one folder, then `occlude-gpu-kit/run.sh all --minutes 15`");
+    println!(
+        "hint: copy the parts, unpack each in one folder, then `occlude-gpu-kit/run.sh all --minutes 15`"
+    );
     Ok(())
 }
 
@@ -128,7 +134,8 @@ impl Kit<'_> {
         }
         write(&self.folder.join("run.sh"), include_str!("kit/run.sh"), 0o755)?;
         let commit = sh::capture(sh::command("git").args(["describe", "--always", "--dirty"])).ok();
-        let about = json!({ "version": env!("CARGO_PKG_VERSION"), "commit": commit, "reduced": self.args.reduced });
+        let about =
+            json!({ "version": env!("CARGO_PKG_VERSION"), "commit": commit, "reduced": self.args.reduced });
         let plan = accuracy::plan(self.args.epochs);
         for (name, value) in [("kit.json", about), ("plan.json", plan)] {
             write(&self.folder.join("kit").join(name), &serde_json::to_string_pretty(&value)?, 0o644)?;
@@ -169,13 +176,23 @@ impl Kit<'_> {
     fn runtime(&self) -> Result<()> {
         let lib = self.folder.join("lib");
         if self.args.reduced {
-            let own = paths::external("ORT_DYLIB_PATH", &paths::onnxruntime()).unwrap_or_else(paths::onnxruntime);
+            let own =
+                paths::external("ORT_DYLIB_PATH", &paths::onnxruntime()).unwrap_or_else(paths::onnxruntime);
             return copy(&own, &lib.join("libonnxruntime.so"));
         }
         let pinned = setup::Requirements::pinned();
-        let version = pinned.version("onnxruntime").context("no version of ONNX Runtime is pinned")?.to_owned();
+        let version =
+            pinned.version("onnxruntime").context("no version of ONNX Runtime is pinned")?.to_owned();
         let mut pip = sh::command(paths::python());
-        pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]);
+        pip.args([
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary=:all:",
+        ]);
         let wheels = paths::release().join("gpu-kit");
         pip.arg("--dest").arg(&wheels).arg(format!("{RUNTIME}=={version}"));
         sh::capture(&mut pip).with_context(|| format!("could not fetch `{RUNTIME}` {version}"))?;

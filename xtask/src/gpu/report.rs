@@ -92,7 +92,8 @@ impl Found {
 
     fn section(&self) -> String {
         let mut out = format!("{}\n\n{}\n", self.heading(), self.about());
-        let speeds = [self.goals(), self.throughput(), self.rates(), self.phases(), self.serving(), self.cold()];
+        let speeds =
+            [self.goals(), self.throughput(), self.rates(), self.phases(), self.serving(), self.cold()];
         // sizes that a rehearsal takes say nothing about speed
         let speeds = if self.tiny { Vec::new() } else { speeds.to_vec() };
         for table in [vec![self.steps()], speeds, vec![self.accuracy(), self.missing()]].concat() {
@@ -151,7 +152,11 @@ impl Found {
                 reason,
             ]
         });
-        table("step | stage | how it ended | seconds | card's memory, GiB | why", "---|---|---|---:|---:|---", rows)
+        table(
+            "step | stage | how it ended | seconds | card's memory, GiB | why",
+            "---|---|---|---:|---:|---",
+            rows,
+        )
     }
 
     fn goals(&self) -> String {
@@ -161,7 +166,12 @@ impl Found {
                 (Some(false), _) => "not met".to_owned(),
                 (None, why) => format!("not measured: {}", plain(why.unwrap_or("no reason was kept"))),
             };
-            vec![word(&goal["goal"]), show(goal["at_least"].as_f64(), 1), show(goal["ratio"].as_f64(), 2), met]
+            vec![
+                word(&goal["goal"]),
+                show(goal["at_least"].as_f64(), 1),
+                show(goal["ratio"].as_f64(), 2),
+                met,
+            ]
         });
         table("ratio | at least | found |", "---|---:|---:|---", rows)
     }
@@ -180,7 +190,11 @@ impl Found {
                 row.pointer("/figures/note").and_then(Value::as_str).map_or(String::new(), plain),
             ]
         });
-        table("training step | images/s | waiting for data, % | memory, GiB |", "---|---:|---:|---:|---", rows)
+        table(
+            "training step | images/s | waiting for data, % | memory, GiB |",
+            "---|---:|---:|---:|---",
+            rows,
+        )
     }
 
     fn rates(&self) -> String {
@@ -209,7 +223,8 @@ impl Found {
             .collect();
         let phase = |figures: &Value| -> BTreeMap<String, f64> {
             let rows = figures["phases"].as_array().into_iter().flatten();
-            rows.filter_map(|row| Some((row["name"].as_str()?.to_owned(), row["milliseconds"].as_f64()?))).collect()
+            rows.filter_map(|row| Some((row["name"].as_str()?.to_owned(), row["milliseconds"].as_f64()?)))
+                .collect()
         };
         let mut names: Vec<String> = Vec::new();
         for (_, figures) in &profiles {
@@ -222,10 +237,9 @@ impl Found {
                 std::iter::once(format!("{}, ms", plain(name))).chain(cells).collect()
             })
             .collect();
-        for (what, key) in [
-            ("operators a step", "operators_per_step"),
-            ("reads by the host a step", "host_reads_per_step"),
-        ] {
+        for (what, key) in
+            [("operators a step", "operators_per_step"), ("reads by the host a step", "host_reads_per_step")]
+        {
             let cells = profiles.iter().map(|(_, figures)| show(figures[key].as_f64(), 1));
             rows.push(std::iter::once(what.to_owned()).chain(cells).collect());
         }
@@ -257,7 +271,12 @@ impl Found {
         }
         let trt = self.figures("TensorRT").and_then(Value::as_object);
         for (batch, rate) in trt.into_iter().flatten().filter(|(name, _)| name.starts_with("batch ")) {
-            rows.push(vec![format!("fp16, TensorRT alone, {batch}"), show(rate.as_f64(), 0), String::new(), String::new()]);
+            rows.push(vec![
+                format!("fp16, TensorRT alone, {batch}"),
+                show(rate.as_f64(), 0),
+                String::new(),
+                String::new(),
+            ]);
         }
         let threads = self.figures("decoding threads").and_then(Value::as_object);
         for (count, rate) in threads.into_iter().flatten().filter(|(name, _)| name.ends_with(" threads")) {
@@ -284,7 +303,8 @@ impl Found {
             })
             .collect();
         let memory = self.figures("memory given back").and_then(Value::as_object);
-        let memory = memory.into_iter().flatten().map(|(when, mib)| format!("{} {when}", show(mib.as_f64(), 0)));
+        let memory =
+            memory.into_iter().flatten().map(|(when, mib)| format!("{} {when}", show(mib.as_f64(), 0)));
         let memory: Vec<String> = memory.collect();
         if !memory.is_empty() {
             rows.push(vec!["memory in use, MiB".into(), memory.join(", ")]);
@@ -313,12 +333,23 @@ impl Found {
             let line = |features: &str, about: &str| {
                 let found = |k| runs.iter().filter_map(|run| knn(run, features, k)).collect::<Vec<_>>();
                 let linear = runs.iter().filter_map(|run| Some(100.0 * run["linear"]["top1"].as_f64()?));
-                let linear = if features == "checkpoint" { cell(&linear.collect::<Vec<_>>()) } else { String::new() };
-                vec![format!("{key}{about}"), cell(&found(10)), cell(&found(20)), linear, found(10).len().to_string()]
+                let linear =
+                    if features == "checkpoint" { cell(&linear.collect::<Vec<_>>()) } else { String::new() };
+                vec![
+                    format!("{key}{about}"),
+                    cell(&found(10)),
+                    cell(&found(20)),
+                    linear,
+                    found(10).len().to_string(),
+                ]
             };
             let floors = [("untrained", ": untrained encoder"), ("pixels", ": raw pixels")];
-            let floors = floors.into_iter().filter(|(features, _)| runs.iter().any(|r| knn(r, features, 10).is_some()));
-            std::iter::once(line("checkpoint", "")).chain(floors.map(|(f, about)| line(f, about))).collect::<Vec<_>>()
+            let floors = floors
+                .into_iter()
+                .filter(|(features, _)| runs.iter().any(|r| knn(r, features, 10).is_some()));
+            std::iter::once(line("checkpoint", ""))
+                .chain(floors.map(|(f, about)| line(f, about)))
+                .collect::<Vec<_>>()
         });
         let rows: Vec<_> = rows.collect();
         table("data | row | kNN, k=10 | k=20 | linear | seeds", "---|---|---:|---:|---:|---:", rows)

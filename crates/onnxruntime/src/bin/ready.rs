@@ -45,9 +45,7 @@ impl Job {
                 TensorRT::default().with_fp16(true).build().error_on_failure(),
                 CUDA::default().build().error_on_failure(),
             ]),
-            other => {
-                Err(format!("no provider is named `{other}`; hint: `cpu`, `cuda` or `tensorrt`").into())
-            }
+            other => Err(format!("no provider is named `{other}`; hint: `cpu`, `cuda` or `tensorrt`").into()),
         }
     }
 }

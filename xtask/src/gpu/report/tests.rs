@@ -2,9 +2,7 @@ use super::*;
 use serde_json::json;
 
 fn result() -> Value {
-    let step = |stage: &str, figures: Value| {
-        json!({"stage": stage, "status": "ok", "reason": null, "seconds": 12.34, "card_mib": 2048, "figures": figures})
-    };
+    let step = |stage: &str, figures: Value| json!({"stage": stage, "status": "ok", "reason": null, "seconds": 12.34, "card_mib": 2048, "figures": figures});
     let run = |seed: u64, top1: f64| {
         let knn = |features: &str, top1: f64| json!({"features": features, "k": 10, "top1": top1});
         let mut rows = vec![knn("checkpoint", top1)];
