@@ -37,7 +37,6 @@ fn wrong_usage(error: &dyn std::fmt::Display) -> ExitCode {
 
 fn serve(config: Config) -> anyhow::Result<()> {
     start_logs(config.log_level, config.log_format);
-    config.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(run(config));
     // A picture that is being decoded cannot be interrupted; nobody waits for it any more.

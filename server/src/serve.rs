@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use sd_notify::NotifyState;
@@ -86,7 +86,11 @@ async fn accept(
         // Small answers leave at once.
         let _ = stream.set_nodelay(true);
         let mut builder = http1::Builder::new();
-        builder.header_read_timeout(None).max_buf_size(MAX_HEAD);
+        // hyper knows one time for both, so it gets the longer one; the shorter one is the stream's.
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(waits.idle.max(waits.head))
+            .max_buf_size(MAX_HEAD);
         let pace = Pace::new(waits);
         let service = Telling { service: TowerToHyperService::new(router.clone()), pace: pace.clone() };
         let stream = TokioIo::new(Paced::new(stream, pace));

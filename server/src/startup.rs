@@ -22,6 +22,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     if let Ok(address) = listener.local_addr() {
         tracing::info!("occlude-serve {} on http://{address}", env!("CARGO_PKG_VERSION"));
     }
+    config.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let (loader, loaded) = Loader::start(config.clone(), state.clone());
     let (failed, mut failure) = oneshot::channel();
     let end = async {

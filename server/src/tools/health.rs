@@ -49,7 +49,7 @@ fn address(asked: &str, host: &str, port: u16) -> String {
     let bare = place.strip_prefix('[').and_then(|p| p.strip_suffix(']')).unwrap_or(place);
     let place = if place.is_empty() {
         with_port(host, port)
-    } else if let Ok(port) = place.trim_start_matches(':').parse::<u16>() {
+    } else if let Ok(port) = place.strip_prefix(':').unwrap_or(place).parse::<u16>() {
         with_port(host, port)
     } else if bare.parse::<IpAddr>().is_ok() || !place.contains(':') {
         with_port(bare, port)

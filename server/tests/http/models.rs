@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use occlude_serve::encoder::fake::{Fake, Gate};
-use occlude_serve::{AppState, Expected, Gallery, Limits, app};
+use occlude_serve::{AppState, Expected, Gallery, Limits, Model, app};
 
 use crate::binary::{Running, pictures};
 use crate::common::*;
@@ -174,7 +174,7 @@ async fn precisions_of_one_checkpoint_are_models_of_their_own() {
     state.set_model(precise_model("i8", "int8", &state, &limits));
     state.set_model(precise_model("again", "fp32", &state, &limits));
     let app = app(state.clone());
-    let gallery = Gallery::index(dir.path(), &state.models()[0], &limits, &Silent).unwrap();
+    let gallery = indexed(dir.path(), &state.models()[0]);
     assert_eq!(gallery.identity(), "fp32");
     state.set_gallery(gallery);
     let search = async |model: &str| {
@@ -196,7 +196,7 @@ async fn precisions_of_one_checkpoint_are_models_of_their_own() {
     assert!(metrics.contains("model=\"i8\",fingerprint=\"f00dfeed\",identity=\"int8\""), "{metrics}");
     // In place of the first model, with what it indexed, from one request to the next.
     let next = precise_model("r18", "fp16", &state, &limits);
-    let gallery = Gallery::index(dir.path(), &next, &limits, &Silent).unwrap();
+    let gallery = indexed(dir.path(), &next);
     state.set_model_with_gallery(next, gallery);
     assert_eq!(search("r18").await.json()["model"]["identity"], "fp16");
     assert_eq!(
@@ -204,6 +204,12 @@ async fn precisions_of_one_checkpoint_are_models_of_their_own() {
         StatusCode::OK,
         "it has the pictures that its own numbers are of"
     );
+}
+
+/// On a thread of its own, as the loader does it.
+fn indexed(dir: &Path, model: &Model) -> Gallery {
+    let index = || Gallery::index(dir, model, &Limits::default(), &Silent).unwrap();
+    std::thread::scope(|scope| scope.spawn(index).join().unwrap())
 }
 
 struct Silent;
