@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -40,6 +40,8 @@ pub(crate) struct Limits {
 #[derive(Clone)]
 pub(crate) struct Pace {
     phase: Arc<Mutex<Phase>>,
+    /// Who reads without a bound, and has to look again when there is one.
+    reader: Arc<Mutex<Option<Waker>>>,
     limits: Limits,
 }
 
@@ -47,7 +49,7 @@ impl Pace {
     /// Of a connection that has just been made.
     pub(crate) fn new(limits: Limits) -> Self {
         let phase = Phase::Idle { since: Instant::now(), limit: limits.head };
-        Self { phase: Arc::new(Mutex::new(phase)), limits }
+        Self { phase: Arc::new(Mutex::new(phase)), reader: Arc::default(), limits }
     }
 
     /// Never held across a wait.
@@ -72,6 +74,14 @@ impl Pace {
 
     fn answered(&self) {
         *self.phase() = Phase::Idle { since: Instant::now(), limit: self.limits.idle };
+        // hyper does not read again of itself where a read that began during the answer is still waiting.
+        if let Some(reader) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            reader.wake();
+        }
+    }
+
+    fn unbounded(&self, reader: &Waker) {
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader.clone());
     }
 }
 
@@ -101,7 +111,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             }
             return Poll::Ready(done);
         }
-        let Some(due) = self.pace.due() else { return Poll::Pending };
+        let Some(due) = self.pace.due() else {
+            self.pace.unbounded(context.waker());
+            return Poll::Pending;
+        };
         if self.sleep.deadline() != due {
             self.sleep.as_mut().reset(due);
         }
