@@ -251,8 +251,12 @@ async fn a_slow_body_gets_through_and_one_that_only_drips_does_not() {
     };
     let server = Server::start(limits, Fake::default(), Duration::from_secs(5)).await;
     // What does not compress.
-    let pixels: Vec<u8> =
-        (0..60 * 60 * 3u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    let mut state = 1u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let pixels: Vec<u8> = (0..60 * 60 * 3).map(|_| noise()).collect();
     let picture = png_of(60, 60, &pixels);
     let head = format!(
         "POST /v1/embed HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
