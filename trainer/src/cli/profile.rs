@@ -100,7 +100,7 @@ mod tests {
         assert!(parse("data --steps 3 --warmup 0 --json out.json --device cpu --precision bf16").is_ok());
         assert!(parse("--synthetic --arch resnet18 --batch-size 8 --operators 5 --as-on-cuda").is_ok());
         for (flags, part) in
-            [("", "--synthetic"), ("data --synthetic", "cannot be used"), ("data --steps 0", "--steps")]
+            [("", "<DATA>"), ("data --synthetic", "cannot be used"), ("data --steps 0", "--steps")]
         {
             let message = parse(flags).expect_err("refused").to_string();
             assert!(message.contains(part), "{message}");
