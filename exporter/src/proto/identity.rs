@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn the_definition_is_pinned() {
         let found = identity(&model(2.0));
-        assert_eq!(found, "PIN", "{found}");
+        assert_eq!(found, "f4b99e957dd8b9e90f77a269a062f107eb5bebf9bbce70005eeb069bd6fcfe35", "{found}");
     }
 
     #[test]

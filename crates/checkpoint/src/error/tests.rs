@@ -118,6 +118,7 @@ fn state_errors() {
     let of = |numel: &[u8], size: &[u8], stride: &[u8]| {
         torch_zip(&with_tensor(&tensor("FloatStorage", numel, size, stride)))
     };
+    let scalar = tensor("FloatStorage", b"K\x10", b")", b")");
     let files = [
         torch_zip(b"\x80\x02}."),
         archive(Record::new("a/constants.pkl", b"N.")),
@@ -128,7 +129,7 @@ fn state_errors() {
         of(b"K\x10", b"K\x02\x85", b"K\x20\x85"),
         of(b"K\x10", b"J\xff\xff\xff\x7f\x85", b"K\0\x85"),
         of(b"K\x10", b"K\x02\x85", b")"),
-        torch_zip(b"\x80\x02]q\0h\0a."),
+        torch_zip(&[b"\x80\x02", b"]".repeat(70).as_slice(), &scalar, &b"a".repeat(70), b"."].concat()),
     ];
     let reached = files.map(|file| match format_error(file) {
         FormatError::State(error) => (state_name(&error), error.to_string()),
@@ -236,6 +237,15 @@ fn errors() {
         load(&unknown),
         load(&incomplete),
         save_detectron2(Path::new("no/such/file"), &[], "me"),
+        // `values.rs` has files with such values.
+        Err(Error::Value {
+            path: "x.pth".into(),
+            name: "w".into(),
+            value: f32::NAN,
+            at: 0,
+            count: 1,
+            reason: BadValue::NotFinite,
+        }),
         // A tensor that does not decode: `tensor.rs` has the only ways to make one.
         Err(Error::Tensor { name: "w".into(), reason: "its storage cannot be decoded" }),
     ];
