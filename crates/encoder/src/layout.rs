@@ -73,6 +73,9 @@ const ANCHORS: [Anchors; 4] = [
     },
 ];
 
+/// The first weight of the first block in a [`Naming::Sequential`] without pooling.
+const EARLY_BLOCK: &str = "3.0.conv1.weight";
+
 impl Naming {
     fn anchors(self) -> &'static Anchors {
         // One row per variant, in the order of the variants; a test holds it.
@@ -291,7 +294,12 @@ pub fn candidates<'a>(keys: impl IntoIterator<Item = &'a str>) -> Vec<Layout> {
     for anchors in &ANCHORS {
         let below = |name| keys.iter().filter_map(move |key| prefix_of(key, name));
         let blocks: BTreeSet<&str> = below(anchors.block).collect();
-        let complete = below(anchors.stem).filter(|prefix| blocks.contains(prefix));
+        // Without a pooling the blocks begin one place earlier, and would be taken for the next layer's.
+        let early: BTreeSet<&str> = match anchors.naming {
+            Naming::Sequential => below(EARLY_BLOCK).collect(),
+            _ => BTreeSet::new(),
+        };
+        let complete = below(anchors.stem).filter(|p| blocks.contains(p) && !early.contains(p));
         found.extend(complete.map(|p| Layout { prefix: p.to_owned(), naming: anchors.naming }));
     }
     found.sort();

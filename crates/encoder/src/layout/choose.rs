@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ANCHORS, Layout, LayoutError, candidates, plain, prefix_of};
+use super::{ANCHORS, EARLY_BLOCK, Layout, LayoutError, candidates, plain, prefix_of};
 
 /// Copies that follow another encoder slowly: no method evaluates or exports them.
 const FOLLOWERS: [&str; 10] = [
@@ -98,7 +98,7 @@ fn is_preferred(a: &Layout, b: &Layout) -> bool {
 /// A `Sequential` of a ResNet's children that has its blocks one place earlier than usual: the pooling is missing.
 fn no_pooling(keys: &BTreeSet<&str>) -> Option<String> {
     let stems: BTreeSet<&str> = keys.iter().filter_map(|key| prefix_of(key, "0.weight")).collect();
-    let block = keys.iter().filter_map(|key| prefix_of(key, "3.0.conv1.weight"));
+    let block = keys.iter().filter_map(|key| prefix_of(key, EARLY_BLOCK));
     block.into_iter().find(|prefix| stems.contains(prefix)).map(str::to_owned)
 }
 

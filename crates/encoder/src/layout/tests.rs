@@ -302,6 +302,12 @@ fn other_stems_are_named() {
 }
 
 #[test]
+fn children_without_a_pooling_are_named() {
+    let keys = ["f.0.weight", "f.1.weight", "f.3.0.conv1.weight", "f.4.0.conv1.weight", "f.6.0.bn1.bias"];
+    assert_eq!(detect(keys, None), Err(LayoutError::NoPooling { prefix: "f.".into() }));
+}
+
+#[test]
 fn nothing_is_an_error() {
     assert_eq!(found(&[], None), Err(LayoutError::NoEncoder));
     assert!(LayoutError::NoEncoder.to_string().contains("`conv1.weight`"));
