@@ -237,9 +237,11 @@ impl Found {
                 std::iter::once(format!("{}, ms", plain(name))).chain(cells).collect()
             })
             .collect();
-        for (what, key) in
-            [("operators a step", "operators_per_step"), ("reads by the host a step", "host_reads_per_step")]
-        {
+        for (what, key) in [
+            ("operators a step", "operators_per_step"),
+            ("kernels a step", "kernels_per_step"),
+            ("reads by the host a step", "host_reads_per_step"),
+        ] {
             let cells = profiles.iter().map(|(_, figures)| show(figures[key].as_f64(), 1));
             rows.push(std::iter::once(what.to_owned()).chain(cells).collect());
         }
