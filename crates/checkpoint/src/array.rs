@@ -202,6 +202,7 @@ fn dtype(node: Node<'_, '_>) -> Option<(Dtype, bool)> {
 }
 
 /// Bytes as the pickle holds them.
+#[derive(Clone, Copy)]
 enum Data<'p> {
     /// As they are.
     Raw(&'p [u8]),
