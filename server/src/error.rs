@@ -268,6 +268,7 @@ impl From<occlude_retrieval::Error> for ApiError {
             Cause::NotFound if matches!(error, Error::NoPoint { .. }) => Kind::PointNotFound,
             Cause::NotFound => Kind::CollectionNotFound,
             Cause::AlreadyExists | Cause::Invalid => Kind::InvalidRequest,
+            Cause::TooDeep => Kind::BadRequest,
             Cause::WrongFingerprint => Kind::WrongModel,
             Cause::Full => Kind::StorageFull,
             Cause::Locked | Cause::Io | Cause::Corrupt => Kind::StorageFailed,
