@@ -21,6 +21,7 @@ mod model;
 mod npy;
 mod picture;
 mod pool;
+mod process;
 mod render;
 mod routes;
 mod serve;

@@ -31,6 +31,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     if let Some(path) = &config.api_keys {
         state.set_keys(Keys::read(path)?);
     }
+    state.set_trusted_proxies(config.trusted_proxies.clone());
     let listen = |source| StartError::Listen { address: config.address, source };
     let listener = TcpListener::bind(config.address).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;

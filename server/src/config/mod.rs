@@ -3,9 +3,11 @@
 mod args;
 mod file;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::fetch::Hosts;
 
@@ -57,6 +59,14 @@ pub enum ConfigError {
     /// No origin of a web page.
     #[error("`--cors-origin {value}` is no origin; hint: `https://example.org` without a path, or `*`")]
     Origin {
+        /// What was given.
+        value: String,
+    },
+    /// No address or network of a proxy.
+    #[error(
+        "`--trusted-proxy {value}` is no network; hint: an address, or a network like `10.0.0.0/8` or `fd00::/8`"
+    )]
+    Proxy {
         /// What was given.
         value: String,
     },
@@ -211,6 +221,8 @@ pub struct Config {
     pub fetch: Option<Hosts>,
     /// Web pages that may call.
     pub cors: Cors,
+    /// Proxies that are believed who their clients are.
+    pub trusted_proxies: Vec<IpNet>,
     /// Collector of traces.
     pub otlp_endpoint: Option<String>,
     /// Least severe messages.
@@ -263,6 +275,11 @@ fn seconds(flag: &'static str, value: f64) -> Result<Duration, ConfigError> {
     }
 }
 
+fn network(value: &str) -> Result<IpNet, ConfigError> {
+    let one = || Some(IpNet::from(value.parse::<IpAddr>().ok()?));
+    value.parse().ok().or_else(one).ok_or_else(|| ConfigError::Proxy { value: value.to_owned() })
+}
+
 impl Args {
     /// Checks the flags against each other; touches no file and no socket.
     pub fn resolve(self) -> Result<Config, ConfigError> {
@@ -299,6 +316,7 @@ impl Args {
             drain_timeout: seconds("drain-timeout", self.drain_timeout)?,
             cors: Cors::parse(&self.cors_origin)?,
             api_keys: self.api_keys,
+            trusted_proxies: self.trusted_proxy.iter().map(|p| network(p)).collect::<Result<_, _>>()?,
             otlp_endpoint: self.otlp_endpoint,
             log_level: self.log_level,
             log_format: self.log_format,
@@ -378,6 +396,7 @@ mod tests {
             "--read-timeout", "2", "--drain-timeout", "3", "--watch", "0", "--api-keys", "k",
             "--cors-origin", "https://a.example", "--cors-origin", "http://localhost:3000",
             "--log-level", "debug", "--log-format", "json", "--max-queue-pixels", "99", "--data", "d", "--gpu-mem-limit", "14", "--otlp-endpoint", "o", "--allow-url-fetch", "--url-host", "h",
+            "--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1",
         ])
         .resolve()
         .unwrap();
@@ -393,6 +412,8 @@ mod tests {
             matches!(config.cors, Cors::Origins(o) if o == ["https://a.example", "http://localhost:3000"])
         );
         assert_eq!(config.fetch, Some(Hosts { named: vec!["h".to_owned()] }));
+        let proxies = ["10.0.0.0/8", "::1/128"].map(|n| n.parse().unwrap());
+        assert_eq!(config.trusted_proxies, proxies);
         let expected = Limits {
             max_body: 1000,
             max_buffered: 1100,
@@ -436,6 +457,13 @@ mod tests {
         assert!(above(&["--max-body", "999999999"], "max-body"));
         assert!(above(&["--max-queue-pixels", "9"], "max-pixels"));
         assert!(matches!(error(&["--model", "cat=b.onnx"]), ConfigError::SameName { name } if name == "cat"));
+        for proxy in ["", "10.0.0.0/33", "example.org", "10.0.0"] {
+            let error = error(&["--trusted-proxy", proxy]);
+            assert!(
+                matches!(error, ConfigError::Proxy { .. }) && error.to_string().contains("hint: "),
+                "{proxy}"
+            );
+        }
         for origin in ["example.org", "https://", "https://a/b", "https://\n"] {
             assert!(matches!(error(&["--cors-origin", origin]), ConfigError::Origin { .. }), "{origin}");
         }
