@@ -132,6 +132,9 @@ impl Kind {
     }
 }
 
+/// Longest name of a picture in a message, in characters.
+const MAX_NAME: usize = 256;
+
 /// A failed request.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -174,8 +177,8 @@ impl ApiError {
         self
     }
 
-    /// A picture that could not be decoded; `name` says which, where there are several.
-    pub fn decode(name: Option<&str>, error: &DecodeError) -> Self {
+    /// A picture that could not be decoded.
+    pub fn decode(error: &DecodeError) -> Self {
         let kind = match error {
             DecodeError::Empty => Kind::BadRequest,
             DecodeError::UnknownFormat { .. } | DecodeError::OtherFormat { .. } => Kind::UnsupportedImage,
@@ -183,13 +186,18 @@ impl ApiError {
             _ => Kind::BrokenImage,
         };
         let mut told = Self::told(kind, &error.to_string());
-        if let Some(name) = name {
-            told.message = format!("`{name}`: {}", told.message);
-        }
         if told.hint.is_none() && kind == Kind::UnsupportedImage {
             told.hint = Some("send JPEG, PNG or WebP bytes".to_owned());
         }
         told
+    }
+
+    /// About one picture of several: the one at `place`, counted from 0 as in answers, and its name.
+    #[must_use]
+    pub(crate) fn at(mut self, place: usize, name: Option<&str>) -> Self {
+        let name = name.map(|n| format!(" (`{}`)", n.chars().take(MAX_NAME).collect::<String>()));
+        self.message = format!("picture {place}{}: {}", name.unwrap_or_default(), self.message);
+        self
     }
 
     /// The JSON answer, which names the request, in the shape of the API.
@@ -268,6 +276,7 @@ impl From<occlude_retrieval::Error> for ApiError {
             Cause::NotFound if matches!(error, Error::NoPoint { .. }) => Kind::PointNotFound,
             Cause::NotFound => Kind::CollectionNotFound,
             Cause::AlreadyExists | Cause::Invalid => Kind::InvalidRequest,
+            Cause::TooDeep => Kind::BadRequest,
             Cause::WrongFingerprint => Kind::WrongModel,
             Cause::Full => Kind::StorageFull,
             Cause::Locked | Cause::Io | Cause::Corrupt => Kind::StorageFailed,
@@ -291,7 +300,7 @@ mod tests {
 
     #[test]
     fn decode_errors_become_kinds() {
-        let kind = |e: DecodeError| ApiError::decode(None, &e).kind;
+        let kind = |e: DecodeError| ApiError::decode(&e).kind;
         assert_eq!(kind(DecodeError::Empty), Kind::BadRequest);
         assert_eq!(kind(DecodeError::OtherFormat { name: "GIF" }), Kind::UnsupportedImage);
         assert_eq!(kind(DecodeError::UnknownFormat { start: vec![1] }), Kind::UnsupportedImage);
@@ -303,8 +312,8 @@ mod tests {
 
     #[test]
     fn hints_of_the_decoder_move_to_the_hint() {
-        let error = ApiError::decode(Some("a.gif"), &DecodeError::OtherFormat { name: "GIF" });
-        assert_eq!(error.message, "`a.gif`: `GIF` is not read");
+        let error = ApiError::decode(&DecodeError::OtherFormat { name: "GIF" }).at(1, Some("a.gif"));
+        assert_eq!(error.message, "picture 1 (`a.gif`): `GIF` is not read");
         assert_eq!(error.hint.as_deref(), Some("convert it to JPEG, PNG or WebP"));
     }
 }

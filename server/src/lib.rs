@@ -23,6 +23,7 @@ mod npy;
 mod pace;
 mod picture;
 mod pool;
+mod process;
 mod render;
 mod routes;
 mod serve;

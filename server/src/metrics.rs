@@ -1,13 +1,18 @@
 //! Counters and histograms in Prometheus' text format.
-//!
-//! A few dozen numbers behind atomics; a metrics framework would weigh more than what it counts.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    TextEncoder,
+};
+
+use crate::error::Kind;
+use crate::process::Process;
 use crate::telemetry;
 
 /// A stage of a request whose time is measured.
@@ -15,6 +20,8 @@ use crate::telemetry;
 pub enum Stage {
     /// Receiving the body.
     Read,
+    /// Finding pictures and options in the body.
+    Parse,
     /// Decoding and resizing a picture, waiting for a free decoder included.
     Decode,
     /// Waiting for a batch.
@@ -29,58 +36,45 @@ pub enum Stage {
     Total,
 }
 
-const STAGES: [(Stage, &str); 7] = [
-    (Stage::Read, "read"),
-    (Stage::Decode, "decode"),
-    (Stage::Queue, "queue"),
-    (Stage::Encode, "encode"),
-    (Stage::Store, "store"),
-    (Stage::Render, "render"),
-    (Stage::Total, "total"),
-];
+impl Stage {
+    const ALL: [Self; 8] = [
+        Self::Read,
+        Self::Parse,
+        Self::Decode,
+        Self::Queue,
+        Self::Encode,
+        Self::Store,
+        Self::Render,
+        Self::Total,
+    ];
 
-/// Upper bounds in seconds; 1 ms to 10 s in steps that resolve both a small CPU model and an overloaded server.
-const SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+    /// Those that a model's pictures pass.
+    const OF_MODELS: [Self; 5] = [Self::Decode, Self::Queue, Self::Encode, Self::Render, Self::Total];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Parse => "parse",
+            Self::Decode => "decode",
+            Self::Queue => "queue",
+            Self::Encode => "encode",
+            Self::Store => "store",
+            Self::Render => "render",
+            Self::Total => "total",
+        }
+    }
+}
+
+/// Upper bounds in seconds: from what health checks take to the default of `--timeout`.
+#[rustfmt::skip]
+const SECONDS: [f64; 19] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0,
+    60.0,
+];
 const SIZES: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
 /// How long answers are remembered for the rate behind `Retry-After`.
 const WINDOW: Duration = Duration::from_secs(10);
-
-struct Histogram<const N: usize> {
-    bounds: [f64; N],
-    /// Not cumulative; the last is what lies above every bound.
-    counts: Vec<AtomicU64>,
-    /// Sum in millionths.
-    micros: AtomicU64,
-}
-
-impl<const N: usize> Histogram<N> {
-    fn new(bounds: [f64; N]) -> Self {
-        Self { bounds, counts: (0..=N).map(|_| AtomicU64::new(0)).collect(), micros: AtomicU64::new(0) }
-    }
-
-    fn observe(&self, value: f64) {
-        let bucket = self.bounds.iter().position(|b| value <= *b).unwrap_or(N);
-        if let Some(count) = self.counts.get(bucket) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        self.micros.fetch_add((value * 1e6) as u64, Ordering::Relaxed);
-    }
-
-    /// `labels` is empty or ends in a comma.
-    fn write(&self, out: &mut String, name: &str, labels: &str) {
-        let mut total = 0;
-        for (i, count) in self.counts.iter().enumerate() {
-            total += count.load(Ordering::Relaxed);
-            let bound = self.bounds.get(i).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
-            let _ = writeln!(out, "{name}_bucket{{{labels}le=\"{bound}\"}} {total}");
-        }
-        let sum = self.micros.load(Ordering::Relaxed) as f64 / 1e6;
-        let braces =
-            if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.trim_end_matches(',')) };
-        let _ = writeln!(out, "{name}_sum{braces} {sum}\n{name}_count{braces} {total}");
-    }
-}
 
 /// Numbers that are read when metrics are asked for.
 #[derive(Debug, Clone, Default)]
@@ -114,7 +108,7 @@ pub struct ModelMetrics {
 impl ModelMetrics {
     /// Adds a time to a stage.
     pub fn observe(&self, stage: Stage, time: Duration) {
-        self.all.observe(stage, time);
+        self.all.observe(stage, Some(&self.model), time);
     }
 
     /// Adds a batch of so many pictures.
@@ -123,57 +117,121 @@ impl ModelMetrics {
     }
 }
 
+/// An answered request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Answered<'a> {
+    pub(crate) method: &'a str,
+    /// The template, like `/v1/collections/{name}`.
+    pub(crate) route: &'a str,
+    pub(crate) status: u16,
+    pub(crate) model: Option<&'a str>,
+    pub(crate) time: Duration,
+}
+
 /// Everything that is counted.
 pub struct Metrics {
-    requests: Mutex<BTreeMap<(String, u16), u64>>,
-    errors: Mutex<BTreeMap<&'static str, u64>>,
-    stages: [Histogram<13>; 7],
-    batch: Histogram<8>,
+    requests: IntCounterVec,
+    latency: HistogramVec,
+    errors: IntCounterVec,
+    stages: HistogramVec,
+    batch: Histogram,
+    images: IntCounterVec,
+    reloads: IntCounterVec,
+    process: Process,
     batches: Mutex<BTreeMap<usize, u64>>,
-    images: Mutex<BTreeMap<String, u64>>,
-    reloads: Mutex<BTreeMap<(String, &'static str), u64>>,
     recent: Mutex<VecDeque<(Instant, usize)>>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self {
-            requests: Mutex::default(),
-            errors: Mutex::default(),
-            stages: std::array::from_fn(|_| Histogram::new(SECONDS)),
-            batch: Histogram::new(SIZES),
+        let metrics = Self {
+            requests: counters(
+                "occlude_requests_total",
+                "answered requests by route and status",
+                &["route", "status"],
+            ),
+            latency: histograms(
+                "occlude_request_seconds",
+                "time of requests",
+                &["method", "route", "status"],
+            ),
+            errors: counters("occlude_errors_total", "error answers by code", &["code"]),
+            stages: histograms("occlude_stage_seconds", "time by stage of a request", &["model", "stage"]),
+            batch: made(Histogram::with_opts(
+                HistogramOpts::new("occlude_batch_size", "pictures in one run of the model")
+                    .buckets(SIZES.to_vec()),
+            )),
+            images: counters("occlude_images_total", "pictures encoded", &["model"]),
+            reloads: counters(
+                "occlude_model_reloads_total",
+                "models loaded again while serving",
+                &["model", "result"],
+            ),
+            process: Process::default(),
             batches: Mutex::default(),
-            images: Mutex::default(),
-            reloads: Mutex::default(),
             recent: Mutex::default(),
+        };
+        for kind in Kind::ALL {
+            metrics.errors.with_label_values(&[kind.status().1]);
         }
+        for stage in Stage::ALL {
+            metrics.stages.with_label_values(&["", stage.name()]);
+        }
+        metrics
     }
 }
 
+/// The names and buckets are constants, whose validity the tests hold.
+fn made<T>(metric: prometheus::Result<T>) -> T {
+    metric.expect("a metric with a valid name")
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    made(IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn histograms(name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+    made(HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels))
+}
+
 impl Metrics {
-    /// Adds a time to a stage.
-    pub fn observe(&self, stage: Stage, time: Duration) {
-        if let Some((i, (_, name))) = STAGES.iter().enumerate().find(|(_, (s, _))| *s == stage) {
-            self.stages[i].observe(time.as_secs_f64());
-            telemetry::stage(name, time);
+    /// Adds a time to a stage, which is one of a model's or not.
+    pub fn observe(&self, stage: Stage, model: Option<&str>, time: Duration) {
+        let labels = [model.unwrap_or_default(), stage.name()];
+        self.stages.with_label_values(&labels).observe(time.as_secs_f64());
+        telemetry::stage(stage.name(), time);
+    }
+
+    /// These counters, with a model's name where they tell models apart; it is counted from now on.
+    pub fn of_model(self: &Arc<Self>, model: &str) -> ModelMetrics {
+        self.expect_model(model);
+        ModelMetrics { all: Arc::clone(self), model: model.to_owned() }
+    }
+
+    /// Counters of a model begin at 0.
+    fn expect_model(&self, model: &str) {
+        self.images.with_label_values(&[model]);
+        for result in ["ok", "failed"] {
+            self.reloads.with_label_values(&[model, result]);
+        }
+        for stage in Stage::OF_MODELS {
+            self.stages.with_label_values(&[model, stage.name()]);
         }
     }
 
-    /// These counters, with a model's name where they tell models apart.
-    pub fn of_model(self: &Arc<Self>, model: &str) -> ModelMetrics {
-        ModelMetrics { all: Arc::clone(self), model: model.to_owned() }
+    /// The counter of a route's answers with this status begins at 0.
+    pub(crate) fn expect_answer(&self, route: &str, status: &str) {
+        self.requests.with_label_values(&[route, status]);
     }
 
     /// Counts a model that was loaded again (`ok`), or could not be (`failed`).
     pub fn reload(&self, model: &str, result: &'static str) {
-        let mut reloads = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
-        *reloads.entry((model.to_owned(), result)).or_default() += 1;
+        self.reloads.with_label_values(&[model, result]).inc();
     }
 
     /// Adds a batch of so many pictures.
     pub fn observe_batch(&self, model: &str, size: usize) {
-        *self.images.lock().unwrap_or_else(PoisonError::into_inner).entry(model.to_owned()).or_default() +=
-            size as u64;
+        self.images.with_label_values(&[model]).inc_by(size as u64);
         self.batch.observe(size as f64);
         *self.batches.lock().unwrap_or_else(PoisonError::into_inner).entry(size).or_default() += 1;
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -198,120 +256,145 @@ impl Metrics {
     }
 
     /// Counts an answered request.
-    pub fn request(&self, route: &str, status: u16) {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        *requests.entry((route.to_owned(), status)).or_default() += 1;
+    pub(crate) fn answered(&self, request: Answered<'_>) {
+        let Answered { method, route, status, model, time } = request;
+        let status = status.to_string();
+        self.requests.with_label_values(&[route, &status]).inc();
+        self.latency.with_label_values(&[known(method), route, &status]).observe(time.as_secs_f64());
+        self.observe(Stage::Total, model, time);
     }
 
     /// Counts an error by its code.
     pub fn error(&self, code: &'static str) {
-        *self.errors.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
+        self.errors.with_label_values(&[code]).inc();
     }
 
     pub(crate) fn render(&self, gauges: &Gauges) -> String {
-        let mut out = String::new();
-        self.write_counters(&mut out);
-        write_gauges(&mut out, gauges);
-        head(&mut out, "occlude_batch_size", "histogram", "pictures in one run of the model");
-        self.batch.write(&mut out, "occlude_batch_size", "");
-        head(&mut out, "occlude_stage_seconds", "histogram", "time by stage of a request");
-        for ((_, name), stage) in STAGES.iter().zip(&self.stages) {
-            stage.write(&mut out, "occlude_stage_seconds", &format!("stage=\"{name}\","));
+        let counted: [&dyn Collector; 7] = [
+            &self.requests,
+            &self.latency,
+            &self.errors,
+            &self.images,
+            &self.reloads,
+            &self.batch,
+            &self.stages,
+        ];
+        let mut families: Vec<MetricFamily> = counted.into_iter().flat_map(Collector::collect).collect();
+        families.extend(read(gauges));
+        families.extend(self.process.collect());
+        // A family without a row is none.
+        families.retain(|f| !f.get_metric().is_empty());
+        let mut text = String::new();
+        if let Err(error) = TextEncoder::new().encode_utf8(&families, &mut text) {
+            tracing::error!("metrics: {error}");
         }
-        out
-    }
-
-    fn write_counters(&self, out: &mut String) {
-        head(out, "occlude_requests_total", "counter", "answered requests by route and status");
-        for ((route, status), n) in self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let _ = writeln!(out, "occlude_requests_total{{route=\"{route}\",status=\"{status}\"}} {n}");
-        }
-        head(out, "occlude_errors_total", "counter", "error answers by code");
-        for (code, n) in self.errors.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let _ = writeln!(out, "occlude_errors_total{{code=\"{code}\"}} {n}");
-        }
-        head(out, "occlude_images_total", "counter", "pictures encoded");
-        for (model, n) in self.images.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let _ = writeln!(out, "occlude_images_total{{model=\"{}\"}} {n}", escape(model));
-        }
-        head(out, "occlude_model_reloads_total", "counter", "models loaded again while serving");
-        for ((model, result), n) in self.reloads.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let _ = writeln!(
-                out,
-                "occlude_model_reloads_total{{model=\"{}\",result=\"{result}\"}} {n}",
-                escape(model)
-            );
-        }
+        text
     }
 }
 
-fn write_gauges(out: &mut String, gauges: &Gauges) {
-    let rows = [
+/// A client may invent methods; each would be a series for ever.
+fn known(method: &str) -> &str {
+    match method {
+        "GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "PATCH" => method,
+        _ => "other",
+    }
+}
+
+fn read(gauges: &Gauges) -> Vec<MetricFamily> {
+    let whole = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    let mut families = Vec::new();
+    for (name, help, value) in [
         ("occlude_ready", "1 when every route can answer", usize::from(gauges.ready)),
         ("occlude_in_flight_images", "pictures admitted and not yet answered", gauges.in_flight),
         ("occlude_in_flight_pixels", "pixels of them", gauges.in_flight_pixels),
         ("occlude_gallery_images", "pictures that can be found by search", gauges.gallery),
         ("occlude_collections_writable", "1 when something can be added", usize::from(gauges.writable)),
-    ];
-    for (name, help, value) in rows {
-        head(out, name, "gauge", help);
-        let _ = writeln!(out, "{name} {value}");
+    ] {
+        let gauge = made(IntGauge::new(name, help));
+        gauge.set(whole(value));
+        families.extend(gauge.collect());
     }
-    head(out, "occlude_spans_lost_total", "counter", "spans that did not reach the collector");
-    let _ = writeln!(out, "occlude_spans_lost_total {}", gauges.spans_lost);
-    head(out, "occlude_queue_depth", "gauge", "pictures that wait for a batch");
-    for ModelGauges { name, queue_depth, .. } in &gauges.models {
-        let _ = writeln!(out, "occlude_queue_depth{{model=\"{}\"}} {queue_depth}", escape(name));
+    let lost = made(IntCounter::new("occlude_spans_lost_total", "spans that did not reach the collector"));
+    lost.inc_by(gauges.spans_lost);
+    families.extend(lost.collect());
+    let vector = |name, help, labels: &[&str]| made(IntGaugeVec::new(Opts::new(name, help), labels));
+    let depth = vector("occlude_queue_depth", "pictures that wait for a batch", &["model"]);
+    let labels = ["model", "fingerprint", "identity", "provider"];
+    let info = vector("occlude_model_info", "a model, and the execution provider that runs it", &labels);
+    for ModelGauges { name, fingerprint, identity, provider, queue_depth } in &gauges.models {
+        depth.with_label_values(&[name]).set(whole(*queue_depth));
+        info.with_label_values(&[name, fingerprint, identity, provider]).set(1);
     }
-    head(out, "occlude_model_info", "gauge", "a model, and the execution provider that runs it");
-    for ModelGauges { name, fingerprint, identity, provider, .. } in &gauges.models {
-        let (name, provider) = (escape(name), escape(provider));
-        let (fingerprint, identity) = (escape(fingerprint), escape(identity));
-        let _ = writeln!(
-            out,
-            "occlude_model_info{{model=\"{name}\",fingerprint=\"{fingerprint}\",identity=\"{identity}\",provider=\"{provider}\"}} 1",
-        );
-    }
+    let build = vector(
+        "occlude_build_info",
+        "versions of the server and of ONNX Runtime",
+        &["version", "onnxruntime"],
+    );
+    build
+        .with_label_values(&[env!("CARGO_PKG_VERSION"), occlude_onnxruntime::version().unwrap_or_default()])
+        .set(1);
+    families.extend([depth, info, build].iter().flat_map(Collector::collect));
+    families
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+/// A gauge or counter of the process, made when it is read.
+pub(crate) fn gauge(name: &str, help: &str, value: f64) -> Vec<MetricFamily> {
+    let gauge = made(Gauge::new(name, help));
+    gauge.set(value);
+    gauge.collect()
 }
 
-/// Label values escape backslash, quote and line feed (the text exposition format).
-fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+/// [`gauge`], of what only grows.
+pub(crate) fn counter(name: &str, help: &str, value: f64) -> Vec<MetricFamily> {
+    let counter = made(prometheus::Counter::new(name, help));
+    counter.inc_by(value.max(0.0));
+    counter.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn lines(text: &str, expected: &[&str]) {
+        for line in expected {
+            assert!(text.lines().any(|l| l == *line), "{line}\n{text}");
+        }
+    }
+
     #[test]
     fn histograms_are_cumulative() {
         let metrics = Metrics::default();
-        for ms in [1, 4, 4, 20_000] {
-            metrics.observe(Stage::Decode, Duration::from_millis(ms));
+        for ms in [1, 4, 4, 45_000, 100_000] {
+            metrics.observe(Stage::Decode, Some("a"), Duration::from_millis(ms));
         }
-        let text = metrics.render(&Gauges::default());
-        for line in [
-            "occlude_stage_seconds_bucket{stage=\"decode\",le=\"0.001\"} 1",
-            "occlude_stage_seconds_bucket{stage=\"decode\",le=\"0.005\"} 3",
-            "occlude_stage_seconds_bucket{stage=\"decode\",le=\"10\"} 3",
-            "occlude_stage_seconds_bucket{stage=\"decode\",le=\"+Inf\"} 4",
-            "occlude_stage_seconds_sum{stage=\"decode\"} 20.009",
-            "occlude_stage_seconds_count{stage=\"decode\"} 4",
-            "occlude_stage_seconds_count{stage=\"queue\"} 0",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
-        }
+        metrics.observe(Stage::Read, None, Duration::from_micros(90));
+        #[rustfmt::skip]
+        lines(&metrics.render(&Gauges::default()), &[
+            "occlude_stage_seconds_bucket{model=\"a\",stage=\"decode\",le=\"0.0005\"} 0",
+            "occlude_stage_seconds_bucket{model=\"a\",stage=\"decode\",le=\"0.001\"} 1",
+            "occlude_stage_seconds_bucket{model=\"a\",stage=\"decode\",le=\"0.005\"} 3",
+            "occlude_stage_seconds_bucket{model=\"a\",stage=\"decode\",le=\"30\"} 3",
+            "occlude_stage_seconds_bucket{model=\"a\",stage=\"decode\",le=\"60\"} 4",
+            "occlude_stage_seconds_bucket{model=\"a\",stage=\"decode\",le=\"+Inf\"} 5",
+            "occlude_stage_seconds_sum{model=\"a\",stage=\"decode\"} 145.009",
+            "occlude_stage_seconds_count{model=\"a\",stage=\"decode\"} 5",
+            "occlude_stage_seconds_bucket{model=\"\",stage=\"read\",le=\"0.0001\"} 1",
+            "occlude_stage_seconds_count{model=\"\",stage=\"parse\"} 0",
+        ]);
     }
 
     #[test]
     fn counters_gauges_and_escapes() {
         let metrics = Metrics::default();
-        metrics.request("/v1/embed", 200);
-        metrics.request("/v1/embed", 200);
+        let request = Answered {
+            method: "POST",
+            route: "/v1/embed",
+            status: 200,
+            model: Some("a"),
+            time: Duration::from_millis(3),
+        };
+        metrics.answered(request);
+        metrics.answered(Answered { method: "BREW", status: 405, ..request });
         metrics.error("overloaded");
         metrics.observe_batch("a", 3);
         metrics.reload("a", "ok");
@@ -331,9 +414,13 @@ mod tests {
             spans_lost: 8,
             models: vec![model],
         };
-        let text = metrics.render(&gauges);
-        for line in [
-            "occlude_requests_total{route=\"/v1/embed\",status=\"200\"} 2",
+        #[rustfmt::skip]
+        lines(&metrics.render(&gauges), &[
+            "occlude_requests_total{route=\"/v1/embed\",status=\"200\"} 1",
+            "occlude_request_seconds_bucket{method=\"POST\",route=\"/v1/embed\",status=\"200\",le=\"0.0025\"} 0",
+            "occlude_request_seconds_bucket{method=\"POST\",route=\"/v1/embed\",status=\"200\",le=\"0.005\"} 1",
+            "occlude_request_seconds_count{method=\"other\",route=\"/v1/embed\",status=\"405\"} 1",
+            "occlude_stage_seconds_count{model=\"a\",stage=\"total\"} 2",
             "occlude_errors_total{code=\"overloaded\"} 1",
             "occlude_images_total{model=\"a\"} 3",
             "occlude_model_reloads_total{model=\"a\",result=\"ok\"} 1",
@@ -347,9 +434,29 @@ mod tests {
             "occlude_in_flight_images 5",
             "occlude_gallery_images 6",
             "occlude_collections_writable 1",
-            "occlude_model_info{model=\"a\\\"b\",fingerprint=\"f00d\",identity=\"1d\",provider=\"CPU\"} 1",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+            "occlude_model_info{fingerprint=\"f00d\",identity=\"1d\",model=\"a\\\"b\",provider=\"CPU\"} 1",
+        ]);
+    }
+
+    #[test]
+    fn counters_begin_at_zero() {
+        let metrics = Arc::new(Metrics::default());
+        let _ = metrics.of_model("m");
+        metrics.expect_answer("/v1/embed", "429");
+        let text = metrics.render(&Gauges::default());
+        lines(
+            &text,
+            &[
+                "occlude_requests_total{route=\"/v1/embed\",status=\"429\"} 0",
+                "occlude_images_total{model=\"m\"} 0",
+                "occlude_model_reloads_total{model=\"m\",result=\"failed\"} 0",
+                "occlude_stage_seconds_count{model=\"m\",stage=\"encode\"} 0",
+                "occlude_batch_size_count 0",
+                "occlude_spans_lost_total 0",
+            ],
+        );
+        for kind in Kind::ALL {
+            lines(&text, &[&format!("occlude_errors_total{{code=\"{}\"}} 0", kind.status().1)]);
         }
     }
 

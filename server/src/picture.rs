@@ -18,12 +18,21 @@ use crate::telemetry;
 /// One file of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Upload {
+    /// Which of the request's pictures it is, from 0.
+    pub(crate) place: usize,
     /// File name, where the client gave one.
     pub(crate) name: Option<String>,
     /// The file; empty until it is fetched, where there is an address.
     pub(crate) bytes: Bytes,
     /// Where the client says that it lies.
     pub(crate) url: Option<String>,
+}
+
+impl Upload {
+    /// An error about this picture; where there are several, it says about which.
+    fn error(&self, several: bool, error: ApiError) -> ApiError {
+        if several { error.at(self.place, self.name.as_deref()) } else { error }
+    }
 }
 
 /// What is known of a picture besides its pixels.
@@ -74,10 +83,11 @@ pub(crate) async fn encode_all_wanting(
     wants: Wants,
 ) -> Result<Vec<Answer>, ApiError> {
     admitted.pictures(uploads.len())?;
-    fetch_all(state, admitted, &mut uploads).await?;
-    let named = uploads.len() > 1;
-    admitted.pixels(pixels(state.limits(), &uploads, named)?)?;
-    try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, (named, wants)))).await
+    // A picture in another place than the first is one of several points, whose vectors may be there already.
+    let several = uploads.len() > 1 || uploads.iter().any(|u| u.place > 0);
+    fetch_all(state, admitted, &mut uploads, several).await?;
+    admitted.pixels(pixels(state.limits(), &uploads, several)?)?;
+    try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, (several, wants)))).await
 }
 
 /// Fetches those pictures that the client only named.
@@ -85,14 +95,17 @@ async fn fetch_all(
     state: &AppState,
     admitted: &mut Admitted,
     uploads: &mut [Upload],
+    several: bool,
 ) -> Result<(), ApiError> {
     let wanted = uploads.iter_mut().filter(|u| u.url.is_some());
     let got = wanted.map(|upload| async move {
-        let fetcher = state.fetcher().ok_or_else(|| {
-            ApiError::new(Kind::UrlRefused, "web addresses are not fetched")
-                .hint("send the picture itself, as base64 or as a body")
-        })?;
-        upload.bytes = fetcher.get(upload.url.as_deref().unwrap_or_default()).await?.into();
+        let url = upload.url.as_deref().unwrap_or_default();
+        let got = match state.fetcher() {
+            Some(fetcher) => fetcher.get(url).await,
+            None => Err(ApiError::new(Kind::UrlRefused, "web addresses are not fetched")
+                .hint("send the picture itself, as base64 or as a body")),
+        };
+        upload.bytes = got.map_err(|e| upload.error(several, e))?.into();
         Ok::<_, ApiError>(upload.bytes.len())
     });
     let bytes: usize = try_join_all(got).await?.into_iter().sum();
@@ -101,12 +114,12 @@ async fn fetch_all(
 
 /// Pixels of all pictures, from their headers; each within the limit, and all together such that an empty server
 /// could take them.
-fn pixels(limits: &Limits, uploads: &[Upload], named: bool) -> Result<u64, ApiError> {
+fn pixels(limits: &Limits, uploads: &[Upload], several: bool) -> Result<u64, ApiError> {
     let decode = decode_limits(limits);
     let mut total = 0u64;
     for upload in uploads {
         let size = dimensions(&upload.bytes, &decode);
-        let (w, h) = size.map_err(|e| ApiError::decode(upload.name.as_deref().filter(|_| named), &e))?;
+        let (w, h) = size.map_err(|e| upload.error(several, ApiError::decode(&e)))?;
         total += u64::from(w) * u64::from(h);
     }
     if total > limits.max_queue_pixels {
@@ -122,16 +135,16 @@ async fn encode_one(
     state: &AppState,
     model: &Model,
     upload: Upload,
-    (named, wants): (bool, Wants),
+    (several, wants): (bool, Wants),
 ) -> Result<Answer, ApiError> {
     let announced = model.batcher.announce();
     let (bytes, contract) = (upload.bytes.clone(), model.info.contract.clone());
     let limits = decode_limits(state.limits());
     let prepare = move || prepare(&bytes, &contract, &limits);
-    let prepared = state.on_pool(Stage::Decode, prepare).await?;
-    let (facts, pixels) =
-        prepared.map_err(|e| ApiError::decode(upload.name.as_deref().filter(|_| named), &e))?;
-    let encoded = answered(announced.submit_wanting(pixels, wants).map_err(|_| overloaded(state))?).await?;
+    let prepared = state.on_pool(Stage::Decode, Some(&model.info.name), prepare).await?;
+    let (facts, pixels) = prepared.map_err(|e| upload.error(several, ApiError::decode(&e)))?;
+    let reply = announced.submit_wanting(pixels, wants).map_err(|_| overloaded(state))?;
+    let encoded = answered(reply).await.map_err(|e| upload.error(several, e))?;
     Ok(Answer { upload, facts, encoded })
 }
 
@@ -148,7 +161,11 @@ pub(crate) async fn encode_crops(
     let announced: Vec<_> = crops.into_iter().map(|crop| (model.batcher.announce(), crop)).collect();
     let submit = |(announced, crop): (Announced, Crop)| announced.submit(crop).map_err(|_| overloaded(state));
     let replies = announced.into_iter().map(submit).collect::<Result<Vec<_>, _>>()?;
-    try_join_all(replies.into_iter().map(answered)).await
+    let several = replies.len() > 1;
+    let named = |(place, reply)| async move {
+        answered(reply).await.map_err(|e| if several { e.at(place, None) } else { e })
+    };
+    try_join_all(replies.into_iter().enumerate().map(named)).await
 }
 
 async fn answered(reply: Reply) -> Result<Encoded, ApiError> {

@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tower::ServiceExt;
 
 use crate::loader::supervisor;
 use crate::pace::{Limits, Pace, Paced, Telling};
+use crate::routes::client::Peer;
 use crate::state::AppState;
 
 /// Largest request head in bytes; hyper answers 431 above it.
@@ -74,8 +78,8 @@ async fn accept(
 ) {
     loop {
         let permit = Arc::clone(room).acquire_owned().await;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, most likely: closing connections helps, spinning does not.
                 tracing::warn!("cannot accept a connection: {error}");
@@ -92,7 +96,12 @@ async fn accept(
             .header_read_timeout(waits.idle.max(waits.head))
             .max_buf_size(MAX_HEAD);
         let pace = Pace::new(waits);
-        let service = Telling { service: TowerToHyperService::new(router.clone()), pace: pace.clone() };
+        let router = router.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            router.clone().oneshot(request)
+        });
+        let service = Telling { service, pace: pace.clone() };
         let stream = TokioIo::new(Paced::new(stream, pace));
         let connection = graceful.watch(builder.serve_connection(stream, service));
         tokio::spawn(async move {

@@ -81,6 +81,7 @@ fn prepared(config: &Config) -> Result<AppState, StartError> {
     if let Some(endpoint) = &config.otlp_endpoint {
         state.set_telemetry(Telemetry::start(endpoint));
     }
+    state.set_trusted_proxies(config.trusted_proxies.clone());
     Ok(state)
 }
 

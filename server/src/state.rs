@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
+use ipnet::IpNet;
 use occlude_retrieval::Engine;
 use tokio::sync::{Semaphore, watch};
 
@@ -44,6 +45,7 @@ struct Inner {
     fetcher: OnceLock<Fetcher>,
     telemetry: RwLock<Option<Arc<Telemetry>>>,
     keys: RwLock<Arc<Keys>>,
+    trusted_proxies: OnceLock<Vec<IpNet>>,
     draining: AtomicBool,
     admission: Arc<Semaphore>,
     pixels: Arc<Semaphore>,
@@ -93,6 +95,7 @@ impl AppState {
             fetcher: OnceLock::new(),
             telemetry: RwLock::default(),
             keys: RwLock::default(),
+            trusted_proxies: OnceLock::new(),
             draining: AtomicBool::new(false),
             active: watch::Sender::new(0),
         }))
@@ -185,7 +188,7 @@ impl AppState {
         let start = Instant::now();
         let crashed = |_| ApiError::new(Kind::Internal, "the work on a collection was aborted");
         let done = tokio::task::spawn_blocking(move || work(&*store)).await.map_err(crashed)?;
-        self.metrics().observe(Stage::Store, start.elapsed());
+        self.metrics().observe(Stage::Store, None, start.elapsed());
         if let Err(error) = &done
             && matches!(error.kind(), occlude_retrieval::Kind::Full | occlude_retrieval::Kind::Io)
         {
@@ -215,6 +218,15 @@ impl AppState {
 
     pub(crate) fn fetcher(&self) -> Option<&Fetcher> {
         self.0.fetcher.get()
+    }
+
+    /// Believes proxies at these addresses who their clients are; only the first call counts.
+    pub fn set_trusted_proxies(&self, proxies: Vec<IpNet>) {
+        let _ = self.0.trusted_proxies.set(proxies);
+    }
+
+    pub(crate) fn trusted_proxies(&self) -> &[IpNet] {
+        self.0.trusted_proxies.get().map_or(&[], Vec::as_slice)
     }
 
     /// Asks for one of these keys from now on.
@@ -362,23 +374,32 @@ impl AppState {
         }
     }
 
-    /// Runs work on pixels off the async threads, at most as much at once as there are decoders. The permit goes
-    /// with the work: when the client leaves, work that has begun still counts until it is done.
+    /// [`Self::pooled`], with its time added to a stage, of a model's pictures or not.
     pub(crate) async fn on_pool<T: Send + 'static>(
         &self,
         stage: Stage,
+        model: Option<&str>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         let start = Instant::now();
+        let done = self.pooled(work).await?;
+        self.metrics().observe(stage, model, start.elapsed());
+        Ok(done)
+    }
+
+    /// Runs work on pixels off the async threads, at most as much at once as there are decoders. The permit goes
+    /// with the work: when the client leaves, work that has begun still counts until it is done.
+    pub(crate) async fn pooled<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         let crashed = |_| ApiError::new(Kind::Internal, "the work on a picture was aborted");
         let permit = Arc::clone(&self.0.decoders).acquire_owned().await;
         let run = move || {
             let _permit = permit;
             work()
         };
-        let done = tokio::task::spawn_blocking(run).await.map_err(crashed)?;
-        self.metrics().observe(stage, start.elapsed());
-        Ok(done)
+        tokio::task::spawn_blocking(run).await.map_err(crashed)
     }
 }
 

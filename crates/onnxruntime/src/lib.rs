@@ -44,11 +44,22 @@ pub enum LibraryError {
 /// # Errors
 /// [`LibraryError`] where no library is found, or none that can be used.
 pub fn environment() -> Result<&'static Environment, LibraryError> {
-    static ENVIRONMENT: OnceLock<Result<Environment, LibraryError>> = OnceLock::new();
-    ENVIRONMENT.get_or_init(load).as_ref().map_err(Clone::clone)
+    LOADED.get_or_init(load).as_ref().map(|l| &l.environment).map_err(Clone::clone)
 }
 
-fn load() -> Result<Environment, LibraryError> {
+/// The version of the library that was loaded, as it says itself; none before [`environment`] has loaded one.
+pub fn version() -> Option<&'static str> {
+    LOADED.get()?.as_ref().ok()?.version.as_deref()
+}
+
+static LOADED: OnceLock<Result<Runtime, LibraryError>> = OnceLock::new();
+
+struct Runtime {
+    environment: Environment,
+    version: Option<String>,
+}
+
+fn load() -> Result<Runtime, LibraryError> {
     let variable = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
     let path = find(variable, std::env::current_exe().ok().as_deref())?;
     // The provider libraries are looked for beside the path that was loaded, so links are followed first.
@@ -60,7 +71,21 @@ fn load() -> Result<Environment, LibraryError> {
     let environment = environment.map_err(|e| failed(e.to_string()))?;
     // Warnings tell of graph optimisations, which nobody who runs a server can act on.
     environment.set_log_level(ort::logging::LogLevel::Error);
-    Ok(environment)
+    Ok(Runtime { environment, version: told_version(&path) })
+}
+
+/// What the library at `path`, which is loaded already, says of itself.
+fn told_version(path: &Path) -> Option<String> {
+    // SAFETY: the library is in the process since `ort` loaded it from this path: no initialiser runs again.
+    let library = unsafe { libloading::Library::new(path) }.ok()?;
+    // SAFETY: the one entry point of ONNX Runtime's C interface has this type in every version.
+    let base =
+        unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") };
+    // SAFETY: it takes nothing, and gives a constant of the library.
+    let base = unsafe { base.ok()?() };
+    // SAFETY: where it is not null, it points to that constant, and the version to a string beside it.
+    let text = unsafe { std::ffi::CStr::from_ptr((base.as_ref()?.GetVersionString)()) };
+    text.to_str().ok().map(ToOwned::to_owned)
 }
 
 /// The variable decides where it is set; else the library lies beside the executable, in `lib` beside its folder, or

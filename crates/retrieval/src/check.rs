@@ -75,7 +75,9 @@ pub(crate) fn point<'a>(point: &'a Point, dim: usize) -> Result<Checked<'a>> {
     let Point { id, vector, payload } = point;
     within("bytes of a point's id", id.len(), MAX_ID_BYTES)?;
     let vector = scaled(&format!("vector of point `{id}`"), vector, dim)?;
-    at_most(&format!("depth of the payload of point `{id}`"), depth(payload), MAX_PAYLOAD_DEPTH)?;
+    if depth(payload) > MAX_PAYLOAD_DEPTH {
+        return Err(Error::Deep { what: format!("payload of point `{id}`"), limit: MAX_PAYLOAD_DEPTH });
+    }
     let unwritten = |e: serde_json::Error| {
         Error::value(format!("payload of point `{id}`"), "what JSON can hold", e.to_string())
     };
@@ -132,6 +134,6 @@ mod tests {
         let payload = Map::from_iter([("a".to_owned(), deep)]);
         let deep = Point { id: "p".to_owned(), vector: vec![1.0], payload };
         let message = point(&deep, 1).err().unwrap().to_string();
-        assert!(message.contains("depth") && message.contains("`p`"), "{message}");
+        assert!(message.contains("deeper than 32") && message.contains("`p`"), "{message}");
     }
 }

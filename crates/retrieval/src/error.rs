@@ -15,6 +15,8 @@ pub enum Kind {
     AlreadyExists,
     /// The request makes no sense.
     Invalid,
+    /// What the request sends is nested too deep.
+    TooDeep,
     /// The vectors come from another model.
     WrongFingerprint,
     /// A limit of the store's, or the disk, is reached; nothing was lost or changed.
@@ -66,6 +68,14 @@ pub enum Error {
         expected: String,
         /// What is.
         found: String,
+    },
+    /// A payload or filter whose parts lie too deep in each other.
+    #[error("{what}: nested deeper than {limit} levels")]
+    Deep {
+        /// Which.
+        what: String,
+        /// How deep it may be.
+        limit: usize,
     },
     /// A filter that is none.
     #[error("filter, at `{at}`: {reason}")]
@@ -166,6 +176,7 @@ impl Error {
             Self::NoCollection { .. } | Self::NoPoint { .. } => Kind::NotFound,
             Self::Exists { .. } => Kind::AlreadyExists,
             Self::Name { .. } | Self::Value { .. } | Self::Filter { .. } => Kind::Invalid,
+            Self::Deep { .. } => Kind::TooDeep,
             Self::Fingerprint { .. } | Self::Unidentified { .. } => Kind::WrongFingerprint,
             Self::Full { .. } => Kind::Full,
             Self::Locked { .. } => Kind::Locked,

@@ -1,5 +1,7 @@
 //! Filters on payloads: a small JSON language, evaluated here and never turned into SQL.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
@@ -73,21 +75,21 @@ pub enum Condition {
     Exists(bool),
 }
 
-/// Bounds of a number; those that are there all hold.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+/// Bounds of a number; those that are there all hold. Numbers are compared by their exact values: no integer is rounded.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Range {
     /// Larger.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub gt: Option<f64>,
+    pub gt: Option<Number>,
     /// Larger or equal.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub gte: Option<f64>,
+    pub gte: Option<Number>,
     /// Smaller.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lt: Option<f64>,
+    pub lt: Option<Number>,
     /// Smaller or equal.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lte: Option<f64>,
+    pub lte: Option<Number>,
 }
 
 impl Filter {
@@ -118,18 +120,24 @@ impl Condition {
         match self {
             Self::Match(wanted) => any_below(payload, key, &|v| equal(v, wanted)),
             Self::Any(wanted) => any_below(payload, key, &|v| wanted.iter().any(|w| equal(v, w))),
-            Self::Range(range) => any_below(payload, key, &|v| v.as_f64().is_some_and(|n| range.contains(n))),
+            Self::Range(range) => {
+                any_below(payload, key, &|v| matches!(v, Value::Number(n) if range.contains(n)))
+            }
             Self::Exists(wanted) => any_below(payload, key, &|v| !v.is_null()) == *wanted,
         }
     }
 }
 
 impl Range {
-    fn contains(&self, number: f64) -> bool {
-        self.gt.is_none_or(|b| number > b)
-            && self.gte.is_none_or(|b| number >= b)
-            && self.lt.is_none_or(|b| number < b)
-            && self.lte.is_none_or(|b| number <= b)
+    fn contains(&self, number: &Number) -> bool {
+        let holds = |bound: &Option<Number>, test: fn(Ordering) -> bool| match bound {
+            Some(bound) => compare(number, bound).is_some_and(test),
+            None => true,
+        };
+        holds(&self.gt, Ordering::is_gt)
+            && holds(&self.gte, Ordering::is_ge)
+            && holds(&self.lt, Ordering::is_lt)
+            && holds(&self.lte, Ordering::is_le)
     }
 }
 
@@ -151,17 +159,29 @@ fn any_in(value: &Value, path: Option<&str>, test: &dyn Fn(&Value) -> bool) -> b
 /// Numbers are equal if their values are, however they are written; large integers are not rounded.
 fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(a), Value::Number(b)) => match (whole(a), whole(b)) {
-            (Some(a), Some(b)) => a == b,
-            _ => a.as_f64() == b.as_f64(),
-        },
+        (Value::Number(a), Value::Number(b)) => compare(a, b) == Some(Ordering::Equal),
         _ => a == b,
     }
 }
 
-fn whole(number: &Number) -> Option<i128> {
-    let float = || number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 1e30).map(|f| f as i128);
-    number.as_i128().or_else(float)
+/// The order of two numbers' exact values. JSON has neither NaN nor infinities, so there is always one.
+fn compare(a: &Number, b: &Number) -> Option<Ordering> {
+    match (a.as_i128(), b.as_i128()) {
+        (Some(a), Some(b)) => Some(a.cmp(&b)),
+        (Some(a), None) => integer_to_double(a, b.as_f64()?),
+        (None, Some(b)) => integer_to_double(b, a.as_f64()?).map(Ordering::reverse),
+        (None, None) => a.as_f64()?.partial_cmp(&b.as_f64()?),
+    }
+}
+
+/// `integer` is one of JSON's, of at most 64 bits; a double beyond them is decided by its sign.
+fn integer_to_double(integer: i128, double: f64) -> Option<Ordering> {
+    if double.abs() >= 1e30 {
+        return 0.0.partial_cmp(&double);
+    }
+    // Exact: every double below 1e30 has an integer part that an `i128` holds.
+    let whole = double.trunc();
+    Some(integer.cmp(&(whole as i128)).then(0.0.partial_cmp(&(double - whole))?))
 }
 
 impl TryFrom<Value> for Filter {
@@ -181,7 +201,7 @@ struct Parser {
 impl Parser {
     fn filter(&mut self, value: &Value, at: &str, depth: usize) -> Result<Filter, Error> {
         if depth > MAX_DEPTH {
-            return Err(bad(at, format!("filters lie {MAX_DEPTH} deep at most")));
+            return Err(Error::Deep { what: format!("filter, at `{at}`"), limit: MAX_DEPTH });
         }
         let object = value.as_object().ok_or_else(|| bad(at, "expected an object"))?;
         let mut filter = Filter::default();
@@ -262,7 +282,8 @@ fn range(value: &Value, at: &str) -> Result<Range, Error> {
             "lte" => &mut range.lte,
             _ => return Err(bad(&at, "expected `gt`, `gte`, `lt` or `lte`")),
         };
-        *bound = Some(value.as_f64().ok_or_else(|| bad(&at, "expected a number"))?);
+        let number = value.as_number().cloned();
+        *bound = Some(number.ok_or_else(|| bad(&at, "expected a number"))?);
     }
     if object.is_empty() { Err(bad(at, "expected a bound")) } else { Ok(range) }
 }

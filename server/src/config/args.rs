@@ -123,6 +123,11 @@ pub struct Args {
     #[arg(long, value_name = "ORIGIN", help_heading = NETWORK)]
     pub cors_origin: Vec<String>,
 
+    /// Address or network of a proxy, like `10.0.0.0/8`, that is believed when it says whose requests it passes on
+    /// (`X-Forwarded-For`, `Forwarded`); may be given several times
+    #[arg(long, value_name = "CIDR", help_heading = NETWORK)]
+    pub trusted_proxy: Vec<String>,
+
     /// Least severe messages that are logged to stderr: `error`, `warn`, `info` (a line for every request) or `debug`
     #[arg(long, default_value = "info", value_name = "LEVEL", help_heading = LOGS)]
     pub log_level: tracing::Level,

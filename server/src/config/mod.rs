@@ -9,8 +9,11 @@ mod model;
 mod source;
 pub(crate) mod units;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::fetch::Hosts;
 
@@ -123,6 +126,8 @@ pub struct Config {
     pub fetch: Option<Hosts>,
     /// Web pages that may call.
     pub cors: Cors,
+    /// Proxies that are believed who their clients are.
+    pub trusted_proxies: Vec<IpNet>,
     /// Collector of traces.
     pub otlp_endpoint: Option<String>,
     /// Least severe messages.
@@ -189,6 +194,13 @@ fn endpoint(text: &str, sources: &Sources) -> Result<String, ConfigError> {
     if good { Ok(base.to_owned()) } else { Err(wrong(sources, "otlp-endpoint", text, reason)) }
 }
 
+/// An address or network of a proxy.
+fn network(value: &str, sources: &Sources) -> Result<IpNet, ConfigError> {
+    let one = || Some(IpNet::from(value.parse::<IpAddr>().ok()?));
+    let reason = "expected an address, or a network like `10.0.0.0/8` or `fd00::/8`";
+    value.parse().ok().or_else(one).ok_or_else(|| wrong(sources, "trusted-proxy", value, reason))
+}
+
 impl Args {
     /// Checks the flags against each other; touches no socket, and of files only whether a model's name is one.
     pub fn resolve(self) -> Result<Config, ConfigError> {
@@ -210,6 +222,8 @@ impl Args {
         };
         let watch = (self.watch != 0.0).then(|| seconds("watch", self.watch)).transpose()?;
         let otlp_endpoint = self.otlp_endpoint.as_ref().map(|e| endpoint(e, &self.sources)).transpose()?;
+        let trusted_proxies =
+            self.trusted_proxy.iter().map(|p| network(p, &self.sources)).collect::<Result<_, _>>()?;
         Ok(Config {
             models: self.models()?,
             provider: self.provider,
@@ -227,6 +241,7 @@ impl Args {
             host: self.host,
             port: self.port,
             api_keys: self.api_keys,
+            trusted_proxies,
             log_level: self.log_level,
             log_format: self.log_format,
             gallery: self.gallery,
@@ -342,6 +357,7 @@ mod tests {
             "--read-timeout", "2s", "--min-rate", "1k", "--keep-alive-timeout", "2min", "--drain-timeout", "3", "--watch", "0", "--api-keys", "k",
             "--cors-origin", "https://a.example", "--cors-origin", "http://localhost:3000",
             "--log-level", "debug", "--log-format", "json", "--max-queue-pixels", "99", "--data", "d", "--gpu-mem-limit", "14", "--otlp-endpoint", "http://o:1/v1/traces/", "--allow-url-fetch", "--url-host", "h",
+            "--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1",
         ])
         .resolve()
         .unwrap();
@@ -358,6 +374,8 @@ mod tests {
             matches!(config.cors, Cors::Origins(o) if o == ["https://a.example", "http://localhost:3000"])
         );
         assert_eq!(config.fetch, Some(Hosts { named: vec!["h".to_owned()] }));
+        let proxies = ["10.0.0.0/8", "::1/128"].map(|n| n.parse().unwrap());
+        assert_eq!(config.trusted_proxies, proxies);
         let expected = Limits {
             max_body: 1000,
             max_buffered: 1100,
@@ -400,6 +418,10 @@ mod tests {
         assert!(above(&["--max-body", "999999999"], "max-body"));
         assert!(above(&["--max-queue-pixels", "9"], "max-pixels"));
         assert!(matches!(error(&["--model", "cat=b.onnx"]), ConfigError::SameName { name } if name == "cat"));
+        for proxy in ["", "10.0.0.0/33", "example.org", "10.0.0"] {
+            let error = error(&["--trusted-proxy", proxy]);
+            assert!(matches!(error, ConfigError::Setting { .. }), "{proxy}");
+        }
         for origin in ["example.org", "https://", "https://a/b", "https://\n"] {
             assert!(matches!(error(&["--cors-origin", origin]), ConfigError::Setting { .. }), "{origin}");
         }

@@ -4,16 +4,15 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::{Bytes, BytesMut};
-use futures_util::stream;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::json::{essence, parse, text};
+use super::coded::{Item, unpack};
+use super::coding::Coding;
+use super::form::{self, Sent};
+use super::json::{content_type, is_json, parse, says_nothing, without_mark};
 use crate::admission::Admitted;
 use crate::clock;
 use crate::config::Limits;
@@ -22,18 +21,23 @@ use crate::metrics::Stage;
 use crate::picture::Upload;
 use crate::state::AppState;
 
-/// Base64 as clients write it: with or without padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
-/// How the pictures are packed.
+/// How the pictures are packed, as the content type says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Packing {
     Raw,
     Json,
-    Multipart { boundary: String },
+    Multipart {
+        boundary: String,
+    },
+    /// It says nothing, or what clients say unless told otherwise: the bytes decide.
+    Unknown,
+}
+
+/// A body, unpacked as far as its content type goes.
+pub(super) enum Unpacked {
+    /// What it says is up to the route.
+    Json(Bytes),
+    Files(Sent),
 }
 
 /// Receives the body and unpacks its pictures; at least one.
@@ -42,7 +46,25 @@ pub(super) async fn uploads(
     admitted: &mut Admitted,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Vec<Upload>, ApiError> {
+) -> Result<Sent, ApiError> {
+    let limit = state.limits().max_images;
+    match unpacked(state, admitted, headers, body).await? {
+        Unpacked::Files(sent) => Ok(sent),
+        // A body of megabytes takes milliseconds to parse.
+        Unpacked::Json(bytes) => {
+            let uploads = state.on_pool(Stage::Parse, None, move || items(&bytes, limit)).await??;
+            Ok(Sent { uploads, fields: Vec::new() })
+        }
+    }
+}
+
+/// Receives the body, and unpacks it where it is no JSON.
+pub(super) async fn unpacked(
+    state: &AppState,
+    admitted: &mut Admitted,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Unpacked, ApiError> {
     // Before a byte is read: a wrong type costs nothing.
     let packing = packing(headers)?;
     let bytes = whole(state, admitted, headers, body).await?;
@@ -50,41 +72,61 @@ pub(super) async fn uploads(
         let hint = "send the picture as the body, e.g. curl --data-binary @photo.jpg";
         return Err(ApiError::new(Kind::BadRequest, "the body is empty").hint(hint));
     }
-    let limit = state.limits().max_images;
+    let raw = |bytes| {
+        let uploads = vec![Upload { place: 0, name: None, bytes, url: None }];
+        Ok(Unpacked::Files(Sent { uploads, fields: Vec::new() }))
+    };
     match packing {
-        Packing::Raw => Ok(vec![Upload { name: None, bytes, url: None }]),
-        Packing::Multipart { boundary } => multipart(bytes, boundary, limit).await,
-        // A body of megabytes takes milliseconds to parse.
-        Packing::Json => state.on_pool(Stage::Read, move || items(&bytes, limit)).await?,
+        Packing::Raw => raw(bytes),
+        Packing::Unknown if is_object(&bytes) => Ok(Unpacked::Json(bytes)),
+        Packing::Unknown => raw(bytes),
+        Packing::Multipart { boundary } => {
+            form::read(bytes, &boundary, state.limits().max_images).await.map(Unpacked::Files)
+        }
+        Packing::Json => Ok(Unpacked::Json(bytes)),
     }
 }
 
-/// Receives the whole body within the limits of size and time.
+/// Whether bytes begin as an object of JSON does, and as no picture.
+fn is_object(bytes: &[u8]) -> bool {
+    without_mark(bytes).trim_ascii_start().starts_with(b"{")
+}
+
+/// Receives the whole body within the limits of size and time, and unpacks it where it is compressed.
 pub(super) async fn whole(
     state: &AppState,
     admitted: &mut Admitted,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Bytes, ApiError> {
-    // Before a byte is read: an announced size costs nothing.
-    check_length(headers, state.limits().max_body)?;
+    let limit = state.limits().max_body;
+    // Before a byte is read: an announced size, or coding, costs nothing.
+    check_length(headers, limit)?;
+    let coding = Coding::of(headers)?;
     let start = Instant::now();
-    let bytes = clock::stopped(receive(state, admitted, body)).await?;
-    state.metrics().observe(Stage::Read, start.elapsed());
+    let mut bytes = clock::stopped(receive(state, admitted, body)).await?;
+    if let Some(coding) = coding.filter(|_| !bytes.is_empty()) {
+        // What it grows to is known, and counted, only now; the decoders bound how many grow at once.
+        bytes = state.pooled(move || coding.decode(&bytes, limit)).await??;
+        admitted.bytes(bytes.len())?;
+    }
+    state.metrics().observe(Stage::Read, None, start.elapsed());
     Ok(bytes)
 }
 
 fn packing(headers: &HeaderMap) -> Result<Packing, ApiError> {
-    let Some(essence) = essence(headers) else { return Ok(Packing::Raw) };
-    match essence.as_str() {
-        "multipart/form-data" => match multer::parse_boundary(text(headers)) {
-            Ok(boundary) => Ok(Packing::Multipart { boundary }),
-            Err(_) => Err(ApiError::new(Kind::BadRequest, "the multipart content type has no boundary")
-                .hint("let the HTTP client write the header, e.g. curl -F file=@photo.jpg")),
-        },
-        "application/json" => Ok(Packing::Json),
-        // What curl --data-binary sends unless told otherwise; the bytes decide what it is.
-        "application/octet-stream" | "application/x-www-form-urlencoded" => Ok(Packing::Raw),
+    let Some(kind) = content_type(headers) else { return Ok(Packing::Unknown) };
+    match kind.essence.as_str() {
+        "multipart/form-data" => {
+            let boundary = kind.get("boundary").and_then(|b| std::str::from_utf8(b).ok());
+            match boundary.filter(|b| !b.is_empty()) {
+                Some(boundary) => Ok(Packing::Multipart { boundary: boundary.to_owned() }),
+                None => Err(ApiError::new(Kind::BadRequest, "the multipart content type has no boundary")
+                    .hint("let the HTTP client write the header, e.g. curl -F file=@photo.jpg")),
+            }
+        }
+        essence if is_json(essence) => Ok(Packing::Json),
+        essence if says_nothing(essence) => Ok(Packing::Unknown),
         image if image.starts_with("image/") => Ok(Packing::Raw),
         other => {
             let message = format!("content type `{other}` is not taken");
@@ -94,7 +136,7 @@ fn packing(headers: &HeaderMap) -> Result<Packing, ApiError> {
     }
 }
 
-fn too_large(limit: usize) -> ApiError {
+pub(super) fn too_large(limit: usize) -> ApiError {
     ApiError::new(Kind::BodyTooLarge, format!("the body is larger than {limit} bytes"))
         .hint("send fewer or smaller pictures")
 }
@@ -141,26 +183,8 @@ pub(super) fn too_many(limit: usize) -> ApiError {
         .hint("split the request")
 }
 
-async fn multipart(bytes: Bytes, boundary: String, limit: usize) -> Result<Vec<Upload>, ApiError> {
-    let broken = |e: multer::Error| ApiError::new(Kind::BadRequest, format!("broken multipart body: {e}"));
-    let body = stream::iter([Ok::<_, std::convert::Infallible>(bytes)]);
-    let mut form = multer::Multipart::new(body, boundary);
-    let mut found = Vec::new();
-    while let Some(field) = form.next_field().await.map_err(broken)? {
-        let name = field.file_name().or(field.name()).map(ToOwned::to_owned);
-        if found.len() == limit {
-            return Err(too_many(limit));
-        }
-        found.push(Upload { name, bytes: field.bytes().await.map_err(broken)?, url: None });
-    }
-    if found.is_empty() {
-        let error = ApiError::new(Kind::InvalidRequest, "the form has no file");
-        return Err(error.hint("send one or several, e.g. curl -F file=@a.jpg -F file=@b.jpg"));
-    }
-    Ok(found)
-}
-
-/// A form of files; the names of the fields do not matter.
+/// A form of files; the names of their fields do not matter. Fields that are no files count as parameters of the
+/// address where they are called as one.
 #[derive(ToSchema)]
 #[schema(as = Files)]
 #[expect(dead_code, reason = "only its shape is used: forms are read piece by piece")]
@@ -177,15 +201,6 @@ pub(super) struct Json {
     image: Option<Item>,
     #[schema(min_items = 1)]
     images: Option<Vec<Item>>,
-}
-
-/// The base64 of a picture's file, a data URL or a web address, with a name or without.
-#[derive(Deserialize, ToSchema)]
-#[schema(as = Picture)]
-#[serde(untagged, expecting = "a picture is a string or {\"name\": .., \"data\": ..}")]
-pub(super) enum Item {
-    Plain(String),
-    Named { name: String, data: String },
 }
 
 fn items(bytes: &[u8], limit: usize) -> Result<Vec<Upload>, ApiError> {
@@ -206,38 +221,6 @@ fn items(bytes: &[u8], limit: usize) -> Result<Vec<Upload>, ApiError> {
     items.into_iter().enumerate().map(|(i, item)| unpack(i, item)).collect()
 }
 
-pub(super) fn unpack(index: usize, item: Item) -> Result<Upload, ApiError> {
-    let (name, text) = match item {
-        Item::Plain(text) => (None, text),
-        Item::Named { name, data } => (Some(name), data),
-    };
-    let bad = |what: &str| {
-        let error = ApiError::new(Kind::BadRequest, format!("picture {index}: {what}"));
-        error.hint("encode the file itself, e.g. base64 -w0 photo.jpg, or send data:image/jpeg;base64,...")
-    };
-    let encoded = match text.strip_prefix("data:") {
-        Some(url) => match url.split_once(',') {
-            Some((head, data)) if head.ends_with(";base64") => data,
-            _ => return Err(bad("a data URL without `;base64,`")),
-        },
-        None if text.starts_with("http://") || text.starts_with("https://") => {
-            return Ok(Upload { name, bytes: Bytes::new(), url: Some(text) });
-        }
-        None => text.as_str(),
-    };
-    let decoded = if encoded.bytes().any(|b| b.is_ascii_whitespace()) {
-        // Tools that wrap lines put them into the string.
-        BASE64.decode(encoded.split_ascii_whitespace().collect::<String>())
-    } else {
-        BASE64.decode(encoded)
-    };
-    Ok(Upload {
-        name,
-        bytes: decoded.map_err(|e| bad(&format!("no base64: {}", e.to_string().to_lowercase())))?.into(),
-        url: None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,13 +236,25 @@ mod tests {
     fn content_types() {
         assert_eq!(packed("image/jpeg"), Ok(Packing::Raw));
         assert_eq!(packed("IMAGE/PNG; x=y"), Ok(Packing::Raw));
-        assert_eq!(packed("application/octet-stream"), Ok(Packing::Raw));
-        assert_eq!(packed("application/json; charset=utf-8"), Ok(Packing::Json));
+        for unknown in
+            ["application/octet-stream", "Binary/Octet-Stream", "application/x-www-form-urlencoded", ""]
+        {
+            assert_eq!(packed(unknown), Ok(Packing::Unknown), "{unknown}");
+        }
+        for json in
+            ["application/json; charset=utf-8", "Application/JSON", "text/json", "application/problem+json"]
+        {
+            assert_eq!(packed(json), Ok(Packing::Json), "{json}");
+        }
         let multipart = Packing::Multipart { boundary: "xx".to_owned() };
-        assert_eq!(packed("multipart/form-data; boundary=xx"), Ok(multipart));
+        for form in ["multipart/form-data; boundary=xx", "MULTIPART/Form-Data;charset=utf-8; Boundary=\"xx\""]
+        {
+            assert_eq!(packed(form), Ok(multipart.clone()), "{form}");
+        }
+        assert_eq!(packed("multipart/form-data; boundary=\"\""), Err(Kind::BadRequest));
         assert_eq!(packed("multipart/form-data"), Err(Kind::BadRequest));
         assert_eq!(packed("text/plain"), Err(Kind::UnsupportedMediaType));
-        assert_eq!(packing(&HeaderMap::new()).unwrap(), Packing::Raw);
+        assert_eq!(packing(&HeaderMap::new()).unwrap(), Packing::Unknown);
     }
 
     fn bytes_of(text: &str) -> Result<Vec<Vec<u8>>, Kind> {
@@ -287,7 +282,7 @@ mod tests {
         assert_eq!(bytes_of(r#"{"picture":"aGk="}"#), Err(Kind::InvalidRequest));
         assert_eq!(bytes_of(r#"{"image":3}"#), Err(Kind::InvalidRequest));
         assert_eq!(bytes_of(r#"{"image":"!!"}"#), Err(Kind::BadRequest));
-        assert_eq!(bytes_of(r#"{"image":"data:image/png,xx"}"#), Err(Kind::BadRequest));
+        assert_eq!(bytes_of(r#"{"image":"data:image/png;base64"}"#), Err(Kind::BadRequest));
         assert_eq!(bytes_of(r#"{"images":["aGk=","aGk=","aGk="]}"#), Err(Kind::TooManyImages));
         let named = items(br#"{"image":"https://example.org/a.jpg"}"#, 2).unwrap();
         assert_eq!(named[0].url.as_deref(), Some("https://example.org/a.jpg"), "fetched later, or refused");

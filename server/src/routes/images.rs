@@ -4,19 +4,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use occlude_preprocess::decode;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::uploads;
 use super::errors;
-use super::negotiate::{Media, format, query, within};
+use super::negotiate::{Media, format, query, query_and_fields, within};
 use super::search::{Neighbour, neighbours};
 use super::surround::RequestId;
 use crate::admission::Admitted;
+use crate::batch::Wants;
 use crate::clock;
 use crate::error::{ApiError, Kind};
 use crate::gallery::Gallery;
@@ -171,6 +173,15 @@ impl SaliencyQuery {
         Ok(How { deviations: deviations(self.threshold)?, masks })
     }
 
+    fn form(&self, headers: &HeaderMap, offered: &[Media]) -> Result<Form, ApiError> {
+        let drawing = self.drawing()?;
+        Ok(match format(self.format, headers, offered)? {
+            Media::Json => Form::Json,
+            Media::Npy => Form::Npy,
+            Media::Png => Form::Png(drawing),
+        })
+    }
+
     fn drawing(&self) -> Result<Drawing, ApiError> {
         Ok(Drawing {
             view: self.view.unwrap_or_default(),
@@ -193,14 +204,14 @@ pub(super) async fn embed(
     id: Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let run = async {
-        let asked: EmbedQuery = query(request.uri())?;
-        let media = format(asked.format, request.headers(), &[Media::Json, Media::Npy])?;
-        let form = if media == Media::Npy { Form::Npy } else { Form::Json };
-        let parts = Parts { embedding: Some(asked.pooling()?), ..Parts::default() };
-        let model = state.model(asked.model.as_deref())?;
-        answer(&Call { state: &state, model, id: id.0, parts }, request, form).await
-    };
+    let run = answer(&state, id.0, request, |asked: &EmbedQuery, headers| {
+        let media = format(asked.format, headers, &[Media::Json, Media::Npy])?;
+        Ok(Plan {
+            form: if media == Media::Npy { Form::Npy } else { Form::Json },
+            parts: Parts { embedding: Some(asked.pooling()?), ..Parts::default() },
+            model: state.model(asked.model.as_deref())?,
+        })
+    });
     in_time(&state, run).await
 }
 
@@ -218,8 +229,7 @@ pub(super) async fn saliency(
     id: Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let run = async {
-        let asked: SaliencyQuery = query(request.uri())?;
+    let run = answer(&state, id.0, request, |asked: &SaliencyQuery, headers| {
         for (name, given) in [("k", asked.k.is_some()), ("pool", asked.pool.is_some())] {
             if given {
                 let message = format!("`{name}` is no parameter of /v1/saliency");
@@ -227,8 +237,9 @@ pub(super) async fn saliency(
             }
         }
         let parts = Parts { saliency: Some(asked.how()?), ..Parts::default() };
-        with_views(&state, id.0, request, (&asked, parts), &[Media::Json, Media::Png, Media::Npy]).await
-    };
+        let form = asked.form(headers, &[Media::Json, Media::Png, Media::Npy])?;
+        Ok(Plan { form, parts, model: state.model(asked.model.as_deref())? })
+    });
     in_time(&state, run).await
 }
 
@@ -242,8 +253,7 @@ pub(super) async fn analyze(
     id: Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let run = async {
-        let asked: SaliencyQuery = query(request.uri())?;
+    let run = answer(&state, id.0, request, |asked: &SaliencyQuery, headers| {
         let how = asked.how()?;
         let pooling = Pooling { pool: asked.pool.unwrap_or_default(), deviations: how.deviations };
         let parts = Parts {
@@ -251,8 +261,9 @@ pub(super) async fn analyze(
             saliency: Some(how),
             neighbours: asked.k.map(|k| within("k", k, (1, MAX_K))).transpose()?,
         };
-        with_views(&state, id.0, request, (&asked, parts), &[Media::Json, Media::Png]).await
-    };
+        let form = asked.form(headers, &[Media::Json, Media::Png])?;
+        Ok(Plan { form, parts, model: state.model(asked.model.as_deref())? })
+    });
     in_time(&state, run).await
 }
 
@@ -269,67 +280,71 @@ pub(super) async fn in_time(
     clock::in_time(limit, run).await.unwrap_or_else(late).into_response()
 }
 
-async fn with_views(
+/// What a request asks of its pictures.
+pub(super) struct Plan {
+    /// The same one from beginning to end, whatever is loaded in between.
+    pub(super) model: Arc<Model>,
+    pub(super) parts: Parts,
+    pub(super) form: Form,
+}
+
+/// A plan, and what it needs.
+struct Call<'a> {
+    state: &'a AppState,
+    id: RequestId,
+    plan: Plan,
+    wants: Wants,
+    gallery: Option<Arc<Gallery>>,
+}
+
+impl<'a> Call<'a> {
+    fn new(state: &'a AppState, id: RequestId, plan: Plan) -> Result<Self, ApiError> {
+        let wants = plan.parts.embedding.map(|p| p.wants(&plan.model.info)).transpose()?.unwrap_or_default();
+        let gallery = plan.parts.neighbours.map(|_| state.gallery(&plan.model)).transpose()?;
+        Ok(Self { state, id, plan, wants, gallery })
+    }
+}
+
+/// Takes the request in, encodes its pictures and answers. What is asked for is planned from the address before a
+/// byte of the body is read, and again where a form has fields that are parameters.
+pub(super) async fn answer<T: DeserializeOwned + IntoParams>(
     state: &AppState,
     id: RequestId,
     request: Request,
-    (asked, parts): (&SaliencyQuery, Parts),
-    offered: &[Media],
+    plan: impl Fn(&T, &HeaderMap) -> Result<Plan, ApiError>,
 ) -> Result<Response, ApiError> {
-    let drawing = asked.drawing()?;
-    let form = match format(asked.format, request.headers(), offered)? {
-        Media::Json => Form::Json,
-        Media::Npy => Form::Npy,
-        Media::Png => Form::Png(drawing),
-    };
-    let model = state.model(asked.model.as_deref())?;
-    answer(&Call { state, model, id, parts }, request, form).await
-}
-
-/// One request for what a model says about pictures.
-pub(super) struct Call<'a> {
-    pub(super) state: &'a AppState,
-    /// The same one from beginning to end, whatever is loaded in between.
-    pub(super) model: Arc<Model>,
-    pub(super) id: RequestId,
-    pub(super) parts: Parts,
-}
-
-/// Takes the request in, encodes its pictures and answers.
-pub(super) async fn answer(call: &Call<'_>, request: Request, form: Form) -> Result<Response, ApiError> {
-    let Call { state, model, parts, .. } = call;
-    let wants = parts.embedding.map(|p| p.wants(&model.info)).transpose()?.unwrap_or_default();
     let (head, body) = request.into_parts();
+    let first = plan(&query(&head.uri)?, &head.headers)?;
     // Held until the answer is made; dropped with this future when the client leaves.
     let mut admitted = Admitted::new(state)?;
-    let gallery = parts.neighbours.map(|_| state.gallery(model)).transpose()?;
-    let uploads = uploads(state, &mut admitted, &head.headers, body).await?;
-    let answers = encode_all_wanting(state, model, &mut admitted, uploads, wants).await?;
+    let mut call = Call::new(state, id.clone(), first)?;
+    let sent = uploads(state, &mut admitted, &head.headers, body).await?;
+    if let Some(asked) = query_and_fields(&head.uri, &sent.fields)? {
+        call = Call::new(state, id, plan(&asked, &head.headers)?)?;
+    }
+    let model = Arc::clone(&call.plan.model);
+    let answers = encode_all_wanting(state, &model, &mut admitted, sent.uploads, call.wants).await?;
     let start = Instant::now();
-    let mut response = match form {
-        Form::Json => json(call, answers, gallery).await?,
-        Form::Npy => array(&answers, *parts)?,
-        Form::Png(drawing) => picture(call, answers, drawing).await?,
+    let mut response = match call.plan.form {
+        Form::Json => json(call, answers).await?,
+        Form::Npy => array(&answers, call.plan.parts)?,
+        Form::Png(drawing) => picture(&call, answers, drawing).await?,
     };
     response.extensions_mut().insert(ModelName::from(&model.info));
-    state.metrics().observe(Stage::Render, start.elapsed());
+    state.metrics().observe(Stage::Render, Some(&model.info.name), start.elapsed());
     Ok(response)
 }
 
-async fn json(
-    call: &Call<'_>,
-    answers: Vec<Answer>,
-    gallery: Option<Arc<Gallery>>,
-) -> Result<Response, ApiError> {
-    let Call { state, model, id, parts } = call;
-    let (parts, shared) = (*parts, Arc::clone(model));
+async fn json(call: Call<'_>, answers: Vec<Answer>) -> Result<Response, ApiError> {
+    let Call { state, id, plan: Plan { model, parts, .. }, gallery, .. } = call;
+    let shared = Arc::clone(&model);
     let all = move || {
         let item = |answer| item(&shared.info, gallery.as_deref(), answer, parts);
         answers.into_iter().map(item).collect::<Result<Vec<_>, _>>()
     };
     let heavy = parts.saliency.is_some() || parts.neighbours.is_some();
-    let results = if heavy { state.on_pool(Stage::Render, all).await?? } else { all()? };
-    let answers = Answers { request_id: id.0.clone(), model: ModelName::from(&model.info), results };
+    let results = if heavy { state.pooled(all).await?? } else { all()? };
+    let answers = Answers { request_id: id.0, model: ModelName::from(&model.info), results };
     Ok(Json(answers).into_response())
 }
 
@@ -380,7 +395,7 @@ fn array(answers: &[Answer], parts: Parts) -> Result<Response, ApiError> {
 }
 
 async fn picture(call: &Call<'_>, mut answers: Vec<Answer>, drawing: Drawing) -> Result<Response, ApiError> {
-    let Call { state, model, .. } = call;
+    let Call { state, plan: Plan { model, .. }, .. } = call;
     let Some(Answer { upload, facts, encoded }) = answers.pop().filter(|_| answers.is_empty()) else {
         return Err(ApiError::new(Kind::BadRequest, "a PNG answer shows one picture")
             .hint("send one picture a request, or accept application/json"));
@@ -389,11 +404,10 @@ async fn picture(call: &Call<'_>, mut answers: Vec<Answer>, drawing: Drawing) ->
     let limits = decode_limits(state.limits());
     let draw = move || {
         // Decoded a second time: keeping the pixels while the picture waits would cost far more memory.
-        let original =
-            || decode(&upload.bytes, &limits).map(|d| d.image).map_err(|e| ApiError::decode(None, &e));
+        let original = || decode(&upload.bytes, &limits).map(|d| d.image).map_err(|e| ApiError::decode(&e));
         render::draw(&encoded, &place, drawing, original)
     };
-    let png = state.on_pool(Stage::Render, draw).await??;
+    let png = state.pooled(draw).await??;
     let mut response = ([(header::CONTENT_TYPE, "image/png")], png).into_response();
     if let Ok(notes) = HeaderValue::from_str(&facts.notes.join(",")) {
         response.headers_mut().insert(NOTES, notes);

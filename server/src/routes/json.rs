@@ -6,33 +6,49 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::body::whole;
+use super::parameters::Parameters;
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
 use crate::state::AppState;
 
-/// The content type as it was sent; empty where there is none, or one that is no text.
-pub(super) fn text(headers: &HeaderMap) -> &str {
-    headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default()
+/// The content type; none where the header is missing or empty.
+pub(super) fn content_type(headers: &HeaderMap) -> Option<Parameters> {
+    let parsed = Parameters::parse(headers.get(header::CONTENT_TYPE)?.as_bytes());
+    Some(parsed).filter(|p| !p.essence.is_empty())
 }
 
-/// The content type without its parameters, in lower case; none where the header is missing.
-pub(super) fn essence(headers: &HeaderMap) -> Option<String> {
-    headers.get(header::CONTENT_TYPE)?;
-    Some(text(headers).split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+/// Whether a content type is JSON's, or that of a language in JSON (RFC 6839, 3.1).
+pub(super) fn is_json(essence: &str) -> bool {
+    matches!(essence, "application/json" | "text/json") || essence.ends_with("+json")
 }
 
-/// Whether the content type is JSON's.
-pub(super) fn is_json(headers: &HeaderMap) -> bool {
-    essence(headers).is_some_and(|e| e == "application/json")
+/// Whether a content type is one that clients send unless told otherwise, such as curl with `--data-binary`.
+pub(super) fn says_nothing(essence: &str) -> bool {
+    ["application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"]
+        .contains(&essence)
 }
 
-/// JSON of a type: 400 where it is none, 422 where it says something else.
+/// Without the byte order mark that some editors put in front of UTF-8 (RFC 8259, 8.1 lets readers ignore it).
+pub(super) fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
+/// JSON of a type: 400 where it is none or nested too deep, 422 where it says something else.
 pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|e| {
-        let kind = if e.is_data() { Kind::InvalidRequest } else { Kind::BadRequest };
-        ApiError::new(kind, format!("json: {e}"))
-    })
+    serde_json::from_slice(without_mark(bytes)).map_err(|e| error("json", &e))
+}
+
+/// What is wrong with JSON.
+pub(super) fn error(what: &str, error: &serde_json::Error) -> ApiError {
+    let kind = if error.is_data() { Kind::InvalidRequest } else { Kind::BadRequest };
+    let text = error.to_string();
+    // The parser's own bound; its words speak of recursion, which is no matter of clients.
+    let text = match text.strip_prefix("recursion limit exceeded") {
+        Some(place) => format!("nested deeper than 127 levels{place}"),
+        None => text,
+    };
+    ApiError::new(kind, format!("{what}: {text}"))
 }
 
 /// A body that has to be JSON.
@@ -42,13 +58,14 @@ pub(super) async fn body<T: DeserializeOwned + Send + 'static>(
     request: Request,
 ) -> Result<T, ApiError> {
     let (head, sent) = request.into_parts();
-    if !is_json(&head.headers) {
+    // Said expressly: pages of other origins may send every other type without asking.
+    if !content_type(&head.headers).is_some_and(|t| is_json(&t.essence)) {
         let message = "this route takes application/json";
         return Err(ApiError::new(Kind::UnsupportedMediaType, message)
             .hint("send the header `content-type: application/json`"));
     }
     let bytes = whole(state, admitted, &head.headers, sent).await?;
-    state.on_pool(Stage::Read, move || parse(&bytes)).await?
+    state.on_pool(Stage::Parse, None, move || parse(&bytes)).await?
 }
 
 /// A body of JSON, whatever it is called, or none: then the default.
@@ -60,4 +77,24 @@ pub(super) async fn body_or_default<T: DeserializeOwned + Default + Send + 'stat
     let (head, sent) = request.into_parts();
     let bytes = whole(state, admitted, &head.headers, sent).await?;
     if bytes.is_empty() { Ok(T::default()) } else { parse(&bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn marks_are_ignored_and_depth_is_bounded() {
+        assert_eq!(parse::<Value>(b"\xef\xbb\xbf{\"a\": 1}").unwrap()["a"], 1);
+        assert_eq!(parse::<Value>(b"\xef\xbb{}").unwrap_err().kind, Kind::BadRequest);
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n)).into_bytes();
+        assert!(parse::<Value>(&nested(127)).is_ok());
+        for deep in [nested(128), nested(100_000)] {
+            let error = parse::<Value>(&deep).unwrap_err();
+            assert_eq!(error.kind, Kind::BadRequest);
+            assert!(error.message.starts_with("json: nested deeper than 127 levels at line 1"), "{error}");
+        }
+        assert_eq!(parse::<u8>(b"[]").unwrap_err().kind, Kind::InvalidRequest);
+    }
 }

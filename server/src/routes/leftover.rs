@@ -23,6 +23,8 @@ struct Source {
     body: Body,
     begun: bool,
     ended: bool,
+    /// Bytes read so far.
+    received: u64,
 }
 
 /// A body that its handler reads, and that is still there when the handler has let go of it.
@@ -46,14 +48,19 @@ pub(super) struct Leftover {
 /// The request for a handler, and what will be left of its body.
 pub(super) fn lend(request: Request) -> (Request, Leftover) {
     let (head, body) = request.into_parts();
-    let body = Lent(Arc::new(Mutex::new(Source { body, begun: false, ended: false })));
+    let body = Lent(Arc::new(Mutex::new(Source { body, begun: false, ended: false, received: 0 })));
     let expects = head.headers.contains_key(header::EXPECT);
     (Request::from_parts(head, Body::new(body.clone())), Leftover { body, expects })
 }
 
 impl Leftover {
+    /// Bytes of the body that came, read by the handler or thrown away.
+    pub(super) fn received(&self) -> u64 {
+        self.body.source().received
+    }
+
     /// Throws away what is left, at most `most` bytes; whether that was all, so that the connection can be used again.
-    pub(super) async fn drained(mut self, most: usize) -> bool {
+    pub(super) async fn drained(&mut self, most: usize) -> bool {
         if self.body.is_end_stream() {
             return true;
         }
@@ -85,6 +92,9 @@ impl HttpBody for Lent {
         source.begun = true;
         let polled = Pin::new(&mut source.body).poll_frame(context);
         source.ended |= matches!(polled, Poll::Ready(None));
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            source.received += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
         polled
     }
 
@@ -115,18 +125,19 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_handler_leaves_is_thrown_away_within_bounds() {
-        let (lent, left) = lend(request(Body::from("abcdef"), false));
+        let (lent, mut left) = lend(request(Body::from("abcdef"), false));
         drop(lent);
         assert!(left.drained(6).await);
-        let (lent, left) = lend(request(Body::from("abcdef"), false));
+        assert_eq!(left.received(), 6);
+        let (lent, mut left) = lend(request(Body::from("abcdef"), false));
         drop(lent);
         assert!(!left.drained(5).await, "too much");
-        let (lent, left) = lend(request(Body::from("abcdef"), true));
+        let (lent, mut left) = lend(request(Body::from("abcdef"), true));
         drop(lent);
         assert!(!left.drained(6).await, "nobody told the client to send it");
         for (most, enough) in [(3, true), (2, false)] {
             // Once it has read, the client was told to send it all.
-            let (lent, left) = lend(request(body(&["abc", "def"]), true));
+            let (lent, mut left) = lend(request(body(&["abc", "def"]), true));
             let read = lent.into_body().frame().await.unwrap().unwrap().into_data().unwrap();
             assert_eq!(read, "abc");
             assert_eq!(left.drained(most).await, enough);
@@ -135,20 +146,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_was_read_costs_nothing() {
-        let (lent, left) = lend(request(Body::from("abcdef"), true));
+        let (lent, mut left) = lend(request(Body::from("abcdef"), true));
         assert_eq!(lent.into_body().collect().await.unwrap().to_bytes(), "abcdef");
         assert!(left.drained(0).await);
-        let (lent, left) = lend(request(body(&["abc", "def"]), true));
+        let (lent, mut left) = lend(request(body(&["abc", "def"]), true));
         assert_eq!(lent.into_body().collect().await.unwrap().to_bytes(), "abcdef");
         assert!(left.drained(0).await, "nor one of unknown length");
-        let (lent, left) = lend(request(Body::empty(), true));
+        let (lent, mut left) = lend(request(Body::empty(), true));
         drop(lent);
         assert!(left.drained(0).await);
     }
 
     #[tokio::test]
     async fn nobody_waits_for_ever() {
-        let (lent, left) =
+        let (lent, mut left) =
             lend(request(Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()), false));
         drop(lent);
         assert!(!left.drained(10).await);

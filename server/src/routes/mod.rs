@@ -1,18 +1,24 @@
 //! The router: one file for each family of routes, and what surrounds them all.
 
 mod body;
+pub(crate) mod client;
+mod coded;
+mod coding;
 mod collections;
 mod docs;
 mod errors;
+mod form;
 mod images;
 mod json;
 mod kserve;
 mod leftover;
+mod names;
 mod negotiate;
 mod openai;
 mod openapi;
 mod ops;
 mod page;
+mod parameters;
 mod schemas;
 mod search;
 mod surround;
@@ -23,7 +29,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderName, Method};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
@@ -34,6 +40,9 @@ use crate::state::AppState;
 
 /// The whole HTTP application (docs/server.md describes every route and status).
 pub fn app(state: AppState) -> Router {
+    for (route, status) in openapi::answers() {
+        state.metrics().expect_answer(&route, &status);
+    }
     Router::new()
         .route("/", get(page::index))
         .route("/docs", get(docs::redirect))
@@ -83,10 +92,23 @@ pub fn cross_origin(app: Router, cors: &Cors) -> Router {
         Cors::Any => AllowOrigin::any(),
         Cors::Origins(origins) => AllowOrigin::list(origins.iter().cloned()),
     };
-    let layer = CorsLayer::new().allow_origin(origins).allow_headers(AllowHeaders::any());
+    // The wildcard is for every header but `Authorization`, which has to be named (fetch.spec.whatwg.org,
+    // "Access-Control-Allow-Headers"); the others are named for clients that do not know the wildcard.
+    let taken = [
+        "authorization",
+        "content-type",
+        "content-encoding",
+        "x-api-key",
+        "x-request-id",
+        "traceparent",
+        "*",
+    ];
+    let taken = AllowHeaders::list(taken.map(HeaderName::from_static));
+    let layer = CorsLayer::new().allow_origin(origins).allow_headers(taken);
     let methods = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
     let exposed = surround::EXPOSED.map(HeaderName::from_static);
-    app.layer(layer.allow_methods(methods).expose_headers(exposed).max_age(Duration::from_secs(3600)))
+    let layer = layer.allow_methods(methods).expose_headers(exposed).max_age(Duration::from_secs(3600));
+    app.layer(layer).layer(from_fn(surround::identify))
 }
 
 async fn not_found(uri: axum::http::Uri) -> ApiError {

@@ -3,12 +3,17 @@
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri, header};
+use bytes::Bytes;
+use form_urlencoded::Serializer;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::errors;
 use crate::error::{ApiError, Kind};
+
+/// Longest field of a form that counts as a parameter, in bytes.
+const MAX_FIELD: usize = 1024;
 
 /// What an answer can be written as; also the values of `?format=`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
@@ -97,6 +102,33 @@ pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
     parsed.map(|q| q.0).map_err(|e| ApiError::new(Kind::BadRequest, e.body_text().to_lowercase()))
 }
 
+/// `T` from the query string together with those fields of a form that are called as a parameter of `T`; nothing
+/// where there are none. Other fields are the client's own business.
+pub(super) fn query_and_fields<T: DeserializeOwned + IntoParams>(
+    uri: &Uri,
+    fields: &[(String, Bytes)],
+) -> Result<Option<T>, ApiError> {
+    let known = T::into_params(|| None);
+    let mut fields = fields.iter().filter(|(name, _)| known.iter().any(|p| p.name == *name)).peekable();
+    if fields.peek().is_none() {
+        return Ok(None);
+    }
+    let bad =
+        |name: &str, what| ApiError::new(Kind::BadRequest, format!("field `{name}` of the form: {what}"));
+    let mut all = Serializer::new(uri.query().unwrap_or_default().to_owned());
+    for (name, value) in fields {
+        if value.len() > MAX_FIELD {
+            return Err(bad(name, format!("{} bytes, {MAX_FIELD} at most", value.len())));
+        }
+        let text = std::str::from_utf8(value).map_err(|_| bad(name, "no UTF-8".to_owned()))?;
+        all.append_pair(name, text);
+    }
+    let together = Uri::try_from(format!("/?{}", all.finish()));
+    let together =
+        together.map_err(|e| ApiError::new(Kind::BadRequest, format!("the form's fields: {e}")))?;
+    query(&together).map(Some)
+}
+
 /// A number from a query within its bounds.
 pub(super) fn within<T: PartialOrd + std::fmt::Display + Copy>(
     name: &str,
@@ -147,6 +179,31 @@ mod tests {
         let refused = format(Some(Media::Png), &headers, &all).unwrap_err();
         assert_eq!(refused.kind, Kind::NotAcceptable);
         assert_eq!(refused.hint.as_deref(), Some("accept `application/json` or `application/x-npy`"));
+    }
+
+    #[derive(Deserialize, IntoParams, Debug, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Asked {
+        model: Option<String>,
+        k: Option<usize>,
+    }
+
+    #[test]
+    fn fields_of_a_form_are_parameters() {
+        let of = |uri: &'static str, fields: &[(&str, &[u8])]| {
+            let fields: Vec<_> =
+                fields.iter().map(|(n, v)| (n.to_string(), Bytes::copy_from_slice(v))).collect();
+            query_and_fields::<Asked>(&Uri::from_static(uri), &fields).map_err(|e| e.message)
+        };
+        let asked = |model: Option<&str>, k| Ok(Some(Asked { model: model.map(ToOwned::to_owned), k }));
+        assert_eq!(of("/", &[("purpose", b"x")]), Ok(None));
+        assert_eq!(of("/", &[("model", b"a&k=1"), ("purpose", b"x")]), asked(Some("a&k=1"), None));
+        assert_eq!(of("/?k=3", &[("model", "é".as_bytes())]), asked(Some("é"), Some(3)));
+        assert!(of("/?k=3", &[("k", b"3")]).unwrap_err().contains("duplicate field `k`"));
+        assert!(
+            of("/", &[("k", b"x")]).is_err() && of("/", &[("k", b"\xff")]).unwrap_err().contains("no UTF-8")
+        );
+        assert!(of("/", &[("model", &[b'a'; 1025])]).unwrap_err().contains("1024 at most"));
     }
 
     #[test]

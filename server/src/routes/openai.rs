@@ -12,12 +12,14 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{Item, too_many, unpack as picture, whole};
+use super::body::{too_many, whole};
+use super::coded::{Item, unpack as picture};
 use super::errors;
 use super::images::{ModelName, in_time};
-use super::json::{essence, parse};
+use super::json::{content_type, is_json, parse, says_nothing};
 use super::negotiate::{Media, Segment, media};
 use super::ops::ModelJson;
+use super::parameters::Parameters;
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
@@ -172,7 +174,7 @@ async fn embed(state: &AppState, request: Request) -> Result<Response, ApiError>
     let mut admitted = Admitted::new(state)?;
     let bytes = whole(state, &mut admitted, &head.headers, body).await?;
     let limit = state.limits().max_images;
-    let (asked, uploads) = state.on_pool(Stage::Read, move || unpack(&bytes, limit)).await??;
+    let (asked, uploads) = state.on_pool(Stage::Parse, None, move || unpack(&bytes, limit)).await??;
     let model = state.model(Some(&asked.model))?;
     fits(asked.dimensions, &model.info)?;
     let answers = encode_all(state, &model, &mut admitted, uploads).await?;
@@ -183,8 +185,9 @@ async fn embed(state: &AppState, request: Request) -> Result<Response, ApiError>
 }
 
 fn json_only(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(essence) = essence(headers).filter(|e| e != "application/json") else { return Ok(()) };
-    let message = format!("content type `{essence}` is not taken");
+    let taken = |t: &Parameters| is_json(&t.essence) || says_nothing(&t.essence);
+    let Some(other) = content_type(headers).filter(|t| !taken(t)) else { return Ok(()) };
+    let message = format!("content type `{}` is not taken", other.essence);
     Err(ApiError::new(Kind::UnsupportedMediaType, message)
         .hint("send application/json; /v1/embed takes files and forms"))
 }

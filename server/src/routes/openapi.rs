@@ -97,6 +97,20 @@ pub(super) fn document(facts: &Facts) -> Value {
     document
 }
 
+/// Every route with every status that its answers may have.
+pub(super) fn answers() -> Vec<(String, String)> {
+    let document = document(&Facts { keys: false, model: String::new() });
+    let mut found = vec![("other".to_owned(), Kind::NotFound.status().0.as_u16().to_string())];
+    let paths = document.get("paths").and_then(Value::as_object);
+    for (path, operations) in paths.into_iter().flatten() {
+        for operation in operations.as_object().into_iter().flat_map(Map::values) {
+            let statuses = operation.get("responses").and_then(Value::as_object);
+            found.extend(statuses.into_iter().flat_map(Map::keys).map(|s| (path.clone(), s.clone())));
+        }
+    }
+    found
+}
+
 fn set(object: &mut Value, key: &str, value: Value) {
     if let Some(object) = object.as_object_mut() {
         object.insert(key.to_owned(), value);

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::errors;
-use super::images::{Answers, Call, Form, MAX_K, Parts, answer, in_time};
-use super::negotiate::{Media, Segment, media, query, within};
+use super::images::{Answers, Form, MAX_K, Parts, Plan, answer, in_time};
+use super::negotiate::{Media, Segment, media, within};
 use super::surround::RequestId;
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
@@ -61,14 +61,12 @@ pub(super) async fn search(
     id: Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let run = async {
-        let asked: SearchQuery = query(request.uri())?;
+    let run = answer(&state, id.0, request, |asked: &SearchQuery, headers| {
         let k = within("k", asked.k.unwrap_or(DEFAULT_K), (1, MAX_K))?;
-        media(request.headers(), &[Media::Json])?;
+        media(headers, &[Media::Json])?;
         let parts = Parts { neighbours: Some(k), ..Parts::default() };
-        let model = state.model(asked.model.as_deref())?;
-        answer(&Call { state: &state, model, id: id.0, parts }, request, Form::Json).await
-    };
+        Ok(Plan { form: Form::Json, parts, model: state.model(asked.model.as_deref())? })
+    });
     in_time(&state, run).await
 }
 
@@ -88,7 +86,7 @@ async fn jpeg(state: &AppState, id: &str) -> Result<Response, ApiError> {
     let file = id.parse().ok().and_then(|id| gallery.file(id)).ok_or_else(missing)?.to_owned();
     let limits = state.limits().clone();
     // The file was there when it was indexed; its name stays on the server.
-    let made = state.on_pool(Stage::Render, move || draw(&file, &limits)).await?;
+    let made = state.on_pool(Stage::Render, None, move || draw(&file, &limits)).await?;
     let bytes = made.map_err(|_| missing().hint("it was moved or changed since the server was started"))?;
     let headers = [(header::CONTENT_TYPE, "image/jpeg"), (header::CACHE_CONTROL, "private, max-age=600")];
     Ok((headers, bytes).into_response())

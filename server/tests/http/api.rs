@@ -227,7 +227,7 @@ async fn the_broken_file_of_many_is_named() {
     let (kind, body) = multipart(&[("good.png", &png(40, 40, RED)), ("bad.png", b"\x89PNG\r\n\x1a\nno")]);
     let answer = post(&fake_app(), "/v1/embed", &[("content-type", &kind)], body).await;
     assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(answer.json()["error"]["message"].as_str().unwrap().starts_with("`bad.png`: "));
+    assert!(answer.json()["error"]["message"].as_str().unwrap().starts_with("picture 1 (`bad.png`): "));
 }
 
 #[tokio::test]
@@ -454,13 +454,15 @@ async fn metrics_count_what_happened() {
         "occlude_errors_total{code=\"unsupported_image\"} 1",
         "occlude_images_total{model=\"fake\"} 1",
         "occlude_batch_size_count 1",
-        "occlude_stage_seconds_count{stage=\"decode\"} 1",
-        "occlude_stage_seconds_count{stage=\"encode\"} 1",
-        "occlude_stage_seconds_count{stage=\"total\"} 3",
+        "occlude_stage_seconds_count{model=\"fake\",stage=\"decode\"} 1",
+        "occlude_stage_seconds_count{model=\"fake\",stage=\"encode\"} 1",
+        "occlude_stage_seconds_count{model=\"fake\",stage=\"total\"} 1",
+        "occlude_stage_seconds_count{model=\"\",stage=\"total\"} 2",
+        "occlude_stage_seconds_count{model=\"\",stage=\"read\"} 2",
         "occlude_queue_depth{model=\"fake\"} 0",
         "occlude_in_flight_images 0",
         "occlude_ready 1",
-        "occlude_model_info{model=\"fake\",fingerprint=\"f00dfeed\",identity=\"f00dfeed\",provider=\"none\"} 1",
+        "occlude_model_info{fingerprint=\"f00dfeed\",identity=\"f00dfeed\",model=\"fake\",provider=\"none\"} 1",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
     }

@@ -161,6 +161,14 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
+/// A form whose parts have these headers and bodies, and its content type.
+pub(crate) fn form(parts: &[(&str, &[u8])]) -> (String, Vec<u8>) {
+    let part =
+        |(head, body): &(&str, &[u8])| [b"--XX\r\n", head.as_bytes(), b"\r\n\r\n", body, b"\r\n"].concat();
+    let body = [parts.iter().flat_map(part).collect(), b"--XX--\r\n".to_vec()].concat();
+    ("multipart/form-data; boundary=XX".to_owned(), body)
+}
+
 pub(crate) fn floats(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
 }

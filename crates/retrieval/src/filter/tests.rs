@@ -64,6 +64,27 @@ fn numbers_are_equal_by_value() {
 }
 
 #[test]
+fn ranges_round_nothing() {
+    let inside = |range: Value, n: Value| matches(json!({"key": "n", "range": range}), &json!({"n": n}));
+    let (two53, next) = (json!(9_007_199_254_740_992_u64), json!(9_007_199_254_740_993_u64));
+    assert!(inside(json!({"gt": two53}), next.clone()) && !inside(json!({"gt": next}), next.clone()));
+    assert!(inside(json!({"lt": next}), two53.clone()) && !inside(json!({"lte": two53}), next.clone()));
+    assert!(inside(json!({"gt": 9_007_199_254_740_992.0}), next.clone()), "a double as the bound");
+    assert!(inside(json!({"lt": next}), json!(9_007_199_254_740_992.0)), "a double as the value");
+    assert!(
+        inside(json!({"lt": u64::MAX}), json!(u64::MAX - 1))
+            && inside(json!({"gt": i64::MIN}), json!(i64::MIN + 1))
+    );
+    assert!(inside(json!({"gt": u64::MAX}), json!(18_446_744_073_709_551_616.0)), "2^64");
+    assert!(inside(json!({"gt": -0.5, "lt": 0.5}), json!(0)) && !inside(json!({"gt": -0.0}), json!(0)));
+    assert!(
+        inside(json!({"gt": -1e300, "lt": 1e300}), json!(i64::MIN))
+            && inside(json!({"gte": -3.5}), json!(-3))
+    );
+    assert!(!inside(json!({"gte": -3}), json!(-3.5)) && inside(json!({"lt": -3}), json!(-3.5)));
+}
+
+#[test]
 fn groups() {
     let a = |v: i32| json!({"key": "a", "match": v});
     let of = |filter_: Value, v: i32| filter(filter_).matches(json!({"a": v}).as_object().unwrap());
@@ -108,7 +129,7 @@ fn what_is_no_filter_is_told_with_its_place() {
 fn filters_are_capped() {
     let nested = |depth| (1..depth).fold(json!({}), |inner, _| json!({"must": [inner]}));
     filter(nested(MAX_DEPTH));
-    assert!(why(nested(MAX_DEPTH + 1)).contains("deep at most"));
+    assert!(why(nested(MAX_DEPTH + 1)).contains("nested deeper than 8 levels"));
     let wide = |n| json!({"should": vec![json!({"key": "a", "match": 1}); n]});
     filter(wide(MAX_CLAUSES));
     assert!(why(wide(MAX_CLAUSES + 1)).contains("conditions at most"));
@@ -170,6 +191,20 @@ fn scalars() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// Integers and doubles that lie close to each other, around 0 and the powers of 2 where doubles begin to round.
+fn numbers() -> impl Strategy<Value = Number> {
+    let bases = vec![0i128, 1 << 52, 1 << 53, 1 << 54, 1 << 62, 1 << 63, -(1 << 53), -(1 << 62), -(1 << 63)];
+    let near = (prop::sample::select(bases), -3i128..4, -7i32..8, 0..3);
+    near.prop_map(|(base, step, eighths, kind)| {
+        let whole = base + step;
+        match (kind, u64::try_from(whole), i64::try_from(whole)) {
+            (0 | 1, Ok(n), _) => Number::from(n),
+            (0 | 1, _, Ok(n)) => Number::from(n),
+            _ => Number::from_f64(whole as f64 + f64::from(eighths) / 8.0).expect("finite"),
+        }
+    })
+}
+
 fn values() -> impl Strategy<Value = Value> {
     prop_oneof![4 => scalars(), 1 => Just(Value::Null)].prop_recursive(3, 12, 3, |inner| {
         prop_oneof![
@@ -213,6 +248,21 @@ proptest! {
         // and is written as it was read
         let again: Filter = serde_json::from_str(&serde_json::to_string(&parsed).unwrap()).unwrap();
         prop_assert_eq!(again, parsed);
+    }
+
+    /// Against both numbers times 2^53, where every double that is generated is a whole number.
+    #[test]
+    fn numbers_are_ordered_by_their_exact_values(a in numbers(), b in numbers()) {
+        let scaled = |n: &Number| match n.as_i128() {
+            Some(whole) => whole << 53,
+            None => (n.as_f64().unwrap() * 2f64.powi(53)) as i128,
+        };
+        prop_assert_eq!(compare(&a, &b), Some(scaled(&a).cmp(&scaled(&b))), "{} {}", a, b);
+        let bound = |name: &str| filter(json!({"must": [{"key": "n", "range": {name: b.clone()}}]}));
+        let payload = Map::from_iter([("n".to_owned(), Value::Number(a.clone()))]);
+        prop_assert_eq!(bound("lt").matches(&payload), scaled(&a) < scaled(&b));
+        prop_assert_eq!(bound("gte").matches(&payload), scaled(&a) >= scaled(&b));
+        prop_assert_eq!(equal(&Value::Number(a.clone()), &Value::Number(b.clone())), scaled(&a) == scaled(&b));
     }
 
     #[test]

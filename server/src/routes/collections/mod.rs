@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use self::vectors::{Collection, one_of};
-use super::body::{self, Item};
+use self::vectors::{Collection, one_of, unique};
+use super::body::{self, Unpacked, unpacked};
+use super::coded::{Item, unpack};
 use super::images::in_time;
-use super::negotiate::{Segment, within};
+use super::negotiate::{Segment, query, query_and_fields, within};
 use super::{errors, json, schemas};
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
@@ -147,7 +148,7 @@ struct Upserted {
 
 /// Adds or replaces points
 ///
-/// JSON with vectors or pictures, or a form of files whose names are the ids.
+/// JSON with vectors or pictures, or a form of files whose names are the ids; no id twice.
 /// All points or none, and acknowledged only when they are on disk.
 #[utoipa::path(
     post, path = "/v1/collections/{name}/points", operation_id = "upsert_points", tag = "collections",
@@ -164,13 +165,13 @@ pub(super) async fn upsert(
         let mut admitted = Admitted::new(&state)?;
         let collection = Collection::find(&state, name).await?;
         let (head, body) = request.into_parts();
-        let (points, maker) = if json::is_json(&head.headers) {
-            let bytes = body::whole(&state, &mut admitted, &head.headers, body).await?;
-            let asked: Upsert = state.on_pool(Stage::Read, move || json::parse(&bytes)).await??;
-            collection.points(&state, &mut admitted, asked).await?
-        } else {
-            let files = body::uploads(&state, &mut admitted, &head.headers, body).await?;
-            collection.files(&state, &mut admitted, files).await?
+        let (points, maker) = match unpacked(&state, &mut admitted, &head.headers, body).await? {
+            Unpacked::Json(bytes) => {
+                let parse = move || json::parse::<Upsert>(&bytes);
+                let asked = state.on_pool(Stage::Parse, None, parse).await??;
+                collection.points(&state, &mut admitted, asked).await?
+            }
+            Unpacked::Files(sent) => collection.files(&state, &mut admitted, sent.uploads).await?,
         };
         let name = collection.info.name;
         let done = state.on_store(move |s| s.upsert(&name, &maker, &points)).await?;
@@ -186,7 +187,17 @@ pub(super) async fn upsert(
 struct Delete {
     ids: Option<Vec<String>>,
     #[schema(value_type = Option<schemas::Filter>)]
-    filter: Option<Filter>,
+    filter: Option<Value>,
+}
+
+enum Which {
+    Ids(Vec<String>),
+    Matching(Filter),
+}
+
+/// Read apart from the rest of a body, so that what is wrong with it is said in the store's own words.
+fn filter(sent: Option<Value>) -> Result<Option<Filter>, ApiError> {
+    Ok(sent.map(Filter::try_from).transpose()?)
 }
 
 #[derive(Serialize, ToSchema)]
@@ -211,15 +222,16 @@ pub(super) async fn delete(
     let run = async {
         let mut admitted = Admitted::new(&state)?;
         let asked: Delete = json::body(&state, &mut admitted, request).await?;
-        let work = move |store: &dyn Engine| match asked {
-            Delete { ids: Some(ids), filter: None } => Some(store.delete(&name, &ids)).transpose(),
-            Delete { ids: None, filter: Some(filter) } => {
-                Some(store.delete_where(&name, &filter)).transpose()
-            }
-            _ => Ok(None),
+        let which = match (asked.ids, filter(asked.filter)?) {
+            (Some(ids), None) => Which::Ids(unique(ids, "ids")?),
+            (None, Some(filter)) => Which::Matching(filter),
+            _ => return Err(one_of("`ids` or `filter`")),
+        };
+        let work = move |store: &dyn Engine| match which {
+            Which::Ids(ids) => store.delete(&name, &ids),
+            Which::Matching(filter) => store.delete_where(&name, &filter),
         };
         let count = state.on_store(work).await?;
-        let count = count.ok_or_else(|| one_of("`ids` or `filter`"))?;
         Ok(Json(Count { count }).into_response())
     };
     in_time(&state, run).await
@@ -233,7 +245,7 @@ struct Scroll {
     after: Option<String>,
     limit: Option<usize>,
     #[schema(value_type = Option<schemas::Filter>)]
-    filter: Option<Filter>,
+    filter: Option<Value>,
     #[serde(default)]
     with_vector: bool,
     with_payload: Option<bool>,
@@ -270,8 +282,9 @@ pub(super) async fn scroll(
             let message = format!("more than {} `ids` in one request", LIMIT.1);
             return Err(ApiError::new(Kind::InvalidRequest, message));
         }
-        let page = Page { after: asked.after, limit, filter: asked.filter, with };
-        let work = move |store: &dyn Engine| match asked.ids {
+        let ids = asked.ids.map(|ids| unique(ids, "ids")).transpose()?;
+        let page = Page { after: asked.after, limit, filter: filter(asked.filter)?, with };
+        let work = move |store: &dyn Engine| match ids {
             Some(ids) => Ok((store.get(&name, &ids, with)?, false)),
             None => store.scroll(&name, &page).map(|points| (points, true)),
         };
@@ -287,7 +300,7 @@ pub(super) async fn scroll(
 #[serde(deny_unknown_fields)]
 struct CountQuery {
     #[schema(value_type = Option<schemas::Filter>)]
-    filter: Option<Filter>,
+    filter: Option<Value>,
 }
 
 /// Counts points
@@ -305,7 +318,8 @@ pub(super) async fn count(
     let run = async {
         let mut admitted = Admitted::new(&state)?;
         let asked: CountQuery = json::body_or_default(&state, &mut admitted, request).await?;
-        let count = state.on_store(move |s| s.count(&name, asked.filter.as_ref())).await?;
+        let filter = filter(asked.filter)?;
+        let count = state.on_store(move |s| s.count(&name, filter.as_ref())).await?;
         Ok(Json(Count { count }).into_response())
     };
     in_time(&state, run).await
@@ -324,7 +338,7 @@ struct Search {
     id: Option<String>,
     limit: Option<usize>,
     #[schema(value_type = Option<schemas::Filter>)]
-    filter: Option<Filter>,
+    filter: Option<Value>,
     #[serde(default)]
     exact: bool,
     #[serde(default)]
@@ -375,18 +389,21 @@ pub(super) async fn search(
     request: Request,
 ) -> Response {
     let run = async {
-        let asked: SearchQuery = super::negotiate::query(request.uri())?;
+        let mut asked: SearchQuery = query(request.uri())?;
         let mut admitted = Admitted::new(&state)?;
         let collection = Collection::find(&state, name).await?;
         let (head, body) = request.into_parts();
-        let (mut search, pictures) = if json::is_json(&head.headers) {
-            let bytes = body::whole(&state, &mut admitted, &head.headers, body).await?;
-            let mut search: Search = state.on_pool(Stage::Read, move || json::parse(&bytes)).await??;
-            let image = search.image.take().map(|item| body::unpack(0, item)).transpose()?;
-            (search, image.into_iter().collect())
-        } else {
-            let files = body::uploads(&state, &mut admitted, &head.headers, body).await?;
-            (Search::default(), files)
+        let (mut search, pictures) = match unpacked(&state, &mut admitted, &head.headers, body).await? {
+            Unpacked::Json(bytes) => {
+                let parse = move || json::parse::<Search>(&bytes);
+                let mut search = state.on_pool(Stage::Parse, None, parse).await??;
+                let image = search.image.take().map(|item| unpack(0, item)).transpose()?;
+                (search, image.into_iter().collect())
+            }
+            Unpacked::Files(sent) => {
+                asked = query_and_fields(&head.uri, &sent.fields)?.unwrap_or(asked);
+                (Search::default(), sent.uploads)
+            }
         };
         search.limit = search.limit.or(asked.limit);
         let (query, maker) = collection.query(&state, &mut admitted, search, pictures).await?;

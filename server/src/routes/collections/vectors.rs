@@ -1,19 +1,21 @@
 //! From what a client sends to vectors: points to keep, and targets to search for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::http::Extensions;
-use occlude_retrieval::{Info, Point, Query, Spec, Target, With};
+use occlude_retrieval::{Info, MAX_ID_BYTES, Point, Query, Spec, Target, With};
 use serde_json::Map;
 
-use super::{LIMIT, MAX_POINTS, NewPoint, Search, Upsert};
+use super::{LIMIT, MAX_POINTS, NewPoint, Search, Upsert, filter};
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::model::Model;
 use crate::picture::{Upload, encode_all};
-use crate::routes::body::{self, Item};
+use crate::routes::coded::{Item, unpack};
 use crate::routes::images::ModelName;
 use crate::routes::negotiate::within;
+use crate::routes::body::too_many;
 use crate::state::AppState;
 
 /// A collection, and the loaded model that its vectors are of.
@@ -71,6 +73,7 @@ impl Collection {
             let message = format!("{} points in one request, {MAX_POINTS} are taken", asked.points.len());
             return Err(ApiError::new(Kind::TooManyImages, message).hint("split the request"));
         }
+        distinct(asked.points.iter().map(|p| p.id.as_str()), "points")?;
         let vectors = asked.points.iter().filter(|p| p.vector.is_some()).count();
         let maker = match self.maker(asked.identity, asked.fingerprint)? {
             Some(given) => given,
@@ -82,17 +85,17 @@ impl Collection {
             let vector = match (vector, image) {
                 (Some(vector), None) => vector,
                 (None, Some(data)) => {
-                    uploads.push(body::unpack(i, Item::Named { name: id.clone(), data })?);
+                    uploads.push(unpack(i, Item::Named { name: id.clone(), data })?);
                     places.push(i);
                     Vec::new()
                 }
-                _ => return Err(one_of(&format!("`vector` or `image` in point `{id}`"))),
+                _ => return Err(one_of(&format!("`vector` or `image` in points[{i}], `{id}`"))),
             };
             points.push(Point { id, vector, payload });
         }
         let limit = state.limits().max_images;
         if uploads.len() > limit {
-            return Err(body::too_many(limit));
+            return Err(too_many(limit));
         }
         if !uploads.is_empty() {
             let encoded = self.encode(state, admitted, uploads).await?;
@@ -136,12 +139,8 @@ impl Collection {
         admitted: &mut Admitted,
         files: Vec<Upload>,
     ) -> Result<(Vec<Point>, String), ApiError> {
-        let nameless = || {
-            ApiError::new(Kind::InvalidRequest, "a picture without a name, which would be its id")
-                .hint("send a form (curl -F file=@photo.jpg), or JSON with an `id` for each point")
-        };
-        let names = files.iter().map(|f| f.name.clone().ok_or_else(nameless));
-        let names = names.collect::<Result<Vec<_>, _>>()?;
+        let names = files.iter().map(|f| f.name.clone().ok_or_else(|| nameless(f.place)));
+        let names = unique(names.collect::<Result<Vec<_>, _>>()?, "files")?;
         let encoded = self.encode(state, admitted, files).await?;
         let point = |(id, vector)| Point { id, vector, payload: Map::new() };
         Ok((names.into_iter().zip(encoded).map(point).collect(), self.info.spec.maker().to_owned()))
@@ -157,6 +156,7 @@ impl Collection {
     ) -> Result<(Query, String), ApiError> {
         let own = self.info.spec.maker().to_owned();
         let k = within("limit", search.limit.unwrap_or(LIMIT.0), (1, LIMIT.1))?;
+        let filter = filter(search.filter)?;
         let one = pictures.len() == 1;
         let (target, maker) = match (search.vector, search.id, pictures) {
             (None, None, pictures) if one => {
@@ -171,8 +171,33 @@ impl Collection {
             _ => return Err(one_of("one picture, `vector` or `id`")),
         };
         let with = With { vector: search.with_vector, payload: search.with_payload.unwrap_or(true) };
-        Ok((Query { target, k, filter: search.filter, exact: search.exact, with }, maker))
+        Ok((Query { target, k, filter, exact: search.exact, with }, maker))
     }
+}
+
+/// The name of a form's field says nothing about the file in it.
+fn nameless(place: usize) -> ApiError {
+    let error = ApiError::new(Kind::InvalidRequest, "the file has no name, which would be its point's id");
+    error
+        .at(place, None)
+        .hint("send a form with file names (curl -F file=@photo.jpg), or JSON with an `id` for each point")
+}
+
+/// `ids` where none is there twice: which of two points was meant, nobody could tell.
+pub(super) fn unique(ids: Vec<String>, list: &str) -> Result<Vec<String>, ApiError> {
+    distinct(ids.iter().map(String::as_str), list).map(|()| ids)
+}
+
+fn distinct<'a>(ids: impl Iterator<Item = &'a str>, list: &str) -> Result<(), ApiError> {
+    let mut places = HashMap::new();
+    for (place, id) in ids.enumerate() {
+        if let Some(before) = places.insert(id, place) {
+            let short: String = id.chars().take(MAX_ID_BYTES).collect();
+            let message = format!("the id `{short}` is there twice: {list}[{before}] and {list}[{place}]");
+            return Err(ApiError::new(Kind::BadRequest, message).hint("send each id once"));
+        }
+    }
+    Ok(())
 }
 
 fn unnamed_vector() -> ApiError {

@@ -223,17 +223,17 @@ fn metadata(info: &ModelInfo) -> ModelMetadata {
 
 async fn run(state: &AppState, at: Place, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    plain(&head.headers)?;
     let model = at.model(state)?;
     let json = header_length(&head.headers)?;
     let mut admitted = Admitted::new(state)?;
     let bytes = whole(state, &mut admitted, &head.headers, body).await?;
     let rules = Rules::of(state.limits(), &model.info);
-    let (asked, pictures) = state.on_pool(Stage::Read, move || wire::parse(&bytes, json, rules)).await??;
+    let (asked, pictures) =
+        state.on_pool(Stage::Parse, None, move || wire::parse(&bytes, json, rules)).await??;
     let encoded = encode(state, &model, &mut admitted, pictures).await?;
     let info = Arc::clone(&model);
-    let made =
-        state.on_pool(Stage::Render, move || wire::write(&info.info, VERSION, &asked, &encoded)).await??;
+    let write = move || wire::write(&info.info, VERSION, &asked, &encoded);
+    let made = state.on_pool(Stage::Render, Some(&model.info.name), write).await??;
     Ok(named(answer(made), &model.info))
 }
 
@@ -259,18 +259,6 @@ fn answer(made: Made) -> Response {
     let mut response = ([(header::CONTENT_TYPE, "application/octet-stream")], made.body).into_response();
     response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(json));
     response
-}
-
-/// Bodies are read as they are: nobody's compressed data is expanded.
-fn plain(headers: &HeaderMap) -> Result<(), ApiError> {
-    match headers.get(header::CONTENT_ENCODING) {
-        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            let message =
-                format!("content encoding `{}` is not taken", String::from_utf8_lossy(coding.as_bytes()));
-            Err(ApiError::new(Kind::UnsupportedMediaType, message).hint("send the body uncompressed"))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn header_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {

@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes};
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 
 use crate::error::{ApiError, Kind};
+use crate::routes::json;
 
 /// What a tensor is made of.
 pub(super) trait Element: Sized {
@@ -59,7 +60,7 @@ pub(super) fn from_json<T: Element>(name: &str, json: &str, count: usize) -> Res
     let mut found = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let list = Flat { out: &mut found, count, _element: PhantomData::<T> };
-    list.deserialize(&mut deserializer).map_err(|e| bad(e.to_string()))?;
+    list.deserialize(&mut deserializer).map_err(|e| json::error(&format!("input `{name}`"), &e))?;
     if found.len() == count {
         return Ok(found);
     }
@@ -169,7 +170,9 @@ mod tests {
         }
         assert!(from_json::<f32>("x", "[1e39, 0]", 2).is_err(), "no float32");
         let deep = "[".repeat(100_000);
-        assert!(from_json::<u8>("x", &deep, 2).is_err());
+        let error = from_json::<u8>("x", &deep, 2).unwrap_err();
+        assert_eq!(error.kind, Kind::BadRequest);
+        assert!(error.message.starts_with("input `x`: nested deeper than 127 levels"), "{error}");
     }
 
     #[test]

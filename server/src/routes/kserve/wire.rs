@@ -12,7 +12,8 @@ use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::model::{InputKind, ModelInfo};
 use crate::picture::Upload;
-use crate::routes::body::{Item, too_many, unpack};
+use crate::routes::body::too_many;
+use crate::routes::coded::{Item, unpack};
 use crate::routes::json;
 
 /// The input of whole files.
@@ -259,7 +260,7 @@ fn whole_files(input: &InputTensor<'_>, data: Data<'_>, rules: Rules) -> Result<
             files(FILES, data, count)?.into_iter().map(text).enumerate().map(coded).collect()
         }
         Data::Binary(data) => {
-            let upload = |(i, bytes)| Upload { name: Some(name(i)), bytes, url: None };
+            let upload = |(i, bytes)| Upload { place: i, name: Some(name(i)), bytes, url: None };
             Ok(files(FILES, data, count)?.into_iter().enumerate().map(upload).collect())
         }
     }
