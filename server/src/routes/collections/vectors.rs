@@ -12,10 +12,10 @@ use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::model::Model;
 use crate::picture::{Upload, encode_all};
+use crate::routes::body::too_many;
 use crate::routes::coded::{Item, unpack};
 use crate::routes::images::ModelName;
 use crate::routes::negotiate::within;
-use crate::routes::body::too_many;
 use crate::state::AppState;
 
 /// A collection, and the loaded model that its vectors are of.
