@@ -144,7 +144,7 @@ async fn encode_one(
     let prepared = state.on_pool(Stage::Decode, Some(&model.info.name), prepare).await?;
     let (facts, pixels) = prepared.map_err(|e| upload.error(several, ApiError::decode(&e)))?;
     let reply = announced.submit_wanting(pixels, wants).map_err(|_| overloaded(state))?;
-    let encoded = answered(reply).await.map_err(|e| upload.error(several, e))?;
+    let encoded = finite(answered(reply).await?).map_err(|e| upload.error(several, e))?;
     Ok(Answer { upload, facts, encoded })
 }
 
@@ -163,22 +163,29 @@ pub(crate) async fn encode_crops(
     let replies = announced.into_iter().map(submit).collect::<Result<Vec<_>, _>>()?;
     let several = replies.len() > 1;
     let named = |(place, reply)| async move {
-        answered(reply).await.map_err(|e| if several { e.at(place, None) } else { e })
+        finite(answered(reply).await?).map_err(|e| if several { e.at(place, None) } else { e })
     };
     try_join_all(replies.into_iter().enumerate().map(named)).await
 }
 
+/// Fails as a batch does: it is not known because of which of its pictures.
 async fn answered(reply: Reply) -> Result<Encoded, ApiError> {
-    let failed = |message: String| ApiError::new(Kind::EncoderFailed, message);
     let start = Instant::now();
     let reply = reply.await;
     telemetry::stage("queue and encode", start.elapsed());
-    let encoded = reply.map_err(|_| failed("the worker is gone".to_owned()))?;
-    let encoded = encoded.map_err(|e| failed(e.to_string()))?;
-    if encoded.embedding.iter().chain(&encoded.saliency).any(|v| !v.is_finite()) {
-        return Err(failed("the model answered with numbers that are not finite".to_owned()));
+    let encoded = reply.map_err(|_| failed("the worker is gone"))?;
+    encoded.map_err(|e| failed(e.to_string()))
+}
+
+fn finite(encoded: Encoded) -> Result<Encoded, ApiError> {
+    if encoded.embedding.iter().chain(&encoded.saliency).all(|v| v.is_finite()) {
+        return Ok(encoded);
     }
-    Ok(encoded)
+    Err(failed("the model answered with numbers that are not finite"))
+}
+
+fn failed(message: impl Into<String>) -> ApiError {
+    ApiError::new(Kind::EncoderFailed, message)
 }
 
 fn prepare(

@@ -71,7 +71,7 @@ async fn what_is_not_taken_says_why() {
     let text = json!({"model": "fake", "input": [p, STANDARD.encode("a text, as OpenAI takes it")]});
     let text = ask(text).await;
     assert_eq!((text.status.as_u16(), text.code().as_str()), (415, "unsupported_image"));
-    assert!(text.json()["error"]["message"].as_str().unwrap().starts_with("`input[1]`: "));
+    assert!(text.json()["error"]["message"].as_str().unwrap().starts_with("picture 1 (`input[1]`): "));
     let many = json!({"model": "fake", "input": vec![p; Limits::default().max_images + 1]});
     assert_eq!(refused(many).await, (413, "too_many_images".to_owned()));
     let form = post(&fake_app(), "/v1/embeddings", &[("content-type", "image/png")], png(9, 9, [0; 3])).await;

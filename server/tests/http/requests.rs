@@ -367,9 +367,8 @@ async fn the_bad_one_of_several_is_named_by_number_and_name() {
     let dir = tempfile::tempdir().unwrap();
     let app = app_with_store(dir.path(), &Limits::default()).await;
     let (good, bad) = (base64(&photo()), base64(b"\x89PNG\r\n\x1a\nno"));
-    let crash = base64(&png(40, 40, [Fake::FAILS; 3]));
     let files = |bad: &str| json!({"inputs": [{"name": "files", "datatype": "BYTES", "shape": [2], "data": [good, bad]}]});
-    for (bad, status) in [(&*bad, 422), ("!", 400), (&*crash, 500), ("https://example.org/a.png", 422)] {
+    for (bad, status) in [(&*bad, 422), ("!", 400), ("https://example.org/a.png", 422)] {
         let cases = [
             ("/v1/embed", json!({"images": [good, {"name": "b.png", "data": bad}]}), "picture 1 (`b.png`): "),
             ("/v1/embed", json!({"images": [good, bad]}), "picture 1: "),
@@ -406,7 +405,7 @@ async fn the_bad_one_of_several_is_named_by_number_and_name() {
 async fn what_is_nested_too_deep_is_a_bad_request_everywhere() {
     let dir = tempfile::tempdir().unwrap();
     let app = app_with_store(dir.path(), &Limits::default()).await;
-    let nest = |n: usize, inner: Value| (0..n).fold(inner, |inner, _| json!({"must": [inner]}));
+    let nest = |n: usize| format!("{}{{}}{}", r#"{"must":["#.repeat(n), "]}".repeat(n));
     let lists = |n: usize| format!("{}0{}", "[".repeat(n), "]".repeat(n));
     let payload = |n: usize| {
         let depth = lists(n - 1);
@@ -418,18 +417,14 @@ async fn what_is_nested_too_deep_is_a_bad_request_everywhere() {
         r#"{{"inputs":[{{"name":"images","datatype":"UINT8","shape":[1,32,32,3],"data":{}}}]}}"#,
         lists(5000)
     );
-    let filter = |n| json!({"filter": nest(n, json!({}))}).to_string();
+    let filter = |n| format!(r#"{{"filter":{}}}"#, nest(n));
+    let search = format!(r#"{{"vector":[1,0,0],"fingerprint":"{FINGERPRINT}","filter":{}}}"#, nest(8));
     let cases = [
         ("/v1/collections/c/count", filter(7), 200),
         ("/v1/collections/c/count", filter(8), 400),
         ("/v1/collections/c/points/scroll", filter(8), 400),
         ("/v1/collections/c/points/delete", filter(40), 400),
-        (
-            SEARCH,
-            json!({"vector": [1, 0, 0], "fingerprint": FINGERPRINT, "filter": nest(8, json!({}))})
-                .to_string(),
-            400,
-        ),
+        (SEARCH, search, 400),
         ("/v1/collections/c/count", filter(5000), 400),
         (POINTS, payload(32), 200),
         (POINTS, payload(33), 400),
