@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use occlude_dataset::{Dataset, Error};
-use occlude_preprocess::{Broken, DecodeError, Limits, Picture};
+use occlude_preprocess::{AllBroken, Broken, DecodeError, Limits, Picture};
 
 /// Files in a row that may be broken.
 pub(super) const MAX_BROKEN: usize = 1000;
@@ -92,6 +92,12 @@ impl Store {
     /// How many files were found broken so far.
     pub fn broken(&self) -> usize {
         self.broken.lock().map_or(0, |b| b.1.count())
+    }
+
+    /// The error of a job that found nothing but broken files.
+    pub fn all_broken(&self) -> AllBroken {
+        let first = self.broken.lock().map(|b| b.1.first().to_owned()).unwrap_or_default();
+        AllBroken { folder: Some(self.dataset.root().to_owned()), count: self.broken(), first }
     }
 
     /// Keeps a decoded picture where there is room.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use occlude_preprocess::Preprocess;
 use rand::Rng;
 use tch::{Device, Tensor};
@@ -172,7 +172,7 @@ impl Source for Fresh {
         };
         Box::new(feed.map(|batch| match batch? {
             Some(batch) => self.examples(batch),
-            None => bail!("no picture to train on can be read; hint: the warnings above say why"),
+            None => Err(self.store.all_broken().into()),
         }))
     }
 }

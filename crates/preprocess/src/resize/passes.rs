@@ -175,31 +175,56 @@ mod wide {
             6, NONE, 9, NONE, 7, NONE, 10, NONE, 8, NONE, 11, NONE, NONE, NONE, NONE, NONE,
         );
         let groups = weights.taps.div_ceil(4);
-        let pairs = pairs(weights, groups);
-        let outputs = weights.starts.len();
+        let all = Groups { pairs: pairs(weights, groups), groups, order };
         let mut y = 0;
         while y < n {
-            let rows = ROWS.min(n - y);
-            for (i, &start) in weights.starts.iter().enumerate() {
-                let own = &pairs[i * groups..][..groups];
-                let mut sums = [(_mm256_setzero_si256(), _mm256_setzero_si256()); ROWS];
-                for (group, pair) in own.iter().enumerate() {
-                    let spread = |[a, b]: [i32; 2]| _mm256_set_m128i(_mm_set1_epi32(b), _mm_set1_epi32(a));
-                    let (w_low, w_high) = (spread(pair.0), spread(pair.1));
-                    for (row, (low, high)) in sums.iter_mut().enumerate().take(rows) {
-                        let at = 3 * (source.width * (first + y + row) + start - left + 4 * group);
-                        let samples = _mm256_broadcastsi128_si256(load(source.data, at));
-                        let samples = _mm256_shuffle_epi8(samples, order);
-                        *low = _mm256_add_epi32(*low, _mm256_madd_epi16(samples, w_low));
-                        *high = _mm256_add_epi32(*high, _mm256_madd_epi16(samples, w_high));
-                    }
-                }
-                for (row, (low, high)) in sums.iter().enumerate().take(rows) {
-                    let [r, g, b, _] = pixel(*low, *high);
-                    out[3 * ((y + row) * outputs + i)..][..3].copy_from_slice(&[r, g, b]);
+            if y + ROWS <= n {
+                some_rows::<ROWS>(source, (left, first + y, y), weights, &all, out);
+                y += ROWS;
+            } else {
+                some_rows::<1>(source, (left, first + y, y), weights, &all, out);
+                y += 1;
+            }
+        }
+    }
+
+    /// Weights as a pass along x takes them.
+    struct Groups {
+        pairs: Vec<([i32; 2], [i32; 2])>,
+        /// Groups of four taps of an output.
+        groups: usize,
+        /// Where the samples of four pixels go.
+        order: __m256i,
+    }
+
+    /// `N` rows from row `from` on, into those from `to` on.
+    #[target_feature(enable = "avx2")]
+    fn some_rows<const N: usize>(
+        source: Rows<'_>,
+        (left, from, to): (usize, usize, usize),
+        weights: &Weights,
+        all: &Groups,
+        out: &mut [u8],
+    ) {
+        let outputs = weights.starts.len();
+        let zero = _mm256_setzero_si256();
+        for (i, &start) in weights.starts.iter().enumerate() {
+            let (mut lows, mut highs) = ([zero; N], [zero; N]);
+            for (group, &([a, b], [c, d])) in all.pairs[i * all.groups..][..all.groups].iter().enumerate() {
+                let w_low = _mm256_set_m128i(_mm_set1_epi32(b), _mm_set1_epi32(a));
+                let w_high = _mm256_set_m128i(_mm_set1_epi32(d), _mm_set1_epi32(c));
+                for (row, (low, high)) in lows.iter_mut().zip(&mut highs).enumerate() {
+                    let at = 3 * (source.width * (from + row) + start - left + 4 * group);
+                    let samples = _mm256_broadcastsi128_si256(load(source.data, at));
+                    let samples = _mm256_shuffle_epi8(samples, all.order);
+                    *low = _mm256_add_epi32(*low, _mm256_madd_epi16(samples, w_low));
+                    *high = _mm256_add_epi32(*high, _mm256_madd_epi16(samples, w_high));
                 }
             }
-            y += rows;
+            for (row, (&low, &high)) in lows.iter().zip(&highs).enumerate() {
+                let [r, g, b, _] = pixel(low, high);
+                out[3 * ((to + row) * outputs + i)..][..3].copy_from_slice(&[r, g, b]);
+            }
         }
     }
 
@@ -236,10 +261,7 @@ mod wide {
                 let at = 2 * twos.len() * stride + x;
                 add(&mut sums, (load(inputs, at), _mm_setzero_si128()), apart(last, 0));
             }
-            let [first, second] = sums.map(|[low, high]| {
-                let sum = _mm256_add_epi32(low, _mm256_slli_epi32::<LOW>(high));
-                _mm256_srai_epi32::<{ PRECISION as i32 }>(_mm256_add_epi32(sum, _mm256_set1_epi32(HALF)))
-            });
+            let [first, second] = [rounded(sums[0]), rounded(sums[1])];
             // packing works in halves: put the four quarters back in their order
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(first, second));
             let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
@@ -248,6 +270,14 @@ mod wide {
             unsafe { _mm_storeu_si128(place.as_mut_ptr().cast(), bytes) };
             x += LANES;
         }
+    }
+
+    /// Eight rounded sums.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn rounded([low, high]: [__m256i; 2]) -> __m256i {
+        let sum = _mm256_add_epi32(low, _mm256_slli_epi32::<LOW>(high));
+        _mm256_srai_epi32::<{ PRECISION as i32 }>(_mm256_add_epi32(sum, _mm256_set1_epi32(HALF)))
     }
 
     /// Adds sixteen samples of two rows times their weights: the first eight, the last eight; low bits, rest.
