@@ -101,7 +101,11 @@ fn an_incomplete_checkpoint_is_an_error() {
 fn what_cannot_be_written_is_an_error() {
     let (folder, options) = place();
     let options = Options { out: folder.path().join("nowhere/out.pkl"), ..options };
-    assert!(matches!(refused(&options), Error::Checkpoint(_)));
+    let error = refused(&options);
+    assert!(
+        matches!(&error, Error::Output(Refused::NoFolder { path, .. }) if *path == options.out),
+        "{error}"
+    );
     let nowhere = folder.path().join("nowhere/driver.py");
     let refused = write_driver(&nowhere, false).expect_err("no folder");
     assert!(

@@ -49,7 +49,8 @@ fn it_stays_where_the_pictures_move_or_change_their_form() {
 #[test]
 fn it_changes_with_every_change_of_the_pictures() {
     let known = of(tree().path());
-    let changes: [(&str, &dyn Fn(&Path)); 6] = [
+    type Change = (&'static str, &'static dyn Fn(&Path));
+    let changes: [Change; 6] = [
         ("one more", &|dir| write(dir, "b/4.jpg", "b/4.jpg")),
         ("one less", &|dir| fs::remove_file(dir.join("a/1.jpg")).expect("removed")),
         ("another one", &|dir| fs::rename(dir.join("a/2.jpg"), dir.join("a/5.jpg")).expect("renamed")),

@@ -109,7 +109,7 @@ impl<R: Read + Seek> Scan<'_, R> {
                 (Message::Entry, 1, _) => key = self.text(length)?,
                 (Message::Entry, 2, _) => value = self.text(length)?,
                 (_, _, Some((.., child))) if depth > 0 && tag & 7 == 2 => {
-                    self.message(stop, *child, depth - 1)?
+                    self.message(stop, *child, depth - 1)?;
                 }
                 _ => self.skip(length)?,
             }
@@ -210,7 +210,7 @@ mod tests {
         let hollow = field(7, &field(5, &field(13, &[0xff; 40])));
         for bytes in [b"no model at all".to_vec(), vec![0xff; 100], hollow, vec![7 << 3 | 2, 200, 1, 0]] {
             std::fs::write(&path, bytes).unwrap();
-            assert_eq!(files(&path), [path.clone()]);
+            assert_eq!(files(&path), std::slice::from_ref(&path));
         }
         std::fs::write(&path, "abc").unwrap();
         let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";

@@ -193,7 +193,7 @@ async fn precisions_of_one_checkpoint_are_models_of_their_own() {
     assert_eq!(get(&app, "/v1/models").await.json()["data"][1]["identity"], "int8");
     assert_eq!(get(&app, "/v2/models/i8").await.json()["parameters"]["identity"], "int8");
     let metrics = String::from_utf8(get(&app, "/metrics").await.bytes).unwrap();
-    assert!(metrics.contains("model=\"i8\",fingerprint=\"f00dfeed\",identity=\"int8\""), "{metrics}");
+    assert!(metrics.contains("fingerprint=\"f00dfeed\",identity=\"int8\",model=\"i8\""), "{metrics}");
     // In place of the first model, with what it indexed, from one request to the next.
     let next = precise_model("r18", "fp16", &state, &limits);
     let gallery = indexed(dir.path(), &next);

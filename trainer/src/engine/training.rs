@@ -215,11 +215,13 @@ impl<'a> Engine<'a> {
     pub(super) fn no_data(&self) -> String {
         let data = self.run.data.display();
         let last = self.run.out.display();
-        let why = match self.run.data.exists() {
-            true => self.store.all_broken().to_string(),
-            false => format!("no picture of `{data}` is there any more"),
+        let why = match &self.pictures {
+            Pictures::Stored(store) if self.run.data.exists() => store.all_broken().to_string(),
+            _ => format!("no picture of `{data}` is there any more"),
         };
-        format!("{why}; hint: bring the data back, then `--resume` goes on from the last checkpoint in `{last}`")
+        format!(
+            "{why}; hint: bring the data back, then `--resume` goes on from the last checkpoint in `{last}`"
+        )
     }
 
     /// Reads what was measured from the device, which waits for it, into the meters; the last of it by name.

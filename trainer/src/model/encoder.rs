@@ -192,7 +192,7 @@ impl Encoder {
                 ),
                 Op::BatchNorm { .. } => {
                     let copies = copies.as_ref().map(|c| self.statistics.of(c, id));
-                    batch_norm(input(0), params, mode, copies)
+                    batch_norm(input(0), params, mode, copies.as_ref())
                 }
                 // nothing else reads what a rectifier reads, and no backward pass needs it
                 Op::Relu => input(0).shallow_clone().relu_(),
@@ -306,7 +306,7 @@ pub(crate) fn channels_last(x: &Tensor) -> Tensor {
 }
 
 /// `copies`: the running statistics of each group, where there are several and they are updated.
-fn batch_norm(x: &Tensor, params: &[Tensor], mode: Mode, copies: Option<[Vec<Tensor>; 2]>) -> Tensor {
+fn batch_norm(x: &Tensor, params: &[Tensor], mode: Mode, copies: Option<&[Vec<Tensor>; 2]>) -> Tensor {
     let [weight, bias, mean, var] = params else { unreachable!("a normalisation has four tensors") };
     let (momentum, eps) = (Graph::BN_MOMENTUM, Graph::BN_EPS);
     let norm = |x: &Tensor, [w, b]: [&Tensor; 2], running: Option<[&Tensor; 2]>, training: bool| {
@@ -321,7 +321,7 @@ fn batch_norm(x: &Tensor, params: &[Tensor], mode: Mode, copies: Option<[Vec<Ten
             // the gradients of the groups are summed in one operator, not one by one
             let [ws, bs] = [weight, bias].map(|p| p.unsqueeze(0).expand([splits, -1], false).unbind(0));
             let part = |(i, part): (usize, &Tensor)| {
-                norm(part, [&ws[i], &bs[i]], copies.as_ref().map(|[m, v]| [&m[i], &v[i]]), true)
+                norm(part, [&ws[i], &bs[i]], copies.map(|[m, v]| [&m[i], &v[i]]), true)
             };
             Tensor::cat(&x.chunk(splits, 0).iter().enumerate().map(part).collect::<Vec<_>>(), 0)
         }

@@ -289,7 +289,7 @@ impl Found {
                 String::new(),
             ]);
         }
-        table("serving | images/s | p50, ms | p99, ms", "---|---:|---:|---:", rows.into_iter())
+        table("serving | images/s | p50, ms | p99, ms", "---|---:|---:|---:", rows)
     }
 
     /// First requests, and memory.

@@ -77,10 +77,8 @@ mod tests {
 
     /// An EXIF block with one entry of a type and count; `value` are the four bytes of its value.
     fn block(little: bool, kind: u16, count: u32, value: [u8; 4]) -> Vec<u8> {
-        let (short, long): (fn(u16, bool) -> [u8; 2], fn(u32, bool) -> [u8; 4]) = (
-            |v, l| if l { v.to_le_bytes() } else { v.to_be_bytes() },
-            |v, l| if l { v.to_le_bytes() } else { v.to_be_bytes() },
-        );
+        let short = |v: u16, l| if l { v.to_le_bytes() } else { v.to_be_bytes() };
+        let long = |v: u32, l| if l { v.to_le_bytes() } else { v.to_be_bytes() };
         let magic: &[u8] = if little { b"II\x2a\0" } else { b"MM\0\x2a" };
         let mut out = magic.to_vec();
         out.extend(long(8, little));

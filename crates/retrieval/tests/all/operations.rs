@@ -184,10 +184,7 @@ fn vectors_of_another_model_are_refused() {
     let search = store.search("shop", "0ther", &Query::id("a", 1)).unwrap_err();
     for error in [write, search] {
         let message = error.to_string();
-        assert!(
-            message.contains("`5eed`") && message.contains("`0ther`") && message.contains("hint:"),
-            "{message}"
-        );
+        assert!(message.contains("`5eed`") && message.contains("hint:"), "{message}");
         assert_eq!(error.kind(), Kind::WrongFingerprint);
     }
     assert_eq!(store.count("shop", None).unwrap(), 3);
@@ -316,6 +313,8 @@ fn vectors_of_another_precision_are_refused() {
         assert_eq!(store.upsert("c", maker, &points).unwrap_err().kind(), Kind::WrongFingerprint, "{maker}");
         let error = store.search("c", maker, &Query::vector(vec![1.0, 0.0], 1)).unwrap_err();
         assert_eq!(error.kind(), Kind::WrongFingerprint, "{maker}");
+        let message = error.to_string();
+        assert!(message.contains("`fp32`") && message.contains(&format!("`{maker}`")), "{message}");
     }
     store.upsert("c", "fp32", &points).unwrap();
     let error = store.ensure_collection("c", &of("int8")).unwrap_err().to_string();
