@@ -124,15 +124,27 @@ fn pictures_of_any_size_where_that_is_asked_for() {
     }
 }
 
+/// Flags of an int8 model for this processor: products of 8 bits overflow where it has no VNNI.
+fn weight_bits() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if !is_x86_feature_detected!("avx512vnni") && !is_x86_feature_detected!("avxvnni") {
+        return " --reduce-range";
+    }
+    ""
+}
+
 #[test]
 fn halves_and_integers_stay_close() {
-    let int8 = "--precision int8 --calibrate @/pictures";
+    let int8 = &format!("--precision int8 --calibrate @/pictures{}", weight_bits());
     let models = [
         onnx("half", "--precision fp16 --input uint8"),
         onnx("half_stages", "--precision fp16 --outputs embedding,res2,res5,projection"),
         onnx("int8", int8),
         onnx("int8_bytes", &format!("{int8} --input uint8 --outputs embedding,res3,projection")),
-        onnx("int8_kept", &format!("{int8} --keep-float first,last --reduce-range --calibration entropy")),
+        onnx(
+            "int8_kept",
+            "--precision int8 --calibrate @/pictures --reduce-range --keep-float first,last --calibration entropy",
+        ),
         onnx("int8_dynamic", &format!("{int8} --dynamic-size --calibration percentile:99.999")),
     ];
     for (model, found) in models.iter().zip(compared(&models, SIDE)) {
@@ -153,7 +165,8 @@ fn halves_and_integers_stay_close() {
 #[test]
 fn verify_holds_lower_precision_against_single() {
     let (checkpoint, pictures) = (checkpoint(), place().join("pictures"));
-    for (name, flags) in [("v16", "--precision fp16"), ("v8", "--precision int8 --calibrate @/pictures")] {
+    let int8 = &format!("--precision int8 --calibrate @/pictures{}", weight_bits());
+    for (name, flags) in [("v16", "--precision fp16"), ("v8", int8)] {
         let model = onnx(name, flags);
         let verify = |more: &[&str]| {
             let mut arguments: Vec<&dyn AsRef<OsStr>> =
@@ -373,7 +386,12 @@ fn other_resnets_are_torchvisions() {
         assert!(said.stderr.contains(arch), "{}", said.stderr);
         let pictures = at("pictures");
         run::run("occlude-export", &[&"verify", &single, &file, &pictures, &"--limit", &"2"]).ok();
-        export(&int8, &[&"--precision", &"int8", &"--calibrate", &pictures]);
+        let mut flags: Vec<&dyn AsRef<OsStr>> = vec![&"--precision", &"int8", &"--calibrate", &pictures];
+        let bits = weight_bits().trim();
+        if !bits.is_empty() {
+            flags.push(&bits);
+        }
+        export(&int8, &flags);
         let found = run::python(SCRIPT, &[Path::new("compare"), &file, Path::new(SIDE), &single, &int8]);
         assert!(number(&found[0], "error") < tolerance::ONNX_ERROR, "{arch}: {found}");
         assert!(number(&found[1], "cosine") >= tolerance::INT8_COSINE, "{arch}: {found}");

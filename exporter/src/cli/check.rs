@@ -70,7 +70,11 @@ pub(super) fn run_verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     if !comparison.answers_golden() {
         eprintln!("error: the golden picture is not answered as the file says; hint: export the model again");
     } else if comparison.same_fingerprint() {
-        eprintln!("error: differences past the tolerance of {tolerance}");
+        let hint = match comparison.precision.as_str() {
+            "int8" => "; hint: for an x86 processor without VNNI export with `--reduce-range`",
+            _ => "",
+        };
+        eprintln!("error: differences past the tolerance of {tolerance}{hint}");
     } else {
         eprintln!("error: the model was not written from this checkpoint; hint: export it again");
     }

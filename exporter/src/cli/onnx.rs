@@ -101,7 +101,7 @@ pub(super) struct PrecisionArgs {
     /// Parts of an int8 model that stay in floating point
     #[arg(long, value_enum, value_delimiter = ',', default_value = "none")]
     keep_float: Vec<Part>,
-    /// Weights of 7 bits: for processors without VNNI (before 2019), whose 8-bit products overflow
+    /// Weights of 7 bits: for x86 processors without VNNI, whose 8-bit products overflow
     #[arg(long)]
     reduce_range: bool,
 }
