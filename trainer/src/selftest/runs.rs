@@ -90,14 +90,21 @@ fn tiny(recipe: Recipe) -> Config {
     c
 }
 
-/// Three steps of every recipe. What is masked is drawn on the device, where the CPU's draws do not repeat.
+/// A few steps of every recipe. What is masked is drawn on the device, where the CPU's draws do not repeat.
 pub(super) fn methods(device: Device) -> Result<Vec<Check>> {
     let _exact = Tf32::allow(false);
+    // the CPU against itself shows that a recipe runs; where its losses would part, only another device could show
+    let steps = if device.is_cuda() { 3 } else { 1 };
     let check = |&recipe: &Recipe| -> Result<Check> {
         let config = tiny(recipe);
-        let found = worst(&losses(&config, false, device, 3)?, &losses(&config, false, Device::Cpu, 3)?);
+        let found =
+            worst(&losses(&config, false, device, steps)?, &losses(&config, false, Device::Cpu, steps)?);
         let bound = if config.masking.is_some() { tolerance::OTHER_DRAWS } else { tolerance::DEVICE_LOSS };
-        Ok(Check::at_most(format!("loss of 3 steps, {}, relative error", recipe.name()), found, bound))
+        Ok(Check::at_most(
+            format!("loss of the first steps, {}, relative error", recipe.name()),
+            found,
+            bound,
+        ))
     };
     Recipe::value_variants().iter().map(check).collect()
 }

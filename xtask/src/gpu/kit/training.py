@@ -45,7 +45,7 @@ def selftest(run, name, env):
     if run.device == "cpu" and name != "tf32-off":
         raise Skipped("only CUDA has TF32")
     words = [*run.tool("occlude-train"), "selftest", "--device", run.device]
-    text = run.command(words, f"selftest {name}", 150, env, ok=(0, 3))
+    text = run.command(words, f"selftest {name}", 300, env, ok=(0, 3))
     rows = {}
     for line in text.splitlines():
         words = line.split()
