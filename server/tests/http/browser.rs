@@ -132,8 +132,10 @@ impl Browser {
     }
 
     pub(crate) fn open(&self, url: &str) {
+        // The page before, if any, may answer a little longer.
+        self.eval("window.isLeft = true");
         self.call("Page.navigate", &json!({ "url": url }));
-        self.until("document.readyState === 'complete' && location.href !== 'about:blank'");
+        self.until("!window.isLeft && document.readyState === 'complete' && location.href !== 'about:blank'");
     }
 
     pub(crate) fn size(&self, width: u32, height: u32, phone: bool) {
