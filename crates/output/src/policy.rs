@@ -61,7 +61,7 @@ fn same(a: &Path, b: &Path) -> String {
     }
 }
 
-/// Holds the files that a command is going to write against those that it reads; see the [crate](crate).
+/// Holds the files that a command is going to write against those that it reads; see the crate.
 ///
 /// Inputs that do not exist are somebody else's error, and folders among them are no files. Call it before the work,
 /// and with every file that will be written, also those whose names follow from another's.

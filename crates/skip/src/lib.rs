@@ -1,6 +1,6 @@
 //! The one way in which a test says that it could not run here.
 //!
-//! A test that returns early passes, and what it prints is kept from the reader; so it calls [`test`] first. `cargo xtask
+//! A test that returns early passes, and what it prints is kept from the reader; so it calls [`test()`] first. `cargo xtask
 //! test` lists these calls at its end, and fails on them with `--no-skips`. `#[ignore]` counts as a skip as well.
 
 use std::fs::OpenOptions;

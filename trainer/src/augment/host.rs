@@ -202,7 +202,7 @@ fn blend(block: &mut Pixels, factor: f32, other: impl Fn(usize) -> f32) {
     }
 }
 
-/// As [`super::hue`].
+/// As the hue of the tensor operators.
 #[inline(always)]
 fn hue(block: &mut Pixels, shift: f32) {
     let [red, green, blue] = block;
