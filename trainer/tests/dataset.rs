@@ -168,7 +168,7 @@ fn what_is_no_sound_picture_is_told_and_nothing_is_waited_for() {
     assert_eq!(said.code, Some(3), "{}", said.stderr);
     let left_out = "left out: 2 files: 1 .heic, 1 no regular file; 1 link to folders that are listed already; \
                     classes without a picture: empty";
-    for line in ["25 pictures, 4 classes", "broken: 1", "half.jpg`: incomplete JPEG", left_out] {
+    for line in ["25 pictures, 4 classes", "broken: 1", "half.jpg`: truncated JPEG", left_out] {
         assert!(said.stdout.contains(line), "{line}: {}", said.stdout);
     }
     let json = index(dir.path(), "@/train");
