@@ -11,6 +11,16 @@ use std::sync::OnceLock;
 use xtask::server::{Server, free_port};
 use xtask::{paths, sh};
 
+/// Whether nobody asked for these tests, which build the tools and several environments.
+#[track_caller]
+fn unasked() -> bool {
+    let unasked = std::env::var_os("OCCLUDE_REHEARSE").is_none();
+    if unasked {
+        occlude_skip::test("rehearsal", "`OCCLUDE_REHEARSE=1` runs it; it takes many minutes");
+    }
+    unasked
+}
+
 /// The folder of everything here, and the wheel.
 fn place() -> &'static (PathBuf, PathBuf) {
     static PLACE: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
@@ -59,6 +69,9 @@ fn unpacked() -> PathBuf {
 
 #[test]
 fn the_tag_is_the_newest_glibc_that_a_program_names() {
+    if unasked() {
+        return;
+    }
     let (_, wheel) = place();
     let name = wheel.file_name().unwrap().to_string_lossy().into_owned();
     let tag = name.split("-py3-none-manylinux_2_").nth(1).and_then(|rest| rest.strip_suffix("_x86_64.whl"));
@@ -89,6 +102,9 @@ fn newest_symbol(bytes: &[u8], prefix: &[u8]) -> u32 {
 
 #[test]
 fn the_wheel_holds_what_pip_and_people_need() {
+    if unasked() {
+        return;
+    }
     let (_, wheel) = place();
     assert!(fs::metadata(wheel).unwrap().len() < 40 << 20);
     let root = unpacked();
@@ -110,6 +126,9 @@ fn the_wheel_holds_what_pip_and_people_need() {
 
 #[test]
 fn no_folder_of_the_building_machine_is_searched_for_libraries() {
+    if unasked() {
+        return;
+    }
     let root = unpacked();
     for tool in paths::TOOLS {
         let program = root.join("occlude/bin").join(tool);
@@ -121,6 +140,9 @@ fn no_folder_of_the_building_machine_is_searched_for_libraries() {
 
 #[test]
 fn from_pictures_to_an_answer_of_the_server() {
+    if unasked() {
+        return;
+    }
     let venv = full();
     let cwd = venv.cwd();
     pictures::tree(&cwd.join("train"), 12, 1);
@@ -153,11 +175,17 @@ fn from_pictures_to_an_answer_of_the_server() {
 
 #[test]
 fn selftest_passes() {
+    if unasked() {
+        return;
+    }
     full().words("occlude-train", "selftest --device cpu").ok();
 }
 
 #[test]
 fn doctor_finds_everything() {
+    if unasked() {
+        return;
+    }
     let said = full().words("python", "-m occlude doctor").ok();
     for what in ["torch", "onnxruntime", "occlude-train doctor", "occlude-serve", "libtorch       2.11"] {
         assert!(said.stdout.contains(what), "no `{what}`:\n{}", said.stdout);
@@ -167,6 +195,9 @@ fn doctor_finds_everything() {
 
 #[test]
 fn without_torch_the_trainer_says_what_to_install_and_the_others_run() {
+    if unasked() {
+        return;
+    }
     let said = bare().words("occlude-train", "doctor");
     assert_eq!((said.code, said.stdout.as_str()), (1, ""));
     assert!(said.stderr.starts_with("error: occlude-train: torch 2.11 is needed"), "{}", said.stderr);
@@ -183,6 +214,9 @@ fn without_torch_the_trainer_says_what_to_install_and_the_others_run() {
 
 #[test]
 fn python_m_occlude_says_what_there_is() {
+    if unasked() {
+        return;
+    }
     let said = bare().words("python", "-m occlude").ok();
     assert!(paths::TOOLS.iter().all(|tool| said.stdout.contains(tool)), "{}", said.stdout);
     assert!(bare().words("python", "-m occlude serve --version").ok().stdout.starts_with("occlude-serve"));
@@ -205,6 +239,9 @@ fn fake_torch(packages: &Path, version: &str) {
 
 #[test]
 fn a_torch_of_another_release_is_named() {
+    if unasked() {
+        return;
+    }
     let venv = fresh("old torch");
     for version in ["2.3.1+cpu", "2.1.10", "2.110.0", "3.11.0"] {
         fake_torch(&venv.packages(), version);
@@ -227,6 +264,9 @@ fn a_torch_of_another_release_is_named() {
 
 #[test]
 fn a_folder_of_pictures_called_torch_is_no_package() {
+    if unasked() {
+        return;
+    }
     let venv = bare();
     fs::create_dir_all(venv.cwd().join("torch/class")).unwrap();
     let said = venv.words("python", "-m occlude train doctor");
@@ -235,6 +275,9 @@ fn a_folder_of_pictures_called_torch_is_no_package() {
 
 #[test]
 fn libtorch_of_the_users_choice_is_taken_or_refused_by_name() {
+    if unasked() {
+        return;
+    }
     let ours = libtorch();
     let venv = bare();
     Said::of(venv.command("occlude-train").arg("doctor").env("LIBTORCH", &ours)).ok();
@@ -255,6 +298,9 @@ fn libtorch_of_the_users_choice_is_taken_or_refused_by_name() {
 
 #[test]
 fn a_torch_without_cuda_is_enough_for_the_cpu() {
+    if unasked() {
+        return;
+    }
     let venv = fresh("torch without cuda");
     let ours = libtorch();
     let packages = venv.packages();
@@ -303,6 +349,9 @@ impl Scripts {
 
 #[test]
 fn arguments_input_and_exit_status_pass_through() {
+    if unasked() {
+        return;
+    }
     let scripts = Scripts::new("wheel-status", "printf '%s|' \"$@\"; cat; exit 37");
     let mut command = scripts.command();
     command.args(["a b", "", "--c=*"]).stdin(fs::File::open(paths::root().join("rustfmt.toml")).unwrap());
@@ -314,6 +363,9 @@ fn arguments_input_and_exit_status_pass_through() {
 
 #[test]
 fn signals_are_not_left_ignored() {
+    if unasked() {
+        return;
+    }
     let scripts = Scripts::new("wheel-signals", "grep SigIgn /proc/self/status");
     let of = |command: &mut Command| Said::of(command).ok().stdout;
     let bare = of(Command::new("grep").args(["SigIgn", "/proc/self/status"]));
@@ -322,6 +374,9 @@ fn signals_are_not_left_ignored() {
 
 #[test]
 fn the_users_variables_win_and_empty_ones_count_as_unset() {
+    if unasked() {
+        return;
+    }
     let scripts = Scripts::new("wheel-variables", "echo \"$ORT_DYLIB_PATH|$OCCLUDE_PYTHON\"");
     let said = Said::of(scripts.command().env("ORT_DYLIB_PATH", "/a b.so").env("OCCLUDE_PYTHON", "/p")).ok();
     assert_eq!(said.stdout, "/a b.so|/p\n");
@@ -333,6 +388,9 @@ fn the_users_variables_win_and_empty_ones_count_as_unset() {
 
 #[test]
 fn a_program_that_is_gone_is_named() {
+    if unasked() {
+        return;
+    }
     let scripts = Scripts::new("wheel-gone", "");
     fs::remove_file(scripts.0.join("occlude/bin/occlude-serve")).unwrap();
     let said = Said::of(&mut scripts.command());
