@@ -63,6 +63,7 @@ fn missing_files_are_named() {
     refused("occlude-train", "pretrain @/nowhere --recipe moco-v2 --out @/run", FAILED, "nowhere");
     refused("occlude-train", "knn @/gone.safetensors @/good @/good", FAILED, "gone.safetensors");
     refused("occlude-train", "embed @/gone.safetensors @/good", FAILED, "gone.safetensors");
+    refused("occlude-train", "localise @/gone.safetensors @/good --masks @/nowhere", FAILED, "nowhere");
     refused("occlude-export", "onnx @/gone.safetensors @/out.onnx", FAILED, "gone.safetensors");
     refused("occlude-export", "verify @/gone.onnx @/gone.safetensors @/good", FAILED, "gone.");
     refused("occlude-export", "inspect @/gone.safetensors", FAILED, "gone.safetensors");

@@ -19,6 +19,7 @@ pub mod engine;
 pub mod eval;
 pub mod lock;
 pub mod loss;
+pub mod maps;
 pub mod mask;
 pub mod method;
 pub mod mix;

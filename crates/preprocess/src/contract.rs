@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::resize::{Part, resize_part};
-use crate::{HighPass, Interpolation, Rgb};
+use crate::{CropBox, HighPass, Interpolation, Rgb};
 
 /// Version of the JSON form.
 const VERSION: u64 = 1;
@@ -240,6 +240,17 @@ impl Preprocess {
         let outputs = u32::try_from(resized).unwrap_or(u32::MAX);
         let first = half_to_even(i64::from(outputs) - i64::from(self.crop)).max(0);
         Part { outputs, first: first as u32, count: self.crop }
+    }
+
+    /// The part of a `width` x `height` picture that [`Self::pixels`] shows, in its pixels.
+    pub fn shown(&self, width: u32, height: u32) -> CropBox {
+        let along = |side: u32, other: u32| {
+            let part = self.window(side, other.max(1));
+            let scale = f64::from(side) / f64::from(part.outputs.max(1));
+            (f64::from(part.first) * scale, f64::from(part.count) * scale)
+        };
+        let ((left, width), (top, height)) = (along(width.max(1), height), along(height.max(1), width));
+        CropBox { left, top, width, height }
     }
 
     /// The input tensor `(3, H, W)` of a picture that already has its size.

@@ -211,3 +211,30 @@ proptest! {
         let _ = Preprocess::from_json(&text);
     }
 }
+
+/// A picture whose red is its column and whose green its row tells where its crop was taken.
+#[test]
+fn what_is_shown_is_where_the_pixels_come_from() {
+    let contract = Preprocess::imagenet(64);
+    for (width, height) in [(200, 200), (400, 150), (131, 377), (64, 64), (30, 90), (1000, 75)] {
+        let at = |i: u32, n: u32| ((f64::from(i) + 0.5) / f64::from(n) * 250.0).round() as u8;
+        let pixel = |i: u32| [at(i % width, width), at(i / width, height), 0];
+        let image = Rgb { width, height, data: (0..width * height).flat_map(pixel).collect() };
+        let (pixels, shown) = (contract.pixels(&image), contract.shown(width, height));
+        for (x, y) in [(4u32, 4u32), (32, 32), (59, 59), (59, 4)] {
+            let value = |c: usize| f64::from(pixels.data[((y * 64 + x) * 3) as usize + c]) / 250.0;
+            let expect = |i: u32, start: f64, length: f64, side: u32| {
+                (start + length * (f64::from(i) + 0.5) / 64.0) / f64::from(side)
+            };
+            let apart = (value(0) - expect(x, shown.left, shown.width, width))
+                .abs()
+                .max((value(1) - expect(y, shown.top, shown.height, height)).abs());
+            assert!(apart < 0.012, "{width}x{height} at {x},{y}: {apart}");
+        }
+        let inside = shown.left >= 0.0 && shown.left + shown.width <= f64::from(width) + 1e-9;
+        assert!(
+            inside && shown.top >= 0.0 && shown.top + shown.height <= f64::from(height) + 1e-9,
+            "{shown:?}"
+        );
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! A saliency map is a small grid of numbers, row-major `(height, width)`: the channel sum of an encoder's last
 //! feature map (SCDA, arXiv 1604.04994). Everything here is a pure function of such a grid; no image codec, no
-//! HTTP, no tensor library.
+//! HTTP, no tensor library. [`score`] tells how good a map is where the truth is known, beside the maps of [`prior`].
 //!
 //! ```
 //! use occlude_saliency::{Map, foreground};
@@ -18,10 +18,12 @@ mod mask;
 mod place;
 pub mod polygon;
 mod pool;
+pub mod prior;
 mod render;
 pub mod rle;
+pub mod score;
 
-pub use map::{Map, normalise, upsample};
+pub use map::{Map, normalise, spread, upsample};
 pub use mask::{CellBox, DEVIATIONS, Mask, foreground, foreground_above, threshold, threshold_at};
 pub use place::{Placement, Rect};
 pub use pool::foreground_pooled;
@@ -56,6 +58,23 @@ pub enum Error {
         /// Row-major index of the first such value.
         index: usize,
     },
+    /// Two grids that belong together have different sizes.
+    #[error("a map of {} x {} and a mask or map of {} x {}: expected one size", .map.0, .map.1, .mask.0, .mask.1)]
+    Sizes {
+        /// Rows and columns of the first.
+        map: (usize, usize),
+        /// Rows and columns of the other.
+        mask: (usize, usize),
+    },
+    /// A value that is to be judged lies outside of 0..1.
+    #[error("value {index} of the map is not in 0..1; hint: scale the map first")]
+    Range {
+        /// Row-major index of the first such value.
+        index: usize,
+    },
+    /// A truth without foreground: no map can find what is not there.
+    #[error("the mask has no foreground")]
+    NoObject,
     /// A compressed run-length string that no encoder writes.
     #[error("run-length string is invalid at byte {at}: {what}")]
     Rle {

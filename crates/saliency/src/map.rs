@@ -1,6 +1,6 @@
 //! The grid of values, and its bilinear interpolation.
 
-use crate::{Error, check_len};
+use crate::{Error, Rect, check_len};
 
 /// A checked view of a saliency map: `(height, width)`, row-major, every value finite.
 #[derive(Debug, Clone, Copy)]
@@ -102,9 +102,34 @@ pub fn upsample(map: Map<'_>, height: usize, width: usize) -> Vec<f32> {
     out
 }
 
+/// [`upsample`] of a map that covers `rect` of a picture of `height` x `width` pixels, not necessarily all of it: outside,
+/// the values of the nearest edge go on. Shape: `(height, width)`, row-major.
+pub fn spread(map: Map<'_>, rect: &Rect, height: usize, width: usize) -> Vec<f32> {
+    let tap = |i: usize, start: f64, length: f64, cells: usize| {
+        Tap::new((i as f64 + 0.5 - start) / length * cells as f64, cells)
+    };
+    let columns: Vec<Tap> = (0..width).map(|x| tap(x, rect.left, rect.width, map.width())).collect();
+    let mut out = Vec::with_capacity(height.saturating_mul(width));
+    for y in 0..height {
+        let row = tap(y, rect.top, rect.height, map.height());
+        out.extend(columns.iter().map(|&column| bilinear(map, row, column)));
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spreading_is_upsampling_in_a_part_of_the_picture() {
+        let map = Map::new(2, 2, &[0.0, 4.0, 8.0, 12.0]).unwrap();
+        let whole = Rect { left: 0.0, top: 0.0, width: 4.0, height: 4.0 };
+        assert_eq!(spread(map, &whole, 4, 4), upsample(map, 4, 4));
+        // two columns to the left of the map, one to the right of it
+        let part = Rect { left: 2.0, top: 0.0, width: 2.0, height: 2.0 };
+        assert_eq!(spread(map, &part, 2, 5), [0.0, 0.0, 0.0, 4.0, 4.0, 8.0, 8.0, 8.0, 12.0, 12.0]);
+    }
 
     #[test]
     fn rejects_what_is_no_map() {

@@ -146,7 +146,7 @@ pub(super) struct EmbedArgs {
 
 /// How to read a checkpoint.
 #[derive(Args, Debug)]
-struct WeightArgs {
+pub(super) struct WeightArgs {
     /// What the encoder's names begin with, where several encoders are in the file
     #[arg(long)]
     prefix: Option<String>,
@@ -159,7 +159,7 @@ struct WeightArgs {
 }
 
 /// The encoder of a checkpoint and the contract it comes with.
-fn open<'a>(
+pub(super) fn open<'a>(
     checkpoint: &'a Checkpoint,
     args: &WeightArgs,
 ) -> Result<(occlude_checkpoint::Encoder<'a>, Preprocess)> {

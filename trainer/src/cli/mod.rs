@@ -2,6 +2,7 @@
 
 mod dataset;
 mod evaluate;
+mod localise;
 mod overrides;
 mod profile;
 mod report;
@@ -46,6 +47,8 @@ enum Command {
     Linear(Box<evaluate::LinearArgs>),
     /// Train encoder and classifier on labels, tell the accuracy on a validation folder, and save the model
     Finetune(Box<evaluate::FinetuneArgs>),
+    /// Measure how well saliency maps find what is known to be in pictures, beside maps that no network makes
+    Localise(Box<localise::LocaliseArgs>),
     /// Print embeddings of pictures as JSON lines
     Embed(evaluate::EmbedArgs),
     /// Show a run as one HTML page, or compare several
@@ -193,6 +196,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Knn(args) => evaluate::knn(&args),
         Command::Linear(args) => evaluate::linear(&args),
         Command::Finetune(args) => evaluate::finetune(&args),
+        Command::Localise(args) => localise::localise(&args),
         Command::Embed(args) => evaluate::embed(&args),
         Command::Report(args) => report::run(&args),
         Command::Dataset(command) => dataset::run(command),

@@ -165,7 +165,7 @@ fn decode(
 }
 
 /// `(N, 3, H, W)`: what the contract makes of cropped pictures of one size, on `device`.
-fn network_input(images: &[&Rgb], contract: &Preprocess, device: Device) -> Tensor {
+pub(super) fn network_input(images: &[&Rgb], contract: &Preprocess, device: Device) -> Tensor {
     let (h, w) = images.first().map_or((0, 0), |i| (i64::from(i.height), i64::from(i.width)));
     let pixels: Vec<u8> = images.iter().flat_map(|i| i.data.iter().copied()).collect();
     let x = Tensor::from_slice(&pixels).view([-1, h, w, 3]).to(device).permute([0, 3, 1, 2]);

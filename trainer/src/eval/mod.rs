@@ -1,5 +1,6 @@
 //! Evaluation of encoders: nearest neighbours, linear classifiers on frozen features, fine-tuning. What is said of them:
-//! top-1, top-5 and mean per-class accuracy with intervals of 95 % confidence (docs/evaluation.md).
+//! top-1, top-5 and mean per-class accuracy with intervals of 95 % confidence (docs/evaluation.md). And of their saliency
+//! maps: how well they find what is known to be in pictures (docs/maps.md).
 
 mod classifier;
 mod features;
@@ -7,6 +8,7 @@ mod finetune;
 mod folder;
 mod knn;
 mod linear;
+pub mod localise;
 mod protocol;
 mod report;
 mod score;
