@@ -10,6 +10,7 @@ use occlude_preprocess::{Golden, Rgb, golden};
 
 use crate::onnx::{Network, OnnxModel, OnnxOptions, OutputKind, Precision};
 use crate::pictures::Inputs;
+use crate::plain::Answering;
 use crate::reference::{Map, stages_seen};
 use crate::runtime::{Outputs, Session};
 use crate::{Error, plain};
@@ -39,7 +40,8 @@ pub fn of(
     if !kinds.contains(&OutputKind::Embedding) {
         return Ok(None);
     }
-    let plainly = || plain::outputs(network, &kinds, options.normalize, &pixels);
+    let how = Answering { normalize: options.normalize, saliency: options.saliency };
+    let plainly = || plain::outputs(network, &kinds, how, &pixels);
     let (outputs, source) = match &options.precision {
         Precision::Fp32 => (plainly()?, "checkpoint"),
         _ => match (itself(network, options, model, &kinds, pixels.clone()), &options.precision) {

@@ -20,6 +20,7 @@ mod proto;
 pub mod reference;
 mod runtime;
 mod safetensors;
+mod saliency;
 mod torch;
 mod verify;
 

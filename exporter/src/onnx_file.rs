@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use occlude_preprocess::{Golden, Preprocess};
+use occlude_saliency::{Making, rule};
 use prost::Message;
 use tract_onnx::pb::{self, tensor_proto::DataType, tensor_shape_proto::dimension, type_proto};
 
@@ -122,6 +123,17 @@ impl OnnxFile {
         let (_, outputs) = self.ports();
         let kind = |port: &Port| port.name.parse().map_err(|_| self.foreign("outputs that are all known"));
         outputs.iter().map(kind).collect()
+    }
+
+    /// How the map is made; files of the first versions say nothing and have the sum.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] where it is made otherwise than by this version's rules.
+    pub fn saliency(&self) -> Result<Making, Error> {
+        let metadata = self.metadata();
+        let Some(text) = metadata.get(rule::METADATA) else { return Ok(Making::SUM) };
+        let known = serde_json::from_str::<Making>(text).ok().filter(|m| (2..=5).contains(&m.stage));
+        known.ok_or_else(|| self.foreign("a saliency map whose rule is known"))
     }
 
     /// `fp32`, `fp16` or `int8`; files of the first versions say nothing and are `fp32`.

@@ -21,6 +21,7 @@ mod pool;
 pub mod prior;
 mod render;
 pub mod rle;
+pub mod rule;
 pub mod score;
 
 pub use map::{Map, normalise, spread, upsample};
@@ -28,6 +29,7 @@ pub use mask::{CellBox, DEVIATIONS, Mask, foreground, foreground_above, threshol
 pub use place::{Placement, Rect};
 pub use pool::foreground_pooled;
 pub use render::{colour, heat, overlay};
+pub use rule::{Making, MapRule};
 
 /// What can be wrong with a map, a mask or a picture handed to this crate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -26,6 +26,14 @@ pub fn centre(height: usize, width: usize) -> Vec<f32> {
     rows.iter().flat_map(|y| columns.iter().map(move |x| (-0.5 * (x + y)).exp() as f32)).collect()
 }
 
+/// Weights that add up to nothing: a mean weighted by `centre`, less the mean weighted by what is left of 1.
+pub fn contrast(centre: &[f32]) -> Vec<f32> {
+    let inside: f64 = centre.iter().map(|&g| f64::from(g)).sum();
+    let outside = centre.len() as f64 - inside;
+    let weight = |&g: &f32| (f64::from(g) / inside - (1.0 - f64::from(g)) / outside) as f32;
+    centre.iter().map(weight).collect()
+}
+
 /// How far the colour of each pixel is from the nearest of four colours, the means of a strip along each side of the
 /// picture, in CIE Lab; blurred a little, scaled to 0..1, and times [`centre`]. `rgb` has the shape
 /// `(height, width, 3)`, the result `(height, width)`. A picture of one colour gives the blob.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use occlude_checkpoint::Checkpoint;
+use occlude_saliency::{Making, MapRule};
 
 use super::args::{ContractArgs, EncoderArgs, load};
 use crate::calibrate::{Calibration, CalibrationOptions, Method, calibrate};
@@ -14,6 +15,9 @@ use crate::onnx::{
     Quantization, data_file, model,
 };
 use crate::{Error, golden};
+
+/// Cells along a side of a map, where the stage is not asked for.
+const LEAST_SIDE: usize = 4;
 
 #[derive(Debug, Args)]
 pub(super) struct OnnxArgs {
@@ -25,10 +29,19 @@ pub(super) struct OnnxArgs {
     /// (N,H,W,3), resized and cropped, normalised inside the model
     #[arg(long, value_enum, default_value_t)]
     pub(super) input: InputKind,
-    /// What the model gives, in this order: embedding, saliency, projection, res2, res3, res4, res5;
-    /// the server needs the first two
+    /// What the model gives, in this order: embedding, saliency, saliency_sum, projection, res2, res3, res4,
+    /// res5; the server needs the first two
     #[arg(long, value_delimiter = ',', default_value = "embedding,saliency")]
     pub(super) outputs: Vec<OutputKind>,
+    /// How the map `saliency` is made: `object` (what resembles the middle of the picture and not its
+    /// border, in features and colours), `border` (what differs from the border in features) or `sum`
+    /// (of all channels, as published)
+    #[arg(long, value_name = "RULE", default_value_t)]
+    pub(super) saliency: MapRule,
+    /// The stage that it is made of, 2 to 5; default: 3 for `object`, 4 for `border`, 5 for `sum`, or the
+    /// one before where that has fewer than 4x4 cells
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=5))]
+    pub(super) saliency_stage: Option<u8>,
     #[command(flatten)]
     pub(super) encoder: EncoderArgs,
     /// Leave embeddings as they are instead of scaling them to length one
@@ -155,6 +168,7 @@ pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
     let options = OnnxOptions {
         input: args.input,
         outputs,
+        saliency: making(args.saliency, args.saliency_stage, network),
         normalize: !args.no_normalize,
         fold: !args.no_fold,
         opset: args.opset,
@@ -214,6 +228,15 @@ impl Target {
         inputs.push(&self.out);
         Ok(occlude_output::check(&[&self.data], &inputs, self.force)?)
     }
+}
+
+/// The rule on the stage asked for, else on its usual one, or the last before it whose map has cells enough.
+fn making(rule: MapRule, stage: Option<u8>, network: Network<'_>) -> Making {
+    let usual = Making::of(rule);
+    let (arch, crop) = (network.encoder.arch, network.contract.crop as usize);
+    let fine = |stage: &usize| rule == MapRule::Sum || arch.feature_side(*stage, crop) >= LEAST_SIDE;
+    let stage = stage.map(usize::from).or_else(|| (2..=usual.stage).rev().find(fine));
+    Making { stage: stage.unwrap_or(2), ..usual }
 }
 
 /// A model that cannot answer here is written nevertheless: it may be for another machine. One that answers with what

@@ -63,6 +63,11 @@ impl<'a> Builder<'a> {
         self.nodes.iter().any(|n| n.name == name)
     }
 
+    /// Whether there is a constant of that name.
+    pub(super) fn has_initializer(&self, name: &str) -> bool {
+        self.initializers.iter().any(|i| i.name == name)
+    }
+
     /// The value in another element type; asked for twice, it is one operation.
     pub(super) fn cast(&mut self, value: &str, to: Element) -> String {
         let name = format!("{value}.{to:?}").to_lowercase();

@@ -2,25 +2,37 @@
 
 use occlude_encoder::Graph;
 use occlude_preprocess::{HighPass, Preprocess};
+use occlude_saliency::Making;
 
 use super::builder::Builder;
 use super::options::{InputKind, OutputKind};
 use super::projection::Projection;
+use super::saliency;
 use crate::proto::{Attribute, Element};
 
 /// Shortest length that an embedding is divided by, as in `torch.nn.functional.normalize`.
 const MIN_LENGTH: f32 = 1e-12;
 
-/// From the model's input to the tensor that the encoder takes, (N, 3, H, W).
-pub(super) fn input(builder: &mut Builder<'_>, contract: &Preprocess, kind: InputKind) -> String {
-    let value = match kind {
+/// The picture on its way to the encoder, (N, 3, H, W).
+#[derive(Clone)]
+pub(super) struct Input {
+    /// Normalised.
+    pub(super) pixels: String,
+    /// What the encoder takes: behind the contract's filter.
+    pub(super) filtered: String,
+}
+
+/// From the model's input to what the encoder takes.
+pub(super) fn input(builder: &mut Builder<'_>, contract: &Preprocess, kind: InputKind) -> Input {
+    let pixels = match kind {
         InputKind::Float => kind.name().to_owned(),
         InputKind::Uint8 => normalise(builder, kind.name(), contract),
     };
-    match contract.high_pass {
-        Some(filter) => high_pass(builder, &value, filter),
-        None => value,
-    }
+    let filtered = match contract.high_pass {
+        Some(filter) => high_pass(builder, &pixels, filter),
+        None => pixels.clone(),
+    };
+    Input { pixels, filtered }
 }
 
 /// uint8 (N, H, W, 3) -> normalised floats (N, 3, H, W).
@@ -61,6 +73,12 @@ fn high_pass(builder: &mut Builder<'_>, x: &str, filter: HighPass) -> String {
 /// What outputs are made from.
 pub(super) struct Body<'b> {
     pub(super) graph: &'b Graph,
+    pub(super) contract: &'b Preprocess,
+    /// The normalised picture.
+    pub(super) pixels: String,
+    pub(super) making: Making,
+    /// Whether pictures have any size.
+    pub(super) any_size: bool,
     /// Of each node of the graph.
     pub(super) values: Vec<String>,
     /// Whether they are halves.
@@ -75,6 +93,20 @@ impl Body<'_> {
     fn value(&self, builder: &mut Builder<'_>, node: usize) -> String {
         let value = &self.values[node];
         if self.half { builder.cast(value, Element::Float) } else { value.clone() }
+    }
+
+    /// A map of a stage.
+    fn map(&self, builder: &mut Builder<'_>, name: &str, making: Making) {
+        let features = self.value(builder, self.graph.stage(making.stage));
+        let side = self.graph.arch.feature_side(making.stage, self.contract.crop as usize);
+        let source = saliency::Source {
+            features: &features,
+            pixels: &self.pixels,
+            contract: self.contract,
+            stride: 1 << making.stage,
+            grid: (!self.any_size).then_some((side, side)),
+        };
+        saliency::map(builder, name, making.rule, &source);
     }
 
     /// The pooled features (N, D); asked for twice, they are computed once.
@@ -101,11 +133,8 @@ pub(super) fn output(builder: &mut Builder<'_>, body: &Body<'_>, kind: OutputKin
             let projected = body.projection.map_or(pooled.clone(), |head| head.add(builder, pooled));
             vector(builder, &name, &projected, body.normalize);
         }
-        OutputKind::Saliency => {
-            let features = body.value(builder, body.graph.features());
-            let axes = builder.ints(&[1]);
-            builder.node("ReduceSum", &name, &[&features, &axes], vec![Attribute::Int("keepdims", 0)]);
-        }
+        OutputKind::Saliency => body.map(builder, &name, body.making),
+        OutputKind::SaliencySum => body.map(builder, &name, Making::SUM),
         OutputKind::Stage(stage) => {
             let value = body.value(builder, body.graph.stage(usize::from(stage)));
             builder.node("Identity", &name, &[&value], vec![]);

@@ -7,6 +7,7 @@ mod head;
 mod options;
 mod projection;
 mod quantized;
+mod saliency;
 mod units;
 mod values;
 
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use occlude_checkpoint::Encoder;
 use occlude_encoder::Graph;
 use occlude_preprocess::{Golden, Preprocess};
+use occlude_saliency::MapRule;
 
 pub use options::{InputKind, ModelInfo, OPSETS, OnnxOptions, OutputKind, Precision};
 pub use projection::Projection;
@@ -69,13 +71,24 @@ pub fn model<'a>(
     let Network { encoder, contract, projection } = network;
     let graph = Graph::new(encoder.arch);
     let mut builder = Builder::new(encoder);
-    let values = values(&mut builder, &graph, contract, options)?;
+    let input = head::input(&mut builder, contract, options.input);
+    let values = values(&mut builder, &graph, input.filtered, options)?;
     let half = options.precision == Precision::Fp16;
-    let body = head::Body { graph: &graph, values, half, projection, normalize: options.normalize };
+    let body = head::Body {
+        graph: &graph,
+        contract,
+        pixels: input.pixels,
+        making: options.saliency,
+        any_size: options.dynamic_size,
+        values,
+        half,
+        projection,
+        normalize: options.normalize,
+    };
     let mut outputs = Vec::new();
     for &kind in &options.outputs {
         head::output(&mut builder, &body, kind);
-        outputs.push(output_value(&graph, network, kind, options.dynamic_size));
+        outputs.push(output_value(&graph, network, kind, options));
     }
     let metadata = info.properties(encoder.arch, contract, options);
     let mut model = assembled(builder, network, options, outputs, metadata);
@@ -96,7 +109,8 @@ pub(crate) fn observed<'a>(
     let graph = Graph::new(encoder.arch);
     let options = OnnxOptions { input, ..OnnxOptions::default() };
     let mut builder = Builder::new(encoder);
-    let values = values(&mut builder, &graph, contract, &options)?;
+    let input = head::input(&mut builder, contract, options.input);
+    let values = values(&mut builder, &graph, input.filtered, &options)?;
     let points: Vec<usize> =
         std::iter::once(0).chain(units::units(&graph).into_iter().map(|u| u.out)).collect();
     // An input may not be an output as well.
@@ -124,14 +138,13 @@ fn assembled<'a>(
     OnnxModel { model, doubts: vec![] }
 }
 
-/// Adds preprocessing and encoder; gives the value of each node of the graph.
+/// Adds the encoder; gives the value of each node of the graph.
 fn values(
     builder: &mut Builder<'_>,
     graph: &Graph,
-    contract: &Preprocess,
+    input: String,
     options: &OnnxOptions,
 ) -> Result<Vec<String>, Error> {
-    let input = head::input(builder, contract, options.input);
     match &options.precision {
         Precision::Fp32 => body::encoder(builder, graph, input, options.fold),
         Precision::Fp16 => {
@@ -152,6 +165,17 @@ fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
     }
     if options.outputs.is_empty() {
         return refuse("a model needs an output; hint: `--outputs embedding,saliency`");
+    }
+    if !(2..=5).contains(&options.saliency.stage) {
+        return refuse("the map's stage is one of 2 to 5");
+    }
+    if options.outputs.contains(&OutputKind::Saliency) && options.saliency.rule != MapRule::Sum {
+        let side = network.encoder.arch.feature_side(options.saliency.stage, network.contract.crop as usize);
+        if side < 3 && !options.dynamic_size {
+            return refuse(
+                "a map of fewer than 3x3 cells has no middle; hint: a smaller `--saliency-stage`, a larger `--image-size`, or `--saliency sum`",
+            );
+        }
     }
     if network.projection.is_none() && options.outputs.contains(&OutputKind::Projection) {
         return refuse("the output `projection` needs the checkpoint's projection head");
@@ -252,11 +276,11 @@ fn input_value(contract: &Preprocess, options: &OnnxOptions) -> Value {
     Value { name: options.input.name().to_owned(), element, dims }
 }
 
-fn output_value(graph: &Graph, network: Network<'_>, kind: OutputKind, dynamic: bool) -> Value {
+fn output_value(graph: &Graph, network: Network<'_>, kind: OutputKind, options: &OnnxOptions) -> Value {
     let arch = graph.arch;
     // Channels double from stage to stage.
     let channels = |stage: usize| Dim::Fixed(arch.feature_dim() >> (5 - stage));
-    let side = |stage, direction: &str| match dynamic {
+    let side = |stage, direction: &str| match options.dynamic_size {
         true => named(format!("{direction}{stage}")),
         false => Dim::Fixed(arch.feature_side(stage, network.contract.crop as usize)),
     };
@@ -264,7 +288,11 @@ fn output_value(graph: &Graph, network: Network<'_>, kind: OutputKind, dynamic: 
     match kind {
         OutputKind::Embedding => dims.push(Dim::Fixed(arch.feature_dim())),
         OutputKind::Projection => dims.extend(network.projection.map(|head| Dim::Fixed(head.dim()))),
-        OutputKind::Saliency => dims.extend([side(5, "height"), side(5, "width")]),
+        OutputKind::Saliency => {
+            let stage = options.saliency.stage;
+            dims.extend([side(stage, "height"), side(stage, "width")]);
+        }
+        OutputKind::SaliencySum => dims.extend([side(5, "height"), side(5, "width")]),
         OutputKind::Stage(stage) => {
             let stage = usize::from(stage);
             dims.extend([channels(stage), side(stage, "height"), side(stage, "width")]);

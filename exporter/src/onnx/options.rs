@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use occlude_encoder::Arch;
 use occlude_preprocess::Preprocess;
+use occlude_saliency::{Making, rule};
 
 use super::quantized::Quantization;
 
@@ -38,8 +39,10 @@ impl InputKind {
 pub enum OutputKind {
     /// `embedding` (N, D).
     Embedding,
-    /// `saliency` (N, h, w): channel sum of the last feature map.
+    /// `saliency` (N, h, w): the map that [`OnnxOptions::saliency`] says.
     Saliency,
+    /// `saliency_sum` (N, h, w): channel sum of the last feature map.
+    SaliencySum,
     /// `res2` .. `res5` (N, C, h, w): output of a residual stage, 2 to 5.
     Stage(u8),
     /// `projection` (N, P): output of the projection head.
@@ -51,6 +54,7 @@ impl fmt::Display for OutputKind {
         match self {
             Self::Embedding => f.write_str("embedding"),
             Self::Saliency => f.write_str("saliency"),
+            Self::SaliencySum => f.write_str("saliency_sum"),
             Self::Stage(stage) => write!(f, "res{stage}"),
             Self::Projection => f.write_str("projection"),
         }
@@ -62,8 +66,10 @@ impl FromStr for OutputKind {
 
     fn from_str(s: &str) -> Result<Self, String> {
         let stages = (2..=5).map(Self::Stage);
-        let all: Vec<_> =
-            [Self::Embedding, Self::Saliency, Self::Projection].into_iter().chain(stages).collect();
+        let all: Vec<_> = [Self::Embedding, Self::Saliency, Self::SaliencySum, Self::Projection]
+            .into_iter()
+            .chain(stages)
+            .collect();
         let known = || all.iter().map(Self::to_string).collect::<Vec<_>>().join(", ");
         all.iter()
             .copied()
@@ -102,6 +108,8 @@ pub struct OnnxOptions {
     pub input: InputKind,
     /// What it gives, in this order, each at most once.
     pub outputs: Vec<OutputKind>,
+    /// How the map is made.
+    pub saliency: Making,
     /// Scale embeddings to length one.
     pub normalize: bool,
     /// Fold batch normalisation into the convolutions before it.
@@ -119,6 +127,7 @@ impl Default for OnnxOptions {
         Self {
             input: InputKind::Float,
             outputs: vec![OutputKind::Embedding, OutputKind::Saliency],
+            saliency: Making::default(),
             normalize: true,
             fold: true,
             opset: 17,
@@ -159,10 +168,16 @@ impl ModelInfo {
             ("normalized", Some(options.normalize.to_string())),
             ("precision", Some(options.precision.name().to_owned())),
             ("quantization", quantization(&options.precision)),
+            (rule::METADATA, making(options)),
             ("occlude.version", Some(env!("CARGO_PKG_VERSION").to_owned())),
         ];
         pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
+}
+
+/// How the map is made, where there is one.
+fn making(options: &OnnxOptions) -> Option<String> {
+    options.outputs.contains(&OutputKind::Saliency).then(|| serde_json::json!(options.saliency).to_string())
 }
 
 /// How the integers came about, for those who find the file.

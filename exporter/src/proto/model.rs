@@ -64,6 +64,7 @@ impl Initializer<'_> {
 }
 
 /// `AttributeProto`.
+#[derive(Clone)]
 pub(crate) enum Attribute {
     Int(&'static str, i64),
     Ints(&'static str, Vec<i64>),

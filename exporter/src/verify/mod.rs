@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
+use occlude_saliency::Making;
 
 pub use neighbours::Agreement;
 pub use report::{Comparison, Difference, PictureResult};
 
 use crate::onnx::{self, InputKind, ModelInfo, Network, OnnxOptions, OutputKind, Projection};
 use crate::pictures::{Inputs, Pictures};
+use crate::plain::Answering;
 use crate::runtime::{Outputs, Session, TractModel};
 use crate::{Error, OnnxFile, golden, plain};
 use neighbours::Embedded;
@@ -58,7 +60,7 @@ pub fn verify(
         false => None,
     };
     let network = Network { encoder: &encoder, contract: &contract, projection: projection.as_ref() };
-    let subject = Subject { file: &file, network, outputs, input: file.input()? };
+    let subject = Subject { file: &file, network, outputs, input: file.input()?, saliency: file.saliency()? };
     let mut pictures = Pictures::expand(pictures, options.limit)?;
     let mut gallery = Pictures::default();
     let mut comparison = match file.is_single_precision() {
@@ -81,6 +83,7 @@ struct Subject<'a> {
     network: Network<'a>,
     outputs: Vec<OutputKind>,
     input: InputKind,
+    saliency: Making,
 }
 
 impl Subject<'_> {
@@ -108,7 +111,8 @@ impl Subject<'_> {
             (0..paths.len()).map(|i| model.run(&inputs.batch(i..i + 1))).collect::<Result<Vec<_>, _>>()
         })?;
         let (plain, plain_time) = measure(|| {
-            let plain = |pixels| plain::outputs(self.network, &self.outputs, self.normalized(), pixels);
+            let how = Answering { normalize: self.normalized(), saliency: self.saliency };
+            let plain = |pixels| plain::outputs(self.network, &self.outputs, how, pixels);
             inputs.pixels().iter().map(plain).collect::<Result<Vec<_>, _>>()
         })?;
         let results = paths.iter().enumerate().map(|(i, path)| PictureResult {
@@ -180,6 +184,7 @@ impl Subject<'_> {
             input: self.input,
             outputs: self.outputs.clone(),
             normalize: self.normalized(),
+            saliency: self.saliency,
             ..OnnxOptions::default()
         };
         let model = onnx::model(self.network, &options, &ModelInfo::default())?;

@@ -1,0 +1,150 @@
+//! How a model makes its saliency map of a feature map: what trainer, exporter and server have to agree on.
+//!
+//! The rules themselves are computed where the features are: by libtorch in the trainer, by ONNX operators in a model,
+//! by plain loops where both are held against.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::DEVIATIONS;
+
+/// Key of an ONNX file's metadata that holds a [`Making`] as JSON; files without it have [`Making::SUM`].
+pub const METADATA: &str = "saliency";
+
+/// Linear colours on which distances are taken: brightness, red against green, yellow against blue; of R, G, B in 0..1,
+/// weighted as they differ to the eye.
+pub const OPPONENT: [[f64; 3]; 3] = [[0.8 / 3.0, 0.8 / 3.0, 0.8 / 3.0], [1.6, -1.6, 0.0], [0.6, 0.6, -1.2]];
+
+/// Added to what a map or a feature's length is divided by, so that constant ones give zeros.
+pub const TINY: f32 = 1e-6;
+
+/// How a map is made of the feature map F `(C, h, w)` of one stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MapRule {
+    /// The sum over channels (SCDA, arXiv 1604.04994): where most of them are excited, which is the background where a
+    /// network has not learnt to name objects.
+    Sum,
+    /// One less the cosine between each cell's feature and the mean feature of the border's cells (first and last row
+    /// and column; a corner counts twice): what differs from the border.
+    Border,
+    /// What resembles the middle of the picture and not its surroundings, has not the colours of the border, and lies
+    /// near the middle; the product of three maps in 0..1:
+    ///
+    /// - features, each channel less its mean over the picture and divided by its deviation, each cell scaled to length
+    ///   one; their mean weighted by a centred Gaussian g less their mean weighted by 1 - g is a direction, and the map
+    ///   the features along it, scaled to 0..1;
+    /// - the mean colours of the cells ([`OPPONENT`]), the distance to the nearest one of the border, scaled to 0..1;
+    /// - g, of standard deviation [`crate::prior::SIGMA`].
+    #[default]
+    Object,
+}
+
+impl MapRule {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sum, Self::Border, Self::Object];
+
+    /// Its name in files and on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Border => "border",
+            Self::Object => "object",
+        }
+    }
+
+    /// The stage (2 to 5) whose features it works best with.
+    pub fn stage(self) -> usize {
+        match self {
+            Self::Sum => 5,
+            Self::Border => 4,
+            Self::Object => 3,
+        }
+    }
+
+    /// Where the foreground begins, in standard deviations from the mean of the map.
+    pub fn deviations(self) -> f64 {
+        match self {
+            Self::Sum => DEVIATIONS,
+            Self::Border | Self::Object => 0.2,
+        }
+    }
+}
+
+impl fmt::Display for MapRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for MapRule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|rule| rule.name() == text)
+            .ok_or_else(|| format!("unknown map rule `{text}`: expected one of {}", known()))
+    }
+}
+
+/// How the map of a model is made and read.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Making {
+    /// Of what it consists.
+    pub rule: MapRule,
+    /// Stage whose feature map it is made of, 2 to 5.
+    pub stage: usize,
+    /// Where the foreground begins, in standard deviations from the mean of the map.
+    pub deviations: f64,
+}
+
+impl Making {
+    /// What models are that say nothing: the published sum.
+    pub const SUM: Self = Self { rule: MapRule::Sum, stage: 5, deviations: DEVIATIONS };
+
+    /// A rule on its usual stage.
+    pub fn of(rule: MapRule) -> Self {
+        Self { rule, stage: rule.stage(), deviations: rule.deviations() }
+    }
+}
+
+impl Default for Making {
+    fn default() -> Self {
+        Self::of(MapRule::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for rule in MapRule::ALL {
+            assert_eq!(rule.to_string().parse(), Ok(rule));
+            assert_eq!(serde_json::to_value(rule).ok(), Some(rule.name().into()));
+        }
+        let error = "Sum".parse::<MapRule>().unwrap_err();
+        assert_eq!(error, "unknown map rule `Sum`: expected one of sum, border, object");
+    }
+
+    #[test]
+    fn what_a_model_says_is_a_line_of_json() {
+        let text = serde_json::to_string(&Making::default()).unwrap();
+        assert_eq!(text, r#"{"rule":"object","stage":3,"deviations":0.2}"#);
+        assert_eq!(serde_json::from_str::<Making>(&text).unwrap(), Making::default());
+        assert_eq!(Making::of(MapRule::Sum), Making::SUM);
+    }
+
+    /// Grey has no colour, and white is as bright as the weights say.
+    #[test]
+    fn opponent_colours_of_greys_differ_in_brightness_alone() {
+        let sums = OPPONENT.map(|row| row.iter().sum::<f64>());
+        assert!((sums[0] - 0.8).abs() < 1e-12 && sums[1].abs() < 1e-12 && sums[2].abs() < 1e-12, "{sums:?}");
+    }
+}
