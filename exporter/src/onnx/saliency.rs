@@ -143,9 +143,9 @@ impl Part<'_, '_> {
             None => Blob::any(self, source.features),
         };
         let along = self.resemblance(source.features, &blob.contrast);
-        let features = self.scaled("features", &along);
+        let features = self.scaled("features.scaled", &along);
         let distances = self.colours(source, &along);
-        let colours = self.scaled("colours", &distances);
+        let colours = self.scaled("colours.scaled", &distances);
         let both = self.node("Mul", "both", &[&features, &colours]);
         self.node("Mul", "map", &[&both, &blob.centre])
     }
