@@ -68,7 +68,8 @@ impl MapRule {
     pub fn deviations(self) -> f64 {
         match self {
             Self::Sum => DEVIATIONS,
-            Self::Border | Self::Object => 0.2,
+            Self::Border => 0.2,
+            Self::Object => 0.0,
         }
     }
 }
@@ -136,7 +137,7 @@ mod tests {
     #[test]
     fn what_a_model_says_is_a_line_of_json() {
         let text = serde_json::to_string(&Making::default()).unwrap();
-        assert_eq!(text, r#"{"rule":"object","stage":3,"deviations":0.2}"#);
+        assert_eq!(text, r#"{"rule":"object","stage":3,"deviations":0.0}"#);
         assert_eq!(serde_json::from_str::<Making>(&text).unwrap(), Making::default());
         assert_eq!(Making::of(MapRule::Sum), Making::SUM);
     }
