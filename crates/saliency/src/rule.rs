@@ -94,7 +94,6 @@ impl FromStr for MapRule {
 
 /// How the map of a model is made and read.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Making {
     /// Of what it consists.
     pub rule: MapRule,
