@@ -111,11 +111,12 @@ fn discs_are_found_and_every_map_is_judged() {
     let dir = place();
     fs::write(dir.path().join("data/broken.jpg"), b"\xff\xd8\xff\xe0 cut off").expect("written");
     fs::copy(dir.path().join("masks/0.png"), dir.path().join("masks/broken.png")).expect("copied");
-    let line = "@/net.safetensors @/data --masks @/masks --stage 3 --json @/out.json --pictures @/sheets";
+    let line =
+        "@/net.safetensors @/data --masks @/masks --stage 2 --size 128 --json @/out.json --pictures @/sheets";
     let said = run(dir.path(), line);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     for words in
-        ["border, stage 3 ", "border, stage 3, untrained", "centre prior", "border-colour prior", "AUROC"]
+        ["border, stage 2 ", "border, stage 2, untrained", "centre prior", "border-colour prior", "AUROC"]
     {
         assert!(said.stdout.contains(words), "no {words}:\n{}", said.stdout);
     }
@@ -130,11 +131,11 @@ fn discs_are_found_and_every_map_is_judged() {
     assert_eq!(answer["each"].as_array().map(Vec::len), Some(6));
     // one colour on another: nothing is easier
     assert!(figure(&answer, "border-colour", "auroc") > 0.99, "{answer}");
-    assert!(figure(&answer, "border-colour", "iou_mean") > 0.9);
+    assert!(figure(&answer, "border-colour", "iou_mean") > 0.8);
     assert!(figure(&answer, "border-colour", "corloc") == 1.0);
     // random filters tell bright from dark, too; the blob does not know where the disc is
     for map in ["encoder", "untrained"] {
-        assert!(figure(&answer, map, "auroc") > 0.8, "{map}: {answer}");
+        assert!(figure(&answer, map, "auroc") > 0.9, "{map}: {answer}");
     }
     assert!(figure(&answer, "centre", "auroc") < figure(&answer, "encoder-x-border-colour", "auroc"));
     let ahead = figure(&answer, "encoder", "iou_mean") - figure(&answer, "border-colour", "iou_mean");
@@ -265,5 +266,5 @@ fn turned_pictures_have_upright_masks() {
     turned.extend(&bytes.into_inner()[2..]);
     fs::write(dir.path().join("data/0.jpg"), turned).expect("written");
     let answer = figures(dir.path(), "--masks @/masks --no-untrained");
-    assert!(figure(&answer, "border-colour", "iou_mean") > 0.85, "{answer}");
+    assert!(figure(&answer, "border-colour", "iou_mean") > 0.7, "{answer}");
 }
