@@ -10,8 +10,6 @@ use crate::augment::FixedBlur;
 use crate::config::{Fills, Kernel, Strategy};
 use crate::device::upload;
 
-/// A cell is foreground where its activation is at least the mean less this many standard deviations.
-pub const FOREGROUND_SIGMAS: f64 = 0.6;
 /// The `hp` strategy's cap: a masked share that reaches the first counts as the second.
 const HP_CAP: (f64, f64) = (0.56, 0.55);
 /// Share of images that the `hp` strategy masks around one square instead of by cells.
@@ -45,13 +43,13 @@ pub fn aggregate(features: &Tensor) -> Tensor {
     features.sum_dim_intlist([1i64].as_slice(), false, Kind::Float)
 }
 
-/// Foreground of aggregation maps `(B, h, w)` as ones and zeros: cells that reach the map's mean
-/// less 0.6 population standard deviations. A constant map is all foreground.
-pub fn foreground(maps: &Tensor) -> Tensor {
+/// Foreground of aggregation maps `(B, h, w)` as ones and zeros: cells that reach the map's mean and this many population
+/// standard deviations more (the published rule has 0.6 less). A constant map is all foreground.
+pub fn foreground(maps: &Tensor, deviations: f64) -> Tensor {
     let dims = [1i64, 2];
     let mean = maps.mean_dim(dims.as_slice(), true, Kind::Float);
     let std = (maps - &mean).square().mean_dim(dims.as_slice(), true, Kind::Float).sqrt();
-    maps.ge_tensor(&(mean - std * FOREGROUND_SIGMAS)).to_kind(Kind::Float)
+    maps.ge_tensor(&(mean + std * deviations)).to_kind(Kind::Float)
 }
 
 /// A masked share `(B, 1)` as it counts.
@@ -264,9 +262,9 @@ mod tests {
         let _alone = crate::rng::alone();
         // mean 2.5, population std 3.76: threshold 0.25; the published code compared with sorted rows
         let map = maps(&[0.0, 9.0, 0.5, 0.5], 2, 2);
-        let fg: Vec<f32> = Vec::try_from(foreground(&map).flatten(0, -1)).expect("numbers");
+        let fg: Vec<f32> = Vec::try_from(foreground(&map, -0.6).flatten(0, -1)).expect("numbers");
         assert_eq!(fg, [0.0, 1.0, 1.0, 1.0]);
-        let flat = foreground(&maps(&[3.0; 4], 2, 2));
+        let flat = foreground(&maps(&[3.0; 4], 2, 2), -0.6);
         assert_eq!(sums(&flat), [4.0]);
     }
 
@@ -275,7 +273,7 @@ mod tests {
         let _alone = crate::rng::alone();
         tch::manual_seed(3);
         let map = Tensor::rand([5, 6, 7], (Kind::Float, Device::Cpu)).square();
-        let fg = foreground(&map);
+        let fg = foreground(&map, -0.6);
         for n in 0..5 {
             let values: Vec<f64> = (0..42).map(|i| map.double_value(&[n, i / 7, i % 7])).collect();
             let mean = values.iter().sum::<f64>() / 42.0;

@@ -35,12 +35,13 @@ pub(super) struct LocaliseArgs {
     /// COCO annotations: the boxes of each picture, by `file_name`; the map is held against their area, too
     #[arg(long, value_name = "FILE")]
     boxes: Option<PathBuf>,
-    /// What makes a map of the encoder's features
-    #[arg(long, value_enum, default_value = "border")]
+    /// What makes a map of the encoder's features: `object` (what resembles the middle and not the border, in features and
+    /// colours), `border` (what differs from the border in features) or `sum` (of all channels, as published)
+    #[arg(long, default_value_t)]
     rule: MapRule,
-    /// The stage whose features these are, 2 to 5
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(2..=5))]
-    stage: u64,
+    /// The stage whose features these are, 2 to 5; default: 3 for `object`, 4 for `border`, 5 for `sum`
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=5))]
+    stage: Option<u64>,
     /// Side of the network's input, pixels; default: that of the checkpoint
     #[arg(long, value_parser = clap::value_parser!(u32).range(8..=4096))]
     size: Option<u32>,
@@ -117,7 +118,7 @@ impl LocaliseArgs {
         };
         Ok(Making {
             rule: self.rule,
-            stage: self.stage as usize,
+            stage: self.stage.map_or(self.rule.stage(), |stage| stage as usize),
             contracts: sizes.iter().map(at).collect::<Result<_>>()?,
             window: self.window,
             mirror: self.mirror,

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use occlude_saliency::MapRule;
 
 use crate::config::{
     Branch, Config, Decay, FillScale, Guidance, Masking, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe,
@@ -123,6 +124,10 @@ pub(super) struct Overrides {
     /// Stage (3 to 5) whose feature map is the saliency map; its cells are the grid
     #[arg(long)]
     saliency_stage: Option<usize>,
+    /// What makes a map of its features: `sum` (of all channels, as published), `border` (what differs from the border) or
+    /// `object` (what resembles the middle and not the border, in features and colours)
+    #[arg(long, value_name = "RULE")]
+    saliency_rule: Option<MapRule>,
     /// What replaces masked cells
     #[arg(long, value_enum)]
     strategy: Option<Strategy>,
@@ -173,6 +178,7 @@ impl Overrides {
         }
         let masked = self.saliency.is_some()
             || self.saliency_stage.is_some()
+            || self.saliency_rule.is_some()
             || self.strategy.is_some()
             || self.fills.is_some()
             || self.guidance.is_some()
@@ -256,6 +262,7 @@ impl Overrides {
         if let Some(m) = &mut c.masking {
             mask(m, self.saliency, self.mask_ratio, self.negative_ratio);
             set(&mut m.stage, self.saliency_stage);
+            set(&mut m.rule, self.saliency_rule);
             set(&mut m.strategy, self.strategy);
             set(&mut m.fills, self.fills);
             set(&mut m.guidance, self.guidance);
@@ -324,7 +331,7 @@ mod tests {
             --queue 300 --queue-start empty --in-batch true --symmetric true --momentum 0.99 --momentum-start 0.5 \
             --momentum-warmup-epochs 3 --temperature 0.1 --bn-splits 4 --crop-min 0.3 --blur-p 0.1 --jitter 0.5 \
             --blur-sigma 0.2 0.3 --gray-p 0.4 --flip-p 0.6 --solarize-p 0.7 \
-            --saliency some.safetensors --saliency-stage 4 --strategy blur --fills published --guidance random --branch both \
+            --saliency some.safetensors --saliency-stage 4 --saliency-rule border --strategy blur --fills published --guidance random --branch both \
             --accumulate 2 --decay weights --clip 3 --schedule step --milestones 4,6 --gamma 0.2 \
             --mask-ratio 0.1 0.2 --negative-ratio 0.3 0.4 --num-nonsem 2 --alpha 1.5";
         let c = resolve(&flags.split_whitespace().collect::<Vec<_>>()).expect("valid");
@@ -349,7 +356,10 @@ mod tests {
         assert_eq!((c.augment.blur_sigma, c.augment.gray_p, c.augment.flip_p), ([0.2, 0.3], 0.4, 0.6));
         assert_eq!(c.augment.solarize_p, 0.7);
         let k = c.masking.expect("masked");
-        assert_eq!((k.saliency, k.stage), (Saliency::Checkpoint("some.safetensors".into()), 4));
+        assert_eq!(
+            (k.saliency, k.stage, k.rule),
+            (Saliency::Checkpoint("some.safetensors".into()), 4, MapRule::Border)
+        );
         assert_eq!((k.strategy, k.guidance, k.branch), (Strategy::Blur, Guidance::Random, Branch::Both));
         assert_eq!(k.fills, FillScale::Published);
         assert_eq!((k.ratio, k.negative_ratio, k.num_nonsem, k.alpha), ([0.1, 0.2], [0.3, 0.4], 2, 1.5));

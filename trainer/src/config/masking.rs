@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use occlude_encoder::Arch;
+use occlude_saliency::MapRule;
 use serde::{Deserialize, Serialize};
 
 use super::{FillScale, Invalid, check, positive};
@@ -16,6 +17,9 @@ pub struct Masking {
     pub saliency: Saliency,
     /// Stage (3 to 5) whose feature map is the saliency map and the grid of cells.
     pub stage: usize,
+    /// What makes a map of its features.
+    #[serde(default = "published_rule")]
+    pub rule: MapRule,
     /// What replaces a masked cell.
     pub strategy: Strategy,
     /// What the sizes of blur and filter go by.
@@ -33,6 +37,11 @@ pub struct Masking {
     pub num_nonsem: usize,
     /// Factor on their similarity.
     pub alpha: f64,
+}
+
+/// Of runs that say nothing: the only one there was.
+fn published_rule() -> MapRule {
+    MapRule::Sum
 }
 
 /// Which network localises.

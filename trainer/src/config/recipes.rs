@@ -1,5 +1,7 @@
 //! The named recipes.
 
+use occlude_saliency::MapRule;
+
 use super::*;
 
 /// MoCo v2 on ImageNet: lr 0.03 at batch 256, 8 GPUs (so batches of 32 in the normalisation).
@@ -69,6 +71,7 @@ fn published_masking() -> Masking {
     Masking {
         saliency: Saliency::Momentum,
         stage: 5,
+        rule: MapRule::Sum,
         strategy: Strategy::Hp,
         fills: FillScale::View,
         guidance: Guidance::Saliency,

@@ -8,13 +8,17 @@ use occlude_preprocess::Preprocess;
 use tch::{Device, Tensor};
 
 use crate::augment::HighPassFilter;
-use crate::mask::{aggregate, foreground};
+use crate::maps::{MapRule, Pictures, maps};
+use crate::mask::foreground;
 use crate::model::{Encoder, Mode};
 
 /// A frozen localisation network and what it wants its input to be.
 pub(super) struct Frozen {
     encoder: Encoder,
     stage: usize,
+    rule: MapRule,
+    /// Of its contract.
+    std: [f32; 3],
     /// Factor and shift that turn this run's normalisation into the network's, `(1, 3, 1, 1)`.
     renormalise: Option<(Tensor, Tensor)>,
     filter: Option<HighPassFilter>,
@@ -24,7 +28,7 @@ impl Frozen {
     /// Reads `path`, any checkpoint that holds an encoder. `run` is this run's preprocessing, `size` the side of its views.
     pub(super) fn open(
         path: &Path,
-        stage: usize,
+        (stage, rule): (usize, MapRule),
         run: &Preprocess,
         size: usize,
         device: Device,
@@ -46,7 +50,14 @@ impl Frozen {
             (factor, shift)
         });
         let filter = contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device));
-        Ok(Self { encoder: Encoder::from_checkpoint(&weights, device)?, stage, renormalise, filter })
+        Ok(Self {
+            encoder: Encoder::from_checkpoint(&weights, device)?,
+            stage,
+            rule,
+            std: contract.std,
+            renormalise,
+            filter,
+        })
     }
 
     /// Foreground `(B, h, w)` of normalised, unfiltered views.
@@ -55,9 +66,12 @@ impl Frozen {
         if let Some((factor, shift)) = &self.renormalise {
             x = x * factor + shift;
         }
+        let plain = x.shallow_clone();
         if let Some(filter) = &self.filter {
             x = filter.apply(&x);
         }
-        foreground(&aggregate(&self.encoder.forward(&x, Mode::Eval, self.stage).map))
+        let features = self.encoder.forward(&x, Mode::Eval, self.stage).map;
+        let maps = maps(self.rule, &features, Pictures { pixels: &plain, std: self.std });
+        foreground(&maps, self.rule.deviations())
     }
 }

@@ -7,7 +7,8 @@ use tch::{Device, Kind, Tensor};
 use super::localise::Frozen;
 use crate::augment::HighPassFilter;
 use crate::config::{Branch, Config, Fills, Guidance, Masking, Saliency};
-use crate::mask::{Masker, Purpose, aggregate, foreground};
+use crate::maps::{Pictures, maps};
+use crate::mask::{Masker, Purpose, foreground};
 use crate::phase::{Phase, within};
 
 /// A view on its way through a step.
@@ -35,6 +36,8 @@ struct Parts {
     masker: Masker,
     frozen: Option<Frozen>,
     filter: Option<HighPassFilter>,
+    /// Of the run's normalisation.
+    std: [f32; 3],
     grid: i64,
 }
 
@@ -48,7 +51,7 @@ impl Occluder {
         let (size, contract) = (config.image_size, config.preprocess());
         let frozen = match &masking.saliency {
             Saliency::Checkpoint(path) if masking.guidance == Guidance::Saliency => {
-                Some(Frozen::open(path, masking.stage, &contract, size, device)?)
+                Some(Frozen::open(path, (masking.stage, masking.rule), &contract, size, device)?)
             }
             _ => None,
         };
@@ -56,6 +59,7 @@ impl Occluder {
             masker: Masker::new(masking.strategy, &Fills::new(masking.fills, size), size, device),
             filter: contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device)),
             grid: config.architecture()?.feature_side(masking.stage, size) as i64,
+            std: contract.std,
             frozen,
             config: masking.clone(),
         })))
@@ -87,6 +91,12 @@ impl Occluder {
     /// The stage whose feature map localises; the last one where nothing is masked.
     pub(super) fn stage(&self) -> usize {
         self.0.as_ref().map_or(5, |p| p.config.stage)
+    }
+
+    /// The foreground of a view by the feature map `(B, C, h, w)` that the method's network makes of it; `None` where
+    /// nothing is masked.
+    pub(super) fn foreground(&self, features: &Tensor, view: &View) -> Option<Tensor> {
+        self.0.as_ref().map(|parts| parts.foreground(features, &view.plain))
     }
 
     /// Hard negatives a pair.
@@ -131,7 +141,13 @@ impl Parts {
         }
         match &self.frozen {
             Some(frozen) => frozen.foreground(&view.plain),
-            None => foreground(&aggregate(&own(&view.input))),
+            None => self.foreground(&own(&view.input), &view.plain),
         }
+    }
+
+    /// Where the foreground of normalised, unfiltered views is, by the feature map that a network makes of them.
+    fn foreground(&self, features: &Tensor, plain: &Tensor) -> Tensor {
+        let rule = self.config.rule;
+        foreground(&maps(rule, features, Pictures { pixels: plain, std: self.std }), rule.deviations())
     }
 }

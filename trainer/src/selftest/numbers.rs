@@ -13,6 +13,7 @@ use crate::mask::{aggregate, foreground};
 use crate::model::{Encoder, Mode};
 use crate::rng::{Domain, stream};
 use crate::tolerance;
+use occlude_saliency::DEVIATIONS;
 
 /// A network on `device` with the CPU network's weights.
 fn copy_to(cpu: &Encoder, device: Device) -> Result<Encoder> {
@@ -136,8 +137,8 @@ pub(super) fn colours(device: Device) -> Check {
 /// Share of cells that two devices put on different sides of the threshold.
 pub(super) fn masking(device: Device) -> Check {
     let map = pictures(64, 14).abs();
-    let reference = foreground(&aggregate(&map));
-    let found = foreground(&aggregate(&map.to(device))).to_device(Device::Cpu);
+    let reference = foreground(&aggregate(&map), DEVIATIONS);
+    let found = foreground(&aggregate(&map.to(device)), DEVIATIONS).to_device(Device::Cpu);
     let differing = (found - reference).abs().mean(Kind::Double).double_value(&[]);
     Check::at_most("saliency, share of differing cells", differing, tolerance::MASK_CELLS)
 }

@@ -17,7 +17,7 @@ use occlude_saliency::{Map, Rect, normalise, prior, spread};
 use tch::{Device, Tensor};
 
 use super::features::network_input;
-use crate::maps::MapRule;
+use crate::maps::{MapRule, Pictures, maps};
 use crate::model::{Encoder, Mode};
 
 pub use sheet::Sheet;
@@ -282,13 +282,36 @@ impl Seen {
     }
 }
 
+/// Pictures of one size as a network gets them.
+struct Input {
+    /// Behind the contract's filter, `(B, 3, S, S)`.
+    filtered: Tensor,
+    /// Before it.
+    plain: Tensor,
+}
+
+impl Input {
+    fn mirrored(&self) -> Self {
+        Self { filtered: self.filtered.flip([3]), plain: self.plain.flip([3]) }
+    }
+}
+
 impl Making {
     /// The maps of pictures, one for each.
     fn maps(&self, encoder: &Encoder, seen: &[Seen]) -> Result<Vec<Grid>> {
-        let inputs: Vec<Tensor> = (0..self.contracts.len())
+        let inputs: Vec<Input> = (0..self.contracts.len())
             .map(|k| {
                 let images: Vec<&Rgb> = seen.iter().map(|seen| &seen.inputs[k]).collect();
-                network_input(&images, &self.contracts[k], encoder.device())
+                let contract = &self.contracts[k];
+                let input = network_input(&images, contract, encoder.device());
+                let plain = match contract.high_pass {
+                    Some(_) => {
+                        let unfiltered = Preprocess { high_pass: None, ..contract.clone() };
+                        network_input(&images, &unfiltered, encoder.device())
+                    }
+                    None => input.shallow_clone(),
+                };
+                Input { filtered: input, plain }
             })
             .collect();
         let maps = self.of_inputs(encoder, &inputs);
@@ -302,10 +325,14 @@ impl Making {
 
     /// The maps of network inputs `(B, 3, S, S)` of several sizes, averaged on the finest of their grids: `(B, h, w)` on the
     /// CPU.
-    fn of_inputs(&self, encoder: &Encoder, inputs: &[Tensor]) -> Tensor {
-        let map = |x: &Tensor| self.rule.apply(&encoder.forward(x, Mode::Eval, self.stage).map);
-        let both = |x: &Tensor| match self.mirror {
-            true => (map(x) + map(&x.flip([3])).flip([2])) / 2.0,
+    fn of_inputs(&self, encoder: &Encoder, inputs: &[Input]) -> Tensor {
+        let std = self.contracts.first().map_or([1.0; 3], |c| c.std);
+        let map = |x: &Input| {
+            let features = encoder.forward(&x.filtered, Mode::Eval, self.stage).map;
+            maps(self.rule, &features, Pictures { pixels: &x.plain, std })
+        };
+        let both = |x: &Input| match self.mirror {
+            true => (map(x) + map(&x.mirrored()).flip([2])) / 2.0,
             false => map(x),
         };
         let maps: Vec<Tensor> = tch::no_grad(|| inputs.iter().map(both).collect());

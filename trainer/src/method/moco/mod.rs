@@ -15,7 +15,7 @@ use super::{Method, Preview, Step, StepOutput, contrast, foregrounds, mean, show
 use crate::config::{self, Config, Mixing};
 use crate::device::upload;
 use crate::loss::{Negatives, logits, normalize};
-use crate::mask::{Purpose, aggregate, foreground};
+use crate::mask::Purpose;
 use crate::mix::{self, Mixed};
 use crate::model::{Encoder, Head, Mode, Named, ema, find, load};
 use crate::phase::{Phase, within};
@@ -137,7 +137,7 @@ impl Moco {
         let out = self.key.forward(&order.there(&input), mode, self.occluder.stage());
         // the features of an unmasked key tell where its foreground is, for nothing
         if self.occluder.by_method() && !masked && view.foreground.is_none() {
-            view.foreground = Some(foreground(&order.back(&aggregate(&out.map))));
+            view.foreground = self.occluder.foreground(&order.back(&out.map), view);
         }
         normalize(&order.back(&self.head_k.forward(&out.embedding, mode)))
     }
