@@ -100,6 +100,15 @@ impl<'a> Builder<'a> {
         self.add(name, dims, Weights::few(values))
     }
 
+    /// One integer, a scalar.
+    pub(super) fn int(&mut self, value: i64) -> String {
+        let name = format!("int.{value}");
+        if !self.has_initializer(&name) {
+            self.add(&name, &[], Weights::int64(&[value]));
+        }
+        name
+    }
+
     /// A list of integers (axes, pads); equal lists are one initialiser.
     pub(super) fn ints(&mut self, values: &[i64]) -> String {
         let text: Vec<String> = values.iter().map(i64::to_string).collect();

@@ -79,6 +79,7 @@ pub(super) struct Body<'b> {
     pub(super) making: Making,
     /// Whether pictures have any size.
     pub(super) any_size: bool,
+    pub(super) opset: u32,
     /// Of each node of the graph.
     pub(super) values: Vec<String>,
     /// Whether they are halves.
@@ -103,6 +104,7 @@ impl Body<'_> {
             features: &features,
             pixels: &self.pixels,
             contract: self.contract,
+            opset: self.opset,
             stride: 1 << making.stage,
             grid: (!self.any_size).then_some((side, side)),
         };

@@ -80,6 +80,7 @@ pub fn model<'a>(
         pixels: input.pixels,
         making: options.saliency,
         any_size: options.dynamic_size,
+        opset: options.opset,
         values,
         half,
         projection,

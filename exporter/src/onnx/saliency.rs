@@ -1,7 +1,7 @@
 //! The output `saliency`: a map of one stage's features, by one of the rules of [`MapRule`].
 //!
-//! Means and extremes over a map are global pools: the axes of the other reductions moved from an attribute to an input
-//! in opset 18, those of `ReduceSum` in 13.
+//! Means and extremes over a map are global pools, which need no axes: those of most reductions moved from an attribute to
+//! an input in opset 18, those of `ReduceSum` in 13.
 
 use occlude_preprocess::Preprocess;
 use occlude_saliency::MapRule;
@@ -9,7 +9,10 @@ use occlude_saliency::prior::{self, SIGMA};
 use occlude_saliency::rule::{OPPONENT, TINY};
 
 use super::builder::Builder;
-use crate::proto::{Attribute, Element};
+use crate::proto::Attribute;
+
+/// The opset from which on the axes of `ReduceMin` are an input.
+const AXES_AS_INPUT: u32 = 18;
 
 /// What a map is made of.
 pub(super) struct Source<'s> {
@@ -18,6 +21,7 @@ pub(super) struct Source<'s> {
     /// The normalised picture, unfiltered, (N, 3, H, W).
     pub(super) pixels: &'s str,
     pub(super) contract: &'s Preprocess,
+    pub(super) opset: u32,
     /// Pixels along a side of a cell.
     pub(super) stride: usize,
     /// Rows and columns of the map; `None` where pictures have any size.
@@ -26,7 +30,7 @@ pub(super) struct Source<'s> {
 
 /// Adds the map `name`, (N, h, w).
 pub(super) fn map(builder: &mut Builder<'_>, name: &str, rule: MapRule, source: &Source<'_>) {
-    let mut part = Part { builder, name };
+    let mut part = Part { builder, name, opset: source.opset };
     let map = match rule {
         MapRule::Sum => {
             let axes = part.builder.ints(&[1]);
@@ -45,6 +49,7 @@ pub(super) fn map(builder: &mut Builder<'_>, name: &str, rule: MapRule, source: 
 struct Part<'b, 'a> {
     builder: &'b mut Builder<'a>,
     name: &'b str,
+    opset: u32,
 }
 
 impl Part<'_, '_> {
@@ -140,11 +145,16 @@ impl Part<'_, '_> {
     fn object(&mut self, source: &Source<'_>) -> String {
         let blob = match source.grid {
             Some(grid) => Blob::fixed(self, grid),
-            None => Blob::any(self, source.features),
+            None => {
+                // a channel, whatever is in it
+                let [from, to] = [0, 1].map(|at| self.builder.ints(&[at]));
+                let like = self.node("Slice", "like", &[source.features, &from, &to, &to]);
+                Blob::any(self, &like)
+            }
         };
         let along = self.resemblance(source.features, &blob.contrast);
         let features = self.scaled("features.scaled", &along);
-        let distances = self.colours(source, &along);
+        let distances = self.colours(source);
         let colours = self.scaled("colours.scaled", &distances);
         let both = self.node("Mul", "both", &[&features, &colours]);
         self.node("Mul", "map", &[&both, &blob.centre])
@@ -165,8 +175,8 @@ impl Part<'_, '_> {
         self.sum("along", &products, &[1])
     }
 
-    /// How far the mean colour of each cell is from the nearest one of the border, in the shape of `like`.
-    fn colours(&mut self, source: &Source<'_>, like: &str) -> String {
+    /// How far the mean colour of each cell is from the nearest one of the border, (N, 1, h, w).
+    fn colours(&mut self, source: &Source<'_>) -> String {
         let side = source.stride as i64;
         let window = vec![
             Attribute::Ints("kernel_shape", vec![side; 2]),
@@ -181,22 +191,27 @@ impl Part<'_, '_> {
         let weights = self.constant("colours.weight", &[3, 3, 1, 1], weights);
         let cells = self.node("Conv", "colours.opponent", &[&cells, &weights]);
         let sides = self.sides("colours.sides", &cells);
-        let column = self.builder.ints(&[0, 3, -1, 1]);
-        let cells = self.node("Reshape", "colours.cells", &[&cells, &column]);
+        // (N, 3, h, w, 1) and (N, 3, 1, 1, 2w + 2h)
+        let [last, second] = [4, 2].map(|axis| self.builder.ints(&[axis]));
+        let cells = self.node("Unsqueeze", "colours.cells", &[&cells, &last]);
+        let sides = self.node("Unsqueeze", "colours.border", &[&sides, &second]);
         let apart = self.node("Sub", "colours.apart", &[&cells, &sides]);
         let square = self.node("Mul", "colours.square", &[&apart, &apart]);
-        let axes = self.builder.ints(&[1]);
-        let gone = vec![Attribute::Int("keepdims", 0)];
-        let squares = self.with("ReduceSum", "colours.sum", &[&square, &axes], gone);
-        let negative = self.node("Neg", "colours.negative", &[&squares]);
-        let nearest = self.node("GlobalMaxPool", "colours.nearest", &[&negative]);
-        let nearest = self.node("Neg", "colours.smallest", &[&nearest]);
-        let distance = self.node("Sqrt", "colours.distance", &[&nearest]);
-        let shape = match source.grid {
-            Some((h, w)) => self.builder.ints(&[0, 1, h as i64, w as i64]),
-            None => self.node("Shape", "shape", &[like]),
-        };
-        self.node("Reshape", "colours.map", &[&distance, &shape])
+        let squares = self.sum("colours.sum", &square, &[1]);
+        let nearest = self.nearest("colours.nearest", &squares);
+        let nearest = self.node("Squeeze", "colours.squares", &[&nearest, &last]);
+        self.node("Sqrt", "colours.distance", &[&nearest])
+    }
+
+    /// The smallest value along the last of five axes, which stays.
+    fn nearest(&mut self, leaf: &str, x: &str) -> String {
+        let mut attributes = vec![Attribute::Int("keepdims", 1)];
+        if self.opset < AXES_AS_INPUT {
+            attributes.push(Attribute::Ints("axes", vec![4]));
+            return self.with("ReduceMin", leaf, &[x], attributes);
+        }
+        let axes = self.builder.ints(&[4]);
+        self.with("ReduceMin", leaf, &[x, &axes], attributes)
     }
 }
 
@@ -217,16 +232,17 @@ impl Blob {
         }
     }
 
-    /// For maps whose size is known when they are made.
-    fn any(part: &mut Part<'_, '_>, features: &str) -> Self {
-        let sizes = part.node("Shape", "sizes", &[features]);
-        let float = vec![Attribute::Int("to", Element::Float as i64)];
-        let sizes = part.with("Cast", "sizes.float", &[&sizes], float);
-        let rows = Self::axis(part, &sizes, "rows", 2);
-        let columns = Self::axis(part, &sizes, "columns", 3);
+    /// For maps whose size shows when they are made. Positions are counted by running sums, because runtimes compute with
+    /// shapes on the CPU, which a session on another device has to leave for it. `like` is (N, 1, h, w).
+    fn any(part: &mut Part<'_, '_>, like: &str) -> Self {
+        let zero = part.constant("zero", &[], vec![0.0]);
+        let one = part.constant("one", &[], vec![1.0]);
+        let none = part.node("Mul", "none", &[like, &zero]);
+        let ones = part.node("Add", "ones", &[&none, &one]);
+        let [rows, columns] =
+            [("rows", 2), ("columns", 3)].map(|(leaf, axis)| Self::axis(part, &ones, leaf, axis));
         let exponent = part.node("Add", "centre.exponent", &[&rows, &columns]);
         let centre = part.node("Exp", "centre", &[&exponent]);
-        let one = part.constant("one", &[], vec![1.0]);
         let outside = part.node("Sub", "outside", &[&one, &centre]);
         let [inner, outer] = [("inner", &centre), ("outer", &outside)].map(|(leaf, weights)| {
             let sum = part.sum(&format!("{leaf}.sum"), weights, &[2, 3]);
@@ -236,25 +252,18 @@ impl Blob {
         Self { centre, contrast }
     }
 
-    /// The Gaussian's exponent along one axis, (1, 1, h, 1) or (1, 1, 1, w).
-    fn axis(part: &mut Part<'_, '_>, sizes: &str, leaf: &str, axis: i64) -> String {
+    /// The Gaussian's exponent along one axis, (N, 1, h, w).
+    fn axis(part: &mut Part<'_, '_>, ones: &str, leaf: &str, axis: i64) -> String {
         let name = |step: &str| format!("{leaf}.{step}");
-        let at = part.builder.ints(&[axis]);
-        let size = part.node("Gather", &name("size"), &[sizes, &at]);
-        let none = part.builder.ints(&[0]);
-        let scalar = part.node("Squeeze", &name("scalar"), &[&size, &none]);
-        let zero = part.constant(&name("zero"), &[], vec![0.0]);
-        let step = part.constant(&name("step"), &[], vec![1.0]);
+        let at = part.builder.int(axis);
+        let count = part.node("CumSum", &name("count"), &[ones, &at]);
+        let size = part.node("GlobalMaxPool", &name("size"), &[&count]);
         let half = part.constant(&name("half"), &[], vec![0.5]);
-        let range = part.node("Range", &name("range"), &[&zero, &scalar, &step]);
-        let middle = part.node("Add", &name("middle"), &[&range, &half]);
-        let share = part.node("Div", &name("share"), &[&middle, &scalar]);
+        let middle = part.node("Sub", &name("middle"), &[&count, &half]);
+        let share = part.node("Div", &name("share"), &[&middle, &size]);
         let offset = part.node("Sub", &name("offset"), &[&share, &half]);
         let square = part.node("Mul", &name("square"), &[&offset, &offset]);
         let factor = part.constant(&name("factor"), &[], vec![(-0.5 / (SIGMA * SIGMA)) as f32]);
-        let exponent = part.node("Mul", &name("exponent"), &[&square, &factor]);
-        let shape = if axis == 2 { [1, 1, -1, 1] } else { [1, 1, 1, -1] };
-        let shape = part.builder.ints(&shape);
-        part.node("Reshape", leaf, &[&exponent, &shape])
+        part.node("Mul", leaf, &[&square, &factor])
     }
 }
