@@ -1,8 +1,12 @@
 //! Saliency maps to foreground masks, boxes, run-length encodings, polygons and pictures.
 //!
-//! A saliency map is a small grid of numbers, row-major `(height, width)`: the channel sum of an encoder's last
-//! feature map (SCDA, arXiv 1604.04994). Everything here is a pure function of such a grid; no image codec, no
-//! HTTP, no tensor library. [`score`] tells how good a map is where the truth is known, beside the maps of [`prior`].
+//! A saliency map is a small grid of numbers, row-major `(height, width)`, made of an encoder's feature map by some
+//! rule: its channel sum (SCDA, arXiv 1604.04994), say. Everything here is a pure function of such a grid; no image
+//! codec, no HTTP, no tensor library. [`score`] tells how good a map is where the truth is known, beside the maps of [`prior`].
+//!
+//! A grid has a few cells where the picture has thousands of pixels. [`upsample`] makes it as large as a picture, and
+//! [`refine()`] then gives it the picture's edges; [`without_specks`] clears what such a mask has of dust. [`agreement`]
+//! of a map with that of the mirror image says how far it can be trusted.
 //!
 //! ```
 //! use occlude_saliency::{Map, foreground};
@@ -15,21 +19,27 @@
 
 mod map;
 mod mask;
+mod mirror;
 mod place;
 pub mod polygon;
 mod pool;
 pub mod prior;
+mod refine;
 mod render;
 pub mod rle;
 pub mod rule;
 pub mod score;
+mod specks;
 
 pub use map::{Map, normalise, spread, upsample};
 pub use mask::{CellBox, DEVIATIONS, Mask, foreground, foreground_above, threshold, threshold_at};
+pub use mirror::{agreement, averaged, mirrored};
 pub use place::{Placement, Rect};
 pub use pool::foreground_pooled;
+pub use refine::{Guide, Guided, refine, unit};
 pub use render::{colour, heat, overlay};
 pub use rule::{Making, MapRule};
+pub use specks::without_specks;
 
 /// What can be wrong with a map, a mask or a picture handed to this crate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +87,12 @@ pub enum Error {
     /// A truth without foreground: no map can find what is not there.
     #[error("the mask has no foreground")]
     NoObject,
+    /// NaN or infinity in the picture that a map is refined by.
+    #[error("value {index} of the guide is not finite")]
+    Guide {
+        /// Index of the first such value, as the guide has them.
+        index: usize,
+    },
     /// A compressed run-length string that no encoder writes.
     #[error("run-length string is invalid at byte {at}: {what}")]
     Rle {

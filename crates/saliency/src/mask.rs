@@ -121,13 +121,18 @@ impl Mask {
     }
 
     /// Indices of every component, in the order of their first cells.
-    fn each_component(&self, mut give: impl FnMut(Vec<usize>)) {
+    pub(crate) fn each_component(&self, mut give: impl FnMut(Vec<usize>)) {
         let mut seen = vec![false; self.cells.len()];
         for start in 0..self.cells.len() {
             if self.cells[start] && !seen[start] {
                 give(self.component(start, &mut seen));
             }
         }
+    }
+
+    /// A mask of this size with other cells, as many as there are.
+    pub(crate) fn with(&self, cells: Vec<bool>) -> Mask {
+        Mask { height: self.height, width: self.width, cells }
     }
 
     /// A mask of this size with these cells alone.
