@@ -24,8 +24,21 @@ pub struct Encoded {
     pub saliency: Vec<f32>,
     /// Rows and columns of the saliency.
     pub grid: (usize, usize),
-    /// The map that both are made from, where it was asked for and the model gives it.
+    /// The last feature map, where it was asked for and the model gives it.
     pub features: Option<Features>,
+    /// The sum of its channels, likewise.
+    pub sum: Option<Plane>,
+}
+
+/// A grid of numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plane {
+    /// Rows, h.
+    pub height: usize,
+    /// Columns, w.
+    pub width: usize,
+    /// Values, (h, w) row-major.
+    pub values: Vec<f32>,
 }
 
 /// The last feature map of a picture.
@@ -42,11 +55,21 @@ pub struct Features {
 }
 
 /// What is wanted of a batch besides embedding and saliency.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wants {
     /// The last feature map, where the model has an output for it. For a ResNet-50 at 224 pixels it is 392 KiB a
     /// picture: 3.1 MiB for a batch of 8 in the runtime, and as much again where the rows are handed out.
     pub features: bool,
+    /// The sum of its channels, where the model has an output for that beside its saliency.
+    pub sum: bool,
+}
+
+impl Wants {
+    /// What either wants.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self { features: self.features || other.features, sum: self.sum || other.sum }
+    }
 }
 
 /// A picture in the contract's size.
@@ -203,22 +226,34 @@ impl Announced {
     }
 
     /// [`Self::submit`] for those who want more than embedding and saliency.
-    pub fn submit_wanting(mut self, image: impl Into<Crop>, wants: Wants) -> Result<Reply, QueueFull> {
-        let (reply, receiver) = oneshot::channel();
+    pub fn submit_wanting(self, image: impl Into<Crop>, wants: Wants) -> Result<Reply, QueueFull> {
+        self.submit_together(vec![image.into()], wants)?.pop().ok_or(QueueFull)
+    }
+
+    /// Queues what belongs to one picture one behind the other, so that it is encoded in one batch if that has room;
+    /// all of it or nothing.
+    pub(crate) fn submit_together(
+        mut self,
+        images: Vec<Crop>,
+        wants: Wants,
+    ) -> Result<Vec<Reply>, QueueFull> {
         let mut state = self.shared.lock();
         state.preparing -= 1;
         self.open = false;
         // Those who left make room before anybody is turned away.
-        if state.queue.len() >= self.shared.capacity {
+        if state.queue.len() + images.len() > self.shared.capacity {
             state.queue.retain(|job| !job.reply.is_closed());
         }
-        let full = state.queue.len() >= self.shared.capacity;
-        if !full {
-            state.queue.push_back(Job { image: image.into(), wants, reply, since: Instant::now() });
+        let full = state.queue.len() + images.len() > self.shared.capacity;
+        let mut replies = Vec::with_capacity(images.len());
+        for image in images.into_iter().filter(|_| !full) {
+            let (reply, receiver) = oneshot::channel();
+            state.queue.push_back(Job { image, wants, reply, since: Instant::now() });
+            replies.push(receiver);
         }
         drop(state);
         self.shared.changed.notify_one();
-        if full { Err(QueueFull) } else { Ok(receiver) }
+        if full { Err(QueueFull) } else { Ok(replies) }
     }
 }
 
@@ -263,7 +298,7 @@ fn encode(shared: &Shared, encoder: &mut dyn Encode, batch: Vec<Job>) {
     let started = Instant::now();
     let (mut images, mut replies) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
     // One picture that wants more makes the whole batch compute it.
-    let wants = Wants { features: batch.iter().any(|job| job.wants.features) };
+    let wants = batch.iter().fold(Wants::default(), |all, job| all.or(job.wants));
     for job in batch {
         shared.metrics.observe(Stage::Queue, started - job.since);
         images.push(job.image);
@@ -400,6 +435,20 @@ mod tests {
             reply.blocking_recv().unwrap().unwrap();
         }
         until("the one who left was not encoded", || metrics.batches() == [(1, 3)]);
+    }
+
+    #[test]
+    fn what_belongs_together_shares_a_batch_or_is_refused_together() {
+        let (batcher, metrics) = batcher(Fake::default(), 3, 4, 0);
+        let two = |value| vec![picture(value).into(), picture(value + 1).into()];
+        let replies = batcher.announce().submit_together(two(4), Wants::default()).unwrap();
+        for (i, reply) in replies.into_iter().enumerate() {
+            assert_eq!(reply.blocking_recv().unwrap().unwrap(), Fake::answer(&picture(4 + i as u8)));
+        }
+        until("both are in one batch", || metrics.batches() == [(2, 1)]);
+        let four = [two(0), two(2)].concat();
+        assert_eq!(batcher.announce().submit_together(four, Wants::default()).err(), Some(QueueFull));
+        assert_eq!(batcher.depth(), 0, "none of the four waits");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod gallery;
 mod geometry;
 mod loader;
 mod logs;
+mod maps;
 mod metrics;
 mod model;
 mod npy;
@@ -26,14 +27,16 @@ mod pool;
 mod process;
 mod render;
 mod routes;
+mod rule;
 mod serve;
 mod startup;
 mod state;
 mod telemetry;
 mod tools;
+mod window;
 
 pub use auth::{KeyError, Keys, create as create_key};
-pub use batch::{Batcher, Crop, Encode, EncodeError, Encoded, Features, QueueFull, Wants};
+pub use batch::{Batcher, Crop, Encode, EncodeError, Encoded, Features, Plane, QueueFull, Wants};
 pub use bulk::Progress;
 pub use config::{
     Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, ModelFile, Provider, Sources, Tool,
@@ -46,6 +49,7 @@ pub use logs::start as start_logs;
 pub use metrics::{Metrics, ModelMetrics};
 pub use model::{InputKind, Model, ModelInfo};
 pub use routes::{app, cross_origin};
+pub use rule::MapRule;
 pub use serve::{Timeouts, serve};
 pub use startup::run;
 pub use state::{AppState, Expected};

@@ -10,6 +10,7 @@ use crate::batch::{Batcher, Batching, Encode};
 use crate::config::Limits;
 use crate::gallery::Gallery;
 use crate::metrics::Metrics;
+use crate::rule::MapRule;
 
 /// What the graph takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,10 @@ pub struct ModelInfo {
     pub golden: Option<f64>,
     /// Whether the model has an output for [`crate::Features`].
     pub features: bool,
+    /// How its saliency is made.
+    pub rule: MapRule,
+    /// Whether it has the channel sum as an output beside its saliency.
+    pub sum: bool,
     /// Execution provider that runs it, in ONNX Runtime's name without `ExecutionProvider`.
     pub provider: String,
 }
@@ -121,8 +126,9 @@ impl Model {
     ) -> Self {
         let metrics = metrics.of_model(&info.name);
         let how = Batching {
-            // Admission bounds what requests queue; the gallery's own pictures come on top while it is indexed.
-            capacity: limits.max_queue + 8 * limits.max_batch,
+            // Admission bounds what requests queue, twice that where pictures come with their mirror images; the
+            // gallery's own pictures come on top while it is indexed.
+            capacity: 2 * limits.max_queue + 8 * limits.max_batch,
             max_batch: limits.max_batch,
             max_delay: limits.max_delay,
         };

@@ -14,6 +14,7 @@ use crate::metrics::Stage;
 use crate::model::Model;
 use crate::state::AppState;
 use crate::telemetry;
+use crate::window::Window;
 
 /// One file of a request.
 #[derive(Debug, Clone)]
@@ -44,11 +45,35 @@ pub(crate) struct Facts {
     pub(crate) notes: Vec<&'static str>,
 }
 
+/// How a picture is looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Look {
+    pub(crate) window: Window,
+    /// Encode its mirror image, too.
+    pub(crate) mirror: bool,
+    /// Keep its colours for refining the map.
+    pub(crate) guide: bool,
+    /// What the model is to give besides embedding and saliency.
+    pub(crate) wants: Wants,
+}
+
 /// A picture with the model's answer.
 pub(crate) struct Answer {
     pub(crate) upload: Upload,
     pub(crate) facts: Facts,
     pub(crate) encoded: Encoded,
+    /// The answer for the mirror image, where it was asked for.
+    pub(crate) mirrored: Option<Encoded>,
+    /// The part of the picture that the model saw, small; where it was asked for.
+    pub(crate) guide: Option<Rgb>,
+}
+
+/// A picture on its way into the model.
+struct Prepared {
+    facts: Facts,
+    /// The picture, then its mirror image if that is wanted.
+    crops: Vec<Crop>,
+    guide: Option<Rgb>,
 }
 
 pub(crate) fn decode_limits(limits: &Limits) -> occlude_preprocess::Limits {
@@ -71,23 +96,23 @@ pub(crate) async fn encode_all(
     admitted: &mut Admitted,
     uploads: Vec<Upload>,
 ) -> Result<Vec<Answer>, ApiError> {
-    encode_all_wanting(state, model, admitted, uploads, Wants::default()).await
+    encode_all_as(state, model, admitted, uploads, Look::default()).await
 }
 
-/// [`encode_all`], and more of the model than its embedding and saliency.
-pub(crate) async fn encode_all_wanting(
+/// [`encode_all`] in another way than the contract's own.
+pub(crate) async fn encode_all_as(
     state: &AppState,
     model: &Model,
     admitted: &mut Admitted,
     mut uploads: Vec<Upload>,
-    wants: Wants,
+    look: Look,
 ) -> Result<Vec<Answer>, ApiError> {
     admitted.pictures(uploads.len())?;
     // A picture in another place than the first is one of several points, whose vectors may be there already.
     let several = uploads.len() > 1 || uploads.iter().any(|u| u.place > 0);
     fetch_all(state, admitted, &mut uploads, several).await?;
     admitted.pixels(pixels(state.limits(), &uploads, several)?)?;
-    try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, (several, wants)))).await
+    try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, (several, look)))).await
 }
 
 /// Fetches those pictures that the client only named.
@@ -135,17 +160,21 @@ async fn encode_one(
     state: &AppState,
     model: &Model,
     upload: Upload,
-    (several, wants): (bool, Wants),
+    (several, look): (bool, Look),
 ) -> Result<Answer, ApiError> {
     let announced = model.batcher.announce();
     let (bytes, contract) = (upload.bytes.clone(), model.info.contract.clone());
     let limits = decode_limits(state.limits());
-    let prepare = move || prepare(&bytes, &contract, &limits);
+    let prepare = move || prepare(&bytes, &contract, &limits, look);
     let prepared = state.on_pool(Stage::Decode, Some(&model.info.name), prepare).await?;
-    let (facts, pixels) = prepared.map_err(|e| upload.error(several, ApiError::decode(&e)))?;
-    let reply = announced.submit_wanting(pixels, wants).map_err(|_| overloaded(state))?;
-    let encoded = finite(answered(reply).await?).map_err(|e| upload.error(several, e))?;
-    Ok(Answer { upload, facts, encoded })
+    let prepared = prepared.map_err(|e| upload.error(several, ApiError::decode(&e)))?;
+    let Prepared { facts, crops, guide } = prepared;
+    let replies = announced.submit_together(crops, look.wants).map_err(|_| overloaded(state))?;
+    let encoded = try_join_all(replies.into_iter().map(answered)).await?;
+    let encoded = encoded.into_iter().map(finite).collect::<Result<Vec<_>, _>>();
+    let mut encoded = encoded.map_err(|e| upload.error(several, e))?.into_iter();
+    let first = encoded.next().ok_or_else(|| failed("the model gave no answer"))?;
+    Ok(Answer { upload, facts, encoded: first, mirrored: encoded.next(), guide })
 }
 
 /// Encodes pictures that already have the contract's crop, as one request.
@@ -178,7 +207,8 @@ async fn answered(reply: Reply) -> Result<Encoded, ApiError> {
 }
 
 fn finite(encoded: Encoded) -> Result<Encoded, ApiError> {
-    if encoded.embedding.iter().chain(&encoded.saliency).all(|v| v.is_finite()) {
+    let sum = encoded.sum.iter().flat_map(|sum| &sum.values);
+    if encoded.embedding.iter().chain(&encoded.saliency).chain(sum).all(|v| v.is_finite()) {
         return Ok(encoded);
     }
     Err(failed("the model answered with numbers that are not finite"))
@@ -192,9 +222,22 @@ fn prepare(
     bytes: &[u8],
     contract: &Preprocess,
     limits: &occlude_preprocess::Limits,
-) -> Result<(Facts, Rgb), occlude_preprocess::DecodeError> {
+    look: Look,
+) -> Result<Prepared, occlude_preprocess::DecodeError> {
     let decoded = decode(bytes, limits)?;
-    Ok((facts(&decoded), contract.pixels(&decoded.image)))
+    let pixels = look.window.pixels(contract, &decoded.image);
+    // What the model saw, mirrored: the mirror image's own crop may lie a pixel beside it.
+    let mirrored = look.mirror.then(|| mirrored(&pixels));
+    let guide = look.guide.then(|| look.window.guide(contract, &decoded.image));
+    let crops = [Some(pixels), mirrored].into_iter().flatten().map(Crop::from).collect();
+    Ok(Prepared { facts: facts(&decoded), crops, guide })
+}
+
+/// Columns from right to left.
+fn mirrored(image: &Rgb) -> Rgb {
+    let row = |row: &[u8]| row.as_chunks::<3>().0.iter().rev().flatten().copied().collect::<Vec<u8>>();
+    let data = image.data.chunks_exact((3 * image.width.max(1)) as usize).flat_map(row).collect();
+    Rgb { data, ..*image }
 }
 
 #[cfg(test)]
@@ -214,6 +257,13 @@ mod tests {
         ];
         let names: std::collections::BTreeSet<_> = all.into_iter().map(Note::name).collect();
         assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn mirror_images_have_their_columns_from_right_to_left() {
+        let image = Rgb { width: 2, height: 2, data: (0..12).collect() };
+        assert_eq!(mirrored(&image).data, [3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8]);
+        assert_eq!(mirrored(&mirrored(&image)), image);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which part of the feature map the embedding is pooled from.
 
-use occlude_saliency::{Map, foreground_above, foreground_pooled, threshold_at};
+use occlude_saliency::{Map, foreground_above, foreground_pooled, threshold_at, upsample};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -40,7 +40,7 @@ impl Pooling {
                  `occlude-export onnx --outputs embedding,saliency,res5`",
             ));
         }
-        Ok(Wants { features })
+        Ok(Wants { features, ..Wants::default() })
     }
 
     /// The embedding that was asked for; of the foreground, it always has length 1.
@@ -52,9 +52,36 @@ impl Pooling {
         let features = encoded.features.as_ref().ok_or_else(missing)?;
         let pooled = || {
             let map = Map::new(encoded.grid.0, encoded.grid.1, &encoded.saliency)?;
+            // The saliency may be that of another stage; at the same size this changes nothing.
+            let values = upsample(map, features.height, features.width);
+            let map = Map::new(features.height, features.width, &values)?;
             let mask = foreground_above(map, threshold_at(map, self.deviations))?;
             foreground_pooled(features.channels, &features.values, &mask)
         };
         Ok(pooled().map_err(RenderError::from)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Features;
+
+    /// A saliency of twice as many cells a side: the features' cells are foreground where the mean of their four is.
+    #[test]
+    fn the_saliency_of_another_stage_says_where_the_foreground_is() {
+        let saliency = [[9.0, 7.0, 0.0, 1.0], [8.0, 8.0, 1.0, 0.0], [0.0; 4], [1.0; 4]].concat();
+        let features = Features {
+            channels: 2,
+            height: 2,
+            width: 2,
+            values: vec![3.0, 0.0, 0.0, 1.0, 4.0, 1.0, 1.0, 1.0],
+        };
+        let encoded =
+            Encoded { embedding: vec![1.0], saliency, grid: (4, 4), features: Some(features), sum: None };
+        let pooling = Pooling { pool: Pool::Foreground, deviations: 0.5 };
+        assert_eq!(pooling.embedding(&encoded).unwrap(), [0.6, 0.8]);
+        let all = Pooling { pool: Pool::All, ..pooling };
+        assert_eq!(all.embedding(&encoded).unwrap(), [1.0]);
     }
 }

@@ -10,7 +10,7 @@ use occlude_saliency::{self as saliency, Map, Mask, Placement, Rect};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::batch::Encoded;
+use crate::maps::Maps;
 
 /// What a PNG answer shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
@@ -68,29 +68,22 @@ impl FromStr for Masks {
     }
 }
 
-/// What a JSON answer says about the saliency.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct How {
-    /// The threshold, in standard deviations from the mean.
-    pub(crate) deviations: f64,
-    pub(crate) masks: Masks,
-}
-
-impl Default for How {
-    fn default() -> Self {
-        Self { deviations: saliency::DEVIATIONS, masks: Masks::default() }
-    }
-}
-
 /// The saliency of a picture; sizes and boxes are in pixels of the upright original.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Saliency {
+    /// The model's own, also with `refine=true`; with `mirror=true` the mean with the mirror image's.
     grid: Grid,
-    /// Cells at or above it are foreground.
+    /// Cells at or above it are foreground; with `refine=true`, pixels of the refined map, and all that follows is of
+    /// that map.
     threshold: f64,
-    /// The threshold in standard deviations from the mean of the grid.
+    /// The threshold in standard deviations from the mean of the map.
     deviations: f64,
     foreground_ratio: f64,
+    /// How far the foregrounds of the map and of the mirror image's agree, 0 to 1 (intersection over union); with
+    /// `mirror=true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confidence: Option<f64>,
+    /// What the model sees, in pixels of the upright original, like the boxes.
     crop: Bounds,
     /// Around the largest part; null where nothing is foreground.
     #[serde(rename = "box")]
@@ -106,9 +99,9 @@ pub(crate) struct Saliency {
 struct Part {
     #[serde(flatten)]
     bounds: Bounds,
-    /// Its cells over all cells of the grid.
+    /// Its cells over all cells of the map.
     ratio: f64,
-    /// Mean of the grid's values in it.
+    /// Mean of the map's values in it.
     mean: f64,
 }
 
@@ -167,25 +160,20 @@ fn rounded(rect: Rect) -> Bounds {
     Bounds { x: hundredth(left), y: hundredth(top), width: hundredth(width), height: hundredth(height) }
 }
 
-fn map(encoded: &Encoded) -> Result<Map<'_>, saliency::Error> {
-    Map::new(encoded.grid.0, encoded.grid.1, &encoded.saliency)
-}
-
 /// Everything about the saliency of a picture that lies as `place` says.
-pub(crate) fn describe(encoded: &Encoded, place: &Placement, how: How) -> Result<Saliency, RenderError> {
-    let map = map(encoded)?;
-    let threshold = saliency::threshold_at(map, how.deviations);
-    let mask = saliency::foreground_above(map, threshold)?;
+pub(crate) fn describe(maps: &Maps, place: &Placement, masks: Masks) -> Result<Saliency, RenderError> {
+    let (map, (threshold, mask), grid) = (maps.shown()?, maps.foreground()?, &maps.grid);
     let boxes: Vec<Part> = mask.components().iter().filter_map(|c| part(map, c, place)).collect();
     Ok(Saliency {
-        grid: Grid { width: map.width(), height: map.height(), values: map.values().to_vec() },
+        grid: Grid { width: grid.width, height: grid.height, values: grid.values.clone() },
         threshold,
-        deviations: how.deviations,
+        deviations: maps.deviations,
         foreground_ratio: mask.ratio(),
+        confidence: maps.confidence,
         crop: rounded(place.crop),
         bounds: boxes.first().map(|b| b.bounds),
         boxes,
-        mask: forms(&mask, place, how.masks)?,
+        mask: forms(&mask, place, masks)?,
     })
 }
 
@@ -219,21 +207,18 @@ pub(crate) struct Drawing {
     pub(crate) opacity: f32,
     /// Longest side of heat map and overlay in pixels.
     pub(crate) max_side: u32,
-    /// The mask's threshold, in standard deviations from the mean.
-    pub(crate) deviations: f64,
 }
 
 /// The PNG of a view. `picture` gives the original's pixels; only the overlay asks for them.
 pub(crate) fn draw<E: From<RenderError>>(
-    encoded: &Encoded,
+    maps: &Maps,
     place: &Placement,
     how: Drawing,
     picture: impl FnOnce() -> Result<Rgb, E>,
 ) -> Result<Vec<u8>, E> {
-    let map = map(encoded).map_err(RenderError::from)?;
+    let map = maps.shown().map_err(RenderError::from)?;
     if how.view == View::Mask {
-        let threshold = saliency::threshold_at(map, how.deviations);
-        let mask = saliency::foreground_above(map, threshold).map_err(RenderError::from)?;
+        let (_, mask) = maps.foreground().map_err(RenderError::from)?;
         return Ok(mask_png(&mask, place)?);
     }
     let (width, height) = fit(place.width, place.height, how.max_side);
@@ -291,11 +276,13 @@ fn write_png(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Plane;
     use occlude_preprocess::{Limits, decode};
 
-    fn encoded() -> Encoded {
+    fn maps() -> Maps {
         // The right column stands out; its cells and the first are above mean - 0.6 std.
-        Encoded { embedding: vec![1.0], saliency: vec![1.0, 9.0, 0.0, 9.0], grid: (2, 2), features: None }
+        let grid = Plane { height: 2, width: 2, values: vec![1.0, 9.0, 0.0, 9.0] };
+        Maps { grid, refined: None, deviations: saliency::DEVIATIONS, confidence: None }
     }
 
     /// 8 x 4, of which the middle 4 x 4 was seen.
@@ -307,8 +294,7 @@ mod tests {
     #[test]
     fn boxes_and_masks_are_in_the_pictures_pixels() {
         let all = Masks { polygons: true, ..Masks::default() };
-        let how = How { masks: all, ..How::default() };
-        let found = describe(&encoded(), &place(), how).unwrap();
+        let found = describe(&maps(), &place(), all).unwrap();
         assert_eq!(found.foreground_ratio, 0.5);
         let right = Bounds { x: 4.0, y: 0.0, width: 2.0, height: 4.0 };
         assert_eq!(found.bounds, Some(right));
@@ -333,12 +319,12 @@ mod tests {
     #[test]
     fn the_threshold_moves_the_foreground() {
         // Mean 4.75, deviation 4.26.
-        let at = |deviations| describe(&encoded(), &place(), How { deviations, ..How::default() }).unwrap();
+        let at = |deviations| describe(&Maps { deviations, ..maps() }, &place(), Masks::default()).unwrap();
         let ratios = [-2.0, -1.0, -0.6, 0.9, 3.0].map(|d| at(d).foreground_ratio);
         assert_eq!(ratios, [1.0, 0.75, 0.5, 0.5, 0.0]);
         let none = at(3.0);
         assert_eq!((none.bounds, none.boxes.len(), none.deviations), (None, 0, 3.0));
-        assert_eq!(at(-0.6).threshold, saliency::threshold(map(&encoded()).unwrap()));
+        assert_eq!(at(-0.6).threshold, saliency::threshold(maps().grid.map().unwrap()));
     }
 
     #[test]
@@ -350,14 +336,13 @@ mod tests {
         for wrong in ["", "png,none", "PNG", "png,"] {
             assert!(wrong.parse::<Masks>().is_err(), "{wrong}");
         }
-        let how = How { masks: Masks::NONE, ..How::default() };
-        assert_eq!(describe(&encoded(), &place(), how).unwrap().mask, None);
+        assert_eq!(describe(&maps(), &place(), Masks::NONE).unwrap().mask, None);
     }
 
     fn drawn(view: View, max_side: u32) -> Rgb {
-        let how = Drawing { view, opacity: 0.5, max_side, deviations: saliency::DEVIATIONS };
+        let how = Drawing { view, opacity: 0.5, max_side };
         let photo = || Ok::<_, RenderError>(Rgb::filled(8, 4, [100; 3]));
-        let png = draw(&encoded(), &place(), how, photo).unwrap();
+        let png = draw(&maps(), &place(), how, photo).unwrap();
         decode(&png, &Limits::default()).unwrap().image
     }
 
@@ -378,7 +363,28 @@ mod tests {
 
     #[test]
     fn a_map_that_is_none_is_an_error() {
-        let nan = Encoded { saliency: vec![f32::NAN; 4], ..encoded() };
-        assert!(matches!(describe(&nan, &place(), How::default()), Err(RenderError::Saliency(_))));
+        let nan = Maps { grid: Plane { values: vec![f32::NAN; 4], ..maps().grid }, ..maps() };
+        assert!(matches!(describe(&nan, &place(), Masks::default()), Err(RenderError::Saliency(_))));
+    }
+
+    /// Boxes, masks and pictures are of the refined map, the grid stays the model's.
+    #[test]
+    fn what_is_refined_is_shown() {
+        let values = [[0.0, 0.0, 0.0, 5.0], [0.0, 0.0, 0.0, 5.0], [0.0; 4], [0.0; 4]].concat();
+        let refined = Some(Plane { height: 4, width: 4, values });
+        let maps = Maps { refined, deviations: 1.0, confidence: Some(0.25), ..maps() };
+        let found = describe(&maps, &place(), Masks::default()).unwrap();
+        assert_eq!(found.grid.values, [1.0, 9.0, 0.0, 9.0]);
+        assert_eq!((found.foreground_ratio, found.confidence), (0.125, Some(0.25)));
+        assert_eq!(found.bounds, Some(Bounds { x: 5.0, y: 0.0, width: 1.0, height: 2.0 }));
+        assert_eq!(found.boxes[0].mean, 5.0);
+        for view in [View::Mask, View::Heat] {
+            let how = Drawing { view, opacity: 1.0, max_side: 100 };
+            let photo = || Ok::<_, RenderError>(Rgb::filled(8, 4, [100; 3]));
+            let drawn =
+                decode(&draw(&maps, &place(), how, photo).unwrap(), &Limits::default()).unwrap().image;
+            let at = |x: usize, y: usize| drawn.data[(y * 8 + x) * 3..][..3].to_vec();
+            assert!(at(5, 0) != at(4, 0) && at(4, 3) == at(5, 3), "{view:?}");
+        }
     }
 }

@@ -4,8 +4,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use occlude_preprocess::{Preprocess, Rgb};
 
-use crate::batch::{Crop, Encode, EncodeError, Encoded, Features, Wants};
+use crate::batch::{Crop, Encode, EncodeError, Encoded, Features, Plane, Wants};
 use crate::model::{InputKind, ModelInfo};
+use crate::rule::MapRule;
 
 /// Lets encoders through once it is opened.
 #[derive(Clone, Default)]
@@ -63,6 +64,8 @@ impl Fake {
             dim: Self::DIM,
             golden: None,
             features: false,
+            rule: MapRule::default(),
+            sum: false,
             provider: "none".to_owned(),
         }
     }
@@ -73,6 +76,14 @@ impl Fake {
         let plane = |&e| encoded.saliency.iter().map(move |s| e * s);
         let values = encoded.embedding.iter().flat_map(plane).collect();
         Features { channels: encoded.embedding.len(), height, width, values }
+    }
+
+    /// The channel sum of an answer: the saliency, each cell twice as wide, upside down and doubled.
+    pub fn sum(encoded: &Encoded) -> Plane {
+        let (height, width) = encoded.grid;
+        let row = |row: &[f32]| row.iter().flat_map(|v| [2.0 * v; 2]).collect::<Vec<f32>>();
+        let values = encoded.saliency.chunks_exact(width).rev().flat_map(row).collect();
+        Plane { height, width: 2 * width, values }
     }
 
     /// What it answers for a picture.
@@ -94,6 +105,7 @@ impl Fake {
             saliency: vec![quarter(0, 0), quarter(0, 1), quarter(1, 0), quarter(1, 1)],
             grid: (2, 2),
             features: None,
+            sum: None,
         }
     }
 }
@@ -115,7 +127,8 @@ impl Encode for Fake {
         let answer = |image| {
             let encoded = Self::answer(image);
             let features = wants.features.then(|| Self::features(&encoded));
-            Encoded { features, ..encoded }
+            let sum = wants.sum.then(|| Self::sum(&encoded));
+            Encoded { features, sum, ..encoded }
         };
         Ok(images.iter().map(answer).collect())
     }

@@ -8,17 +8,12 @@ use std::collections::BTreeMap;
 
 use occlude_preprocess::{Preprocess, Rgb};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{HasSelectedOutputs, IoBinding, OutputSelector, RunOptions, Session, SessionOutputs};
+use ort::session::{IoBinding, Session, SessionOutputs};
 use ort::value::{Tensor, TensorRef};
 
-use crate::batch::{Crop, EncodeError, Encoded, Features, Wants};
+use super::outputs::{Selected, tensor};
+use crate::batch::{Crop, EncodeError, Wants};
 use crate::model::InputKind;
-
-/// The output that features come from.
-pub(super) const FEATURES: &str = "res5";
-
-/// Every output that is read, the features last.
-const OUTPUTS: [&str; 3] = ["embedding", "saliency", FEATURES];
 
 /// Bound buffers hold at most this many times the pictures of the largest batch, all batch sizes together.
 const KEPT: usize = 4;
@@ -82,37 +77,6 @@ impl Format {
     }
 }
 
-/// The outputs that are asked for, without and with features.
-pub(super) struct Selected {
-    plain: RunOptions<HasSelectedOutputs>,
-    features: Option<RunOptions<HasSelectedOutputs>>,
-}
-
-impl Selected {
-    /// Those of a session that has been checked; features only where it has them.
-    pub(super) fn new(session: &Session) -> ort::Result<Self> {
-        let select = |names: &[&str]| {
-            let all = names.iter().fold(OutputSelector::no_default(), |all, name| all.with(*name));
-            Ok::<_, ort::Error>(RunOptions::new()?.with_outputs(all))
-        };
-        let has = session.outputs().iter().any(|o| o.name() == FEATURES);
-        Ok(Self { plain: select(&OUTPUTS[..2])?, features: has.then(|| select(&OUTPUTS)).transpose()? })
-    }
-
-    /// Whether features can be had.
-    pub(super) fn has_features(&self) -> bool {
-        self.features.is_some()
-    }
-
-    fn options(&self, wants: Wants) -> &RunOptions<HasSelectedOutputs> {
-        self.features.as_ref().filter(|_| wants.features).unwrap_or(&self.plain)
-    }
-
-    fn names(&self, wants: Wants) -> &'static [&'static str] {
-        if wants.features && self.has_features() { &OUTPUTS } else { &OUTPUTS[..2] }
-    }
-}
-
 /// Memory of the process, used again for every batch.
 #[derive(Default)]
 pub(super) struct Host {
@@ -161,15 +125,15 @@ struct Buffers {
     input: Input,
 }
 
-/// Bound buffers for each batch size that was seen, with and without features.
+/// Bound buffers for each batch size and set of outputs that was seen.
 pub(super) struct Bound {
     input: Allocator,
     output: Allocator,
-    /// Sides of each output behind the batch, in the order of [`OUTPUTS`].
-    sides: Vec<Vec<i64>>,
+    /// Sides of each output behind the batch.
+    sides: BTreeMap<&'static str, Vec<i64>>,
     /// Most pictures that all buffers together are for.
     room: usize,
-    buffers: BTreeMap<(usize, bool), Buffers>,
+    buffers: BTreeMap<(usize, Wants), Buffers>,
 }
 
 impl Bound {
@@ -182,11 +146,13 @@ impl Bound {
         max_batch: usize,
     ) -> Result<Self, EncodeError> {
         let grey = Rgb::filled(format.contract.crop, format.contract.crop, [128; 3]).into();
-        let wants = Wants { features: true };
+        let wants = selected.all();
         let sides = |outputs: &SessionOutputs<'_>| {
-            let sides =
-                |name: &&str| tensor(outputs, name).map(|(shape, _)| shape.get(1..).unwrap_or(&[]).to_vec());
-            selected.names(wants).iter().map(sides).collect::<Result<Vec<_>, _>>()
+            let sides = |name: &'static str| {
+                let (shape, _) = tensor(outputs, name)?;
+                Ok::<_, EncodeError>((name, shape.get(1..).unwrap_or(&[]).to_vec()))
+            };
+            selected.names(wants).map(sides).collect::<Result<_, EncodeError>>()
         };
         let sides = Host::default().run(session, selected, format, (&[grey], wants), sides)?;
         let allocator = |kind| {
@@ -206,8 +172,7 @@ impl Bound {
         (images, wants): (&[Crop], Wants),
         read: impl FnOnce(&SessionOutputs<'_>) -> Result<T, EncodeError>,
     ) -> Result<T, EncodeError> {
-        let names = selected.names(wants);
-        let buffers = self.of(session, format, images.len(), names)?;
+        let buffers = self.of(session, selected, format, (images.len(), selected.possible(wants)))?;
         let name = format.input.input();
         // Binding is what copies the input to the device, so it is done for every batch.
         match &mut buffers.input {
@@ -230,17 +195,16 @@ impl Bound {
     fn of(
         &mut self,
         session: &Session,
+        selected: &Selected,
         format: &Format,
-        n: usize,
-        names: &[&'static str],
+        key: (usize, Wants),
     ) -> ort::Result<&mut Buffers> {
-        let key = (n, names.len() == OUTPUTS.len());
         if !self.buffers.contains_key(&key) {
             // A server sees few sizes again and again; starting over bounds what the others leave behind.
-            if self.buffers.keys().map(|(n, _)| n).sum::<usize>() + n > self.room {
+            if self.buffers.keys().map(|(n, _)| n).sum::<usize>() + key.0 > self.room {
                 self.buffers.clear();
             }
-            let made = self.make(session, format, n, names)?;
+            let made = self.make(session, selected, format, key)?;
             self.buffers.insert(key, made);
         }
         self.buffers.get_mut(&key).ok_or_else(|| ort::Error::new("no buffers"))
@@ -249,120 +213,20 @@ impl Bound {
     fn make(
         &self,
         session: &Session,
+        selected: &Selected,
         format: &Format,
-        n: usize,
-        names: &[&'static str],
+        (n, wants): (usize, Wants),
     ) -> ort::Result<Buffers> {
         let mut binding = session.create_binding()?;
-        for (name, sides) in names.iter().zip(&self.sides) {
+        for name in selected.names(wants) {
+            let sides = self.sides.get(name).map_or(&[][..], Vec::as_slice);
             let shape: Vec<i64> = std::iter::once(n as i64).chain(sides.iter().copied()).collect();
-            binding.bind_output(*name, Tensor::<f32>::new(&self.output, shape)?)?;
+            binding.bind_output(name, Tensor::<f32>::new(&self.output, shape)?)?;
         }
         let input = match format.input {
             InputKind::Float => Input::Float(Tensor::new(&self.input, format.shape(n))?),
             InputKind::Uint8 => Input::Uint8(Tensor::new(&self.input, format.shape(n))?),
         };
         Ok(Buffers { binding, input })
-    }
-}
-
-fn tensor<'o>(outputs: &'o SessionOutputs<'_>, name: &str) -> Result<(&'o [i64], &'o [f32]), EncodeError> {
-    let output = OUTPUTS.iter().find(|known| **known == name).copied().unwrap_or("output");
-    let missing = EncodeError::Output { output, got: vec![], expected: "an output".to_owned() };
-    let (shape, values) = outputs.get(name).ok_or(missing)?.try_extract_tensor::<f32>()?;
-    Ok((shape, values))
-}
-
-/// One result for each of `n` pictures.
-pub(super) fn read(outputs: &SessionOutputs<'_>, n: usize) -> Result<Vec<Encoded>, EncodeError> {
-    let mut rows = rows(n, tensor(outputs, "embedding")?, tensor(outputs, "saliency")?)?;
-    if outputs.get(FEATURES).is_some() {
-        let (shape, values) = tensor(outputs, FEATURES)?;
-        for (row, features) in rows.iter_mut().zip(features(n, shape, values)?) {
-            row.features = Some(features);
-        }
-    }
-    Ok(rows)
-}
-
-fn wrong(n: usize, output: &'static str, got: &[i64], expected: &str) -> EncodeError {
-    EncodeError::Output { output, got: got.to_vec(), expected: format!("{expected} for {n} pictures") }
-}
-
-fn size(side: i64) -> usize {
-    usize::try_from(side).unwrap_or(0)
-}
-
-/// Splits the outputs into one result for each picture.
-fn rows(
-    n: usize,
-    embedding: (&[i64], &[f32]),
-    saliency: (&[i64], &[f32]),
-) -> Result<Vec<Encoded>, EncodeError> {
-    let (&[a, dim], &[b, h, w]) = (embedding.0, saliency.0) else {
-        return Err(wrong(n, "embedding", embedding.0, "(n, d) beside a saliency of (n, h, w)"));
-    };
-    let (dim, grid) = (size(dim), (size(h), size(w)));
-    if size(a) != n || dim == 0 {
-        return Err(wrong(n, "embedding", embedding.0, "(n, d)"));
-    }
-    if size(b) != n || grid.0 * grid.1 == 0 {
-        return Err(wrong(n, "saliency", saliency.0, "(n, h, w)"));
-    }
-    let pairs = embedding.1.chunks_exact(dim).zip(saliency.1.chunks_exact(grid.0 * grid.1));
-    let row = |(e, s): (&[f32], &[f32])| Encoded {
-        embedding: e.to_vec(),
-        saliency: s.to_vec(),
-        grid,
-        features: None,
-    };
-    Ok(pairs.map(row).collect())
-}
-
-/// Splits the feature maps.
-fn features(n: usize, shape: &[i64], values: &[f32]) -> Result<Vec<Features>, EncodeError> {
-    let sides: Vec<usize> = shape.iter().map(|&s| size(s)).collect();
-    let [rows, channels, height, width] = sides[..] else {
-        return Err(wrong(n, FEATURES, shape, "(n, c, h, w)"));
-    };
-    if rows != n || channels * height * width == 0 {
-        return Err(wrong(n, FEATURES, shape, "(n, c, h, w)"));
-    }
-    let row = |values: &[f32]| Features { channels, height, width, values: values.to_vec() };
-    Ok(values.chunks_exact(channels * height * width).map(row).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn encoded(embedding: &[f32], saliency: &[f32]) -> Encoded {
-        Encoded { embedding: embedding.to_vec(), saliency: saliency.to_vec(), grid: (1, 3), features: None }
-    }
-
-    #[test]
-    fn outputs_are_split_by_rows() {
-        let made = rows(2, (&[2, 2], &[1., 2., 3., 4.]), (&[2, 1, 3], &[5., 6., 7., 8., 9., 10.])).unwrap();
-        assert_eq!(made[0], encoded(&[1., 2.], &[5., 6., 7.]));
-        assert_eq!(made[1], encoded(&[3., 4.], &[8., 9., 10.]));
-        let maps = features(2, &[2, 2, 1, 1], &[1., 2., 3., 4.]).unwrap();
-        assert_eq!(maps[1], Features { channels: 2, height: 1, width: 1, values: vec![3., 4.] });
-    }
-
-    #[test]
-    fn outputs_of_other_shapes_are_errors() {
-        let name = |error| match error {
-            EncodeError::Output { output, .. } => output,
-            other => panic!("{other:?}"),
-        };
-        let fails = |e: &[i64], s: &[i64]| name(rows(2, (e, &[0.0; 8]), (s, &[0.0; 8])).unwrap_err());
-        assert_eq!(fails(&[2, 2, 1], &[2, 1, 1]), "embedding");
-        assert_eq!(fails(&[1, 2], &[2, 1, 1]), "embedding");
-        assert_eq!(fails(&[2, 0], &[2, 1, 1]), "embedding");
-        assert_eq!(fails(&[2, 2], &[1, 1, 1]), "saliency");
-        assert_eq!(fails(&[2, 2], &[2, 0, 1]), "saliency");
-        for shape in [&[2i64, 2, 2][..], &[1, 2, 2, 1], &[2, 0, 2, 1]] {
-            assert_eq!(name(features(2, shape, &[0.0; 8]).unwrap_err()), FEATURES);
-        }
     }
 }

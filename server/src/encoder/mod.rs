@@ -6,6 +6,7 @@ pub(crate) mod files;
 mod golden;
 mod io;
 mod onnx;
+mod outputs;
 
 pub use occlude_onnxruntime::{LibraryError, environment};
 pub use onnx::{LoadError, Loaded, OnnxEncoder, Options, load};

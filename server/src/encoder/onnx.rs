@@ -10,11 +10,13 @@ use ort::session::{Session, SessionOutputs};
 use ort::value::{TensorElementType, ValueType};
 
 use super::golden::Check;
-use super::io::{Bound, FEATURES, Format, Host, Selected, read};
+use super::io::{Bound, Format, Host};
+use super::outputs::{FEATURES, SUM, Selected, read};
 use super::{file_kind, files};
 use crate::batch::{Crop, Encode, EncodeError, Encoded, Wants};
 use crate::config::Provider;
 use crate::model::{InputKind, ModelInfo};
+use crate::rule::MapRule;
 
 /// How sessions are made.
 #[derive(Debug, Clone)]
@@ -88,6 +90,14 @@ pub enum LoadError {
         path: PathBuf,
         /// Why.
         source: ContractError,
+    },
+    /// The metadata about the saliency are unusable.
+    #[error("`{}`: metadata `saliency`: {reason}; hint: export the model again with `occlude-export onnx`", .path.display())]
+    Rule {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
     },
     /// An input or output is missing, or is not what the contract makes of a picture.
     #[error("`{}`: `{name}` is {got}, expected {expected}; hint: export it with `occlude-export onnx`", .path.display())]
@@ -172,6 +182,9 @@ const UNCHECKED: &str = "the model has no golden picture, so that its answers ca
 /// Metadata with a hash over all that changes what the model answers, written by `occlude-export`.
 const IDENTITY: &str = "occlude.identity";
 
+/// Metadata that say how the saliency is made.
+const RULE: &str = "saliency";
+
 fn is_identity(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -209,7 +222,8 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
         }
         None => None,
     };
-    info.features = encoders.iter().all(|encoder| encoder.selected.has_features());
+    info.features = encoders.iter().all(|encoder| encoder.selected.all().features);
+    info.sum = encoders.iter().all(|encoder| encoder.selected.all().sum);
     let warning = info.golden.is_none().then_some(UNCHECKED);
     Ok(Loaded { info, encoders, note, warning, digest })
 }
@@ -317,9 +331,13 @@ fn describe(
     let input = check_input(path, session, contract.crop)?;
     check_output(path, session, "embedding", 2)?;
     check_output(path, session, "saliency", 3)?;
-    if session.outputs().iter().any(|o| o.name() == FEATURES) {
-        check_output(path, session, FEATURES, 4)?;
+    for (name, rank) in [(FEATURES, 4), (SUM, 3)] {
+        if session.outputs().iter().any(|o| o.name() == name) {
+            check_output(path, session, name, rank)?;
+        }
     }
+    let rule = MapRule::read(metadata.custom(RULE).as_deref())
+        .map_err(|reason| LoadError::Rule { path: path.to_owned(), reason })?;
     Ok(ModelInfo {
         name: options.name.clone(),
         fingerprint: required("fingerprint")?,
@@ -333,6 +351,8 @@ fn describe(
         dim: 0,
         golden: None,
         features: false,
+        rule,
+        sum: false,
         provider: provider.to_owned(),
     })
 }
@@ -449,7 +469,7 @@ mod tests {
             name: "tiny".to_owned(),
             gpu_mem_limit: None,
         };
-        for name in ["tiny-features.onnx", "tiny-uint8.onnx"] {
+        for name in ["tiny-features.onnx", "tiny-border.onnx", "tiny-uint8.onnx"] {
             let make = || load(&fixture(name), &options).unwrap().encoders.remove(0);
             let (mut host, mut bound) = (make(), make());
             let OnnxEncoder { session, selected, format, .. } = &mut bound;
@@ -461,11 +481,13 @@ mod tests {
                     let pixels = |i| (0..32 * 32 * 3).map(|p| shade(i, p)).collect();
                     let images: Vec<_> =
                         (0..n).map(|i| Rgb { width: 32, height: 32, data: pixels(i) }.into()).collect();
-                    let wants = Wants { features: round % 2 == 1 };
+                    let wants = Wants { features: round % 2 == 1, sum: round > 1 };
                     let (got, expected) = (bound.encode(&images, wants), host.encode(&images, wants));
                     assert_eq!(got, expected, "{name}: {n} in round {round}");
-                    let features = wants.features && name == "tiny-features.onnx";
-                    assert_eq!(got.unwrap()[n - 1].features.is_some(), features);
+                    let (features, sum) = (name == "tiny-features.onnx", name == "tiny-border.onnx");
+                    let last = &got.unwrap()[n - 1];
+                    assert_eq!(last.features.is_some(), wants.features && features);
+                    assert_eq!(last.sum.is_some(), wants.sum && sum);
                 }
             }
         }

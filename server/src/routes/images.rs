@@ -8,34 +8,30 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use occlude_preprocess::decode;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::uploads;
 use super::errors;
 use super::negotiate::{Media, format, query, query_and_fields, within};
+use super::queries::{AnalyzeQuery, EmbedQuery, SaliencyQuery};
 use super::search::{Neighbour, neighbours};
 use super::surround::RequestId;
 use crate::admission::Admitted;
-use crate::batch::Wants;
 use crate::clock;
 use crate::error::{ApiError, Kind};
 use crate::gallery::Gallery;
-use crate::geometry::placement;
+use crate::maps::{Maps, Reading};
 use crate::metrics::Stage;
 use crate::model::{Model, ModelInfo};
 use crate::npy;
-use crate::picture::{Answer, decode_limits, encode_all_wanting};
-use crate::pool::{Pool, Pooling};
-use crate::render::{self, Drawing, How, Masks, RenderError, Saliency, View};
+use crate::picture::{Answer, Look, decode_limits, encode_all_as};
+use crate::pool::Pooling;
+use crate::render::{self, Drawing, Masks, RenderError, Saliency};
 use crate::state::AppState;
+use crate::window::Window;
 
-/// Longest side of a drawn picture, unless asked otherwise, and the most that can be asked.
-const SIDE: (u32, u32) = (1024, 4096);
-const OPACITY: f32 = 0.6;
-/// Bounds of the threshold in standard deviations from the mean; no grid of a model's goes beyond.
-const DEVIATIONS: (f64, f64) = (-100.0, 100.0);
 /// Most neighbours of one picture.
 pub(super) const MAX_K: usize = 1000;
 
@@ -45,7 +41,7 @@ const NOTES: HeaderName = HeaderName::from_static("x-occlude-notes");
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Parts {
     pub(super) embedding: Option<Pooling>,
-    pub(super) saliency: Option<How>,
+    pub(super) saliency: Option<(Reading, Masks)>,
     /// So many neighbours from the gallery.
     pub(super) neighbours: Option<usize>,
 }
@@ -101,97 +97,6 @@ struct Item {
     neighbours: Option<Vec<Neighbour>>,
 }
 
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-struct EmbedQuery {
-    /// Name of a model; the first without it.
-    model: Option<String>,
-    /// Which cells of the feature map make the embedding.
-    #[param(inline)]
-    pool: Option<Pool>,
-    /// Of the foreground, in standard deviations from the mean; with `pool=foreground`.
-    #[param(minimum = -100, maximum = 100)]
-    threshold: Option<f64>,
-    /// How the answer is written; before `Accept`.
-    #[param(inline)]
-    format: Option<Media>,
-}
-
-impl EmbedQuery {
-    fn pooling(&self) -> Result<Pooling, ApiError> {
-        let pool = self.pool.unwrap_or_default();
-        if self.threshold.is_some() && pool == Pool::All {
-            let error = ApiError::new(Kind::BadRequest, "`threshold` has no effect on this embedding");
-            return Err(error.hint("it takes `pool=foreground` with it"));
-        }
-        Ok(Pooling { pool, deviations: deviations(self.threshold)? })
-    }
-}
-
-/// The threshold of the foreground, in standard deviations from the mean.
-fn deviations(asked: Option<f64>) -> Result<f64, ApiError> {
-    within("threshold", asked.unwrap_or(How::default().deviations), DEVIATIONS)
-}
-
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-struct SaliencyQuery {
-    /// Name of a model; the first without it.
-    model: Option<String>,
-    /// What a PNG shows.
-    #[param(inline)]
-    view: Option<View>,
-    /// Of the overlay.
-    #[param(minimum = 0, maximum = 1)]
-    opacity: Option<f32>,
-    /// Longest side of overlay and heat map in pixels.
-    #[param(minimum = 1, maximum = 4096)]
-    max_side: Option<u32>,
-    /// Of the foreground, in standard deviations from the mean.
-    #[param(minimum = -100, maximum = 100)]
-    threshold: Option<f64>,
-    /// Forms of the mask: a list of `png`, `rle`, `polygons`, or `none`.
-    #[param(pattern = "^(none|(png|rle|polygons)(,(png|rle|polygons))*)$")]
-    mask: Option<String>,
-    /// Which cells of the feature map make the embedding; of /v1/analyze.
-    #[param(inline)]
-    pool: Option<Pool>,
-    /// Neighbours from the gallery; of /v1/analyze.
-    #[param(minimum = 1, maximum = 1000)]
-    k: Option<usize>,
-    /// How the answer is written; before `Accept`.
-    #[param(inline)]
-    format: Option<Media>,
-}
-
-impl SaliencyQuery {
-    fn how(&self) -> Result<How, ApiError> {
-        let masks = self.mask.as_deref().map(str::parse::<Masks>).transpose();
-        let masks = masks.map_err(|message| ApiError::new(Kind::BadRequest, message))?.unwrap_or_default();
-        Ok(How { deviations: deviations(self.threshold)?, masks })
-    }
-
-    fn form(&self, headers: &HeaderMap, offered: &[Media]) -> Result<Form, ApiError> {
-        let drawing = self.drawing()?;
-        Ok(match format(self.format, headers, offered)? {
-            Media::Json => Form::Json,
-            Media::Npy => Form::Npy,
-            Media::Png => Form::Png(drawing),
-        })
-    }
-
-    fn drawing(&self) -> Result<Drawing, ApiError> {
-        Ok(Drawing {
-            view: self.view.unwrap_or_default(),
-            opacity: within("opacity", self.opacity.unwrap_or(OPACITY), (0.0, 1.0))?,
-            max_side: within("max_side", self.max_side.unwrap_or(SIDE.0), (1, SIDE.1))?,
-            deviations: deviations(self.threshold)?,
-        })
-    }
-}
-
 /// Embeddings of pictures
 ///
 /// A vector for each picture, in order; they have length 1 unless the model was exported otherwise.
@@ -206,11 +111,10 @@ pub(super) async fn embed(
 ) -> Response {
     let run = answer(&state, id.0, request, |asked: &EmbedQuery, headers| {
         let media = format(asked.format, headers, &[Media::Json, Media::Npy])?;
-        Ok(Plan {
-            form: if media == Media::Npy { Form::Npy } else { Form::Json },
-            parts: Parts { embedding: Some(asked.pooling()?), ..Parts::default() },
-            model: state.model(asked.model.as_deref())?,
-        })
+        let form = if media == Media::Npy { Form::Npy } else { Form::Json };
+        let model = state.model(asked.model.as_deref())?;
+        let parts = Parts { embedding: Some(asked.pooling(&model.info)?), ..Parts::default() };
+        Ok(Plan { form, parts, window: asked.window.unwrap_or_default(), model })
     });
     in_time(&state, run).await
 }
@@ -230,21 +134,17 @@ pub(super) async fn saliency(
     request: Request,
 ) -> Response {
     let run = answer(&state, id.0, request, |asked: &SaliencyQuery, headers| {
-        for (name, given) in [("k", asked.k.is_some()), ("pool", asked.pool.is_some())] {
-            if given {
-                let message = format!("`{name}` is no parameter of /v1/saliency");
-                return Err(ApiError::new(Kind::BadRequest, message).hint("/v1/analyze takes it"));
-            }
-        }
-        let parts = Parts { saliency: Some(asked.how()?), ..Parts::default() };
+        let asked = asked.own()?;
+        let model = state.model(asked.model.as_deref())?;
+        let parts = Parts { saliency: Some(asked.saliency(&model.info)?), ..Parts::default() };
         let form = asked.form(headers, &[Media::Json, Media::Png, Media::Npy])?;
-        Ok(Plan { form, parts, model: state.model(asked.model.as_deref())? })
+        Ok(Plan { form, parts, window: asked.window(), model })
     });
     in_time(&state, run).await
 }
 
 /// Embeddings, saliency and neighbours of pictures from one run of the model
-#[utoipa::path(post, path = "/v1/analyze", tag = "pictures", params(SaliencyQuery), responses(
+#[utoipa::path(post, path = "/v1/analyze", tag = "pictures", params(AnalyzeQuery), responses(
     (status = 200, content((Answers = "application/json"), (Vec<u8> = "image/png"))),
     errors::Search
 ))]
@@ -253,16 +153,15 @@ pub(super) async fn analyze(
     id: Extension<RequestId>,
     request: Request,
 ) -> Response {
-    let run = answer(&state, id.0, request, |asked: &SaliencyQuery, headers| {
-        let how = asked.how()?;
-        let pooling = Pooling { pool: asked.pool.unwrap_or_default(), deviations: how.deviations };
+    let run = answer(&state, id.0, request, |asked: &AnalyzeQuery, headers| {
+        let model = state.model(asked.model.as_deref())?;
         let parts = Parts {
-            embedding: Some(pooling),
-            saliency: Some(how),
+            embedding: Some(asked.pooling(&model.info)?),
+            saliency: Some(asked.saliency(&model.info)?),
             neighbours: asked.k.map(|k| within("k", k, (1, MAX_K))).transpose()?,
         };
         let form = asked.form(headers, &[Media::Json, Media::Png])?;
-        Ok(Plan { form, parts, model: state.model(asked.model.as_deref())? })
+        Ok(Plan { form, parts, window: asked.window(), model })
     });
     in_time(&state, run).await
 }
@@ -285,6 +184,7 @@ pub(super) struct Plan {
     /// The same one from beginning to end, whatever is loaded in between.
     pub(super) model: Arc<Model>,
     pub(super) parts: Parts,
+    pub(super) window: Window,
     pub(super) form: Form,
 }
 
@@ -293,15 +193,22 @@ struct Call<'a> {
     state: &'a AppState,
     id: RequestId,
     plan: Plan,
-    wants: Wants,
+    look: Look,
     gallery: Option<Arc<Gallery>>,
 }
 
 impl<'a> Call<'a> {
     fn new(state: &'a AppState, id: RequestId, plan: Plan) -> Result<Self, ApiError> {
-        let wants = plan.parts.embedding.map(|p| p.wants(&plan.model.info)).transpose()?.unwrap_or_default();
-        let gallery = plan.parts.neighbours.map(|_| state.gallery(&plan.model)).transpose()?;
-        Ok(Self { state, id, plan, wants, gallery })
+        let parts = plan.parts;
+        let mut wants = parts.embedding.map(|p| p.wants(&plan.model.info)).transpose()?.unwrap_or_default();
+        let reading = parts.saliency.map(|(reading, _)| reading);
+        wants.sum = reading.is_some_and(|r| r.sum);
+        let mirror = reading.is_some_and(|r| r.mirror);
+        // An array is the model's own grid.
+        let guide = reading.is_some_and(|r| r.refine) && !matches!(plan.form, Form::Npy);
+        let look = Look { window: plan.window, mirror, guide, wants };
+        let gallery = parts.neighbours.map(|_| state.gallery(&plan.model)).transpose()?;
+        Ok(Self { state, id, plan, look, gallery })
     }
 }
 
@@ -323,7 +230,7 @@ pub(super) async fn answer<T: DeserializeOwned + IntoParams>(
         call = Call::new(state, id, plan(&asked, &head.headers)?)?;
     }
     let model = Arc::clone(&call.plan.model);
-    let answers = encode_all_wanting(state, &model, &mut admitted, sent.uploads, call.wants).await?;
+    let answers = encode_all_as(state, &model, &mut admitted, sent.uploads, call.look).await?;
     let start = Instant::now();
     let mut response = match call.plan.form {
         Form::Json => json(call, answers).await?,
@@ -336,10 +243,10 @@ pub(super) async fn answer<T: DeserializeOwned + IntoParams>(
 }
 
 async fn json(call: Call<'_>, answers: Vec<Answer>) -> Result<Response, ApiError> {
-    let Call { state, id, plan: Plan { model, parts, .. }, gallery, .. } = call;
+    let Call { state, id, plan: Plan { model, parts, window, .. }, gallery, .. } = call;
     let shared = Arc::clone(&model);
     let all = move || {
-        let item = |answer| item(&shared.info, gallery.as_deref(), answer, parts);
+        let item = |answer| item(&shared.info, gallery.as_deref(), answer, (parts, window));
         answers.into_iter().map(item).collect::<Result<Vec<_>, _>>()
     };
     let heavy = parts.saliency.is_some() || parts.neighbours.is_some();
@@ -348,10 +255,19 @@ async fn json(call: Call<'_>, answers: Vec<Answer>) -> Result<Response, ApiError
     Ok(Json(answers).into_response())
 }
 
-fn item(info: &ModelInfo, gallery: Option<&Gallery>, answer: Answer, parts: Parts) -> Result<Item, ApiError> {
-    let Answer { upload, facts, encoded } = answer;
-    let place = placement(&info.contract, facts.width, facts.height);
-    let saliency = parts.saliency.map(|how| render::describe(&encoded, &place, how)).transpose()?;
+fn item(
+    info: &ModelInfo,
+    gallery: Option<&Gallery>,
+    answer: Answer,
+    (parts, window): (Parts, Window),
+) -> Result<Item, ApiError> {
+    let place = window.placement(&info.contract, answer.facts.width, answer.facts.height);
+    let describe = |(reading, masks)| {
+        let maps = Maps::of(&answer, reading)?;
+        Ok::<_, ApiError>(render::describe(&maps, &place, masks)?)
+    };
+    let saliency = parts.saliency.map(describe).transpose()?;
+    let Answer { upload, facts, encoded, .. } = answer;
     let near = |(g, k)| neighbours(g, &encoded.embedding, k);
     let neighbours = gallery.zip(parts.neighbours).map(near);
     Ok(Item {
@@ -381,8 +297,11 @@ fn array(answers: &[Answer], parts: Parts) -> Result<Response, ApiError> {
             (vec![rows.first().map_or(0, Vec::len)], rows)
         }
         None => {
-            let grid = answers.first().map_or((0, 0), |a| a.encoded.grid);
-            (vec![grid.0, grid.1], answers.iter().map(|a| a.encoded.saliency.clone()).collect())
+            let reading = parts.saliency.map(|(reading, _)| Reading { refine: false, ..reading });
+            let grid = |answer: &Answer| reading.map(|reading| Maps::of(answer, reading).map(|m| m.grid));
+            let grids = answers.iter().filter_map(grid).collect::<Result<Vec<_>, _>>()?;
+            let shape = grids.first().map_or(vec![0, 0], |g| vec![g.height, g.width]);
+            (shape, grids.into_iter().map(|g| g.values).collect())
         }
     };
     let length: usize = row.iter().product();
@@ -395,17 +314,21 @@ fn array(answers: &[Answer], parts: Parts) -> Result<Response, ApiError> {
 }
 
 async fn picture(call: &Call<'_>, mut answers: Vec<Answer>, drawing: Drawing) -> Result<Response, ApiError> {
-    let Call { state, plan: Plan { model, .. }, .. } = call;
-    let Some(Answer { upload, facts, encoded }) = answers.pop().filter(|_| answers.is_empty()) else {
+    let Call { state, plan: Plan { model, parts, window, .. }, .. } = call;
+    let Some(answer) = answers.pop().filter(|_| answers.is_empty()) else {
         return Err(ApiError::new(Kind::BadRequest, "a PNG answer shows one picture")
             .hint("send one picture a request, or accept application/json"));
     };
-    let place = placement(&model.info.contract, facts.width, facts.height);
+    let reading = parts.saliency.map(|(reading, _)| reading);
+    let reading = reading.ok_or_else(|| ApiError::new(Kind::Internal, "there is nothing to draw"))?;
+    let facts = answer.facts.clone();
+    let place = window.placement(&model.info.contract, facts.width, facts.height);
     let limits = decode_limits(state.limits());
     let draw = move || {
+        let (maps, upload) = (Maps::of(&answer, reading)?, answer.upload);
         // Decoded a second time: keeping the pixels while the picture waits would cost far more memory.
         let original = || decode(&upload.bytes, &limits).map(|d| d.image).map_err(|e| ApiError::decode(&e));
-        render::draw(&encoded, &place, drawing, original)
+        render::draw(&maps, &place, drawing, original)
     };
     let png = state.pooled(draw).await??;
     let mut response = ([(header::CONTENT_TYPE, "image/png")], png).into_response();

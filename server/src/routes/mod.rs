@@ -19,6 +19,7 @@ mod openapi;
 mod ops;
 mod page;
 mod parameters;
+mod queries;
 mod schemas;
 mod search;
 mod surround;

@@ -11,6 +11,7 @@ use super::errors;
 
 use crate::gallery::Gallery;
 use crate::model::ModelInfo;
+use crate::rule::MapRule;
 use crate::state::{AppState, Phase};
 
 /// Whether the process answers
@@ -65,6 +66,10 @@ pub(super) struct ModelJson {
     golden: Option<f64>,
     /// Whether `pool=foreground` is possible.
     features: bool,
+    /// How its saliency map is made, and where the foreground begins by default.
+    saliency: MapRule,
+    /// Whether the channel sum is there beside it, for `map=sum`; a model whose rule is the sum needs no second one.
+    saliency_sum: bool,
     /// The contract, as it is in the file.
     preprocess: serde_json::Value,
 }
@@ -91,6 +96,8 @@ impl From<&ModelInfo> for ModelJson {
             dim: info.dim,
             golden: info.golden,
             features: info.features,
+            saliency: info.rule.clone(),
+            saliency_sum: info.sum,
             preprocess: serde_json::from_str(&info.contract.to_json()).unwrap_or_default(),
         }
     }

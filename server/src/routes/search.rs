@@ -16,6 +16,7 @@ use crate::error::{ApiError, Kind};
 use crate::gallery::{Gallery, Hit, thumbnail as draw};
 use crate::metrics::Stage;
 use crate::state::AppState;
+use crate::window::Window;
 
 const DEFAULT_K: usize = 12;
 
@@ -65,7 +66,8 @@ pub(super) async fn search(
         let k = within("k", asked.k.unwrap_or(DEFAULT_K), (1, MAX_K))?;
         media(headers, &[Media::Json])?;
         let parts = Parts { neighbours: Some(k), ..Parts::default() };
-        Ok(Plan { form: Form::Json, parts, model: state.model(asked.model.as_deref())? })
+        let model = state.model(asked.model.as_deref())?;
+        Ok(Plan { form: Form::Json, parts, window: Window::Crop, model })
     });
     in_time(&state, run).await
 }

@@ -117,7 +117,7 @@ fn features_come_when_they_are_wanted() {
     assert!(loaded.info.features);
     let mut encode = |wants| loaded.encoders[0].encode(&ramp, wants).unwrap().remove(0);
     assert_eq!(encode(Wants::default()).features, None);
-    let row = encode(Wants { features: true });
+    let row = encode(Wants { features: true, ..Wants::default() });
     let features = row.features.expect("wanted");
     assert_eq!((features.channels, features.height, features.width), (8, 4, 4));
     let map = occlude_saliency::Map::new(4, 4, &row.saliency).unwrap();
@@ -129,7 +129,10 @@ fn features_come_when_they_are_wanted() {
     // A model without the output has nothing to give.
     let mut loaded = load(&fixture("tiny.onnx"), &options()).unwrap();
     assert!(!loaded.info.features);
-    assert_eq!(loaded.encoders[0].encode(&ramp, Wants { features: true }).unwrap()[0].features, None);
+    assert_eq!(
+        loaded.encoders[0].encode(&ramp, Wants { features: true, ..Wants::default() }).unwrap()[0].features,
+        None
+    );
 }
 
 fn refused(name: &str) -> LoadError {

@@ -12,12 +12,12 @@ use crate::browser::Browser;
 use crate::common::*;
 
 /// A name that a careless command would break at.
-const PHOTO: &str = "my photo's.png";
+pub(crate) const PHOTO: &str = "my photo's.png";
 
-struct Scene {
+pub(crate) struct Scene {
     dir: tempfile::TempDir,
     server: Running,
-    browser: Browser,
+    pub(crate) browser: Browser,
 }
 
 /// A proxy that puts the server below a path of its own, as many do: it takes the path off again.
@@ -62,7 +62,7 @@ fn pass_on(mut client: TcpStream, upstream: &str) -> Option<()> {
 
 impl Scene {
     /// `None` where there is no browser.
-    fn start(flags: &[&str]) -> Option<Self> {
+    pub(crate) fn start(flags: &[&str]) -> Option<Self> {
         let browser = Browser::start()?;
         let dir = tempfile::tempdir().unwrap();
         pictures(&dir.path().join("gallery"));
@@ -88,14 +88,14 @@ impl Scene {
         self.dir.path().join(name)
     }
 
-    fn choose(&self, names: &[&str]) {
+    pub(crate) fn choose(&self, names: &[&str]) {
         let files: Vec<_> = names.iter().map(|n| self.path(n)).collect();
         self.browser.choose("#file", &files);
         self.answered();
     }
 
     /// Waits for the answer about the picture on show.
-    fn answered(&self) {
+    pub(crate) fn answered(&self) {
         self.browser.until("shown && shown.bitmap && $('busy').hidden && map");
     }
 
@@ -117,7 +117,7 @@ impl Scene {
         output
     }
 
-    fn curl(&self, key: &str) -> Output {
+    pub(crate) fn curl(&self, key: &str) -> Output {
         self.run("sh", "-euc", &self.browser.text("$('curl').textContent"), key)
     }
 

@@ -504,7 +504,13 @@ mod tests {
         assert!(asked(twice).unwrap_err().contains("twice"));
         let classes = r#","outputs":[{"name":"embedding","parameters":{"classification":3}}]"#;
         assert!(asked(classes).unwrap_err().contains("not offered"));
-        let row = Encoded { embedding: vec![1.0, 2.0], saliency: vec![3.0; 6], grid: (2, 3), features: None };
+        let row = Encoded {
+            embedding: vec![1.0, 2.0],
+            saliency: vec![3.0; 6],
+            grid: (2, 3),
+            features: None,
+            sum: None,
+        };
         assert_eq!(gather(SALIENCY, &[row.clone(), row.clone()]).unwrap().0, [2, 2, 3]);
         assert_eq!(gather(EMBEDDING, std::slice::from_ref(&row)).unwrap(), (vec![1, 2], vec![1.0, 2.0]));
         let odd = Encoded { grid: (3, 2), ..row.clone() };
