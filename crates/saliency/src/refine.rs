@@ -113,6 +113,7 @@ impl Boxes {
 
     /// The filter: for each window `a . guide + b` nearest to the map, for each pixel the mean of those of all windows
     /// that it lies in.
+    #[allow(clippy::needless_range_loop, reason = "matrices are read by row and column")]
     fn guided<const C: usize>(&mut self, map: &[f32], guide: &[Vec<f32>; C], epsilon: f64) -> Vec<f32> {
         let mean = self.mean(|i| map[i]);
         let means: [Vec<f32>; C] = std::array::from_fn(|c| self.mean(|i| guide[c][i]));
@@ -201,6 +202,7 @@ fn shares(length: usize, radius: usize) -> Vec<f64> {
 }
 
 /// `x` with `matrix x = right`, by elimination; the matrix is symmetric and positive definite, so no pivot is 0.
+#[allow(clippy::needless_range_loop, reason = "matrices are read by row and column")]
 fn solve<const C: usize>(mut matrix: [[f64; C]; C], mut right: [f64; C]) -> [f64; C] {
     for pivot in 0..C {
         for row in pivot + 1..C {
