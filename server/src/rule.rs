@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 #[schema(as = SaliencyRule)]
 pub struct MapRule {
     /// `sum`: the sum of all channels (SCDA). `border`: one less the cosine with the mean feature of the border's cells.
-    /// Other names are those of later exporters.
+    /// `object`: what resembles the middle and not the border. Other names are those of later exporters.
     pub rule: String,
     /// Stage of the encoder whose feature map it is made of, 2 to 5.
     pub stage: u8,

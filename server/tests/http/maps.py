@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+RADIUS = 1.0  # cells
 KERNELS = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
 GUIDE = 256
 
@@ -60,7 +61,7 @@ def box(values, radius):
     return values
 
 
-def guided(coarse, colours, radius, epsilon=1e-3):
+def guided(coarse, colours, radius, epsilon=1e-4):
     """He, Sun, Tang: Guided Image Filtering, equations 14 to 16."""
     h, w = coarse.shape
     mean_i, mean_p = box(colours, radius), box(coarse[..., None], radius)
@@ -93,11 +94,39 @@ def refined(grid, place):
     return guided(coarse, colours, max(math.floor(cell * RADIUS + 0.5), 1)) * span + grid.min()
 
 
-RADIUS = 0.5
-
-
 def foreground(values, deviations):
     return values >= values.mean() + deviations * values.std()
+
+
+def parts(mask):
+    """The 4-connected parts, each a list of (row, column), in the order of their first cells."""
+    seen, found = ~mask, []
+    for start in zip(*np.nonzero(mask)):
+        if seen[start]:
+            continue
+        seen[start], part = True, [start]
+        for y, x in part:
+            for cell in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                if 0 <= cell[0] < mask.shape[0] and 0 <= cell[1] < mask.shape[1] and not seen[cell]:
+                    seen[cell] = True
+                    part.append(cell)
+        found.append(part)
+    return found
+
+
+def without_specks(mask):
+    """Parts and holes of less than 1/512 of the cells change sides; the largest part stays."""
+    least, kept = mask.size // 512, np.zeros_like(mask)
+    found = parts(mask)
+    for part in found:
+        if len(part) >= least or part is max(found, key=len):
+            kept[tuple(zip(*part))] = True
+    for hole in parts(~kept):
+        rows, columns = zip(*hole)
+        inside = min(rows) > 0 and min(columns) > 0 and max(rows) < mask.shape[0] - 1 and max(columns) < mask.shape[1] - 1
+        if len(hole) < least and inside:
+            kept[rows, columns] = True
+    return kept
 
 
 def answer(window, source, mirror, refine):
@@ -116,6 +145,7 @@ def answer(window, source, mirror, refine):
     said["threshold"] = float(shown.mean() + deviations * shown.std())
     # In the picture's pixels: a pixel takes the cell that its centre lies in.
     mask = foreground(shown, deviations)
+    mask = without_specks(mask) if refine else mask
     axis = lambda side, start, length, cells: np.floor((np.arange(side) + 0.5 - start) / length * cells).astype(int)
     x = axis(picture.width, place[0], place[2], mask.shape[1])
     y = axis(picture.height, place[1], place[3], mask.shape[0])

@@ -21,7 +21,7 @@ use crate::common::*;
 const TOLERANCE: f64 = 1e-4;
 /// Likewise of thresholds of refined maps, in shares of the map's range: single precision against double.
 const REFINED: f64 = 2e-3;
-/// Pixels that may be on the other side of a refined threshold: rounding, and specks, which the server clears.
+/// Pixels that may be on the other side of a refined threshold, by rounding, and the specks that come and go with them.
 const OTHER: f64 = 0.03;
 
 /// A disk and a bar on a sloping ground with some texture, nothing of it symmetric.

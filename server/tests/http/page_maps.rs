@@ -17,7 +17,7 @@ fn shows_what_is_asked_of_the_map() {
     browser.eval("document.querySelector('[name=window][value=whole]').click()");
     scene.answered();
     let crop = browser.eval("[shown.answer.saliency.crop.width, shown.answer.saliency.crop.height]");
-    assert_eq!(crop, json!([420.0, 280.0]));
+    assert_eq!(crop, json!([420, 280]));
     assert!(!browser.text("$('list').innerText").contains("Confidence"));
 
     browser.eval("$('mirror').click()");
@@ -38,7 +38,8 @@ fn shows_what_is_asked_of_the_map() {
         assert!(command.contains(part), "{command}");
     }
     let told: Value = serde_json::from_slice(&scene.curl("").stdout).unwrap();
-    assert_eq!(told["results"][0]["saliency"], browser.eval("shown.answer.saliency"));
+    let (told, shown) = (&told["results"][0]["saliency"], browser.eval("shown.answer.saliency"));
+    assert_eq!((&told["mask"], &told["confidence"]), (&shown["mask"], &shown["confidence"]));
     browser.screenshot("maps");
 
     // A map that cannot be trusted says so, in writing and aloud.
