@@ -33,7 +33,7 @@ impl Selected {
     /// Those of a session that has been checked; others than saliency and embedding only where it has them.
     pub(super) fn new(session: &Session) -> ort::Result<Self> {
         let select = |wants| {
-            let all = names(wants).fold(OutputSelector::no_default(), |all, name| all.with(name));
+            let all = names(wants).fold(OutputSelector::no_default(), OutputSelector::with);
             Ok::<_, ort::Error>(RunOptions::new()?.with_outputs(all))
         };
         let has = |name: &str| session.outputs().iter().any(|o| o.name() == name);
