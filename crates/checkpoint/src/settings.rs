@@ -48,9 +48,12 @@ pub(crate) fn check(checkpoint: &Checkpoint, layout: &Layout) -> Result<(), Erro
 
 /// The configuration; nothing where it is none that transformers would read.
 fn read(path: &Path) -> Option<Value> {
-    let is_file = std::fs::metadata(path).is_ok_and(|m| m.is_file());
+    // Opening a pipe would wait for somebody to write into it.
+    if !std::fs::metadata(path).is_ok_and(|m| m.is_file()) {
+        return None;
+    }
     let mut bytes = Vec::new();
-    File::open(path).ok().filter(|_| is_file)?.take(MAX_CONFIG).read_to_end(&mut bytes).ok()?;
+    File::open(path).ok()?.take(MAX_CONFIG).read_to_end(&mut bytes).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 
@@ -60,8 +63,8 @@ fn differs(config: &Value) -> Option<(String, &'static str)> {
         return None;
     }
     SETTINGS.iter().find_map(|(name, own, what)| {
-        let value = config.get(*name)?;
-        (value.to_string() != *own).then(|| (format!("{name}: {value}"), *what))
+        let value = config.get(*name)?.to_string();
+        (value != *own).then(|| (format!("{name}: {value}"), *what))
     })
 }
 

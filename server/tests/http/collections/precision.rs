@@ -1,5 +1,6 @@
 //! Whose vectors a collection takes.
 
+use axum::http::StatusCode;
 use occlude_retrieval::{Engine, Options, Point, Spec, Store};
 use occlude_serve::Limits;
 use occlude_serve::encoder::fake::Fake;
