@@ -163,6 +163,9 @@ struct PseudoBoxesArgs {
     /// Around what the map shows, or as many and as large in the middle of each picture: the baseline.
     #[arg(long, value_enum, value_name = "B", default_value_t = Boxes::Map)]
     boxes: Boxes,
+    /// Give the map the picture's edges before boxes are taken, by the guided filter that the server's `refine=true` has.
+    #[arg(long)]
+    refine: bool,
     /// Replace an existing file; never the model or a picture.
     #[arg(long)]
     force: bool,
@@ -170,8 +173,8 @@ struct PseudoBoxesArgs {
 
 impl From<PseudoBoxesArgs> for PseudoOptions {
     fn from(args: PseudoBoxesArgs) -> Self {
-        let PseudoBoxesArgs { data, model, out, threshold, min_area, boxes, force } = args;
-        Self { data, model, out, threshold, min_area, boxes, force }
+        let PseudoBoxesArgs { data, model, out, threshold, min_area, boxes, refine, force } = args;
+        Self { data, model, out, threshold, min_area, boxes, refine, force }
     }
 }
 
@@ -327,15 +330,17 @@ mod tests {
 
     #[test]
     fn every_flag_of_pseudo_boxes() {
-        let line =
-            "pseudo-boxes d --model m.onnx -o c.json --threshold -0.5 --min-area 0.1 --boxes centre --force";
+        let line = "pseudo-boxes d --model m.onnx -o c.json --threshold -0.5 --min-area 0.1 --boxes centre --refine --force";
         let Command::PseudoBoxes(args) = command(line) else { panic!("no pseudo-boxes") };
         let options = PseudoOptions::from(args);
         let (data, model, out) = ("d".into(), "m.onnx".into(), "c.json".into());
         let (threshold, min_area, boxes) = (Some(-0.5), 0.1, Boxes::Centre);
-        assert_eq!(options, PseudoOptions { data, model, out, threshold, min_area, boxes, force: true });
+        assert_eq!(
+            options,
+            PseudoOptions { data, model, out, threshold, min_area, boxes, refine: true, force: true }
+        );
         let Command::PseudoBoxes(args) = command("pseudo-boxes d --model m --out c") else { panic!() };
-        assert_eq!((args.threshold, args.min_area, args.boxes, args.force), (None, 0.01, Boxes::Map, false));
+        assert_eq!((args.threshold, args.min_area, args.boxes, args.refine), (None, 0.01, Boxes::Map, false));
         for wrong in ["--min-area 1.5", "--min-area x", "--threshold nan", "--threshold 1e3", "--boxes x"] {
             let words = format!("pseudo-boxes d --model m -o c {wrong}");
             assert_eq!(parse(&words).expect_err("refused").exit_code(), 2, "{wrong}");

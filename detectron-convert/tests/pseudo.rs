@@ -21,6 +21,7 @@ fn options(folder: &Path) -> PseudoOptions {
         threshold: None,
         min_area: 0.0,
         boxes: Boxes::Map,
+        refine: false,
         force: false,
     }
 }
@@ -126,6 +127,12 @@ fn flags_change_the_boxes() {
     let moved = read(&centre);
     assert_eq!((sizes(&moved), &moved["info"]["boxes"]), (sizes(&json), &"centre".into()));
     assert_ne!(moved["annotations"], json["annotations"]);
+    // Finer than the cells, which are squares of the grid.
+    let refined = PseudoOptions { out: dir.path().join("refined.json"), refine: true, ..plain.clone() };
+    run(&refined).0.unwrap();
+    let json_refined = read(&refined);
+    assert_eq!(json_refined["info"]["refined"], true);
+    assert_ne!(json_refined["annotations"], json["annotations"]);
     // All of the picture, or nothing of it.
     let all = PseudoOptions { out: dir.path().join("all.json"), threshold: Some(-100.0), ..plain.clone() };
     assert_eq!(run(&all).0.unwrap().boxes, 3);

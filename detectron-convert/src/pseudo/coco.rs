@@ -144,6 +144,7 @@ struct Info {
     threshold: f64,
     min_area: f64,
     boxes: &'static str,
+    refined: bool,
 }
 
 /// The file.
@@ -166,7 +167,14 @@ impl Document {
             }
         };
         let threshold = options.threshold.unwrap_or(about.deviations);
-        let info = Info { description, about: about.clone(), threshold, min_area: options.min_area, boxes };
+        let info = Info {
+            description,
+            about: about.clone(),
+            threshold,
+            min_area: options.min_area,
+            boxes,
+            refined: options.refine,
+        };
         let categories = [Category { id: CATEGORY, name: "object", supercategory: "object" }];
         Self { info, images: Vec::new(), categories, annotations: Vec::new(), empty: 0 }
     }

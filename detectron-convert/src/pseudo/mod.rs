@@ -9,8 +9,13 @@ mod model;
 use std::path::{Path, PathBuf};
 
 use occlude_preprocess::files::{self, Sample};
-use occlude_preprocess::{Broken, CropBox, Limits, Preprocess, Rgb, load, names, whole};
-use occlude_saliency::{Map, Placement, Rect, foreground_above, threshold_at};
+use occlude_preprocess::{
+    Broken, CropBox, Interpolation, Limits, Preprocess, Rgb, load, names, resize_crop, whole,
+};
+use occlude_saliency::{
+    Guide, Guided, Map, Placement, Rect, foreground_above, refine, threshold_at, unit, upsample,
+    without_specks,
+};
 use rayon::prelude::*;
 
 use self::coco::{Document, Found};
@@ -22,6 +27,13 @@ const BATCH: usize = 16;
 
 /// After so many pictures a line tells how far it is.
 const REPORT: usize = 1000;
+
+/// Longest side in pixels of the picture that a map is refined by, as in the server.
+const GUIDE: u32 = 256;
+
+/// Parts and holes of a refined mask have at least one in so many of its pixels, as in the server: smaller ones are the
+/// picture's texture.
+const SPECK: usize = 512;
 
 /// What the boxes are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -48,6 +60,8 @@ pub struct PseudoOptions {
     pub min_area: f64,
     /// What the boxes are.
     pub boxes: Boxes,
+    /// Refine maps by the pictures' edges.
+    pub refine: bool,
     /// Replace an existing file.
     pub force: bool,
 }
@@ -123,6 +137,8 @@ struct Seen {
     name: String,
     pixels: Rgb,
     place: Placement,
+    /// The same part of the picture in its own proportions, where maps are refined by it.
+    guide: Option<Rgb>,
 }
 
 /// Reads a picture; the reason, with its name, where it cannot be used.
@@ -135,21 +151,39 @@ fn look(options: &PseudoOptions, contract: &Preprocess, sample: &Sample) -> Resu
         ));
     };
     let image = load(&sample.path, &Limits::default()).map_err(|error| error.to_string())?.image;
-    let CropBox { left, top, width, height } = whole(image.width, image.height);
+    let part = whole(image.width, image.height);
+    let CropBox { left, top, width, height } = part;
     let crop = Rect { left, top, width, height };
     let place = Placement { width: image.width, height: image.height, crop };
-    Ok(Seen { name: name.to_owned(), pixels: contract.whole(&image), place })
+    let scale = (f64::from(GUIDE) / width.max(height)).min(1.0);
+    let side = |length: f64| (length * scale).round().max(1.0) as u32;
+    let guide =
+        options.refine.then(|| resize_crop(&image, part, side(width), side(height), Interpolation::Bilinear));
+    Ok(Seen { name: name.to_owned(), pixels: contract.whole(&image), place, guide })
 }
 
 /// The objects of a picture.
 fn found(options: &PseudoOptions, model: &Model, seen: &Seen, grid: &Grid) -> Result<Vec<Found>, Error> {
     let failed = |reason: occlude_saliency::Error| Error::Map { picture: seen.name.clone(), reason };
-    let map = Map::new(grid.height, grid.width, &grid.values).map_err(failed)?;
     let deviations = options.threshold.unwrap_or(model.about.deviations);
+    let refined = seen.guide.as_ref().map(|guide| refined(grid, guide)).transpose().map_err(failed)?;
+    let shown = refined.as_ref().unwrap_or(grid);
+    let map = Map::new(shown.height, shown.width, &shown.values).map_err(failed)?;
     let mask = foreground_above(map, threshold_at(map, deviations)).map_err(failed)?;
+    let mask = if refined.is_some() { without_specks(&mask, map.values().len() / SPECK) } else { mask };
     let found = coco::objects(map, &mask, &seen.place, options.min_area).map_err(failed)?;
     Ok(match options.boxes {
         Boxes::Map => found,
         Boxes::Centre => found.iter().map(|object| object.centred(&seen.place)).collect(),
     })
+}
+
+/// A map at the size of a picture, with its edges.
+fn refined(grid: &Grid, guide: &Rgb) -> Result<Grid, occlude_saliency::Error> {
+    let (height, width) = (guide.height as usize, guide.width as usize);
+    let coarse = upsample(Map::new(grid.height, grid.width, &grid.values)?, height, width);
+    let cell = (width as f64 / grid.width as f64).max(height as f64 / grid.height as f64);
+    let colours = unit(&guide.data);
+    let values = refine(Map::new(height, width, &coarse)?, Guide::Colour(&colours), Guided::for_cells(cell))?;
+    Ok(Grid { height, width, values })
 }
