@@ -86,7 +86,7 @@ fn every_usable_picture_is_in_the_file() {
     assert_eq!(list(&json, "categories").len(), 1);
     assert_eq!(json["categories"][0]["name"], "object");
     let annotations = list(&json, "annotations");
-    assert_eq!((annotations.len(), json["info"]["rule"].as_str()), (done.boxes, Some("sum")));
+    assert_eq!((annotations.len(), json["info"]["saliency"]["rule"].as_str()), (done.boxes, Some("sum")));
     assert_eq!((&json["info"]["threshold"], &json["info"]["model"]), (&(-0.6).into(), &"tiny.onnx".into()));
     assert!(!annotations.is_empty());
     for (i, annotation) in annotations.iter().enumerate() {

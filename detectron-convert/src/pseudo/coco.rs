@@ -166,7 +166,7 @@ impl Document {
                 ("boxes in the middle, as many and as large as those of saliency maps", "centre")
             }
         };
-        let threshold = options.threshold.unwrap_or(about.deviations);
+        let threshold = options.threshold.unwrap_or(about.saliency.deviations);
         let info = Info {
             description,
             about: about.clone(),

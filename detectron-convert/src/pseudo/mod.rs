@@ -165,7 +165,7 @@ fn look(options: &PseudoOptions, contract: &Preprocess, sample: &Sample) -> Resu
 /// The objects of a picture.
 fn found(options: &PseudoOptions, model: &Model, seen: &Seen, grid: &Grid) -> Result<Vec<Found>, Error> {
     let failed = |reason: occlude_saliency::Error| Error::Map { picture: seen.name.clone(), reason };
-    let deviations = options.threshold.unwrap_or(model.about.deviations);
+    let deviations = options.threshold.unwrap_or(model.about.saliency.deviations);
     let refined = seen.guide.as_ref().map(|guide| refined(grid, guide)).transpose().map_err(failed)?;
     let shown = refined.as_ref().unwrap_or(grid);
     let map = Map::new(shown.height, shown.width, &shown.values).map_err(failed)?;

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use occlude_onnxruntime::environment;
 use occlude_preprocess::{Preprocess, Rgb};
+use occlude_saliency::Making;
+use occlude_saliency::rule::METADATA;
 use ort::session::Session;
 use ort::value::{TensorElementType, TensorRef, ValueType};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::error::Error;
 
@@ -24,20 +26,6 @@ pub(super) struct Grid {
     pub(super) values: Vec<f32>,
 }
 
-/// How the model makes its map, as the metadata `saliency` says; what a later exporter adds is left alone.
-#[derive(Deserialize)]
-struct Rule {
-    rule: String,
-    deviations: f64,
-}
-
-impl Default for Rule {
-    /// Of files that say nothing: the channel sum with the published threshold.
-    fn default() -> Self {
-        Self { rule: "sum".to_owned(), deviations: occlude_saliency::DEVIATIONS }
-    }
-}
-
 /// What the JSON says about the model.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct About {
@@ -45,9 +33,8 @@ pub(super) struct About {
     pub(super) model: String,
     pub(super) fingerprint: Option<String>,
     pub(super) identity: Option<String>,
-    pub(super) rule: String,
-    /// Default threshold of the foreground, in standard deviations from the mean.
-    pub(super) deviations: f64,
+    /// How it makes its map.
+    pub(super) saliency: Making,
 }
 
 /// An open model.
@@ -82,14 +69,14 @@ impl Model {
             let contract = text("preprocess").ok_or_else(|| wrong("no metadata `preprocess`".to_owned()))?;
             let contract =
                 Preprocess::from_json(&contract).map_err(|e| wrong(format!("metadata `preprocess`: {e}")))?;
-            let rule: Option<Rule> = text(OUTPUT)
+            let saliency: Option<Making> = text(METADATA)
                 .map(|json| serde_json::from_str(&json))
                 .transpose()
-                .map_err(|e| wrong(format!("metadata `{OUTPUT}`: {e}")))?;
-            let Rule { rule, deviations } = rule.unwrap_or_default();
+                .map_err(|e| wrong(format!("metadata `{METADATA}`: {e}")))?;
+            let saliency = saliency.unwrap_or(Making::SUM);
             let model = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let (fingerprint, identity) = (text("fingerprint"), text("occlude.identity"));
-            (contract, About { model, fingerprint, identity, rule, deviations })
+            (contract, About { model, fingerprint, identity, saliency })
         };
         Ok(Self { path: path.to_owned(), session, bytes, contract, about })
     }
