@@ -10,6 +10,7 @@ use crate::convert::{Conversion, Options, convert};
 use crate::driver::write_driver;
 use crate::error::Error;
 use crate::import::{ImportOptions, import};
+use crate::pseudo::{Boxes, PseudoOptions, pseudo_boxes};
 use crate::recipe::{Norm, Recipe};
 use crate::verify::{VerifyOptions, verify};
 
@@ -34,6 +35,7 @@ enum Command {
     Import(ImportArgs),
     Verify(VerifyArgs),
     Driver(DriverArgs),
+    PseudoBoxes(PseudoBoxesArgs),
 }
 
 /// Write OUT.pkl for Detectron2, and beside it OUT.yaml with the settings that these weights need.
@@ -135,6 +137,60 @@ struct DriverArgs {
     force: bool,
 }
 
+/// Write boxes of what a model's saliency maps show, as COCO annotations: a detector of objects without classes can be
+/// trained with them, and nobody has labelled anything.
+///
+/// Each picture is seen whole (squashed to the model's size; of one longer than 4:1 the middle). Connected parts of the map's
+/// foreground become annotations of one category `object`, with box, mask (compressed RLE), area and a score, the mean
+/// of the map inside, scaled to 0..1. Broken pictures are told and left out. The path is printed on stdout.
+#[derive(Debug, clap::Args)]
+struct PseudoBoxesArgs {
+    /// Folder of pictures, flat or with sub-folders; names in the file are relative to it.
+    data: PathBuf,
+    /// ONNX file written by `occlude-export onnx`, with the output `saliency`.
+    #[arg(long, value_name = "ONNX")]
+    model: PathBuf,
+    /// The JSON to write.
+    #[arg(short, long, value_name = "JSON")]
+    out: PathBuf,
+    /// Cells at or above this many standard deviations from the map's mean are foreground, -100 to 100; default: as the
+    /// model says, -0.6 where it says nothing.
+    #[arg(long, value_name = "D", allow_hyphen_values = true, value_parser = deviations)]
+    threshold: Option<f64>,
+    /// Parts that cover less than this share of the picture, 0 to 1, are left out.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = share)]
+    min_area: f64,
+    /// Around what the map shows, or as many and as large in the middle of each picture: the baseline.
+    #[arg(long, value_enum, value_name = "B", default_value_t = Boxes::Map)]
+    boxes: Boxes,
+    /// Give the map the picture's edges before boxes are taken, by the guided filter that the server's `refine=true` has.
+    #[arg(long)]
+    refine: bool,
+    /// Replace an existing file; never the model or a picture.
+    #[arg(long)]
+    force: bool,
+}
+
+impl From<PseudoBoxesArgs> for PseudoOptions {
+    fn from(args: PseudoBoxesArgs) -> Self {
+        let PseudoBoxesArgs { data, model, out, threshold, min_area, boxes, refine, force } = args;
+        Self { data, model, out, threshold, min_area, boxes, refine, force }
+    }
+}
+
+fn number(text: &str, low: f64, high: f64) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value| (low..=high).contains(value));
+    value.ok_or_else(|| format!("expected a number from {low} to {high}"))
+}
+
+fn deviations(text: &str) -> Result<f64, String> {
+    number(text, -100.0, 100.0)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 1.0)
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -145,6 +201,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Import(args) => run_import(args)?,
         Command::Verify(args) => return run_verify(args),
         Command::Driver(args) => println!("{}", write_driver(&args.out, args.force)?.display()),
+        Command::PseudoBoxes(args) => run_pseudo_boxes(&args.into())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -167,6 +224,16 @@ fn run_import(args: ImportArgs) -> anyhow::Result<()> {
     warn(&done.warnings);
     eprintln!("{}: {}; {} other tensors left out", done.arch, done.report, done.left_out);
     eprintln!("fingerprint {}", done.fingerprint);
+    println!("{}", options.out.display());
+    Ok(())
+}
+
+fn run_pseudo_boxes(options: &PseudoOptions) -> anyhow::Result<()> {
+    let done = pseudo_boxes(options, &mut |line| eprintln!("{line}"))?;
+    eprintln!(
+        "{} boxes in {} pictures; {} pictures without a box, {} skipped",
+        done.boxes, done.pictures, done.empty, done.skipped
+    );
     println!("{}", options.out.display());
     Ok(())
 }
@@ -259,6 +326,25 @@ mod tests {
         assert_eq!((args.pickle, args.config), ("a.pkl".into(), Some("b.yaml".into())));
         assert_eq!((args.arch, args.python), (Some(Arch::ResNet18), Some("py".into())));
         assert!(args.require_detectron2 && args.json);
+    }
+
+    #[test]
+    fn every_flag_of_pseudo_boxes() {
+        let line = "pseudo-boxes d --model m.onnx -o c.json --threshold -0.5 --min-area 0.1 --boxes centre --refine --force";
+        let Command::PseudoBoxes(args) = command(line) else { panic!("no pseudo-boxes") };
+        let options = PseudoOptions::from(args);
+        let (data, model, out) = ("d".into(), "m.onnx".into(), "c.json".into());
+        let (threshold, min_area, boxes) = (Some(-0.5), 0.1, Boxes::Centre);
+        assert_eq!(
+            options,
+            PseudoOptions { data, model, out, threshold, min_area, boxes, refine: true, force: true }
+        );
+        let Command::PseudoBoxes(args) = command("pseudo-boxes d --model m --out c") else { panic!() };
+        assert_eq!((args.threshold, args.min_area, args.boxes, args.refine), (None, 0.01, Boxes::Map, false));
+        for wrong in ["--min-area 1.5", "--min-area x", "--threshold nan", "--threshold 1e3", "--boxes x"] {
+            let words = format!("pseudo-boxes d --model m -o c {wrong}");
+            assert_eq!(parse(&words).expect_err("refused").exit_code(), 2, "{wrong}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use occlude_checkpoint::{Dtype, Format, LoadReport};
 use occlude_encoder::Arch;
 
-/// Why a checkpoint could not be converted, imported or verified.
+/// Why a checkpoint could not be converted, imported or verified, or boxes not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -47,7 +47,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The YAML could not be written.
+    /// The YAML, the script or the boxes could not be written.
     #[error("cannot write `{path}`: {reason}", path = path.display())]
     Write {
         /// The file.
@@ -143,6 +143,41 @@ pub enum Error {
     /// The settings to verify with do not exist.
     #[error("`{path}` does not exist or is no file; hint: `--config` takes the YAML that `convert` wrote", path = .0.display())]
     NoConfig(PathBuf),
+    /// There are no pictures.
+    #[error(transparent)]
+    List(#[from] occlude_preprocess::files::ListError),
+    /// Not one picture can be used.
+    #[error(transparent)]
+    AllBroken(#[from] occlude_preprocess::AllBroken),
+    /// There is no ONNX Runtime.
+    #[error(transparent)]
+    Library(#[from] occlude_onnxruntime::LibraryError),
+    /// The model has no maps to take.
+    #[error("`{path}`: {what}; hint: export it with `occlude-export onnx`", path = path.display())]
+    Model {
+        /// The ONNX file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// ONNX Runtime does not load or run the model.
+    #[error("ONNX Runtime cannot {action} `{path}`: {reason}", path = path.display())]
+    Runtime {
+        /// The ONNX file.
+        path: PathBuf,
+        /// `load` or `run`.
+        action: &'static str,
+        /// In its words.
+        reason: String,
+    },
+    /// A map that is none, such as one with values that are no numbers.
+    #[error("the map of `{picture}`: {reason}")]
+    Map {
+        /// The picture, below its folder.
+        picture: String,
+        /// What is wrong.
+        reason: occlude_saliency::Error,
+    },
     /// The interpreter did not start, or the script in it failed.
     #[error("`{python}` could not check the pickle: {reason}")]
     Python {

@@ -6,7 +6,7 @@
 //! which differ from Detectron2's defaults.
 //!
 //! [`import()`] goes the other way. [`verify()`] checks a pickle, by Detectron2 itself where Python has it.
-//! [`write_driver`] writes the Python script that trains.
+//! [`write_driver`] writes the Python script that trains. [`pseudo_boxes`] makes boxes to train with, of saliency maps.
 
 pub mod cli;
 mod contract;
@@ -15,6 +15,7 @@ mod driver;
 mod error;
 mod import;
 mod names;
+mod pseudo;
 mod python;
 mod recipe;
 mod settings;
@@ -26,6 +27,7 @@ pub use convert::{Conversion, Options, convert};
 pub use driver::{DRIVER, DRIVER_NAME, write_driver};
 pub use error::Error;
 pub use import::{Import, ImportOptions, ORIGIN, import};
+pub use pseudo::{Boxes, PseudoBoxes, PseudoOptions, pseudo_boxes};
 pub use python::Loaded;
 pub use recipe::{Head, Norm, Recipe};
 pub use settings::{Settings, settings};

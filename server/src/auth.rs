@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use occlude_preprocess::files::utf8;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -63,10 +64,10 @@ pub enum KeyError {
 }
 
 impl Keys {
-    /// Reads `NAME sha256:HEX` lines; empty lines and those that begin with `#` are skipped.
+    /// Reads `NAME sha256:HEX` lines; empty lines, those that begin with `#` and a byte order mark are skipped.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let file = |source| KeyError::File { verb: "read", path: path.to_owned(), source };
-        let text = std::fs::read_to_string(path).map_err(file)?;
+        let text = std::fs::read(path).and_then(utf8).map_err(file)?;
         let lines = text.lines().enumerate().map(|(i, l)| (i + 1, l.trim()));
         let lines = lines.filter(|(_, l)| !l.is_empty() && !l.starts_with('#'));
         let parse = |(line, text)| row(text).ok_or_else(|| KeyError::Line { path: path.to_owned(), line });
@@ -168,6 +169,23 @@ mod tests {
         assert_eq!(keys.holder(&HeaderMap::new()), None);
         assert!(matches!(create("bob", &path), Err(KeyError::Name { .. })), "a second bob");
         assert!(matches!(create("a b", &path), Err(KeyError::Name { .. })));
+    }
+
+    #[test]
+    fn files_of_other_editors_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        let key = create("alice", &path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap().replace('\n', "\r\n");
+        let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        for bytes in [[b"\xef\xbb\xbf", text.as_bytes()].concat(), [b"\xfe\xff".as_slice(), &wide].concat()] {
+            std::fs::write(&path, bytes).unwrap();
+            let keys = Keys::read(&path).unwrap();
+            assert_eq!(keys.holder(&headers("x-api-key", &key)), Some("alice"));
+        }
+        std::fs::write(&path, b"caf\xe9 sha256:").unwrap();
+        let told = Keys::read(&path).unwrap_err().to_string();
+        assert!(told.contains("line 1 is not UTF-8"), "{told}");
     }
 
     #[test]

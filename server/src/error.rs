@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use occlude_preprocess::DecodeError;
+use occlude_preprocess::{DecodeError, Format};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -187,7 +187,7 @@ impl ApiError {
         };
         let mut told = Self::told(kind, &error.to_string());
         if told.hint.is_none() && kind == Kind::UnsupportedImage {
-            told.hint = Some("send JPEG, PNG or WebP bytes".to_owned());
+            told.hint = Some(format!("send the bytes of a {} file", Format::LISTED));
         }
         told
     }
@@ -288,7 +288,7 @@ impl From<occlude_retrieval::Error> for ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use occlude_preprocess::{Format, Limits};
+    use occlude_preprocess::Limits;
     use std::collections::BTreeSet;
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
     fn decode_errors_become_kinds() {
         let kind = |e: DecodeError| ApiError::decode(&e).kind;
         assert_eq!(kind(DecodeError::Empty), Kind::BadRequest);
-        assert_eq!(kind(DecodeError::OtherFormat { name: "GIF" }), Kind::UnsupportedImage);
+        assert_eq!(kind(DecodeError::OtherFormat { name: "AVIF" }), Kind::UnsupportedImage);
         assert_eq!(kind(DecodeError::UnknownFormat { start: vec![1] }), Kind::UnsupportedImage);
         let limits = Limits::default();
         assert_eq!(kind(DecodeError::TooLarge { width: 9, height: 9, limits }), Kind::ImageTooLarge);
@@ -312,8 +312,10 @@ mod tests {
 
     #[test]
     fn hints_of_the_decoder_move_to_the_hint() {
-        let error = ApiError::decode(&DecodeError::OtherFormat { name: "GIF" }).at(1, Some("a.gif"));
-        assert_eq!(error.message, "picture 1 (`a.gif`): `GIF` is not read");
-        assert_eq!(error.hint.as_deref(), Some("convert it to JPEG, PNG or WebP"));
+        let error = ApiError::decode(&DecodeError::OtherFormat { name: "AVIF" }).at(1, Some("a.avif"));
+        assert_eq!(error.message, "picture 1 (`a.avif`): `AVIF` is not read");
+        assert_eq!(error.hint, Some(format!("convert it to {}", Format::LISTED)));
+        let error = ApiError::decode(&DecodeError::UnknownFormat { start: vec![1] });
+        assert!(error.hint.is_some_and(|hint| hint.contains(Format::LISTED)));
     }
 }

@@ -23,6 +23,9 @@ pub const HALF_COSINE: f64 = 0.9999;
 /// Smallest cosine of a model in 8-bit integers with torchvision, on noise that it was not calibrated for.
 pub const INT8_COSINE: f64 = 0.98;
 
+/// Largest difference of the mean of a map scaled to 0..1: sums of floats in another order, in batches and one by one.
+pub const MAP_SCORE: f64 = 1e-4;
+
 /// Largest difference of a cosine similarity from 1 where an image meets itself in the gallery.
 pub const SELF_SIMILARITY: f64 = 1e-3;
 

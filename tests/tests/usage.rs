@@ -68,6 +68,7 @@ fn missing_files_are_named() {
     refused("occlude-export", "verify @/gone.onnx @/gone.safetensors @/good", FAILED, "gone.");
     refused("occlude-export", "inspect @/gone.safetensors", FAILED, "gone.safetensors");
     refused("occlude-detectron", "convert @/gone.safetensors @/out.pkl", FAILED, "gone.safetensors");
+    refused("occlude-detectron", "pseudo-boxes @/good --model @/gone.onnx -o @/c.json", FAILED, "gone.onnx");
     refused("occlude-serve", "--model @/gone.onnx --port 0", FAILED, "gone.onnx");
 }
 
@@ -77,6 +78,7 @@ fn files_of_another_kind_are_named() {
     refused("occlude-export", "onnx @/text.pth @/out.onnx", FAILED, "text.pth");
     refused("occlude-export", "inspect @/text.onnx", FAILED, "text.onnx");
     refused("occlude-detectron", "convert @/text.safetensors @/out.pkl", FAILED, "text.safetensors");
+    refused("occlude-detectron", "pseudo-boxes @/good --model @/text.onnx -o @/c.json", FAILED, "text.onnx");
     refused("occlude-serve", "--model @/text.onnx --port 0", FAILED, "text.onnx");
     assert!(
         !place().join("out.onnx").exists() && !place().join("out.pkl").exists(),

@@ -118,6 +118,11 @@ impl Checkpoint {
         &self.path
     }
 
+    /// Whether it was opened, and not handed over in memory.
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self.file, Backing::Map(_))
+    }
+
     /// Its format.
     pub fn format(&self) -> Format {
         self.format

@@ -75,6 +75,19 @@ pub enum Error {
         /// What was found.
         reason: LayoutError,
     },
+    /// The configuration beside the file is of a network that only looks like one of ours.
+    #[error(
+        "`{path}` has `{setting}`: {what}, which is not supported and which the weights alone do not show",
+        path = path.display()
+    )]
+    Setting {
+        /// The configuration.
+        path: PathBuf,
+        /// The setting, with its value.
+        setting: String,
+        /// What it means.
+        what: &'static str,
+    },
     /// The metadata names an architecture that does not exist here.
     #[error("`{path}`: {reason}; hint: name one with `--arch`", path = path.display())]
     Arch {

@@ -28,6 +28,7 @@ pub mod meta;
 mod out;
 mod report;
 mod safetensors;
+mod settings;
 mod sniff;
 mod tensor;
 mod torch;

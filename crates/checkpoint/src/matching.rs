@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::flatten::BESIDE;
 use crate::meta;
 use crate::report::{LoadReport, MisShaped};
+use crate::settings;
 use crate::tensor::Tensor;
 use crate::variant::variant;
 
@@ -41,7 +42,8 @@ pub struct EncoderMatch {
 /// Finds the encoder of a checkpoint and holds it against its architecture, without reading weights.
 ///
 /// # Errors
-/// [`Error::Layout`] where no or several encoders are found, [`Error::Arch`] for metadata that names
+/// [`Error::Layout`] where no or several encoders are found, [`Error::Setting`] where a configuration beside the file
+/// tells of another network, [`Error::Arch`] for metadata that names
 /// an unknown architecture, [`Error::Strict`] where parameters are missing or mis-shaped or the file
 /// has more of a body than the architecture (with `partial`: where nothing matches).
 pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<EncoderMatch, Error> {
@@ -49,6 +51,7 @@ pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<E
     let keys = Keys::of(checkpoint, options.prefix.as_deref());
     let layout = find_layout(&keys, options.prefix.as_deref())
         .map_err(|reason| Error::Layout { path: path(), reason })?;
+    settings::check(checkpoint, &layout)?;
     let present: Present<'_> = checkpoint
         .tensors()
         .filter(|t| keys.takes(t.name))

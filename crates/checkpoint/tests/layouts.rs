@@ -82,6 +82,50 @@ fn published_checkpoints_load_as_they_are() {
     }
 }
 
+/// Where a ResNet strides is not in its weights: transformers' configuration beside them tells.
+#[test]
+fn the_configuration_of_transformers_counts() {
+    let dir = tempfile::tempdir().expect("folder");
+    let file = dir.path().join("pytorch_model.bin");
+    std::fs::copy(folder().join("transformers.pth"), &file).expect("copied");
+    let other = dir.path().join("torchvision.pth");
+    std::fs::copy(folder().join("bare.pth"), &other).expect("copied");
+    let load = |file: &Path| {
+        let checkpoint = Checkpoint::open(file).unwrap_or_else(|e| panic!("{e}"));
+        load_encoder(&checkpoint, &LoadOptions::default()).map(drop)
+    };
+    let resnet = |more: &str| format!("{{\"model_type\": \"resnet\", \"hidden_act\": \"relu\"{more}}}");
+    for (config, refused) in [
+        (resnet(""), None),
+        (resnet(", \"downsample_in_bottleneck\": false, \"downsample_in_first_stage\": false"), None),
+        (
+            resnet(", \"downsample_in_bottleneck\": true"),
+            Some("`downsample_in_bottleneck: true`: its bottleneck"),
+        ),
+        (resnet(", \"downsample_in_first_stage\": true"), Some("`downsample_in_first_stage: true`")),
+        (
+            format!(
+                "{{\"model_type\": \"detr\", \"backbone_config\": {}}}",
+                resnet(", \"downsample_in_bottleneck\": true")
+            ),
+            Some("downsample_in_bottleneck"),
+        ),
+        ("{\"model_type\": \"other\", \"downsample_in_bottleneck\": true}".to_owned(), None),
+        ("no json".to_owned(), None),
+    ] {
+        std::fs::write(dir.path().join("config.json"), &config).expect("written");
+        assert!(load(&other).is_ok(), "only transformers' names are transformers' files: {config}");
+        match (load(&file), refused) {
+            (Ok(()), None) => {}
+            (Err(error @ Error::Setting { .. }), Some(words)) => {
+                let told = error.to_string();
+                assert!(told.contains(words) && told.contains("config.json`"), "{told}");
+            }
+            (other, _) => panic!("{config}: {other:?}"),
+        }
+    }
+}
+
 /// Every architecture of torchvision that ours is, by names and shapes alone.
 #[test]
 fn every_resnet_of_torchvision() {

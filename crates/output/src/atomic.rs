@@ -14,17 +14,70 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// What `f` or the operating system reports; `InvalidInput` when `path` names something that is not
 /// a regular file, which a rename would replace.
 pub fn write(path: &Path, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the target is not a regular file"));
+    let mut draft = Draft::beside(path)?;
+    f(&mut draft)?;
+    draft.finish()
+}
+
+/// A file in the making, for those who cannot write it in one closure as [`write()`] does: it grows under a hidden name
+/// beside its own, and goes where it is not finished.
+#[derive(Debug)]
+pub struct Draft {
+    out: BufWriter<File>,
+    temporary: Temporary,
+    target: PathBuf,
+}
+
+impl Draft {
+    /// A draft of `path`, which stays as it is until the draft is finished.
+    ///
+    /// # Errors
+    /// What the operating system reports; `InvalidInput` when `path` names something that is not a regular file, which a
+    /// rename would replace.
+    pub fn beside(path: &Path) -> io::Result<Self> {
+        if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the target is not a regular file"));
+        }
+        let (file, temporary) = Temporary::beside(path)?;
+        let out = BufWriter::with_capacity(1 << 16, file);
+        Ok(Self { out, temporary, target: path.to_owned() })
     }
-    let (file, temporary) = Temporary::beside(path)?;
-    let mut out = BufWriter::with_capacity(1 << 16, file);
-    f(&mut out)?;
-    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()?;
-    drop(file);
-    temporary.rename(path)?;
-    sync_folder(parent(path))
+
+    /// Puts the file on the disk, under its own name.
+    ///
+    /// # Errors
+    /// What the operating system reports; the old content is there then.
+    pub fn finish(self) -> io::Result<()> {
+        let target = self.target.clone();
+        self.place(File::sync_all)?;
+        sync_folder(parent(&target))
+    }
+
+    /// Gives the file its own name, and leaves it to the caller to flush its file system: one by one, fifty thousand
+    /// files take hours.
+    ///
+    /// # Errors
+    /// What the operating system reports; the old content is there then.
+    pub fn finish_unflushed(self) -> io::Result<()> {
+        self.place(|_| Ok(()))
+    }
+
+    fn place(self, flush: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        flush(&file)?;
+        drop(file);
+        self.temporary.rename(&self.target)
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// The folder of `path`, `.` for a bare file name.
@@ -41,6 +94,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// A file that is removed unless it was renamed.
+#[derive(Debug)]
 struct Temporary {
     path: PathBuf,
     renamed: bool,
@@ -115,6 +169,25 @@ mod tests {
         assert_eq!(result.expect_err("failed").to_string(), "no more");
         assert_eq!(fs::read_to_string(&path)?, "old");
         assert_eq!(entries(dir.path()), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_draft_is_nothing_until_it_is_finished() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("a.bin");
+        for finish in [Draft::finish, Draft::finish_unflushed] {
+            let mut draft = Draft::beside(&path)?;
+            draft.write_all(b"never")?;
+            drop(draft);
+            assert_eq!(entries(dir.path()), 0);
+            let mut draft = Draft::beside(&path)?;
+            draft.write_all(b"whole")?;
+            assert!(!path.exists());
+            finish(draft)?;
+            assert_eq!((fs::read_to_string(&path)?.as_str(), entries(dir.path())), ("whole", 1));
+            fs::remove_file(&path)?;
+        }
         Ok(())
     }
 

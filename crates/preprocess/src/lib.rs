@@ -24,6 +24,7 @@ pub mod names;
 mod resize;
 mod rgb;
 mod view;
+mod window;
 
 pub use broken::{AllBroken, Broken, NAMED};
 pub use contract::{ContractError, Preprocess};
@@ -33,3 +34,4 @@ pub use high_pass::HighPass;
 pub use resize::{CropBox, Interpolation, resize, resize_crop};
 pub use rgb::Rgb;
 pub use view::{Cut, Opened, Picture, ViewDecoder, ViewSize};
+pub use window::whole;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use clap::{Arg, Command};
+use occlude_preprocess::files::utf8;
 
 use super::ConfigError;
 use super::source::{Origin, Setting, SettingValue, is_list, is_switch, nearest, settable};
@@ -22,8 +23,8 @@ pub(super) fn read(path: &Path, setting: &str, command: &Command) -> Result<Vec<
 fn table(path: &Path, setting: &str) -> Result<toml::Table, ConfigError> {
     let read =
         |source| ConfigError::Unreadable { setting: setting.to_owned(), path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(read)?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    // A pipe is as good as a file: `--config <(envsubst < serve.toml)`.
+    let text = std::fs::read(path).and_then(utf8).map_err(read)?;
     text.parse()
         .map_err(|e: toml::de::Error| ConfigError::Toml { path: path.to_owned(), reason: e.to_string() })
 }
@@ -74,7 +75,7 @@ mod tests {
     use crate::config::Args;
     use clap::CommandFactory;
 
-    fn with(toml: &str) -> Result<Vec<String>, ConfigError> {
+    fn with(toml: impl AsRef<[u8]>) -> Result<Vec<String>, ConfigError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), toml).unwrap();
         let settings = read(file.path(), "`--config`", &Args::command())?;
@@ -92,6 +93,21 @@ mod tests {
             words,
             ["--allow-url-fetch", "--max-batch=16", "--max-delay=2ms", "--model=a=a.onnx", "--model=b.onnx"]
         );
+    }
+
+    #[test]
+    fn files_of_other_editors_are_read() {
+        let text = "max-batch = 16\r\ndata = \"é\"\r\n";
+        let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for bytes in [[b"\xef\xbb\xbf", text.as_bytes()].concat(), [b"\xff\xfe".as_slice(), &wide].concat()] {
+            let mut words = with(bytes).unwrap();
+            words.sort();
+            assert_eq!(words, ["--data=é", "--max-batch=16"]);
+        }
+        let broken = with(b"max-batch = 1\ndata = \"\xe9\"\n").unwrap_err();
+        let reason =
+            std::error::Error::source(&broken).map_or_else(|| broken.to_string(), ToString::to_string);
+        assert!(reason.contains("line 2 is not UTF-8"), "{reason}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ const HINT: &str = "send {\"model\": \"<name>\", \"input\": \"<base64 or data UR
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct EmbeddingsRequest {
-    /// One picture or several, each the base64 of a JPEG, PNG or WebP file, or a data URL.
+    /// One picture or several, each the base64 of a file of a format that is read, or a data URL.
     input: Input,
     /// Name of a model that is served.
     model: String,

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use occlude_preprocess::Format;
 use serde_json::{Map, Value, json};
 use utoipa::{OpenApi, ToSchema};
 
@@ -12,13 +13,16 @@ use crate::error::{Body, FlatBody, Kind, Shape};
 /// A picture of four pixels, for the examples: base64 of a PNG.
 const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mM4IScnd0KOJYxh1SoGBgAc0gO3A0xgeAAAAABJRU5ErkJggg==";
 
+/// The media type of a body that says nothing of its format.
+const BYTES: &str = "application/octet-stream";
+
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "occlude-serve",
-        description = "Embeddings and saliency of pictures. Every answer names the request in `x-request-id`; errors \
-                       have one shape, whose `code` is part of the API. Requests that are not HTTP, or whose head is \
-                       too large or too slow, are answered 400 or 431 without a body."
+        description = "Embeddings and saliency of pictures. Every answer to a request names it in `x-request-id`; \
+                       errors have one shape, whose `code` is part of the API. What is not HTTP, or has a head that is \
+                       too large, is answered 400 or 431 without a body or that header."
     ),
     paths(
         images::embed,
@@ -91,6 +95,11 @@ pub(super) fn document(facts: &Facts) -> Value {
     if let Some(components) = document.get_mut("components").and_then(Value::as_object_mut) {
         add_components(components);
     }
+    if let Some(info) = document.get_mut("info") {
+        let about =
+            format!("{} Files of these formats are read: {}.", text(info, "description"), Format::LISTED);
+        set(info, "description", json!(about));
+    }
     if facts.keys {
         set(&mut document, "security", json!([{"bearer": []}, {"key": []}]));
     }
@@ -154,6 +163,7 @@ fn complete(path: &str, operation: &mut Value, model: &str) {
     if tag == "pictures" {
         set(operation, "requestBody", packings());
     }
+    name_formats(operation);
     let example = match path {
         "/v1/embeddings" => Some(json!({"model": model, "input": PICTURE})),
         p if p.ends_with("/infer") => Some(json!({"inputs": [
@@ -187,13 +197,21 @@ fn complete(path: &str, operation: &mut Value, model: &str) {
     }
 }
 
+/// Where an operation takes bytes as they are, they may be announced as each format that is read.
+fn name_formats(operation: &mut Value) {
+    let Some(body) = operation.pointer_mut("/requestBody/content").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let Some(file) = body.get(BYTES).cloned() else { return };
+    for format in Format::ALL {
+        body.insert(format.media_type().to_owned(), file.clone());
+    }
+}
+
 /// The ways to send pictures.
 fn packings() -> Value {
-    let file = json!({"schema": {"type": "string", "format": "binary"}});
     let mut content = Map::new();
-    for kind in ["image/jpeg", "image/png", "image/webp", "application/octet-stream"] {
-        content.insert(kind.to_owned(), file.clone());
-    }
+    content.insert(BYTES.to_owned(), json!({"schema": {"type": "string", "format": "binary"}}));
     let form = json!({"schema": {
         "type": "object",
         "description": "Files; the names of the fields do not matter.",

@@ -6,9 +6,14 @@ use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use occlude_preprocess::Format;
 use sha2::{Digest, Sha256};
 
-const PAGE: &str = include_str!("../page/index.html");
+/// The page, with the formats that are read in the places for them.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    let types = Format::ALL.map(Format::media_type).join(",");
+    include_str!("../page/index.html").replace("{formats}", Format::LISTED).replace("{media-types}", &types)
+});
 
 /// The page's own script and style, known by their hashes, and no other; pictures of this server, of the page and of
 /// the clipboard; requests to this server; no text becomes markup.
@@ -35,12 +40,21 @@ fn hash(element: &str) -> String {
 ))]
 pub(super) async fn index() -> Response {
     let headers = [(header::CONTENT_SECURITY_POLICY, POLICY.as_str()), (header::CACHE_CONTROL, "no-cache")];
-    (headers, Html(PAGE)).into_response()
+    (headers, Html(PAGE.as_str())).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_names_and_offers_what_is_read() {
+        assert!(PAGE.contains(&format!("<p>{}; they go to", Format::LISTED)));
+        let accepted =
+            PAGE.split_once("accept=\"").and_then(|(_, rest)| rest.split_once('"')).map(|(list, _)| list);
+        let accepted: Vec<_> = accepted.into_iter().flat_map(|list| list.split(',')).collect();
+        assert_eq!(accepted, Format::ALL.map(Format::media_type));
+    }
 
     #[test]
     fn there_is_one_script_and_one_style_and_none_in_attributes() {

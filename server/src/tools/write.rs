@@ -1,10 +1,10 @@
 //! Vectors with their pictures' names as NumPy, Parquet or JSON lines.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use occlude_output::Draft;
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
@@ -39,7 +39,7 @@ pub(super) fn names_of(out: &Path) -> PathBuf {
     out.with_extension("paths.txt")
 }
 
-/// Writes `count` rows to a file beside `out` and puts it in its place when it is whole.
+/// Writes `count` rows to `out`, which is whole or not there.
 pub(super) fn write(
     out: &Path,
     format: Format,
@@ -47,39 +47,25 @@ pub(super) fn write(
     count: usize,
     rows: &mut dyn Iterator<Item = Result<Row, ToolError>>,
 ) -> Result<(), ToolError> {
-    let part = sibling(out);
-    match format {
-        Format::Npy => npy(&part, out, info.dim, count, rows)?,
-        Format::Parquet => parquet(&part, info, rows)?,
-        Format::Jsonl => jsonl(&part, rows)?,
-    }
-    settle(&part, out)
+    let draft = match format {
+        Format::Npy => npy(out, info.dim, count, rows)?,
+        Format::Parquet => parquet(out, info, rows)?,
+        Format::Jsonl => jsonl(out, rows)?,
+    };
+    draft.finish().map_err(file_error(out))
 }
 
-/// A name beside `path` that listing programs take for nobody's.
-fn sibling(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.part"))
-}
-
-/// On the disk, then under its own name.
-fn settle(part: &Path, out: &Path) -> Result<(), ToolError> {
-    let synced = File::open(part).and_then(|f| f.sync_all());
-    synced.and_then(|()| std::fs::rename(part, out)).map_err(file_error(out))
-}
-
+/// The matrix; the names are there when this returns.
 fn npy(
-    part: &Path,
     out: &Path,
     dim: usize,
     count: usize,
     rows: &mut dyn Iterator<Item = Result<Row, ToolError>>,
-) -> Result<(), ToolError> {
-    let (names, failed) = (names_of(out), file_error(part));
-    let names_part = sibling(&names);
-    let names_failed = file_error(&names_part);
-    let mut file = BufWriter::new(File::create(part).map_err(&failed)?);
-    let mut list = BufWriter::new(File::create(&names_part).map_err(&names_failed)?);
+) -> Result<Draft, ToolError> {
+    let (names, failed) = (names_of(out), file_error(out));
+    let names_failed = file_error(&names);
+    let mut file = Draft::beside(out).map_err(&failed)?;
+    let mut list = Draft::beside(&names).map_err(&names_failed)?;
     file.write_all(&npy_header(count, dim)).map_err(&failed)?;
     for row in rows {
         let Row { path, embedding, .. } = row?;
@@ -88,8 +74,8 @@ fn npy(
         writeln!(list, "{path}").map_err(&names_failed)?;
     }
     file.flush().map_err(&failed)?;
-    list.flush().map_err(&names_failed)?;
-    settle(&names_part, &names)
+    list.finish().map_err(&names_failed)?;
+    Ok(file)
 }
 
 /// The head of a float32 matrix in the NPY format, version 1.0: padded such that the numbers begin at a multiple of 64.
@@ -104,22 +90,22 @@ fn npy_header(rows: usize, columns: usize) -> Vec<u8> {
     out
 }
 
-fn jsonl(part: &Path, rows: &mut dyn Iterator<Item = Result<Row, ToolError>>) -> Result<(), ToolError> {
-    let failed = file_error(part);
-    let mut file = BufWriter::new(File::create(part).map_err(&failed)?);
+fn jsonl(out: &Path, rows: &mut dyn Iterator<Item = Result<Row, ToolError>>) -> Result<Draft, ToolError> {
+    let failed = file_error(out);
+    let mut file = Draft::beside(out).map_err(&failed)?;
     for row in rows {
         serde_json::to_writer(&mut file, &row?).map_err(|e| failed(e.into()))?;
         file.write_all(b"\n").map_err(&failed)?;
     }
-    file.flush().map_err(&failed)
+    Ok(file)
 }
 
 fn parquet(
-    part: &Path,
+    out: &Path,
     info: &ModelInfo,
     rows: &mut dyn Iterator<Item = Result<Row, ToolError>>,
-) -> Result<(), ToolError> {
-    let failed = |reason| ToolError::Parquet { path: part.to_owned(), reason };
+) -> Result<Draft, ToolError> {
+    let failed = |reason| ToolError::Parquet { path: out.to_owned(), reason };
     let pair = |key: &str, value: &str| KeyValue::new(key.to_owned(), value.to_owned());
     let about = vec![
         pair("occlude.model", &info.name),
@@ -132,7 +118,7 @@ fn parquet(
         .set_key_value_metadata(Some(about))
         .build();
     let schema = Arc::new(parse_message_type(SCHEMA).map_err(failed)?);
-    let file = File::create(part).map_err(file_error(part))?;
+    let file = Draft::beside(out).map_err(file_error(out))?;
     let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).map_err(failed)?;
     let mut group = Vec::new();
     for row in rows {
@@ -145,10 +131,10 @@ fn parquet(
     if !group.is_empty() {
         write_group(&mut writer, &group).map_err(failed)?;
     }
-    writer.close().map(drop).map_err(failed)
+    writer.into_inner().map_err(failed)
 }
 
-fn write_group(writer: &mut SerializedFileWriter<File>, rows: &[Row]) -> Result<(), ParquetError> {
+fn write_group(writer: &mut SerializedFileWriter<Draft>, rows: &[Row]) -> Result<(), ParquetError> {
     let mut group = writer.next_row_group()?;
     let text = |s: &String| ByteArray::from(s.as_bytes().to_vec());
     let paths: Vec<_> = rows.iter().map(|r| text(&r.path)).collect();

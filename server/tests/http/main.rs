@@ -3,6 +3,7 @@
 mod api;
 mod binary;
 mod browser;
+mod bulk;
 mod collections;
 mod common;
 mod docs;

@@ -33,7 +33,7 @@ macro_rules! variants {
     };
 }
 
-variants!(error_name, ERRORS, Error: Io Unrecognised Damaged Tensor Value Layout Arch Strict Save);
+variants!(error_name, ERRORS, Error: Io Unrecognised Damaged Tensor Value Layout Setting Arch Strict Save);
 variants!(format_name, FORMATS, FormatError: Safetensors Zip Pickle State);
 variants!(zip_name, ZIPS, ZipError: NoDirectory Damaged TooManyRecords Duplicate Compressed Overlap Path
     Encrypted Outside NoPickle TwoPickles);
@@ -246,6 +246,8 @@ fn errors() {
             count: 1,
             reason: BadValue::NotFinite,
         }),
+        // `layouts.rs` has such a file beside a checkpoint.
+        Err(Error::Setting { path: "config.json".into(), setting: "a: 1".into(), what: "it differs" }),
         // A tensor that does not decode: `tensor.rs` has the only ways to make one.
         Err(Error::Tensor { name: "w".into(), reason: "its storage cannot be decoded" }),
     ];

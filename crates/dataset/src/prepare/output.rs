@@ -2,10 +2,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
+
+use occlude_output::Draft;
 
 use crate::Error;
 use crate::index::Span;
@@ -111,27 +113,21 @@ pub(super) enum Durable {
     Later,
 }
 
-/// Writes a file through `f` under a hidden name, then renames it.
+/// Writes a file through `f`, whole or not at all.
 pub(super) fn write_whole(
     path: &Path,
     durable: Durable,
     f: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Error> {
-    let partial = partial_name(path).ok_or_else(|| Error::write(path, io::ErrorKind::InvalidInput.into()))?;
     let write = || {
-        let mut out = BufWriter::with_capacity(1 << 16, File::create(&partial)?);
-        f(&mut out)?;
-        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        if durable == Durable::Now {
-            file.sync_all()?;
+        let mut draft = Draft::beside(path)?;
+        f(&mut draft)?;
+        match durable {
+            Durable::Now => draft.finish(),
+            Durable::Later => draft.finish_unflushed(),
         }
-        fs::rename(&partial, path)
     };
-    write().map_err(|e| {
-        // the error that led here is the one to report
-        let _ = fs::remove_file(&partial);
-        Error::write(path, e)
-    })
+    write().map_err(|e| Error::write(path, e))
 }
 
 /// A part of a file, as a file.

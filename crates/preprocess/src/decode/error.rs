@@ -14,13 +14,13 @@ pub enum DecodeError {
     #[error("the file is empty")]
     Empty,
     /// Not a picture format that is known.
-    #[error("not a picture: it starts with `{}`; expected JPEG, PNG, WebP, BMP, GIF or TIFF", .start.escape_ascii())]
+    #[error("not a picture: it starts with `{}`; expected {}", .start.escape_ascii(), Format::LISTED)]
     UnknownFormat {
         /// The first bytes, eight at most.
         start: Vec<u8>,
     },
     /// A picture format that is not read.
-    #[error("`{name}` is not read; hint: convert it to JPEG, PNG or WebP")]
+    #[error("`{name}` is not read; hint: convert it to {}", Format::LISTED)]
     OtherFormat {
         /// Its name.
         name: &'static str,

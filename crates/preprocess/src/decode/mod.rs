@@ -70,6 +70,9 @@ impl Format {
     /// All of them.
     pub const ALL: [Self; 6] = [Self::Jpeg, Self::Png, Self::WebP, Self::Bmp, Self::Gif, Self::Tiff];
 
+    /// All of them by name, as messages, hints and pages list them.
+    pub const LISTED: &'static str = "JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF";
+
     /// As people write it: `JPEG`, `WebP`.
     pub fn name(self) -> &'static str {
         match self {
@@ -79,6 +82,18 @@ impl Format {
             Self::Bmp => "BMP",
             Self::Gif => "GIF",
             Self::Tiff => "TIFF",
+        }
+    }
+
+    /// The registered media type: `image/jpeg`.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Jpeg => "image/jpeg",
+            Self::Png => "image/png",
+            Self::WebP => "image/webp",
+            Self::Bmp => "image/bmp",
+            Self::Gif => "image/gif",
+            Self::Tiff => "image/tiff",
         }
     }
 
@@ -246,6 +261,20 @@ mod tests {
     fn a_panicking_decoder_is_an_error() {
         let result = guarded::<()>(Format::WebP, || panic!("as some decoders do on hostile files"));
         assert!(matches!(result, Err(DecodeError::Corrupt { format: Format::WebP, .. })));
+    }
+
+    #[test]
+    fn the_list_of_formats_has_every_one() {
+        for format in Format::ALL {
+            assert!(Format::LISTED.contains(format.name()), "{format:?}");
+            assert_eq!(format.media_type(), format!("image/{}", format.name().to_lowercase()));
+        }
+        assert_eq!(Format::LISTED.split([',', '(']).count(), Format::ALL.len(), "{}", Format::LISTED);
+        for told in
+            [DecodeError::UnknownFormat { start: vec![b'x'] }, DecodeError::OtherFormat { name: "AVIF" }]
+        {
+            assert!(told.to_string().contains(Format::LISTED), "{told}");
+        }
     }
 
     #[test]

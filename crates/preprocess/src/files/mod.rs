@@ -192,13 +192,27 @@ pub fn read_text(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As there, and one of its own for other bytes.
 pub fn read_utf8(path: &Path) -> io::Result<String> {
+    checked(read_text(path)?)
+}
+
+/// The bytes of a text that people wrote, of wherever they come from, without their byte order mark: as [`read_utf8`],
+/// which takes regular files alone.
+///
+/// # Errors
+/// For bytes that are neither UTF-8 nor UTF-16 with a mark.
+pub fn utf8(bytes: Vec<u8>) -> io::Result<String> {
+    checked(without_mark(bytes)?)
+}
+
+/// Bytes that must be UTF-8.
+fn checked(bytes: Vec<u8>) -> io::Result<String> {
     let broken = |e: std::string::FromUtf8Error| {
         let at = e.utf8_error().valid_up_to();
         let line = e.as_bytes().get(..at).unwrap_or_default().iter().filter(|&&b| b == b'\n').count() + 1;
         let what = format!("line {line} is not UTF-8; hint: save it as UTF-8");
         io::Error::new(io::ErrorKind::InvalidData, what)
     };
-    String::from_utf8(read_text(path)?).map_err(broken)
+    String::from_utf8(bytes).map_err(broken)
 }
 
 /// Text without its byte order mark, as UTF-8.
@@ -247,6 +261,8 @@ mod tests {
         let path = dir.path().join("x");
         fs::write(&path, b"a\nb\xff\n").expect("written");
         assert!(read_utf8(&path).expect_err("no UTF-8").to_string().contains("line 2"));
+        assert_eq!(utf8(b"\xef\xbb\xbfa".to_vec()).expect("text"), "a");
+        assert!(utf8(b"\xff".to_vec()).expect_err("no UTF-8").to_string().contains("line 1"));
         assert!(open(dir.path()).expect_err("a folder").to_string().contains("folder"));
     }
 }

@@ -375,9 +375,6 @@ struct Found {
         content(
             (Search = "application/json"),
             (body::Form = "multipart/form-data"),
-            (Vec<u8> = "image/jpeg"),
-            (Vec<u8> = "image/png"),
-            (Vec<u8> = "image/webp"),
             (Vec<u8> = "application/octet-stream")
         )
     ),

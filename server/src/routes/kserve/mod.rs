@@ -1,6 +1,7 @@
 //! The Open Inference Protocol, version 2, over HTTP, as KServe and Triton speak it, with the extension for binary
 //! tensors. <https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol>
 
+mod answer;
 mod tensor;
 mod wire;
 
@@ -14,7 +15,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use self::wire::{InferAnswer, InferRequest, Made, Pictures, Rules};
+use self::answer::{InferAnswer, Made};
+use self::wire::{InferRequest, Pictures, Rules};
 use super::body::whole;
 use super::errors;
 use super::images::{ModelName, in_time};
@@ -232,7 +234,7 @@ async fn run(state: &AppState, at: Place, request: Request) -> Result<Response, 
         state.on_pool(Stage::Parse, None, move || wire::parse(&bytes, json, rules)).await??;
     let encoded = encode(state, &model, &mut admitted, pictures).await?;
     let info = Arc::clone(&model);
-    let write = move || wire::write(&info.info, VERSION, &asked, &encoded);
+    let write = move || answer::write(&info.info, VERSION, &asked, &encoded);
     let made = state.on_pool(Stage::Render, Some(&model.info.name), write).await??;
     Ok(named(answer(made), &model.info))
 }

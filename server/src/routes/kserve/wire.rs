@@ -1,13 +1,13 @@
-//! Requests and answers of inference, as JSON alone or with tensors in binary behind it.
+//! Requests of inference, as JSON alone or with tensors in binary behind it.
 
 use bytes::Bytes;
 use occlude_preprocess::Rgb;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::tensor::{Element, files, from_json};
-use crate::batch::{Crop, Encoded};
+use crate::batch::Crop;
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::model::{InputKind, ModelInfo};
@@ -121,14 +121,14 @@ pub(super) enum Pictures {
 
 /// What a request wants.
 pub(super) struct Asked {
-    id: Option<String>,
-    outputs: Vec<Output>,
+    pub(super) id: Option<String>,
+    pub(super) outputs: Vec<Output>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Output {
-    name: &'static str,
-    binary: bool,
+pub(super) struct Output {
+    pub(super) name: &'static str,
+    pub(super) binary: bool,
 }
 
 fn invalid(message: impl Into<String>) -> ApiError {
@@ -305,223 +305,5 @@ fn sized(input: &InputTensor<'_>, data: Bytes, expected: usize) -> Result<Bytes,
     Err(invalid(format!("input `{}` has {} bytes: expected {expected}", input.name, data.len())))
 }
 
-/// The JSON of an answer.
-#[derive(Serialize, ToSchema)]
-pub(super) struct InferAnswer<'a> {
-    model_name: &'a str,
-    model_version: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    outputs: Vec<OutputTensor>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct OutputTensor {
-    name: &'static str,
-    datatype: &'static str,
-    shape: Vec<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parameters: Option<BinarySize>,
-    /// Row-major.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Vec<f32>>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct BinarySize {
-    binary_data_size: usize,
-}
-
-/// An answer's body.
-pub(super) struct Made {
-    pub(super) body: Vec<u8>,
-    /// Length of the JSON where tensors follow in binary.
-    pub(super) json: Option<usize>,
-}
-
-/// Writes the outputs asked for.
-pub(super) fn write(
-    info: &ModelInfo,
-    version: &str,
-    asked: &Asked,
-    rows: &[Encoded],
-) -> Result<Made, ApiError> {
-    let mut binary = Vec::new();
-    let mut outputs = Vec::new();
-    for output in &asked.outputs {
-        let (shape, data) = gather(output.name, rows)?;
-        let bytes = data.len() * size_of::<f32>();
-        let (parameters, data) = if output.binary {
-            binary.extend(data.iter().flat_map(|v| v.to_le_bytes()));
-            (Some(BinarySize { binary_data_size: bytes }), None)
-        } else {
-            (None, Some(data))
-        };
-        outputs.push(OutputTensor { name: output.name, datatype: f32::DATATYPE, shape, parameters, data });
-    }
-    let answer =
-        InferAnswer { model_name: &info.name, model_version: version, id: asked.id.as_deref(), outputs };
-    let failed = |e: serde_json::Error| ApiError::new(Kind::Internal, e.to_string());
-    let mut body = serde_json::to_vec(&answer).map_err(failed)?;
-    let json = asked.outputs.iter().any(|o| o.binary).then_some(body.len());
-    body.append(&mut binary);
-    Ok(Made { body, json })
-}
-
-/// One tensor of all rows: (n, D) or (n, h, w).
-fn gather(name: &str, rows: &[Encoded]) -> Result<(Vec<usize>, Vec<f32>), ApiError> {
-    let size = |row: &Encoded| match name {
-        EMBEDDING => vec![row.embedding.len()],
-        _ => vec![row.grid.0, row.grid.1],
-    };
-    let inner = rows.first().map(size).unwrap_or_default();
-    if rows.iter().any(|row| size(row) != inner) {
-        return Err(ApiError::new(Kind::Internal, format!("rows of `{name}` have several shapes")));
-    }
-    let values = |row: &Encoded| if name == EMBEDDING { row.embedding.clone() } else { row.saliency.clone() };
-    let shape = [vec![rows.len()], inner].concat();
-    Ok((shape, rows.iter().flat_map(values).collect()))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const RULES: Rules = Rules { max_images: 2, crop: 1, floats: true };
-
-    fn read(json: &str, binary: &[u8]) -> Result<(Asked, Pictures), String> {
-        let bytes = [json.as_bytes(), binary].concat().into();
-        parse(&bytes, (!binary.is_empty()).then_some(json.len()), RULES).map_err(|e| e.message)
-    }
-
-    fn bytes(crop: Crop) -> Vec<u8> {
-        match crop {
-            Crop::Pixels(pixels) => pixels.data,
-            Crop::Normalised(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        }
-    }
-
-    fn pixels(json: &str, binary: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-        match read(json, binary)?.1 {
-            Pictures::Crops(crops) => Ok(crops.into_iter().map(bytes).collect()),
-            Pictures::Files(files) => Ok(files.into_iter().map(|f| f.bytes.to_vec()).collect()),
-        }
-    }
-
-    fn input(name: &str, datatype: &str, shape: &str, more: &str) -> String {
-        format!(r#"{{"inputs":[{{"name":"{name}","datatype":"{datatype}","shape":{shape},{more}}}]}}"#)
-    }
-
-    #[test]
-    fn the_same_tensor_in_json_and_in_binary() {
-        let json = input("images", "UINT8", "[2,1,1,3]", r#""data":[[[[1,2,3]]],[[[4,5,6]]]]"#);
-        let binary = input("images", "UINT8", "[2,1,1,3]", r#""parameters":{"binary_data_size":6}"#);
-        let expected = Ok(vec![vec![1, 2, 3], vec![4, 5, 6]]);
-        assert_eq!(pixels(&json, &[]), expected);
-        assert_eq!(pixels(&binary, &[1, 2, 3, 4, 5, 6]), expected);
-        let json =
-            input("files", "BYTES", "[1,1]", r#""data":["aGk="],"parameters":{"content_type":"base64"}"#);
-        assert_eq!(pixels(&json, &[]), Ok(vec![b"hi".to_vec()]));
-        let binary = input("files", "BYTES", "[1]", r#""parameters":{"binary_data_size":6}"#);
-        assert_eq!(pixels(&binary, b"\x02\0\0\0hi"), Ok(vec![b"hi".to_vec()]));
-        let both = r#""parameters":{"binary_data_size":8,"content_type":"base64"}"#;
-        assert_eq!(
-            pixels(&input("files", "BYTES", "[1]", both), b"\x04\0\0\0aGk="),
-            Ok(vec![b"hi".to_vec()])
-        );
-    }
-
-    #[test]
-    fn floats_are_planes_of_numbers() {
-        let values = [0.5f32, -2.0, 3.25];
-        let binary = values.map(f32::to_le_bytes).concat();
-        let json = input("pixel_values", "FP32", "[1,3,1,1]", r#""data":[[[[0.5]],[[-2]],[[3.25]]]]"#);
-        assert_eq!(pixels(&json, &[]), Ok(vec![binary.clone()]));
-        let size = |n| {
-            input("pixel_values", "FP32", "[1,3,1,1]", &format!(r#""parameters":{{"binary_data_size":{n}}}"#))
-        };
-        assert_eq!(pixels(&size(12), &binary), Ok(vec![binary.clone()]));
-        assert!(pixels(&size(11), &binary[1..]).unwrap_err().contains("11 bytes: expected 12"));
-        for (bad, shown) in [(f32::NAN, "NaN"), (f32::NEG_INFINITY, "-inf")] {
-            let binary = [0.0, bad, 0.0].map(f32::to_le_bytes).concat();
-            let error = pixels(&size(12), &binary).unwrap_err();
-            assert_eq!(error, format!("input `pixel_values` has {shown} at 1: expected numbers"));
-        }
-        let shape = input("pixel_values", "FP32", "[1,1,1,3]", r#""data":[1,2,3]"#);
-        assert!(pixels(&shape, &[]).unwrap_err().contains("expected [n, 3, 1, 1]"));
-        let of_bytes = Rules { floats: false, ..RULES };
-        let error = parse(&json.into(), None, of_bytes).err().unwrap().message;
-        assert_eq!(error, "the model has no input `pixel_values`: expected `files` or `images`");
-    }
-
-    #[test]
-    fn what_is_not_taken_is_named() {
-        let fails = |name, datatype, shape, more, binary: &[u8]| {
-            pixels(&input(name, datatype, shape, more), binary).unwrap_err()
-        };
-        let data = r#""data":[1,2,3]"#;
-        assert!(fails("x", "UINT8", "[1,1,1,3]", data, &[]).contains("no input `x`"));
-        assert!(fails("images", "FP32", "[1,1,1,3]", data, &[]).contains("is FP32: expected UINT8"));
-        let shape = fails("images", "UINT8", "[1,3,1,1]", data, &[]);
-        assert_eq!(shape, "input `images` has shape [1, 3, 1, 1]: expected [n, 1, 1, 3]");
-        assert!(fails("images", "UINT8", "[]", data, &[]).contains("expected [n, 1, 1, 3]"));
-        assert!(fails("images", "UINT8", "[0,1,1,3]", data, &[]).contains("no picture"));
-        assert!(fails("images", "UINT8", "[3,1,1,3]", data, &[]).contains("more than 2 pictures"));
-        assert!(fails("images", "UINT8", "[2,1,1,3]", data, &[]).contains("3 elements, the shape 6"));
-        let size = r#""parameters":{"binary_data_size":3}"#;
-        assert!(fails("images", "UINT8", "[1,1,1,3]", size, &[1, 2]).contains("is 3, 2 bytes follow"));
-        assert!(fails("images", "UINT8", "[2,1,1,3]", size, &[1, 2, 3]).contains("3 bytes: expected 6"));
-        assert!(fails("images", "UINT8", "[1,1,1,3]", data, &[1]).contains("1 bytes follow"));
-        let neither = r#""parameters":{}"#;
-        assert!(fails("images", "UINT8", "[1,1,1,3]", neither, &[]).contains("expected either"));
-        let shared = r#""parameters":{"shared_memory_region":"r"}"#;
-        assert!(fails("images", "UINT8", "[1,1,1,3]", shared, &[]).contains("shared memory"));
-        let other = r#""data":["x"],"parameters":{"content_type":"np"}"#;
-        assert!(fails("files", "BYTES", "[1]", other, &[]).contains("`np`: expected `base64`"));
-        assert!(pixels(r#"{"inputs":[]}"#, &[]).unwrap_err().contains("0 inputs"));
-        let long = parse(&Bytes::from_static(b"{}"), Some(3), RULES).err().unwrap();
-        assert_eq!((long.kind, long.message.contains("is 3, the body has 2")), (Kind::BadRequest, true));
-    }
-
-    #[test]
-    fn outputs_are_chosen_and_written() {
-        let asked = |outputs: &str| {
-            let json = format!(
-                r#"{{"id":"7","inputs":[{{"name":"images","datatype":"UINT8","shape":[1,1,1,3],"data":[1,2,3]}}]{outputs}}}"#
-            );
-            read(&json, &[]).map(|r| r.0.outputs)
-        };
-        let output = |name, binary| Output { name, binary };
-        assert_eq!(asked("").unwrap(), [output(EMBEDDING, false), output(SALIENCY, false)]);
-        let all = asked(r#","parameters":{"binary_data_output":true}"#).unwrap();
-        assert_eq!(all, [output(EMBEDDING, true), output(SALIENCY, true)]);
-        let one =
-            r#","outputs":[{"name":"saliency","parameters":{"binary_data":true}},{"name":"embedding"}]"#;
-        assert_eq!(asked(one).unwrap(), [output(SALIENCY, true), output(EMBEDDING, false)]);
-        assert!(asked(r#","outputs":[{"name":"logits"}]"#).unwrap_err().contains("no output `logits`"));
-        let twice = r#","outputs":[{"name":"saliency"},{"name":"saliency"}]"#;
-        assert!(asked(twice).unwrap_err().contains("twice"));
-        let classes = r#","outputs":[{"name":"embedding","parameters":{"classification":3}}]"#;
-        assert!(asked(classes).unwrap_err().contains("not offered"));
-        let row = Encoded {
-            embedding: vec![1.0, 2.0],
-            saliency: vec![3.0; 6],
-            grid: (2, 3),
-            features: None,
-            sum: None,
-        };
-        assert_eq!(gather(SALIENCY, &[row.clone(), row.clone()]).unwrap().0, [2, 2, 3]);
-        assert_eq!(gather(EMBEDDING, std::slice::from_ref(&row)).unwrap(), (vec![1, 2], vec![1.0, 2.0]));
-        let odd = Encoded { grid: (3, 2), ..row.clone() };
-        assert_eq!(gather(SALIENCY, &[row, odd]).unwrap_err().kind, Kind::Internal);
-    }
-
-    proptest! {
-        #[test]
-        fn no_body_panics(text in "\\PC*", binary in prop::collection::vec(any::<u8>(), 0..40), split in 0usize..60) {
-            let body: Bytes = [text.as_bytes(), &binary].concat().into();
-            let _ = parse(&body, Some(split), RULES);
-        }
-    }
-}
+mod tests;
