@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args};
 use occlude_checkpoint::Checkpoint;
+use occlude_encoder::Arch;
 use occlude_preprocess::Preprocess;
 use occlude_saliency::score::{Figures, Means};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Machine;
 use super::evaluate::{WeightArgs, open};
@@ -135,15 +136,8 @@ pub(super) fn localise(args: &LocaliseArgs) -> Result<ExitCode> {
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let (weights, contract) = open(&checkpoint, &args.weights)?;
     let making = args.making(&contract)?;
-    if let Some(small) =
-        making.contracts.iter().find(|c| weights.arch.feature_side(making.stage, c.crop as usize) < 2)
-    {
-        tell!(
-            "error: stage {} of {} at {} px is one cell, which is no map; hint: a smaller `--stage` or a larger `--size`",
-            making.stage,
-            weights.arch,
-            small.crop
-        );
+    if let Some(error) = too_coarse(&making, weights.arch) {
+        tell!("error: {error}");
         return Ok(ExitCode::from(2));
     }
     let device = args.machine.device.resolve()?;
@@ -167,38 +161,55 @@ pub(super) fn localise(args: &LocaliseArgs) -> Result<ExitCode> {
         workers: args.machine.workers(),
     };
     let outcome = localiser.run(&which)?;
-    let mut answer = json!({
-        "task": "localise",
-        "checkpoint": args.checkpoint.to_string_lossy(),
-        "fingerprint": weights.fingerprint(&contract.to_json()),
-        "arch": weights.arch.name(),
-        "rule": making.rule.name(),
-        "stage": making.stage,
-        "sizes": making.contracts.iter().map(|c| c.crop).collect::<Vec<_>>(),
-        "window": making.window.name(),
-        "mirror": making.mirror,
-        "truth": truths.kind(),
-    });
-    if let (Some(answer), Value::Object(more)) =
-        (answer.as_object_mut(), results(&outcome, |i| data.name_below(i)))
-    {
-        answer.extend(more);
-    }
     if let Some(path) = &args.json {
-        occlude_output::write(path, |out| writeln!(out, "{answer}"))
+        let fingerprint = weights.fingerprint(&contract.to_json());
+        let mut answer = question(args, &making, &fingerprint, &truths);
+        answer.extend(results(&outcome, |i| data.name_below(i)));
+        occlude_output::write(path, |out| writeln!(out, "{}", Value::Object(answer)))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
     }
-    if let Some([best, worst]) = args.sheets() {
-        for (path, which) in
-            [(best, ranked(&outcome.pictures, true)), (worst, ranked(&outcome.pictures, false))]
-        {
-            localiser.draw(&Sheet { which: &which, path: &path })?;
-            let names: Vec<String> = which.iter().map(|&i| data.name_below(i)).collect();
-            tell!("`{}`, from top to bottom: {}", path.display(), names.join(", "));
-        }
+    if let Some(sheets) = args.sheets() {
+        draw(&localiser, &outcome, &sheets)?;
     }
     print(&outcome, &making);
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is wrong with a map of one cell, if it is one.
+fn too_coarse(making: &Making, arch: Arch) -> Option<String> {
+    let side = |contract: &Preprocess| arch.feature_side(making.stage, contract.crop as usize);
+    let small = making.contracts.iter().find(|contract| side(contract) < 2)?;
+    Some(format!(
+        "stage {} of {arch} at {} px is one cell, which is no map; hint: a smaller `--stage` or a larger `--size`",
+        making.stage, small.crop
+    ))
+}
+
+/// What was asked, for JSON.
+fn question(args: &LocaliseArgs, making: &Making, fingerprint: &str, truths: &Truths) -> Map<String, Value> {
+    let asked = [
+        ("task", json!("localise")),
+        ("checkpoint", json!(args.checkpoint.to_string_lossy())),
+        ("fingerprint", json!(fingerprint)),
+        ("rule", json!(making.rule.name())),
+        ("stage", json!(making.stage)),
+        ("sizes", json!(making.contracts.iter().map(|c| c.crop).collect::<Vec<_>>())),
+        ("window", json!(making.window.name())),
+        ("mirror", json!(making.mirror)),
+        ("truth", json!(truths.kind())),
+    ];
+    asked.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+}
+
+/// Writes the sheets of the best and of the worst, and tells what is on them.
+fn draw(localiser: &Localiser<'_>, outcome: &Outcome, [best, worst]: &[PathBuf; 2]) -> Result<()> {
+    for (path, order) in [(best, true), (worst, false)] {
+        let which = ranked(&outcome.pictures, order);
+        localiser.draw(&Sheet { which: &which, path })?;
+        let names: Vec<String> = which.iter().map(|&i| localiser.data.name_below(i)).collect();
+        tell!("`{}`, from top to bottom: {}", path.display(), names.join(", "));
+    }
+    Ok(())
 }
 
 /// `limit` of `n` numbers, spread evenly.
@@ -246,41 +257,48 @@ fn ahead(outcome: &Outcome, row: usize) -> Option<(f64, [f64; 2])> {
     half.is_finite().then_some((mean, [mean - half, mean + half]))
 }
 
-fn figures(f: &Figures) -> Value {
-    json!({
-        "max_f": f.max_f, "iou_adaptive": f.iou_adaptive, "iou_mean": f.iou_mean, "iou_best": f.iou_best,
-        "mae": f.mae, "auroc": f.auroc, "corloc": f.corloc,
-    })
+fn figures(f: &Figures) -> Map<String, Value> {
+    let told = [
+        ("max_f", json!(f.max_f)),
+        ("iou_adaptive", json!(f.iou_adaptive)),
+        ("iou_mean", json!(f.iou_mean)),
+        ("iou_best", json!(f.iou_best)),
+        ("mae", json!(f.mae)),
+        ("auroc", json!(f.auroc)),
+        ("corloc", json!(f.corloc)),
+    ];
+    told.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
 }
 
-/// What is told as JSON.
-fn results(outcome: &Outcome, name: impl Fn(usize) -> String) -> Value {
-    let row = |(i, (row, means)): (usize, &(Row, Means))| {
-        let mut told = json!({ "map": row.name() });
-        if let (Some(told), Some(Value::Object(more))) =
-            (told.as_object_mut(), means.figures().as_ref().map(figures))
-        {
-            told.extend(more);
-            told.insert("max_f_threshold".into(), means.curve().best().1.into());
-            if let Some((mean, interval)) = ahead(outcome, i).filter(|_| *row != Row::BorderColour) {
-                told.insert("iou_mean_ahead".into(), mean.into());
-                told.insert("iou_mean_ahead_ci".into(), json!(interval));
-            }
-        }
-        told
-    };
+/// The averages of a row, for JSON.
+fn averages(outcome: &Outcome, i: usize, (row, means): &(Row, Means)) -> Value {
+    let mut told = Map::from_iter([("map".to_owned(), json!(row.name()))]);
+    told.extend(means.figures().as_ref().map(figures).unwrap_or_default());
+    told.insert("max_f_threshold".into(), means.curve().best().1.into());
+    if let Some((mean, interval)) = ahead(outcome, i).filter(|_| *row != Row::BorderColour) {
+        told.insert("iou_mean_ahead".into(), mean.into());
+        told.insert("iou_mean_ahead_ci".into(), json!(interval));
+    }
+    Value::Object(told)
+}
+
+/// What came out, for JSON.
+fn results(outcome: &Outcome, name: impl Fn(usize) -> String) -> Map<String, Value> {
     let picture = |p: &Judged| {
-        let maps =
-            outcome.rows.iter().zip(&p.figures).map(|((row, _), f)| (row.name().to_owned(), figures(f)));
-        json!({ "picture": name(p.index), "maps": Value::Object(maps.collect()) })
+        let maps = outcome.rows.iter().zip(&p.figures);
+        let maps: Map<String, Value> =
+            maps.map(|((row, _), f)| (row.name().to_owned(), figures(f).into())).collect();
+        json!({ "picture": name(p.index), "maps": maps })
     };
-    json!({
-        "pictures": outcome.pictures.len(),
-        "unreadable": outcome.unreadable,
-        "without_object": outcome.without_object,
-        "results": outcome.rows.iter().enumerate().map(row).collect::<Vec<_>>(),
-        "each": outcome.pictures.iter().map(picture).collect::<Vec<_>>(),
-    })
+    let rows = outcome.rows.iter().enumerate().map(|(i, row)| averages(outcome, i, row));
+    let told = [
+        ("pictures", json!(outcome.pictures.len())),
+        ("unreadable", json!(outcome.unreadable)),
+        ("without_object", json!(outcome.without_object)),
+        ("results", rows.collect()),
+        ("each", outcome.pictures.iter().map(picture).collect()),
+    ];
+    told.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
 }
 
 fn title(row: Row, making: &Making) -> String {

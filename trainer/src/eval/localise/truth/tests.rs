@@ -55,7 +55,7 @@ fn a_mask_is_cut_to_what_is_judged() {
     assert!(refused(truths.read(0, "1.jpg", (6, 8))).contains("8x6"));
 }
 
-fn annotations(dir: &Path, images: Value, annotations: Value) -> PathBuf {
+fn annotations(dir: &Path, images: &Value, annotations: &Value) -> PathBuf {
     let path = dir.join("boxes.json");
     std::fs::write(&path, json!({ "images": images, "annotations": annotations }).to_string())
         .expect("written");
@@ -74,7 +74,7 @@ fn boxes_are_found_by_path_and_by_name_and_cut() {
         { "id": 1, "image_id": 7, "bbox": [1.0, 2.0, 3.5, 2.0] }, { "id": 2, "image_id": 7, "bbox": [6, 0, 9, 9] },
         { "id": 3, "image_id": 7, "bbox": [0, 0, 8, 6], "iscrowd": 1 }, { "id": 4, "image_id": 8, "bbox": [90, 0, 2, 2] },
     ]);
-    let truths = Truths::boxes(&data, &[0, 1, 2], &annotations(dir.path(), images, boxes)).expect("found");
+    let truths = Truths::boxes(&data, &[0, 1, 2], &annotations(dir.path(), &images, &boxes)).expect("found");
     assert_eq!(truths.kind(), "boxes");
     let known = truths.read(0, "1.jpg", (8, 6)).expect("read");
     let truth = known.within(&Region { left: 2, top: 0, width: 6, height: 6 }).expect("inside");
@@ -93,25 +93,25 @@ fn annotations_that_make_no_sense_are_told() {
     let dir = tempfile::tempdir().expect("a folder");
     let data = pictures(dir.path());
     let image = json!([{ "id": 1, "file_name": "1.jpg" }, { "id": 2, "file_name": "2.jpg" }]);
-    let open = |images: &Value, boxes: Value| {
-        refused(Truths::boxes(&data, &[0, 1], &annotations(dir.path(), images.clone(), boxes)))
+    let open = |images: &Value, boxes: &Value| {
+        refused(Truths::boxes(&data, &[0, 1], &annotations(dir.path(), images, boxes)))
     };
     for (boxes, names) in [
         (json!([{ "id": 5, "image_id": 3, "bbox": [0, 0, 1, 1] }]), "image 3, which is not there"),
         (json!([{ "id": 5, "image_id": 1, "bbox": [0, 0, 0, 1] }]), "annotation 5 has the box"),
         (json!([{ "id": 5, "image_id": 1 }]), "holds no COCO annotations"),
     ] {
-        let told = open(&image, boxes);
+        let told = open(&image, &boxes);
         assert!(told.contains(names) && told.contains("boxes.json"), "{told}");
     }
-    let told = open(&json!([{ "id": 1, "file_name": "1.jpg" }]), json!([]));
+    let told = open(&json!([{ "id": 1, "file_name": "1.jpg" }]), &json!([]));
     assert!(told.contains("1 of 2 pictures") && told.contains("a/2.jpg"), "{told}");
     let twice = json!([{ "id": 1, "file_name": "1.jpg" }, { "id": 1, "file_name": "2.jpg" }]);
-    assert!(open(&twice, json!([])).contains("have one id"));
+    assert!(open(&twice, &json!([])).contains("have one id"));
     let twice = json!([{ "id": 1, "file_name": "1.jpg" }, { "id": 2, "file_name": "1.jpg" }]);
-    assert!(open(&twice, json!([])).contains("two images"));
+    assert!(open(&twice, &json!([])).contains("two images"));
     // the name of two pictures is not that of either
-    let both = Truths::boxes(&data, &[0, 2], &annotations(dir.path(), image, json!([])));
+    let both = Truths::boxes(&data, &[0, 2], &annotations(dir.path(), &image, &json!([])));
     assert!(refused(both).contains("1 of 2 pictures"));
     assert!(refused(Truths::boxes(&data, &[0], &dir.path().join("gone.json"))).contains("gone.json"));
 }
