@@ -74,7 +74,7 @@ pub(super) fn ask(model: &Path, images: &Images, count: usize, log: &Path) -> Re
 }
 
 fn answer(client: &Client, image: PathBuf, bytes: &[u8], gallery: &Path) -> Result<Answer> {
-    let overlay = client.draw("/v1/saliency?view=overlay", bytes)?;
+    let overlay = client.draw("/v1/saliency?view=overlay&window=whole&refine=true", bytes)?;
     let found = client.post(&format!("/v1/search?k={NEIGHBOURS}"), bytes)?;
     let neighbours = found.get("neighbours").and_then(Value::as_array).context("no `neighbours`")?;
     let neighbour =
