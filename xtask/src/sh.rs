@@ -35,7 +35,8 @@ pub fn cargo() -> Command {
         }
     }
     // Set by `cargo run` for the task itself; they would be taken for the user's own.
-    for variable in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME"] {
+    let of_this_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_this_package)) {
         cargo.env_remove(variable);
     }
     cargo
