@@ -116,5 +116,8 @@ impl Model {
 
 fn runtime(path: &Path, action: &'static str) -> impl Fn(ort::Error) -> Error {
     let path = path.to_owned();
-    move |reason| Error::Runtime { path: path.clone(), action, reason: reason.to_string() }
+    move |reason| {
+        let reason = reason.to_string().trim_end_matches('.').to_owned();
+        Error::Runtime { path: path.clone(), action, reason }
+    }
 }
