@@ -78,14 +78,50 @@ def reference(path):
     return net.eval()
 
 
+def scaled(maps):
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low + 1e-6)
+
+
+def border_cells(x):
+    return torch.cat([x[:, :, 0], x[:, :, -1], x[:, :, :, 0], x[:, :, :, -1]], 2)
+
+
+def saliency(rule, features, pixels, std):
+    """docs/maps.md's rules, in double precision."""
+    features, pixels = features.double(), pixels.double()
+    if rule == "sum":
+        return features.sum(1)
+    if rule == "border":
+        mean = border_cells(features).mean(2)[:, :, None, None]
+        return 1 - F.cosine_similarity(features, mean.expand_as(features), dim=1)
+    h, w = features.shape[2:]
+    across = lambda n: ((torch.arange(n, dtype=torch.float64) + 0.5) / n - 0.5) / 0.22
+    middle = torch.exp(-0.5 * (across(h)[:, None] ** 2 + across(w)[None] ** 2))
+    spread, mean = torch.std_mean(features, (2, 3), correction=0, keepdim=True)
+    cells = F.normalize((features - mean) / (spread + 1e-6), dim=1)
+    inner = (cells * middle).sum((2, 3)) / middle.sum()
+    outer = (cells * (1 - middle)).sum((2, 3)) / (1 - middle).sum()
+    along = torch.einsum("bchw,bc->bhw", cells, inner - outer)
+    stride = -(-pixels.shape[2] // h)
+    opponent = torch.tensor([[0.8 / 3] * 3, [1.6, -1.6, 0], [0.6, 0.6, -1.2]], dtype=torch.float64)
+    rgb = F.avg_pool2d(pixels * torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1), stride, ceil_mode=True)
+    colours = torch.einsum("oc,bchw->bohw", opponent, rgb)
+    apart = torch.cdist(colours.flatten(2).mT, border_cells(colours).mT, compute_mode="donot_use_mm_for_euclid_dist")
+    return scaled(along) * scaled(apart.amin(2).view(-1, h, w)) * middle
+
+
 @torch.no_grad()
-def outputs(net, pixels, normalized):
+def outputs(net, pixels, metadata):
+    normalized, std = metadata["normalized"] == "true", json.loads(metadata["preprocess"])["std"]
     x = net.maxpool(net.relu(net.bn1(net.conv1(pixels))))
     values = {}
     for stage in (1, 2, 3, 4):
         x = getattr(net, f"layer{stage}")(x)
         values[f"res{stage + 1}"] = x
-    values["saliency"] = x.sum(1)
+    values["saliency_sum"] = x.sum(1)
+    making = json.loads(metadata.get("saliency", '{"rule": "sum", "stage": 5}'))
+    values["saliency"] = saliency(making["rule"], values[f"res{making['stage']}"], pixels, std)
     pooled = x.mean((2, 3))
     scale = (lambda v: F.normalize(v, dim=1)) if normalized else (lambda v: v)
     values["embedding"], values["projection"] = scale(pooled), scale(net.fc(pooled))
@@ -101,7 +137,7 @@ def golden(net, metadata, contract):
     prepare = T.Compose(
         [T.Resize(contract["resize"]), T.CenterCrop(contract["crop"]), T.ToTensor(), T.Normalize(contract["mean"], contract["std"])]
     )
-    expected = outputs(net, prepare(picture)[None], True)
+    expected = outputs(net, prepare(picture)[None], {**metadata, "normalized": "true"})
     stored = {k: np.frombuffer(base64.b64decode(metadata[f"golden_{k}"]), "<f4") for k in ("embedding", "saliency") if f"golden_{k}" in metadata}
     cosines = []
     for name, value in stored.items():
@@ -119,7 +155,7 @@ def compare(net, side, path):
     images = np.random.default_rng(0).integers(0, 256, (5, side, side + 32 * ("dynamic" in path), 3), np.uint8)
     mean, std = (torch.tensor(contract[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
     pixels = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
-    expected = outputs(net, pixels, metadata["normalized"] == "true")
+    expected = outputs(net, pixels, metadata)
     name = session.get_inputs()[0].name
     given = images if name == "images" else pixels.numpy()
     names = [output.name for output in session.get_outputs()]

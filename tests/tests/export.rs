@@ -57,7 +57,7 @@ fn number(value: &Value, key: &str) -> f64 {
 
 #[test]
 fn every_graph_in_single_precision_is_torchvisions() {
-    let all = "--outputs embedding,saliency,projection,res2,res3,res4,res5";
+    let all = "--outputs embedding,saliency,saliency_sum,projection,res2,res3,res4,res5";
     let mut models = vec![
         onnx("all", all),
         onnx("bytes", &format!("{all} --input uint8")),
@@ -65,6 +65,14 @@ fn every_graph_in_single_precision_is_torchvisions() {
         onnx("raw", "--no-normalize --outputs res5,projection,embedding"),
         onnx("external", &format!("{all} --external-data")),
     ];
+    models.extend(
+        [
+            ("sum", "--saliency sum"),
+            ("border", "--saliency border"),
+            ("object2", "--saliency-stage 2 --opset 22"),
+        ]
+        .map(|(name, flags)| onnx(name, flags)),
+    );
     models.extend((17..=22).map(|opset| onnx(&format!("opset{opset}"), &format!("--opset {opset}"))));
     assert!(place().join("external.onnx.data").metadata().expect("written").len() > 40 << 20);
     assert!(models[4].metadata().expect("written").len() < 1 << 20);
@@ -116,7 +124,11 @@ fn verify_finds_a_wrong_golden_answer() {
 
 #[test]
 fn pictures_of_any_size_where_that_is_asked_for() {
-    let models = [onnx("dynamic", "--dynamic-size"), onnx("dynamic_bytes", "--dynamic-size --input uint8")];
+    let models = [
+        onnx("dynamic", "--dynamic-size"),
+        onnx("dynamic_bytes", "--dynamic-size --input uint8 --opset 20"),
+        onnx("dynamic_border", "--dynamic-size --saliency border"),
+    ];
     for side in ["64", "97", "160"] {
         for found in compared(&models, side) {
             assert!(number(&found, "error") < tolerance::ONNX_ERROR, "{side}: {found}");
@@ -264,6 +276,9 @@ fn the_identity_is_that_of_the_numbers() {
         ("id_bytes", "--input uint8".to_owned()),
         ("id_raw", "--no-normalize".to_owned()),
         ("id_one", "--outputs embedding".to_owned()),
+        ("id_border", "--saliency border".to_owned()),
+        ("id_border_3", "--saliency border --saliency-stage 3".to_owned()),
+        ("id_sum", "--saliency sum".to_owned()),
         ("id_unfolded", "--no-fold".to_owned()),
         ("id_mean", "--mean 0.5,0.5,0.5".to_owned()),
         ("id_size", "--resize 64".to_owned()),

@@ -18,14 +18,14 @@ use std::path::{Path, PathBuf};
 use occlude_checkpoint::Encoder;
 use occlude_encoder::Graph;
 use occlude_preprocess::{Golden, Preprocess};
-use occlude_saliency::MapRule;
+use occlude_saliency::{Making, MapRule};
 
 pub use options::{InputKind, ModelInfo, OPSETS, OnnxOptions, OutputKind, Precision};
 pub use projection::Projection;
 pub use quantized::Quantization;
 
 use crate::Error;
-use crate::proto::{Dim, Element, Model, Value};
+use crate::proto::{Dim, Element, Form, Model, Value};
 use builder::Builder;
 
 /// The property that says what a model computes: SHA-256 in lower-case hexadecimal over operations, weights and
@@ -93,6 +93,7 @@ pub fn model<'a>(
     }
     let metadata = info.properties(encoder.arch, contract, options);
     let mut model = assembled(builder, network, options, outputs, metadata);
+    model.model.form = form(options);
     model.identify(contract)?;
     Ok(model)
 }
@@ -135,8 +136,17 @@ fn assembled<'a>(
     let (nodes, initializers) = builder.finish();
     let name = network.encoder.arch.name().to_owned();
     let inputs = vec![input_value(network.contract, options)];
-    let model = Model { opset: options.opset, name, nodes, initializers, inputs, outputs, metadata };
+    let form = None;
+    let model = Model { opset: options.opset, name, nodes, initializers, inputs, outputs, metadata, form };
     OnnxModel { model, doubts: vec![] }
+}
+
+/// The map, whose operations depend on the operator set and on whether sizes are free, but not its numbers. The sum is one
+/// operation.
+fn form(options: &OnnxOptions) -> Option<Form> {
+    let Making { rule, stage, .. } = options.saliency;
+    let several = rule != MapRule::Sum && options.outputs.contains(&OutputKind::Saliency);
+    several.then(|| Form { of: OutputKind::Saliency.to_string(), what: format!("{rule} of stage {stage}") })
 }
 
 /// Adds the encoder; gives the value of each node of the graph.

@@ -28,7 +28,10 @@ impl Model<'_> {
         look: &mut dyn FnMut(&Initializer<'_>, &[f32]),
     ) -> io::Result<String> {
         let mut parts = vec![part("contract", &Message::default().text(1, contract))?];
-        for node in &self.nodes {
+        if let Some(form) = &self.form {
+            parts.push(part("form", &Message::default().text(1, &form.of).text(2, &form.what))?);
+        }
+        for node in self.nodes.iter().filter(|node| !self.is_form(&node.name)) {
             parts.push(part("node", &node.message())?);
         }
         for (kind, values) in [("input", &self.inputs), ("output", &self.outputs)] {
@@ -37,7 +40,10 @@ impl Model<'_> {
             }
         }
         for initializer in &self.initializers {
-            parts.push(weights(initializer, look)?);
+            let weights = weights(initializer, look)?;
+            if !self.is_form(&initializer.name) {
+                parts.push(weights);
+            }
         }
         // Operations have names, so that their order says nothing that these do not.
         parts.sort_unstable();
@@ -45,6 +51,28 @@ impl Model<'_> {
         hash.update(DOMAIN);
         parts.iter().for_each(|part| hash.update(part));
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// A part of a model that has several forms, all of the same numbers: an output, and what its operations and constants
+/// are named below.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// The output.
+    pub(crate) of: String,
+    /// What it computes, which counts in place of how.
+    pub(crate) what: String,
+}
+
+impl Model<'_> {
+    /// Whether something of that name belongs to the form. Lists of integers do, too: their names say what is in them, and
+    /// operations have these names.
+    fn is_form(&self, name: &str) -> bool {
+        let Some(form) = &self.form else { return false };
+        let below = name.strip_prefix(form.of.as_str());
+        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            || name.starts_with("ints.")
+            || name.starts_with("int.")
     }
 }
 
@@ -103,6 +131,7 @@ mod tests {
             inputs: vec![value("in")],
             outputs: vec![value("x"), value("y")],
             metadata: vec![],
+            form: None,
         }
     }
 
@@ -128,6 +157,24 @@ mod tests {
         other.outputs.reverse();
         other.inputs[0].dims = vec![Dim::Fixed(3)];
         assert_eq!(identity(&other), plain);
+    }
+
+    #[test]
+    fn of_a_form_it_counts_what_it_computes() {
+        let with = |what: &str, op: &'static str| {
+            let mut model = model(2.0);
+            model.nodes[0].name = "x.step".to_owned();
+            model.nodes[0].op = op;
+            model.form = Some(Form { of: "x".to_owned(), what: what.to_owned() });
+            identity(&model)
+        };
+        assert_eq!(with("map", "Mul"), with("map", "Add"));
+        assert_ne!(with("map", "Mul"), with("another map", "Mul"));
+        let mut other = model(2.0);
+        other.form = Some(Form { of: "x".to_owned(), what: "map".to_owned() });
+        let before = identity(&other);
+        other.nodes[1].op = "Add";
+        assert_ne!(identity(&other), before, "what does not belong to it counts as ever");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod identity;
 mod model;
 mod weights;
 
+pub(crate) use identity::Form;
 pub(crate) use model::{Attribute, Dim, Element, Initializer, Model, Node, Value};
 pub(crate) use weights::Weights;
 

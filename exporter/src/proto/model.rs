@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::{Message, Stream, Weights};
+use super::{Form, Message, Stream, Weights};
 
 /// `TensorProto.DataType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +146,8 @@ pub(crate) struct Model<'a> {
     pub(crate) outputs: Vec<Value>,
     /// `metadata_props`, in this order.
     pub(crate) metadata: Vec<(String, String)>,
+    /// What of it says the same in several ways.
+    pub(crate) form: Option<Form>,
 }
 
 impl Model<'_> {
