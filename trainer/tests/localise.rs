@@ -116,7 +116,7 @@ fn discs_are_found_and_every_map_is_judged() {
     let said = run(dir.path(), line);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     for words in
-        ["border, stage 2 ", "border, stage 2, untrained", "centre prior", "border-colour prior", "AUROC"]
+        ["object, stage 2 ", "object, stage 2, untrained", "centre prior", "border-colour prior", "AUROC"]
     {
         assert!(said.stdout.contains(words), "no {words}:\n{}", said.stdout);
     }
@@ -152,12 +152,13 @@ fn discs_are_found_and_every_map_is_judged() {
 fn rules_stages_sizes_and_windows_are_what_is_asked_for() {
     let dir = place();
     let base = figures(dir.path(), "--masks @/masks --no-untrained");
-    assert_eq!((&base["rule"], &base["stage"], &base["sizes"]), (&"border".into(), &4.into(), &json!([64])));
+    assert_eq!((&base["rule"], &base["stage"], &base["sizes"]), (&"object".into(), &3.into(), &json!([64])));
     assert_eq!(base["results"].as_array().map(Vec::len), Some(4), "without the untrained encoder");
     let mut seen = vec![figure(&base, "encoder", "auroc")];
     for (more, key, value) in [
         ("--rule sum", "rule", json!("sum")),
-        ("--stage 3", "stage", json!(3)),
+        ("--rule border", "stage", json!(4)),
+        ("--stage 2", "stage", json!(2)),
         ("--size 128", "sizes", json!([128])),
         ("--scales 64,128", "sizes", json!([64, 128])),
         ("--mirror", "mirror", json!(true)),
