@@ -14,7 +14,6 @@ pub mod encoder;
 mod error;
 mod fetch;
 mod gallery;
-mod geometry;
 mod loader;
 mod logs;
 mod maps;

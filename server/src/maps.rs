@@ -3,8 +3,8 @@
 //! The embedding depends on none of this.
 
 use occlude_saliency::{
-    self as saliency, Guide, Guided, Map, Mask, agreement, averaged, foreground_above, mirrored, refine,
-    threshold_at, upsample, without_specks,
+    self as saliency, Map, Mask, agreement, averaged, foreground_above, mirrored, threshold_at, with_edges,
+    without_texture,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -14,10 +14,6 @@ use crate::error::{ApiError, Kind};
 use crate::model::ModelInfo;
 use crate::picture::Answer;
 use crate::render::RenderError;
-
-/// Parts and holes of a refined mask have at least one in so many of its pixels: smaller ones are the picture's texture,
-/// and their number is bounded by this.
-const SPECK: usize = 512;
 
 /// What `?map=` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
@@ -95,7 +91,7 @@ impl Maps {
             let refined = answer.guide.as_ref().filter(|_| how.refine);
             let refined = refined.map(|guide| {
                 let size = (guide.height as usize, guide.width as usize);
-                by_pixels(&grid, &saliency::unit(&guide.data), size)
+                by_pixels(&grid, &guide.data, size)
             });
             Ok(Self { refined: refined.transpose()?, grid, deviations: how.deviations, confidence })
         };
@@ -113,7 +109,7 @@ impl Maps {
         let threshold = threshold_at(map, self.deviations);
         let mask = foreground_above(map, threshold)?;
         let mask = match self.refined {
-            Some(_) => without_specks(&mask, map.values().len() / SPECK),
+            Some(_) => without_texture(&mask),
             None => mask,
         };
         Ok((threshold, mask))
@@ -147,17 +143,9 @@ fn both(grid: &Plane, mirror: &Plane, deviations: f64) -> Result<(Plane, Option<
     Ok((Plane { values: averaged(grid.map()?, back.map()?)?, ..*grid }, Some(confidence)))
 }
 
-/// A grid at the size of a picture, with its edges. `colours` has shape `(height, width, 3)`.
-fn by_pixels(
-    grid: &Plane,
-    colours: &[f32],
-    (height, width): (usize, usize),
-) -> Result<Plane, saliency::Error> {
-    let coarse = upsample(grid.map()?, height, width);
-    let across = width as f64 / grid.width as f64;
-    let down = height as f64 / grid.height as f64;
-    let how = Guided::for_cells(across.max(down));
-    let values = refine(Map::new(height, width, &coarse)?, Guide::Colour(colours), how)?;
+/// A grid at the size of a picture, with its edges. `rgb` has shape `(height, width, 3)`.
+fn by_pixels(grid: &Plane, rgb: &[u8], (height, width): (usize, usize)) -> Result<Plane, saliency::Error> {
+    let values = with_edges(grid.map()?, rgb, (height, width))?;
     Ok(Plane { height, width, values })
 }
 
@@ -166,6 +154,7 @@ mod tests {
     use super::*;
     use crate::encoder::fake::Fake;
     use crate::rule::MapRule;
+    use occlude_saliency::SPECK;
 
     fn border(sum: bool) -> ModelInfo {
         let rule = MapRule { rule: "border".to_owned(), stage: 4, deviations: 0.25 };
@@ -201,8 +190,8 @@ mod tests {
         // Cells of 16 pixels; the picture's edge lies 4 pixels right of the cells'.
         let grid = Plane { height: 4, width: 4, values: [1.0, 1.0, 0.0, 0.0].repeat(4) };
         let side = 64;
-        let colours: Vec<f32> = (0..side * side)
-            .flat_map(|i| if i % side < 36 { [0.9, 0.2, 0.1] } else { [0.1, 0.3, 0.8] })
+        let colours: Vec<u8> = (0..side * side)
+            .flat_map(|i| if i % side < 36 { [230, 51, 26] } else { [26, 77, 204] })
             .collect();
         let refined = by_pixels(&grid, &colours, (side, side)).unwrap();
         let maps = Maps { grid, refined: Some(refined), deviations: 0.0, confidence: None };

@@ -5,19 +5,10 @@
 //! picture fits into the same input if both of its sides are resized to the crop's: it is squashed, which convolutions
 //! bear well within limits, and a model of any fixed size takes it in one run.
 
-use occlude_preprocess::{CropBox, Interpolation, Preprocess, Rgb, resize_crop};
-use occlude_saliency::{Placement, Rect};
+use occlude_preprocess::{CropBox, Interpolation, Preprocess, Rgb, resize_crop, whole};
+use occlude_saliency::{Placement, Rect, guide_size};
 use serde::Deserialize;
 use utoipa::ToSchema;
-
-use crate::geometry::placement;
-
-/// How many times its short side a picture's long side may have in the window; what is beyond, at both ends, is left
-/// out: squashed further, nothing in it is like anything that the encoder knows.
-const MOST: u32 = 4;
-
-/// Longest side in pixels of the picture that a map is refined by: finer than any grid, and milliseconds of work.
-const GUIDE: u32 = 256;
 
 /// What `?window=` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
@@ -33,52 +24,33 @@ pub(crate) enum Window {
 impl Window {
     /// The model's input.
     pub(crate) fn pixels(self, contract: &Preprocess, image: &Rgb) -> Rgb {
-        let side = contract.crop;
         match self {
             Self::Crop => contract.pixels(image),
-            Self::Whole => resize_crop(
-                image,
-                boxed(whole(image.width, image.height)),
-                side,
-                side,
-                contract.interpolation,
-            ),
+            Self::Whole => contract.whole(image),
         }
     }
 
     /// Where that lies in a picture of `width` x `height` pixels.
     pub(crate) fn placement(self, contract: &Preprocess, width: u32, height: u32) -> Placement {
         match self {
-            Self::Crop => placement(contract, width, height),
-            Self::Whole => Placement { width, height, crop: whole(width, height) },
+            Self::Crop => Placement { width, height, crop: rect(contract.shown(width, height)) },
+            Self::Whole => Placement { width, height, crop: rect(whole(width, height)) },
         }
     }
 
-    /// The same part of the picture in its own proportions, at most [`GUIDE`] pixels long and never enlarged: what a
+    /// The same part of the picture in its own proportions, at most 256 pixels long and never enlarged: what a
     /// map of it is refined by.
     pub(crate) fn guide(self, contract: &Preprocess, image: &Rgb) -> Rgb {
         let part = self.placement(contract, image.width, image.height).crop;
-        let scale = (f64::from(GUIDE) / part.width.max(part.height)).min(1.0);
-        let side = |length: f64| (length * scale).round().max(1.0) as u32;
-        resize_crop(image, boxed(part), side(part.width), side(part.height), Interpolation::Bilinear)
+        let (width, height) = guide_size(part.width, part.height);
+        let Rect { left, top, width: across, height: down } = part;
+        let part = CropBox { left, top, width: across, height: down };
+        resize_crop(image, part, width, height, Interpolation::Bilinear)
     }
 }
 
-/// The whole picture, or the middle of one that is too long.
-fn whole(width: u32, height: u32) -> Rect {
-    let (left, across) = middle(width, height);
-    let (top, down) = middle(height, width);
-    Rect { left, top, width: across, height: down }
-}
-
-/// Start and length along one side, in whole pixels.
-fn middle(side: u32, other: u32) -> (f64, f64) {
-    let length = side.min(other.saturating_mul(MOST));
-    (f64::from((side - length) / 2), f64::from(length))
-}
-
-fn boxed(Rect { left, top, width, height }: Rect) -> CropBox {
-    CropBox { left, top, width, height }
+fn rect(CropBox { left, top, width, height }: CropBox) -> Rect {
+    Rect { left, top, width, height }
 }
 
 #[cfg(test)]
@@ -99,7 +71,6 @@ mod tests {
         assert_eq!(pixels, resize(&picture, 32, 32, contract.interpolation));
         assert_eq!(Window::Whole.placement(&contract, 90, 51), Placement::whole(90, 51));
         assert_eq!(Window::Crop.pixels(&contract, &picture), contract.pixels(&picture));
-        assert_eq!(Window::Crop.placement(&contract, 90, 51), placement(&contract, 90, 51));
     }
 
     #[test]
@@ -136,5 +107,41 @@ mod tests {
         assert_eq!(size(Window::Whole, 40, 30), (40, 30));
         assert_eq!(size(Window::Whole, 5000, 1), (4, 1));
         assert_eq!(size(Window::Whole, 1, 1), (1, 1));
+    }
+
+    /// A picture whose red is its column and green its row, both on a scale to 250: the crop of it says where it
+    /// was taken.
+    fn coordinates(width: u32, height: u32) -> Rgb {
+        let at = |i: u32, n: u32| ((f64::from(i) + 0.5) / f64::from(n) * 250.0).round() as u8;
+        let pixel = |i: u32| [at(i % width, width), at(i / width, height), 0];
+        Rgb { width, height, data: (0..width * height).flat_map(pixel).collect() }
+    }
+
+    #[test]
+    fn is_where_the_pixels_come_from() {
+        let contract = Preprocess::imagenet(64);
+        for (width, height) in [(200, 200), (400, 150), (131, 377), (64, 64), (30, 90), (1000, 75)] {
+            let place = Window::Crop.placement(&contract, width, height).crop;
+            let pixels = contract.pixels(&coordinates(width, height));
+            let at =
+                |x: u32, y: u32, c: usize| f64::from(pixels.data[((y * 64 + x) * 3) as usize + c]) / 250.0;
+            for (x, y) in [(4, 4), (32, 32), (59, 59), (59, 4)] {
+                let expect_x = (place.left + place.width * (f64::from(x) + 0.5) / 64.0) / f64::from(width);
+                let expect_y = (place.top + place.height * (f64::from(y) + 0.5) / 64.0) / f64::from(height);
+                assert!((at(x, y, 0) - expect_x).abs() < 0.012, "{width}x{height} at {x},{y}: {expect_x}");
+                assert!((at(x, y, 1) - expect_y).abs() < 0.012, "{width}x{height} at {x},{y}: {expect_y}");
+            }
+        }
+    }
+
+    #[test]
+    fn never_leaves_the_picture() {
+        let contract = Preprocess { resize: 33, crop: 33, ..Preprocess::imagenet(33) };
+        for (width, height) in [(1, 1), (1, 1000), (33, 34), (7919, 3), (32_768, 1)] {
+            let p = Window::Crop.placement(&contract, width, height);
+            assert!(p.crop.left >= 0.0 && p.crop.left + p.crop.width <= f64::from(width) + 1e-9, "{p:?}");
+            assert!(p.crop.top >= 0.0 && p.crop.top + p.crop.height <= f64::from(height) + 1e-9, "{p:?}");
+            assert!(p.crop.width > 0.0 && p.crop.height > 0.0, "{p:?}");
+        }
     }
 }

@@ -18,6 +18,7 @@
 //! # Ok::<(), occlude_saliency::Error>(())
 //! ```
 
+mod edges;
 mod map;
 mod mask;
 mod mirror;
@@ -32,6 +33,7 @@ pub mod rule;
 pub mod score;
 mod specks;
 
+pub use edges::{SPECK, guide_size, with_edges, without_texture};
 pub use map::{Map, normalise, spread, upsample};
 pub use mask::{CellBox, DEVIATIONS, Mask, foreground, foreground_above, threshold, threshold_at};
 pub use mirror::{agreement, averaged, mirrored};

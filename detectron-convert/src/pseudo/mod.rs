@@ -13,8 +13,7 @@ use occlude_preprocess::{
     Broken, CropBox, Interpolation, Limits, Preprocess, Rgb, load, names, resize_crop, whole,
 };
 use occlude_saliency::{
-    Guide, Guided, Map, Placement, Rect, foreground_above, refine, threshold_at, unit, upsample,
-    without_specks,
+    Map, Placement, Rect, foreground_above, guide_size, threshold_at, with_edges, without_texture,
 };
 use rayon::prelude::*;
 
@@ -27,13 +26,6 @@ const BATCH: usize = 16;
 
 /// After so many pictures a line tells how far it is.
 const REPORT: usize = 1000;
-
-/// Longest side in pixels of the picture that a map is refined by, as in the server.
-const GUIDE: u32 = 256;
-
-/// Parts and holes of a refined mask have at least one in so many of its pixels, as in the server: smaller ones are the
-/// picture's texture.
-const SPECK: usize = 512;
 
 /// What the boxes are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -155,10 +147,8 @@ fn look(options: &PseudoOptions, contract: &Preprocess, sample: &Sample) -> Resu
     let CropBox { left, top, width, height } = part;
     let crop = Rect { left, top, width, height };
     let place = Placement { width: image.width, height: image.height, crop };
-    let scale = (f64::from(GUIDE) / width.max(height)).min(1.0);
-    let side = |length: f64| (length * scale).round().max(1.0) as u32;
-    let guide =
-        options.refine.then(|| resize_crop(&image, part, side(width), side(height), Interpolation::Bilinear));
+    let (across, down) = guide_size(width, height);
+    let guide = options.refine.then(|| resize_crop(&image, part, across, down, Interpolation::Bilinear));
     Ok(Seen { name: name.to_owned(), pixels: contract.whole(&image), place, guide })
 }
 
@@ -170,7 +160,7 @@ fn found(options: &PseudoOptions, model: &Model, seen: &Seen, grid: &Grid) -> Re
     let shown = refined.as_ref().unwrap_or(grid);
     let map = Map::new(shown.height, shown.width, &shown.values).map_err(failed)?;
     let mask = foreground_above(map, threshold_at(map, deviations)).map_err(failed)?;
-    let mask = if refined.is_some() { without_specks(&mask, map.values().len() / SPECK) } else { mask };
+    let mask = if refined.is_some() { without_texture(&mask) } else { mask };
     let found = coco::objects(map, &mask, &seen.place, options.min_area).map_err(failed)?;
     Ok(match options.boxes {
         Boxes::Map => found,
@@ -181,9 +171,7 @@ fn found(options: &PseudoOptions, model: &Model, seen: &Seen, grid: &Grid) -> Re
 /// A map at the size of a picture, with its edges.
 fn refined(grid: &Grid, guide: &Rgb) -> Result<Grid, occlude_saliency::Error> {
     let (height, width) = (guide.height as usize, guide.width as usize);
-    let coarse = upsample(Map::new(grid.height, grid.width, &grid.values)?, height, width);
-    let cell = (width as f64 / grid.width as f64).max(height as f64 / grid.height as f64);
-    let colours = unit(&guide.data);
-    let values = refine(Map::new(height, width, &coarse)?, Guide::Colour(&colours), Guided::for_cells(cell))?;
+    let map = Map::new(grid.height, grid.width, &grid.values)?;
+    let values = with_edges(map, &guide.data, (height, width))?;
     Ok(Grid { height, width, values })
 }

@@ -1,10 +1,7 @@
 //! Which part of a picture is seen and judged.
 
-use occlude_preprocess::{ContractError, CropBox, Preprocess, Rgb, resize_crop};
+use occlude_preprocess::{ContractError, CropBox, Preprocess, Rgb, whole};
 use occlude_saliency::Rect;
-
-/// Longest side over shortest that a whole picture may have; of a longer one the middle is seen.
-const LONGEST: u32 = 4;
 
 /// Which part of a picture the encoder sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -29,14 +26,7 @@ impl Window {
     pub(super) fn shown(self, contract: &Preprocess, width: u32, height: u32) -> CropBox {
         match self {
             Self::Crop => contract.shown(width, height),
-            Self::Whole => {
-                let along = |side: u32, other: u32| {
-                    let length = side.min(other.saturating_mul(LONGEST));
-                    (f64::from((side - length) / 2), f64::from(length))
-                };
-                let ((left, width), (top, height)) = (along(width, height), along(height, width));
-                CropBox { left, top, width, height }
-            }
+            Self::Whole => whole(width, height),
         }
     }
 
@@ -44,10 +34,7 @@ impl Window {
     pub(super) fn pixels(self, contract: &Preprocess, image: &Rgb) -> Rgb {
         match self {
             Self::Crop => contract.pixels(image),
-            Self::Whole => {
-                let shown = self.shown(contract, image.width, image.height);
-                resize_crop(image, shown, contract.crop, contract.crop, contract.interpolation)
-            }
+            Self::Whole => contract.whole(image),
         }
     }
 }
