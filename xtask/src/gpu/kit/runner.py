@@ -325,6 +325,7 @@ RATE = ("images_per_second",)
 GOALS = [
     ("moco-v2, synthetic input, beside the published pipeline", 5.0, "moco-v2 synthetic", "published moco-v2 synthetic", RATE),
     ("moco-v2, synthetic input, beside the best PyTorch", 1.2, "moco-v2 synthetic", "best moco-v2 synthetic", RATE),
+    ("moco-v2, synthetic input, one group of normalisation each, beside the best PyTorch", 1.2, "moco-v2 synthetic, one group", "best moco-v2 synthetic", RATE),
     ("moco-v2, synthetic input, beside the card's floor", 0.7, "moco-v2 synthetic", "rates", ("floor", "moco-v2")),
     ("moco-v2, from JPEG files, beside the published pipeline", 5.0, "moco-v2 files", "published moco-v2 files", RATE),
     ("moco-v2, from JPEG files, beside the best PyTorch", 1.2, "moco-v2 files", "best moco-v2 files", RATE),
