@@ -131,7 +131,12 @@ fn the_shortest_kit_runs_every_step_on_a_cpu() {
 /// What went well is not run again; a broken model fails its steps alone, and with exit status 1.
 fn later_calls_add_and_failures_stop_nothing(kit: &Kit, before: &BTreeMap<String, Value>) {
     kit.run("all --minutes 1").ok();
-    assert_eq!(&kit.steps(), before);
+    // what was skipped is tried again, and says when
+    let well = |steps: &BTreeMap<String, Value>| {
+        steps.iter().filter(|(_, step)| status(step) == "ok").map(|(k, v)| (k.clone(), v.clone())).collect()
+    };
+    let (again, first): (BTreeMap<_, _>, BTreeMap<_, _>) = (well(&kit.steps()), well(before));
+    assert!(again == first, "{:?}", again.iter().filter(|(name, step)| first.get(*name) != Some(step)).collect::<Vec<_>>());
     assert_eq!(kit.result()["calls"].as_array().map(Vec::len), Some(2));
     fs::write(kit.folder.join("models/fp16.onnx"), "no model").expect("written");
     let said = kit.run("serve --minutes 3 --again --only fp16 --only fp32");

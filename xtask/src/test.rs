@@ -10,8 +10,8 @@ use crate::{paths, setup, sh};
 
 /// Tests that cannot run here write a line into the file of this variable; see `crates/skip`.
 const VARIABLE: &str = "OCCLUDE_SKIPPED";
-/// What CI may lack: no package registry has the first, containers often forbid the second, and the third takes as long as
-/// everything else.
+/// What `cargo xtask ci` may lack: no package registry has the first, containers often forbid the second, and the third is
+/// for those who ask for it.
 const CI_LACKS: [&str; 3] = ["Detectron2", "mount", "rehearsal"];
 /// The need of a test with the attribute.
 const IGNORED: &str = "`--ignored` flag";
