@@ -1,7 +1,7 @@
 //! The rules of [`MapRule`], computed plainly: what the operators of a model are held against.
 
 use occlude_preprocess::Preprocess;
-use occlude_saliency::rule::{OPPONENT, TINY};
+use occlude_saliency::rule::{self, ALIKE, OPPONENT, SEGMENT, TINY};
 use occlude_saliency::{MapRule, prior};
 
 use crate::reference::Map;
@@ -28,6 +28,19 @@ impl Cells {
         let n = map.height * map.width;
         let vector = |cell: usize| (0..map.channels).map(|c| f64::from(map.data[c * n + cell])).collect();
         Self { height: map.height, width: map.width, vectors: (0..n).map(vector).collect() }
+    }
+
+    /// Means of cells along the border, [`SEGMENT`] at a time.
+    fn segments(&self) -> Vec<Vec<f64>> {
+        let (h, w) = (self.height, self.width);
+        let row = |y: usize| (0..w).map(|x| y * w + x).collect::<Vec<_>>();
+        let column = |x: usize| (0..h).map(|y| y * w + x).collect::<Vec<_>>();
+        let lines = [row(0), row(h - 1), column(0), column(w - 1)];
+        let mean = |cells: &[usize]| {
+            let share = 1.0 / cells.len() as f64;
+            weighted(cells.iter().map(|&cell| (self.vectors[cell].as_slice(), share)))
+        };
+        lines.iter().flat_map(|line| line.chunks(SEGMENT).map(mean)).collect()
     }
 
     /// Cells of the first and last row and column; a corner twice.
@@ -71,11 +84,38 @@ fn border(cells: &Cells) -> Vec<f64> {
 }
 
 fn object(features: &Map, pixels: &[f32], contract: &Preprocess) -> Vec<f64> {
-    let centre = prior::centre(features.height, features.width);
-    let resemblance = scaled(&resemblance(features, &prior::contrast(&centre)));
-    let colours = scaled(&colours(features, pixels, contract));
-    let all = resemblance.into_iter().zip(colours).zip(centre);
-    all.map(|((f, c), g)| f * c * f64::from(g)).collect()
+    let (h, w) = (features.height, features.width);
+    let stride = rule::stride((pixels.len() / 3).isqrt(), h);
+    let alike = scaled(&resemblance(features, &prior::contrast(&prior::centre(h, w))));
+    let colours = colours(pixels, contract, rule::fine(stride));
+    let (rows, columns) = (colours.height, colours.width);
+    let (down, along) = (rule::between(h, stride, rows), rule::between(w, stride, columns));
+    let fine = |y: usize, x: usize| {
+        let cell = |i: usize| f64::from(down[y * h + i / w]) * f64::from(along[x * w + i % w]) * alike[i];
+        (0..h * w).map(cell).sum::<f64>()
+    };
+    let border = colours.segments();
+    let uniform = uniform(&border);
+    let nearest = |v: &Vec<f64>| border.iter().map(|b| apart(v, b)).fold(f64::INFINITY, f64::min).sqrt();
+    let distances: Vec<f64> = colours.vectors.iter().map(nearest).collect();
+    let centre = prior::centre(rows, columns);
+    let value = |(i, distance): (usize, f64)| {
+        let alike = fine(i / columns, i % columns);
+        distance * (alike + uniform * (1.0 - alike)) * f64::from(centre[i])
+    };
+    scaled(&distances).into_iter().enumerate().map(value).collect()
+}
+
+/// The square of a distance.
+fn apart(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum()
+}
+
+/// How alike the border's colours are, over all pairs.
+fn uniform(border: &[Vec<f64>]) -> f64 {
+    let alike =
+        |a: &Vec<f64>| border.iter().map(|b| (-0.5 * apart(a, b) / (ALIKE * ALIKE)).exp()).sum::<f64>();
+    border.iter().map(alike).sum::<f64>() / (border.len() * border.len()) as f64
 }
 
 fn resemblance(features: &Map, contrast: &[f32]) -> Vec<f64> {
@@ -92,14 +132,13 @@ fn resemblance(features: &Map, contrast: &[f32]) -> Vec<f64> {
     units.iter().map(|v| dot(v, &direction)).collect()
 }
 
-/// The distance of each cell's mean colour from the nearest one of the border.
-fn colours(features: &Map, pixels: &[f32], contract: &Preprocess) -> Vec<f64> {
-    let (h, w) = (features.height, features.width);
+/// The mean colours of cells of `stride` pixels.
+fn colours(pixels: &[f32], contract: &Preprocess, stride: usize) -> Cells {
     let side = (pixels.len() / 3).isqrt();
-    let stride = side.div_ceil(h);
+    let n = side.div_ceil(stride);
     let mean = |channel: usize, cell: usize| {
         let range = |at: usize| at * stride..((at + 1) * stride).min(side);
-        let (rows, columns) = (range(cell / w), range(cell % w));
+        let (rows, columns) = (range(cell / n), range(cell % n));
         let count = (rows.len() * columns.len()) as f64;
         let at = |y: usize, x: usize| f64::from(pixels[(channel * side + y) * side + x]);
         rows.flat_map(|y| columns.clone().map(move |x| at(y, x))).sum::<f64>() / count
@@ -108,11 +147,7 @@ fn colours(features: &Map, pixels: &[f32], contract: &Preprocess) -> Vec<f64> {
         let rgb: [f64; 3] = std::array::from_fn(|c| mean(c, cell) * f64::from(contract.std[c]));
         OPPONENT.iter().map(|row| dot(row, &rgb)).collect()
     };
-    let cells = Cells { height: h, width: w, vectors: (0..h * w).map(colour).collect() };
-    let sides = cells.sides();
-    let apart = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
-    let nearest = |v: &Vec<f64>| sides.iter().map(|side| apart(v, side)).fold(f64::INFINITY, f64::min);
-    cells.vectors.iter().map(|v| nearest(v).sqrt()).collect()
+    Cells { height: n, width: n, vectors: (0..n * n).map(colour).collect() }
 }
 
 #[cfg(test)]
@@ -134,7 +169,7 @@ mod tests {
         let contract = Preprocess::imagenet(32);
         for rule in [MapRule::Border, MapRule::Object] {
             let map = map(rule, &features, &pixels, &contract);
-            let (inside, outside) = (map[5], map[0]);
+            let (inside, outside) = (map[map.len() / 2 - map.len().isqrt() / 2], map[0]);
             assert!(inside > outside + 0.3, "{rule}: {map:?}");
         }
         assert_eq!(map(MapRule::Sum, &features, &pixels, &contract), [1.0; 16]);

@@ -103,12 +103,24 @@ def saliency(rule, features, pixels, std):
     inner = (cells * middle).sum((2, 3)) / middle.sum()
     outer = (cells * (1 - middle)).sum((2, 3)) / (1 - middle).sum()
     along = torch.einsum("bchw,bc->bhw", cells, inner - outer)
-    stride = -(-pixels.shape[2] // h)
+    side, stride = pixels.shape[2], 4
+    while -(-side // stride) > h:
+        stride *= 2
+    fine = stride // 4
     opponent = torch.tensor([[0.8 / 3] * 3, [1.6, -1.6, 0], [0.6, 0.6, -1.2]], dtype=torch.float64)
-    rgb = F.avg_pool2d(pixels * torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1), stride, ceil_mode=True)
+    rgb = F.avg_pool2d(pixels * torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1), fine, ceil_mode=True)
     colours = torch.einsum("oc,bchw->bohw", opponent, rgb)
-    apart = torch.cdist(colours.flatten(2).mT, border_cells(colours).mT, compute_mode="donot_use_mm_for_euclid_dist")
-    return scaled(along) * scaled(apart.amin(2).view(-1, h, w)) * middle
+    sides = (colours[:, :, 0], colours[:, :, -1], colours[:, :, :, 0], colours[:, :, :, -1])
+    border = torch.cat([F.avg_pool1d(side, 8, ceil_mode=True) for side in sides], 2).mT
+    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
+    uniform = torch.exp(-torch.cdist(border, border, **exact) ** 2 / (2 * 0.05**2)).mean((1, 2))[:, None, None]
+    rows, columns = colours.shape[2:]
+    # as many fine cells as whole cells have, of which the last ones may lie outside of the picture
+    alike = F.interpolate(scaled(along)[:, None], scale_factor=stride // fine, mode="bilinear", align_corners=False)
+    alike = alike[:, 0, :rows, :columns]
+    apart = torch.cdist(colours.flatten(2).mT, border, **exact).amin(2).view(-1, rows, columns)
+    middle = torch.exp(-0.5 * (across(rows)[:, None] ** 2 + across(columns)[None] ** 2))
+    return scaled(apart) * (alike + uniform * (1 - alike)) * middle
 
 
 @torch.no_grad()

@@ -136,7 +136,11 @@ fn later_calls_add_and_failures_stop_nothing(kit: &Kit, before: &BTreeMap<String
         steps.iter().filter(|(_, step)| status(step) == "ok").map(|(k, v)| (k.clone(), v.clone())).collect()
     };
     let (again, first): (BTreeMap<_, _>, BTreeMap<_, _>) = (well(&kit.steps()), well(before));
-    assert!(again == first, "{:?}", again.iter().filter(|(name, step)| first.get(*name) != Some(step)).collect::<Vec<_>>());
+    assert!(
+        again == first,
+        "{:?}",
+        again.iter().filter(|(name, step)| first.get(*name) != Some(step)).collect::<Vec<_>>()
+    );
     assert_eq!(kit.result()["calls"].as_array().map(Vec::len), Some(2));
     fs::write(kit.folder.join("models/fp16.onnx"), "no model").expect("written");
     let said = kit.run("serve --minutes 3 --again --only fp16 --only fp32");

@@ -4,7 +4,7 @@
 //! computes the same.
 
 use occlude_saliency::prior;
-use occlude_saliency::rule::{OPPONENT, TINY};
+use occlude_saliency::rule::{self, OPPONENT, TINY};
 use tch::{Kind, Tensor};
 
 use crate::device::upload;
@@ -25,8 +25,18 @@ pub struct Pictures<'a> {
     pub std: [f32; 3],
 }
 
-/// The maps of feature maps by a rule. Shape: `(B, C, h, w)` to `(B, h, w)`, float32.
+/// The maps of feature maps by a rule, on the grid of the features. Shape: `(B, C, h, w)` to `(B, h, w)`, float32.
 pub fn maps(rule: MapRule, features: &Tensor, pictures: Pictures<'_>) -> Tensor {
+    let (_, _, h, w) = features.size4().unwrap_or_else(|e| panic!("features are (B, C, h, w): {e}"));
+    let fine = fine_maps(rule, features, pictures);
+    match rule {
+        MapRule::Sum | MapRule::Border => fine,
+        MapRule::Object => fine.unsqueeze(1).adaptive_avg_pool2d([h, w]).squeeze_dim(1),
+    }
+}
+
+/// The same as fine as the rule makes them. Shape: `(B, C, h, w)` to `(B, H, W)`, float32.
+pub fn fine_maps(rule: MapRule, features: &Tensor, pictures: Pictures<'_>) -> Tensor {
     match rule {
         MapRule::Sum => aggregate(features),
         MapRule::Border => border(features),
@@ -45,15 +55,24 @@ fn scaled(maps: &Tensor) -> Tensor {
     (maps - &low) / (high - &low + f64::from(TINY))
 }
 
-/// [`MapRule::Object`]. Shape: `(B, C, h, w)` to `(B, h, w)`, float32.
+/// [`MapRule::Object`]. Shape: `(B, C, h, w)` to `(B, H, W)`, fine cells, float32.
 fn object(features: &Tensor, pictures: Pictures<'_>) -> Tensor {
     let features = features.to_kind(Kind::Float);
     let (_, _, h, w) = features.size4().unwrap_or_else(|e| panic!("features are (B, C, h, w): {e}"));
-    let centre = prior::centre(h as usize, w as usize);
-    let on_device = |values: &[f32]| upload(&Tensor::from_slice(values), features.device()).view([1, h, w]);
-    let contrast = on_device(&prior::contrast(&centre));
-    let map = scaled(&resemblance(&features, &contrast)) * scaled(&colours(&features, pictures));
-    map * on_device(&centre)
+    let (stride, device) = (rule::stride(pictures.pixels.size()[2] as usize, h as usize), features.device());
+    let constant = |values: &[f32], shape: [i64; 3]| upload(&Tensor::from_slice(values), device).view(shape);
+    let contrast = prior::contrast(&prior::centre(h as usize, w as usize));
+    let alike = scaled(&resemblance(&features, &constant(&contrast, [1, h, w])));
+    let colours = Colours::of(pictures, rule::fine(stride) as i64);
+    let (rows, columns) = colours.size();
+    let between = |cells: i64, fine: i64| {
+        constant(&rule::between(cells as usize, stride, fine as usize), [1, fine, cells])
+    };
+    let alike = between(h, rows).matmul(&alike).matmul(&between(w, columns).transpose(1, 2));
+    let uniform = colours.uniform();
+    let alike = &alike + uniform * (1.0 - &alike);
+    let centre = prior::centre(rows as usize, columns as usize);
+    scaled(&colours.distances()) * alike * constant(&centre, [1, rows, columns])
 }
 
 /// Features along the direction from the picture's surroundings to its middle. Shape: `(B, C, h, w)` to `(B, h, w)`.
@@ -68,21 +87,58 @@ fn resemblance(features: &Tensor, contrast: &Tensor) -> Tensor {
     (cells * direction).sum_dim_intlist([1i64].as_slice(), false, Kind::Float)
 }
 
-/// The distance of each cell's mean colour from the nearest one of the border. Shape: `(B, h, w)`, as `features` have it.
-fn colours(features: &Tensor, Pictures { pixels, std }: Pictures<'_>) -> Tensor {
-    let (_, _, h, w) = features.size4().unwrap_or_else(|e| panic!("features are (B, C, h, w): {e}"));
-    let side = pixels.size()[2];
-    let stride = (side + h - 1) / h;
-    let pixels = pixels.to_kind(Kind::Float);
-    let means = pixels.avg_pool2d([stride; 2], [stride; 2], [0, 0], true, false, None);
-    // what was taken from all pixels cancels in distances
-    let weights = OPPONENT.iter().flat_map(|row| row.iter().zip(std).map(|(w, s)| (w * f64::from(s)) as f32));
-    let weights: Vec<f32> = weights.collect();
-    let weights = upload(&Tensor::from_slice(&weights), pixels.device()).view([3, 3, 1, 1]);
-    let cells = means.conv2d::<Tensor>(&weights, None, [1, 1], [0, 0], [1, 1], 1); // (B, 3, h, w)
-    let apart = cells.flatten(2, 3).unsqueeze(3) - sides(&cells).unsqueeze(2); // (B, 3, hw, 2w + 2h)
-    let squares = apart.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
-    squares.amin([2i64], false).sqrt().view([-1, h, w])
+/// Colours of fine cells, and those of the border, both less the mean of the latter.
+struct Colours {
+    /// `(B, 3, H, W)`.
+    cells: Tensor,
+    /// `(B, 3, n)`.
+    border: Tensor,
+}
+
+impl Colours {
+    /// Of cells of `side` pixels.
+    fn of(Pictures { pixels, std }: Pictures<'_>, side: i64) -> Self {
+        let pixels = pixels.to_kind(Kind::Float);
+        let means = |x: &Tensor, window: [i64; 2]| x.avg_pool2d(window, window, [0, 0], true, false, None);
+        // what was taken from all pixels cancels in distances
+        let weights =
+            OPPONENT.iter().flat_map(|row| row.iter().zip(std).map(|(w, s)| (w * f64::from(s)) as f32));
+        let weights: Vec<f32> = weights.collect();
+        let weights = upload(&Tensor::from_slice(&weights), pixels.device()).view([3, 3, 1, 1]);
+        let cells = means(&pixels, [side; 2]).conv2d::<Tensor>(&weights, None, [1, 1], [0, 0], [1, 1], 1);
+        let segment = rule::SEGMENT as i64;
+        let row = |at: i64| means(&cells.select(2, at).unsqueeze(2), [1, segment]).squeeze_dim(2);
+        let column = |at: i64| means(&cells.select(3, at).unsqueeze(3), [segment, 1]).squeeze_dim(3);
+        let border = Tensor::cat(&[row(0), row(-1), column(0), column(-1)], 2);
+        let mean = border.mean_dim([2i64].as_slice(), true, Kind::Float);
+        Self { cells: cells - mean.unsqueeze(3), border: border - mean }
+    }
+
+    fn size(&self) -> (i64, i64) {
+        let size = self.cells.size();
+        (size[2], size[3])
+    }
+
+    /// How uniform the border is, 0..1. Shape: `(B, 1, 1)`.
+    fn uniform(&self) -> Tensor {
+        let apart = self.border.unsqueeze(3) - self.border.unsqueeze(2); // (B, 3, n, n)
+        let squares = apart.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
+        (squares * (-0.5 / (rule::ALIKE * rule::ALIKE))).exp().mean_dim(
+            [1i64, 2].as_slice(),
+            true,
+            Kind::Float,
+        )
+    }
+
+    /// Of each fine cell from the border's nearest colour. Shape: `(B, H, W)`.
+    fn distances(&self) -> Tensor {
+        let length = |x: &Tensor| x.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
+        // |c - b|^2 of all pairs at once; with c and b themselves it would take three times the memory
+        let products = self.cells.flatten(2, 3).transpose(1, 2).matmul(&(&self.border * -2.0)); // (B, HW, n)
+        let nearest = (products + length(&self.border).unsqueeze(1)).amin([2i64], false);
+        let (rows, columns) = self.size();
+        (nearest.view([-1, rows, columns]) + length(&self.cells)).clamp_min(0.0).sqrt()
+    }
 }
 
 /// One less the cosine of each cell's feature with the mean over the first and last row and column, as four strips laid
@@ -180,10 +236,31 @@ mod tests {
         let _ = pixels.narrow(2, 24, 16).narrow(3, 24, 16).narrow(1, 0, 1).fill_(2.0);
         let map = maps(MapRule::Object, &features, Pictures { pixels: &pixels, std: [0.2; 3] });
         assert_eq!(map.size(), [3, 8, 8]);
+        let fine = fine_maps(MapRule::Object, &features, Pictures { pixels: &pixels, std: [0.2; 3] });
+        assert_eq!(fine.size(), [3, 31, 31]);
         let inside = map.narrow(1, 3, 2).narrow(2, 3, 2);
         assert!(inside.min().double_value(&[]) > 0.3, "{inside:?}");
-        let outside = map.sum(Kind::Double) - inside.sum(Kind::Double);
+        let square = fine.narrow(1, 12, 8).narrow(2, 12, 8);
+        assert!(square.min().double_value(&[]) > 0.3, "{square:?}");
+        let outside = fine.sum(Kind::Double) - square.sum(Kind::Double);
         assert!(outside.double_value(&[]).abs() < 1e-6, "colours of the border are background");
+    }
+
+    /// On a ground of one colour colours decide, whatever the features are; on a ground of many the features do, too.
+    #[test]
+    fn features_count_as_far_as_the_border_varies() {
+        let _alone = crate::rng::alone();
+        let plain = Tensor::zeros([1, 3, 64, 64], (Kind::Float, Device::Cpu));
+        let _ = plain.narrow(2, 20, 24).narrow(3, 20, 24).narrow(1, 0, 1).fill_(2.0);
+        let varied = &plain + Tensor::linspace(-9.0, 9.0, 64, (Kind::Float, Device::Cpu)).view([1, 1, 64, 1]);
+        let map = |pixels: &Tensor, seed| {
+            tch::manual_seed(seed);
+            let features = Tensor::randn([1, 6, 8, 8], (Kind::Float, Device::Cpu));
+            fine_maps(MapRule::Object, &features, Pictures { pixels, std: [0.2; 3] })
+        };
+        let apart = |pixels: &Tensor| (map(pixels, 1) - map(pixels, 2)).abs().max().double_value(&[]);
+        assert!(apart(&plain) < 1e-6);
+        assert!(apart(&varied) > 0.01);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::DEVIATIONS;
+use crate::map::Tap;
 
 /// Key of an ONNX file's metadata that holds a [`Making`] as JSON; files without it have [`Making::SUM`].
 pub const METADATA: &str = "saliency";
@@ -16,6 +17,15 @@ pub const METADATA: &str = "saliency";
 /// Linear colours on which distances are taken: brightness, red against green, yellow against blue; of R, G, B in 0..1,
 /// weighted as they differ to the eye.
 pub const OPPONENT: [[f64; 3]; 3] = [[0.8 / 3.0, 0.8 / 3.0, 0.8 / 3.0], [1.6, -1.6, 0.0], [0.6, 0.6, -1.2]];
+
+/// Fine cells along a side of a cell of features: colours have edges that features are too coarse for.
+pub const FINE: usize = 4;
+
+/// Fine cells of the border whose mean colour is one of the border's colours.
+pub const SEGMENT: usize = 8;
+
+/// Standard deviation of the Gaussian by which two colours of the border are alike, in units of [`OPPONENT`].
+pub const ALIKE: f64 = 0.05;
 
 /// Added to what a map or a feature's length is divided by, so that constant ones give zeros.
 pub const TINY: f32 = 1e-6;
@@ -31,12 +41,15 @@ pub enum MapRule {
     /// and column; a corner counts twice): what differs from the border.
     Border,
     /// What resembles the middle of the picture and not its surroundings, has not the colours of the border, and lies
-    /// near the middle; the product of three maps in 0..1:
+    /// near the middle; the product of three maps in 0..1, on fine cells ([`fine`]):
     ///
     /// - features, each channel less its mean over the picture and divided by its deviation, each cell scaled to length
     ///   one; their mean weighted by a centred Gaussian g less their mean weighted by 1 - g is a direction, and the map
-    ///   the features along it, scaled to 0..1;
-    /// - the mean colours of the cells ([`OPPONENT`]), the distance to the nearest one of the border, scaled to 0..1;
+    ///   f the features along it, scaled to 0..1 and interpolated; f + u (1 - f), where u is how uniform the border is:
+    ///   the mean over all pairs of its colours of a Gaussian of their distance ([`ALIKE`]). On a ground of one colour
+    ///   colours alone decide;
+    /// - the mean colours of the fine cells ([`OPPONENT`]), the distance to the nearest colour of the border, scaled to
+    ///   0..1; the border's colours are the means of [`SEGMENT`] outermost fine cells in a row;
     /// - g, of standard deviation [`crate::prior::SIGMA`].
     #[default]
     Object,
@@ -61,6 +74,14 @@ impl MapRule {
             Self::Sum => 5,
             Self::Border => 4,
             Self::Object => 3,
+        }
+    }
+
+    /// Cells along a side of the map of `side` pixels, of features whose cells have `stride` pixels a side.
+    pub fn cells(self, side: usize, stride: usize) -> usize {
+        match self {
+            Self::Sum | Self::Border => side.div_ceil(stride),
+            Self::Object => side.div_ceil(fine(stride)),
         }
     }
 
@@ -90,6 +111,32 @@ impl FromStr for MapRule {
             .find(|rule| rule.name() == text)
             .ok_or_else(|| format!("unknown map rule `{text}`: expected one of {}", known()))
     }
+}
+
+/// Pixels along a side of the fine cells, for features whose cells have `stride` pixels a side.
+pub fn fine(stride: usize) -> usize {
+    (stride / FINE).max(1)
+}
+
+/// Pixels along a side of a cell of features, of which `cells` cover `side` pixels: a power of two, where one does that,
+/// as strides of convolutional networks are.
+pub fn stride(side: usize, cells: usize) -> usize {
+    let least = side.div_ceil(cells.max(1)).max(1);
+    let power = least.next_power_of_two();
+    if side.div_ceil(power) == cells { power } else { least }
+}
+
+/// Weights that make `fine` values, [`fine`]`(stride)` pixels apart, of `cells` that are `stride` apart: linear between
+/// the middles of cells. Shape: `(fine, cells)`, row-major.
+pub fn between(cells: usize, stride: usize, fine: usize) -> Vec<f32> {
+    let scale = self::fine(stride) as f64 / stride as f64;
+    let mut weights = vec![0.0; fine * cells];
+    for (i, row) in weights.chunks_exact_mut(cells).enumerate() {
+        let tap = Tap::new((i as f64 + 0.5) * scale, cells);
+        row[tap.low] += 1.0 - tap.weight;
+        row[tap.high] += tap.weight;
+    }
+    weights
 }
 
 /// How the map of a model is made and read.
@@ -139,6 +186,32 @@ mod tests {
         assert_eq!(text, r#"{"rule":"object","stage":3,"deviations":0.0}"#);
         assert_eq!(serde_json::from_str::<Making>(&text).unwrap(), Making::default());
         assert_eq!(Making::of(MapRule::Sum), Making::SUM);
+    }
+
+    #[test]
+    fn strides_are_those_of_networks() {
+        for (side, cells, expected) in
+            [(224, 28, 8), (35, 5, 8), (33, 5, 8), (61, 8, 8), (224, 16, 14), (3, 3, 1), (7, 1, 8)]
+        {
+            assert_eq!(stride(side, cells), expected, "{side} in {cells}");
+        }
+        assert_eq!([8, 4, 2, 14].map(fine), [2, 1, 1, 3]);
+        assert_eq!(MapRule::Object.cells(61, 8), 31);
+        assert_eq!(MapRule::Border.cells(61, 8), 8);
+    }
+
+    /// Cells of 8 pixels, values of 2: an eighth of a cell before the middle, three eighths behind it.
+    #[test]
+    fn values_between_cells_are_linear() {
+        let weights = between(3, 8, 12);
+        let row = |i: usize| &weights[3 * i..3 * i + 3];
+        assert_eq!(row(0), [1.0, 0.0, 0.0]);
+        assert_eq!(row(1), [1.0, 0.0, 0.0]);
+        assert_eq!(row(2), [0.875, 0.125, 0.0]);
+        assert_eq!(row(5), [0.125, 0.875, 0.0]);
+        assert_eq!(row(6), [0.0, 0.875, 0.125]);
+        assert_eq!(row(11), [0.0, 0.0, 1.0]);
+        assert!(weights.chunks(3).all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-6));
     }
 
     /// Grey has no colour, and white is as bright as the weights say.

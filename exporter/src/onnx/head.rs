@@ -99,14 +99,13 @@ impl Body<'_> {
     /// A map of a stage.
     fn map(&self, builder: &mut Builder<'_>, name: &str, making: Making) {
         let features = self.value(builder, self.graph.stage(making.stage));
-        let side = self.graph.arch.feature_side(making.stage, self.contract.crop as usize);
         let source = saliency::Source {
             features: &features,
             pixels: &self.pixels,
             contract: self.contract,
             opset: self.opset,
-            stride: 1 << making.stage,
-            grid: (!self.any_size).then_some((side, side)),
+            stride: self.graph.arch.stride(making.stage),
+            side: (!self.any_size).then_some(self.contract.crop as usize),
         };
         saliency::map(builder, name, making.rule, &source);
     }

@@ -300,8 +300,13 @@ fn output_value(graph: &Graph, network: Network<'_>, kind: OutputKind, options: 
         OutputKind::Embedding => dims.push(Dim::Fixed(arch.feature_dim())),
         OutputKind::Projection => dims.extend(network.projection.map(|head| Dim::Fixed(head.dim()))),
         OutputKind::Saliency => {
-            let stage = options.saliency.stage;
-            dims.extend([side(stage, "height"), side(stage, "width")]);
+            let Making { rule, stage, .. } = options.saliency;
+            let cells = Dim::Fixed(rule.cells(network.contract.crop as usize, arch.stride(stage)));
+            match (rule, options.dynamic_size) {
+                (MapRule::Object, true) => dims.extend(["height_fine", "width_fine"].map(named)),
+                (_, true) => dims.extend([side(stage, "height"), side(stage, "width")]),
+                (_, false) => dims.extend([cells.clone(), cells]),
+            }
         }
         OutputKind::SaliencySum => dims.extend([side(5, "height"), side(5, "width")]),
         OutputKind::Stage(stage) => {

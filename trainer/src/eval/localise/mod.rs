@@ -17,7 +17,7 @@ use occlude_saliency::{Map, Rect, normalise, prior, spread};
 use tch::{Device, Tensor};
 
 use super::features::network_input;
-use crate::maps::{MapRule, Pictures, maps};
+use crate::maps::{MapRule, Pictures, fine_maps};
 use crate::model::{Encoder, Mode};
 
 pub use sheet::Sheet;
@@ -329,7 +329,7 @@ impl Making {
         let std = self.contracts.first().map_or([1.0; 3], |c| c.std);
         let map = |x: &Input| {
             let features = encoder.forward(&x.filtered, Mode::Eval, self.stage).map;
-            maps(self.rule, &features, Pictures { pixels: &x.plain, std })
+            fine_maps(self.rule, &features, Pictures { pixels: &x.plain, std })
         };
         let both = |x: &Input| match self.mirror {
             true => (map(x) + map(&x.mirrored()).flip([2])) / 2.0,
