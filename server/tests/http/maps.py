@@ -107,6 +107,7 @@ def refined(grid, place):
     part = picture.crop((*low, math.ceil(left + width), math.ceil(top + height)))
     inside = (left - low[0], top - low[1], left - low[0] + width, top - low[1] + height)
     colours = np.asarray(part.resize(size, Image.BILINEAR, box=inside)) / 255.0
+    grid = blocks(grid[..., None].astype(np.float64), max(max(grid.shape) // 28, 1))[..., 0]
     span = np.ptp(grid)
     unit = (grid - grid.min()) / span
     positions = [
