@@ -107,12 +107,7 @@ impl Maps {
     pub(crate) fn foreground(&self) -> Result<(f64, Mask), saliency::Error> {
         let map = self.shown()?;
         let threshold = threshold_at(map, self.deviations);
-        let mask = foreground_above(map, threshold)?;
-        let mask = match self.refined {
-            Some(_) => without_texture(&mask),
-            None => mask,
-        };
-        Ok((threshold, mask))
+        Ok((threshold, without_texture(&foreground_above(map, threshold)?)))
     }
 }
 

@@ -10,7 +10,7 @@ const GUIDE: f64 = 256.0;
 /// quarter of it.
 const CELLS: usize = 28;
 
-/// Parts and holes of a refined mask have at least one in so many of its pixels: smaller ones are the picture's texture,
+/// Parts and holes of a mask have at least one in so many of its pixels: smaller ones are the picture's texture,
 /// and their number is bounded by this.
 pub const SPECK: usize = 512;
 
@@ -50,7 +50,7 @@ fn blocks(map: Map<'_>) -> (usize, usize, Vec<f32>) {
     (rows, columns, (0..rows * columns).map(mean).collect())
 }
 
-/// A refined map's foreground without its texture.
+/// A foreground without the picture's texture, which coarse maps (of fewer than twice as many cells as [`SPECK`]) have none of.
 #[must_use]
 pub fn without_texture(mask: &Mask) -> Mask {
     without_specks(mask, mask.cells().len() / SPECK)

@@ -159,8 +159,7 @@ fn found(options: &PseudoOptions, model: &Model, seen: &Seen, grid: &Grid) -> Re
     let refined = seen.guide.as_ref().map(|guide| refined(grid, guide)).transpose().map_err(failed)?;
     let shown = refined.as_ref().unwrap_or(grid);
     let map = Map::new(shown.height, shown.width, &shown.values).map_err(failed)?;
-    let mask = foreground_above(map, threshold_at(map, deviations)).map_err(failed)?;
-    let mask = if refined.is_some() { without_texture(&mask) } else { mask };
+    let mask = without_texture(&foreground_above(map, threshold_at(map, deviations)).map_err(failed)?);
     let found = coco::objects(map, &mask, &seen.place, options.min_area).map_err(failed)?;
     Ok(match options.boxes {
         Boxes::Map => found,

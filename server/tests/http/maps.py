@@ -170,7 +170,7 @@ def answer(window, source, mirror, refine):
     said["threshold"] = float(shown.mean() + deviations * shown.std())
     # In the picture's pixels: a pixel takes the cell that its centre lies in.
     mask = foreground(shown, deviations)
-    mask = without_specks(mask) if refine else mask
+    mask = without_specks(mask)
     axis = lambda side, start, length, cells: np.floor((np.arange(side) + 0.5 - start) / length * cells).astype(int)
     x = axis(picture.width, place[0], place[2], mask.shape[1])
     y = axis(picture.height, place[1], place[3], mask.shape[0])
