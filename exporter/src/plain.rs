@@ -42,9 +42,13 @@ pub(crate) fn outputs(
             vector(projection.map(|p| p.forward(&features.pooled())).unwrap_or_default())
         }
         OutputKind::Saliency => {
-            saliency::map(how.saliency.rule, &stages[how.saliency.stage - 2], &unfiltered, contract)
+            let stage = &stages[how.saliency.stage - 2];
+            saliency::map(how.saliency.rule, stage, (&unfiltered, contract), projection)
         }
         OutputKind::SaliencySum => features.channel_sum(),
+        OutputKind::Alignment => {
+            saliency::alignment(features, projection).into_iter().map(|v| v as f32).collect()
+        }
         OutputKind::Stage(stage) => stages[usize::from(*stage) - 2].data.clone(),
     };
     Ok(kinds.iter().map(|kind| (kind.to_string(), value(kind))).collect())

@@ -4,16 +4,43 @@ use occlude_preprocess::Preprocess;
 use occlude_saliency::rule::{self, ALIKE, OPPONENT, SEGMENT, TINY};
 use occlude_saliency::{MapRule, prior};
 
+use crate::onnx::{Alignment, Projection};
 use crate::reference::Map;
 
 /// The map `(h, w)` of a stage's features and the picture `(3, side, side)`, normalised and unfiltered.
-pub(crate) fn map(rule: MapRule, features: &Map, pixels: &[f32], contract: &Preprocess) -> Vec<f32> {
+pub(crate) fn map(
+    rule: MapRule,
+    features: &Map,
+    (pixels, contract): (&[f32], &Preprocess),
+    projection: Option<&Projection>,
+) -> Vec<f32> {
     let map = match rule {
         MapRule::Sum => return features.channel_sum(),
         MapRule::Border => border(&Cells::of(features)),
         MapRule::Object => object(features, pixels, contract),
+        MapRule::Alignment => alignment(features, projection),
     };
     map.into_iter().map(|v| v as f32).collect()
+}
+
+/// The mean of alignment maps; nothing without a head that makes some.
+pub(crate) fn alignment(features: &Map, projection: Option<&Projection>) -> Vec<f64> {
+    let Some(Alignment { head, scale }) = projection.and_then(Projection::alignment) else {
+        return Vec::new();
+    };
+    let projected = |vector: &Vec<f64>| -> Vec<f64> {
+        let cell: Vec<f32> = vector.iter().map(|&v| v as f32).collect();
+        let z: Vec<f64> = head.forward(&cell).into_iter().map(f64::from).collect();
+        let length = dot(&z, &z).sqrt().max(1e-12);
+        z.into_iter().map(|v| v / length / f64::from(scale)).collect()
+    };
+    let scores: Vec<Vec<f64>> = Cells::of(features).vectors.iter().map(projected).collect();
+    let mut mean = vec![0.0; scores.len()];
+    for d in 0..head.dim() {
+        let total: f64 = scores.iter().map(|s| s[d].exp()).sum();
+        mean.iter_mut().zip(&scores).for_each(|(m, s)| *m += s[d].exp() / total / head.dim() as f64);
+    }
+    mean
 }
 
 /// Features by cell.
@@ -168,18 +195,18 @@ mod tests {
         let (features, pixels) = scene();
         let contract = Preprocess::imagenet(32);
         for rule in [MapRule::Border, MapRule::Object] {
-            let map = map(rule, &features, &pixels, &contract);
+            let map = map(rule, &features, (&pixels, &contract), None);
             let (inside, outside) = (map[map.len() / 2 - map.len().isqrt() / 2], map[0]);
             assert!(inside > outside + 0.3, "{rule}: {map:?}");
         }
-        assert_eq!(map(MapRule::Sum, &features, &pixels, &contract), [1.0; 16]);
+        assert_eq!(map(MapRule::Sum, &features, (&pixels, &contract), None), [1.0; 16]);
     }
 
     #[test]
     fn a_picture_of_one_colour_has_finite_maps() {
         let features = Map { channels: 3, height: 2, width: 2, data: vec![0.5; 12] };
         for rule in MapRule::ALL {
-            let map = map(rule, &features, &[0.25; 3 * 256], &Preprocess::imagenet(16));
+            let map = map(rule, &features, (&[0.25; 3 * 256], &Preprocess::imagenet(16)), None);
             assert!(map.iter().all(|v| v.is_finite()), "{rule}: {map:?}");
         }
     }

@@ -16,9 +16,9 @@ fuzz_target!(|data: &[u8]| {
     for least_area in [0.0, 0.5] {
         let size = ViewSize { side: SIDE, least_area };
         let mut out = [vec![0; 3 * SIDE * SIDE], vec![0; 3 * SIDE * SIDE]];
-        let seen = decoder.views(&opened, &size, &[cut], &mut [&mut out[0]]);
+        let seen = decoder.views(&opened, &[size], &[cut], &mut [&mut out[0]]);
         // of a sound picture the part is what it is in the whole
-        let Some(picture) = decoder.picture(&opened, &size) else { continue };
+        let Some(picture) = decoder.picture(&opened, &[size]) else { continue };
         assert!(seen.is_ok() && picture.size() == (width, height));
         decoder.cut(&picture, SIDE, &cut, &mut out[1]);
         assert!(out[0] == out[1]);

@@ -1,6 +1,7 @@
 """Checkpoints and ONNX models of `occlude-export` against torchvision.
 
 `make FILE [ARCH]`: writes a MoCo-like checkpoint of a ResNet-18 (or ARCH) whose statistics are not the initial ones.
+`make-lewel FILE`: the same as LEWEL's repository has it, with the necks, predictors and target of its pretraining.
 `compare FILE SIDE MODEL...`: runs each model in ONNX Runtime on random pictures of that side, after the checker's full
 check, and prints for each the largest error of every output (maps: as a share of their largest value) and the least
 cosine of the vectors; `golden` is the cosine between the answer that the file has for its golden picture and
@@ -46,6 +47,48 @@ def make(path, arch="resnet18"):
     torch.save({"epoch": 3, "arch": arch, "state_dict": state}, path)
 
 
+LEWEL = "module.online_net."
+
+
+class Neck(torch.nn.Sequential):
+    """LEWEL's projection head: convolutions of one position."""
+
+    def __init__(self, inputs, hidden, outputs):
+        conv = lambda i, o: torch.nn.Conv1d(i, o, 1, bias=False)
+        super().__init__(conv(inputs, hidden), torch.nn.BatchNorm1d(hidden), torch.nn.ReLU(), conv(hidden, outputs))
+
+    def forward(self, x):
+        return super().forward(x) if x.ndim == 3 else super().forward(x.unsqueeze(2)).squeeze(2)
+
+
+def make_lewel(path):
+    make(path)
+    net = reference(path)
+    state = {LEWEL + "backbone." + k: v for k, v in net.state_dict().items() if not k.startswith("fc.")}
+    for name, widths in [("neck.proj", (512, 96, 32)), ("neck.proj_obj", (512, 96, 32))]:
+        neck = Neck(*widths)
+        with torch.no_grad():
+            for _ in range(20):
+                neck(torch.rand(16, 512, 5))
+        state |= {f"{LEWEL}{name}.mlp.{k}": v for k, v in neck.state_dict().items()}
+    state |= {k.replace("online_net", "target_net"): v * 0.5 for k, v in state.items()}
+    for name in ("predictor", "predictor_obj"):
+        state |= {f"module.{name}.mlp.{k}": v for k, v in Neck(32, 48, 32).state_dict().items()}
+    torch.save({"epoch": 3, "arch": "resnet18", "state_dict": state}, path)
+
+
+def lewel(state):
+    net = network()
+    backbone = LEWEL + "backbone."
+    net.fc = torch.nn.Identity()
+    net.load_state_dict({k.removeprefix(backbone): v for k, v in state.items() if k.startswith(backbone)})
+    neck = Neck(512, 96, 32)
+    head = LEWEL + "neck.proj.mlp."
+    neck.load_state_dict({k.removeprefix(head): v for k, v in state.items() if k.startswith(head)})
+    net.fc, net.aligns = neck, True
+    return net.eval()
+
+
 @torch.no_grad()
 def values(folder):
     torch.manual_seed(7)
@@ -73,6 +116,8 @@ def values(folder):
 def reference(path):
     checkpoint = torch.load(path, weights_only=True)
     state = checkpoint["state_dict"]
+    if any(k.startswith(LEWEL) for k in state):
+        return lewel(state)
     net = network(checkpoint["arch"])
     net.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items()})
     return net.eval()
@@ -133,7 +178,10 @@ def outputs(net, pixels, metadata):
         values[f"res{stage + 1}"] = x
     values["saliency_sum"] = x.sum(1)
     making = json.loads(metadata.get("saliency", '{"rule": "sum", "stage": 5}'))
-    values["saliency"] = saliency(making["rule"], values[f"res{making['stage']}"], pixels, std)
+    if hasattr(net, "aligns"):
+        maps = F.normalize(net.fc(x.flatten(2)), dim=1).softmax(2)
+        values["alignment"] = maps.mean(1).view(x.shape[0], *x.shape[2:])
+    values["saliency"] = values["alignment"] if making["rule"] == "alignment" else saliency(making["rule"], values[f"res{making['stage']}"], pixels, std)
     pooled = x.mean((2, 3))
     scale = (lambda v: F.normalize(v, dim=1)) if normalized else (lambda v: v)
     values["embedding"], values["projection"] = scale(pooled), scale(net.fc(pooled))
@@ -199,6 +247,9 @@ def load(net, path):
 what, checkpoint, *rest = sys.argv[1:]
 if what == "make":
     make(checkpoint, *rest)
+    print("{}")
+elif what == "make-lewel":
+    make_lewel(checkpoint)
     print("{}")
 elif what == "values":
     values(checkpoint)

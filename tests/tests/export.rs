@@ -83,6 +83,48 @@ fn every_graph_in_single_precision_is_torchvisions() {
     }
 }
 
+/// A checkpoint as LEWEL's repository has it: its necks are convolutions, its encoder is the online one.
+#[test]
+fn lewels_checkpoints_give_their_projection_and_alignment() {
+    let folder = run::scratch("export-lewel");
+    let checkpoint = folder.join("lewel.pth.tar");
+    run::python(SCRIPT, &[Path::new("make-lewel"), &checkpoint]);
+    let export = |name: &str, flags: &str| {
+        let out = folder.join(name);
+        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"onnx", &checkpoint, &out, &"--image-size", &"96"];
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        arguments.extend(flags.iter().map(|f| f as &dyn AsRef<OsStr>));
+        (run::run("occlude-export", &arguments), out)
+    };
+    let models = [
+        export("all.onnx", "--outputs embedding,saliency,alignment,projection"),
+        export("served.onnx", "--saliency alignment --opset 22"),
+        export("dynamic.onnx", "--saliency alignment --dynamic-size --input uint8"),
+    ]
+    .map(|(said, out)| {
+        said.ok();
+        out
+    });
+    let mut arguments = vec![Path::new("compare"), &checkpoint, Path::new("96")];
+    arguments.extend(models.iter().map(PathBuf::as_path));
+    for found in run::python(SCRIPT, &arguments).as_array().expect("a list") {
+        println!("{found}");
+        assert!(number(found, "error") < tolerance::ONNX_ERROR, "{found}");
+        assert!(number(found, "golden") >= tolerance::TORCHVISION_COSINE, "{found}");
+    }
+    let pictures = place().join("pictures");
+    for model in &models {
+        let verify: [&dyn AsRef<OsStr>; 6] = [&"verify", model, &checkpoint, &pictures, &"--limit", &"2"];
+        run::run("occlude-export", &verify).ok();
+    }
+    let (said, _) = export("stage.onnx", "--saliency alignment --saliency-stage 4");
+    assert!(said.stderr.contains("stage 5"), "{}", said.stderr);
+    let moco = self::checkpoint();
+    let out = folder.join("moco.onnx");
+    let said = run::run("occlude-export", &[&"onnx", &moco, &out, &"--saliency", &"alignment"]);
+    assert!(said.code != 0 && said.stderr.contains("(LEWEL)"), "{}", said.stderr);
+}
+
 #[test]
 fn a_file_without_an_embedding_has_no_golden_picture_and_says_so() {
     let (checkpoint, out) = (checkpoint(), place().join("stages.onnx"));

@@ -17,14 +17,30 @@ const SIGUSR1: i32 = 10;
 const EPOCHS: [&str; 2] = ["--epochs", "3"];
 const RESUMED: [&str; 3] = ["--epochs", "3", "--resume"];
 
+/// A method of each kind of state: a queue, a network that follows, averaged statistics, a queue of aligned embeddings.
+const METHODS: [&str; 4] = [
+    "--recipe saliency-moco --saliency-stage 4 --bn-splits 2 --queue 20",
+    "--recipe byol --hidden 64 --predictor-hidden 64 --warmup-epochs 0 --views 1,1,2x32 --masks true",
+    "--recipe lewel-b-eman --hidden 64 --predictor-hidden 64 --warmup-epochs 0",
+    "--recipe lewel-m --hidden 64 --bn-splits 2 --queue 20 --masks true",
+];
+
 fn start(folder: &Path, out: &Path, more: &[&str]) -> Child {
+    start_method(METHODS[0], folder, out, more)
+}
+
+fn start_method(method: &str, folder: &Path, out: &Path, more: &[&str]) -> Child {
     // every step is saved, so that many of the signals arrive while a checkpoint is written
-    let flags = "--recipe saliency-moco --arch resnet18 --image-size 32 --saliency-stage 4 --batch-size 6 --bn-splits 2 \
-                 --queue 20 --lr 0.01 --save-minutes 0 --log-every 1 --device cpu --precision fp32 --threads 1 \
-                 --workers 2 --on-collapse warn";
+    let flags = "--arch resnet18 --image-size 32 --batch-size 6 --lr 0.01 --save-minutes 0 --log-every 1 --device cpu \
+                 --precision fp32 --threads 1 --workers 2 --on-collapse warn";
     let mut command = Command::new(run::tool("occlude-train"));
     command.arg("pretrain").arg(folder.join("train")).arg("--out").arg(out);
-    command.args(flags.split_whitespace()).args(more).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+        .args(method.split_whitespace())
+        .args(flags.split_whitespace())
+        .args(more)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
     command.stderr(fs::OpenOptions::new().create(true).append(true).open(out.with_extension("log")).unwrap());
     command.spawn().unwrap()
 }
@@ -56,9 +72,21 @@ fn a_run_killed_at_random_moments_ends_bit_equal() {
     let kills: u32 = std::env::var("OCCLUDE_KILLS").map_or(6, |n| n.parse().expect("a number"));
     let folder = run::scratch("killed");
     pictures::tree(&folder.join("train"), 6, 1);
+    for (i, method) in METHODS.into_iter().enumerate() {
+        let folder = folder.join(i.to_string());
+        fs::create_dir_all(&folder).unwrap();
+        // fewer of those whose only difference is what their state holds
+        kill(method, &folder, if i == 0 { kills } else { kills.div_ceil(3) });
+    }
+}
+
+fn kill(method: &str, folder: &Path, kills: u32) {
+    let start = |folder: &Path, out: &Path, more: &[&str]| {
+        start_method(method, folder.parent().unwrap_or(folder), out, more)
+    };
     let whole = folder.join("whole");
     let began = std::time::Instant::now();
-    assert!(start(&folder, &whole, &EPOCHS).wait().unwrap().success());
+    assert!(start(folder, &whole, &EPOCHS).wait().unwrap().success(), "{}", log(&whole));
     let mut length = began.elapsed().as_millis() as u64;
     let expected = tensors(&whole);
 
@@ -67,7 +95,7 @@ fn a_run_killed_at_random_moments_ends_bit_equal() {
     while killed < kills {
         let resumes = out.join("last").exists();
         let began = std::time::Instant::now();
-        let mut child = start(&folder, &out, if resumes { &RESUMED } else { &EPOCHS });
+        let mut child = start(folder, &out, if resumes { &RESUMED } else { &EPOCHS });
         // a resumed run has a part of the work left; most signals should meet it at work
         std::thread::sleep(Duration::from_millis(draw(killed, length * 3 / 4)));
         let number = if killed.is_multiple_of(3) { SIGTERM } else { SIGKILL };
@@ -96,10 +124,10 @@ fn a_run_killed_at_random_moments_ends_bit_equal() {
             Some(code) => panic!("exit code {code}; the log: {}", log(&out)),
         }
     }
-    let status = start(&folder, &out, if out.join("last").exists() { &RESUMED } else { &EPOCHS }).wait();
+    let status = start(folder, &out, if out.join("last").exists() { &RESUMED } else { &EPOCHS }).wait();
     assert!(status.unwrap().success(), "{}", log(&out));
     assert!(tensors(&out) == expected, "the last run differs");
-    println!("{killed} signals over {} runs, exit codes {codes:?}", runs + 1);
+    println!("{method}: {killed} signals over {} runs, exit codes {codes:?}", runs + 1);
 }
 
 fn log(out: &Path) -> String {

@@ -9,12 +9,13 @@
 mod colours;
 mod host;
 
+use anyhow::{Result, ensure};
 use colours::Colours;
 use host::Host;
 use occlude_preprocess::{HighPass, Preprocess};
 use tch::{Device, Kind, Tensor};
 
-use crate::data::{Photometric, View};
+use crate::data::{Photometric, View, ViewSpec};
 use crate::device::upload;
 
 /// Weights of red, green and blue in grey (ITU-R 601, as torchvision has them).
@@ -58,40 +59,99 @@ impl Augmenter {
         }
     }
 
-    /// From now on with the operators that other devices get, on the CPU, too: to count them.
-    pub fn as_elsewhere(&mut self) {
-        self.on_host = false;
-    }
-
-    /// Whether the processor's loops change the colours.
-    pub(crate) fn loops(&self) -> bool {
-        self.on_host
-    }
-
     /// The normalised view, `(B, 3, S, S)`.
-    pub fn apply(&self, view: &View, size: usize) -> Tensor {
-        if self.on_host { self.on_host(view, size) } else { self.batched(view, size) }
+    pub fn apply(&self, view: &View) -> Tensor {
+        if self.on_host { self.on_host(view) } else { self.batched(view) }
     }
 
-    fn on_host(&self, view: &View, size: usize) -> Tensor {
-        let (n, s) = (view.photometric.len() as i64, size as i64);
+    fn on_host(&self, view: &View) -> Tensor {
+        let (n, s) = (view.photometric.len() as i64, view.size as i64);
         let out = Tensor::empty([n, 3, s, s], (Kind::Float, Device::Cpu));
         // SAFETY: a new tensor is contiguous and nobody else's; it lives until the end of this function.
         let values = unsafe { std::slice::from_raw_parts_mut(out.data_ptr().cast::<f32>(), out.numel()) };
         let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
-        self.host.run(&view.pixels, &view.photometric, size, threads, values);
+        self.host.run(&view.pixels, &view.photometric, view.size, threads, values);
         out
     }
 
-    fn batched(&self, view: &View, size: usize) -> Tensor {
-        let (n, s) = (view.photometric.len() as i64, size as i64); // (B, 3, S, S)
+    fn batched(&self, view: &View) -> Tensor {
+        let (n, s) = (view.photometric.len() as i64, view.size as i64); // (B, 3, S, S)
         let pixels = upload(&Tensor::from_slice(&view.pixels).view([n, 3, s, s]), self.device);
         self.on_device(&pixels, &view.photometric)
+    }
+
+    /// Several views of one side as one batch.
+    fn together(&self, pixels: &[Tensor], views: &[View]) -> Vec<Tensor> {
+        let photometric: Vec<Photometric> =
+            views.iter().flat_map(|v| v.photometric.iter().copied()).collect();
+        let made = self.on_device(&Tensor::cat(pixels, 0), &photometric);
+        made.chunk(views.len() as i64, 0)
     }
 
     /// The normalised view of pixels that are on the device, `(B, 3, S, S)`.
     pub fn on_device(&self, pixels: &Tensor, params: &[Photometric]) -> Tensor {
         self.shift.addcmul(&self.colours.change(pixels, params, &self.blur), &self.factor)
+    }
+}
+
+/// What augments all views of a picture: one [`Augmenter`] for each stretch of views that are alike in side and reach of
+/// the blur, so that these are one batch, which asks for as many operators as one view.
+#[derive(Debug)]
+pub struct Augmenters(Vec<Stretch>);
+
+#[derive(Debug)]
+struct Stretch {
+    views: usize,
+    size: usize,
+    augmenter: Augmenter,
+}
+
+impl Augmenters {
+    /// For the views of a picture in their order, normalised as `preprocess` says.
+    pub fn new(preprocess: &Preprocess, views: &[ViewSpec], device: Device) -> Self {
+        let like = |a: &ViewSpec, b: &ViewSpec| {
+            a.size == b.size && a.augment.blur_sigma[1] == b.augment.blur_sigma[1]
+        };
+        let stretch = |views: &[ViewSpec]| {
+            let ViewSpec { size, augment } = &views[0];
+            let augmenter = Augmenter::new(preprocess, *size, augment.blur_sigma[1], device);
+            Stretch { views: views.len(), size: *size, augmenter }
+        };
+        Self(views.chunk_by(like).map(stretch).collect())
+    }
+
+    /// From now on with the operators that other devices get, on the CPU, too: to count them.
+    pub fn as_elsewhere(&mut self) {
+        self.0.iter_mut().for_each(|s| s.augmenter.on_host = false);
+    }
+
+    /// The normalised views, `(B, 3, S, S)` each. `pixels`: those of each view, where they are on the device already.
+    ///
+    /// # Errors
+    /// Where these are not the views that it was made for.
+    pub fn apply(&self, views: &[View], pixels: Option<&[Tensor]>) -> Result<Vec<Tensor>> {
+        let expected = self.0.iter().flat_map(|s| std::iter::repeat_n(s.size, s.views));
+        let found = views.iter().map(|v| v.size);
+        ensure!(
+            expected.eq(found.clone()),
+            "views of {:?} px are not those of the run",
+            found.collect::<Vec<_>>()
+        );
+        let (mut made, mut first) = (Vec::with_capacity(views.len()), 0);
+        for Stretch { views: n, augmenter, .. } in &self.0 {
+            let part = first..first + n;
+            first = part.end;
+            let (views, pixels) = (&views[part.clone()], pixels.map(|p| &p[part]));
+            made.extend(match pixels {
+                Some(pixels) => augmenter.together(pixels, views),
+                None if augmenter.on_host => views.iter().map(|view| augmenter.apply(view)).collect(),
+                None => {
+                    let here: Vec<Tensor> = views.iter().map(View::tensor).collect();
+                    augmenter.together(&here, views)
+                }
+            });
+        }
+        Ok(made)
     }
 }
 
@@ -240,15 +300,15 @@ mod tests {
     fn the_cpus_loops_equal_the_tensor_operations() {
         let _alone = crate::rng::alone();
         let contract = Preprocess::imagenet(40);
-        let augment = crate::config::Config::new(crate::config::Recipe::MocoV2).augment;
+        let augment = crate::config::Config::new(crate::config::Recipe::MocoV2).views.remove(0).augment;
         for side in [5usize, 32, 57] {
             let spec = crate::data::ViewSpec { size: side, augment: augment.clone() };
             let mut rng = crate::rng::stream(4, crate::rng::Domain::View, side as u64, 0);
             let photometric: Vec<_> = (0..41).map(|_| spec.draw(50, 60, &mut rng).1).collect();
             let pixels = (0..41 * 3 * side * side).map(|i| (i * i / 7 % 256) as u8).collect();
-            let view = View { pixels, photometric };
+            let view = View { size: side, pixels, photometric };
             let augmenter = Augmenter::new(&contract, side, augment.blur_sigma[1], Device::Cpu);
-            let (ours, expected) = (augmenter.on_host(&view, side), augmenter.batched(&view, side));
+            let (ours, expected) = (augmenter.on_host(&view), augmenter.batched(&view));
             let apart = distance(&ours, &expected);
             assert!(apart < crate::tolerance::COLOURS, "{side}: {apart}");
         }
@@ -259,8 +319,8 @@ mod tests {
         let _alone = crate::rng::alone();
         let contract = Preprocess::imagenet(16);
         let pixels: Vec<u8> = (0..40 * 3 * 16 * 16).map(|i| (i * 31 % 256) as u8).collect();
-        let view = View { pixels: pixels.clone(), photometric: vec![Photometric::NONE; 40] };
-        let y = Augmenter::new(&contract, 16, 2.0, Device::Cpu).apply(&view, 16);
+        let view = View { size: 16, pixels: pixels.clone(), photometric: vec![Photometric::NONE; 40] };
+        let y = Augmenter::new(&contract, 16, 2.0, Device::Cpu).apply(&view);
         assert_eq!(y.size(), [40, 3, 16, 16]);
         let expected =
             (f64::from(pixels[5]) / 255.0 - f64::from(contract.mean[0])) / f64::from(contract.std[0]);

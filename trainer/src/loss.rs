@@ -11,7 +11,7 @@ pub fn normalize(x: &Tensor) -> Tensor {
 /// The negatives of a batch of queries.
 #[derive(Debug, Default)]
 pub struct Negatives<'a> {
-    /// Shared by all queries: `(D, K)`, normalised columns.
+    /// Shared by all queries of a batch: `(.., D, K)`, normalised columns.
     pub queue: Option<&'a Tensor>,
     /// Whether the keys of the other queries are negatives.
     pub in_batch: bool,
@@ -29,17 +29,20 @@ pub struct Logits {
 }
 
 /// Logits of queries `(B, D)` against their keys `(B, D)` and negatives, all normalised
-/// (arXiv 1911.05722; hard negatives: arXiv 2309.12757).
+/// (arXiv 1911.05722; hard negatives: arXiv 2309.12757). Of `(n, B, D)` each of the n batches has a queue of its own, and
+/// the rows of all are below each other.
 pub fn logits(query: &Tensor, key: &Tensor, negatives: &Negatives<'_>, temperature: f64) -> Logits {
-    let b = query.size()[0];
+    let size = query.size();
+    let (several, last) = size.split_at(size.len() - 2);
+    let (b, several) = (last[0], several.iter().product::<i64>());
     let mut columns = Vec::with_capacity(3);
     let options = (Kind::Int64, query.device());
     let target = if negatives.in_batch {
-        columns.push(query.matmul(&key.transpose(0, 1))); // (B, B), positives on the diagonal
-        Tensor::arange(b, options)
+        columns.push(query.matmul(&key.transpose(-2, -1))); // (B, B), positives on the diagonal
+        Tensor::arange(b, options).repeat([several])
     } else {
-        columns.push((query * key).sum_dim_intlist([1i64].as_slice(), true, Kind::Float)); // (B, 1)
-        Tensor::zeros([b], options)
+        columns.push((query * key).sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)); // (B, 1)
+        Tensor::zeros([several * b], options)
     };
     if let Some(queue) = negatives.queue {
         columns.push(query.matmul(queue)); // (B, K)
@@ -48,7 +51,8 @@ pub fn logits(query: &Tensor, key: &Tensor, negatives: &Negatives<'_>, temperatu
         let similarity = hard.matmul(&query.unsqueeze(2)).squeeze_dim(2); // (B, n)
         columns.push(similarity * alpha);
     }
-    Logits { values: Tensor::cat(&columns, 1) / temperature, target }
+    let values = Tensor::cat(&columns, -1).flatten(0, -2) / temperature;
+    Logits { values, target }
 }
 
 impl Logits {
@@ -112,6 +116,14 @@ pub fn spread(embedding: &Tensor) -> Tensor {
     let z = normalize(embedding);
     let d = z.size()[1] as f64;
     z.std_dim(Some([0i64].as_slice()), false, false).mean(Kind::Float) * d.sqrt()
+}
+
+/// Two less twice the cosine of predictions and targets along the last axis, of every pair (arXiv 2006.07733, equation 2).
+/// Shape: `(.., D)` both to `(..)`; neither needs to be normalised.
+pub fn distances(prediction: &Tensor, target: &Tensor) -> Tensor {
+    let cosine =
+        (normalize(prediction) * normalize(target)).sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+    2.0 - 2.0 * cosine
 }
 
 #[cfg(test)]
@@ -206,6 +218,27 @@ mod tests {
         assert!((ours.1.double_value(&[]) - other).abs() < 1e-6);
         assert!((pair_accuracy(&q, &k).double_value(&[]) - hits).abs() < 1e-6);
         assert_eq!(pair_accuracy(&q, &q).double_value(&[]), 1.0);
+    }
+
+    /// Batches with queues of their own give the rows that each gives alone.
+    #[test]
+    fn several_batches_are_contrasted_apart() {
+        let _alone = crate::rng::alone();
+        let (q, k, queue) = (unit(&[3, 5, 8], 1), unit(&[3, 5, 8], 2), unit(&[3, 7, 8], 3).transpose(1, 2));
+        for in_batch in [false, true] {
+            let of = |queue: &Tensor, q: &Tensor, k: &Tensor| {
+                logits(q, k, &Negatives { queue: Some(queue), in_batch, hard: None }, 0.2)
+            };
+            let together = of(&queue, &q, &k);
+            let apart: Vec<Logits> = (0..3).map(|i| of(&queue.get(i), &q.get(i), &k.get(i))).collect();
+            for (i, one) in (0i64..).zip(&apart) {
+                let rows = together.values.narrow(0, 5 * i, 5);
+                assert!((rows - &one.values).abs().max().double_value(&[]) < 1e-6);
+                assert_eq!(together.target.narrow(0, 5 * i, 5), one.target);
+            }
+            let mean = apart.iter().map(|l| l.loss().double_value(&[])).sum::<f64>() / 3.0;
+            assert!((together.loss().double_value(&[]) - mean).abs() < 1e-6);
+        }
     }
 
     #[test]

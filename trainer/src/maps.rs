@@ -41,6 +41,7 @@ pub fn fine_maps(rule: MapRule, features: &Tensor, pictures: Pictures<'_>) -> Te
         MapRule::Sum => aggregate(features),
         MapRule::Border => border(features),
         MapRule::Object => object(features, pictures),
+        MapRule::Alignment => unreachable!("flags and configurations name rules of features"),
     }
 }
 

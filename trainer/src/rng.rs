@@ -31,8 +31,22 @@ pub enum Domain {
 
 /// The stream of `domain` at the coordinates `(a, b)`.
 pub fn stream(seed: u64, domain: Domain, a: u64, b: u64) -> ChaCha8Rng {
+    named([seed, domain as u64, a, b])
+}
+
+/// The stream of a view of a picture in an epoch; `view` counts all views of the picture.
+pub fn view_stream(seed: u64, epoch: u64, picture: u64, view: u32) -> ChaCha8Rng {
+    match view {
+        // the first two share a coordinate with their picture, and go on drawing what they always drew
+        0 | 1 => stream(seed, Domain::View, epoch, picture << 1 | u64::from(view)),
+        _ => named([seed, Domain::View as u64 | u64::from(view) << 32, epoch, picture]),
+    }
+}
+
+/// Domains lie below 2^32, so that the upper half of the second word is free for a further name.
+fn named(words: [u64; 4]) -> ChaCha8Rng {
     let mut key = [0; 32];
-    for (chunk, word) in key.chunks_exact_mut(8).zip([seed, domain as u64, a, b]) {
+    for (chunk, word) in key.chunks_exact_mut(8).zip(words) {
         chunk.copy_from_slice(&word.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)
@@ -72,6 +86,22 @@ mod tests {
         assert_eq!(draw(1, Domain::View, 2, 3), draw(1, Domain::View, 2, 3));
         let others = [draw(2, Domain::View, 2, 3), draw(1, Domain::Mask, 2, 3), draw(1, Domain::View, 3, 2)];
         assert!(others.iter().all(|&x| x != draw(1, Domain::View, 2, 3)));
+    }
+
+    /// `picture << 1 | view` is another picture's from the third view on.
+    #[test]
+    fn every_view_of_every_picture_has_a_stream_of_its_own() {
+        let mut seen = std::collections::BTreeSet::new();
+        for (epoch, picture, view) in
+            (0..3).flat_map(|e| (0..20).flat_map(move |p| (0..10).map(move |v| (e, p, v))))
+        {
+            assert!(seen.insert(view_stream(1, epoch, picture, view).random::<u64>()), "{picture} {view}");
+        }
+        // what checkpoints of all versions were trained on
+        for view in [0, 1] {
+            let known = stream(1, Domain::View, 2, 7 << 1 | u64::from(view)).random::<u64>();
+            assert_eq!(view_stream(1, 2, 7, view).random::<u64>(), known);
+        }
     }
 
     #[test]

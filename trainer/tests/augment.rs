@@ -95,7 +95,7 @@ fn colours_equal_torchvisions_in_every_order() {
         .collect();
     let contract = Preprocess::imagenet(SIDE as u32);
     let augmenter = Augmenter::new(&contract, SIDE, SIGMA[1], Device::Cpu);
-    let ours = augmenter.apply(&View { pixels: pixels.clone(), photometric: cases.clone() }, SIDE);
+    let ours = augmenter.apply(&View { size: SIDE, pixels: pixels.clone(), photometric: cases.clone() });
     let side = SIDE as i64;
     let tensor = Tensor::from_slice(&pixels).view([-1, 3, side, side]);
     let by_operators = augmenter.on_device(&tensor, &cases);
@@ -123,7 +123,7 @@ fn colours_equal_torchvisions_in_every_order() {
 fn crops_equal_pillows() {
     let folder = tempfile::tempdir().expect("a folder");
     let picture = picture(150, 110, 1);
-    let spec = ViewSpec { size: SIDE, augment: Config::new(Recipe::MocoV2).augment };
+    let spec = ViewSpec { size: SIDE, augment: Config::new(Recipe::MocoV2).views.remove(0).augment };
     let mut rng = stream(3, Domain::View, 0, 0);
     let crops: Vec<_> = (0..40).map(|_| spec.draw(picture.width, picture.height, &mut rng).0.crop).collect();
     let boxes: Vec<[f64; 4]> = crops.iter().map(|c| [c.left, c.top, c.width, c.height]).collect();
@@ -141,7 +141,7 @@ fn crops_equal_pillows() {
         let size = ViewSize { side: SIDE, least_area: spec.augment.crop_min };
         let cut = Cut { crop: *crop, flip: i % 2 == 1 };
         let opened = decoder.open(png.get_ref()).expect("a picture");
-        decoder.views(&opened, &size, &[cut], &mut [&mut views]).expect("decoded");
+        decoder.views(&opened, &[size], &[cut], &mut [&mut views]).expect("decoded");
         let (mut worst, mut sum) = (0.0f64, 0.0);
         for (at, theirs) in theirs[i * per..(i + 1) * per].iter().enumerate() {
             // theirs are pixel by pixel and not mirrored, ours plane by plane
@@ -159,7 +159,7 @@ fn crops_equal_pillows() {
 #[test]
 fn parameters_are_distributed_as_torchvisions() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut augment = Config::new(Recipe::MocoV2).augment;
+    let mut augment = Config::new(Recipe::MocoV2).views.remove(0).augment;
     augment.solarize_p = 0.2;
     let spec = ViewSpec { size: 224, augment: augment.clone() };
     let (n, width, height) = (10_000, 500, 375);

@@ -26,6 +26,7 @@ mod flatten;
 mod matching;
 pub mod meta;
 mod out;
+mod projection;
 mod report;
 mod safetensors;
 mod settings;
@@ -44,6 +45,7 @@ pub use encoder::{Encoder, EncoderData, EncoderTensor, load_encoder, load_encode
 pub use error::{BadValue, Error, FormatError, SafetensorsError, SaveError, StateError, ZipError};
 pub use matching::{EncoderMatch, LoadOptions, match_encoder};
 pub use out::TensorOut;
+pub use projection::ProjectionHead;
 pub use report::{LoadReport, MisShaped};
 pub use safetensors::save_safetensors;
 pub use tensor::Tensor;

@@ -20,7 +20,7 @@ use crate::variant::variant;
 pub struct LoadOptions {
     /// The architecture; default: as the metadata says, else guessed from names and shapes.
     pub arch: Option<Arch>,
-    /// What the encoder's keys begin with; default: as [`layout::detect`] finds.
+    /// What the encoder's keys begin with; default: as the metadata says, else as [`layout::detect`] finds.
     pub prefix: Option<String>,
     /// Accept missing and mis-shaped parameters as long as one matches; default: an error.
     pub partial: bool,
@@ -49,7 +49,7 @@ pub struct EncoderMatch {
 pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<EncoderMatch, Error> {
     let path = || checkpoint.path().to_owned();
     let keys = Keys::of(checkpoint, options.prefix.as_deref());
-    let layout = find_layout(&keys, options.prefix.as_deref())
+    let layout = find_layout(&keys, options.prefix.as_deref().or(stated(checkpoint, &keys)))
         .map_err(|reason| Error::Layout { path: path(), reason })?;
     settings::check(checkpoint, &layout)?;
     let present: Present<'_> = checkpoint
@@ -71,6 +71,12 @@ pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<E
         return Err(Error::Strict { path: path(), arch, prefix: layout.prefix, report });
     }
     Ok(EncoderMatch { arch, layout, found, report })
+}
+
+/// The prefix that the file itself says, where an encoder is there: whoever copies metadata may have renamed tensors.
+fn stated<'c>(checkpoint: &'c Checkpoint, keys: &Keys<'c>) -> Option<&'c str> {
+    let prefix = checkpoint.metadata().get(meta::ENCODER)?;
+    layout::candidates(keys.all()).iter().any(|l| l.prefix == *prefix).then_some(prefix)
 }
 
 /// The names that may be a model's.

@@ -8,6 +8,13 @@ pub const FORMAT_VERSION: &str = "1";
 pub const ARCH: &str = "occlude.arch";
 /// Pretraining method: `saliency-moco`.
 pub const METHOD: &str = "occlude.method";
+/// What the names of the encoder that is meant begin with: `encoder_q.`. Absent in files of earlier versions.
+pub const ENCODER: &str = "occlude.encoder";
+/// The projection head behind it, as [`ProjectionHead`](crate::ProjectionHead) is written.
+pub const PROJECTION: &str = "occlude.projection";
+/// What the projections of single positions are divided by to make alignment maps (arXiv 2203.14898); absent where the
+/// method makes none.
+pub const ALIGNMENT: &str = "occlude.alignment";
 /// The resolved configuration of the run, JSON.
 pub const CONFIG: &str = "occlude.config";
 /// Epochs completed.

@@ -10,6 +10,8 @@ mod arch;
 pub mod detectron;
 mod graph;
 pub mod layout;
+mod mlp;
 
 pub use arch::{Arch, UnknownArch};
 pub use graph::{Graph, Node, NodeId, Op, Param, ParamKind};
+pub use mlp::{Mlp, MlpLayer};

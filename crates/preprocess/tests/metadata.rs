@@ -31,7 +31,7 @@ fn view(bytes: &[u8], (width, height): (u32, u32)) -> Vec<u8> {
     let crop = CropBox { left: 0.0, top: 0.0, width: f64::from(width), height: f64::from(height) };
     let mut out = vec![0; 3 * SIDE * SIDE];
     let size = ViewSize { side: SIDE, least_area: 0.0 };
-    decoder.views(&opened, &size, &[Cut { crop, flip: false }], &mut [&mut out[..]]).expect("decodes");
+    decoder.views(&opened, &[size], &[Cut { crop, flip: false }], &mut [&mut out[..]]).expect("decodes");
     out
 }
 

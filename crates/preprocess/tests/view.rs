@@ -30,7 +30,7 @@ fn views(bytes: &[u8], size: &ViewSize, cuts: &[Cut]) -> Result<Vec<Vec<u8>>, De
     let opened = decoder.open(bytes)?;
     let mut outs = vec![vec![1; 3 * size.side * size.side]; cuts.len()];
     let mut slices: Vec<_> = outs.iter_mut().map(Vec::as_mut_slice).collect();
-    decoder.views(&opened, size, cuts, &mut slices)?;
+    decoder.views(&opened, &vec![*size; cuts.len()], cuts, &mut slices)?;
     Ok(outs)
 }
 
@@ -136,7 +136,7 @@ fn large_pictures_are_decoded_at_a_reduced_size() {
     let decoder = || ViewDecoder::new(Limits::default());
     let kept = |size: &ViewSize| {
         let opened = decoder().open(&bytes).expect("opens");
-        decoder().picture(&opened, size).expect("sound").bytes()
+        decoder().picture(&opened, &[*size]).expect("sound").bytes()
     };
     let whole = kept(&ViewSize { side: 32, least_area: 0.0 });
     for (side, reduction) in [(32, 8), (100, 4), (200, 2), (300, 1)] {
@@ -205,7 +205,7 @@ fn a_broken_end_hurts_only_the_crops_that_need_it() {
     );
     let mut decoder = ViewDecoder::new(Limits::default());
     let opened = decoder.open(&bytes).expect("the header is sound");
-    assert!(decoder.picture(&opened, &size).is_none());
+    assert!(decoder.picture(&opened, &[size]).is_none());
 }
 
 #[test]
@@ -226,7 +226,7 @@ proptest! {
     fn parts_equal_the_whole(
         names in (0usize..7, 0usize..7),
         left in 0.0..140.0f64, top in 0.0..90.0f64, width in 0.0..140.0f64, height in 0.0..90.0f64,
-        whole in any::<bool>(), flip in any::<bool>(), side in 1usize..50, least_area in 0.0..1.0f64,
+        whole in any::<bool>(), flip in any::<bool>(), side in 1usize..50, other in 1usize..50, least_area in 0.0..1.0f64,
         orientation in 1u8..=8,
     ) {
         let round = |v: f64| if whole { v.round() } else { v };
@@ -234,20 +234,24 @@ proptest! {
             Cut { flip, ..cut(round(left), round(top), round(width), round(height)) },
             cut(round(top), round(left / 2.0), round(height), round(width)),
         ];
-        let size = ViewSize { side, least_area };
+        // of two sizes: both come from one decoding, at the reduction that the more demanding one allows
+        let sizes = [ViewSize { side, least_area }, ViewSize { side: other, least_area: least_area / 2.0 }];
         let mut decoder = ViewDecoder::new(Limits::default());
         for name in [names.0, names.1] {
             let bytes = turned(&file(FILES[name]), orientation);
             let opened = decoder.open(&bytes).expect("opens");
-            let picture = decoder.picture(&opened, &size).expect("sound");
+            let picture = decoder.picture(&opened, &sizes).expect("sound");
             prop_assert_eq!(picture.size(), opened.size());
-            let mut seen = [vec![0; 3 * side * side], vec![0; 3 * side * side]];
+            let mut seen = sizes.map(|size| vec![0; 3 * size.side * size.side]);
             let [a, b] = &mut seen;
-            decoder.views(&opened, &size, &cuts, &mut [&mut a[..], &mut b[..]]).expect("decodes");
-            let fresh = views(&bytes, &size, &cuts).expect("decodes");
-            for ((cut, seen), fresh) in cuts.iter().zip(&seen).zip(&fresh) {
-                let mut from_whole = vec![0; 3 * side * side];
-                decoder.cut(&picture, side, cut, &mut from_whole);
+            decoder.views(&opened, &sizes, &cuts, &mut [&mut a[..], &mut b[..]]).expect("decodes");
+            let mut fresh = sizes.map(|size| vec![0; 3 * size.side * size.side]);
+            let [a, b] = &mut fresh;
+            let mut new = ViewDecoder::new(Limits::default());
+            new.views(&new.open(&bytes).expect("opens"), &sizes, &cuts, &mut [&mut a[..], &mut b[..]]).expect("decodes");
+            for (((cut, size), seen), fresh) in cuts.iter().zip(sizes).zip(&seen).zip(&fresh) {
+                let mut from_whole = vec![0; seen.len()];
+                decoder.cut(&picture, size.side, cut, &mut from_whole);
                 prop_assert!(*seen == from_whole && seen == fresh);
             }
         }
@@ -271,8 +275,8 @@ proptest! {
         if let Ok(opened) = decoder.open(&bytes) {
             let mut out = vec![0; 3 * 20 * 20];
             let cuts = [cut(10.0, 10.0, 80.0, 60.0)];
-            let seen = decoder.views(&opened, &size, &cuts, &mut [&mut out[..]]);
-            if let (Some(picture), Ok(())) = (decoder.picture(&opened, &size), seen) {
+            let seen = decoder.views(&opened, &[size], &cuts, &mut [&mut out[..]]);
+            if let (Some(picture), Ok(())) = (decoder.picture(&opened, &[size]), seen) {
                 let mut from_whole = vec![0; out.len()];
                 decoder.cut(&picture, 20, &cuts[0], &mut from_whole);
                 prop_assert_eq!(out, from_whole);

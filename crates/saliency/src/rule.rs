@@ -53,10 +53,13 @@ pub enum MapRule {
     /// - g, of standard deviation [`crate::prior::SIGMA`].
     #[default]
     Object,
+    /// The mean of LEWEL's alignment maps (arXiv 2203.14898): where the projections of single positions are high. Not made
+    /// of features alone: a model has it from the projection head of a method that aligns.
+    Alignment,
 }
 
 impl MapRule {
-    /// All of them.
+    /// Those that are made of features and pictures, whatever the method; what command lines choose from.
     pub const ALL: [Self; 3] = [Self::Sum, Self::Border, Self::Object];
 
     /// Its name in files and on command lines.
@@ -65,13 +68,14 @@ impl MapRule {
             Self::Sum => "sum",
             Self::Border => "border",
             Self::Object => "object",
+            Self::Alignment => "alignment",
         }
     }
 
     /// The stage (2 to 5) whose features it works best with.
     pub fn stage(self) -> usize {
         match self {
-            Self::Sum => 5,
+            Self::Sum | Self::Alignment => 5,
             Self::Border => 4,
             Self::Object => 3,
         }
@@ -90,7 +94,7 @@ impl MapRule {
         match self {
             Self::Sum => DEVIATIONS,
             Self::Border => 0.2,
-            Self::Object => 0.0,
+            Self::Object | Self::Alignment => 0.0,
         }
     }
 }

@@ -29,16 +29,16 @@ pub(super) struct OnnxArgs {
     /// (N,H,W,3), resized and cropped, normalised inside the model
     #[arg(long, value_enum, default_value_t)]
     pub(super) input: InputKind,
-    /// What the model gives, in this order: embedding, saliency, saliency_sum, projection, res2, res3, res4,
-    /// res5; the server needs the first two
+    /// What the model gives, in this order: embedding, saliency, saliency_sum, projection, alignment (of LEWEL),
+    /// res2, res3, res4, res5; the server needs the first two
     #[arg(long, value_delimiter = ',', default_value = "embedding,saliency")]
     pub(super) outputs: Vec<OutputKind>,
     /// How the map `saliency` is made: `object` (what resembles the middle of the picture and not its
-    /// border, in features and colours), `border` (what differs from the border in features) or `sum`
-    /// (of all channels, as published)
-    #[arg(long, value_name = "RULE", default_value_t)]
+    /// border, in features and colours), `border` (what differs from the border in features), `sum`
+    /// (of all channels, as published) or `alignment` (the mean of LEWEL's alignment maps)
+    #[arg(long, value_name = "RULE", default_value_t, value_parser = rule)]
     pub(super) saliency: MapRule,
-    /// The stage that it is made of, 2 to 5; default: 3 for `object`, 4 for `border`, 5 for `sum`, or the
+    /// The stage that it is made of, 2 to 5; default: 3 for `object`, 4 for `border`, 5 for the others, or the
     /// one before where that has fewer than 4x4 cells
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=5))]
     pub(super) saliency_stage: Option<u8>,
@@ -159,7 +159,8 @@ pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let source = load(&checkpoint, args.encoder, args.contract)?;
     let outputs = distinct(args.outputs);
-    let projection = match outputs.contains(&OutputKind::Projection) {
+    let aligned = args.saliency == MapRule::Alignment || outputs.contains(&OutputKind::Alignment);
+    let projection = match aligned || outputs.contains(&OutputKind::Projection) {
         true => Some(Projection::find(&checkpoint, &source.encoder)?),
         false => None,
     };
@@ -230,11 +231,21 @@ impl Target {
     }
 }
 
+/// A rule of features, or that of a projection head.
+fn rule(text: &str) -> Result<MapRule, String> {
+    if text == MapRule::Alignment.name() {
+        return Ok(MapRule::Alignment);
+    }
+    text.parse().map_err(|error| format!("{error}, alignment"))
+}
+
 /// The rule on the stage asked for, else on its usual one, or the last before it whose map has cells enough.
 fn making(rule: MapRule, stage: Option<u8>, network: Network<'_>) -> Making {
     let usual = Making::of(rule);
     let (arch, crop) = (network.encoder.arch, network.contract.crop as usize);
-    let fine = |stage: &usize| rule == MapRule::Sum || arch.feature_side(*stage, crop) >= LEAST_SIDE;
+    let fine = |stage: &usize| {
+        matches!(rule, MapRule::Sum | MapRule::Alignment) || arch.feature_side(*stage, crop) >= LEAST_SIDE
+    };
     let stage = stage.map(usize::from).or_else(|| (2..=usual.stage).rev().find(fine));
     Making { stage: stage.unwrap_or(2), ..usual }
 }

@@ -2,8 +2,9 @@
 
 use occlude_encoder::Graph;
 use occlude_preprocess::{HighPass, Preprocess};
-use occlude_saliency::Making;
+use occlude_saliency::{Making, MapRule};
 
+use super::alignment;
 use super::builder::Builder;
 use super::options::{InputKind, OutputKind};
 use super::projection::Projection;
@@ -98,6 +99,9 @@ impl Body<'_> {
 
     /// A map of a stage.
     fn map(&self, builder: &mut Builder<'_>, name: &str, making: Making) {
+        if making.rule == MapRule::Alignment {
+            return self.alignment(builder, name);
+        }
         let features = self.value(builder, self.graph.stage(making.stage));
         let source = saliency::Source {
             features: &features,
@@ -108,6 +112,14 @@ impl Body<'_> {
             side: (!self.any_size).then_some(self.contract.crop as usize),
         };
         saliency::map(builder, name, making.rule, &source);
+    }
+
+    /// The mean alignment map; [`super::check`] has seen that there is one.
+    fn alignment(&self, builder: &mut Builder<'_>, name: &str) {
+        let features = self.value(builder, self.graph.features());
+        if let Some(of) = self.projection.and_then(Projection::alignment) {
+            alignment::map(builder, name, of, features);
+        }
     }
 
     /// The pooled features (N, D); asked for twice, they are computed once.
@@ -136,6 +148,7 @@ pub(super) fn output(builder: &mut Builder<'_>, body: &Body<'_>, kind: OutputKin
         }
         OutputKind::Saliency => body.map(builder, &name, body.making),
         OutputKind::SaliencySum => body.map(builder, &name, Making::SUM),
+        OutputKind::Alignment => body.alignment(builder, &name),
         OutputKind::Stage(stage) => {
             let value = body.value(builder, body.graph.stage(usize::from(stage)));
             builder.node("Identity", &name, &[&value], vec![]);

@@ -1,5 +1,6 @@
 //! Encoder and contract -> ONNX model.
 
+mod alignment;
 mod body;
 mod builder;
 mod fold;
@@ -21,7 +22,7 @@ use occlude_preprocess::{Golden, Preprocess};
 use occlude_saliency::{Making, MapRule};
 
 pub use options::{InputKind, ModelInfo, OPSETS, OnnxOptions, OutputKind, Precision};
-pub use projection::Projection;
+pub use projection::{Alignment, Projection};
 pub use quantized::Quantization;
 
 use crate::Error;
@@ -180,7 +181,8 @@ fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
     if !(2..=5).contains(&options.saliency.stage) {
         return refuse("the map's stage is one of 2 to 5");
     }
-    if options.outputs.contains(&OutputKind::Saliency) && options.saliency.rule != MapRule::Sum {
+    let of_border = matches!(options.saliency.rule, MapRule::Border | MapRule::Object);
+    if options.outputs.contains(&OutputKind::Saliency) && of_border {
         let side = network.encoder.arch.feature_side(options.saliency.stage, network.contract.crop as usize);
         if side < 3 && !options.dynamic_size {
             return refuse(
@@ -190,6 +192,16 @@ fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
     }
     if network.projection.is_none() && options.outputs.contains(&OutputKind::Projection) {
         return refuse("the output `projection` needs the checkpoint's projection head");
+    }
+    let aligned = options.outputs.contains(&OutputKind::Alignment)
+        || (options.outputs.contains(&OutputKind::Saliency) && options.saliency.rule == MapRule::Alignment);
+    if aligned && network.projection.and_then(Projection::alignment).is_none() {
+        return refuse(
+            "alignment maps need the projection head of a method that makes them (LEWEL); hint: `--saliency object`",
+        );
+    }
+    if options.saliency.rule == MapRule::Alignment && options.saliency.stage != 5 {
+        return refuse("alignment maps are of stage 5; hint: leave out `--saliency-stage`");
     }
     Ok(())
 }
@@ -308,7 +320,9 @@ fn output_value(graph: &Graph, network: Network<'_>, kind: OutputKind, options: 
                 (_, false) => dims.extend([cells.clone(), cells]),
             }
         }
-        OutputKind::SaliencySum => dims.extend([side(5, "height"), side(5, "width")]),
+        OutputKind::SaliencySum | OutputKind::Alignment => {
+            dims.extend([side(5, "height"), side(5, "width")]);
+        }
         OutputKind::Stage(stage) => {
             let stage = usize::from(stage);
             dims.extend([channels(stage), side(stage, "height"), side(stage, "width")]);

@@ -47,6 +47,8 @@ pub enum OutputKind {
     Stage(u8),
     /// `projection` (N, P): output of the projection head.
     Projection,
+    /// `alignment` (N, h, w): mean of the alignment maps, of a method that makes them.
+    Alignment,
 }
 
 impl fmt::Display for OutputKind {
@@ -57,6 +59,7 @@ impl fmt::Display for OutputKind {
             Self::SaliencySum => f.write_str("saliency_sum"),
             Self::Stage(stage) => write!(f, "res{stage}"),
             Self::Projection => f.write_str("projection"),
+            Self::Alignment => f.write_str("alignment"),
         }
     }
 }
@@ -66,10 +69,11 @@ impl FromStr for OutputKind {
 
     fn from_str(s: &str) -> Result<Self, String> {
         let stages = (2..=5).map(Self::Stage);
-        let all: Vec<_> = [Self::Embedding, Self::Saliency, Self::SaliencySum, Self::Projection]
-            .into_iter()
-            .chain(stages)
-            .collect();
+        let all: Vec<_> =
+            [Self::Embedding, Self::Saliency, Self::SaliencySum, Self::Projection, Self::Alignment]
+                .into_iter()
+                .chain(stages)
+                .collect();
         let known = || all.iter().map(Self::to_string).collect::<Vec<_>>().join(", ");
         all.iter()
             .copied()

@@ -40,6 +40,7 @@ pub(super) fn map(builder: &mut Builder<'_>, name: &str, rule: MapRule, source: 
         }
         MapRule::Border => part.border(source.features),
         MapRule::Object => part.object(source),
+        MapRule::Alignment => unreachable!("alignment is made of the projection head"),
     };
     let axes = builder.ints(&[1]);
     builder.node("Squeeze", name, &[&map, &axes], vec![]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
-use occlude_saliency::Making;
+use occlude_saliency::{Making, MapRule};
 
 pub use neighbours::Agreement;
 pub use report::{Comparison, Difference, PictureResult};
@@ -55,7 +55,8 @@ pub fn verify(
     let encoder = load_encoder(&checkpoint, &options.load)?;
     let computed = encoder.fingerprint(&contract.to_json());
     let outputs = file.outputs()?;
-    let projection = match outputs.contains(&OutputKind::Projection) {
+    let aligned = file.saliency()?.rule == MapRule::Alignment || outputs.contains(&OutputKind::Alignment);
+    let projection = match aligned || outputs.contains(&OutputKind::Projection) {
         true => Some(Projection::find(&checkpoint, &encoder)?),
         false => None,
     };

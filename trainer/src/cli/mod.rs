@@ -4,6 +4,7 @@ mod dataset;
 mod evaluate;
 mod localise;
 mod overrides;
+mod parts;
 mod profile;
 mod report;
 

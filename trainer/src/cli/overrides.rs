@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use occlude_saliency::MapRule;
 
+use super::parts::Parts;
 use crate::config::{
     Branch, Config, Decay, FillScale, Guidance, Masking, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe,
     Rule, Saliency, Shape, Strategy,
@@ -12,6 +13,8 @@ use crate::config::{
 /// Flags that override a recipe.
 #[derive(Args, Debug, Default)]
 pub(super) struct Overrides {
+    #[command(flatten)]
+    parts: Parts,
     /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
     /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2
     #[arg(long)]
@@ -176,6 +179,7 @@ impl Overrides {
         if c.optimizer.scales_with_batch() {
             c.optimizer.lr *= (c.batch_size * c.accumulate) as f64 / before as f64;
         }
+        self.parts.apply(&mut c)?;
         let masked = self.saliency.is_some()
             || self.saliency_stage.is_some()
             || self.saliency_rule.is_some()
@@ -189,7 +193,7 @@ impl Overrides {
             || self.alpha.is_some();
         ensure!(
             !masked || c.masking.is_some(),
-            "`--recipe {}` does not mask, but a masking flag was given; hint: `--recipe saliency-moco`",
+            "`--recipe {}` does not mask, but a masking flag was given; hint: `--masks true`",
             recipe.name()
         );
         let mixes = self.mix_pattern.is_some()
@@ -198,42 +202,35 @@ impl Overrides {
             || self.mask_per.is_some();
         ensure!(
             !mixes || c.mixing.as_ref().is_some_and(|m| m.mix != Mix::Unmix),
-            "`--recipe {}` has no MixMask, but a flag of it was given; hint: `--recipe mixmask`",
+            "`--recipe {}` has no MixMask, but a flag of it was given; hint: `--mix mixmask`",
             recipe.name()
         );
-        let momentum_contrast = self.queue.is_some()
-            || self.queue_start.is_some()
-            || self.in_batch.is_some()
-            || self.symmetric.is_some()
-            || self.momentum.is_some()
-            || self.momentum_start.is_some()
-            || self.momentum_warmup_epochs.is_some();
-        ensure!(
-            !momentum_contrast || c.method.moco_mut().is_some(),
-            "`--recipe {}` has no momentum encoder, but a flag of it was given; hint: `--recipe moco-v2`",
-            recipe.name()
-        );
+        self.networks(recipe, &mut c)?;
         set(&mut c.arch, self.arch);
         set(&mut c.image_size, self.image_size);
         let epochs = self.epochs.unwrap_or(c.epochs);
         if let Some(m) = c.method.moco_mut() {
-            // a warm-up over the whole run stays one
-            if m.momentum_warmup_epochs == c.epochs as f64 {
-                m.momentum_warmup_epochs = epochs as f64;
-            }
             set(&mut m.queue, self.queue);
             set(&mut m.queue_start, self.queue_start);
             set(&mut m.in_batch, self.in_batch);
             set(&mut m.symmetric, self.symmetric);
-            set(&mut m.momentum, self.momentum);
-            set(&mut m.momentum_start, self.momentum_start.or(self.momentum));
-            set(&mut m.momentum_warmup_epochs, self.momentum_warmup_epochs);
+        }
+        if let Some(m) = c.method.momentum_mut() {
+            // a warm-up over the whole run stays one
+            if *m.epochs == c.epochs as f64 {
+                *m.epochs = epochs as f64;
+            }
+            set(m.end, self.momentum);
+            set(m.start, self.momentum_start.or(self.momentum));
+            set(m.epochs, self.momentum_warmup_epochs);
         }
         c.epochs = epochs;
         set(&mut c.method.head_mut().dim, self.dim);
         set(&mut c.method.head_mut().hidden, self.hidden.map(Some));
         set(&mut c.method.head_mut().bn, self.head_bn);
-        set(c.method.temperature_mut(), self.temperature);
+        if let Some(temperature) = c.method.temperature_mut() {
+            set(temperature, self.temperature);
+        }
         set(c.method.bn_splits_mut(), self.bn_splits);
         set(&mut c.seed, self.seed);
         if let Some(rule) = self.optimizer.filter(|&rule| rule != c.optimizer.rule) {
@@ -250,14 +247,17 @@ impl Overrides {
         set(&mut c.optimizer.schedule, self.schedule);
         set(&mut c.optimizer.milestones, self.milestones);
         set(&mut c.optimizer.gamma, self.gamma);
-        set(&mut c.augment.crop_min, self.crop_min);
-        set(&mut c.augment.blur_p, self.blur_p);
-        set(&mut c.augment.blur_sigma, pair(self.blur_sigma));
-        set(&mut c.augment.gray_p, self.gray_p);
-        set(&mut c.augment.solarize_p, self.solarize_p);
-        set(&mut c.augment.flip_p, self.flip_p);
-        if let Some(factor) = self.jitter {
-            c.augment.jitter = c.augment.jitter.map(|j| j * factor);
+        let sigma = pair(self.blur_sigma);
+        for augment in c.views.iter_mut().map(|group| &mut group.augment) {
+            set(&mut augment.crop_min, self.crop_min);
+            set(&mut augment.blur_p, self.blur_p);
+            set(&mut augment.blur_sigma, sigma);
+            set(&mut augment.gray_p, self.gray_p);
+            set(&mut augment.solarize_p, self.solarize_p);
+            set(&mut augment.flip_p, self.flip_p);
+            if let Some(factor) = self.jitter {
+                augment.jitter = augment.jitter.map(|j| j * factor);
+            }
         }
         if let Some(m) = &mut c.masking {
             mask(m, self.saliency, self.mask_ratio, self.negative_ratio);
@@ -276,12 +276,37 @@ impl Overrides {
             set(&mut mask.share, self.mix_share);
             set(&mut mask.per, self.mask_per);
         }
+        self.parts.finish(&mut c);
         c.validate()?;
         Ok(c)
     }
+
+    /// Flags of networks that the recipe does not have.
+    fn networks(&self, recipe: Recipe, c: &mut Config) -> Result<()> {
+        let follows =
+            self.momentum.is_some() || self.momentum_start.is_some() || self.momentum_warmup_epochs.is_some();
+        let keys = self.queue.is_some()
+            || self.queue_start.is_some()
+            || self.in_batch.is_some()
+            || self.symmetric.is_some();
+        let name = recipe.name();
+        ensure!(
+            !(follows || keys) || c.method.momentum_mut().is_some(),
+            "`--recipe {name}` has no momentum encoder, but a flag of it was given; hint: `--recipe moco-v2`"
+        );
+        ensure!(
+            !keys || c.method.moco_mut().is_some(),
+            "`--recipe {name}` has no queue and no other negatives, and is symmetric as it is, but a flag of these was given; hint: `--recipe moco-v2`"
+        );
+        ensure!(
+            self.temperature.is_none() || c.method.temperature_mut().is_some(),
+            "`--recipe {name}` has no softmax that `--temperature` would belong to; hint: leave it out"
+        );
+        Ok(())
+    }
 }
 
-fn set<T>(field: &mut T, value: Option<T>) {
+pub(super) fn set<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
     }
@@ -350,11 +375,14 @@ mod tests {
         assert_eq!((m.momentum, m.momentum_start, m.momentum_warmup_epochs), (0.99, 0.5, 3.0));
         assert_eq!((m.temperature, m.bn_splits), (0.1, 4));
         assert_eq!(
-            (c.augment.crop_min, c.augment.blur_p, c.augment.jitter),
+            (c.views[0].augment.crop_min, c.views[0].augment.blur_p, c.views[0].augment.jitter),
             (0.3, 0.1, [0.2, 0.2, 0.2, 0.05])
         );
-        assert_eq!((c.augment.blur_sigma, c.augment.gray_p, c.augment.flip_p), ([0.2, 0.3], 0.4, 0.6));
-        assert_eq!(c.augment.solarize_p, 0.7);
+        assert_eq!(
+            (c.views[0].augment.blur_sigma, c.views[0].augment.gray_p, c.views[0].augment.flip_p),
+            ([0.2, 0.3], 0.4, 0.6)
+        );
+        assert_eq!(c.views[0].augment.solarize_p, 0.7);
         let k = c.masking.expect("masked");
         assert_eq!(
             (k.saliency, k.stage, k.rule),

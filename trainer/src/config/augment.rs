@@ -1,10 +1,54 @@
-//! Views: what a recipe says about their distribution.
+//! Views: how many of a picture, how large, and how they are drawn.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Invalid, check, unit};
 
-/// Distribution of the views.
+/// Views of a picture that are drawn alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ViewGroup {
+    /// How many.
+    pub count: usize,
+    /// Their side in pixels; absent: the run's `image_size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
+    /// Their distribution.
+    pub augment: Augment,
+}
+
+impl ViewGroup {
+    /// So many of the run's size.
+    pub fn of(count: usize, augment: Augment) -> Self {
+        Self { count, size: None, augment }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), Invalid> {
+        check((1..=32).contains(&self.count), || {
+            format!("`--views`: a group of {} views, expected 1 to 32", self.count)
+        })?;
+        check(self.size.is_none_or(|size| (32..=1024).contains(&size)), || {
+            format!("`--views`: views of {} px, expected 32 to 1024", self.size.unwrap_or_default())
+        })?;
+        self.augment.validate()
+    }
+}
+
+/// Reads groups of views, or what versions before them wrote: the distribution of two.
+pub(super) fn groups<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<ViewGroup>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Groups(Vec<ViewGroup>),
+        Two(Augment),
+    }
+    Ok(match Written::deserialize(from)? {
+        Written::Groups(groups) => groups,
+        Written::Two(augment) => vec![ViewGroup::of(2, augment)],
+    })
+}
+
+/// Distribution of the views of a group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augment {
@@ -37,6 +81,7 @@ impl Augment {
             ("jitter_p", self.jitter_p),
             ("gray_p", self.gray_p),
             ("blur_p", self.blur_p),
+            ("solarize_p", self.solarize_p),
             ("flip_p", self.flip_p),
         ] {
             unit(name, p)?;

@@ -107,6 +107,9 @@ impl Masking {
         check((3..=5).contains(&self.stage), || {
             format!("`--saliency-stage {}`: expected 3, 4 or 5", self.stage)
         })?;
+        check(MapRule::ALL.contains(&self.rule), || {
+            format!("`--saliency-rule {}`: expected a rule of features, like `object`", self.rule)
+        })?;
         for (name, [low, high]) in [("--mask-ratio", self.ratio), ("--negative-ratio", self.negative_ratio)] {
             check(0.0 <= low && low <= high && high <= 1.0, || {
                 format!("`{name} {low} {high}`: expected a range within 0 to 1")

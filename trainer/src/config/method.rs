@@ -1,5 +1,6 @@
-//! What is contrasted with what: the part of a configuration that belongs to one method.
+//! What is compared with what: the part of a configuration that belongs to one method.
 
+use occlude_encoder::Arch;
 use serde::{Deserialize, Serialize};
 
 use super::{Invalid, check, positive, unit};
@@ -12,6 +13,8 @@ pub enum Method {
     Moco(Moco),
     /// Against the other views of the batch (arXiv 2002.05709).
     Simclr(Simclr),
+    /// Towards what a moving average of the network says of another view (arXiv 2006.07733).
+    Byol(Byol),
 }
 
 /// The projection head.
@@ -24,6 +27,28 @@ pub struct Head {
     pub hidden: Option<usize>,
     /// Batch normalisation after the hidden layer.
     pub bn: bool,
+    /// Batch normalisation of the projection, without a shift or a scale of its own.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub output_bn: bool,
+}
+
+/// What is not there has always been so.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// Alignment maps (LEWEL, arXiv 2203.14898): the projection head applied to every position says where in the picture each
+/// of several further embeddings is taken from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Align {
+    /// Groups of channels with maps of their own; an aligned embedding has one map of each.
+    pub heads: usize,
+    /// What the values of a map are divided by before the softmax over positions.
+    pub scale: f64,
+    /// Share of the global embedding's loss; the rest is the aligned embeddings'.
+    pub weight: f64,
 }
 
 /// Momentum contrast.
@@ -52,6 +77,9 @@ pub struct Moco {
     /// Groups of the batch that are normalised apart, as that many GPUs would (shuffling BN);
     /// 1: no splitting.
     pub bn_splits: usize,
+    /// Aligned embeddings beside the global one, each with a queue of its own; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub align: Option<Align>,
 }
 
 /// How the queue starts.
@@ -77,20 +105,88 @@ pub struct Simclr {
     pub bn_splits: usize,
 }
 
+/// BYOL, and LEWEL on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Byol {
+    /// Projection head.
+    pub head: Head,
+    /// Width of the predictor's hidden layer.
+    pub predictor: usize,
+    /// Momentum of the target at the end of its warm-up.
+    pub momentum: f64,
+    /// Momentum of the target at the first step.
+    pub momentum_start: f64,
+    /// Epochs over which it goes from start to end along a half cosine.
+    pub momentum_warmup_epochs: f64,
+    /// How the target normalises.
+    pub target: TargetNorm,
+    /// Groups of the batch that are normalised apart, as that many GPUs would; 1: no splitting.
+    pub bn_splits: usize,
+    /// Aligned embeddings beside the global one; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub align: Option<Align>,
+}
+
+/// How the target of BYOL normalises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetNorm {
+    /// By the statistics of its batch, as published
+    Batch,
+    /// By moving averages of the network's running statistics (EMAN, arXiv 2101.08482)
+    Eman,
+}
+
+/// The course of a moving average's momentum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Momentum {
+    /// At the first step.
+    pub start: f64,
+    /// From `epochs` on.
+    pub end: f64,
+    /// Epochs over which it goes from start to end along a half cosine.
+    pub epochs: f64,
+}
+
+impl Momentum {
+    /// The momentum at a time in epochs.
+    pub fn at(self, epoch: f64) -> f64 {
+        if epoch >= self.epochs {
+            return self.end;
+        }
+        let t = epoch / self.epochs;
+        self.start + (self.end - self.start) * (1.0 - (std::f64::consts::PI * t).cos()) / 2.0
+    }
+}
+
+/// The fields of a [`Momentum`] inside a method's settings.
+#[derive(Debug)]
+pub struct MomentumFields<'a> {
+    /// [`Momentum::start`].
+    pub start: &'a mut f64,
+    /// [`Momentum::end`].
+    pub end: &'a mut f64,
+    /// [`Momentum::epochs`].
+    pub epochs: &'a mut f64,
+}
+
 impl Method {
     /// The projection head's settings.
     pub fn head_mut(&mut self) -> &mut Head {
         match self {
             Self::Moco(m) => &mut m.head,
             Self::Simclr(s) => &mut s.head,
+            Self::Byol(b) => &mut b.head,
         }
     }
 
-    /// The temperature of the softmax.
-    pub fn temperature_mut(&mut self) -> &mut f64 {
+    /// The temperature of the softmax, where there is one.
+    pub fn temperature_mut(&mut self) -> Option<&mut f64> {
         match self {
-            Self::Moco(m) => &mut m.temperature,
-            Self::Simclr(s) => &mut s.temperature,
+            Self::Moco(m) => Some(&mut m.temperature),
+            Self::Simclr(s) => Some(&mut s.temperature),
+            Self::Byol(_) => None,
         }
     }
 
@@ -99,23 +195,59 @@ impl Method {
         match self {
             Self::Moco(m) => &mut m.bn_splits,
             Self::Simclr(s) => &mut s.bn_splits,
+            Self::Byol(b) => &mut b.bn_splits,
         }
     }
 
     /// MoCo's settings, where it is MoCo.
     pub fn moco_mut(&mut self) -> Option<&mut Moco> {
+        if let Self::Moco(m) = self { Some(m) } else { None }
+    }
+
+    /// BYOL's settings, where it is BYOL.
+    pub fn byol_mut(&mut self) -> Option<&mut Byol> {
+        if let Self::Byol(b) = self { Some(b) } else { None }
+    }
+
+    /// The alignment's settings, where the method aligns.
+    pub fn align_mut(&mut self) -> Option<&mut Align> {
         match self {
-            Self::Moco(m) => Some(m),
+            Self::Moco(m) => m.align.as_mut(),
+            Self::Byol(b) => b.align.as_mut(),
             Self::Simclr(_) => None,
         }
     }
 
-    pub(super) fn validate(&self, batch: usize, nonsem: usize) -> Result<(), Invalid> {
-        let (head, temperature, splits) = match self {
-            Self::Moco(m) => (&m.head, m.temperature, m.bn_splits),
-            Self::Simclr(s) => (&s.head, s.temperature, s.bn_splits),
+    /// The momentum of the network that follows, where one does.
+    pub fn momentum_mut(&mut self) -> Option<MomentumFields<'_>> {
+        let (start, end, epochs) = match self {
+            Self::Moco(m) => (&mut m.momentum_start, &mut m.momentum, &mut m.momentum_warmup_epochs),
+            Self::Byol(b) => (&mut b.momentum_start, &mut b.momentum, &mut b.momentum_warmup_epochs),
+            Self::Simclr(_) => return None,
         };
-        positive("--temperature", temperature)?;
+        Some(MomentumFields { start, end, epochs })
+    }
+
+    /// The alignment, where the method aligns.
+    pub fn align(&self) -> Option<&Align> {
+        match self {
+            Self::Moco(m) => m.align.as_ref(),
+            Self::Byol(b) => b.align.as_ref(),
+            Self::Simclr(_) => None,
+        }
+    }
+
+    /// Whether more than two views of a picture have a meaning.
+    pub(super) fn takes_more_views(&self) -> bool {
+        matches!(self, Self::Byol(_))
+    }
+
+    pub(super) fn validate(&self, arch: Arch, batch: usize, nonsem: usize) -> Result<(), Invalid> {
+        let (head, splits) = match self {
+            Self::Moco(m) => (&m.head, m.bn_splits),
+            Self::Simclr(s) => (&s.head, s.bn_splits),
+            Self::Byol(b) => (&b.head, b.bn_splits),
+        };
         check(head.dim >= 2, || format!("`--dim {}`: expected at least 2", head.dim))?;
         check(head.hidden.is_none_or(|n| n >= 1), || "`--hidden 0`: expected at least 1".into())?;
         check(splits >= 1 && batch.is_multiple_of(splits), || {
@@ -126,19 +258,67 @@ impl Method {
         check(batch / splits >= 2, || {
             format!("`--bn-splits {splits}` leaves groups of one image, which have no variance")
         })?;
+        self.align().map_or(Ok(()), |align| align.validate(head.dim, arch))?;
         match self {
             Self::Moco(m) => m.validate(nonsem),
-            Self::Simclr(_) => Ok(()),
+            Self::Simclr(s) => positive("--temperature", s.temperature),
+            Self::Byol(b) => b.validate(nonsem),
         }
     }
 }
 
+impl Align {
+    fn validate(&self, dim: usize, arch: Arch) -> Result<(), Invalid> {
+        let channels = arch.feature_dim();
+        check(
+            self.heads >= 1 && dim.is_multiple_of(self.heads) && channels.is_multiple_of(self.heads),
+            || {
+                format!(
+                    "`--align-heads {}` divides not both the {dim} numbers of a projection and the {channels} channels of {arch}; hint: 4 or another common divisor",
+                    self.heads
+                )
+            },
+        )?;
+        positive("--align-scale", self.scale)?;
+        unit("--align-weight", self.weight)
+    }
+}
+
 impl Moco {
+    /// How the key encoder follows.
+    pub fn follow(&self) -> Momentum {
+        Momentum { start: self.momentum_start, end: self.momentum, epochs: self.momentum_warmup_epochs }
+    }
+
     fn validate(&self, nonsem: usize) -> Result<(), Invalid> {
+        positive("--temperature", self.temperature)?;
         unit("--momentum", self.momentum)?;
         unit("--momentum-start", self.momentum_start)?;
         check(self.queue > 0 || self.in_batch || nonsem > 0, || {
             "`--queue 0` without `--in-batch` leaves no negatives".into()
+        })?;
+        check(self.align.is_none() || nonsem == 0, || {
+            format!(
+                "`--num-nonsem {nonsem}`: a hard negative lacks the object as a whole, and has no aligned embedding that would be the negative of another; hint: `--num-nonsem 0`"
+            )
+        })
+    }
+}
+
+impl Byol {
+    /// How the target follows.
+    pub fn follow(&self) -> Momentum {
+        Momentum { start: self.momentum_start, end: self.momentum, epochs: self.momentum_warmup_epochs }
+    }
+
+    fn validate(&self, nonsem: usize) -> Result<(), Invalid> {
+        unit("--momentum", self.momentum)?;
+        unit("--momentum-start", self.momentum_start)?;
+        check(self.predictor >= 1, || "`--predictor-hidden 0`: expected at least 1".into())?;
+        check(nonsem == 0, || {
+            format!(
+                "`--num-nonsem {nonsem}`: hard negatives are negatives, and BYOL has none; hint: `--num-nonsem 0`"
+            )
         })
     }
 }

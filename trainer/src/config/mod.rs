@@ -5,6 +5,7 @@
 
 mod augment;
 mod fills;
+mod following;
 mod masking;
 mod method;
 mod mixing;
@@ -18,12 +19,15 @@ use occlude_encoder::Arch;
 use occlude_preprocess::Preprocess;
 use serde::{Deserialize, Serialize};
 
-pub use augment::Augment;
+pub use augment::{Augment, ViewGroup};
 pub use fills::{FillScale, Fills, Kernel};
 pub use masking::{Branch, Guidance, Masking, Saliency, Strategy};
-pub use method::{Head, Method, Moco, QueueStart, Simclr};
+pub use method::{Align, Byol, Head, Method, Moco, Momentum, MomentumFields, QueueStart, Simclr, TargetNorm};
 pub use mixing::{Mix, MixMask, MixPer, Mixing, Pattern};
 pub use optimizer::{Decay, Optimizer, Per, Rule, Shape};
+
+/// The side of views that the published masks are for.
+const PUBLISHED_SIDE: usize = 224;
 
 /// A named set of hyper-parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -50,6 +54,18 @@ pub enum Recipe {
     #[serde(rename = "unmix+mixmask")]
     #[value(name = "unmix+mixmask")]
     UnmixMixmask,
+    /// BYOL (arXiv 2006.07733), published hyper-parameters
+    Byol,
+    /// BYOL for small images, small data and small budgets (docs/recipes.md)
+    ByolSmall,
+    /// LEWEL on BYOL with an averaged normalisation (arXiv 2203.14898), published hyper-parameters
+    LewelBEman,
+    /// LEWEL on BYOL (arXiv 2203.14898), published hyper-parameters
+    LewelB,
+    /// LEWEL on MoCo v2 (arXiv 2203.14898)
+    LewelM,
+    /// LEWEL on BYOL for small images, small data and small budgets (docs/recipes.md)
+    LewelSmall,
 }
 
 impl Recipe {
@@ -65,6 +81,12 @@ impl Recipe {
             Self::Mixmask => "mixmask",
             Self::Unmix => "unmix",
             Self::UnmixMixmask => "unmix+mixmask",
+            Self::Byol => "byol",
+            Self::ByolSmall => "byol-small",
+            Self::LewelBEman => "lewel-b-eman",
+            Self::LewelB => "lewel-b",
+            Self::LewelM => "lewel-m",
+            Self::LewelSmall => "lewel-small",
         }
     }
 }
@@ -77,11 +99,14 @@ pub struct Config {
     pub recipe: Recipe,
     /// Architecture, by name.
     pub arch: String,
-    /// Side of the training crops in pixels.
+    /// Side of the training crops in pixels, of those groups of views that have no side of their own.
     pub image_size: usize,
+    /// Whether pictures lose their border where the encoder is evaluated and deployed: resized to 8/7 of the side, then cropped.
+    #[serde(default = "trimmed")]
+    pub trim: bool,
     /// Passes over the data.
     pub epochs: usize,
-    /// Images a batch; each gives two views.
+    /// Images a batch.
     pub batch_size: usize,
     /// Batches whose gradients make one step of the optimiser; negatives stay those of one batch.
     pub accumulate: usize,
@@ -91,13 +116,19 @@ pub struct Config {
     pub optimizer: Optimizer,
     /// What is contrasted with what.
     pub method: Method,
-    /// View augmentation.
-    pub augment: Augment,
+    /// The views of a picture, all cut from one decoding of it.
+    #[serde(alias = "augment", deserialize_with = "augment::groups")]
+    pub views: Vec<ViewGroup>,
     /// Saliency-guided masking; absent where views are not masked.
     pub masking: Option<Masking>,
     /// Mixing pictures; absent where they are not mixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixing: Option<Mixing>,
+}
+
+/// Of runs that say nothing: the only contract there was.
+fn trimmed() -> bool {
+    true
 }
 
 /// Why a configuration cannot work.
@@ -125,7 +156,35 @@ impl Config {
             Recipe::Mixmask => recipes::mixed(recipe, Mix::Mixmask),
             Recipe::Unmix => recipes::mixed(recipe, Mix::Unmix),
             Recipe::UnmixMixmask => recipes::mixed(recipe, Mix::Both),
+            Recipe::Byol => following::byol(),
+            Recipe::ByolSmall => following::byol_small(),
+            Recipe::LewelBEman => following::lewel_b_eman(),
+            Recipe::LewelB => following::lewel_b(),
+            Recipe::LewelM => following::lewel_m(),
+            Recipe::LewelSmall => following::lewel_small(),
         }
+    }
+
+    /// What a recipe without masks gets where it is to mask: those of the recipes that do, as published or for small views,
+    /// without hard negatives.
+    ///
+    /// # Errors
+    /// Where the architecture is unknown.
+    pub fn usual_masking(&self) -> Result<Masking, Invalid> {
+        let small = self.image_size < PUBLISHED_SIDE;
+        let like = if small { recipes::saliency_moco_small() } else { recipes::saliency_moco() };
+        let mut masking = like.masking.ok_or_else(|| Invalid("a recipe lost its masks".into()))?;
+        masking.num_nonsem = 0;
+        masking.alpha = 1.0;
+        if self.architecture()?.feature_side(masking.stage, self.image_size) < 2 {
+            masking.stage -= 1;
+        }
+        Ok(masking)
+    }
+
+    /// What a recipe that does not mix gets where it is to: the published masks, unless it has others.
+    pub fn usual_mixing(mix: Mix, mask: Option<MixMask>) -> Mixing {
+        Mixing { mix, mask: mask.unwrap_or_else(recipes::mix_mask) }
     }
 
     /// The architecture.
@@ -141,7 +200,9 @@ impl Config {
         let filtered = self.masking.as_ref().filter(|m| m.strategy == Strategy::Hp);
         let high_pass = filtered.map(|m| Fills::new(m.fills, self.image_size).filter());
         let side = u32::try_from(self.image_size).unwrap_or(u32::MAX);
-        Preprocess { high_pass, ..Preprocess::imagenet(side) }
+        let usual = Preprocess::imagenet(side);
+        let resize = if self.trim { usual.resize } else { side };
+        Preprocess { high_pass, resize, ..usual }
     }
 
     /// The configuration with what follows from it, for people: `--show-config` and `config.json`.
@@ -186,16 +247,40 @@ impl Config {
             format!("`--accumulate {}`: expected 1 to 4096 batches", c.accumulate)
         })?;
         c.optimizer.validate(c.epochs)?;
-        c.method.validate(c.batch_size, c.masking.as_ref().map_or(0, |m| m.num_nonsem))?;
-        c.augment.validate()?;
+        c.method.validate(arch, c.batch_size, c.masking.as_ref().map_or(0, |m| m.num_nonsem))?;
+        self.validate_views()?;
         check(c.masking.is_none() || c.mixing.is_none(), || {
             "pictures are either masked or mixed; hint: leave out the flags of one of them".into()
         })?;
-        check(c.mixing.is_none() || matches!(c.method, Method::Moco(_)), || {
-            "pictures are mixed with MoCo only; hint: `--recipe mixmask`".into()
+        check(c.mixing.is_none() || matches!(c.method, Method::Moco(_) | Method::Byol(_)), || {
+            "pictures are mixed with MoCo and BYOL only; hint: `--recipe mixmask`".into()
+        })?;
+        check(c.mixing.is_none() || c.method.align().is_none(), || {
+            "an aligned embedding is taken from where its map points, so that the shares of a mixture do not say whose it is: pictures cannot be mixed with LEWEL; hint: `--recipe byol --mix mixmask`".into()
         })?;
         self.mixing.as_ref().map_or(Ok(()), Mixing::validate)?;
         self.masking.as_ref().map_or(Ok(()), |m| m.validate(arch, c.image_size))
+    }
+
+    /// Views that make no pair, or more than the method knows what to do with.
+    fn validate_views(&self) -> Result<(), Invalid> {
+        self.views.iter().try_for_each(ViewGroup::validate)?;
+        let sizes = self.views.iter().flat_map(|g| std::iter::repeat_n(g.size, g.count));
+        let sizes: Vec<usize> = sizes.map(|size| size.unwrap_or(self.image_size)).collect();
+        let pair = sizes.len() >= 2 && sizes[..2].iter().all(|&size| size == self.image_size);
+        check(pair, || {
+            format!(
+                "`--views` makes views of {sizes:?} px, and a pair of the run's {} px has to come first; hint: `--views 2`",
+                self.image_size
+            )
+        })?;
+        check(sizes.len() == 2 || self.method.takes_more_views(), || {
+            format!(
+                "`--views` makes {} views of a picture, and `{}` compares two; hint: `--recipe byol` takes more",
+                sizes.len(),
+                self.recipe.name()
+            )
+        })
     }
 }
 
@@ -258,15 +343,15 @@ mod tests {
             (refused(|c| steps(c, &[5.0, 5.0])), "rising"),
             (refused(|c| steps(c, &[5.0, 200.0])), "between 0 and 200"),
             (refused(|c| c.accumulate = 0), "--accumulate"),
-            (refused(|c| *c.method.temperature_mut() = -0.1), "--temperature"),
+            (refused(|c| *c.method.temperature_mut().expect("one") = -0.1), "--temperature"),
             (refused(|c| moco(c).momentum = 1.5), "--momentum"),
             (refused(|c| c.method.head_mut().dim = 1), "--dim"),
             (refused(|c| *c.method.bn_splits_mut() = 7), "--bn-splits"),
             (refused(|c| *c.method.bn_splits_mut() = 128), "--bn-splits"),
             (refused(|c| (moco(c).queue, c.masking) = (0, None)), "--queue 0"),
-            (refused(|c| c.augment.crop_min = 0.0), "--crop-min"),
-            (refused(|c| c.augment.blur_p = 2.0), "blur_p"),
-            (refused(|c| c.augment.blur_sigma = [0.0, 1.0]), "sigma"),
+            (refused(|c| c.views[0].augment.crop_min = 0.0), "--crop-min"),
+            (refused(|c| c.views[0].augment.blur_p = 2.0), "blur_p"),
+            (refused(|c| c.views[0].augment.blur_sigma = [0.0, 1.0]), "sigma"),
         ];
         for (message, part) in cases {
             assert!(message.contains(part), "{message}");
@@ -287,10 +372,65 @@ mod tests {
         };
         assert!(mixed(|c| c.mixing.as_mut().expect("mixed").mask.grid = 1).contains("--mix-grid"));
         assert!(mixed(|c| c.mixing.as_mut().expect("mixed").mask.share = 1.0).contains("--mix-share"));
+        for (recipe, change, part) in following_cases() {
+            let mut config = Config::new(recipe);
+            change(&mut config);
+            let message = config.validate().expect_err("refused").0;
+            assert!(message.contains(part), "{message}");
+        }
         assert!(mixed(|c| c.masking = recipes::saliency_moco().masking).contains("masked or mixed"));
-        assert!(mixed(|c| c.method = recipes::simclr().method).contains("with MoCo only"));
+        assert!(mixed(|c| c.method = recipes::simclr().method).contains("with MoCo and BYOL only"));
         let tiny = refused(|c| c.image_size = 32);
         assert!(tiny.contains("--saliency-stage 4"), "{tiny}");
+    }
+
+    type Case = (Recipe, fn(&mut Config), &'static str);
+
+    /// What BYOL, LEWEL and groups of views refuse.
+    fn following_cases() -> [Case; 13] {
+        let small: fn(&mut Config) = |c| c.views.push(ViewGroup { size: Some(96), ..c.views[0].clone() });
+        [
+            (Recipe::Byol, |c| c.method.byol_mut().expect("BYOL").predictor = 0, "--predictor-hidden"),
+            (Recipe::Byol, |c| c.method.byol_mut().expect("BYOL").momentum_start = 1.5, "--momentum-start"),
+            (Recipe::Byol, |c| c.masking = recipes::saliency_moco().masking, "BYOL has none"),
+            (Recipe::LewelM, |c| c.masking = recipes::saliency_moco().masking, "no aligned embedding"),
+            (Recipe::LewelBEman, |c| c.method.align_mut().expect("aligned").heads = 3, "--align-heads 3"),
+            (Recipe::LewelBEman, |c| c.method.align_mut().expect("aligned").scale = 0.0, "--align-scale"),
+            (Recipe::LewelBEman, |c| c.method.align_mut().expect("aligned").weight = 2.0, "--align-weight"),
+            (
+                Recipe::LewelB,
+                |c| c.mixing = recipes::mixed(Recipe::Mixmask, Mix::Mixmask).mixing,
+                "with LEWEL",
+            ),
+            (Recipe::Byol, |c| c.views.truncate(1), "has to come first"),
+            (Recipe::Byol, |c| c.views[1].size = Some(96), "[224, 96] px"),
+            (Recipe::Byol, |c| c.views[1].count = 0, "0 views"),
+            (Recipe::Byol, |c| c.views[1].size = Some(8), "8 px"),
+            (Recipe::MocoV2, small, "compares two"),
+        ]
+    }
+
+    /// Configurations of versions before groups of views: two alike.
+    #[test]
+    fn one_distribution_is_that_of_two_views() {
+        let config = Config::new(Recipe::MocoV2);
+        let mut json = serde_json::to_value(&config).expect("serialisable");
+        let fields = json.as_object_mut().expect("an object");
+        let groups = fields.remove("views").expect("views");
+        fields.insert("augment".into(), groups[0]["augment"].clone());
+        assert_eq!(serde_json::from_value::<Config>(json).expect("readable"), config);
+    }
+
+    /// Pictures of 32 px, like CIFAR's, show their object from border to border.
+    #[test]
+    fn a_contract_without_a_crop_shows_the_whole_picture() {
+        let config = Config { image_size: 32, ..Config::new(Recipe::MocoV2) };
+        let sides = |c: &Config| (c.preprocess().resize, c.preprocess().crop);
+        assert_eq!(sides(&config), (37, 32));
+        assert_eq!(sides(&Config { trim: false, ..config.clone() }), (32, 32));
+        let mut json = serde_json::to_value(&config).expect("serialisable");
+        json.as_object_mut().expect("an object").remove("trim");
+        assert_eq!(serde_json::from_value::<Config>(json).expect("readable"), config, "as it always was");
     }
 
     #[test]

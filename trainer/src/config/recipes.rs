@@ -10,6 +10,7 @@ pub(super) fn moco_v2() -> Config {
         recipe: Recipe::MocoV2,
         arch: "resnet50".into(),
         image_size: 224,
+        trim: true,
         epochs: 200,
         batch_size: 256,
         accumulate: 1,
@@ -28,7 +29,7 @@ pub(super) fn moco_v2() -> Config {
             clip: None,
         },
         method: Method::Moco(Moco {
-            head: Head { dim: 128, hidden: None, bn: false },
+            head: Head { dim: 128, hidden: None, bn: false, output_bn: false },
             queue: 65536,
             queue_start: QueueStart::Random,
             in_batch: false,
@@ -38,20 +39,26 @@ pub(super) fn moco_v2() -> Config {
             momentum_warmup_epochs: 0.0,
             temperature: 0.2,
             bn_splits: 8,
+            align: None,
         }),
-        augment: Augment {
-            crop_min: 0.2,
-            crop_max: 1.0,
-            jitter_p: 0.8,
-            jitter: [0.4, 0.4, 0.4, 0.1],
-            gray_p: 0.2,
-            blur_p: 0.5,
-            blur_sigma: [0.1, 2.0],
-            solarize_p: 0.0,
-            flip_p: 0.5,
-        },
+        views: vec![ViewGroup::of(2, moco_views())],
         masking: None,
         mixing: None,
+    }
+}
+
+/// The views of MoCo v2.
+pub(super) fn moco_views() -> Augment {
+    Augment {
+        crop_min: 0.2,
+        crop_max: 1.0,
+        jitter_p: 0.8,
+        jitter: [0.4, 0.4, 0.4, 0.1],
+        gray_p: 0.2,
+        blur_p: 0.5,
+        blur_sigma: [0.1, 2.0],
+        solarize_p: 0.0,
+        flip_p: 0.5,
     }
 }
 
@@ -67,7 +74,7 @@ pub(super) fn saliency_moco() -> Config {
     }
 }
 
-fn published_masking() -> Masking {
+pub(super) fn published_masking() -> Masking {
     Masking {
         saliency: Saliency::Momentum,
         stage: 5,
@@ -105,11 +112,15 @@ pub(super) fn simclr() -> Config {
             ..base.optimizer
         },
         method: Method::Simclr(Simclr {
-            head: Head { dim: 128, hidden: None, bn: true },
+            // of the authors' code; without it the common direction of an untrained head stays in all projections
+            head: Head { dim: 128, hidden: None, bn: true, output_bn: true },
             temperature: 0.1,
             bn_splits: 1,
         }),
-        augment: Augment { crop_min: 0.08, jitter: [0.8, 0.8, 0.8, 0.2], ..base.augment },
+        views: vec![ViewGroup::of(
+            2,
+            Augment { crop_min: 0.08, jitter: [0.8, 0.8, 0.8, 0.2], ..moco_views() },
+        )],
         ..base
     }
 }
@@ -139,7 +150,7 @@ pub(super) fn saliency_moco_small() -> Config {
             ..base.optimizer
         },
         method: Method::Moco(Moco {
-            head: Head { dim: 128, hidden: Some(1024), bn: true },
+            head: Head { dim: 128, hidden: Some(1024), bn: true, output_bn: false },
             queue: 0,
             queue_start: QueueStart::Empty,
             in_batch: true,
@@ -149,8 +160,9 @@ pub(super) fn saliency_moco_small() -> Config {
             momentum_warmup_epochs: 15.0,
             temperature: 0.1,
             bn_splits: 1,
+            align: None,
         }),
-        augment: Augment { blur_sigma: [0.1, 1.0], ..base.augment },
+        views: vec![ViewGroup::of(2, Augment { blur_sigma: [0.1, 1.0], ..moco_views() })],
         masking: base.masking.map(|m| Masking {
             strategy: Strategy::Blur,
             stage: 4,
@@ -165,6 +177,9 @@ pub(super) fn saliency_moco_small() -> Config {
 /// The published ImageNet recipes of MixMask and Un-Mix: MoCo v2's, with mixtures. Blocks on a grid of 8, one mask
 /// a batch.
 pub(super) fn mixed(recipe: Recipe, mix: Mix) -> Config {
-    let mask = MixMask { pattern: Pattern::Block, grid: 8, share: 0.5, per: MixPer::Batch };
-    Config { recipe, mixing: Some(Mixing { mix, mask }), ..moco_v2() }
+    Config { recipe, mixing: Some(Mixing { mix, mask: mix_mask() }), ..moco_v2() }
+}
+
+pub(super) fn mix_mask() -> MixMask {
+    MixMask { pattern: Pattern::Block, grid: 8, share: 0.5, per: MixPer::Batch }
 }

@@ -19,6 +19,7 @@ impl Config {
         match &self.method {
             Method::Moco(m) => m.queue + if m.in_batch { self.batch_size - 1 } else { 0 },
             Method::Simclr(_) => 2 * self.batch_size - 2,
+            Method::Byol(_) => 0,
         }
     }
 
@@ -31,7 +32,10 @@ impl Config {
     fn repelling(&self, masking: &Masking) -> Option<String> {
         let (alpha, n) = (masking.alpha, masking.num_nonsem);
         let (Method::Moco(super::Moco { temperature, .. })
-        | Method::Simclr(super::Simclr { temperature, .. })) = self.method;
+        | Method::Simclr(super::Simclr { temperature, .. })) = self.method
+        else {
+            return None;
+        };
         let others = self.negatives();
         let turn = turning_point(alpha, temperature, others, n);
         if turn >= 1.0 {

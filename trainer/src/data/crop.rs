@@ -3,7 +3,7 @@
 use occlude_preprocess::CropBox;
 use rand::Rng;
 
-use crate::config::Augment;
+use crate::config::{Augment, Config};
 
 /// Side of the views and the distribution they are drawn from.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +53,17 @@ impl Photometric {
 }
 
 impl ViewSpec {
+    /// Every view of a picture that `config` asks for, group after group.
+    pub fn of(config: &Config) -> Vec<Self> {
+        let groups = config.views.iter().flat_map(|group| std::iter::repeat_n(group, group.count));
+        groups
+            .map(|group| Self {
+                size: group.size.unwrap_or(config.image_size),
+                augment: group.augment.clone(),
+            })
+            .collect()
+    }
+
     /// Draws a view of a picture of the given size: torchvision's RandomResizedCrop (ten tries at
     /// an area and an aspect ratio, then a central crop), flip, jitter, grey, blur and solarisation.
     pub fn draw(&self, width: u32, height: u32, rng: &mut impl Rng) -> (Geometry, Photometric) {
@@ -124,7 +135,7 @@ mod tests {
     use crate::rng::{Domain, stream};
 
     fn spec() -> ViewSpec {
-        ViewSpec { size: 64, augment: Config::new(Recipe::MocoV2).augment }
+        ViewSpec { size: 64, augment: Config::new(Recipe::MocoV2).views.remove(0).augment }
     }
 
     #[test]

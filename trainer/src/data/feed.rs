@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use occlude_torch_ext::{Copier, Copying};
 use rand::RngCore;
 use tch::{Device, Tensor};
 
 use super::loader::leave;
-use super::{Batch, Loader, LoaderSpec, Photometric, View};
-use crate::augment::Augmenter;
+use super::{Batch, Loader, LoaderSpec, View, ViewSpec};
+use crate::augment::Augmenters;
 use crate::phase::{Phase, within};
-use crate::rng::{Domain, stream};
+use crate::rng::view_stream;
 
 /// Batches that may lie on the device before they are used; one more is being copied.
 const AHEAD: usize = 1;
@@ -43,37 +43,19 @@ impl Fed {
         &self.batch.indices
     }
 
-    /// The views, of which the loader made `N`, as network input, `(B, 3, S, S)` each.
+    /// The views as network input, `(B, 3, S, S)` each.
     ///
     /// # Errors
-    /// Where a copy to the device failed.
-    pub fn views<const N: usize>(self, augmenter: &Augmenter) -> Result<[Tensor; N]> {
+    /// Where a copy to the device failed, or `augmenters` were made for other views.
+    pub fn views(self, augmenters: &Augmenters) -> Result<Vec<Tensor>> {
         let Self { batch, pixels } = self;
         let pixels = {
             let _copy = within(Phase::Copy);
             pixels.map(|all| all.into_iter().map(Copying::finish).collect::<Result<Vec<_>, _>>())
         };
         let _augment = within(Phase::Augment);
-        let made = match pixels.transpose()? {
-            Some(pixels) => together(augmenter, &pixels, &batch.views),
-            None if augmenter.loops() => {
-                batch.views.iter().map(|view| augmenter.apply(view, batch.size)).collect()
-            }
-            None => {
-                let here: Vec<Tensor> =
-                    batch.views.iter().map(|v| pixels_of(&v.pixels, v, batch.size)).collect();
-                together(augmenter, &here, &batch.views)
-            }
-        };
-        made.try_into().map_err(|made: Vec<_>| anyhow!("{} views of each picture, expected {N}", made.len()))
+        augmenters.apply(&batch.views, pixels.transpose()?.as_deref())
     }
-}
-
-/// All views as one batch, which asks for as many operators as one view.
-fn together(augmenter: &Augmenter, pixels: &[Tensor], views: &[View]) -> Vec<Tensor> {
-    let photometric: Vec<Photometric> = views.iter().flat_map(|v| v.photometric.iter().copied()).collect();
-    let made = augmenter.on_device(&Tensor::cat(pixels, 0), &photometric);
-    made.chunk(views.len() as i64, 0)
 }
 
 /// The batches of a loader, each fed to a device.
@@ -108,13 +90,8 @@ impl Feed {
     /// Feeds the same batch of random pixels at every of `steps`; on a device, where it lies.
     pub fn synthetic(spec: &LoaderSpec, steps: Range<usize>, device: Device) -> Self {
         let mut batch = random(spec);
-        let there = (device != Device::Cpu).then(|| {
-            let moved = |view: &mut View| {
-                let bytes = std::mem::take(&mut view.pixels);
-                pixels_of(&bytes, view, spec.view.size).to(device)
-            };
-            batch.views.iter_mut().map(moved).collect()
-        });
+        let there = (device != Device::Cpu)
+            .then(|| batch.views.iter_mut().map(|view| taken(view).to(device)).collect());
         Self { source: Source::Synthetic(Synthetic { batch, there, steps }) }
     }
 
@@ -153,32 +130,29 @@ impl Synthetic {
 
 /// A batch of random pixels, with colour changes as the recipe draws them.
 fn random(spec: &LoaderSpec) -> Batch {
-    let size = spec.view.size;
-    let view = |v: u64| {
-        let mut rng = stream(spec.seed, Domain::View, 0, v);
+    let view = |(v, &ViewSpec { size, .. }): (u32, &ViewSpec)| {
+        let mut rng = view_stream(spec.seed, 0, 0, v);
         let mut pixels = vec![0; spec.batch_size * 3 * size * size];
         rng.fill_bytes(&mut pixels);
         let side = size as u32;
-        let photometric = (0..spec.batch_size).map(|_| spec.view.draw(side, side, &mut rng).1).collect();
-        View { pixels, photometric }
+        let drawn = &spec.views[v as usize];
+        let photometric = (0..spec.batch_size).map(|_| drawn.draw(side, side, &mut rng).1).collect();
+        View { size, pixels, photometric }
     };
-    let views = (0..spec.views as u64).map(view).collect();
-    Batch { step: 0, views, indices: (0..spec.batch_size).collect(), size }
+    let views = (0..).zip(&spec.views).map(view).collect();
+    Batch { step: 0, views, indices: (0..spec.batch_size).collect() }
 }
 
-/// Pixels of a view as `(B, 3, S, S)`.
-fn pixels_of(bytes: &[u8], view: &View, side: usize) -> Tensor {
-    let (n, side) = (view.photometric.len() as i64, side as i64);
-    Tensor::from_slice(bytes).view([n, 3, side, side])
+/// Pixels of a view as `(B, 3, S, S)`, which then has none.
+fn taken(view: &mut View) -> Tensor {
+    let pixels = view.tensor();
+    view.pixels = Vec::new();
+    pixels
 }
 
 /// Starts the copies of a batch.
 fn upload(mut batch: Batch, copier: &Copier) -> Result<Fed> {
-    let side = batch.size;
-    let copy = |view: &mut View| {
-        let bytes = std::mem::take(&mut view.pixels);
-        Ok(copier.start(&pixels_of(&bytes, view, side))?)
-    };
+    let copy = |view: &mut View| Ok(copier.start(&taken(view))?);
     let pixels = batch.views.iter_mut().map(copy).collect::<Result<Vec<_>>>()?;
     Ok(Fed { batch, pixels: Some(pixels) })
 }
@@ -213,15 +187,24 @@ impl Drop for Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Recipe};
-    use crate::data::{LoaderSpec, Store, ViewSpec};
+    use crate::config::{Config, Recipe, ViewGroup};
+    use crate::data::{LoaderSpec, Store};
     use occlude_dataset::{Dataset, Options};
     use std::sync::Arc;
 
+    /// Two views of 32 px and three smaller ones.
+    fn config() -> Config {
+        let mut config = Config { image_size: 32, ..Config::new(Recipe::MocoV2) };
+        let mut small = ViewGroup { count: 3, size: Some(20), ..config.views[0].clone() };
+        small.augment.blur_p = 0.0;
+        config.views.push(small);
+        config
+    }
+
     fn loader(dir: &tempfile::TempDir) -> Loader {
-        let config = Config { image_size: 32, ..Config::new(Recipe::MocoV2) };
-        let view = ViewSpec { size: 32, augment: config.augment };
-        let spec = LoaderSpec { batch_size: 3, views: 2, keep_last: false, view, seed: 3, workers: 2 };
+        let config = config();
+        let views = ViewSpec::of(&config);
+        let spec = LoaderSpec { batch_size: 3, views, keep_last: false, seed: 3, workers: 2 };
         let dataset = Dataset::open(dir.path(), &Options::default()).expect("listed");
         Loader::start(&Arc::new(Store::new(dataset, 0)), &spec, 0, 0)
     }
@@ -240,12 +223,12 @@ mod tests {
     #[test]
     fn both_ways_give_the_same_batches_and_the_thread_may_be_left() {
         let dir = folder();
-        let config = Config::new(Recipe::MocoV2);
-        let augmenter = Augmenter::new(&config.preprocess(), 32, config.augment.blur_sigma[1], Device::Cpu);
-        let all = |feed: Feed| -> Vec<(usize, Vec<usize>, [Tensor; 2])> {
+        let config = config();
+        let augmenters = Augmenters::new(&config.preprocess(), &ViewSpec::of(&config), Device::Cpu);
+        let all = |feed: Feed| -> Vec<(usize, Vec<usize>, Vec<Tensor>)> {
             let fed = |fed: Result<Option<Fed>>| fed.expect("copied").expect("readable");
             feed.map(fed)
-                .map(|f| (f.step(), f.indices().to_vec(), f.views(&augmenter).expect("views")))
+                .map(|f| (f.step(), f.indices().to_vec(), f.views(&augmenters).expect("views")))
                 .collect()
         };
         let ahead = || Feed::ahead(loader(&dir), Copier::new(Device::Cpu).expect("no stream is needed"));
@@ -255,10 +238,11 @@ mod tests {
         for ((step, indices, views), (other_step, other_indices, other_views)) in direct.iter().zip(&threaded)
         {
             assert_eq!((step, indices), (other_step, other_indices));
-            for (a, b) in views.iter().zip(other_views) {
+            assert!(views.len() == 5 && other_views.len() == 5);
+            for ((a, b), side) in views.iter().zip(other_views).zip([32, 32, 20, 20, 20]) {
                 // colours are changed by one way of computing on the host and another on devices
                 let worst = (a - b).abs().max().double_value(&[]);
-                assert!(a.size() == [3, 3, 32, 32] && worst < 2e-3, "{worst}");
+                assert!(a.size() == [3, 3, side, side] && worst < 2e-3, "{worst}");
             }
         }
         let mut left = ahead();

@@ -8,19 +8,36 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use occlude_preprocess::Cut;
+use tch::Tensor;
 
 use super::crop::{Photometric, ViewSpec};
 use super::store::Store;
 use super::views::Cutter;
-use crate::rng::{Domain, permutation, stream};
+use crate::rng::{Domain, permutation, stream, view_stream};
 
 /// One view of every picture of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
+    /// Side in pixels.
+    pub size: usize,
     /// `(B, 3, S, S)`, 0 to 255.
     pub pixels: Vec<u8>,
     /// What is still to be done to each.
     pub photometric: Vec<Photometric>,
+}
+
+impl View {
+    /// The pixels of a picture of the batch.
+    fn place(&mut self, i: usize) -> &mut [u8] {
+        let length = 3 * self.size * self.size;
+        &mut self.pixels[i * length..(i + 1) * length]
+    }
+
+    /// The pixels as `(B, 3, S, S)`.
+    pub fn tensor(&self) -> Tensor {
+        let side = self.size as i64;
+        Tensor::from_slice(&self.pixels).view([-1, 3, side, side])
+    }
 }
 
 /// The views of a batch.
@@ -28,12 +45,10 @@ pub struct View {
 pub struct Batch {
     /// Number of the step in its epoch.
     pub step: usize,
-    /// [`LoaderSpec::views`] of them; for pretraining the query and the key view.
+    /// One for each of [`LoaderSpec::views`].
     pub views: Vec<View>,
     /// Of every picture, its index in the store: of the one that was read, where a broken one was replaced.
     pub indices: Vec<usize>,
-    /// Side of the views in pixels.
-    pub size: usize,
 }
 
 /// What a loader produces.
@@ -41,12 +56,10 @@ pub struct Batch {
 pub struct LoaderSpec {
     /// Pictures a batch.
     pub batch_size: usize,
-    /// Views of each picture.
-    pub views: usize,
+    /// The views of each picture, all cut from one decoding of it.
+    pub views: Vec<ViewSpec>,
     /// Whether an incomplete last batch is kept; where not, its pictures wait for the next epoch.
     pub keep_last: bool,
-    /// The views.
-    pub view: ViewSpec,
     /// Seed of the run.
     pub seed: u64,
     /// Threads that decode.
@@ -200,7 +213,7 @@ struct Job {
 
 impl Job {
     fn run(&self, counter: &AtomicUsize, stop: &AtomicBool, sender: &SyncSender<(usize, Option<Batch>)>) {
-        let mut cutter = Cutter::new(&self.store, &self.spec.view);
+        let mut cutter = Cutter::new(&self.store, &self.spec.views);
         while !stop.load(Ordering::Relaxed) {
             let step = counter.fetch_add(1, Ordering::Relaxed);
             if step >= self.steps || sender.send((step, self.batch(step, stop, &mut cutter))).is_err() {
@@ -210,24 +223,29 @@ impl Job {
     }
 
     fn batch(&self, step: usize, stop: &AtomicBool, cutter: &mut Cutter<'_>) -> Option<Batch> {
-        let (first, size) = (step * self.spec.batch_size, self.spec.view.size);
+        let first = step * self.spec.batch_size;
         let n = self.spec.batch_size.min(self.order.len() - first);
-        let plane = 3 * size * size;
-        let empty = || View { pixels: vec![0; n * plane], photometric: Vec::with_capacity(n) };
-        let mut views: Vec<View> = (0..self.spec.views).map(|_| empty()).collect();
+        let empty = |spec: &ViewSpec| View {
+            size: spec.size,
+            pixels: vec![0; n * 3 * spec.size * spec.size],
+            photometric: Vec::with_capacity(n),
+        };
+        let mut views: Vec<View> = self.spec.views.iter().map(empty).collect();
         let mut indices = Vec::with_capacity(n);
         for i in 0..n {
             if stop.load(Ordering::Relaxed) {
                 return None;
             }
             let index = self.order[first + i] as usize;
-            let mut outs: Vec<&mut [u8]> =
-                views.iter_mut().map(|view| &mut view.pixels[i * plane..(i + 1) * plane]).collect();
+            let mut outs: Vec<&mut [u8]> = views.iter_mut().map(|view| view.place(i)).collect();
             let mut photometric = Vec::new();
             let draw = |width, height, cuts: &mut Vec<Cut>| {
                 photometric.clear();
-                for v in 0..self.spec.views {
-                    let (cut, colours) = self.draw(index, v, width, height);
+                for (v, spec) in (0..).zip(&self.spec.views) {
+                    // the sample and the view name the stream, so no draw depends on the batch
+                    let mut rng = view_stream(self.spec.seed, self.epoch, index as u64, v);
+                    let (cut, colours) = spec.draw(width, height, &mut rng);
+                    let cut = Cut { crop: cut.crop, flip: cut.flip };
                     cuts.push(cut);
                     photometric.push(colours);
                 }
@@ -237,16 +255,7 @@ impl Job {
                 view.photometric.push(colours);
             }
         }
-        Some(Batch { step, views, indices, size })
-    }
-
-    /// View `v` of the sample at `index`, a picture of the given size.
-    fn draw(&self, index: usize, v: usize, width: u32, height: u32) -> (Cut, Photometric) {
-        // the sample and the view name the stream, so no draw depends on the batch
-        let coordinate = (index as u64) << 1 | v as u64;
-        let mut rng = stream(self.spec.seed, Domain::View, self.epoch, coordinate);
-        let (geometry, photometric) = self.spec.view.draw(width, height, &mut rng);
-        (Cut { crop: geometry.crop, flip: geometry.flip }, photometric)
+        Some(Batch { step, views, indices })
     }
 }
 
@@ -275,8 +284,8 @@ mod tests {
     }
 
     fn spec(workers: usize) -> LoaderSpec {
-        let view = ViewSpec { size: 32, augment: Config::new(Recipe::MocoV2).augment };
-        LoaderSpec { batch_size: 4, views: 2, keep_last: false, view, seed: 3, workers }
+        let view = ViewSpec { size: 32, augment: Config::new(Recipe::MocoV2).views.remove(0).augment };
+        LoaderSpec { batch_size: 4, views: vec![view; 2], keep_last: false, seed: 3, workers }
     }
 
     fn load(dir: &tempfile::TempDir, spec: &LoaderSpec, first: usize) -> Vec<Option<Batch>> {
@@ -346,7 +355,7 @@ mod tests {
     #[test]
     fn indices_are_of_the_pictures_that_were_read() {
         let dir = folder(2, 9);
-        let single = LoaderSpec { views: 1, keep_last: true, ..spec(2) };
+        let single = LoaderSpec { views: spec(2).views[..1].to_vec(), keep_last: true, ..spec(2) };
         let all: Vec<Batch> = load(&dir, &single, 0).into_iter().flatten().collect();
         assert_eq!(all.iter().map(|b| b.indices.len()).collect::<Vec<_>>(), [4, 4, 3]);
         assert_eq!(load(&dir, &LoaderSpec { keep_last: false, ..single }, 0).len(), 2);

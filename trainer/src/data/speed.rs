@@ -9,7 +9,7 @@ use occlude_dataset::{Dataset, Options};
 use tch::Device;
 
 use super::{Loader, LoaderSpec, Store, ViewSpec};
-use crate::augment::Augmenter;
+use crate::augment::Augmenters;
 use crate::config::{Config, Recipe};
 
 /// What is measured.
@@ -37,19 +37,16 @@ impl Speed {
         ensure!(n >= self.batch_size, "`{}` has {n} pictures, fewer than a batch", folder.display());
         let store = Arc::new(Store::new(dataset, 0));
         let config = Config { image_size: self.size, ..Config::new(Recipe::MocoV2) };
-        let colours =
-            Augmenter::new(&config.preprocess(), self.size, config.augment.blur_sigma[1], Device::Cpu);
-        let view = ViewSpec { size: self.size, augment: config.augment };
-        let spec =
-            LoaderSpec { batch_size: self.batch_size, views: 2, keep_last: false, view, seed: 0, workers: 1 };
+        let views = ViewSpec::of(&config);
+        let colours = Augmenters::new(&config.preprocess(), &views, Device::Cpu);
+        let spec = LoaderSpec { batch_size: self.batch_size, views, keep_last: false, seed: 0, workers: 1 };
         // the first epoch reads the files into the system's cache
         let (mut samples, mut began) = (0, processor_time());
         for epoch in 0.. {
             for batch in Loader::start(&store, &spec, epoch, 0) {
                 let batch = batch.context("no picture can be read")?;
                 if self.colours {
-                    let views = tch::no_grad(|| [0, 1].map(|v| colours.apply(&batch.views[v], batch.size)));
-                    drop(views);
+                    drop(tch::no_grad(|| colours.apply(&batch.views, None)));
                 }
                 samples += self.batch_size;
             }

@@ -218,10 +218,10 @@ impl Now<'_> {
 /// A configuration as it would be with more epochs: a momentum that warms up over the whole run goes on doing so.
 fn lengthened(saved: &Config, epochs: usize) -> Config {
     let mut config = saved.clone();
-    if let Some(m) = config.method.moco_mut()
-        && m.momentum_warmup_epochs == saved.epochs as f64
+    if let Some(m) = config.method.momentum_mut()
+        && *m.epochs == saved.epochs as f64
     {
-        m.momentum_warmup_epochs = epochs as f64;
+        *m.epochs = epochs as f64;
     }
     config.epochs = epochs;
     config

@@ -37,10 +37,16 @@ pub(super) fn write(path: &Path, preview: &Preview, contract: &Preprocess) -> Re
                 fg.narrow(0, 0, shown.size()[0]).unsqueeze(1).upsample_nearest2d([size, size], None, None);
             &shown * (fg * 0.75 + 0.25)
         });
+        let maps = preview.maps.iter().filter(|(of, ..)| *of == i);
+        let maps: Vec<(&str, Tensor)> = maps.map(|(_, title, map)| (*title, lit(&shown, map))).collect();
         columns.push(shown);
         titles.push(title);
         titles.extend(overlay.is_some().then_some("its foreground"));
         columns.extend(overlay);
+        for (title, column) in maps {
+            titles.push(title);
+            columns.push(column);
+        }
     }
     let Some(first) = columns.first() else { return Ok(titles) };
     let (rows, size) = (first.size()[0] as u32, first.size()[3] as u32);
@@ -102,6 +108,16 @@ fn save(path: &Path, sheet: &RgbImage) -> Result<()> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     sheet.write_to(&mut bytes, image::ImageFormat::Png).context("cannot encode a picture")?;
     std::fs::write(path, bytes.into_inner()).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Pictures with what a map is low in darkened: from the least of each map to its most.
+fn lit(shown: &Tensor, map: &Tensor) -> Tensor {
+    let (n, size) = (shown.size()[0], shown.size()[3]);
+    let map = map.to_device(tch::Device::Cpu).to_kind(Kind::Float).narrow(0, 0, n).unsqueeze(1);
+    let (low, high) = (map.amin([2i64, 3], true), map.amax([2i64, 3], true));
+    let scaled = (&map - &low) / (high - low).clamp_min(1e-12);
+    let scaled = scaled.upsample_bilinear2d([size, size], false, None, None);
+    shown * (scaled * 0.85 + 0.15)
 }
 
 /// Network input back to 0..1. Filtered input has no absolute level, so it is shown around grey.

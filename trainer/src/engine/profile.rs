@@ -140,7 +140,7 @@ impl<'a> Steps<'a> {
         // pictures of the first step would be kept for a file
         engine.at.step = 1;
         if plan.as_on_cuda {
-            engine.augmenter.as_elsewhere();
+            engine.augmenters.as_elsewhere();
         }
         Self { engine, feed: None, epoch: 0, waited: Duration::ZERO }
     }

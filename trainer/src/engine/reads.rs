@@ -12,9 +12,12 @@ fn tiny(recipe: Recipe) -> Config {
     c.arch = "resnet18".into();
     (c.image_size, c.batch_size) = (32, 4);
     *c.method.bn_splits_mut() = 1;
-    c.augment.solarize_p = 0.5;
+    c.views.iter_mut().for_each(|g| g.augment.solarize_p = 0.5);
     if let Some(m) = c.method.moco_mut() {
         m.queue = m.queue.min(24);
+    }
+    if let Some(b) = c.method.byol_mut() {
+        (b.head.hidden, b.predictor) = (Some(64), 64);
     }
     if let Some(m) = &mut c.masking {
         m.stage = 4;
@@ -52,6 +55,18 @@ fn all() -> Vec<(String, Config)> {
         c.method.moco_mut().expect("MoCo").symmetric = true;
     };
     add("both views masked, symmetric", masked(Strategy::Hp, both));
+    for (name, recipe) in
+        [("BYOL", Recipe::Byol), ("LEWEL", Recipe::LewelBEman), ("LEWEL on MoCo", Recipe::LewelM)]
+    {
+        let mut c = tiny(recipe);
+        c.masking = Some(c.usual_masking().expect("masks"));
+        add(&format!("{name}, masked"), c);
+    }
+    let mut c = tiny(Recipe::Byol);
+    c.mixing = Some(Config::usual_mixing(Mix::Mixmask, None));
+    let more = crate::config::ViewGroup { count: 2, size: Some(32), ..c.views[1].clone() };
+    c.views.push(more);
+    add("BYOL, mixed, of four views", c);
     add("blocks of each picture", mixed(Mix::Mixmask, Pattern::Block, MixPer::Image));
     add("single cells", mixed(Mix::Both, Pattern::Discrete, MixPer::Batch));
     let mut c = tiny(Recipe::MocoV2);

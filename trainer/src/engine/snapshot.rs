@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use occlude_checkpoint::{Checkpoint, Dtype, EncoderData, EncoderTensor, TensorOut, meta, save_safetensors};
+use occlude_checkpoint::{
+    Checkpoint, Dtype, EncoderData, EncoderTensor, ProjectionHead, TensorOut, meta, save_safetensors,
+};
 use occlude_encoder::layout::{Layout, Naming};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,7 +18,7 @@ use super::metrics::Meter;
 use super::watchdog::Symptom;
 use crate::config::Config;
 use crate::method::Method;
-use crate::model::{Named, Optimizer};
+use crate::model::{Branch, Named, Optimizer};
 
 /// Where a run stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +82,7 @@ pub fn save(
     tensors.extend(optimizer.state());
     let out = tensors.iter().map(to_out).collect::<Result<Vec<_>>>()?;
     let preprocess = config.preprocess().to_json();
-    let metadata = BTreeMap::from([
+    let mut metadata = BTreeMap::from([
         (meta::FORMAT.into(), meta::FORMAT_VERSION.into()),
         (meta::VERSION.into(), env!("CARGO_PKG_VERSION").into()),
         (meta::ARCH.into(), config.arch.clone()),
@@ -91,9 +93,10 @@ pub fn save(
         (meta::METRICS.into(), at.metrics.to_string()),
         (meta::RUN.into(), serde_json::to_string(&at.run)?),
         (meta::DATA.into(), serde_json::to_string(&at.course)?),
-        (meta::FINGERPRINT.into(), fingerprint(config, &out, &preprocess)?),
+        (meta::FINGERPRINT.into(), fingerprint(config, (method.branch().prefix(), &out), &preprocess)?),
         (meta::PREPROCESS.into(), preprocess),
     ]);
+    metadata.extend(networks(method.branch()));
     save_safetensors(path, &out, &metadata)
         .with_context(|| format!("cannot save `{}`; hint: is the disk full?", path.display()))?;
     // the weights are safe; now they may be the newest
@@ -101,6 +104,15 @@ pub fn save(
     let last = path.with_file_name("last");
     occlude_output::write(&last, |w| writeln!(w, "{name}"))
         .with_context(|| format!("cannot write `{}`", last.display()))
+}
+
+/// Where the encoder and its projection head are and what that is, for those who read and export them.
+fn networks(branch: &Branch) -> impl Iterator<Item = (String, String)> {
+    let head = branch.projector();
+    let projection = ProjectionHead { prefix: head.prefix.clone(), mlp: head.mlp.description().clone() };
+    let known = [(meta::ENCODER, branch.prefix().to_owned()), (meta::PROJECTION, projection.to_string())];
+    let scale = branch.align().map(|align| (meta::ALIGNMENT, align.scale.to_string()));
+    known.into_iter().chain(scale).map(|(key, value)| (key.to_owned(), value))
 }
 
 /// A tensor on its way into a file.
@@ -121,8 +133,11 @@ pub(crate) fn to_out(named: &Named) -> Result<TensorOut<'static>> {
 }
 
 /// The fingerprint that every artefact of these weights will carry.
-fn fingerprint(config: &Config, tensors: &[TensorOut<'_>], preprocess: &str) -> Result<String> {
-    let prefix = "encoder_q.";
+fn fingerprint(
+    config: &Config,
+    (prefix, tensors): (&str, &[TensorOut<'_>]),
+    preprocess: &str,
+) -> Result<String> {
     let weights = tensors.iter().filter(|t| t.dtype == Dtype::F32).filter_map(|t| {
         let name = t.name.strip_prefix(prefix)?.to_owned();
         let floats = t.data.chunks_exact(4).filter_map(|b| b.try_into().ok()).map(f32::from_le_bytes);

@@ -29,6 +29,9 @@ fn config(recipe: Recipe) -> Config {
     if let Some(m) = c.method.moco_mut() {
         (m.queue, m.bn_splits) = (24, 2);
     }
+    if let Some(b) = c.method.byol_mut() {
+        (b.head.hidden, b.predictor) = (Some(64), 64);
+    }
     if let Some(m) = &mut c.masking {
         m.stage = 4;
     }
@@ -74,10 +77,19 @@ fn a_run_stopped_anywhere_ends_where_the_uninterrupted_one_does() {
     let dir = tempfile::tempdir().expect("a folder");
     pictures(dir.path(), 12);
     // in the middle of either epoch and between them
-    let stops: [(_, &[u64]); 3] =
-        [(Recipe::SaliencyMoco, &[1, 5]), (Recipe::SaliencySimclr, &[2]), (Recipe::UnmixMixmask, &[4])];
+    let stops: [(_, &[u64]); 6] = [
+        (Recipe::SaliencyMoco, &[1, 5]),
+        (Recipe::SaliencySimclr, &[2]),
+        (Recipe::UnmixMixmask, &[4]),
+        (Recipe::Byol, &[4]),
+        (Recipe::LewelBEman, &[2]),
+        (Recipe::LewelM, &[3]),
+    ];
     for (recipe, stops) in stops {
-        let config = config(recipe);
+        let mut config = config(recipe);
+        if recipe == Recipe::LewelBEman {
+            config.masking = Some(config.usual_masking().expect("masks"));
+        }
         let whole = settings(dir.path(), &format!("{}-whole", recipe.name()));
         assert_eq!(pretrain(&config, &whole).expect("trained"), End::Finished);
         let expected = weights(&whole);

@@ -14,10 +14,10 @@ use super::saves::{self, Saves};
 use super::snapshot::Position;
 use super::watchdog::{OnCollapse, Reading, Verdict, Watchdog};
 use super::{End, Run, Schedule, picture};
-use crate::augment::Augmenter;
+use crate::augment::Augmenters;
 use crate::config::Config;
 use crate::data::{Fed, LoaderSpec, Pictures, ViewSpec};
-use crate::method::{Method, Step, StepOutput};
+use crate::method::{Health, Method, Step, StepOutput, Views};
 use crate::model::Optimizer;
 use crate::phase::{Phase, within};
 use crate::rng::seed_device;
@@ -34,7 +34,7 @@ pub(super) struct Engine<'a> {
     pub(super) method: Box<dyn Method>,
     pub(super) optimizer: Optimizer,
     pub(super) schedule: Schedule,
-    pub(super) augmenter: Augmenter,
+    pub(super) augmenters: Augmenters,
     pub(super) loader: LoaderSpec,
     pub(super) saves: Saves,
     watchdog: Watchdog,
@@ -53,6 +53,8 @@ pub(super) struct Measured {
     names: Vec<&'static str>,
     /// One a name.
     values: Tensor,
+    /// Where among them those are that the watchdog looks at.
+    health: Option<Health<usize>>,
     lr: f64,
 }
 
@@ -70,22 +72,16 @@ enum Epoch {
 impl<'a> Engine<'a> {
     pub(super) fn new(config: &'a Config, run: &'a Run, pictures: Pictures, method: Box<dyn Method>) -> Self {
         let o = &config.optimizer;
-        let view = ViewSpec { size: config.image_size, augment: config.augment.clone() };
+        let views = ViewSpec::of(config);
         let steps = pictures.len() / (config.batch_size * config.accumulate);
         Self {
             optimizer: Optimizer::new(method.trainable(), o),
             schedule: Schedule::new(o, steps, config.epochs),
-            augmenter: Augmenter::new(
-                &config.preprocess(),
-                config.image_size,
-                config.augment.blur_sigma[1],
-                run.device,
-            ),
+            augmenters: Augmenters::new(&config.preprocess(), &views, run.device),
             loader: LoaderSpec {
                 batch_size: config.batch_size,
-                views: 2,
+                views,
                 keep_last: false,
-                view,
                 seed: config.seed,
                 workers: run.workers,
             },
@@ -170,10 +166,10 @@ impl<'a> Engine<'a> {
                 (began, waited) = (Instant::now(), 0.0);
                 progress.at(self.at.step);
                 if log_now {
-                    let values = self.settle(&mut stretch);
+                    let health = self.settle(&mut stretch);
                     log.write(&line("step", number, self.at.step, stretch.fields()))?;
                     progress.show(number, &self.at.run.meter);
-                    if let Some(why) = self.watch(&values, log, progress)? {
+                    if let Some(why) = self.watch(health, log, progress)? {
                         return Ok(Epoch::Collapsed(why));
                     }
                     stretch = Meter::default();
@@ -224,24 +220,25 @@ impl<'a> Engine<'a> {
         )
     }
 
-    /// Reads what was measured from the device, which waits for it, into the meters; the last of it by name.
-    fn settle(&mut self, stretch: &mut Meter) -> Vec<(String, f64)> {
+    /// Reads what was measured from the device, which waits for it, into the meters; the health of the last step.
+    fn settle(&mut self, stretch: &mut Meter) -> Option<Health<f64>> {
         let pending = std::mem::take(&mut self.pending);
         if pending.is_empty() {
-            return Vec::new();
+            return None;
         }
         let all: Vec<&Tensor> = pending.iter().map(|m| &m.values).collect();
         let read = Tensor::cat(&all, 0).to_device(Device::Cpu);
-        let (mut at, mut named) = (0, Vec::new());
-        for Measured { names, lr, .. } in &pending {
+        let (mut at, mut last) = (0, None);
+        for Measured { names, lr, health, .. } in &pending {
             let values =
                 names.iter().zip(at..).map(|(name, i)| ((*name).to_owned(), read.double_value(&[i])));
-            named = values.chain([("lr".to_owned(), *lr)]).collect();
+            let named: Vec<(String, f64)> = values.chain([("lr".to_owned(), *lr)]).collect();
+            last = health.as_ref().map(|h| h.map(|&i| named[i].1));
             at += names.len() as i64;
             stretch.add(&named);
             self.at.run.meter.add(&named);
         }
-        named
+        last
     }
 
     /// Forward and backward of one batch, and the optimiser's step after the last one of a step. Metrics are computed
@@ -258,7 +255,7 @@ impl<'a> Engine<'a> {
         let time = self.time();
         let step = Step { number, epoch: self.schedule.epoch(time), preview: number == 0, measure };
         seed_device(self.config.seed, number);
-        let views = tch::no_grad(|| batch.views(&self.augmenter))?;
+        let views = Views::new(tch::no_grad(|| batch.views(&self.augmenters))?)?;
         let output = self.method.step(&views, step)?;
         if part == 0 {
             let _optimiser = within(Phase::Optimiser);
@@ -292,21 +289,14 @@ impl<'a> Engine<'a> {
         self.at.epoch * self.schedule.steps_per_epoch() + (self.at.step - self.at.course.began)
     }
 
-    /// Shows the last batch's metrics to the watchdog; the reason where the run has collapsed.
+    /// Shows the health of the last batch to the watchdog; the reason where the run has collapsed.
     fn watch(
         &mut self,
-        values: &[(String, f64)],
+        health: Option<Health<f64>>,
         log: &mut Log,
         progress: &Progress,
     ) -> Result<Option<String>> {
-        let value = |name| values.iter().find(|(n, _)| n == name).map_or(f64::NAN, |(_, value)| *value);
-        let reading = Reading {
-            finite: self.finite_so_far(),
-            batch_acc1: value("batch_acc1"),
-            positive: value("positive_similarity"),
-            negative: value("negative_similarity"),
-            feature_std: value("feature_std"),
-        };
+        let reading = Reading { finite: self.finite_so_far(), health };
         let warned = !self.at.run.symptom.none();
         match self.watchdog.look(&mut self.at.run.symptom, self.at.step, reading) {
             Verdict::Fine => Ok(None),
@@ -422,10 +412,19 @@ impl<'a> Engine<'a> {
 }
 
 fn measured(output: &StepOutput, lr: f64) -> Measured {
+    let health = output.health.iter().flat_map(Health::named).map(|(name, t)| (name, t.detach()));
     let (names, values): (Vec<_>, Vec<Tensor>) = std::iter::once(("loss", output.loss.detach()))
         .chain(output.metrics.iter().map(|(name, t)| (*name, t.detach())))
+        .chain(health)
         .unzip();
-    Measured { names, values: Tensor::stack(&values, 0), lr }
+    let mut place = 1 + output.metrics.len();
+    let health = output.health.as_ref().map(|h| {
+        h.map(|_| {
+            place += 1;
+            place - 1
+        })
+    });
+    Measured { names, values: Tensor::stack(&values, 0), health, lr }
 }
 
 fn line(kind: &str, epoch: usize, step: u64, fields: Map<String, Value>) -> Value {

@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::method::{Contrast, Health};
+
 /// What a run does when it has collapsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnCollapse {
@@ -22,10 +24,8 @@ pub enum OnCollapse {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
     pub(super) finite: bool,
-    pub(super) batch_acc1: f64,
-    pub(super) positive: f64,
-    pub(super) negative: f64,
-    pub(super) feature_std: f64,
+    /// Where the method told it.
+    pub(super) health: Option<Health<f64>>,
 }
 
 /// What a reading says.
@@ -106,18 +106,18 @@ impl Watchdog {
     }
 
     fn symptom(&self, r: Reading) -> Option<String> {
-        if r.feature_std < FEATURE_STD {
-            return Some(format!("all features are nearly one point (feature std {:.3})", r.feature_std));
+        let Health { contrast, spread } = r.health?;
+        if spread < FEATURE_STD {
+            return Some(format!("all features are nearly one point (feature std {spread:.3})"));
         }
-        let gap = (r.positive - r.negative) / (1.0 - r.negative).max(1e-6);
-        let blind = r.batch_acc1 < (CHANCE * self.chance).min(0.5) && gap < GAP && r.negative > CROWDED;
+        let Contrast { accuracy, positive, negative } = contrast?;
+        let gap = (positive - negative) / (1.0 - negative).max(1e-6);
+        let blind = accuracy < (CHANCE * self.chance).min(0.5) && gap < GAP && negative > CROWDED;
         blind.then(|| {
             format!(
-                "the pictures of a batch are not told apart: accuracy {:.1} % (chance {:.1} %), mean cosine {:.4} with their own keys and {:.4} with the others'",
-                100.0 * r.batch_acc1,
+                "the pictures of a batch are not told apart: accuracy {:.1} % (chance {:.1} %), mean cosine {positive:.4} with their own keys and {negative:.4} with the others'",
+                100.0 * accuracy,
                 100.0 * self.chance,
-                r.positive,
-                r.negative
             )
         })
     }
@@ -127,8 +127,19 @@ impl Watchdog {
 mod tests {
     use super::*;
 
-    fn reading(batch_acc1: f64, positive: f64, negative: f64) -> Reading {
-        Reading { finite: true, batch_acc1, positive, negative, feature_std: 0.45 }
+    fn reading(accuracy: f64, positive: f64, negative: f64) -> Reading {
+        let contrast = Some(Contrast { accuracy, positive, negative });
+        Reading { finite: true, health: Some(Health { contrast, spread: 0.45 }) }
+    }
+
+    /// A method that does not tell pictures apart is not blamed for it, and its features are looked at nevertheless.
+    #[test]
+    fn what_a_method_does_not_tell_is_no_symptom() {
+        let (dog, mut symptom) = (Watchdog::new(8, 100), Symptom::default());
+        let of = |spread| Reading { finite: true, health: Some(Health { contrast: None, spread }) };
+        assert_eq!(dog.look(&mut symptom, 1, of(0.4)), Verdict::Fine);
+        assert!(matches!(dog.look(&mut symptom, 2, of(0.001)), Verdict::Warn(_)));
+        assert_eq!(dog.look(&mut symptom, 3, Reading { finite: true, health: None }), Verdict::Fine);
     }
 
     /// The readings of docs/recipes.md's collapse, every tenth step of epochs of 45, and then more of the same.
@@ -181,7 +192,7 @@ mod tests {
         let (dog, mut symptom) = (Watchdog::new(8, 100), Symptom::default());
         let bad = Reading { finite: false, ..reading(0.9, 0.9, 0.0) };
         assert!(matches!(dog.look(&mut symptom, 1, bad), Verdict::Collapsed(_)));
-        let point = Reading { feature_std: 0.001, ..reading(0.9, 0.9, 0.0) };
+        let point = Reading { health: Some(Health { contrast: None, spread: 0.001 }), finite: true };
         assert!(matches!(dog.look(&mut symptom, 2, point), Verdict::Warn(why) if why.contains("0.001")));
     }
 }

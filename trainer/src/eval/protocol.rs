@@ -258,7 +258,7 @@ pub(super) fn augment() -> Augment {
         gray_p: 0.0,
         blur_p: 0.0,
         flip_p: 0.5,
-        ..Config::new(Recipe::MocoV2).augment
+        ..Config::new(Recipe::MocoV2).views.remove(0).augment
     }
 }
 

@@ -10,7 +10,7 @@ use tch::{Device, Tensor};
 
 use super::protocol::{Protocol, augment};
 use super::split::Part;
-use crate::augment::{Augmenter, HighPassFilter};
+use crate::augment::{Augmenters, HighPassFilter};
 use crate::data::{Fed, Feed, Loader, LoaderSpec, Store, ViewSpec};
 use crate::device::upload;
 use crate::rng::{Domain, permutation, stream};
@@ -96,7 +96,7 @@ pub(super) struct Fresh {
     store: Arc<Store>,
     labels: Vec<i64>,
     spec: LoaderSpec,
-    augmenter: Augmenter,
+    augmenters: Augmenters,
     high_pass: Option<HighPassFilter>,
     device: Device,
     signal: Option<Arc<AtomicUsize>>,
@@ -124,10 +124,9 @@ impl Fresh {
         let n = part.len();
         let spec = LoaderSpec {
             batch_size: protocol.batch_size,
-            views: 1,
             // a last batch of one picture may leave a normalisation one value a channel, which has no variance
             keep_last: n % protocol.batch_size != 1 || n == 1,
-            view,
+            views: vec![view],
             seed: protocol.seed,
             workers: reading.workers,
         };
@@ -135,8 +134,8 @@ impl Fresh {
         Self {
             labels: part.labels(),
             store: Arc::new(Store::some(Arc::clone(&part.data), part.which.clone(), reading.cache_bytes)),
-            augmenter: Augmenter::new(contract, spec.view.size, spec.view.augment.blur_sigma[1], device),
-            high_pass: filter.map(|filter| HighPassFilter::new(spec.view.size, filter, device)),
+            augmenters: Augmenters::new(contract, &spec.views, device),
+            high_pass: filter.map(|filter| HighPassFilter::new(contract.crop as usize, filter, device)),
             spec,
             device,
             signal: None,
@@ -152,8 +151,8 @@ impl Fresh {
     fn examples(&self, batch: Fed) -> Result<Examples> {
         let labels: Vec<i64> = batch.indices().iter().map(|&i| self.labels[i]).collect();
         let x = tch::no_grad(|| {
-            let [view] = batch.views(&self.augmenter)?;
-            Ok::<_, anyhow::Error>(self.high_pass.as_ref().map_or(view.shallow_clone(), |f| f.apply(&view)))
+            let view = &batch.views(&self.augmenters)?[0];
+            Ok::<_, anyhow::Error>(self.high_pass.as_ref().map_or(view.shallow_clone(), |f| f.apply(view)))
         })?;
         Ok(Examples { x, labels: upload(&Tensor::from_slice(&labels), self.device) })
     }

@@ -1,21 +1,56 @@
 //! Pretraining methods behind one trait: the engine knows nothing else of them.
 
+mod byol;
 #[cfg(test)]
 mod fixture;
+mod health;
 mod localise;
 mod moco;
 mod occluder;
 mod simclr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
+pub use byol::Byol;
+pub use health::{Contrast, Health};
 pub use moco::{Keys, Moco};
 pub use simclr::Simclr;
 
 use crate::config::{self, Config};
-use crate::loss::{Logits, pair_accuracy, similarities, spread};
-use crate::model::{Encoder, Named};
+use crate::model::{Branch, Encoder, Named, Projected};
+
+/// The views of a batch, `(B, 3, S, S)` each and normalised, in the order of the configuration's groups: the first two are of
+/// one size.
+#[derive(Debug)]
+pub struct Views(Vec<Tensor>);
+
+impl Views {
+    /// Of at least two views.
+    ///
+    /// # Errors
+    /// Where there are fewer.
+    pub fn new(views: Vec<Tensor>) -> Result<Self> {
+        ensure!(views.len() >= 2, "{} views of each picture, expected at least two", views.len());
+        Ok(Self(views))
+    }
+
+    /// The first two.
+    pub fn pair(&self) -> [&Tensor; 2] {
+        [&self.0[0], &self.0[1]]
+    }
+
+    /// Those behind the first two.
+    pub fn more(&self) -> &[Tensor] {
+        &self.0[2..]
+    }
+}
+
+impl From<[Tensor; 2]> for Views {
+    fn from(pair: [Tensor; 2]) -> Self {
+        Self(pair.into())
+    }
+}
 
 /// What a method is told about the batch.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +70,10 @@ pub struct Step {
 pub struct StepOutput {
     /// Scalar, with its graph.
     pub loss: Tensor,
-    /// Named scalars, where asked for; on the device, so that reading them is the engine's choice.
+    /// What tells whether training goes well, where asked for.
+    pub health: Option<Health>,
+    /// Further named scalars, where asked for, that nothing but a reader looks at; on the device, so that reading them is
+    /// the engine's choice.
     pub metrics: Vec<(&'static str, Tensor)>,
     /// Where asked for.
     pub preview: Option<Preview>,
@@ -48,15 +86,17 @@ pub struct Preview {
     pub columns: Vec<(&'static str, Tensor)>,
     /// Column title and foreground `(B, h, w)` of the view in the column of that index.
     pub foreground: Vec<(usize, Tensor)>,
+    /// The same of maps `(B, h, w)` of where something is high, with the title of the column that shows them.
+    pub maps: Vec<(usize, &'static str, Tensor)>,
 }
 
-/// A pretraining method: owns its networks, turns two views into a loss, is told when a step ended.
+/// A pretraining method: owns its networks, turns views into a loss, is told when a step ended.
 pub trait Method {
-    /// The loss of a batch; `views` are normalised, `(B, 3, S, S)` each.
+    /// The loss of a batch.
     ///
     /// # Errors
     /// What libtorch refuses.
-    fn step(&mut self, views: &[Tensor; 2], step: Step) -> Result<StepOutput>;
+    fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput>;
 
     /// Called when the optimiser has moved, after one batch or several: moving averages, queues.
     ///
@@ -76,8 +116,13 @@ pub trait Method {
     /// Where names or shapes differ.
     fn load_state(&mut self, state: &[Named]) -> Result<()>;
 
-    /// The encoder that is evaluated and exported.
-    fn encoder(&self) -> &Encoder;
+    /// The branch whose encoder is evaluated and exported; its tensors are part of [`Self::state`].
+    fn branch(&self) -> &Branch;
+
+    /// That encoder.
+    fn encoder(&self) -> &Encoder {
+        self.branch().encoder()
+    }
 }
 
 /// The method that `config` asks for, with fresh networks on `device`. `bf16`: convolutions and matrix products in
@@ -89,6 +134,7 @@ pub fn build(config: &Config, bf16: bool, device: Device) -> Result<Box<dyn Meth
     Ok(match &config.method {
         config::Method::Moco(_) => Box::new(Moco::new(config, bf16, device)?),
         config::Method::Simclr(_) => Box::new(Simclr::new(config, bf16, device)?),
+        config::Method::Byol(_) => Box::new(Byol::new(config, bf16, device)?),
     })
 }
 
@@ -106,22 +152,14 @@ fn foregrounds(preview: &mut Option<Preview>, views: &[occluder::View; 2]) {
     }
 }
 
-/// The metrics of every contrastive method, of projections `(B, D)` and features of one view.
-///
-/// `acc1` is the accuracy among all negatives; `batch_acc1` among the batch's own keys, which nothing but
-/// the pictures can raise; `feature_std` is 0 for a collapsed encoder and 1 for an ideal one.
-fn contrast(l: &Logits, query: &Tensor, key: &Tensor, embedding: &Tensor) -> Vec<(&'static str, Tensor)> {
-    let (positive, other) = similarities(query, key);
-    vec![
-        ("acc1", l.accuracy()),
-        ("batch_acc1", pair_accuracy(query, key)),
-        ("positive_similarity", positive),
-        ("negative_similarity", other),
-        ("feature_std", spread(embedding)),
-    ]
+/// Adds where the alignment maps of a view are high, on average, to the pictures; `view` is its column.
+fn show_maps(preview: &mut Option<Preview>, view: usize, projected: &Projected) {
+    if let (Some(p), Some(aligned)) = (preview, &projected.aligned) {
+        p.maps.push((view, "its alignment", aligned.mean_map().detach()));
+    }
 }
 
-/// The mean of each metric over the directions of a symmetric loss.
+/// The mean of named scalars over several of a kind, which have the same names.
 fn mean(mut parts: Vec<Vec<(&'static str, Tensor)>>) -> Vec<(&'static str, Tensor)> {
     if parts.len() <= 1 {
         return parts.pop().unwrap_or_default();

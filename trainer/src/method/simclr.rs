@@ -5,11 +5,11 @@ use occlude_torch_ext::Autocast;
 use tch::{Device, Tensor};
 
 use super::occluder::{Occluder, Side, View};
-use super::{Method, Preview, Step, StepOutput, contrast, foregrounds, show};
+use super::{Health, Method, Preview, Step, StepOutput, Views, foregrounds, show};
 use crate::config::{self, Config};
 use crate::loss::{normalize, nt_xent};
 use crate::mask::Purpose;
-use crate::model::{Encoder, Head, Mode, Named, find, load};
+use crate::model::{Branch, Mode, Named, load_branches};
 use crate::phase::{Phase, within};
 use crate::rng::{Domain, stream};
 
@@ -19,8 +19,7 @@ pub struct Simclr {
     settings: config::Simclr,
     seed: u64,
     bf16: bool,
-    encoder: Encoder,
-    head: Head,
+    branch: Branch,
     occluder: Occluder,
 }
 
@@ -35,9 +34,8 @@ impl Simclr {
         };
         let arch = config.architecture()?;
         let occluder = Occluder::new(config, device)?;
-        let encoder = Encoder::new(arch, config.seed, device);
-        let head = Head::of(&settings.head, arch.feature_dim(), device);
-        Ok(Self { settings: settings.clone(), seed: config.seed, bf16, encoder, head, occluder })
+        let branch = Branch::new(arch, config.seed, (&settings.head, None), device);
+        Ok(Self { settings: settings.clone(), seed: config.seed, bf16, branch, occluder })
     }
 
     /// What the encoder sees of the two views, and the hard negatives of the first.
@@ -48,7 +46,7 @@ impl Simclr {
         preview: &mut Option<Preview>,
     ) -> ([Tensor; 2], Vec<Tensor>) {
         let splits = self.settings.bn_splits as i64;
-        let own = |x: &Tensor| self.encoder.forward(x, Mode::Peek { splits }, self.occluder.stage()).map;
+        let own = |x: &Tensor| self.branch.encode(x, Mode::Peek { splits }, self.occluder.stage()).map;
         let rng = |of| stream(self.seed, Domain::Mask, step.number, of);
         let mut seen = |side: Side, of: usize, title, preview: &mut Option<Preview>| {
             if !self.occluder.masks(side) {
@@ -80,21 +78,21 @@ impl Simclr {
         // picture by picture, so that the groups of a split normalisation hold whole pairs
         let together = Tensor::stack(parts, 1).flatten(0, 1); // (B * parts, 3, S, S)
         let _guard = Autocast::bf16(together.device(), self.bf16);
-        let out = self.encoder.forward(&together, mode, 5);
-        let z = normalize(&self.head.forward(&out.embedding, mode));
+        let out = self.branch.encode(&together, mode, 5);
+        let z = normalize(&self.branch.head(&out.embedding, mode));
         (out.embedding.view([b, n, -1]), z.view([b, n, -1]))
     }
 }
 
 impl Method for Simclr {
-    fn step(&mut self, views: &[Tensor; 2], step: Step) -> Result<StepOutput> {
+    fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
-        let mut views = tch::no_grad(|| views.each_ref().map(|v| self.occluder.view(v)));
+        let mut views = tch::no_grad(|| views.pair().map(|v| self.occluder.view(v)));
         for (title, v) in ["view 1", "view 2"].into_iter().zip(&views) {
             show(&mut preview, title, &v.input);
         }
         let (inputs, hard) = {
-            let _guard = Autocast::bf16(self.encoder.device(), self.bf16);
+            let _guard = Autocast::bf16(self.branch.encoder().device(), self.bf16);
             tch::no_grad(|| self.inputs(&mut views, step, &mut preview))
         };
         let parts: Vec<&Tensor> = inputs.iter().chain(&hard).collect();
@@ -105,14 +103,14 @@ impl Method for Simclr {
         let hard = (n > 0).then(|| z.narrow(1, 2, n)); // (B, n, D)
         let l = nt_xent(&a, &b, hard.as_ref().map(|h| (h, self.occluder.alpha())), self.settings.temperature);
         let loss = l.loss();
-        let metrics = if step.measure {
+        let (health, metrics) = if step.measure {
             let _metrics = within(Phase::Metrics);
-            tch::no_grad(|| contrast(&l, &a, &b, &embedding.select(1, 0)))
+            tch::no_grad(|| (Some(Health::of(&a, &b, &embedding.select(1, 0))), vec![("acc1", l.accuracy())]))
         } else {
-            Vec::new()
+            (None, Vec::new())
         };
         foregrounds(&mut preview, &views);
-        Ok(StepOutput { loss, metrics, preview })
+        Ok(StepOutput { loss, health, metrics, preview })
     }
 
     fn after_step(&mut self, _step: Step) -> Result<()> {
@@ -120,32 +118,26 @@ impl Method for Simclr {
     }
 
     fn trainable(&self) -> Vec<Named> {
-        let mut all = self.encoder.trainable_named("encoder_q.");
-        all.extend(self.head.trainable_named("head_q."));
-        all
+        self.branch.trainable()
     }
 
     fn state(&self) -> Vec<Named> {
-        let mut all = self.encoder.named("encoder_q.");
-        all.extend(self.head.named("head_q."));
-        all
+        self.branch.named()
     }
 
     fn load_state(&mut self, state: &[Named]) -> Result<()> {
-        load(&self.state(), state)?;
-        self.encoder.set_batches(find(state, "encoder_q.bn1.num_batches_tracked")?.int64_value(&[]));
-        Ok(())
+        load_branches(&self.state(), &[&self.branch], state)
     }
 
-    fn encoder(&self) -> &Encoder {
-        &self.encoder
+    fn branch(&self) -> &Branch {
+        &self.branch
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Branch, Recipe, Strategy};
+    use crate::config::{Branch as Masked, Recipe, Strategy};
     use crate::method::fixture::{config, distance, step, views};
     use crate::tolerance;
 
@@ -164,14 +156,14 @@ mod tests {
                 let of = |x: &Tensor| x.narrow(0, group * len, len);
                 let batch = Tensor::cat(&[of(&a), of(&b)], 0);
                 let mode = Mode::Peek { splits: 1 };
-                let embedding = simclr.encoder.forward(&batch, mode, 5).embedding;
+                let embedding = simclr.branch.encode(&batch, mode, 5).embedding;
                 if splits > 1 {
                     // the head's normalisation is never split, so only the features can be compared
                     let features = simclr.encode(&[&a, &b]).0;
                     let ours = Tensor::cat(&[of(&features.select(1, 0)), of(&features.select(1, 1))], 0);
                     assert!(distance(&ours, &embedding) < tolerance::SAME_MATH * 10.0);
                 } else {
-                    let theirs = normalize(&simclr.head.forward(&embedding, mode));
+                    let theirs = normalize(&simclr.branch.head(&embedding, mode));
                     let ours = Tensor::cat(&[z.select(1, 0), z.select(1, 1)], 0);
                     assert!(distance(&ours, &theirs) < tolerance::SAME_MATH * 10.0);
                 }
@@ -186,14 +178,15 @@ mod tests {
             let mut config = config(Recipe::SaliencySimclr);
             let masking = config.masking.as_mut().expect("masked");
             (masking.branch, masking.num_nonsem, masking.stage) = (branch, nonsem, 4);
-            let out = Simclr::new(&config, false, Device::Cpu).and_then(|mut m| m.step(&views(), step(0)));
+            let out =
+                Simclr::new(&config, false, Device::Cpu).and_then(|mut m| m.step(&views().into(), step(0)));
             let columns = out.expect("a step").preview.expect("asked").columns;
             columns.into_iter().skip(2).map(|c| c.0).collect::<Vec<_>>()
         };
-        assert_eq!(titles(Branch::Query, 0), ["masked query"]);
-        assert_eq!(titles(Branch::Key, 1), ["masked key", "hard negative"]);
-        assert_eq!(titles(Branch::Both, 0), ["masked query", "masked key"]);
-        assert_eq!(titles(Branch::None, 2), ["hard negative", "hard negative"]);
+        assert_eq!(titles(Masked::Query, 0), ["masked query"]);
+        assert_eq!(titles(Masked::Key, 1), ["masked key", "hard negative"]);
+        assert_eq!(titles(Masked::Both, 0), ["masked query", "masked key"]);
+        assert_eq!(titles(Masked::None, 2), ["hard negative", "hard negative"]);
     }
 
     #[test]
@@ -204,7 +197,7 @@ mod tests {
             let masking = config.masking.as_mut().expect("masked");
             (masking.num_nonsem, masking.stage, masking.strategy) = (nonsem, 4, Strategy::Mean);
             let mut simclr = Simclr::new(&config, false, Device::Cpu).expect("a method");
-            let out = simclr.step(&views(), step(0)).expect("a step");
+            let out = simclr.step(&views().into(), step(0)).expect("a step");
             out.loss.backward();
             assert!(simclr.trainable().iter().all(|n| n.tensor.grad().defined()));
             out.loss.double_value(&[])
@@ -217,7 +210,7 @@ mod tests {
         let _alone = crate::rng::alone();
         let config = config(Recipe::Simclr);
         let mut a = Simclr::new(&config, false, Device::Cpu).expect("a method");
-        a.step(&views(), step(0)).expect("a step");
+        a.step(&views().into(), step(0)).expect("a step");
         let mut b = Simclr::new(&Config { seed: 5, ..config }, false, Device::Cpu).expect("a method");
         b.load_state(&a.state()).expect("loaded");
         for (x, y) in a.state().iter().zip(b.state()) {

@@ -152,6 +152,11 @@ impl Encoder {
         self.batches.set(batches);
     }
 
+    /// How many batches its statistics have seen.
+    pub fn batches(&self) -> i64 {
+        self.batches.get()
+    }
+
     /// The trainable tensors, in the graph's order.
     pub fn trainable(&self) -> Vec<Tensor> {
         self.trainable_named("").into_iter().map(|n| n.tensor).collect()

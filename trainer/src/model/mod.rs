@@ -1,12 +1,14 @@
-//! Networks as plain named tensors: the encoder that the graph describes, projection heads,
-//! exponential moving averages, and the optimiser.
+//! Networks as plain named tensors: the encoder that the graph describes, the heads behind it, branches of both that
+//! learn or follow, and the optimiser.
 
+mod branch;
 mod encoder;
-mod head;
+mod mlp;
 mod named;
 mod optim;
 
+pub use branch::{Aligned, Branch, Follower, Head, Projected, load_branches};
 pub use encoder::{Encoder, Mode, Output};
-pub use head::Head;
+pub use mlp::{Init, Mlp};
 pub use named::{Named, ema, find, load};
 pub use optim::Optimizer;

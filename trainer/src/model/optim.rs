@@ -10,6 +10,12 @@ use crate::config::{Decay, Optimizer as Settings, Rule};
 /// Second beta of AdamW: short runs on small data need the faster one (docs/recipes.md).
 const BETA2: f64 = 0.99;
 /// Trust coefficient of LARS.
+///
+/// The momentum of LARS, like that of SGD, holds updates, and the learning rate is applied to their average: `v = m v + r u`,
+/// `p -= lr v`, with r a layer's rate. The paper's algorithm and some codes, LEWEL's among them, have the rate inside:
+/// `v = m v + lr r u`, `p -= v`. At a constant rate both are the same; where it changes, the average of the last 1 / (1 - m)
+/// steps (ten, of the 0.9 of all recipes) is taken at the rate of now in place of that of then, which over a warm-up of
+/// thousands of steps is a shift by ten of them. Outside, a rate that the watchdog lowers holds from the next step on.
 const ETA: f64 = 0.001;
 
 /// A rule with its state over a list of parameters.
@@ -156,7 +162,7 @@ mod tests {
         });
     }
 
-    /// Section 4 of arXiv 1708.03888, with the decay inside the norm of the update.
+    /// Section 4 of arXiv 1708.03888, with the decay inside the norm of the update and the rate outside of the momentum.
     #[test]
     fn lars_equals_the_formula() {
         let _alone = crate::rng::alone();

@@ -122,14 +122,14 @@ pub(super) fn golden(device: Device) -> Result<Vec<Check>> {
 /// Views whose colours the CPU's loops change, against the device's operators.
 pub(super) fn colours(device: Device) -> Check {
     let config = Config::new(Recipe::MocoV2);
-    let spec = ViewSpec { size: 64, augment: config.augment.clone() };
+    let spec = ViewSpec { size: 64, ..ViewSpec::of(&config).remove(0) };
     let mut rng = stream(1, Domain::View, 0, 0);
     let photometric: Vec<_> = (0..64).map(|_| spec.draw(64, 64, &mut rng).1).collect();
     let bytes: Vec<u8> = (0..64 * 3 * 64 * 64).map(|i: usize| (i * i / 7 % 256) as u8).collect();
     let pixels = Tensor::from_slice(&bytes).view([64, 3, 64, 64]).to(device);
-    let augmenter = |on| Augmenter::new(&config.preprocess(), 64, config.augment.blur_sigma[1], on);
+    let augmenter = |on| Augmenter::new(&config.preprocess(), 64, spec.augment.blur_sigma[1], on);
     let found = augmenter(device).on_device(&pixels, &photometric);
-    let reference = augmenter(Device::Cpu).apply(&crate::data::View { pixels: bytes, photometric }, 64);
+    let reference = augmenter(Device::Cpu).apply(&crate::data::View { size: 64, pixels: bytes, photometric });
     let apart = (found.to_device(Device::Cpu) - reference).abs().max().double_value(&[]);
     Check::at_most("colours of views, largest difference", apart, tolerance::COLOURS)
 }

@@ -28,14 +28,15 @@ fn losses(config: &Config, bf16: bool, device: Device, steps: u64) -> Result<Vec
     method.load_state(&start.state())?;
     let mut optimizer = Optimizer::new(method.trainable(), &config.optimizer);
     let side = config.image_size as i64;
-    let views = [pictures(16, side), pictures(32, side).narrow(0, 16, 16)].map(|v| v.to(device));
+    let views = [pictures(16, side), pictures(32, side).narrow(0, 16, 16)].map(|v| v.to(device)).into();
     let mut out = Vec::new();
     for number in 0..steps {
         let step = Step { number, epoch: 0.0, preview: false, measure: true };
         seed_device(config.seed, number);
         let made = method.step(&views, step)?;
+        let health = made.health.iter().flat_map(method::Health::named).map(|(_, m)| m);
         ensure!(
-            made.metrics.iter().all(|(_, m)| m.double_value(&[]).is_finite()),
+            made.metrics.iter().map(|(_, m)| m).chain(health).all(|m| m.double_value(&[]).is_finite()),
             "a metric is not a number"
         );
         out.push(made.loss.double_value(&[]));
@@ -83,6 +84,9 @@ fn tiny(recipe: Recipe) -> Config {
     *c.method.bn_splits_mut() = 2;
     if let Some(m) = c.method.moco_mut() {
         m.queue = m.queue.min(64);
+    }
+    if let Some(b) = c.method.byol_mut() {
+        (b.head.hidden, b.predictor) = (Some(64), 64);
     }
     if let Some(m) = &mut c.masking {
         m.stage = 4;

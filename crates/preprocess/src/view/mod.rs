@@ -38,7 +38,7 @@ pub struct Cut {
     pub flip: bool,
 }
 
-/// How views are made; the same for all pictures of a run, so that a picture always comes out the same.
+/// How a view is made; the same for all pictures of a run, so that a picture always comes out the same.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ViewSize {
     /// Side in pixels.
@@ -182,32 +182,33 @@ impl ViewDecoder {
         Ok(Opened { bytes, kind })
     }
 
-    /// Makes one view for every element of `cuts`, into `(3, side, side)` bytes of `outs`.
+    /// Makes one view for every element of `cuts`, into `(3, side, side)` bytes of `outs`, as that element of `sizes` says.
+    /// The picture is decoded once, at the least reduction that one of them asks for.
     ///
     /// # Errors
     /// [`DecodeError`]. Of a sequential JPEG only what the crops need is looked at: something broken behind that
     /// is not found.
     ///
     /// # Panics
-    /// When an element of `outs` has another length, or there are fewer than `cuts`.
+    /// When an element of `outs` has another length, or there are fewer of them or of `sizes` than `cuts`.
     pub fn views(
         &mut self,
         opened: &Opened<'_>,
-        size: &ViewSize,
+        sizes: &[ViewSize],
         cuts: &[Cut],
         outs: &mut [&mut [u8]],
     ) -> Result<(), DecodeError> {
         let mut samples = std::mem::replace(&mut self.samples, Samples::empty());
         let result = match &opened.kind {
             Kind::Other(image) => Ok(Samples::of(image)),
-            Kind::Fast(header) => match self.fast(header, opened.bytes, size, Some(cuts), &mut samples) {
+            Kind::Fast(header) => match self.fast(header, opened.bytes, sizes, Some(cuts), &mut samples) {
                 Some(()) => Ok(samples),
                 None => decode::decode(opened.bytes, &self.limits).map(|d| Samples::of(&d.image)),
             },
         };
         let samples = result?;
-        for (cut, out) in cuts.iter().zip(outs) {
-            self.cut_from(&samples, size.side, cut, out);
+        for (i, cut) in cuts.iter().enumerate() {
+            self.cut_from(&samples, sizes[i].side, cut, outs[i]);
         }
         if samples.planes.iter().map(Plane::bytes).sum::<usize>() <= KEEP {
             self.samples = samples;
@@ -217,12 +218,12 @@ impl ViewDecoder {
 
     /// Decodes the whole picture. Views cut from it equal those of [`ViewDecoder::views`] to the bit. `None` where
     /// something in the file is broken: views that do not need the broken part can still be had from there.
-    pub fn picture(&mut self, opened: &Opened<'_>, size: &ViewSize) -> Option<Picture> {
+    pub fn picture(&mut self, opened: &Opened<'_>, sizes: &[ViewSize]) -> Option<Picture> {
         match &opened.kind {
             Kind::Other(image) => Some(Picture(Samples::of(image))),
             Kind::Fast(header) => {
                 let mut samples = Samples::empty();
-                self.fast(header, opened.bytes, size, None, &mut samples)?;
+                self.fast(header, opened.bytes, sizes, None, &mut samples)?;
                 samples.planes.iter_mut().for_each(Plane::shrink);
                 Some(Picture(samples))
             }
@@ -242,17 +243,17 @@ impl ViewDecoder {
         &mut self,
         header: &Header,
         bytes: &[u8],
-        size: &ViewSize,
+        sizes: &[ViewSize],
         cuts: Option<&[Cut]>,
         samples: &mut Samples,
     ) -> Option<()> {
-        let block = size.block(header.width, header.height);
+        let block = sizes.iter().map(|size| size.block(header.width, header.height)).max().unwrap_or(8);
         samples.describe(header, block);
         let (h, v) = header.sampling();
         let units = (header.width.div_ceil(8 * h), header.height.div_ceil(8 * v));
         let mut window = Window { x: 0..units.0, y: 0..units.1, side: block };
         if let Some(cuts) = cuts {
-            let axes = cuts.iter().filter_map(|cut| axes(samples, cut, size.side));
+            let axes = cuts.iter().zip(sizes).filter_map(|(cut, size)| axes(samples, cut, size.side));
             let (mut x, mut y) = ((usize::MAX, 0), (usize::MAX, 0));
             for [across, down] in axes {
                 x = (x.0.min(touched(&across).0), x.1.max(touched(&across).1));

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use crate::config::QueueStart;
 use crate::loss::normalize;
 
-/// The queue of keys: `(D, K)`, written in a ring.
+/// The queue of keys: `(.., D, K)`, written in a ring; several queues of one place where there are dimensions before D.
 pub struct Keys {
     pub(super) columns: Tensor,
     pub(super) next: i64,
@@ -13,34 +13,40 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Room for `len` keys of `dim` numbers; full of random directions, or empty.
-    pub fn new(dim: usize, len: usize, start: QueueStart, device: Device) -> Self {
+    /// Room for `len` keys of `dim` numbers in each of `several` queues; full of random directions, or empty.
+    pub fn new(several: &[i64], dim: usize, len: usize, start: QueueStart, device: Device) -> Self {
         let (dim, len) = (dim as i64, len as i64);
-        let random = Tensor::randn([len, dim], (Kind::Float, Device::Cpu));
-        let columns = normalize(&random).transpose(0, 1).contiguous().to(device);
+        let random = Tensor::randn([several, &[len, dim]].concat(), (Kind::Float, Device::Cpu));
+        let columns = normalize(&random).transpose(-2, -1).contiguous().to(device);
         let filled = if start == QueueStart::Random { len } else { 0 };
         Self { columns, next: 0, filled }
     }
 
-    /// The keys that count, `(D, n)`; `None` where there are none.
-    pub fn get(&self) -> Option<Tensor> {
-        (self.filled > 0).then(|| self.columns.narrow(1, 0, self.filled))
+    /// Keys that have room.
+    pub(super) fn len(&self) -> i64 {
+        self.columns.size().last().copied().unwrap_or(0)
     }
 
-    /// Adds keys `(B, D)` over the oldest, wrapping around; of more than fit, the last stay.
+    /// The keys that count, `(.., D, n)`; `None` where there are none.
+    pub fn get(&self) -> Option<Tensor> {
+        (self.filled > 0).then(|| self.columns.narrow(-1, 0, self.filled))
+    }
+
+    /// Adds keys `(.., B, D)` over the oldest, wrapping around; of more than fit, the last stay.
     pub fn push(&mut self, keys: &Tensor) {
-        let len = self.columns.size()[1];
+        let len = self.len();
         if len == 0 {
             return;
         }
-        let all = keys.size()[0];
-        let mut rest = keys.narrow(0, (all - len).max(0), all.min(len)).transpose(0, 1); // (D, n)
-        while rest.size()[1] > 0 {
-            let n = rest.size()[1].min(len - self.next);
-            self.columns.narrow(1, self.next, n).copy_(&rest.narrow(1, 0, n));
+        let all = keys.size()[keys.dim() - 2];
+        let (mut from, mut left) = ((all - len).max(0), all.min(len));
+        let columns = keys.transpose(-2, -1); // (.., D, B)
+        while left > 0 {
+            let n = left.min(len - self.next);
+            self.columns.narrow(-1, self.next, n).copy_(&columns.narrow(-1, from, n));
             self.filled = self.filled.max(self.next + n);
             self.next = (self.next + n) % len;
-            rest = rest.narrow(1, n, rest.size()[1] - n);
+            (from, left) = (from + n, left - n);
         }
     }
 }
@@ -52,7 +58,7 @@ mod tests {
     #[test]
     fn the_queue_takes_any_batch_size_and_wraps() {
         let _alone = crate::rng::alone();
-        let mut keys = Keys::new(2, 5, QueueStart::Empty, Device::Cpu);
+        let mut keys = Keys::new(&[], 2, 5, QueueStart::Empty, Device::Cpu);
         assert!(keys.get().is_none());
         let batch = |from: i64, n: i64| {
             Tensor::arange_start(from, from + n, (Kind::Float, Device::Cpu))
@@ -69,6 +75,15 @@ mod tests {
         let mut all = row(&keys);
         all.sort_by(f32::total_cmp);
         assert_eq!(all, [17.0, 18.0, 19.0, 20.0, 21.0], "the newest stay");
-        assert_eq!(Keys::new(2, 5, QueueStart::Random, Device::Cpu).get().expect("full").size(), [2, 5]);
+        assert_eq!(Keys::new(&[], 2, 5, QueueStart::Random, Device::Cpu).get().expect("full").size(), [2, 5]);
+        // several queues hold what each alone would
+        let mut several = Keys::new(&[3], 2, 5, QueueStart::Empty, Device::Cpu);
+        for (from, n) in [(1, 3), (4, 3), (10, 12)] {
+            several.push(&Tensor::stack(&[batch(from, n), batch(from + 100, n), batch(from, n)], 0));
+        }
+        let all = several.get().expect("keys");
+        assert_eq!(all.size(), [3, 2, 5]);
+        assert_eq!(all.get(0), keys.get().expect("keys"));
+        assert_eq!(all.get(1), keys.get().expect("keys") + 100.0);
     }
 }

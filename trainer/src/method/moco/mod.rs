@@ -2,22 +2,24 @@
 //! (arXiv 2210.11456, 2003.05438).
 
 mod keys;
+mod queues;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use occlude_torch_ext::Autocast;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 pub use keys::Keys;
+use queues::Queues;
 
 use super::occluder::{Occluder, Side, View};
-use super::{Method, Preview, Step, StepOutput, contrast, foregrounds, mean, show};
+use super::{Health, Method, Preview, Step, StepOutput, Views, foregrounds, mean, show, show_maps};
 use crate::config::{self, Config, Mixing};
 use crate::device::upload;
-use crate::loss::{Negatives, logits, normalize};
+use crate::loss::{Logits, Negatives, logits, normalize};
 use crate::mask::Purpose;
 use crate::mix::{self, Mixed};
-use crate::model::{Encoder, Head, Mode, Named, ema, find, load};
+use crate::model::{Branch, Follower, Mode, Named, Projected, load_branches};
 use crate::phase::{Phase, within};
 use crate::rng::{Domain, permutation, stream};
 
@@ -27,20 +29,33 @@ pub struct Moco {
     mixing: Option<Mixing>,
     seed: u64,
     bf16: bool,
-    query: Encoder,
-    key: Encoder,
-    head_q: Head,
-    head_k: Head,
-    /// (key, query) tensors of the moving average, in one order.
-    averaged: (Vec<Tensor>, Vec<Tensor>),
-    keys: Keys,
+    query: Branch,
+    key: Follower,
+    queues: Queues,
     /// Keys of the batches since the last step, which enter the queue when no backward pass needs the old ones.
-    fresh: Vec<Tensor>,
+    fresh: Vec<Vectors>,
     occluder: Occluder,
 }
 
 /// Views of a picture.
 const VIEWS: usize = 2;
+
+/// Normalised projections of a batch.
+struct Vectors {
+    /// `(B, D)`.
+    global: Tensor,
+    /// `(n, B, D)`, where the method aligns: what is compared is of one place of the list.
+    aligned: Option<Tensor>,
+}
+
+impl Vectors {
+    /// Of a batch that was encoded in another order.
+    fn of(projected: &Projected, order: &Order) -> Self {
+        let ordered = |x: &Tensor| normalize(&order.back(x));
+        let aligned = projected.aligned.as_ref().map(|a| ordered(&a.vectors).transpose(0, 1));
+        Self { global: ordered(&projected.global), aligned }
+    }
+}
 
 /// Another order of a batch and the way back; none where a batch is normalised as a whole.
 struct Order(Option<(Tensor, Tensor)>);
@@ -73,25 +88,16 @@ impl Moco {
         let config::Method::Moco(settings) = &config.method else { bail!("the configuration is not MoCo's") };
         let arch = config.architecture()?;
         let occluder = Occluder::new(config, device)?;
-        let query = Encoder::new(arch, config.seed, device);
-        let head_q = Head::of(&settings.head, arch.feature_dim(), device);
-        let (key, head_k) = (Encoder::frozen_copy(&query), Head::frozen_copy(&head_q));
-        let tensors = |named: Vec<Named>| named.into_iter().map(|n| n.tensor);
-        let pair = |e: &Encoder, h: &Head| {
-            tensors(e.trainable_named("")).chain(tensors(h.trainable_named(""))).collect()
-        };
-        let averaged = (pair(&key, &head_k), pair(&query, &head_q));
+        let query = Branch::new(arch, config.seed, (&settings.head, settings.align.as_ref()), device);
+        let key = Follower::new(&query, settings.follow(), false);
         Ok(Self {
-            keys: Keys::new(settings.head.dim, settings.queue, settings.queue_start, device),
+            queues: Queues::new(settings, device),
             settings: settings.clone(),
             mixing: config.mixing.clone(),
             seed: config.seed,
             bf16,
             query,
             key,
-            head_q,
-            head_k,
-            averaged,
             fresh: Vec::new(),
             occluder,
         })
@@ -107,7 +113,7 @@ impl Moco {
 
     /// The map that localises, where the momentum encoder does.
     fn own_map(&self) -> impl FnOnce(&Tensor) -> Tensor + '_ {
-        |x| self.key.forward(x, Mode::Peek { splits: self.splits() }, self.occluder.stage()).map
+        |x| self.key.branch().encode(x, self.key.peek(self.splits()), self.occluder.stage()).map
     }
 
     /// An order of its own for the batch of every pass through the momentum encoder; `pass` counts them within a step.
@@ -119,9 +125,9 @@ impl Moco {
         Order::new(&permutation(n, &mut self.rng(Domain::Shuffle, step, pass)), input.device())
     }
 
-    /// Normalised projections of the momentum encoder for `view`, `(B, D)`, from a batch in another order, so that no
+    /// Normalised projections of the momentum encoder for `view`, from a batch in another order, so that no
     /// group of the split normalisation holds the same pictures as the query's (shuffling BN).
-    fn encode_key(&self, view: &mut View, step: Step, of: usize, preview: &mut Option<Preview>) -> Tensor {
+    fn encode_key(&self, view: &mut View, step: Step, of: usize, preview: &mut Option<Preview>) -> Vectors {
         let masked = self.occluder.masks(Side::Key);
         let input = if masked {
             let rng = &mut self.rng(Domain::Mask, step, 2 + of);
@@ -133,13 +139,13 @@ impl Moco {
         };
         let _key = within(Phase::Key);
         let order = self.shuffle(&input, step, of);
-        let mode = Mode::Train { splits: self.splits() };
-        let out = self.key.forward(&order.there(&input), mode, self.occluder.stage());
+        let (branch, stage) = (self.key.branch(), self.occluder.stage());
+        let projected = branch.project(&order.there(&input), self.key.mode(self.splits()), stage);
         // the features of an unmasked key tell where its foreground is, for nothing
-        if self.occluder.by_method() && !masked && view.foreground.is_none() {
-            view.foreground = self.occluder.foreground(&order.back(&out.map), view);
+        if self.occluder.by_method() && !masked && view.foreground.is_none() && branch.gives(stage) {
+            view.foreground = self.occluder.foreground(&order.back(&projected.output.map), view);
         }
-        normalize(&order.back(&self.head_k.forward(&out.embedding, mode)))
+        Vectors::of(&projected, &order)
     }
 
     /// Each key view's own hard negatives, `(B, n, D)`, normalised; encoded in another order, as keys are, or their
@@ -153,15 +159,15 @@ impl Moco {
     ) -> Option<Tensor> {
         let n = self.occluder.nonsem();
         let rng = &mut self.rng(Domain::Mask, step, 4 + of);
-        let mode = Mode::Peek { splits: self.splits() };
+        let (branch, mode) = (self.key.branch(), self.key.peek(self.splits()));
         let encoded: Vec<Tensor> = (0..n)
             .map(|i| {
                 let x = self.occluder.hide(view, Purpose::HardNegative, self.own_map(), rng);
                 show(preview, "hard negative", &x);
                 let _key = within(Phase::Key);
                 let order = self.shuffle(&x, step, VIEWS * (i + 1) + of);
-                let embedding = self.key.forward(&order.there(&x), mode, 5).embedding;
-                normalize(&order.back(&self.head_k.forward(&embedding, mode)))
+                let embedding = branch.encode(&order.there(&x), mode, 5).embedding;
+                normalize(&order.back(&branch.head(&embedding, mode)))
             })
             .collect();
         (n > 0).then(|| Tensor::stack(&encoded, 1))
@@ -179,13 +185,13 @@ impl Moco {
     }
 
     /// Features and normalised projections of the query encoder, with their graph.
-    fn encode_query(&self, input: &Tensor) -> (Tensor, Tensor) {
+    fn encode_query(&self, input: &Tensor) -> (Projected, Vectors) {
         let _query = within(Phase::Query);
         let mode = Mode::Train { splits: self.splits() };
         let _guard = Autocast::bf16(input.device(), self.bf16);
-        let out = self.query.forward(input, mode, 5);
-        let q = self.head_q.forward(&out.embedding, mode);
-        (out.embedding, normalize(&q))
+        let projected = self.query.project(input, mode, 5);
+        let vectors = Vectors::of(&projected, &Order(None));
+        (projected, vectors)
     }
 
     /// The mixtures of a query view; none where the method does not mix.
@@ -198,31 +204,39 @@ impl Moco {
         mixed
     }
 
+    /// The logits of global embeddings, and the loss of all of them.
+    fn contrasted(
+        &self,
+        q: &Vectors,
+        k: &Vectors,
+        [queue, aligned]: &[Negatives<'_>; 2],
+    ) -> (Logits, Tensor) {
+        let l = logits(&q.global, &k.global, queue, self.settings.temperature);
+        let loss = l.loss();
+        let (Some(align), Some(q), Some(k)) = (&self.settings.align, &q.aligned, &k.aligned) else {
+            return (l, loss);
+        };
+        let parts = logits(q, k, aligned, self.settings.temperature).loss();
+        let loss = loss * align.weight + parts * (1.0 - align.weight);
+        (l, loss)
+    }
+
     /// A mixture belongs to both of its pictures, to each by its share (arXiv 2210.11456, equation 6).
     fn mixed_loss(&self, mixed: &Mixed, key: &Tensor, negatives: &Negatives<'_>) -> Tensor {
-        let (_, q) = self.encode_query(&mixed.images);
+        let (_, Vectors { global: q, .. }) = self.encode_query(&mixed.images);
         let _loss = within(Phase::Loss);
         let losses = |key: &Tensor| logits(&q, key, negatives, self.settings.temperature).losses();
         let other = losses(&key.index_select(0, &mixed.partner));
         let both: Tensor = losses(key) * &mixed.share + other * (1.0 - &mixed.share);
         both.mean(Kind::Float)
     }
-
-    fn momentum(&self, epoch: f64) -> f64 {
-        let m = &self.settings;
-        if epoch >= m.momentum_warmup_epochs {
-            return m.momentum;
-        }
-        let t = epoch / m.momentum_warmup_epochs;
-        m.momentum_start + (m.momentum - m.momentum_start) * (1.0 - (std::f64::consts::PI * t).cos()) / 2.0
-    }
 }
 
 impl Method for Moco {
-    fn step(&mut self, views: &[Tensor; 2], step: Step) -> Result<StepOutput> {
-        let device = self.query.device();
+    fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
+        let device = self.query.encoder().device();
         let mut preview = step.preview.then(Preview::default);
-        let mut views = tch::no_grad(|| views.each_ref().map(|v| self.occluder.view(v)));
+        let mut views = tch::no_grad(|| views.pair().map(|v| self.occluder.view(v)));
         for (title, v) in ["view 1", "view 2"].into_iter().zip(&views) {
             show(&mut preview, title, &v.input);
         }
@@ -245,25 +259,28 @@ impl Method for Moco {
         }
         let mut mixtures: Vec<Vec<Mixed>> =
             (0..).zip(&inputs).map(|(of, x)| self.mixtures(x, step, of, &mut preview)).collect();
-        let queue = self.keys.get();
-        let (mut losses, mut metrics) = (vec![], vec![]);
+        let queues = self.queues.get();
+        let (mut losses, mut health, mut metrics) = (vec![], vec![], vec![]);
         for (of, (&(_, k), (input, key))) in pairs.iter().zip(inputs.iter().zip(&keys)).enumerate() {
-            let (embedding, q) = self.encode_query(input);
+            let (projected, q) = self.encode_query(input);
             let _loss = within(Phase::Loss);
-            let negatives = Negatives {
-                queue: queue.as_ref(),
+            let negatives = |of: usize| Negatives {
+                queue: queues[of].as_ref(),
                 in_batch: self.settings.in_batch,
-                hard: hard[k].as_ref().map(|h| (h, self.occluder.alpha())),
+                hard: hard[k].as_ref().filter(|_| of == 0).map(|h| (h, self.occluder.alpha())),
             };
-            let l = logits(&q, key, &negatives, self.settings.temperature);
-            let mut loss = l.loss();
+            let (l, mut loss) = self.contrasted(&q, key, &[negatives(0), negatives(1)]);
             for mixed in mixtures[of].drain(..) {
-                loss += self.mixed_loss(&mixed, key, &negatives);
+                loss += self.mixed_loss(&mixed, &key.global, &negatives(0));
             }
             losses.push(loss);
+            show_maps(&mut preview, of, &projected);
             if step.measure {
                 let _metrics = within(Phase::Metrics);
-                metrics.push(tch::no_grad(|| contrast(&l, &q, key, &embedding)));
+                tch::no_grad(|| {
+                    health.push(Health::of(&q.global, &key.global, &projected.output.embedding));
+                    metrics.push(vec![("acc1", l.accuracy())]);
+                });
             }
         }
         self.fresh.extend(keys);
@@ -272,54 +289,39 @@ impl Method for Moco {
             [one] => one.shallow_clone(),
             several => Tensor::stack(several, 0).mean(Kind::Float),
         };
-        Ok(StepOutput { loss, metrics: mean(metrics), preview })
+        Ok(StepOutput { loss, health: Health::mean(health), metrics: mean(metrics), preview })
     }
 
     fn after_step(&mut self, step: Step) -> Result<()> {
         {
             let _queue = within(Phase::Queue);
             for keys in self.fresh.drain(..) {
-                self.keys.push(&keys);
+                self.queues.push(&keys);
             }
         }
         let _ema = within(Phase::Ema);
-        ema(&self.averaged.0, &self.averaged.1, self.momentum(step.epoch))
+        self.key.follow(&self.query, step.epoch)
     }
 
     fn trainable(&self) -> Vec<Named> {
-        let mut all = self.query.trainable_named("encoder_q.");
-        all.extend(self.head_q.trainable_named("head_q."));
-        all
+        self.query.trainable()
     }
 
     fn state(&self) -> Vec<Named> {
-        let mut all = self.query.named("encoder_q.");
-        all.extend(self.key.named("encoder_k."));
-        all.extend(self.head_q.named("head_q."));
-        all.extend(self.head_k.named("head_k."));
-        all.push(Named::new("queue", &self.keys.columns));
-        all.push(Named::new("queue_ptr", &Tensor::from(self.keys.next)));
-        all.push(Named::new("queue_filled", &Tensor::from(self.keys.filled)));
+        let mut all = self.query.named();
+        all.extend(self.key.branch().named());
+        all.extend(self.queues.state());
         all
     }
 
     fn load_state(&mut self, state: &[Named]) -> Result<()> {
-        load(&self.state(), state)?;
-        let number = |name: &str| find(state, name).map(|t| t.int64_value(&[]));
-        self.query.set_batches(number("encoder_q.bn1.num_batches_tracked")?);
-        self.key.set_batches(number("encoder_k.bn1.num_batches_tracked")?);
-        let len = self.keys.columns.size()[1];
-        let (next, filled) = (number("queue_ptr")?, number("queue_filled")?);
-        ensure!(
-            (0..len.max(1)).contains(&next) && (0..=len).contains(&filled),
-            "`queue_ptr` {next} or `queue_filled` {filled} lies outside a queue of {len}"
-        );
-        (self.keys.next, self.keys.filled) = (next, filled);
+        load_branches(&self.state(), &[&self.query, self.key.branch()], state)?;
+        self.queues.resume(state)?;
         self.fresh.clear();
         Ok(())
     }
 
-    fn encoder(&self) -> &Encoder {
+    fn branch(&self) -> &Branch {
         &self.query
     }
 }

@@ -1,7 +1,7 @@
 //! Tests of the method's parts against their definitions.
 
 use super::*;
-use crate::config::{Branch, Recipe, Strategy};
+use crate::config::{Branch as Masked, Recipe, Strategy};
 use crate::method::fixture::{self, distance, step, views};
 use crate::tolerance;
 use tch::IndexOp;
@@ -16,6 +16,10 @@ fn settings(c: &mut Config) -> &mut config::Moco {
     c.method.moco_mut().expect("MoCo")
 }
 
+fn project(branch: &Branch, x: &Tensor, mode: Mode) -> Tensor {
+    normalize(&branch.head(&branch.encode(x, mode, 5).embedding, mode))
+}
+
 /// Without masks the loss is InfoNCE of the two encoders' outputs, whatever the key order was.
 #[test]
 fn the_loss_is_that_of_the_definition_and_shuffling_is_undone() {
@@ -25,23 +29,22 @@ fn the_loss_is_that_of_the_definition_and_shuffling_is_undone() {
     let mut moco = Moco::new(&config, false, Device::Cpu).expect("a method");
     let [a, b] = views();
     let mode = Mode::Peek { splits: 1 };
-    let project =
-        |x: &Tensor| normalize(&moco.head_q.forward(&moco.query.forward(x, mode, 5).embedding, mode));
-    let queue = moco.keys.get().expect("random").copy();
+    let of_query = |x: &Tensor| project(&moco.query, x, mode);
+    let queue = moco.queues.get()[0].as_ref().expect("random").copy();
     let expected =
-        logits(&project(&a), &project(&b), &Negatives { queue: Some(&queue), ..Negatives::default() }, 0.2)
+        logits(&of_query(&a), &of_query(&b), &Negatives { queue: Some(&queue), ..Negatives::default() }, 0.2)
             .loss();
-    let out = moco.step(&[a.shallow_clone(), b.shallow_clone()], step(0)).expect("a step");
+    let out = moco.step(&[a.shallow_clone(), b.shallow_clone()].into(), step(0)).expect("a step");
     assert!(distance(&out.loss, &expected) < tolerance::SAME_MATH);
 
     settings(&mut config).bn_splits = 4;
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
     let mut view = moco.occluder.view(&b);
-    let known = moco.encode_key(&mut view, step(1), 1, &mut None);
+    let known = moco.encode_key(&mut view, step(1), 1, &mut None).global;
     let order = permutation(8, &mut moco.rng(Domain::Shuffle, step(1), 1));
     let shuffled = b.index_select(0, &Tensor::from_slice(&order));
     let mode = Mode::Peek { splits: 4 };
-    let key = normalize(&moco.head_k.forward(&moco.key.forward(&shuffled, mode, 5).embedding, mode));
+    let key = project(moco.key.branch(), &shuffled, mode);
     for (at, &from) in (0i64..).zip(&order) {
         assert!(distance(&known.i(from), &key.i(at)) < tolerance::SAME_MATH);
     }
@@ -74,10 +77,7 @@ fn hard_negatives_are_shuffled_across_groups_as_keys_are() {
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
     let mut view = moco.occluder.view(&views()[1]);
     let ours = tch::no_grad(|| moco.hard_negatives(&mut view, step(3), 1, &mut None)).expect("some");
-    let encode = |x: &Tensor| {
-        let mode = Mode::Peek { splits: 4 };
-        normalize(&moco.head_k.forward(&moco.key.forward(x, mode, 5).embedding, mode))
-    };
+    let encode = |x: &Tensor| project(moco.key.branch(), x, Mode::Peek { splits: 4 });
     let mut orders = vec![permutation(8, &mut moco.rng(Domain::Shuffle, step(3), 1))];
     for i in 0..2i64 {
         let order = permutation(8, &mut moco.rng(Domain::Shuffle, step(3), 2 * (i as usize + 1) + 1));
@@ -101,17 +101,17 @@ fn branches_mask_what_they_say() {
         let masking = config.masking.as_mut().expect("masked");
         (masking.branch, masking.num_nonsem) = (branch, nonsem);
         let out = Moco::new(&config, false, Device::Cpu)
-            .and_then(|mut m| m.step(&views(), step(0)))
+            .and_then(|mut m| m.step(&views().into(), step(0)))
             .expect("a step");
         let mut titles: Vec<_> =
             out.preview.expect("asked").columns.into_iter().skip(2).map(|c| c.0).collect();
         titles.sort_unstable();
         titles
     };
-    assert_eq!(titles(Branch::Query, 0, false), ["masked query"]);
-    assert_eq!(titles(Branch::Key, 1, false), ["hard negative", "masked key"]);
-    assert_eq!(titles(Branch::Both, 0, true), ["masked key", "masked key", "masked query", "masked query"]);
-    assert_eq!(titles(Branch::None, 2, false), ["hard negative", "hard negative"]);
+    assert_eq!(titles(Masked::Query, 0, false), ["masked query"]);
+    assert_eq!(titles(Masked::Key, 1, false), ["hard negative", "masked key"]);
+    assert_eq!(titles(Masked::Both, 0, true), ["masked key", "masked key", "masked query", "masked query"]);
+    assert_eq!(titles(Masked::None, 2, false), ["hard negative", "hard negative"]);
 }
 
 /// The loss of a mixture is that of its definition, and a mixture that is all its own picture adds the plain loss.
@@ -122,16 +122,12 @@ fn mixtures_belong_to_both_pictures() {
     settings(&mut config).bn_splits = 1;
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
     let [x, y] = views();
-    let key = normalize(
-        &moco
-            .head_k
-            .forward(&moco.key.forward(&y, Mode::Peek { splits: 1 }, 5).embedding, Mode::Peek { splits: 1 }),
-    );
-    let queue = moco.keys.get().expect("random").copy();
+    let key = project(moco.key.branch(), &y, Mode::Peek { splits: 1 });
+    let queue = moco.queues.get()[0].as_ref().expect("random").copy();
     let negatives = Negatives { queue: Some(&queue), ..Negatives::default() };
     let mixed = moco.mixtures(&x, step(0), 0, &mut None).remove(0);
     let ours = moco.mixed_loss(&mixed, &key, &negatives).double_value(&[]);
-    let (_, q) = moco.encode_query(&mixed.images);
+    let q = moco.encode_query(&mixed.images).1.global;
     let mut expected = 0.0;
     for i in 0..8 {
         let loss = |j: i64| {
@@ -146,7 +142,7 @@ fn mixtures_belong_to_both_pictures() {
     assert!((ours - expected).abs() < 1e-4, "{ours} {expected}");
     let pure =
         Mixed { images: x.shallow_clone(), share: Tensor::ones([8], (Kind::Float, Device::Cpu)), ..mixed };
-    let (_, q) = moco.encode_query(&x);
+    let q = moco.encode_query(&x).1.global;
     let plain = logits(&q, &key, &negatives, 0.2).loss().double_value(&[]);
     assert!((moco.mixed_loss(&pure, &key, &negatives).double_value(&[]) - plain).abs() < 1e-5);
 }
@@ -156,7 +152,7 @@ fn every_mixture_adds_its_term_to_the_loss_and_its_picture_to_the_first_batch() 
     let _alone = crate::rng::alone();
     let run = |recipe| {
         let mut moco = Moco::new(&config(recipe), false, Device::Cpu).expect("a method");
-        let out = moco.step(&views(), step(0)).expect("a step");
+        let out = moco.step(&views().into(), step(0)).expect("a step");
         out.loss.backward();
         assert!(moco.trainable().iter().all(|n| n.tensor.grad().defined()));
         let shown = out.preview.expect("asked").columns.iter().filter(|c| c.0 == "mixture").count();
@@ -176,18 +172,20 @@ fn gradients_reach_the_query_only_and_the_key_follows() {
     let _alone = crate::rng::alone();
     let config = config(Recipe::SaliencyMoco);
     let mut moco = Moco::new(&config, false, Device::Cpu).expect("a method");
-    moco.step(&views(), step(0)).expect("a step").loss.backward();
+    moco.step(&views().into(), step(0)).expect("a step").loss.backward();
     for named in moco.trainable() {
         assert!(named.tensor.grad().defined(), "{}", named.name);
     }
-    assert!(moco.key.named("").iter().all(|n| !n.tensor.requires_grad()));
-    let before = moco.averaged.0[0].copy();
+    assert!(moco.key.branch().named().iter().all(|n| !n.tensor.requires_grad()));
+    let key = || moco.key.branch().named().remove(0).tensor;
+    let before = key().copy();
     tch::no_grad(|| {
-        let _ = moco.averaged.1[0].shallow_clone().fill_(3.0);
+        let _ = moco.query.named().remove(0).tensor.fill_(3.0);
     });
-    moco.after_step(step(0)).expect("averaged");
     let expected = &before * 0.999 + 3.0 * 0.001;
-    assert!(distance(&moco.averaged.0[0], &expected) < 1e-6);
+    let follower = key();
+    moco.after_step(step(0)).expect("averaged");
+    assert!(distance(&follower, &expected) < 1e-6);
 }
 
 #[test]
@@ -196,9 +194,9 @@ fn momentum_warms_up_along_a_half_cosine() {
     let mut config = config(Recipe::MocoV2);
     let m = settings(&mut config);
     (m.momentum_start, m.momentum, m.momentum_warmup_epochs) = (0.9, 0.99, 4.0);
-    let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
+    let follow = m.follow();
     for (epoch, m) in [(0.0, 0.9), (2.0, 0.945), (4.0, 0.99), (9.0, 0.99)] {
-        assert!((moco.momentum(epoch) - m).abs() < 1e-9);
+        assert!((follow.at(epoch) - m).abs() < 1e-9);
     }
 }
 
@@ -207,7 +205,7 @@ fn state_survives_a_round_trip_and_wrong_state_is_refused() {
     let _alone = crate::rng::alone();
     let config = config(Recipe::SaliencyMoco);
     let mut a = Moco::new(&config, false, Device::Cpu).expect("a method");
-    a.step(&views(), step(0)).expect("a step");
+    a.step(&views().into(), step(0)).expect("a step");
     let mut b = Moco::new(&Config { seed: 5, ..config }, false, Device::Cpu).expect("a method");
     b.load_state(&a.state()).expect("loaded");
     for (x, y) in a.state().iter().zip(b.state()) {

@@ -1,0 +1,255 @@
+//! An encoder with the heads behind it, and one that follows another.
+
+use anyhow::Result;
+use occlude_encoder::{Arch, Mlp as Description};
+use tch::{Device, Kind, Tensor};
+
+use super::encoder::{Encoder, Mode, Output};
+use super::mlp::{Init, Mlp};
+use super::named::{Named, ema, find, load};
+use crate::config::{self, Align, Momentum};
+use crate::loss::normalize;
+
+/// A head and what its names begin with in a checkpoint.
+pub struct Head {
+    /// With its final dot.
+    pub prefix: String,
+    /// The head.
+    pub mlp: Mlp,
+}
+
+/// An encoder with its projection head; with one more for aligned embeddings where there are such.
+pub struct Branch {
+    /// What the encoder's names begin with in a checkpoint.
+    prefix: String,
+    encoder: Encoder,
+    /// The projector, and that of aligned embeddings where `align` is there.
+    heads: Vec<Head>,
+    align: Option<Align>,
+}
+
+/// What a branch makes of a batch; not normalised.
+pub struct Projected {
+    /// Features and the map of the stage that was asked for.
+    pub output: Output,
+    /// `(B, d)`.
+    pub global: Tensor,
+    /// Where the method aligns.
+    pub aligned: Option<Aligned>,
+}
+
+/// Embeddings of parts of a picture (arXiv 2203.14898).
+pub struct Aligned {
+    /// `(B, n, d)`.
+    pub vectors: Tensor,
+    /// Where each number of a projection is high, `(B, h, w, d)`; each sums to one over a picture.
+    pub maps: Tensor,
+}
+
+/// The prefixes of what is learnt in a checkpoint; those of a follower have `_k` in place of `_q`.
+const ENCODER: &str = "encoder_q.";
+const PROJECTOR: &str = "head_q.";
+const ALIGNED: &str = "head_obj_q.";
+
+impl Branch {
+    /// Random weights: first the encoder's, then the heads'.
+    pub fn new(
+        arch: Arch,
+        seed: u64,
+        (head, align): (&config::Head, Option<&Align>),
+        device: Device,
+    ) -> Self {
+        let encoder = Encoder::new(arch, seed, device);
+        let inputs = arch.feature_dim();
+        let widths = [inputs, head.hidden.unwrap_or(inputs), head.dim];
+        let of = |prefix: &str, description: Description, init| {
+            let description = if head.output_bn { description.normalised() } else { description };
+            Head { prefix: prefix.into(), mlp: Mlp::new(description, init, device) }
+        };
+        let heads = match align {
+            None => vec![of(PROJECTOR, Description::two_layers(widths, head.bn, true), Init::Uniform)],
+            Some(_) => [PROJECTOR, ALIGNED]
+                .map(|prefix| of(prefix, Description::two_layers(widths, head.bn, false), Init::HeNormal))
+                .into(),
+        };
+        Self { prefix: ENCODER.into(), encoder, heads, align: align.cloned() }
+    }
+
+    /// A copy without gradients and with a follower's names.
+    pub fn frozen_copy(other: &Self) -> Self {
+        let follows = |prefix: &str| prefix.replace("_q.", "_k.");
+        let head = |h: &Head| Head { prefix: follows(&h.prefix), mlp: Mlp::frozen_copy(&h.mlp) };
+        Self {
+            prefix: follows(&other.prefix),
+            encoder: Encoder::frozen_copy(&other.encoder),
+            heads: other.heads.iter().map(head).collect(),
+            align: other.align.clone(),
+        }
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// What the encoder's names begin with in a checkpoint.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The projector.
+    pub fn projector(&self) -> &Head {
+        &self.heads[0]
+    }
+
+    /// How alignment maps are made of what the projector gives, where they are.
+    pub fn align(&self) -> Option<&Align> {
+        self.align.as_ref()
+    }
+
+    /// The encoder alone; `stage` says which map the output has.
+    pub fn encode(&self, x: &Tensor, mode: Mode, stage: usize) -> Output {
+        self.encoder.forward(x, mode, stage)
+    }
+
+    /// The projector alone, on features `(N, C)`.
+    pub fn head(&self, features: &Tensor, mode: Mode) -> Tensor {
+        self.heads[0].mlp.forward(features, mode)
+    }
+
+    /// Whether [`Self::project`] gives the map of that stage: alignment reads that of the last.
+    pub fn gives(&self, stage: usize) -> bool {
+        self.align.is_none() || stage == LAST
+    }
+
+    /// The whole branch; the output has the map of `stage` where [`Self::gives`] says so.
+    pub fn project(&self, x: &Tensor, mode: Mode, stage: usize) -> Projected {
+        let stage = if self.gives(stage) { stage } else { LAST };
+        let output = self.encode(x, mode, stage);
+        match &self.align {
+            None => Projected { global: self.head(&output.embedding, mode), aligned: None, output },
+            Some(align) => {
+                let (global, aligned) =
+                    aligned(&output, [&self.heads[0].mlp, &self.heads[1].mlp], align, mode);
+                Projected { output, global, aligned: Some(aligned) }
+            }
+        }
+    }
+
+    /// All tensors; those of the encoder first.
+    pub fn named(&self) -> Vec<Named> {
+        let heads = self.heads.iter().flat_map(|h| h.mlp.named(&h.prefix));
+        self.encoder.named(&self.prefix).into_iter().chain(heads).collect()
+    }
+
+    /// What the optimiser moves.
+    pub fn trainable(&self) -> Vec<Named> {
+        let heads = self.heads.iter().flat_map(|h| h.mlp.trainable_named(&h.prefix));
+        self.encoder.trainable_named(&self.prefix).into_iter().chain(heads).collect()
+    }
+
+    /// Takes the counter of batches from a state that was loaded.
+    ///
+    /// # Errors
+    /// Where the state has none.
+    pub fn count_batches(&self, state: &[Named]) -> Result<()> {
+        let counter = find(state, &format!("{}bn1.num_batches_tracked", self.prefix))?;
+        self.encoder.set_batches(counter.int64_value(&[]));
+        Ok(())
+    }
+}
+
+/// The stage whose map alignment reads.
+const LAST: usize = 5;
+
+/// Section 3.2 of arXiv 2203.14898: the projector `g` reads the pooled features, for the global embedding, and every
+/// position, for maps of where each number of a projection is high; `g_obj` reads what the maps pool. Shape: features
+/// `(B, C, h, w)` to `(B, d)` and `(B, d / heads, d)`.
+fn aligned(output: &Output, [g, g_obj]: [&Mlp; 2], align: &Align, mode: Mode) -> (Tensor, Aligned) {
+    let features = output.map.to_kind(Kind::Float);
+    let (b, c, h, w) = features.size4().unwrap_or_else(|e| panic!("features are (B, C, h, w): {e}"));
+    let cells = features.flatten(2, 3).transpose(1, 2); // (B, hw, C)
+    let tokens = Tensor::cat(&[output.embedding.unsqueeze(1), cells.shallow_clone()], 1); // (B, 1 + hw, C)
+    let projected = g.forward(&tokens.flatten(0, 1), mode).view([b, 1 + h * w, -1]); // (B, 1 + hw, d)
+    let global = projected.select(1, 0);
+    let scores = normalize(&projected.narrow(1, 1, h * w)) / align.scale;
+    let maps = scores.softmax(1, Kind::Float); // (B, hw, d)
+    let heads = align.heads as i64;
+    let of_heads = |x: &Tensor| x.reshape([b, h * w, heads, -1]).permute([0, 2, 1, 3]); // (B, heads, hw, ..)
+    let pooled = of_heads(&cells).transpose(2, 3).matmul(&of_heads(&maps)); // (B, heads, C / heads, n)
+    let pooled = pooled.reshape([b, c, -1]).transpose(1, 2); // (B, n, C)
+    let n = pooled.size()[1];
+    let vectors = g_obj.forward(&pooled.reshape([b * n, c]), mode).view([b, n, -1]);
+    (global, Aligned { vectors, maps: maps.reshape([b, h, w, -1]) })
+}
+
+impl Aligned {
+    /// The mean of the maps, `(B, h, w)`.
+    pub fn mean_map(&self) -> Tensor {
+        self.maps.mean_dim([-1i64].as_slice(), false, Kind::Float)
+    }
+}
+
+/// A branch that is a moving average of another, tensor by tensor.
+pub struct Follower {
+    branch: Branch,
+    momentum: Momentum,
+    buffers: bool,
+    /// (own, leader's) tensors in one order.
+    averaged: (Vec<Tensor>, Vec<Tensor>),
+}
+
+impl Follower {
+    /// Begins as a copy. `buffers`: running statistics are averaged too and used in place of the batch's (EMAN, arXiv
+    /// 2101.08482); otherwise they are its own.
+    pub fn new(leader: &Branch, momentum: Momentum, buffers: bool) -> Self {
+        let branch = Branch::frozen_copy(leader);
+        let tensors = |branch: &Branch| -> Vec<Tensor> {
+            // the same places in both: whether a tensor is learnt is the leader's to say
+            let all = branch.named().into_iter().zip(leader.named());
+            let taken = all.filter(|(n, l)| {
+                let counter = n.name.ends_with("num_batches_tracked");
+                !counter && (buffers || l.tensor.requires_grad())
+            });
+            taken.map(|(n, _)| n.tensor).collect()
+        };
+        let averaged = (tensors(&branch), tensors(leader));
+        Self { branch, momentum, buffers, averaged }
+    }
+
+    /// The branch.
+    pub fn branch(&self) -> &Branch {
+        &self.branch
+    }
+
+    /// How it normalises.
+    pub fn mode(&self, splits: i64) -> Mode {
+        if self.buffers { Mode::Eval } else { Mode::Train { splits } }
+    }
+
+    /// The same, where statistics must stay as they are.
+    pub fn peek(&self, splits: i64) -> Mode {
+        if self.buffers { Mode::Eval } else { Mode::Peek { splits } }
+    }
+
+    /// Takes a step towards `leader`, at a time in epochs.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn follow(&self, leader: &Branch, epoch: f64) -> Result<()> {
+        ema(&self.averaged.0, &self.averaged.1, self.momentum.at(epoch))?;
+        if self.buffers {
+            self.branch.encoder.set_batches(leader.encoder.batches());
+        }
+        Ok(())
+    }
+}
+
+/// Loads `state` into what `tensors` shares its storage with, and the counters of `branches`.
+///
+/// # Errors
+/// Where names or shapes differ.
+pub fn load_branches(tensors: &[Named], branches: &[&Branch], state: &[Named]) -> Result<()> {
+    load(tensors, state)?;
+    branches.iter().try_for_each(|branch| branch.count_batches(state))
+}
