@@ -153,9 +153,7 @@ class Contrast(nn.Module):
 
 def ours(name):
     """The trainer's name of a tensor of ours."""
-    branch, rest = name.split(".", 1)
-    if branch in ("predictor", "predictor_obj"):
-        return name
+    branch, _, rest = name.partition(".")
     if branch not in ("online", "target"):
         return name
     end = "q" if branch == "online" else "k"
