@@ -30,7 +30,7 @@ pub fn maps(rule: MapRule, features: &Tensor, pictures: Pictures<'_>) -> Tensor 
     let (_, _, h, w) = features.size4().unwrap_or_else(|e| panic!("features are (B, C, h, w): {e}"));
     let fine = fine_maps(rule, features, pictures);
     match rule {
-        MapRule::Sum | MapRule::Border => fine,
+        MapRule::Sum | MapRule::Border | MapRule::Alignment => fine,
         MapRule::Object => fine.unsqueeze(1).adaptive_avg_pool2d([h, w]).squeeze_dim(1),
     }
 }

@@ -84,7 +84,7 @@ impl MapRule {
     /// Cells along a side of the map of `side` pixels, of features whose cells have `stride` pixels a side.
     pub fn cells(self, side: usize, stride: usize) -> usize {
         match self {
-            Self::Sum | Self::Border => side.div_ceil(stride),
+            Self::Sum | Self::Border | Self::Alignment => side.div_ceil(stride),
             Self::Object => side.div_ceil(fine(stride)),
         }
     }
