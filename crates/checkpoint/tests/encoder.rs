@@ -60,6 +60,25 @@ fn optimiser_state_and_key_encoder_do_not_confuse() {
     assert!(encoder.report.unused.is_empty());
 }
 
+/// Which encoder is meant is for the file to say; a name of metadata that was copied without the tensors is none.
+#[test]
+fn the_metadata_name_the_encoder() {
+    let dir = tempfile::tempdir().expect("folder");
+    let mut tensors = encoder_tensors(Arch::ResNet18, "student.");
+    tensors.extend(encoder_tensors(Arch::ResNet18, "tutor."));
+    let prefix = |named: &[(&str, &str)], asked: Option<&str>| {
+        let checkpoint = saved(dir.path(), &tensors, named);
+        let options = LoadOptions { prefix: asked.map(str::to_owned), ..LoadOptions::default() };
+        load_encoder(&checkpoint, &options).map(|e| e.layout.prefix).map_err(|e| e.to_string())
+    };
+    assert_eq!(prefix(&[(meta::ENCODER, "tutor.")], None).as_deref(), Ok("tutor."));
+    assert_eq!(prefix(&[(meta::ENCODER, "tutor.")], Some("student")).as_deref(), Ok("student."));
+    for named in [&[][..], &[(meta::ENCODER, "encoder_q.")]] {
+        let error = prefix(named, None).expect_err("two encoders");
+        assert!(error.contains("student.") && error.contains("tutor."), "{error}");
+    }
+}
+
 #[test]
 fn missing_and_mis_shaped_are_listed() {
     let dir = tempfile::tempdir().expect("folder");
