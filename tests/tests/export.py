@@ -27,7 +27,9 @@ PREFIX = "module.encoder_q."
 
 
 def network(arch="resnet18"):
-    net = torchvision.models.__dict__[arch]()
+    net = torchvision.models.__dict__[arch.removesuffix("-small")]()
+    if arch.endswith("-small"):
+        net.conv1, net.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
     net.fc = torch.nn.Sequential(torch.nn.Linear(net.fc.in_features, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16))
     return net
 

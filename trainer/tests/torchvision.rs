@@ -47,9 +47,9 @@ fn compare(arch: &str) {
         assert!(error < RELATIVE, "{arch}, `{name}`: relative error {error:.2e}");
         error
     };
-    let eval = tch::no_grad(|| encoder.forward(&images, Mode::Eval, 5).embedding);
+    let eval = tch::no_grad(|| encoder.forward(&images, Mode::Eval, &[]).embedding);
     let eval = check("eval", &eval);
-    let features = encoder.forward(&images, Mode::Train { splits: 1 }, 5).embedding;
+    let features = encoder.forward(&images, Mode::Train { splits: 1 }, &[]).embedding;
     let train = check("train", &features);
     (&features * &towards).sum(Kind::Float).backward();
     let trainable = encoder.trainable_named("");
@@ -71,6 +71,12 @@ fn resnet50_equals_torchvisions() {
 #[test]
 fn resnet18_equals_torchvisions() {
     compare("resnet18");
+}
+
+/// A 3x3 first convolution without stride and pooling.
+#[test]
+fn networks_for_small_pictures_equal_torchvisions() {
+    compare("resnet18-small");
 }
 
 /// Grouped convolutions.

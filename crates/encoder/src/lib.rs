@@ -11,5 +11,5 @@ pub mod detectron;
 mod graph;
 pub mod layout;
 
-pub use arch::{Arch, UnknownArch};
-pub use graph::{Graph, Node, NodeId, Op, Param, ParamKind};
+pub use arch::{Arch, Stem, UnknownArch};
+pub use graph::{Graph, Node, NodeId, Op, Param, ParamKind, Tap, TapId, TapKind};

@@ -14,7 +14,8 @@ pub(super) struct EncoderArgs {
     #[arg(long, value_name = "P")]
     pub(super) prefix: Option<String>,
     /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
-    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2; default: as the file says or its shapes tell
+    /// resnext101_64x4d, wide_resnet50_2, wide_resnet101_2, resnet18-small or resnet50-small; default: as the file
+    /// says or its shapes tell
     #[arg(long, value_name = "A")]
     pub(super) arch: Option<Arch>,
 }

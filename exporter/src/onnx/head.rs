@@ -7,7 +7,8 @@ use occlude_saliency::Making;
 use super::builder::Builder;
 use super::options::{InputKind, OutputKind};
 use super::projection::Projection;
-use super::saliency;
+use super::{saliency, stage};
+use crate::Error;
 use crate::proto::{Attribute, Element};
 
 /// Shortest length that an embedding is divided by, as in `torch.nn.functional.normalize`.
@@ -97,17 +98,19 @@ impl Body<'_> {
     }
 
     /// A map of a stage.
-    fn map(&self, builder: &mut Builder<'_>, name: &str, making: Making) {
-        let features = self.value(builder, self.graph.stage(making.stage));
+    fn map(&self, builder: &mut Builder<'_>, name: &str, making: Making) -> Result<(), Error> {
+        let tap = stage(self.graph, making.stage)?;
+        let features = self.value(builder, tap.node);
         let source = saliency::Source {
             features: &features,
             pixels: &self.pixels,
             contract: self.contract,
             opset: self.opset,
-            stride: self.graph.arch.stride(making.stage),
+            stride: tap.stride,
             side: (!self.any_size).then_some(self.contract.crop as usize),
         };
         saliency::map(builder, name, making.rule, &source);
+        Ok(())
     }
 
     /// The pooled features (N, D); asked for twice, they are computed once.
@@ -122,7 +125,10 @@ impl Body<'_> {
 }
 
 /// Adds the operations of one output; its value is named as [`OutputKind`] is shown.
-pub(super) fn output(builder: &mut Builder<'_>, body: &Body<'_>, kind: OutputKind) {
+///
+/// # Errors
+/// [`Error::Options`] for a stage that the network lacks.
+pub(super) fn output(builder: &mut Builder<'_>, body: &Body<'_>, kind: OutputKind) -> Result<(), Error> {
     let name = kind.to_string();
     match kind {
         OutputKind::Embedding => {
@@ -134,13 +140,14 @@ pub(super) fn output(builder: &mut Builder<'_>, body: &Body<'_>, kind: OutputKin
             let projected = body.projection.map_or(pooled.clone(), |head| head.add(builder, pooled));
             vector(builder, &name, &projected, body.normalize);
         }
-        OutputKind::Saliency => body.map(builder, &name, body.making),
-        OutputKind::SaliencySum => body.map(builder, &name, Making::SUM),
-        OutputKind::Stage(stage) => {
-            let value = body.value(builder, body.graph.stage(usize::from(stage)));
+        OutputKind::Saliency => body.map(builder, &name, body.making)?,
+        OutputKind::SaliencySum => body.map(builder, &name, Making::SUM)?,
+        OutputKind::Stage(number) => {
+            let value = body.value(builder, stage(body.graph, usize::from(number))?.node);
             builder.node("Identity", &name, &[&value], vec![]);
         }
     }
+    Ok(())
 }
 
 /// A vector per picture, scaled to length one where that is asked for.

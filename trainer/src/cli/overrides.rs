@@ -13,7 +13,7 @@ use crate::config::{
 #[derive(Args, Debug, Default)]
 pub(super) struct Overrides {
     /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
-    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2
+    /// resnext101_64x4d, wide_resnet50_2, wide_resnet101_2, or for small pictures resnet18-small, resnet50-small
     #[arg(long)]
     arch: Option<String>,
     /// Side of the training crops, pixels

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
+use occlude_encoder::TapId;
 use occlude_preprocess::Preprocess;
 use tch::{Device, Tensor};
 
@@ -15,7 +16,7 @@ use crate::model::{Encoder, Mode};
 /// A frozen localisation network and what it wants its input to be.
 pub(super) struct Frozen {
     encoder: Encoder,
-    stage: usize,
+    tap: TapId,
     rule: MapRule,
     /// Of its contract.
     std: [f32; 3],
@@ -50,14 +51,9 @@ impl Frozen {
             (factor, shift)
         });
         let filter = contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device));
-        Ok(Self {
-            encoder: Encoder::from_checkpoint(&weights, device)?,
-            stage,
-            rule,
-            std: contract.std,
-            renormalise,
-            filter,
-        })
+        let encoder = Encoder::from_checkpoint(&weights, device)?;
+        let tap = encoder.stage(stage).with_context(|| format!("`{}`", path.display()))?;
+        Ok(Self { encoder, tap, rule, std: contract.std, renormalise, filter })
     }
 
     /// Foreground `(B, h, w)` of normalised, unfiltered views.
@@ -70,7 +66,7 @@ impl Frozen {
         if let Some(filter) = &self.filter {
             x = filter.apply(&x);
         }
-        let features = self.encoder.forward(&x, Mode::Eval, self.stage).map;
+        let features = self.encoder.forward(&x, Mode::Eval, &[self.tap]).tap();
         let maps = maps(self.rule, &features, Pictures { pixels: &plain, std: self.std });
         foreground(&maps, self.rule.deviations())
     }

@@ -1,6 +1,7 @@
 //! The masking part of a method: filter, localise, hide (arXiv 2309.12757).
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use occlude_encoder::{Graph, TapId};
 use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
@@ -39,6 +40,8 @@ struct Parts {
     /// Of the run's normalisation.
     std: [f32; 3],
     grid: i64,
+    /// The feature map of the run's own architecture.
+    tap: [TapId; 1],
 }
 
 impl Occluder {
@@ -49,6 +52,10 @@ impl Occluder {
     pub(super) fn new(config: &Config, device: Device) -> Result<Self> {
         let Some(masking) = &config.masking else { return Ok(Self(None)) };
         let (size, contract) = (config.image_size, config.preprocess());
+        let graph = Graph::new(config.architecture()?);
+        let tap = graph
+            .stage(masking.stage)
+            .with_context(|| format!("{} has no stage {}", graph.arch, masking.stage))?;
         let frozen = match &masking.saliency {
             Saliency::Checkpoint(path) if masking.guidance == Guidance::Saliency => {
                 Some(Frozen::open(path, (masking.stage, masking.rule), &contract, size, device)?)
@@ -58,7 +65,8 @@ impl Occluder {
         Ok(Self(Some(Parts {
             masker: Masker::new(masking.strategy, &Fills::new(masking.fills, size), size, device),
             filter: contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device)),
-            grid: config.architecture()?.feature_side(masking.stage, size) as i64,
+            grid: graph[tap].side(size) as i64,
+            tap: [tap],
             std: contract.std,
             frozen,
             config: masking.clone(),
@@ -88,9 +96,9 @@ impl Occluder {
         self.0.as_ref().is_some_and(|p| p.frozen.is_none() && p.config.guidance == Guidance::Saliency)
     }
 
-    /// The stage whose feature map localises; the last one where nothing is masked.
-    pub(super) fn stage(&self) -> usize {
-        self.0.as_ref().map_or(5, |p| p.config.stage)
+    /// The feature map of the method's network that localises; none where nothing is masked.
+    pub(super) fn tap(&self) -> &[TapId] {
+        self.0.as_ref().map_or(&[], |p| p.tap.as_slice())
     }
 
     /// The foreground of a view by the feature map `(B, C, h, w)` that the method's network makes of it; `None` where

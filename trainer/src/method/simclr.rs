@@ -9,7 +9,7 @@ use super::{Method, Preview, Step, StepOutput, contrast, foregrounds, show};
 use crate::config::{self, Config};
 use crate::loss::{normalize, nt_xent};
 use crate::mask::Purpose;
-use crate::model::{Encoder, Head, Mode, Named, find, load};
+use crate::model::{Encoder, Head, Mode, Named, load};
 use crate::phase::{Phase, within};
 use crate::rng::{Domain, stream};
 
@@ -48,7 +48,7 @@ impl Simclr {
         preview: &mut Option<Preview>,
     ) -> ([Tensor; 2], Vec<Tensor>) {
         let splits = self.settings.bn_splits as i64;
-        let own = |x: &Tensor| self.encoder.forward(x, Mode::Peek { splits }, self.occluder.stage()).map;
+        let own = |x: &Tensor| self.encoder.forward(x, Mode::Peek { splits }, self.occluder.tap()).tap();
         let rng = |of| stream(self.seed, Domain::Mask, step.number, of);
         let mut seen = |side: Side, of: usize, title, preview: &mut Option<Preview>| {
             if !self.occluder.masks(side) {
@@ -80,7 +80,7 @@ impl Simclr {
         // picture by picture, so that the groups of a split normalisation hold whole pairs
         let together = Tensor::stack(parts, 1).flatten(0, 1); // (B * parts, 3, S, S)
         let _guard = Autocast::bf16(together.device(), self.bf16);
-        let out = self.encoder.forward(&together, mode, 5);
+        let out = self.encoder.forward(&together, mode, &[]);
         let z = normalize(&self.head.forward(&out.embedding, mode));
         (out.embedding.view([b, n, -1]), z.view([b, n, -1]))
     }
@@ -133,8 +133,7 @@ impl Method for Simclr {
 
     fn load_state(&mut self, state: &[Named]) -> Result<()> {
         load(&self.state(), state)?;
-        self.encoder.set_batches(find(state, "encoder_q.bn1.num_batches_tracked")?.int64_value(&[]));
-        Ok(())
+        self.encoder.load_batches(state, "encoder_q.")
     }
 
     fn encoder(&self) -> &Encoder {
@@ -164,7 +163,7 @@ mod tests {
                 let of = |x: &Tensor| x.narrow(0, group * len, len);
                 let batch = Tensor::cat(&[of(&a), of(&b)], 0);
                 let mode = Mode::Peek { splits: 1 };
-                let embedding = simclr.encoder.forward(&batch, mode, 5).embedding;
+                let embedding = simclr.encoder.forward(&batch, mode, &[]).embedding;
                 if splits > 1 {
                     // the head's normalisation is never split, so only the features can be compared
                     let features = simclr.encode(&[&a, &b]).0;

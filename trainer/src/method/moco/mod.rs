@@ -107,7 +107,7 @@ impl Moco {
 
     /// The map that localises, where the momentum encoder does.
     fn own_map(&self) -> impl FnOnce(&Tensor) -> Tensor + '_ {
-        |x| self.key.forward(x, Mode::Peek { splits: self.splits() }, self.occluder.stage()).map
+        |x| self.key.forward(x, Mode::Peek { splits: self.splits() }, self.occluder.tap()).tap()
     }
 
     /// An order of its own for the batch of every pass through the momentum encoder; `pass` counts them within a step.
@@ -134,10 +134,11 @@ impl Moco {
         let _key = within(Phase::Key);
         let order = self.shuffle(&input, step, of);
         let mode = Mode::Train { splits: self.splits() };
-        let out = self.key.forward(&order.there(&input), mode, self.occluder.stage());
+        let out = self.key.forward(&order.there(&input), mode, self.occluder.tap());
         // the features of an unmasked key tell where its foreground is, for nothing
         if self.occluder.by_method() && !masked && view.foreground.is_none() {
-            view.foreground = self.occluder.foreground(&order.back(&out.map), view);
+            let map = out.taps.first().map(|map| order.back(map));
+            view.foreground = map.and_then(|map| self.occluder.foreground(&map, view));
         }
         normalize(&order.back(&self.head_k.forward(&out.embedding, mode)))
     }
@@ -160,7 +161,7 @@ impl Moco {
                 show(preview, "hard negative", &x);
                 let _key = within(Phase::Key);
                 let order = self.shuffle(&x, step, VIEWS * (i + 1) + of);
-                let embedding = self.key.forward(&order.there(&x), mode, 5).embedding;
+                let embedding = self.key.forward(&order.there(&x), mode, &[]).embedding;
                 normalize(&order.back(&self.head_k.forward(&embedding, mode)))
             })
             .collect();
@@ -183,7 +184,7 @@ impl Moco {
         let _query = within(Phase::Query);
         let mode = Mode::Train { splits: self.splits() };
         let _guard = Autocast::bf16(input.device(), self.bf16);
-        let out = self.query.forward(input, mode, 5);
+        let out = self.query.forward(input, mode, &[]);
         let q = self.head_q.forward(&out.embedding, mode);
         (out.embedding, normalize(&q))
     }
@@ -306,8 +307,8 @@ impl Method for Moco {
     fn load_state(&mut self, state: &[Named]) -> Result<()> {
         load(&self.state(), state)?;
         let number = |name: &str| find(state, name).map(|t| t.int64_value(&[]));
-        self.query.set_batches(number("encoder_q.bn1.num_batches_tracked")?);
-        self.key.set_batches(number("encoder_k.bn1.num_batches_tracked")?);
+        self.query.load_batches(state, "encoder_q.")?;
+        self.key.load_batches(state, "encoder_k.")?;
         let len = self.keys.columns.size()[1];
         let (next, filled) = (number("queue_ptr")?, number("queue_filled")?);
         ensure!(

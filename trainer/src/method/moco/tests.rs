@@ -26,7 +26,7 @@ fn the_loss_is_that_of_the_definition_and_shuffling_is_undone() {
     let [a, b] = views();
     let mode = Mode::Peek { splits: 1 };
     let project =
-        |x: &Tensor| normalize(&moco.head_q.forward(&moco.query.forward(x, mode, 5).embedding, mode));
+        |x: &Tensor| normalize(&moco.head_q.forward(&moco.query.forward(x, mode, &[]).embedding, mode));
     let queue = moco.keys.get().expect("random").copy();
     let expected =
         logits(&project(&a), &project(&b), &Negatives { queue: Some(&queue), ..Negatives::default() }, 0.2)
@@ -41,7 +41,7 @@ fn the_loss_is_that_of_the_definition_and_shuffling_is_undone() {
     let order = permutation(8, &mut moco.rng(Domain::Shuffle, step(1), 1));
     let shuffled = b.index_select(0, &Tensor::from_slice(&order));
     let mode = Mode::Peek { splits: 4 };
-    let key = normalize(&moco.head_k.forward(&moco.key.forward(&shuffled, mode, 5).embedding, mode));
+    let key = normalize(&moco.head_k.forward(&moco.key.forward(&shuffled, mode, &[]).embedding, mode));
     for (at, &from) in (0i64..).zip(&order) {
         assert!(distance(&known.i(from), &key.i(at)) < tolerance::SAME_MATH);
     }
@@ -76,7 +76,7 @@ fn hard_negatives_are_shuffled_across_groups_as_keys_are() {
     let ours = tch::no_grad(|| moco.hard_negatives(&mut view, step(3), 1, &mut None)).expect("some");
     let encode = |x: &Tensor| {
         let mode = Mode::Peek { splits: 4 };
-        normalize(&moco.head_k.forward(&moco.key.forward(x, mode, 5).embedding, mode))
+        normalize(&moco.head_k.forward(&moco.key.forward(x, mode, &[]).embedding, mode))
     };
     let mut orders = vec![permutation(8, &mut moco.rng(Domain::Shuffle, step(3), 1))];
     for i in 0..2i64 {
@@ -122,11 +122,11 @@ fn mixtures_belong_to_both_pictures() {
     settings(&mut config).bn_splits = 1;
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
     let [x, y] = views();
-    let key = normalize(
-        &moco
-            .head_k
-            .forward(&moco.key.forward(&y, Mode::Peek { splits: 1 }, 5).embedding, Mode::Peek { splits: 1 }),
-    );
+    let key =
+        normalize(&moco.head_k.forward(
+            &moco.key.forward(&y, Mode::Peek { splits: 1 }, &[]).embedding,
+            Mode::Peek { splits: 1 },
+        ));
     let queue = moco.keys.get().expect("random").copy();
     let negatives = Negatives { queue: Some(&queue), ..Negatives::default() };
     let mixed = moco.mixtures(&x, step(0), 0, &mut None).remove(0);
