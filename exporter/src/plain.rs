@@ -37,7 +37,10 @@ pub(crate) fn outputs(
         values
     };
     let value = |kind: &OutputKind| match kind {
-        OutputKind::Embedding => vector(features.pooled()),
+        OutputKind::Embedding => {
+            let pooled = features.pooled();
+            vector(encoder.whitening.as_ref().map_or(pooled.clone(), |w| w.apply(&pooled)))
+        }
         OutputKind::Projection => {
             vector(projection.map(|p| p.forward(&features.pooled())).unwrap_or_default())
         }
