@@ -58,6 +58,46 @@ impl WhitenArgs {
         let ending = if self.center { "centered.safetensors" } else { "whitened.safetensors" };
         self.out.clone().unwrap_or_else(|| self.checkpoint.with_extension(ending))
     }
+
+    /// Refuses what cannot be done, before the work.
+    fn check(&self, weights: &occlude_checkpoint::Encoder<'_>) -> Result<()> {
+        if let Some(whitening) = &weights.whitening {
+            bail!(
+                "`{}` is whitened already ({whitening}); hint: whiten the checkpoint that it was made from, or the encoder alone, which `occlude-export safetensors` writes",
+                self.checkpoint.display()
+            );
+        }
+        let numbers = weights.arch.feature_dim();
+        ensure!(
+            self.center || self.dim as usize <= numbers,
+            "`--dim {}` is more than the {numbers} numbers of a {}'s embeddings; hint: `--dim {}` or less",
+            self.dim,
+            weights.arch,
+            numbers.min(128)
+        );
+        Ok(())
+    }
+
+    /// Tells what was done; `spread` is the mean cosine before and after.
+    fn answer(&self, out: &Path, whitening: &Whitening, spread: [Option<f64>; 2], fingerprint: &str) {
+        let info = whitening.info();
+        if self.json {
+            let said = json!({
+                "task": "whiten", "checkpoint": self.checkpoint.to_string_lossy(), "out": out.to_string_lossy(),
+                "fingerprint": fingerprint, "dim": whitening.outputs(), "of": whitening.inputs(),
+                "center_only": self.center, "pictures": info.pictures, "variance": info.variance,
+                "shrinkage": info.shrinkage, "mean_cosine": { "before": spread[0], "after": spread[1] },
+            });
+            answer!("{said}");
+            return;
+        }
+        let line = |name: &str, value: &str| answer!("{name:<12} {value}");
+        let [before, after] = spread.map(|value| value.map_or("-".to_owned(), |v| format!("{v:.3}")));
+        line("embeddings", &whitening.to_string());
+        line("mean cosine", &format!("{before} between different pictures before, {after} after"));
+        line("checkpoint", &out.display().to_string());
+        line("fingerprint", fingerprint);
+    }
 }
 
 /// `occlude-train whiten`.
@@ -67,50 +107,20 @@ pub(super) fn whiten(args: &WhitenArgs) -> Result<ExitCode> {
     let data = crate::data::open(&args.data)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let (mut weights, contract) = open(&checkpoint, &args.weights)?;
-    if let Some(whitening) = &weights.whitening {
-        bail!(
-            "`{}` is whitened already ({whitening}); hint: whiten the checkpoint that it was made from, or the encoder alone, which `occlude-export safetensors` writes",
-            args.checkpoint.display()
-        );
-    }
-    let numbers = weights.arch.feature_dim();
-    ensure!(
-        args.center || args.dim as usize <= numbers,
-        "`--dim {}` is more than the {numbers} numbers of a {}'s embeddings; hint: `--dim {}` or less",
-        args.dim,
-        weights.arch,
-        numbers.min(128)
-    );
+    args.check(&weights)?;
     let device = args.machine.device.resolve()?;
     args.machine.apply();
     let encoder = Encoder::from_checkpoint(&weights, device)?;
     let extractor = Extractor::Encoder(&encoder, &contract);
+    let numbers = weights.arch.feature_dim();
     let (moments, some) = gather(&extractor, &data, args.machine.workers(), numbers)?;
     let whitening = moments
         .fit(args.how(), &weights.fingerprint(&contract.to_json()))
         .with_context(|| format!("cannot whiten by the pictures of `{}`", args.data.display()))?;
-    let after = mean_cosine(&Whitener::new(&whitening).apply(&some));
-    let said = json!({
-        "task": "whiten", "checkpoint": args.checkpoint.to_string_lossy(), "out": out.to_string_lossy(),
-        "dim": whitening.outputs(), "of": numbers, "center_only": args.center, "pictures": moments.pictures(),
-        "variance": whitening.info().variance, "shrinkage": whitening.info().shrinkage,
-        "mean_cosine": { "before": mean_cosine(&some), "after": after },
-    });
-    weights.whitening = Some(whitening);
+    let spread = [mean_cosine(&some), mean_cosine(&Whitener::new(&whitening).apply(&some))];
+    weights.whitening = Some(whitening.clone());
     let fingerprint = save(&out, &checkpoint, &weights, &contract)?;
-    if args.json {
-        let mut said = said;
-        said["fingerprint"] = fingerprint.into();
-        answer!("{said}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let line = |name: &str, value: &str| answer!("{name:<12} {value}");
-    weights.whitening.iter().for_each(|w| line("embeddings", &w.to_string()));
-    let cosine = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
-    let before = cosine(mean_cosine(&some));
-    line("mean cosine", &format!("{before} between different pictures before, {} after", cosine(after)));
-    line("checkpoint", &out.display().to_string());
-    line("fingerprint", &fingerprint);
+    args.answer(&out, &whitening, spread, &fingerprint);
     Ok(ExitCode::SUCCESS)
 }
 
