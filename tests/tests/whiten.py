@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-SHRINKAGE = 1e-2
+SHRINKAGE = 0.1
 
 
 def read(path):
