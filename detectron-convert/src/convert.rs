@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use occlude_checkpoint::{
     Checkpoint, Dtype, EncoderMatch, LoadOptions, LoadReport, Tensor, TensorOut, check_values, match_encoder,
-    save_detectron2,
+    meta, save_detectron2,
 };
 use occlude_encoder::layout::{Layout, Naming};
 use occlude_encoder::{Arch, ParamKind, detectron};
@@ -115,6 +115,12 @@ fn warnings(checkpoint: &Checkpoint, contract: Option<&Normalisation>) -> Vec<St
             "THIS ENCODER WAS TRAINED ON HIGH-PASS FILTERED IMAGES (kernel {kernel}, sigma {sigma}), and Detectron2 feeds it unfiltered ones: expect worse results than it can give; hint: pretrain with another strategy (`--strategy blur|mean`), or add the filter to the data loader"
         )),
         Some(_) => {}
+    }
+    if checkpoint.metadata().contains_key(meta::WHITENING) {
+        warnings.push(
+            "the checkpoint's whitening is left out: it belongs to embeddings, and detectors read feature maps"
+                .to_owned(),
+        );
     }
     let damaged = checkpoint.damaged_records();
     if !damaged.is_empty() {

@@ -138,7 +138,7 @@ fn load<'a>(path: &Path, named: &Named<'a>, arch: Arch, report: LoadReport) -> R
         tensors.insert(param.name, EncoderTensor { shape: param.shape, data });
     }
     let layout = Layout { prefix: String::new(), naming: Naming::Detectron2 };
-    Ok(Encoder { arch, layout, tensors, report })
+    Ok(Encoder { arch, layout, tensors, whitening: None, report })
 }
 
 /// Caffe2's normalisations are a scale and a shift alone: mean 0 and variance 1 with weights that are not 1.

@@ -49,7 +49,10 @@ pub(crate) fn outputs(
         values
     };
     let value = |kind: &OutputKind, value: Map| match kind {
-        OutputKind::Embedding => vector(value.pooled()),
+        OutputKind::Embedding => {
+            let pooled = value.pooled();
+            vector(encoder.whitening.as_ref().map_or(pooled.clone(), |w| w.apply(&pooled)))
+        }
         OutputKind::Projection => vector(projection.map(|p| p.forward(&value.pooled())).unwrap_or_default()),
         OutputKind::Saliency => saliency::map(how.saliency.rule, &value, &unfiltered, contract),
         OutputKind::SaliencySum => value.channel_sum(),

@@ -35,6 +35,7 @@ mod torch;
 mod values;
 mod variant;
 mod view;
+mod whitening;
 mod zip;
 
 pub use checkpoint::{Checkpoint, Format, Skipped};
@@ -49,3 +50,4 @@ pub use safetensors::save_safetensors;
 pub use tensor::Tensor;
 pub use torch::{TorchOuter, TorchValue, save_torch};
 pub use values::check_values;
+pub use whitening::{Whitening, WhiteningInfo};

@@ -25,5 +25,7 @@ pub const PREPROCESS: &str = "occlude.preprocess";
 /// SHA-256 over the query encoder's weights and the preprocessing contract; see
 /// [`Encoder::fingerprint`](crate::Encoder::fingerprint).
 pub const FINGERPRINT: &str = "occlude.fingerprint";
+/// How the embeddings are whitened that the file has the tensors for, JSON; see [`Whitening`](crate::Whitening).
+pub const WHITENING: &str = "occlude.whitening";
 /// Version of Occlude that wrote the file.
 pub const VERSION: &str = "occlude.version";

@@ -78,6 +78,17 @@ pub(super) struct Source<'c> {
     pub(super) method: Option<String>,
 }
 
+impl Source<'_> {
+    /// Without its whitening, if `bare`.
+    pub(super) fn bare(mut self, bare: bool) -> Self {
+        if let Some(whitening) = self.encoder.whitening.take_if(|_| bare) {
+            eprintln!("note: the encoder alone, not its whitening ({whitening}); hint: `--keep-whitening`");
+            self.fingerprint = self.encoder.fingerprint(&self.contract.to_json());
+        }
+        self
+    }
+}
+
 /// Loads an encoder, tells the user what was found, and holds its fingerprint against the file's.
 pub(super) fn load(
     checkpoint: &Checkpoint,
@@ -88,6 +99,7 @@ pub(super) fn load(
     let (contract, note) = contract_of(checkpoint, &overrides)?;
     let encoder = load_encoder(checkpoint, &encoder.options())?;
     eprintln!("{} from {}: {}", encoder.arch, encoder.layout, encoder.report);
+    encoder.whitening.iter().for_each(|whitening| eprintln!("embeddings: {whitening}"));
     if let Some(note) = note {
         eprintln!("note: {note}");
     }

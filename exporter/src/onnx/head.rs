@@ -1,5 +1,8 @@
 //! What comes before the encoder, and what comes out behind it.
 
+use std::borrow::Cow;
+
+use occlude_checkpoint::Whitening;
 use occlude_encoder::Graph;
 use occlude_preprocess::{HighPass, Preprocess};
 use occlude_saliency::Making;
@@ -9,7 +12,7 @@ use super::options::{InputKind, OutputKind};
 use super::projection::Projection;
 use super::{saliency, stage};
 use crate::Error;
-use crate::proto::{Attribute, Element};
+use crate::proto::{Attribute, Element, Weights};
 
 /// Shortest length that an embedding is divided by, as in `torch.nn.functional.normalize`.
 const MIN_LENGTH: f32 = 1e-12;
@@ -133,7 +136,11 @@ pub(super) fn output(builder: &mut Builder<'_>, body: &Body<'_>, kind: OutputKin
     match kind {
         OutputKind::Embedding => {
             let pooled = body.pooled(builder);
-            vector(builder, &name, &pooled, body.normalize);
+            let embedding = match &builder.encoder().whitening {
+                Some(whitening) => whitened(builder, whitening, &pooled),
+                None => pooled,
+            };
+            vector(builder, &name, &embedding, body.normalize);
         }
         OutputKind::Projection => {
             let pooled = body.pooled(builder);
@@ -148,6 +155,21 @@ pub(super) fn output(builder: &mut Builder<'_>, body: &Body<'_>, kind: OutputKin
         }
     }
     Ok(())
+}
+
+/// The pooled features (N, D) through the checkpoint's whitening (N, d): one operation, in single precision whatever the
+/// encoder computes with.
+fn whitened<'a>(builder: &mut Builder<'a>, whitening: &'a Whitening, pooled: &str) -> String {
+    const NAME: &str = "whiten";
+    let bias = whitening.bias();
+    let values = Weights::floats(bias.len(), move || Cow::Borrowed(bias));
+    let bias = builder.add("whiten.bias", &[whitening.outputs()], values);
+    let Some(weight) = whitening.weight() else {
+        return builder.node("Add", NAME, &[pooled, &bias], vec![]);
+    };
+    let values = Weights::floats(weight.len(), move || Cow::Borrowed(weight));
+    let weight = builder.add("whiten.weight", &[whitening.outputs(), whitening.inputs()], values);
+    builder.node("Gemm", NAME, &[pooled, &weight, &bias], vec![Attribute::Int("transB", 1)])
 }
 
 /// A vector per picture, scaled to length one where that is asked for.

@@ -93,7 +93,7 @@ pub fn model<'a>(
         head::output(&mut builder, &body, kind)?;
         outputs.push(output_value(&graph, network, kind, options)?);
     }
-    let metadata = info.properties(encoder.arch, contract, options);
+    let metadata = info.properties(encoder, contract, options);
     let mut model = assembled(builder, network, options, outputs, metadata);
     model.model.form = form(options);
     model.identify(contract)?;
@@ -308,7 +308,7 @@ fn output_value(
     };
     let mut dims = vec![named("batch")];
     match kind {
-        OutputKind::Embedding => dims.push(Dim::Fixed(graph.arch.feature_dim())),
+        OutputKind::Embedding => dims.push(Dim::Fixed(network.encoder.embedding_dim())),
         OutputKind::Projection => dims.extend(network.projection.map(|head| Dim::Fixed(head.dim()))),
         OutputKind::Saliency => {
             let Making { rule, stage: number, .. } = options.saliency;

@@ -2,10 +2,12 @@
 
 mod dataset;
 mod evaluate;
+mod knn;
 mod localise;
 mod overrides;
 mod profile;
 mod report;
+mod whiten;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,13 +44,15 @@ enum Command {
     /// Measure where the time of pretraining's steps goes
     Profile(Box<profile::ProfileArgs>),
     /// Classify a validation folder by nearest neighbours, and tell what pixels and an untrained encoder reach
-    Knn(evaluate::KnnArgs),
+    Knn(knn::KnnArgs),
     /// Train a linear classifier on the frozen encoder and tell its accuracy on a validation folder
     Linear(Box<evaluate::LinearArgs>),
     /// Train encoder and classifier on labels, tell the accuracy on a validation folder, and save the model
     Finetune(Box<evaluate::FinetuneArgs>),
     /// Measure how well saliency maps find what is known to be in pictures, beside maps that no network makes
     Localise(Box<localise::LocaliseArgs>),
+    /// Centre and whiten the embeddings of a checkpoint by pictures without labels, and write a checkpoint that does so
+    Whiten(whiten::WhitenArgs),
     /// Print embeddings of pictures as JSON lines
     Embed(evaluate::EmbedArgs),
     /// Show a run as one HTML page, or compare several
@@ -193,10 +197,11 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Pretrain(args) => pretrain(*args),
         Command::Profile(args) => profile::run(*args),
-        Command::Knn(args) => evaluate::knn(&args),
+        Command::Knn(args) => knn::knn(&args),
         Command::Linear(args) => evaluate::linear(&args),
         Command::Finetune(args) => evaluate::finetune(&args),
         Command::Localise(args) => localise::localise(&args),
+        Command::Whiten(args) => whiten::whiten(&args),
         Command::Embed(args) => evaluate::embed(&args),
         Command::Report(args) => report::run(&args),
         Command::Dataset(command) => dataset::run(command),

@@ -132,6 +132,7 @@ fn fingerprint(config: &Config, tensors: &[TensorOut<'_>], preprocess: &str) -> 
         arch: config.architecture()?,
         layout: Layout { prefix: prefix.into(), naming: Naming::Torchvision },
         tensors: weights.collect(),
+        whitening: None,
         report: occlude_checkpoint::LoadReport::default(),
     };
     Ok(encoder.fingerprint(preprocess))
@@ -162,6 +163,11 @@ pub fn locate(resume: &Path) -> Result<PathBuf> {
 /// Where the file is no checkpoint of a run.
 pub(super) fn describe(path: &Path, checkpoint: &Checkpoint) -> Result<Loaded> {
     let metadata = checkpoint.metadata();
+    ensure!(
+        !metadata.contains_key(meta::WHITENING),
+        "`{}` was whitened for use, and holds no state of training; hint: resume from the checkpoint that it was made from",
+        path.display()
+    );
     let get = |key: &str| {
         metadata.get(key).with_context(|| {
             format!("`{}` is not a checkpoint of `occlude-train pretrain`: it lacks `{key}`", path.display())
