@@ -90,7 +90,7 @@ impl Masker {
         };
         if extent.views < 1.0 {
             // drawn last, so that masks are the same whether or not some views go without
-            mask = mask * upload(&coins(b, extent.views, rng), view.device());
+            mask *= upload(&coins(b, extent.views, rng), view.device());
         }
         // exactly one of the two, as the mask is of ones and zeros
         (view.lerp_tensor(&self.fill.of(view, purpose), &mask), mask)

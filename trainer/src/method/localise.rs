@@ -66,7 +66,7 @@ impl Localiser {
             return Tensor::ones([b, self.grid, self.grid], (Kind::Float, view.input.device()));
         }
         match &self.frozen {
-            Some(frozen) => self.guide(frozen.maps(&view.plain), view),
+            Some(frozen) => self.guide(&frozen.maps(&view.plain), view),
             None => self.of_features(&own(&view.input), view),
         }
     }
@@ -74,13 +74,13 @@ impl Localiser {
     /// The same by the feature map of the method's network.
     pub(super) fn of_features(&self, features: &Tensor, view: &View) -> Tensor {
         let pictures = Pictures { pixels: &view.plain, std: self.std };
-        self.guide(maps(self.masking.rule, features, pictures), view)
+        self.guide(&maps(self.masking.rule, features, pictures), view)
     }
 
     /// From a map to the foreground: onto the grid, blended with the prior, both scaled to 0..1 picture by picture, where that
     /// has a part in it, and cut off, at a height between those of the rule and of the prior.
-    fn guide(&self, map: Tensor, view: &View) -> Tensor {
-        let (map, deviations) = (on_grid(&map, self.grid), self.masking.rule.deviations());
+    fn guide(&self, map: &Tensor, view: &View) -> Tensor {
+        let (map, deviations) = (on_grid(map, self.grid), self.masking.rule.deviations());
         let weight = self.masking.prior(view.done);
         let known = match &self.prior {
             Some(prior) if weight > 0.0 => {
