@@ -27,6 +27,10 @@ pub enum Domain {
     Mix = 7,
     /// Confidence intervals.
     Bootstrap = 8,
+    /// Other crops of a view, where the first does not hold what it has to.
+    Crop = 9,
+    /// What only the pictures of the first batch show.
+    Preview = 10,
 }
 
 /// The stream of `domain` at the coordinates `(a, b)`.

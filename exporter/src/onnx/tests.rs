@@ -21,6 +21,7 @@ fn encoder(arch: Arch) -> Encoder<'static> {
         (param.name, EncoderTensor { shape: param.shape, data })
     };
     Encoder {
+        whitening: None,
         arch,
         layout: Layout { prefix: String::new(), naming: Naming::Torchvision },
         tensors: Graph::new(arch).params().into_iter().enumerate().map(tensor).collect::<BTreeMap<_, _>>(),

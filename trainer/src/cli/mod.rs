@@ -6,6 +6,7 @@ mod knn;
 mod localise;
 mod overrides;
 mod profile;
+mod refresh;
 mod report;
 mod whiten;
 
@@ -43,6 +44,8 @@ enum Command {
     Pretrain(Box<PretrainArgs>),
     /// Measure where the time of pretraining's steps goes
     Profile(Box<profile::ProfileArgs>),
+    /// Estimate the running statistics of a run's encoder anew, on unmasked views, as `pretrain --bn-refresh` does at its end
+    BnRefresh(refresh::RefreshArgs),
     /// Classify a validation folder by nearest neighbours, and tell what pixels and an untrained encoder reach
     Knn(knn::KnnArgs),
     /// Train a linear classifier on the frozen encoder and tell its accuracy on a validation folder
@@ -168,6 +171,10 @@ struct PretrainArgs {
     /// Most pictures of each folder for it
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     knn_limit: u64,
+    /// Batches of unmasked views, at most an epoch of them, over which the running statistics of the finished encoder are
+    /// estimated anew; 0: they stay. Default: 100 where queries are masked, else 0. What `--resume` goes on with stays
+    #[arg(long, value_name = "N")]
+    bn_refresh: Option<usize>,
     /// Use deterministic algorithms only, also on CUDA, where they are slower
     #[arg(long)]
     deterministic: bool,
@@ -197,6 +204,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Pretrain(args) => pretrain(*args),
         Command::Profile(args) => profile::run(*args),
+        Command::BnRefresh(args) => refresh::run(args),
         Command::Knn(args) => knn::knn(&args),
         Command::Linear(args) => evaluate::linear(&args),
         Command::Finetune(args) => evaluate::finetune(&args),
@@ -250,6 +258,7 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         cache_bytes: args.cache << 20,
         resume: args.resume.map(|path| path.unwrap_or_else(|| args.out.clone())),
         allow: Allow { changed_data: args.allow_changed_data, more_epochs: args.allow_more_epochs },
+        bn_refresh: args.bn_refresh.unwrap_or(if config.masks_queries() { engine::BATCHES } else { 0 }),
         stop_after: args.stop_after,
         out: args.out,
     };

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use occlude_preprocess::Cut;
 
-use super::crop::{Photometric, ViewSpec};
+use super::crop::{Geometry, Photometric, ViewSpec};
 use super::store::Store;
-use super::views::Cutter;
+use super::views::{Cutter, Whole};
 use crate::rng::{Domain, permutation, stream};
 
 /// One view of every picture of a batch.
@@ -224,10 +224,10 @@ impl Job {
             let mut outs: Vec<&mut [u8]> =
                 views.iter_mut().map(|view| &mut view.pixels[i * plane..(i + 1) * plane]).collect();
             let mut photometric = Vec::new();
-            let draw = |width, height, cuts: &mut Vec<Cut>| {
+            let draw = |whole: &Whole, cuts: &mut Vec<Cut>| {
                 photometric.clear();
                 for v in 0..self.spec.views {
-                    let (cut, colours) = self.draw(index, v, width, height);
+                    let (cut, colours) = self.draw(index, v, whole);
                     cuts.push(cut);
                     photometric.push(colours);
                 }
@@ -240,16 +240,25 @@ impl Job {
         Some(Batch { step, views, indices, size })
     }
 
-    /// View `v` of the sample at `index`, a picture of the given size.
-    fn draw(&self, index: usize, v: usize, width: u32, height: u32) -> (Cut, Photometric) {
+    /// View `v` of the sample at `index`.
+    fn draw(&self, index: usize, v: usize, whole: &Whole) -> (Cut, Photometric) {
         // the sample and the view name the stream, so no draw depends on the batch
         let coordinate = (index as u64) << 1 | v as u64;
-        let mut rng = stream(self.spec.seed, Domain::View, self.epoch, coordinate);
-        let (geometry, photometric) = self.spec.view.draw(width, height, &mut rng);
-        (Cut { crop: geometry.crop, flip: geometry.flip }, photometric)
+        let rng = |domain| stream(self.spec.seed, domain, self.epoch, coordinate);
+        let &Whole { width, height, foreground } = whole;
+        let (Geometry { mut crop, flip }, photometric) =
+            self.spec.view.draw(width, height, &mut rng(Domain::View));
+        if let Some(foreground) = foreground {
+            // further crops have a stream of their own: the rest of a view stays what it is without them
+            let more = &mut rng(Domain::Crop);
+            crop = self.spec.view.constrain(crop, (width, height), &foreground, more);
+        }
+        (Cut { crop, flip }, photometric)
     }
 }
 
+#[cfg(test)]
+mod constrained;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,13 +387,22 @@ mod tests {
         let near_end = bytes.len() - 30;
         bytes[near_end..near_end + 20].fill(0x7f);
         std::fs::write(&path, bytes).expect("written");
-        let run = |cache: u64| -> Vec<_> {
-            let store = store(&dir, cache);
-            (0..3).flat_map(|epoch| Loader::start(&store, &spec(2), epoch, 0).collect::<Vec<_>>()).collect()
+        let run = |cache: u64, crop_foreground: f64| -> Vec<_> {
+            let (store, mut spec) = (store(&dir, cache), spec(2));
+            spec.view.augment.crop_foreground = crop_foreground;
+            (0..3).flat_map(|epoch| Loader::start(&store, &spec, epoch, 0).collect::<Vec<_>>()).collect()
         };
-        let plain = run(0);
+        let plain = run(0, 0.0);
         assert!(plain.len() == 6 && plain.iter().all(Option::is_some));
-        assert!(plain == run(70_000) && plain == run(1 << 20));
+        assert!(plain == run(70_000, 0.0) && plain == run(1 << 20, 0.0));
+        let constrained = run(0, 0.9);
+        assert!(constrained == run(70_000, 0.9) && constrained == run(1 << 20, 0.9));
+        assert!(constrained != plain, "some crops hold less than nine tenths");
+        let colours = |batches: &[Option<Batch>]| -> Vec<_> {
+            let views = batches.iter().flatten().flat_map(|b| &b.views);
+            views.flat_map(|view| view.photometric.clone()).collect()
+        };
+        assert!(colours(&plain) == colours(&constrained), "the rest of a view is drawn as without");
     }
 
     /// A list and shards hold the pictures of the folder that they were made of, in its order: a run does not depend

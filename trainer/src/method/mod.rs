@@ -98,14 +98,6 @@ fn show(preview: &mut Option<Preview>, title: &'static str, x: &Tensor) {
     }
 }
 
-/// Adds the foregrounds that are known to the pictures.
-fn foregrounds(preview: &mut Option<Preview>, views: &[occluder::View; 2]) {
-    if let Some(p) = preview {
-        let known = views.iter().enumerate();
-        p.foreground = known.filter_map(|(i, v)| Some((i, v.foreground.as_ref()?.shallow_clone()))).collect();
-    }
-}
-
 /// The metrics of every contrastive method, of projections `(B, D)` and features of one view.
 ///
 /// `acc1` is the accuracy among all negatives; `batch_acc1` among the batch's own keys, which nothing but

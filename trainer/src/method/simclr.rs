@@ -5,7 +5,7 @@ use occlude_torch_ext::Autocast;
 use tch::{Device, Tensor};
 
 use super::occluder::{Occluder, Side, View};
-use super::{Method, Preview, Step, StepOutput, contrast, foregrounds, show};
+use super::{Method, Preview, Step, StepOutput, contrast, show};
 use crate::config::{self, Config};
 use crate::loss::{normalize, nt_xent};
 use crate::mask::Purpose;
@@ -40,6 +40,12 @@ impl Simclr {
         Ok(Self { settings: settings.clone(), seed: config.seed, bf16, encoder, head, occluder })
     }
 
+    /// The map that localises, where the encoder does.
+    fn own_map(&self, x: &Tensor) -> Tensor {
+        let splits = self.settings.bn_splits as i64;
+        self.encoder.forward(x, Mode::Peek { splits }, self.occluder.tap()).tap()
+    }
+
     /// What the encoder sees of the two views, and the hard negatives of the first.
     fn inputs(
         &self,
@@ -47,11 +53,10 @@ impl Simclr {
         step: Step,
         preview: &mut Option<Preview>,
     ) -> ([Tensor; 2], Vec<Tensor>) {
-        let splits = self.settings.bn_splits as i64;
-        let own = |x: &Tensor| self.encoder.forward(x, Mode::Peek { splits }, self.occluder.tap()).tap();
+        let own = |x: &Tensor| self.own_map(x);
         let rng = |of| stream(self.seed, Domain::Mask, step.number, of);
         let mut seen = |side: Side, of: usize, title, preview: &mut Option<Preview>| {
-            if !self.occluder.masks(side) {
+            if !self.occluder.masks(side, step) {
                 return views[of].input.shallow_clone();
             }
             let x = self.occluder.hide(&mut views[of], Purpose::Positive, own, &mut rng(of as u64));
@@ -89,7 +94,7 @@ impl Simclr {
 impl Method for Simclr {
     fn step(&mut self, views: &[Tensor; 2], step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
-        let mut views = tch::no_grad(|| views.each_ref().map(|v| self.occluder.view(v)));
+        let mut views = tch::no_grad(|| views.each_ref().map(|v| self.occluder.view(v, step)));
         for (title, v) in ["view 1", "view 2"].into_iter().zip(&views) {
             show(&mut preview, title, &v.input);
         }
@@ -111,7 +116,10 @@ impl Method for Simclr {
         } else {
             Vec::new()
         };
-        foregrounds(&mut preview, &views);
+        tch::no_grad(|| {
+            let rng = &mut stream(self.seed, Domain::Preview, step.number, 0);
+            self.occluder.complete(&mut preview, &mut views, |x| self.own_map(x), rng);
+        });
         Ok(StepOutput { loss, metrics, preview })
     }
 

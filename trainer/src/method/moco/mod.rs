@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 pub use keys::Keys;
 
 use super::occluder::{Occluder, Side, View};
-use super::{Method, Preview, Step, StepOutput, contrast, foregrounds, mean, show};
+use super::{Method, Preview, Step, StepOutput, contrast, mean, show};
 use crate::config::{self, Config, Mixing};
 use crate::device::upload;
 use crate::loss::{Negatives, logits, normalize};
@@ -106,7 +106,7 @@ impl Moco {
     }
 
     /// The map that localises, where the momentum encoder does.
-    fn own_map(&self) -> impl FnOnce(&Tensor) -> Tensor + '_ {
+    fn own_map(&self) -> impl Fn(&Tensor) -> Tensor + '_ {
         |x| self.key.forward(x, Mode::Peek { splits: self.splits() }, self.occluder.tap()).tap()
     }
 
@@ -122,7 +122,7 @@ impl Moco {
     /// Normalised projections of the momentum encoder for `view`, `(B, D)`, from a batch in another order, so that no
     /// group of the split normalisation holds the same pictures as the query's (shuffling BN).
     fn encode_key(&self, view: &mut View, step: Step, of: usize, preview: &mut Option<Preview>) -> Tensor {
-        let masked = self.occluder.masks(Side::Key);
+        let masked = self.occluder.masks(Side::Key, step);
         let input = if masked {
             let rng = &mut self.rng(Domain::Mask, step, 2 + of);
             let x = self.occluder.hide(view, Purpose::Positive, self.own_map(), rng);
@@ -170,7 +170,7 @@ impl Moco {
 
     /// What the query encoder sees of a view.
     fn query_input(&self, view: &mut View, step: Step, of: usize, preview: &mut Option<Preview>) -> Tensor {
-        if !self.occluder.masks(Side::Query) {
+        if !self.occluder.masks(Side::Query, step) {
             return view.input.shallow_clone();
         }
         let rng = &mut self.rng(Domain::Mask, step, of);
@@ -223,7 +223,7 @@ impl Method for Moco {
     fn step(&mut self, views: &[Tensor; 2], step: Step) -> Result<StepOutput> {
         let device = self.query.device();
         let mut preview = step.preview.then(Preview::default);
-        let mut views = tch::no_grad(|| views.each_ref().map(|v| self.occluder.view(v)));
+        let mut views = tch::no_grad(|| views.each_ref().map(|v| self.occluder.view(v, step)));
         for (title, v) in ["view 1", "view 2"].into_iter().zip(&views) {
             show(&mut preview, title, &v.input);
         }
@@ -268,7 +268,10 @@ impl Method for Moco {
             }
         }
         self.fresh.extend(keys);
-        foregrounds(&mut preview, &views);
+        tch::no_grad(|| {
+            let rng = &mut self.rng(Domain::Preview, step, 0);
+            self.occluder.complete(&mut preview, &mut views, self.own_map(), rng);
+        });
         let loss = match losses.as_slice() {
             [one] => one.shallow_clone(),
             several => Tensor::stack(several, 0).mean(Kind::Float),
