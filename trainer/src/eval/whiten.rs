@@ -201,7 +201,7 @@ mod tests {
         assert!(mean.abs().max().double_value(&[]) < 1e-4, "{mean}");
         let covariance = y.transpose(0, 1).matmul(&y) / 499.0;
         let unit = Tensor::eye(6, (Kind::Double, Device::Cpu));
-        let off = (&covariance - &unit) * (1.0 - &unit);
+        let off: Tensor = (&covariance - &unit) * (1.0 - &unit);
         assert!(off.abs().max().double_value(&[]) < 1e-3, "uncorrelated: {off}");
         let diagonal = Vec::<f64>::try_from(covariance.diagonal(0, 0, 1)).expect("floats");
         assert!(diagonal.iter().all(|v| (0.2..1.0).contains(v)), "one, less the shrinkage: {diagonal:?}");
