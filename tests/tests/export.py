@@ -105,10 +105,10 @@ def saliency(rule, features, pixels, std):
     inner = (cells * middle).sum((2, 3)) / middle.sum()
     outer = (cells * (1 - middle)).sum((2, 3)) / (1 - middle).sum()
     along = torch.einsum("bchw,bc->bhw", cells, inner - outer)
-    side, stride = pixels.shape[2], 4
+    side, stride = pixels.shape[2], 1
     while -(-side // stride) > h:
         stride *= 2
-    fine = stride // 4
+    fine = max(stride // 4, 1)
     opponent = torch.tensor([[0.8 / 3] * 3, [1.6, -1.6, 0], [0.6, 0.6, -1.2]], dtype=torch.float64)
     rgb = F.avg_pool2d(pixels * torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1), fine, ceil_mode=True)
     colours = torch.einsum("oc,bchw->bohw", opponent, rgb)
