@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use occlude_checkpoint::{
     Checkpoint, Dtype, EncoderMatch, LoadOptions, LoadReport, Tensor, TensorOut, check_values, match_encoder,
-    save_detectron2,
+    meta, save_detectron2,
 };
 use occlude_encoder::layout::{Layout, Naming};
 use occlude_encoder::{Arch, ParamKind, detectron};
 
 use crate::contract::Normalisation;
 use crate::error::Error;
-use crate::recipe::{Norm, Recipe};
+use crate::recipe::{Norm, Recipe, is_detectrons};
 use crate::settings::settings;
 
 /// What Detectron2 shows as the origin of the weights.
@@ -70,6 +70,9 @@ pub fn convert(options: &Options) -> Result<Conversion, Error> {
     let checkpoint = Checkpoint::open(&options.checkpoint)?;
     let load = LoadOptions { arch: options.arch, prefix: options.prefix.clone(), partial: false };
     let matched = match_encoder(&checkpoint, &load)?;
+    if !is_detectrons(matched.arch) {
+        return Err(Error::NotDetectron { arch: matched.arch });
+    }
     let recipe = options.recipe.unwrap_or(Recipe::default_for(matched.arch));
     if !recipe.fits(matched.arch) {
         return Err(Error::RecipeArch { recipe: recipe.name(), arch: matched.arch });
@@ -113,6 +116,12 @@ fn warnings(checkpoint: &Checkpoint, contract: Option<&Normalisation>) -> Vec<St
         )),
         Some(_) => {}
     }
+    if checkpoint.metadata().contains_key(meta::WHITENING) {
+        warnings.push(
+            "the checkpoint's whitening is left out: it belongs to embeddings, and detectors read feature maps"
+                .to_owned(),
+        );
+    }
     let damaged = checkpoint.damaged_records();
     if !damaged.is_empty() {
         warnings.push(format!(
@@ -145,7 +154,7 @@ fn encoder_arrays<'a>(
 /// The projection head as `stem.fc.*`: MoCo has it below the encoder, Occlude beside it.
 fn head_arrays<'a>(checkpoint: &'a Checkpoint, layout: &Layout) -> Result<Vec<TensorOut<'a>>, Error> {
     let inside = match layout.naming {
-        Naming::Torchvision | Naming::Sequential | Naming::Transformers => {
+        Naming::Torchvision | Naming::Sequential | Naming::Unpooled | Naming::Transformers => {
             format!("{}fc.", layout.prefix)
         }
         Naming::Detectron2 => format!("{}stem.fc.", layout.prefix),

@@ -88,6 +88,14 @@ pub enum Error {
         /// Its `pixel_std`.
         std: [f64; 3],
     },
+    /// A network that Detectron2 cannot build.
+    #[error(
+        "Detectron2 has no network like {arch}: its ResNets begin with a 7x7 convolution of stride 2 and a pooling; hint: pretrain a `resnet50` for detection"
+    )]
+    NotDetectron {
+        /// It.
+        arch: Arch,
+    },
     /// Nothing in the file has a name of Detectron2's encoder.
     #[error(
         "`{path}` has no encoder under Detectron2's names (`stem.conv1.weight`, `backbone.res2.*`, `backbone.bottom_up.res2.*`); hint: `occlude-export safetensors` takes checkpoints of other projects",

@@ -11,6 +11,7 @@ use occlude_encoder::{Arch, Graph, ParamKind};
 
 use crate::error::Error;
 use crate::names::Named;
+use crate::recipe::is_detectrons;
 
 /// Metadata: where the encoder was imported from.
 pub const ORIGIN: &str = "occlude.origin";
@@ -58,6 +59,9 @@ pub struct Import {
 pub fn import(options: &ImportOptions) -> Result<Import, Error> {
     let path = options.file.as_path();
     occlude_output::check(&[&options.out], &[path], options.force)?;
+    if let Some(arch) = options.arch.filter(|&arch| !is_detectrons(arch)) {
+        return Err(Error::NotDetectron { arch });
+    }
     let checkpoint = Checkpoint::open(path)?;
     if let Some(name) = checkpoint.names().find(|name| is_caffe2(name)) {
         return Err(Error::Caffe2 { path: path.to_owned(), name: name.to_owned() });
@@ -134,7 +138,7 @@ fn load<'a>(path: &Path, named: &Named<'a>, arch: Arch, report: LoadReport) -> R
         tensors.insert(param.name, EncoderTensor { shape: param.shape, data });
     }
     let layout = Layout { prefix: String::new(), naming: Naming::Detectron2 };
-    Ok(Encoder { arch, layout, tensors, report })
+    Ok(Encoder { arch, layout, tensors, whitening: None, report })
 }
 
 /// Caffe2's normalisations are a scale and a shift alone: mean 0 and variance 1 with weights that are not 1.

@@ -2,7 +2,7 @@
 //! (<https://arxiv.org/abs/1911.05722>, section 4.2).
 
 use clap::ValueEnum;
-use occlude_encoder::Arch;
+use occlude_encoder::{Arch, Stem};
 
 /// A training recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -114,6 +114,14 @@ impl Recipe {
     /// smaller encoder does not fit.
     pub fn fits(self, arch: Arch) -> bool {
         self.row().head == Head::Fpn || is_bottleneck(arch)
+    }
+}
+
+/// Whether Detectron2 has such a network.
+pub(crate) fn is_detectrons(arch: Arch) -> bool {
+    match arch.stem() {
+        Stem::Usual => true,
+        Stem::Small => false,
     }
 }
 

@@ -80,6 +80,15 @@ fn c4_wants_bottlenecks() {
 }
 
 #[test]
+fn networks_for_small_pictures_are_not_detectron2s() {
+    let (_folder, options) = place();
+    common::safetensors(&options.checkpoint, &common::encoder(Arch::ResNet18Small, "encoder_q."));
+    let error = refused(&options);
+    assert!(matches!(error, Error::NotDetectron { arch: Arch::ResNet18Small }), "{error}");
+    assert!(error.to_string().contains("7x7 convolution") && error.to_string().contains("hint: "), "{error}");
+}
+
+#[test]
 fn a_contract_that_cannot_be_read_is_an_error() {
     let (_folder, options) = place();
     let metadata = [("occlude.preprocess".to_owned(), "{}".to_owned())].into();

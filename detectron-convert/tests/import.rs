@@ -226,6 +226,17 @@ fn another_architecture_does_not_fit() {
 }
 
 #[test]
+fn networks_for_small_pictures_are_refused() {
+    let place = Place::new();
+    let (file, out) = (place.file("x.pkl"), place.file("x.safetensors"));
+    common::pickle(&file, &common::detectron2(Arch::ResNet18Small, str::to_owned));
+    let asked = ImportOptions { arch: Some(Arch::ResNet18Small), ..options(&file, &out) };
+    assert!(matches!(import(&asked), Err(Error::NotDetectron { .. })));
+    let error = import(&options(&file, &out)).expect_err("another stem").to_string();
+    assert!(error.contains("`conv1.weight`: expected [64, 3, 7, 7], got [64, 3, 3, 3]"), "{error}");
+}
+
+#[test]
 fn two_encoders_are_refused() {
     let mut tensors = common::detectron2(Arch::ResNet18, str::to_owned);
     tensors.extend(common::detectron2(Arch::ResNet18, fpn));

@@ -11,7 +11,7 @@ use occlude_preprocess::{Golden, Rgb, golden};
 use crate::onnx::{Network, OnnxModel, OnnxOptions, OutputKind, Precision};
 use crate::pictures::Inputs;
 use crate::plain::Answering;
-use crate::reference::{Map, stages_seen};
+use crate::reference::{Map, values_seen};
 use crate::runtime::{Outputs, Session};
 use crate::{Error, plain};
 
@@ -69,7 +69,7 @@ fn refuse_beyond(network: Network<'_>, pixels: &Rgb, limit: f32) -> Result<(), E
             first = worst.filter(|v| v.is_nan() || v.abs() > limit).map(|value| (node.name.clone(), value));
         }
     };
-    stages_seen(network.encoder, &contract.tensor(pixels), contract.crop as usize, &mut see)?;
+    values_seen(network.encoder, &contract.tensor(pixels), contract.crop as usize, &[], &mut see)?;
     match first {
         Some((layer, value)) => Err(Error::Activation { layer, value, limit }),
         None => Ok(()),

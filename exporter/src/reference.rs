@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use ndarray::{ArrayView2, linalg::general_mat_mul};
 use occlude_checkpoint::Encoder;
-use occlude_encoder::{Graph, Node, Op};
+use occlude_encoder::{Graph, Node, NodeId, Op, ParamKind};
 
 use crate::Error;
 
@@ -50,27 +50,32 @@ impl Map {
     }
 }
 
-/// The outputs of the residual stages 2 to 5 for one input tensor `(3, side, side)`, as
-/// [`occlude_preprocess::Preprocess::tensor`] gives it; the last one is what embeddings are pooled from.
+/// The values of `wanted` nodes for one input tensor `(3, side, side)`, as
+/// [`occlude_preprocess::Preprocess::tensor`] gives it.
 ///
 /// # Errors
 /// [`Error::MissingWeight`] for an encoder that was loaded partially.
-pub fn stages(encoder: &Encoder<'_>, input: &[f32], side: usize) -> Result<[Map; 4], Error> {
-    stages_seen(encoder, input, side, &mut |_, _| ())
-}
-
-/// [`stages`], where `see` gets the value of every node on the way.
-///
-/// # Errors
-/// As [`stages`].
-pub(crate) fn stages_seen(
+pub fn values(
     encoder: &Encoder<'_>,
     input: &[f32],
     side: usize,
+    wanted: &[NodeId],
+) -> Result<Vec<Map>, Error> {
+    values_seen(encoder, input, side, wanted, &mut |_, _| ())
+}
+
+/// [`values`], where `see` gets the value of every node on the way.
+///
+/// # Errors
+/// As [`values`].
+pub(crate) fn values_seen(
+    encoder: &Encoder<'_>,
+    input: &[f32],
+    side: usize,
+    wanted: &[NodeId],
     see: &mut dyn FnMut(&Node, &Map),
-) -> Result<[Map; 4], Error> {
+) -> Result<Vec<Map>, Error> {
     let graph = Graph::new(encoder.arch);
-    let stages: Vec<usize> = (2..=5).map(|stage| graph.stage(stage)).collect();
     let mut values: Vec<Option<Map>> = vec![None; graph.nodes.len()];
     for (id, node) in graph.nodes.iter().enumerate().take(graph.features() + 1) {
         let value = match node.op {
@@ -85,31 +90,31 @@ pub(crate) fn stages_seen(
         // What no later node reads is let go.
         for &input in &node.inputs {
             let read = graph.nodes[id + 1..].iter().any(|n| n.inputs.contains(&input));
-            if !(read || stages.contains(&input)) {
+            if !(read || wanted.contains(&input)) {
                 values[input] = None;
             }
         }
     }
-    let mut map = |stage: usize| values[stages[stage]].take().unwrap_or_else(|| Map::zeros(0, 0, 0));
-    Ok([map(0), map(1), map(2), map(3)])
+    let map = |&id: &NodeId| values[id].clone().unwrap_or_else(|| Map::zeros(0, 0, 0));
+    Ok(wanted.iter().map(map).collect())
 }
 
 fn compute(encoder: &Encoder<'_>, node: &Node, inputs: &[&Map]) -> Result<Map, Error> {
-    let parameter = |leaf: &str| {
-        let name = format!("{}.{leaf}", node.name);
-        encoder.f32(&name).ok_or(Error::MissingWeight { name })
+    let parameter = |kind| {
+        let name = node.param(kind).map_or(&node.name, |p| &p.name);
+        encoder.f32(name).ok_or_else(|| Error::MissingWeight { name: name.clone() })
     };
     let x = inputs[0];
     Ok(match node.op {
         Op::Conv { out_channels, kernel, stride, padding, groups, .. } => grouped_conv(
             x,
-            &parameter("weight")?,
+            &parameter(ParamKind::ConvWeight)?,
             (out_channels, groups),
             &Window { kernel, stride, padding },
         ),
         Op::BatchNorm { .. } => {
-            let (mean, var) = (parameter("running_mean")?, parameter("running_var")?);
-            batch_norm(x, &parameter("weight")?, &parameter("bias")?, &mean, &var)
+            let (mean, var) = (parameter(ParamKind::BnMean)?, parameter(ParamKind::BnVar)?);
+            batch_norm(x, &parameter(ParamKind::BnWeight)?, &parameter(ParamKind::BnBias)?, &mean, &var)
         }
         Op::MaxPool { kernel, stride, padding } => max_pool(x, &Window { kernel, stride, padding }),
         Op::Relu => Map { data: x.data.iter().map(|&v| rectified(v)).collect(), ..*x },

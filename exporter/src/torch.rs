@@ -42,7 +42,8 @@ pub struct TorchOptions {
 }
 
 /// Writes the encoder as a `.pth` that `torch.load(weights_only=True)` reads. Architecture, contract
-/// and fingerprint are kept where PyTorch does not look and Occlude's tools do.
+/// and fingerprint are kept where PyTorch does not look and Occlude's tools do. A whitening that the encoder has is
+/// written into the state dict, as `whiten.weight` and `whiten.bias`, which strict loaders refuse.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] when the file cannot be written.
@@ -68,12 +69,16 @@ pub fn write_torch(
         ]),
     };
     let json = contract.to_json();
-    let metadata = BTreeMap::from([
+    let mut metadata = BTreeMap::from([
         (meta::ARCH.to_owned(), arch),
         (meta::FINGERPRINT.to_owned(), encoder.fingerprint(&json)),
         (meta::PREPROCESS.to_owned(), json),
         (meta::VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
     ]);
+    if let Some(whitening) = &encoder.whitening {
+        tensors.extend(whitening.tensors_out());
+        whitening.describe(&mut metadata);
+    }
     Ok(save_torch(path, &tensors, &TorchOuter { beside, metadata })?)
 }
 

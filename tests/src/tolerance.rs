@@ -23,6 +23,10 @@ pub const HALF_COSINE: f64 = 0.9999;
 /// Smallest cosine of a model in 8-bit integers with torchvision, on noise that it was not calibrated for.
 pub const INT8_COSINE: f64 = 0.98;
 
+/// Largest difference of whitened embeddings' cosines, and of the matrix as a share of its largest number, from numpy's:
+/// both compute in double precision and round once.
+pub const WHITENED: f64 = 1e-5;
+
 /// Largest difference of the mean of a map scaled to 0..1: sums of floats in another order, in batches and one by one.
 pub const MAP_SCORE: f64 = 1e-4;
 

@@ -28,7 +28,9 @@ PREFIX = "module.encoder_q."
 
 
 def network(arch="resnet18"):
-    net = torchvision.models.__dict__[arch]()
+    net = torchvision.models.__dict__[arch.removesuffix("-small")]()
+    if arch.endswith("-small"):
+        net.conv1, net.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
     net.fc = torch.nn.Sequential(torch.nn.Linear(net.fc.in_features, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16))
     return net
 
@@ -148,10 +150,10 @@ def saliency(rule, features, pixels, std):
     inner = (cells * middle).sum((2, 3)) / middle.sum()
     outer = (cells * (1 - middle)).sum((2, 3)) / (1 - middle).sum()
     along = torch.einsum("bchw,bc->bhw", cells, inner - outer)
-    side, stride = pixels.shape[2], 4
+    side, stride = pixels.shape[2], 1
     while -(-side // stride) > h:
         stride *= 2
-    fine = stride // 4
+    fine = max(stride // 4, 1)
     opponent = torch.tensor([[0.8 / 3] * 3, [1.6, -1.6, 0], [0.6, 0.6, -1.2]], dtype=torch.float64)
     rgb = F.avg_pool2d(pixels * torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1), fine, ceil_mode=True)
     colours = torch.einsum("oc,bchw->bohw", opponent, rgb)

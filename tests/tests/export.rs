@@ -431,7 +431,7 @@ fn other_resnets_are_torchvisions() {
     let folder = run::scratch("export_archs");
     pictures::tree(&folder.join("pictures"), 2, 3);
     let at = |name: &str| folder.join(name);
-    for arch in ["resnext50_32x4d", "wide_resnet50_2"] {
+    for arch in ["resnext50_32x4d", "wide_resnet50_2", "resnet18-small"] {
         let (file, single, int8) = (at("in.pth"), at("single.onnx"), at("int8.onnx"));
         run::python(SCRIPT, &[Path::new("make"), &file, Path::new(arch)]);
         let size: [&dyn AsRef<OsStr>; 3] = [&"--force", &"--image-size", &SIDE];

@@ -63,6 +63,12 @@ fn missing_files_are_named() {
     refused("occlude-train", "pretrain @/nowhere --recipe moco-v2 --out @/run", FAILED, "nowhere");
     refused("occlude-train", "knn @/gone.safetensors @/good @/good", FAILED, "gone.safetensors");
     refused("occlude-train", "embed @/gone.safetensors @/good", FAILED, "gone.safetensors");
+    refused(
+        "occlude-train",
+        "bn-refresh @/gone.safetensors @/good --out @/new.safetensors",
+        FAILED,
+        "gone.safetensors",
+    );
     refused("occlude-train", "localise @/gone.safetensors @/good --masks @/nowhere", FAILED, "nowhere");
     refused("occlude-export", "onnx @/gone.safetensors @/out.onnx", FAILED, "gone.safetensors");
     refused("occlude-export", "verify @/gone.onnx @/gone.safetensors @/good", FAILED, "gone.");
@@ -75,6 +81,12 @@ fn missing_files_are_named() {
 #[test]
 fn files_of_another_kind_are_named() {
     refused("occlude-train", "knn @/text.safetensors @/good @/good", FAILED, "text.safetensors");
+    refused(
+        "occlude-train",
+        "bn-refresh @/text.safetensors @/good --out @/new.safetensors",
+        FAILED,
+        "text.safetensors",
+    );
     refused("occlude-export", "onnx @/text.pth @/out.onnx", FAILED, "text.pth");
     refused("occlude-export", "inspect @/text.onnx", FAILED, "text.onnx");
     refused("occlude-detectron", "convert @/text.safetensors @/out.pkl", FAILED, "text.safetensors");
@@ -107,6 +119,12 @@ fn a_run_that_cannot_work_is_refused_before_it_starts() {
         "pretrain @/good --recipe moco-v2 --out @/run --resume @/gone.safetensors",
         FAILED,
         "gone.safetensors",
+    );
+    refused(
+        "occlude-train",
+        "pretrain @/good --recipe saliency-moco --out @/run --mask-course 0.6 0.2 0.9",
+        USAGE,
+        "--mask-course",
     );
     assert!(!place().join("run").exists(), "no run folder is left behind");
 }

@@ -3,6 +3,8 @@
 //! Pure functions over batches; nothing here knows a network. They are few operators each, because the exported model
 //! computes the same.
 
+mod border_colour;
+
 use occlude_saliency::prior;
 use occlude_saliency::rule::{self, OPPONENT, TINY};
 use tch::{Kind, Tensor};
@@ -10,6 +12,7 @@ use tch::{Kind, Tensor};
 use crate::device::upload;
 use crate::mask::aggregate;
 
+pub use border_colour::BorderColour;
 pub use occlude_saliency::MapRule;
 
 /// Shortest vector that a cosine divides by; a cell whose feature is zero is like nothing.

@@ -27,6 +27,10 @@ pub enum Domain {
     Mix = 7,
     /// Confidence intervals.
     Bootstrap = 8,
+    /// Other crops of a view, where the first does not hold what it has to.
+    Crop = 9,
+    /// What only the pictures of the first batch show.
+    Preview = 10,
 }
 
 /// The stream of `domain` at the coordinates `(a, b)`.
@@ -34,12 +38,12 @@ pub fn stream(seed: u64, domain: Domain, a: u64, b: u64) -> ChaCha8Rng {
     named([seed, domain as u64, a, b])
 }
 
-/// The stream of a view of a picture in an epoch; `view` counts all views of the picture.
-pub fn view_stream(seed: u64, epoch: u64, picture: u64, view: u32) -> ChaCha8Rng {
+/// The stream of `domain` for a view of a picture in an epoch; `view` counts all views of the picture.
+pub fn view_stream(seed: u64, domain: Domain, epoch: u64, picture: u64, view: u32) -> ChaCha8Rng {
     match view {
         // the first two share a coordinate with their picture, and go on drawing what they always drew
-        0 | 1 => stream(seed, Domain::View, epoch, picture << 1 | u64::from(view)),
-        _ => named([seed, Domain::View as u64 | u64::from(view) << 32, epoch, picture]),
+        0 | 1 => stream(seed, domain, epoch, picture << 1 | u64::from(view)),
+        _ => named([seed, domain as u64 | u64::from(view) << 32, epoch, picture]),
     }
 }
 
@@ -95,12 +99,15 @@ mod tests {
         for (epoch, picture, view) in
             (0..3).flat_map(|e| (0..20).flat_map(move |p| (0..10).map(move |v| (e, p, v))))
         {
-            assert!(seen.insert(view_stream(1, epoch, picture, view).random::<u64>()), "{picture} {view}");
+            assert!(
+                seen.insert(view_stream(1, Domain::View, epoch, picture, view).random::<u64>()),
+                "{picture} {view}"
+            );
         }
         // what checkpoints of all versions were trained on
         for view in [0, 1] {
             let known = stream(1, Domain::View, 2, 7 << 1 | u64::from(view)).random::<u64>();
-            assert_eq!(view_stream(1, 2, 7, view).random::<u64>(), known);
+            assert_eq!(view_stream(1, Domain::View, 2, 7, view).random::<u64>(), known);
         }
     }
 

@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 
 arch, weights, answers = sys.argv[1:]
 torch.manual_seed(0)
-net = getattr(torchvision.models, arch)()
+net = getattr(torchvision.models, arch.removesuffix("-small"))()
 net.fc = torch.nn.Identity()
+if arch.endswith("-small"):
+    net.conv1, net.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
 for module in net.modules():
     if isinstance(module, torch.nn.BatchNorm2d):
         # As after training: nothing is one or zero, so that no term of the formula is hidden.

@@ -14,6 +14,7 @@ use crate::out::TensorOut;
 use crate::report::LoadReport;
 use crate::tensor::Tensor;
 use crate::values::check_values;
+use crate::whitening::{self, Whitening};
 
 /// The value of a parameter.
 #[derive(Clone, Debug)]
@@ -45,6 +46,8 @@ pub struct Encoder<'a> {
     pub layout: Layout,
     /// Parameters and buffers by torchvision's names.
     pub tensors: BTreeMap<String, EncoderTensor<'a>>,
+    /// What its embeddings go through afterwards, where the checkpoint says so.
+    pub whitening: Option<Whitening>,
     /// What matched and what did not.
     pub report: LoadReport,
 }
@@ -88,20 +91,33 @@ impl Encoder<'_> {
         Ok(out)
     }
 
+    /// Numbers of an embedding.
+    pub fn embedding_dim(&self) -> usize {
+        self.whitening.as_ref().map_or(self.arch.feature_dim(), Whitening::outputs)
+    }
+
     /// SHA-256 (hexadecimal) that identifies weights and preprocessing together: over every float
-    /// parameter in the order of the names, as name, a zero byte and little-endian data, then the
-    /// preprocessing contract. Counters are left out: they change no embedding.
+    /// parameter in the order of the names, as name, a zero byte and little-endian data, then the same of
+    /// the whitening where there is one, then the preprocessing contract. Counters are left out: they change
+    /// no embedding.
     pub fn fingerprint(&self, preprocess_json: &str) -> String {
         let mut hash = Sha256::new();
-        for (name, tensor) in &self.tensors {
-            let Some(data) = tensor.data.floats() else { continue };
+        let mut add = |name: &str, data: &[f32]| {
             hash.update(name.as_bytes());
             hash.update([0]);
             if cfg!(target_endian = "little") {
-                hash.update(bytemuck::cast_slice::<f32, u8>(&data));
+                hash.update(bytemuck::cast_slice::<f32, u8>(data));
             } else {
                 data.iter().for_each(|x| hash.update(x.to_le_bytes()));
             }
+        };
+        for (name, tensor) in &self.tensors {
+            let Some(data) = tensor.data.floats() else { continue };
+            add(name, &data);
+        }
+        if let Some(whitening) = &self.whitening {
+            whitening.weight().iter().for_each(|weight| add(whitening::WEIGHT, weight));
+            add(whitening::BIAS, whitening.bias());
         }
         hash.update(preprocess_json.as_bytes());
         hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
@@ -135,7 +151,11 @@ pub fn load_encoder_as_is<'a>(
 }
 
 fn of_match(checkpoint: &Checkpoint, matched: EncoderMatch) -> Result<Encoder<'_>, Error> {
-    let EncoderMatch { arch, layout, found, report } = matched;
+    let EncoderMatch { arch, layout, found, mut report } = matched;
+    let whitening = Whitening::of(checkpoint, arch.feature_dim())?;
+    if whitening.is_some() {
+        report.unused.retain(|name| name != whitening::WEIGHT && name != whitening::BIAS);
+    }
     let mut tensors = BTreeMap::new();
     for (param, key) in found {
         let Some(tensor) = checkpoint.tensor(&key) else { continue };
@@ -153,5 +173,5 @@ fn of_match(checkpoint: &Checkpoint, matched: EncoderMatch) -> Result<Encoder<'_
             tensors.entry(param.name).or_insert(EncoderTensor { shape: vec![], data: EncoderData::I64(0) });
         }
     }
-    Ok(Encoder { arch, layout, tensors, report })
+    Ok(Encoder { arch, layout, tensors, whitening, report })
 }

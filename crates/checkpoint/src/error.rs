@@ -111,6 +111,17 @@ pub enum Error {
         /// What matched and what did not.
         report: Box<LoadReport>,
     },
+    /// The file says that its embeddings are whitened, and has not what that takes.
+    #[error(
+        "`{path}` says that its embeddings are whitened, but {reason}; hint: make it again with `occlude-train whiten`",
+        path = path.display()
+    )]
+    Whitening {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or does not fit.
+        reason: String,
+    },
     /// A file could not be written.
     #[error("cannot save `{path}`: {reason}", path = path.display())]
     Save {

@@ -36,6 +36,7 @@ mod torch;
 mod values;
 mod variant;
 mod view;
+mod whitening;
 mod zip;
 
 pub use checkpoint::{Checkpoint, Format, Skipped};
@@ -51,3 +52,4 @@ pub use safetensors::save_safetensors;
 pub use tensor::Tensor;
 pub use torch::{TorchOuter, TorchValue, save_torch};
 pub use values::check_values;
+pub use whitening::{Whitening, WhiteningInfo};

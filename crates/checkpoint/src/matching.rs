@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
-use occlude_encoder::layout::{self, Layout, LayoutError};
-use occlude_encoder::{Arch, Graph, Param, ParamKind};
+use occlude_encoder::layout::{self, Layout, LayoutError, Naming};
+use occlude_encoder::{Arch, Graph, Param, ParamKind, Stem};
 
 use crate::checkpoint::{Checkpoint, Skipped};
 use crate::error::Error;
@@ -62,7 +62,16 @@ pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<E
         (None, Some(name)) => name.parse().map_err(|reason| Error::Arch { path: path(), reason })?,
         (None, None) => guess(&present),
     };
+    if layout.naming == Naming::Unpooled && arch.stem() != Stem::Small {
+        let reason = LayoutError::NoPooling { prefix: layout.prefix };
+        return Err(Error::Layout { path: path(), reason });
+    }
     let (found, mut report) = compare(arch, &present);
+    let own = checkpoint.metadata().contains_key(meta::ARCH);
+    report.assumed = (arch.stem() == Stem::Small && layout.naming != Naming::Unpooled && !own).then(|| {
+        "a stem of stride 1 without pooling, as small pictures want it, which the file does not say"
+            .to_owned()
+    });
     (report.surplus, report.unused) = left_over(keys.read(), &layout, arch, &found);
     report.skipped = skipped(checkpoint, &layout, &report.missing);
     if !(report.is_complete() || options.partial) || report.matched == 0 {

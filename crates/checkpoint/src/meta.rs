@@ -27,10 +27,15 @@ pub const METRICS: &str = "occlude.metrics";
 pub const RUN: &str = "occlude.run";
 /// What a run learns from and how many steps an epoch over it has, JSON.
 pub const DATA: &str = "occlude.data";
+/// Over how many batches of unmasked views the running statistics were estimated when training was over; absent: they are
+/// those of training.
+pub const BN_REFRESH: &str = "occlude.bn_refresh";
 /// The preprocessing contract, JSON.
 pub const PREPROCESS: &str = "occlude.preprocess";
 /// SHA-256 over the query encoder's weights and the preprocessing contract; see
 /// [`Encoder::fingerprint`](crate::Encoder::fingerprint).
 pub const FINGERPRINT: &str = "occlude.fingerprint";
+/// How the embeddings are whitened that the file has the tensors for, JSON; see [`Whitening`](crate::Whitening).
+pub const WHITENING: &str = "occlude.whitening";
 /// Version of Occlude that wrote the file.
 pub const VERSION: &str = "occlude.version";

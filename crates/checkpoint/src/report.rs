@@ -30,6 +30,8 @@ pub struct LoadReport {
     pub mis_shaped: Vec<MisShaped>,
     /// Missing parameters that the file has in a form that is not read here: torchvision's name, and why.
     pub skipped: Vec<(String, String)>,
+    /// What was taken for granted, because names and shapes do not show it.
+    pub assumed: Option<String>,
     /// What the network is instead, where names and shapes show it.
     pub variant: Option<String>,
 }
@@ -47,6 +49,9 @@ impl fmt::Display for LoadReport {
             write!(f, "it is {variant}, which is not supported; ")?;
         }
         write!(f, "{} matched", self.matched)?;
+        if let Some(assumed) = &self.assumed {
+            write!(f, ", assuming {assumed}")?;
+        }
         let shapes: Vec<String> = self.mis_shaped.iter().map(ToString::to_string).collect();
         for (names, what) in [
             (quoted(&self.missing), "missing"),

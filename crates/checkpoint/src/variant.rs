@@ -36,12 +36,12 @@ pub(crate) fn variant(present: &Present<'_>, left_over: &[String]) -> Option<Str
         .or_else(|| depth(present))
 }
 
-/// The first convolution: 7x7 over three channels in all of ours.
+/// The first convolution: 7x7 over three channels in most of ours, 3x3 in those for small pictures.
 fn stem(shape: Option<&[usize]>) -> Option<String> {
     match *shape? {
         [_, 3, 7, 7] => None,
         [_, 3, 3, 3] => Some(
-            "a ResNet for small pictures (a 3x3 first convolution, as for CIFAR): neither its stride nor whether pooling follows it is in the file"
+            "a ResNet for small pictures (a 3x3 first convolution, as for CIFAR) that is neither `resnet18-small` nor `resnet50-small`"
                 .to_owned(),
         ),
         [_, channels, 7, 7] => Some(format!("a ResNet for pictures of {channels} channels")),

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use common::{encoder_tensors, value};
 use occlude_checkpoint::{
-    Checkpoint, EncoderData, Error, Format, LoadOptions, TensorOut, load_encoder, meta, save_safetensors,
+    Checkpoint, EncoderData, Error, Format, LoadOptions, TensorOut, Whitening, WhiteningInfo, load_encoder,
+    meta, save_safetensors,
 };
 use occlude_encoder::Arch;
 
@@ -153,4 +154,35 @@ fn fingerprints_follow_weights_and_contract_only() {
     let mut changed = tensors;
     changed[0].data.to_mut()[0] ^= 1;
     assert_ne!(print, fingerprint(&changed, "{}"));
+}
+
+#[test]
+fn a_whitening_belongs_to_the_encoder_and_its_fingerprint() {
+    let dir = tempfile::tempdir().expect("folder");
+    let info = WhiteningInfo { pictures: 9, shrinkage: 0.0, variance: 1.0, encoder: String::new() };
+    let of = |weight: Option<Vec<f32>>, outputs: usize| {
+        Whitening::new(weight, vec![0.25; outputs], 512, info.clone()).expect("fits")
+    };
+    let load = |prefix: &str, whitening: Option<&Whitening>, said: bool| {
+        let mut metadata = BTreeMap::new();
+        whitening.filter(|_| said).inspect(|w| w.describe(&mut metadata));
+        let metadata: Vec<(&str, &str)> = metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let mut tensors = encoder_tensors(Arch::ResNet18, prefix);
+        tensors.extend(whitening.iter().flat_map(|w| w.tensors_out()));
+        let checkpoint = saved(dir.path(), &tensors, &metadata);
+        let encoder = load_encoder(&checkpoint, &LoadOptions::default()).expect("loads");
+        (encoder.fingerprint("{}"), encoder.whitening.clone(), encoder.report.unused.len())
+    };
+    let (plain, none, _) = load("", None, true);
+    assert!(none.is_none());
+    let mut prints = vec![plain.clone()];
+    for whitening in [of(Some(vec![0.5; 1024]), 2), of(Some(vec![0.75; 1024]), 2), of(None, 512)] {
+        let (print, found, unused) = load("", Some(&whitening), true);
+        assert_eq!((found.as_ref(), unused), (Some(&whitening), 0), "nothing of it is left over");
+        assert_eq!(load("encoder_q.", Some(&whitening), true).0, print, "wherever the encoder is");
+        assert!(!prints.contains(&print));
+        prints.push(print);
+    }
+    let (print, found, unused) = load("", Some(&of(None, 512)), false);
+    assert_eq!((print, found, unused), (plain, None, 1), "another project's tensors of these names");
 }

@@ -167,7 +167,10 @@ def files():
         empty = {n: torch.empty(t.shape) for n, t in r18.items()}
     yield "meta", {"state_dict": empty}
     yield "attention", {**r18, "layer1.0.se.fc1.weight": torch.zeros(1)}
-    yield "small_stem", {**r18, "conv1.weight": torch.zeros(64, 3, 3, 3)}
+    small = {**r18, "conv1.weight": torch.zeros(64, 3, 3, 3)}
+    yield "small_stem", small
+    yield "small_wide", {**small, "layer1.0.conv1.weight": torch.zeros(64, 32, 3, 3)}
+    yield "small_unpooled", {re.sub(r"^\w+", lambda m: "f." + numbers[m[0]], n): t for n, t in small.items()}
     yield "transformer", {"cls_token": torch.zeros(1), "blocks.0.attn.qkv.weight": torch.zeros(1)}
 
 

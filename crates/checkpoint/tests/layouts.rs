@@ -241,8 +241,8 @@ fn other_networks_are_not_taken_for_one_of_ours() {
             "attention",
             ["squeeze-and-excitation (SE-ResNet), which is not supported", "`layer1.0.se.fc1.weight`"],
         ),
-        ("small_stem", ["a 3x3 first convolution, as for CIFAR", "got [64, 3, 3, 3]"]),
-        ("no_pool", ["without pooling, as for CIFAR", "`f.`"]),
+        ("small_wide", ["a 3x3 first convolution, as for CIFAR", "neither `resnet18-small` nor"]),
+        ("no_pool", ["a ResNet without pooling behind a stem", "`f.`"]),
         ("blurred", ["anti-aliased", "which is not supported"]),
         ("pooled", ["a ResNet-D: its shortcuts are pooled", "which is not supported"]),
         ("clip", ["CLIP's ResNet", "which is not supported"]),
@@ -257,6 +257,21 @@ fn other_networks_are_not_taken_for_one_of_ours() {
         }
         assert!(message.len() < 2000, "{name}: {} bytes", message.len());
     }
+}
+
+/// What the files of networks for small pictures leave open is said, and what they show is not.
+#[test]
+fn networks_for_small_pictures_are_read() {
+    for (name, prefix, assumed) in [("small_stem", "", true), ("small_unpooled", "f.", false)] {
+        let found = match_encoder(&open(&format!("{name}.pth")), &LoadOptions::default())
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!((found.arch, found.layout.prefix.as_str()), (Arch::ResNet18Small, prefix), "{name}");
+        assert_eq!((found.report.matched, found.report.assumed.is_some()), (120, assumed), "{name}");
+        assert_eq!(found.report.to_string().contains("without pooling"), assumed, "{}", found.report);
+    }
+    let asked = LoadOptions { arch: Some(Arch::ResNet18), ..LoadOptions::default() };
+    let error = match_encoder(&open("small_stem.pth"), &asked).expect_err("another stem").to_string();
+    assert!(error.contains("got [64, 3, 3, 3]"), "{error}");
 }
 
 #[test]

@@ -29,6 +29,11 @@ pub enum Arch {
     WideResNet50x2,
     /// Wide ResNet-101-2.
     WideResNet101x2,
+    /// ResNet-18 for small pictures: its first convolution is 3x3 with stride 1, and no pooling follows it, as in
+    /// SimCLR's networks for CIFAR (<https://arxiv.org/abs/2002.05709>, appendix B.9).
+    ResNet18Small,
+    /// ResNet-50 for small pictures.
+    ResNet50Small,
 }
 
 /// The kind of residual block, and by how much it widens its input.
@@ -49,11 +54,39 @@ impl Block {
     }
 }
 
+/// What comes before the residual blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stem {
+    /// A 7x7 convolution with stride 2, then 3x3 max pooling with stride 2.
+    Usual,
+    /// A 3x3 convolution with stride 1 alone.
+    Small,
+}
+
+impl Stem {
+    /// Side of its convolution.
+    pub(crate) fn kernel(self) -> usize {
+        match self {
+            Self::Usual => 7,
+            Self::Small => 3,
+        }
+    }
+
+    /// Input pixels along a side of one cell behind it.
+    fn stride(self) -> usize {
+        match self {
+            Self::Usual => 4,
+            Self::Small => 1,
+        }
+    }
+}
+
 /// One row of the table.
 pub(crate) struct Row {
     arch: Arch,
     name: &'static str,
     pub(crate) block: Block,
+    pub(crate) stem: Stem,
     /// Residual blocks of `layer1` .. `layer4`.
     pub(crate) depths: [usize; 4],
     /// Groups of the 3x3 convolutions of bottleneck blocks.
@@ -62,9 +95,16 @@ pub(crate) struct Row {
     pub(crate) width: usize,
 }
 
+impl Row {
+    /// The same for small pictures.
+    const fn small(self) -> Self {
+        Self { stem: Stem::Small, ..self }
+    }
+}
+
 /// A row of basic blocks.
 const fn basic(arch: Arch, name: &'static str, depths: [usize; 4]) -> Row {
-    Row { arch, name, block: Block::Basic, depths, groups: 1, width: 64 }
+    Row { arch, name, block: Block::Basic, stem: Stem::Usual, depths, groups: 1, width: 64 }
 }
 
 /// A row of bottleneck blocks: `groups` of `width` channels.
@@ -74,10 +114,10 @@ const fn bottleneck(
     depths: [usize; 4],
     (groups, width): (usize, usize),
 ) -> Row {
-    Row { arch, name, block: Block::Bottleneck, depths, groups, width }
+    Row { arch, name, block: Block::Bottleneck, stem: Stem::Usual, depths, groups, width }
 }
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 12] = [
     basic(Arch::ResNet18, "resnet18", [2, 2, 2, 2]),
     basic(Arch::ResNet34, "resnet34", [3, 4, 6, 3]),
     bottleneck(Arch::ResNet50, "resnet50", [3, 4, 6, 3], (1, 64)),
@@ -88,11 +128,13 @@ const ROWS: [Row; 10] = [
     bottleneck(Arch::ResNeXt101x64x4d, "resnext101_64x4d", [3, 4, 23, 3], (64, 4)),
     bottleneck(Arch::WideResNet50x2, "wide_resnet50_2", [3, 4, 6, 3], (1, 128)),
     bottleneck(Arch::WideResNet101x2, "wide_resnet101_2", [3, 4, 23, 3], (1, 128)),
+    basic(Arch::ResNet18Small, "resnet18-small", [2, 2, 2, 2]).small(),
+    bottleneck(Arch::ResNet50Small, "resnet50-small", [3, 4, 6, 3], (1, 64)).small(),
 ];
 
 impl Arch {
     /// Every architecture, plain ones first, smaller ones before larger ones.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::ResNet18,
         Self::ResNet34,
         Self::ResNet50,
@@ -103,6 +145,8 @@ impl Arch {
         Self::ResNeXt101x64x4d,
         Self::WideResNet50x2,
         Self::WideResNet101x2,
+        Self::ResNet18Small,
+        Self::ResNet50Small,
     ];
 
     pub(crate) fn row(self) -> &'static Row {
@@ -130,6 +174,11 @@ impl Arch {
         each * row.depths.iter().sum::<usize>() + 2
     }
 
+    /// What comes before the residual blocks.
+    pub fn stem(self) -> Stem {
+        self.row().stem
+    }
+
     /// Groups of the 3x3 convolutions: 1 but for ResNeXt.
     pub fn groups(self) -> usize {
         self.row().groups
@@ -151,7 +200,7 @@ impl Arch {
     /// When `stage` is not in 2..=5.
     pub fn stride(self, stage: usize) -> usize {
         assert!((2..=5).contains(&stage), "a ResNet has stages 2 to 5, not {stage}");
-        1 << stage
+        self.stem().stride() << (stage - 2)
     }
 
     /// Side of the feature map of `stage` (2..=5) for an input side in pixels: every strided
@@ -224,5 +273,6 @@ mod tests {
         assert_eq!(Arch::ResNet50.feature_side(5, 224), 7);
         assert_eq!(Arch::ResNet50.feature_side(5, 225), 8);
         assert_eq!(Arch::ResNet18.feature_side(3, 64), 8);
+        assert_eq!([2, 3, 4, 5].map(|stage| Arch::ResNet18Small.feature_side(stage, 32)), [32, 16, 8, 4]);
     }
 }

@@ -1,6 +1,10 @@
-//! The graph of operations and the parameters it implies.
+//! The graph of operations, the parameters that each of them owns, and the places where values are tapped.
 
-use crate::arch::{Arch, Block};
+mod resnet;
+
+use std::ops::Index;
+
+use crate::arch::Arch;
 
 /// Index of a node in [`Graph::nodes`]. Inputs of a node always have smaller indices.
 pub type NodeId = usize;
@@ -56,7 +60,49 @@ pub struct Node {
     pub op: Op,
     /// The nodes it reads, in order.
     pub inputs: Vec<NodeId>,
+    /// What it computes with, in the order of torchvision's state dict.
+    pub params: Vec<Param>,
 }
+
+impl Node {
+    /// Its parameter of that role.
+    pub fn param(&self, kind: ParamKind) -> Option<&Param> {
+        self.params.iter().find(|p| p.kind == kind)
+    }
+}
+
+/// What a value is that can be tapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TapKind {
+    /// A feature map, `(N, channels, h, w)`.
+    Map,
+}
+
+/// A value inside the network that others may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tap {
+    /// Unique in the graph: `res2` .. `res5`, as Detectron2 calls the outputs of `layer1` .. `layer4`.
+    pub name: String,
+    /// The node whose value it is.
+    pub node: NodeId,
+    /// What that value is.
+    pub kind: TapKind,
+    /// Channels of a map.
+    pub channels: usize,
+    /// Input pixels along a side of one cell.
+    pub stride: usize,
+}
+
+impl Tap {
+    /// Cells along a side for an input of that many pixels: every strided operation halves, rounding up.
+    pub fn side(&self, input: usize) -> usize {
+        input.div_ceil(self.stride)
+    }
+}
+
+/// A place in [`Graph::taps`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TapId(usize);
 
 /// The role of a parameter or buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +146,16 @@ pub struct Graph {
     pub arch: Arch,
     /// Operations; `nodes[0]` is [`Op::Input`], the last one the embedding.
     pub nodes: Vec<Node>,
-    stages: [NodeId; 4],
+    /// Values that can be asked for, from the input to the output.
+    pub taps: Vec<Tap>,
+}
+
+impl Index<TapId> for Graph {
+    type Output = Tap;
+
+    fn index(&self, id: TapId) -> &Tap {
+        &self.taps[id.0]
+    }
 }
 
 impl Graph {
@@ -111,21 +166,22 @@ impl Graph {
 
     /// Builds the graph of `arch`.
     pub fn new(arch: Arch) -> Self {
-        Builder::resnet(arch)
+        resnet::graph(arch)
     }
 
-    /// The node with the output of stage 2, 3, 4 or 5 (`layer1` .. `layer4`; Detectron2's `res2` .. `res5`).
-    ///
-    /// # Panics
-    /// When `stage` is not in 2..=5.
-    pub fn stage(&self, stage: usize) -> NodeId {
-        assert!((2..=5).contains(&stage), "a ResNet has stages 2 to 5, not {stage}");
-        self.stages[stage - 2]
+    /// The tap of that name.
+    pub fn tap(&self, name: &str) -> Option<TapId> {
+        self.taps.iter().position(|tap| tap.name == name).map(TapId)
     }
 
-    /// The last feature map, `(N, C, h, w)`: what saliency is read from.
+    /// The tap of a stage of a ResNet: 2 is `res2`, the output of `layer1`.
+    pub fn stage(&self, stage: usize) -> Option<TapId> {
+        self.tap(&format!("res{stage}"))
+    }
+
+    /// The value that the embedding is made of: the last feature map, `(N, C, h, w)`.
     pub fn features(&self) -> NodeId {
-        self.stages[3]
+        self.nodes[self.embedding()].inputs[0]
     }
 
     /// The embedding, `(N, C)`: global average pool of [`Self::features`].
@@ -135,143 +191,7 @@ impl Graph {
 
     /// All parameters and buffers, in the order of torchvision's state dict.
     pub fn params(&self) -> Vec<Param> {
-        self.nodes.iter().flat_map(node_params).collect()
-    }
-}
-
-/// The parameters of one node; empty for operations without any.
-fn node_params(node: &Node) -> Vec<Param> {
-    let param = |suffix: &str, shape: Vec<usize>, kind| Param {
-        name: format!("{}.{suffix}", node.name),
-        shape,
-        kind,
-    };
-    match node.op {
-        Op::Conv { in_channels, out_channels, kernel, groups, .. } => {
-            let shape = vec![out_channels, in_channels / groups, kernel, kernel];
-            vec![param("weight", shape, ParamKind::ConvWeight)]
-        }
-        Op::BatchNorm { channels } => vec![
-            param("weight", vec![channels], ParamKind::BnWeight),
-            param("bias", vec![channels], ParamKind::BnBias),
-            param("running_mean", vec![channels], ParamKind::BnMean),
-            param("running_var", vec![channels], ParamKind::BnVar),
-            param("num_batches_tracked", vec![], ParamKind::BnCount),
-        ],
-        Op::Input | Op::Relu | Op::MaxPool { .. } | Op::Add | Op::GlobalAvgPool => vec![],
-    }
-}
-
-struct Builder {
-    nodes: Vec<Node>,
-}
-
-/// What a convolution does to its input.
-#[derive(Clone, Copy)]
-struct Conv {
-    /// (in, out)
-    channels: (usize, usize),
-    kernel: usize,
-    stride: usize,
-    groups: usize,
-}
-
-impl Builder {
-    fn push(&mut self, name: impl Into<String>, op: Op, inputs: &[NodeId]) -> NodeId {
-        self.nodes.push(Node { name: name.into(), op, inputs: inputs.to_vec() });
-        self.nodes.len() - 1
-    }
-
-    /// Convolution and its batch normalisation; padding keeps the size at stride 1.
-    fn conv_bn(&mut self, conv: &str, bn: &str, x: NodeId, how: Conv) -> NodeId {
-        let Conv { channels: (in_channels, out_channels), kernel, stride, groups } = how;
-        let padding = kernel / 2;
-        let op = Op::Conv { in_channels, out_channels, kernel, stride, padding, groups };
-        let y = self.push(conv, op, &[x]);
-        self.push(bn, Op::BatchNorm { channels: out_channels }, &[y])
-    }
-
-    fn resnet(arch: Arch) -> Graph {
-        let row = arch.row();
-        let mut b = Self { nodes: Vec::new() };
-        let image = b.push("input", Op::Input, &[]);
-        let stem = Conv { channels: (3, 64), kernel: 7, stride: 2, groups: 1 };
-        let x = b.conv_bn("conv1", "bn1", image, stem);
-        let x = b.push("relu", Op::Relu, &[x]);
-        let mut x = b.push("maxpool", Op::MaxPool { kernel: 3, stride: 2, padding: 1 }, &[x]);
-        let mut in_channels = 64;
-        let mut stages = [0; 4];
-        for (i, &depth) in row.depths.iter().enumerate() {
-            let width = 64 << i;
-            for j in 0..depth {
-                let stride = if i > 0 && j == 0 { 2 } else { 1 };
-                let shape = BlockShape {
-                    block: row.block,
-                    channels: in_channels,
-                    inner: (row.groups * row.width) << i,
-                    out: width * row.block.expansion(),
-                    groups: row.groups,
-                    stride,
-                };
-                x = b.block(&format!("layer{}.{j}", i + 1), x, shape);
-                in_channels = width * row.block.expansion();
-            }
-            stages[i] = x;
-        }
-        b.push("avgpool", Op::GlobalAvgPool, &[x]);
-        Graph { arch, nodes: b.nodes, stages }
-    }
-
-    /// One residual block; the shortcut is projected where the shape changes.
-    fn block(&mut self, name: &str, x: NodeId, shape: BlockShape) -> NodeId {
-        let BlockShape { channels, out, stride, .. } = shape;
-        let convs = shape.convs();
-        let last = convs.len();
-        let mut y = x;
-        for (i, conv) in convs.into_iter().enumerate() {
-            let i = i + 1;
-            y = self.conv_bn(&format!("{name}.conv{i}"), &format!("{name}.bn{i}"), y, conv);
-            if i < last {
-                y = self.push(format!("{name}.relu{i}"), Op::Relu, &[y]);
-            }
-        }
-        let shortcut = if stride != 1 || channels != out {
-            let (conv, bn) = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
-            self.conv_bn(&conv, &bn, x, Conv { channels: (channels, out), kernel: 1, stride, groups: 1 })
-        } else {
-            x
-        };
-        let sum = self.push(format!("{name}.add"), Op::Add, &[y, shortcut]);
-        self.push(format!("{name}.relu"), Op::Relu, &[sum])
-    }
-}
-
-/// The shape of a residual block.
-#[derive(Clone, Copy)]
-struct BlockShape {
-    block: Block,
-    /// Of its input.
-    channels: usize,
-    /// Channels of its 3x3 convolutions.
-    inner: usize,
-    /// Channels of its output.
-    out: usize,
-    groups: usize,
-    stride: usize,
-}
-
-impl BlockShape {
-    fn convs(self) -> Vec<Conv> {
-        let Self { block, channels, inner, out, groups, stride } = self;
-        let conv = |channels, kernel, stride, groups| Conv { channels, kernel, stride, groups };
-        match block {
-            Block::Basic => vec![conv((channels, inner), 3, stride, 1), conv((inner, out), 3, 1, 1)],
-            Block::Bottleneck => vec![
-                conv((channels, inner), 1, 1, 1),
-                conv((inner, inner), 3, stride, groups),
-                conv((inner, out), 1, 1, 1),
-            ],
-        }
+        self.nodes.iter().flat_map(|node| node.params.iter().cloned()).collect()
     }
 }
 
@@ -294,6 +214,9 @@ mod tests {
             (Arch::ResNeXt101x64x4d, 83_455_272 - 2_049_000),
             (Arch::WideResNet50x2, 68_883_240 - 2_049_000),
             (Arch::WideResNet101x2, 126_886_696 - 2_049_000),
+            // 3x3 instead of 7x7 pixels of 3 channels into 64.
+            (Arch::ResNet18Small, 11_689_512 - 513_000 - 40 * 3 * 64),
+            (Arch::ResNet50Small, 25_557_032 - 2_049_000 - 40 * 3 * 64),
         ];
         assert_eq!(expected.len(), Arch::ALL.len());
         for (arch, count) in expected {
@@ -317,6 +240,65 @@ mod tests {
             assert_eq!(last, Some(Op::GlobalAvgPool));
             assert_eq!(graph.nodes[graph.embedding()].inputs, [graph.features()]);
         }
+    }
+
+    #[test]
+    fn every_stage_is_a_tap() {
+        for arch in Arch::ALL {
+            let graph = Graph::new(arch);
+            let names: Vec<&str> = graph.taps.iter().map(|tap| tap.name.as_str()).collect();
+            assert_eq!(names, ["res2", "res3", "res4", "res5"], "{arch}");
+            for stage in 2..=5 {
+                let tap = &graph[graph.stage(stage).expect("a stage")];
+                let name = &graph.nodes[tap.node].name;
+                assert!(
+                    name.starts_with(&format!("layer{}.", stage - 1)) && name.ends_with(".relu"),
+                    "{name}"
+                );
+                assert_eq!(tap.side(225), arch.feature_side(stage, 225), "{arch}");
+                assert_eq!(tap.channels << (5 - stage), arch.feature_dim(), "{arch}");
+            }
+            assert_eq!(graph[graph.stage(5).expect("a stage")].node, graph.features());
+            assert_eq!((graph.stage(1), graph.stage(6), graph.tap("layer4")), (None, None, None));
+        }
+    }
+
+    #[test]
+    fn small_pictures_are_not_pooled() {
+        let graph = Graph::new(Arch::ResNet18Small);
+        assert!(!graph.nodes.iter().any(|node| matches!(node.op, Op::MaxPool { .. })));
+        let stem = &graph.nodes[1];
+        assert!(matches!(stem.op, Op::Conv { kernel: 3, stride: 1, padding: 1, .. }), "{stem:?}");
+        assert_eq!(
+            stem.param(ParamKind::ConvWeight).map(|p| p.shape.as_slice()),
+            Some([64, 3, 3, 3].as_slice())
+        );
+        assert_eq!(stem.param(ParamKind::BnBias), None);
+    }
+
+    /// What fingerprints and files depend on: names, shapes and order of all parameters, by the CRC-32 of their list.
+    #[test]
+    fn parameters_are_what_files_have() {
+        let list = |arch: Arch| -> String {
+            Graph::new(arch)
+                .params()
+                .iter()
+                .map(|p| format!("{} {:?} {:?}\n", p.name, p.shape, p.kind))
+                .collect()
+        };
+        for (arch, sum) in [
+            (Arch::ResNet18, 0x0f40_d24e),
+            (Arch::ResNet50, 0xdb6a_e860),
+            (Arch::ResNeXt50x32x4d, 0x3a01_cc3e),
+        ] {
+            assert_eq!(crc32(list(arch).as_bytes()), sum, "{arch}: {:#010x}", crc32(list(arch).as_bytes()));
+        }
+    }
+
+    /// CRC-32 as of IEEE 802.3; nothing in here depends on another crate.
+    fn crc32(bytes: &[u8]) -> u32 {
+        let bit = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
+        !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), bit))
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum Naming {
     /// `0.weight`, `4.0.bn1.weight`: `nn.Sequential` of a torchvision ResNet's children, as lightly and
     /// many SimCLR and BYOL repositories build their backbones.
     Sequential,
+    /// `0.weight`, `3.0.bn1.weight`: the same without a pooling, as networks for small pictures have none.
+    Unpooled,
     /// `embedder.embedder.convolution.weight`, `encoder.stages.0.layers.0.layer.0.normalization.bias`: Hugging Face's
     /// transformers.
     Transformers,
@@ -46,7 +48,7 @@ struct Anchors {
     roots: &'static [&'static str],
 }
 
-const ANCHORS: [Anchors; 4] = [
+const ANCHORS: [Anchors; 5] = [
     Anchors {
         naming: Naming::Torchvision,
         stem: "conv1.weight",
@@ -66,6 +68,12 @@ const ANCHORS: [Anchors; 4] = [
         roots: &["0", "1", "4", "5", "6", "7"],
     },
     Anchors {
+        naming: Naming::Unpooled,
+        stem: "0.weight",
+        block: "3.0.conv1.weight",
+        roots: &["0", "1", "3", "4", "5", "6"],
+    },
+    Anchors {
         naming: Naming::Transformers,
         stem: "embedder.embedder.convolution.weight",
         block: "encoder.stages.0.layers.0.layer.0.convolution.weight",
@@ -73,17 +81,15 @@ const ANCHORS: [Anchors; 4] = [
     },
 ];
 
-/// The first weight of the first block in a [`Naming::Sequential`] without pooling.
-const EARLY_BLOCK: &str = "3.0.conv1.weight";
-
 impl Naming {
     fn anchors(self) -> &'static Anchors {
         // One row per variant, in the order of the variants; a test holds it.
-        let [torchvision, detectron2, sequential, transformers] = &ANCHORS;
+        let [torchvision, detectron2, sequential, unpooled, transformers] = &ANCHORS;
         match self {
             Self::Torchvision => torchvision,
             Self::Detectron2 => detectron2,
             Self::Sequential => sequential,
+            Self::Unpooled => unpooled,
             Self::Transformers => transformers,
         }
     }
@@ -109,7 +115,8 @@ impl Layout {
         match self.naming {
             Naming::Torchvision => Some(rest.into_owned()),
             Naming::Detectron2 => detectron::to_torchvision(&rest),
-            Naming::Sequential => sequential(&rest),
+            Naming::Sequential => sequential(&rest, 4),
+            Naming::Unpooled => sequential(&rest, 3),
             Naming::Transformers => transformers(&rest),
         }
     }
@@ -154,7 +161,7 @@ impl Layout {
     pub fn project(&self) -> &'static str {
         match self.naming {
             Naming::Detectron2 => "Detectron2",
-            Naming::Sequential => "lightly or another `nn.Sequential`",
+            Naming::Sequential | Naming::Unpooled => "lightly or another `nn.Sequential`",
             Naming::Transformers => "transformers",
             Naming::Torchvision => {
                 let prefix = plain(&self.prefix);
@@ -241,16 +248,18 @@ impl fmt::Display for Layout {
     }
 }
 
-/// `4.0.conv1.weight` -> `layer1.0.conv1.weight`: a ResNet's children are conv1, bn1, relu, maxpool
-/// and four layers.
-fn sequential(name: &str) -> Option<String> {
+/// `4.0.conv1.weight` -> `layer1.0.conv1.weight`: a ResNet's children are conv1, bn1, relu, where there is one maxpool,
+/// and four layers, of which `first` is the first.
+fn sequential(name: &str, first: u8) -> Option<String> {
     let (child, rest) = name.split_once('.')?;
     let child: u8 = child.parse().ok()?;
     match child {
         0 => Some(format!("conv1.{rest}")),
         1 => Some(format!("bn1.{rest}")),
-        4..=7 => Some(format!("layer{}.{rest}", child - 3)),
-        _ => None,
+        _ => {
+            let layer = child.checked_sub(first).filter(|layer| *layer < 4)? + 1;
+            Some(format!("layer{layer}.{rest}"))
+        }
     }
 }
 
@@ -296,7 +305,7 @@ pub fn candidates<'a>(keys: impl IntoIterator<Item = &'a str>) -> Vec<Layout> {
         let blocks: BTreeSet<&str> = below(anchors.block).collect();
         // Without a pooling the blocks begin one place earlier, and would be taken for the next layer's.
         let early: BTreeSet<&str> = match anchors.naming {
-            Naming::Sequential => below(EARLY_BLOCK).collect(),
+            Naming::Sequential => below(Naming::Unpooled.anchors().block).collect(),
             _ => BTreeSet::new(),
         };
         let complete = below(anchors.stem).filter(|p| blocks.contains(p) && !early.contains(p));

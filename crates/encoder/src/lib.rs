@@ -12,6 +12,6 @@ mod graph;
 pub mod layout;
 mod mlp;
 
-pub use arch::{Arch, UnknownArch};
-pub use graph::{Graph, Node, NodeId, Op, Param, ParamKind};
+pub use arch::{Arch, Stem, UnknownArch};
+pub use graph::{Graph, Node, NodeId, Op, Param, ParamKind, Tap, TapId, TapKind};
 pub use mlp::{Mlp, MlpLayer};

@@ -14,7 +14,8 @@ pub(super) struct EncoderArgs {
     #[arg(long, value_name = "P")]
     pub(super) prefix: Option<String>,
     /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
-    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2; default: as the file says or its shapes tell
+    /// resnext101_64x4d, wide_resnet50_2, wide_resnet101_2, resnet18-small or resnet50-small; default: as the file
+    /// says or its shapes tell
     #[arg(long, value_name = "A")]
     pub(super) arch: Option<Arch>,
 }
@@ -77,6 +78,17 @@ pub(super) struct Source<'c> {
     pub(super) method: Option<String>,
 }
 
+impl Source<'_> {
+    /// Without its whitening, if `bare`.
+    pub(super) fn bare(mut self, bare: bool) -> Self {
+        if let Some(whitening) = self.encoder.whitening.take_if(|_| bare) {
+            eprintln!("note: the encoder alone, not its whitening ({whitening}); hint: `--keep-whitening`");
+            self.fingerprint = self.encoder.fingerprint(&self.contract.to_json());
+        }
+        self
+    }
+}
+
 /// Loads an encoder, tells the user what was found, and holds its fingerprint against the file's.
 pub(super) fn load(
     checkpoint: &Checkpoint,
@@ -87,6 +99,7 @@ pub(super) fn load(
     let (contract, note) = contract_of(checkpoint, &overrides)?;
     let encoder = load_encoder(checkpoint, &encoder.options())?;
     eprintln!("{} from {}: {}", encoder.arch, encoder.layout, encoder.report);
+    encoder.whitening.iter().for_each(|whitening| eprintln!("embeddings: {whitening}"));
     if let Some(note) = note {
         eprintln!("note: {note}");
     }

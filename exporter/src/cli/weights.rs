@@ -19,6 +19,10 @@ pub(super) struct SafetensorsArgs {
     /// Replace OUT where it exists; never the checkpoint
     #[arg(long)]
     pub(super) force: bool,
+    /// Write the whitening of a whitened checkpoint as well, as `whiten.weight` and `whiten.bias`: Occlude's tools then
+    /// read the file whitened, and strict loaders refuse it. Without: the encoder alone
+    #[arg(long)]
+    keep_whitening: bool,
     #[command(flatten)]
     encoder: EncoderArgs,
     #[command(flatten)]
@@ -41,6 +45,10 @@ pub(super) struct TorchArgs {
     /// Replace OUT where it exists; never the checkpoint
     #[arg(long)]
     pub(super) force: bool,
+    /// Write the whitening of a whitened checkpoint as well, as `whiten.weight` and `whiten.bias`: Occlude's tools then
+    /// read the file whitened, and strict loaders refuse it. Without: the encoder alone
+    #[arg(long)]
+    keep_whitening: bool,
     #[command(flatten)]
     encoder: EncoderArgs,
     #[command(flatten)]
@@ -51,7 +59,7 @@ pub(super) struct TorchArgs {
 pub(super) fn run_safetensors(args: SafetensorsArgs) -> anyhow::Result<ExitCode> {
     check(&[&args.out], &[&args.checkpoint], args.force)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    let source = load(&checkpoint, args.encoder, args.contract)?;
+    let source = load(&checkpoint, args.encoder, args.contract)?.bare(!args.keep_whitening);
     write_safetensors(&args.out, &source.encoder, &source.contract)?;
     eprintln!("wrote `{}`: fingerprint {}", args.out.display(), source.fingerprint);
     Ok(ExitCode::SUCCESS)
@@ -61,7 +69,7 @@ pub(super) fn run_safetensors(args: SafetensorsArgs) -> anyhow::Result<ExitCode>
 pub(super) fn run_torch(args: TorchArgs) -> anyhow::Result<ExitCode> {
     check(&[&args.out], &[&args.checkpoint], args.force)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    let source = load(&checkpoint, args.encoder, args.contract)?;
+    let source = load(&checkpoint, args.encoder, args.contract)?.bare(!args.keep_whitening);
     // MoCo's own files say `epoch`, ours `occlude.epoch`.
     let said = |key: &str| checkpoint.metadata().get(key).and_then(|epoch| epoch.parse().ok());
     let epoch = said("occlude.epoch").or_else(|| said("epoch")).unwrap_or(0);

@@ -25,6 +25,7 @@ pub(super) fn look(file: &Checkpoint, options: &LoadOptions) -> Result<Inspectio
     match &encoder {
         Ok(encoder) => {
             lines.add("encoder", format!("{} from {}: {}", encoder.arch, encoder.layout, encoder.report));
+            encoder.whitening.iter().for_each(|whitening| lines.add("embeddings", whitening));
             lines.add("fingerprint", fingerprint_text(file, encoder, &contract));
             for problem in value_problems(file, encoder) {
                 lines.add("values", problem);
@@ -96,6 +97,10 @@ fn json(
             "unused": e.report.unused,
             "surplus": e.report.surplus,
             "bad_values": value_problems(file, e),
+            "embedding": e.embedding_dim(),
+            "whitening": e.whitening.as_ref().map(|w| json!({
+                "from": w.inputs(), "to": w.outputs(), "center_only": w.weight().is_none(), "info": w.info(),
+            })),
             "fingerprint": e.fingerprint(&contract_json),
         }),
         Err(reason) => json!({ "error": reason.to_string() }),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use occlude_encoder::{Graph, Node, Op};
+use occlude_encoder::{Graph, Node, Op, Param, ParamKind};
 
 use super::builder::Builder;
 use super::fold::BatchNorm;
@@ -37,16 +37,20 @@ pub(super) fn float_unit(
 ) -> Result<String, Error> {
     let node = &graph.nodes[unit.node];
     let bn = unit.bn.map(|id| &graph.nodes[id]);
-    let mut value = match (node.op, bn) {
-        (Op::Conv { .. }, Some(bn)) if fold => folded_conv(builder, node, bn, inputs[0])?,
-        (Op::Conv { .. }, bn) => {
-            let (name, dims) = conv_weight(node);
-            let weight = builder.add_parameter(&name, &dims)?;
-            let x = builder.node("Conv", &node.name, &[inputs[0], &weight], attributes(node.op));
-            bn.map_or(Ok(x.clone()), |bn| batch_norm(builder, bn, &x, dims[0]))?
+    let mut value = match node.op {
+        Op::Conv { .. } => match bn {
+            Some(bn) if fold => folded_conv(builder, node, bn, inputs[0])?,
+            bn => {
+                let weight = builder.add_param(conv_weight(node))?;
+                let x = builder.node("Conv", &node.name, &[inputs[0], &weight], attributes(node.op));
+                bn.map_or(Ok(x.clone()), |bn| batch_norm(builder, bn, &x))?
+            }
+        },
+        Op::MaxPool { .. } => builder.node("MaxPool", &node.name, inputs, attributes(node.op)),
+        Op::Add => builder.node("Add", &node.name, inputs, vec![]),
+        Op::Input | Op::BatchNorm { .. } | Op::Relu | Op::GlobalAvgPool => {
+            unreachable!("no unit begins with `{}`", node.name)
         }
-        (Op::MaxPool { .. }, _) => builder.node("MaxPool", &node.name, inputs, attributes(node.op)),
-        _ => builder.node("Add", &node.name, inputs, vec![]),
     };
     if let Some(relu) = unit.relu {
         value = builder.node("Relu", &graph.nodes[relu].name, &[&value], vec![]);
@@ -54,12 +58,9 @@ pub(super) fn float_unit(
     Ok(value)
 }
 
-/// Name and shape of a convolution's weight.
-pub(super) fn conv_weight(node: &Node) -> (String, Vec<usize>) {
-    let Op::Conv { in_channels, out_channels, kernel, groups, .. } = node.op else {
-        unreachable!("called for convolutions only")
-    };
-    (format!("{}.weight", node.name), vec![out_channels, in_channels / groups, kernel, kernel])
+/// The weight of a convolution.
+pub(super) fn conv_weight(node: &Node) -> &Param {
+    node.param(ParamKind::ConvWeight).unwrap_or_else(|| unreachable!("called for convolutions only"))
 }
 
 /// The square window of a convolution or a pooling, and the groups of the former.
@@ -81,18 +82,18 @@ pub(super) fn attributes(op: Op) -> Vec<Attribute> {
 
 fn folded_conv(builder: &mut Builder<'_>, conv: &Node, bn: &Node, input: &str) -> Result<String, Error> {
     let bn = BatchNorm::of(builder, bn)?;
-    let (name, dims) = conv_weight(conv);
-    let (encoder, key, len) = (builder.encoder(), name.clone(), builder.parameter(&name)?.len());
-    let bias = builder.floats(&format!("{}.bias", conv.name), &dims[..1], bn.fold_bias());
+    let Param { name, shape, .. } = conv_weight(conv);
+    let (encoder, key, len) = (builder.encoder(), name.clone(), builder.parameter(name)?.len());
+    let bias = builder.floats(&format!("{}.bias", conv.name), &shape[..1], bn.fold_bias());
     let fold = move || Cow::Owned(bn.fold_weight(&encoder.f32(&key).unwrap_or_default()));
-    let weight = builder.add(&name, &dims, Weights::floats(len, fold));
+    let weight = builder.add(name, shape, Weights::floats(len, fold));
     Ok(builder.node("Conv", &conv.name, &[input, &weight, &bias], attributes(conv.op)))
 }
 
-fn batch_norm(builder: &mut Builder<'_>, bn: &Node, input: &str, channels: usize) -> Result<String, Error> {
+fn batch_norm(builder: &mut Builder<'_>, bn: &Node, input: &str) -> Result<String, Error> {
     let mut inputs = vec![input.to_owned()];
-    for leaf in ["weight", "bias", "running_mean", "running_var"] {
-        inputs.push(builder.add_parameter(&format!("{}.{leaf}", bn.name), &[channels])?);
+    for param in bn.params.iter().filter(|p| p.kind != ParamKind::BnCount) {
+        inputs.push(builder.add_param(param)?);
     }
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
     let epsilon = Attribute::Float("epsilon", Graph::BN_EPS as f32);

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use occlude_checkpoint::Encoder;
+use occlude_encoder::Param;
 
 use crate::Error;
 use crate::proto::{Attribute, Element, Initializer, Node, Weights};
@@ -83,10 +84,10 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds a parameter under its own name; it is read again when it is written.
-    pub(super) fn add_parameter(&mut self, name: &str, dims: &[usize]) -> Result<String, Error> {
-        let (encoder, key, len) = (self.encoder, name.to_owned(), self.parameter(name)?.len());
+    pub(super) fn add_param(&mut self, param: &Param) -> Result<String, Error> {
+        let (encoder, key, len) = (self.encoder, param.name.clone(), self.parameter(&param.name)?.len());
         let weights = Weights::floats(len, move || encoder.f32(&key).unwrap_or_default());
-        Ok(self.add(name, dims, weights))
+        Ok(self.add(&param.name, &param.shape, weights))
     }
 
     pub(super) fn add(&mut self, name: &str, dims: &[usize], weights: Weights<'a>) -> String {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use occlude_encoder::{Graph, Node};
+use occlude_encoder::{Graph, Node, ParamKind};
 
 use super::builder::Builder;
 use crate::Error;
@@ -19,12 +19,15 @@ pub(super) struct BatchNorm<'a> {
 impl<'a> BatchNorm<'a> {
     /// Those of a node.
     pub(super) fn of(builder: &Builder<'a>, node: &Node) -> Result<Self, Error> {
-        let parameter = |leaf: &str| builder.parameter(&format!("{}.{leaf}", node.name));
+        let parameter = |kind| match node.param(kind) {
+            Some(param) => builder.parameter(&param.name),
+            None => Err(Error::MissingWeight { name: node.name.clone() }),
+        };
         Ok(Self {
-            weight: parameter("weight")?,
-            bias: parameter("bias")?,
-            mean: parameter("running_mean")?,
-            var: parameter("running_var")?,
+            weight: parameter(ParamKind::BnWeight)?,
+            bias: parameter(ParamKind::BnBias)?,
+            mean: parameter(ParamKind::BnMean)?,
+            var: parameter(ParamKind::BnVar)?,
         })
     }
 

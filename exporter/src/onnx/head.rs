@@ -1,5 +1,8 @@
 //! What comes before the encoder, and what comes out behind it.
 
+use std::borrow::Cow;
+
+use occlude_checkpoint::Whitening;
 use occlude_encoder::Graph;
 use occlude_preprocess::{HighPass, Preprocess};
 use occlude_saliency::{Making, MapRule};
@@ -8,8 +11,9 @@ use super::alignment;
 use super::builder::Builder;
 use super::options::{InputKind, OutputKind};
 use super::projection::Projection;
-use super::saliency;
-use crate::proto::{Attribute, Element};
+use super::{saliency, stage};
+use crate::Error;
+use crate::proto::{Attribute, Element, Weights};
 
 /// Shortest length that an embedding is divided by, as in `torch.nn.functional.normalize`.
 const MIN_LENGTH: f32 = 1e-12;
@@ -98,20 +102,23 @@ impl Body<'_> {
     }
 
     /// A map of a stage.
-    fn map(&self, builder: &mut Builder<'_>, name: &str, making: Making) {
+    fn map(&self, builder: &mut Builder<'_>, name: &str, making: Making) -> Result<(), Error> {
         if making.rule == MapRule::Alignment {
-            return self.alignment(builder, name);
+            self.alignment(builder, name);
+            return Ok(());
         }
-        let features = self.value(builder, self.graph.stage(making.stage));
+        let tap = stage(self.graph, making.stage)?;
+        let features = self.value(builder, tap.node);
         let source = saliency::Source {
             features: &features,
             pixels: &self.pixels,
             contract: self.contract,
             opset: self.opset,
-            stride: self.graph.arch.stride(making.stage),
+            stride: tap.stride,
             side: (!self.any_size).then_some(self.contract.crop as usize),
         };
         saliency::map(builder, name, making.rule, &source);
+        Ok(())
     }
 
     /// The mean alignment map; [`super::check`] has seen that there is one.
@@ -134,26 +141,49 @@ impl Body<'_> {
 }
 
 /// Adds the operations of one output; its value is named as [`OutputKind`] is shown.
-pub(super) fn output(builder: &mut Builder<'_>, body: &Body<'_>, kind: OutputKind) {
+///
+/// # Errors
+/// [`Error::Options`] for a stage that the network lacks.
+pub(super) fn output(builder: &mut Builder<'_>, body: &Body<'_>, kind: OutputKind) -> Result<(), Error> {
     let name = kind.to_string();
     match kind {
         OutputKind::Embedding => {
             let pooled = body.pooled(builder);
-            vector(builder, &name, &pooled, body.normalize);
+            let embedding = match &builder.encoder().whitening {
+                Some(whitening) => whitened(builder, whitening, &pooled),
+                None => pooled,
+            };
+            vector(builder, &name, &embedding, body.normalize);
         }
         OutputKind::Projection => {
             let pooled = body.pooled(builder);
             let projected = body.projection.map_or(pooled.clone(), |head| head.add(builder, pooled));
             vector(builder, &name, &projected, body.normalize);
         }
-        OutputKind::Saliency => body.map(builder, &name, body.making),
-        OutputKind::SaliencySum => body.map(builder, &name, Making::SUM),
+        OutputKind::Saliency => body.map(builder, &name, body.making)?,
+        OutputKind::SaliencySum => body.map(builder, &name, Making::SUM)?,
         OutputKind::Alignment => body.alignment(builder, &name),
-        OutputKind::Stage(stage) => {
-            let value = body.value(builder, body.graph.stage(usize::from(stage)));
+        OutputKind::Stage(number) => {
+            let value = body.value(builder, stage(body.graph, usize::from(number))?.node);
             builder.node("Identity", &name, &[&value], vec![]);
         }
     }
+    Ok(())
+}
+
+/// The pooled features (N, D) through the checkpoint's whitening (N, d): one operation, in single precision whatever the
+/// encoder computes with.
+fn whitened<'a>(builder: &mut Builder<'a>, whitening: &'a Whitening, pooled: &str) -> String {
+    const NAME: &str = "whiten";
+    let bias = whitening.bias();
+    let values = Weights::floats(bias.len(), move || Cow::Borrowed(bias));
+    let bias = builder.add("whiten.bias", &[whitening.outputs()], values);
+    let Some(weight) = whitening.weight() else {
+        return builder.node("Add", NAME, &[pooled, &bias], vec![]);
+    };
+    let values = Weights::floats(weight.len(), move || Cow::Borrowed(weight));
+    let weight = builder.add("whiten.weight", &[whitening.outputs(), whitening.inputs()], values);
+    builder.node("Gemm", NAME, &[pooled, &weight, &bias], vec![Attribute::Int("transB", 1)])
 }
 
 /// A vector per picture, scaled to length one where that is asked for.

@@ -9,6 +9,8 @@ mod options;
 mod projection;
 mod quantized;
 mod saliency;
+#[cfg(test)]
+mod tests;
 mod units;
 mod values;
 
@@ -17,7 +19,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use occlude_checkpoint::Encoder;
-use occlude_encoder::Graph;
+use occlude_encoder::{Graph, Tap};
 use occlude_preprocess::{Golden, Preprocess};
 use occlude_saliency::{Making, MapRule};
 
@@ -89,10 +91,10 @@ pub fn model<'a>(
     };
     let mut outputs = Vec::new();
     for &kind in &options.outputs {
-        head::output(&mut builder, &body, kind);
-        outputs.push(output_value(&graph, network, kind, options));
+        head::output(&mut builder, &body, kind)?;
+        outputs.push(output_value(&graph, network, kind, options)?);
     }
-    let metadata = info.properties(encoder.arch, contract, options);
+    let metadata = info.properties(encoder, contract, options);
     let mut model = assembled(builder, network, options, outputs, metadata);
     model.model.form = form(options);
     model.identify(contract)?;
@@ -170,6 +172,12 @@ fn values(
     }
 }
 
+/// The feature map of a stage.
+fn stage(graph: &Graph, number: usize) -> Result<&Tap, Error> {
+    let reason = "the network has no such stage: a ResNet's are 2 to 5";
+    graph.stage(number).map(|id| &graph[id]).ok_or(Error::Options { reason })
+}
+
 fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
     let refuse = |reason| Err(Error::Options { reason });
     if !options.fold && options.precision != Precision::Fp32 {
@@ -178,17 +186,14 @@ fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
     if options.outputs.is_empty() {
         return refuse("a model needs an output; hint: `--outputs embedding,saliency`");
     }
-    if !(2..=5).contains(&options.saliency.stage) {
-        return refuse("the map's stage is one of 2 to 5");
-    }
+    let graph = Graph::new(network.encoder.arch);
+    let features = stage(&graph, options.saliency.stage)?;
     let of_border = matches!(options.saliency.rule, MapRule::Border | MapRule::Object);
-    if options.outputs.contains(&OutputKind::Saliency) && of_border {
-        let side = network.encoder.arch.feature_side(options.saliency.stage, network.contract.crop as usize);
-        if side < 3 && !options.dynamic_size {
-            return refuse(
-                "a map of fewer than 3x3 cells has no middle; hint: a smaller `--saliency-stage`, a larger `--image-size`, or `--saliency sum`",
-            );
-        }
+    let compared = options.outputs.contains(&OutputKind::Saliency) && of_border;
+    if compared && features.side(network.contract.crop as usize) < 3 && !options.dynamic_size {
+        return refuse(
+            "a map of fewer than 3x3 cells has no middle; hint: a smaller `--saliency-stage`, a larger `--image-size`, or `--saliency sum`",
+        );
     }
     if network.projection.is_none() && options.outputs.contains(&OutputKind::Projection) {
         return refuse("the output `projection` needs the checkpoint's projection head");
@@ -299,34 +304,39 @@ fn input_value(contract: &Preprocess, options: &OnnxOptions) -> Value {
     Value { name: options.input.name().to_owned(), element, dims }
 }
 
-fn output_value(graph: &Graph, network: Network<'_>, kind: OutputKind, options: &OnnxOptions) -> Value {
-    let arch = graph.arch;
-    // Channels double from stage to stage.
-    let channels = |stage: usize| Dim::Fixed(arch.feature_dim() >> (5 - stage));
-    let side = |stage, direction: &str| match options.dynamic_size {
-        true => named(format!("{direction}{stage}")),
-        false => Dim::Fixed(arch.feature_side(stage, network.contract.crop as usize)),
+fn output_value(
+    graph: &Graph,
+    network: Network<'_>,
+    kind: OutputKind,
+    options: &OnnxOptions,
+) -> Result<Value, Error> {
+    let map = |number: usize| {
+        let tap = stage(graph, number)?;
+        let side = |direction: &str| match options.dynamic_size {
+            true => named(format!("{direction}{number}")),
+            false => Dim::Fixed(tap.side(network.contract.crop as usize)),
+        };
+        Ok::<_, Error>([Dim::Fixed(tap.channels), side("height"), side("width")])
     };
     let mut dims = vec![named("batch")];
     match kind {
-        OutputKind::Embedding => dims.push(Dim::Fixed(arch.feature_dim())),
+        OutputKind::Embedding => dims.push(Dim::Fixed(network.encoder.embedding_dim())),
         OutputKind::Projection => dims.extend(network.projection.map(|head| Dim::Fixed(head.dim()))),
         OutputKind::Saliency => {
-            let Making { rule, stage, .. } = options.saliency;
-            let cells = Dim::Fixed(rule.cells(network.contract.crop as usize, arch.stride(stage)));
+            let Making { rule, stage: number, .. } = options.saliency;
+            let cells = rule.cells(network.contract.crop as usize, stage(graph, number)?.stride);
             match (rule, options.dynamic_size) {
                 (MapRule::Object, true) => dims.extend(["height_fine", "width_fine"].map(named)),
-                (_, true) => dims.extend([side(stage, "height"), side(stage, "width")]),
-                (_, false) => dims.extend([cells.clone(), cells]),
+                (MapRule::Object, false) => dims.extend([Dim::Fixed(cells), Dim::Fixed(cells)]),
+                (MapRule::Sum | MapRule::Border | MapRule::Alignment, _) => {
+                    dims.extend(map(number)?.into_iter().skip(1))
+                }
             }
         }
         OutputKind::SaliencySum | OutputKind::Alignment => {
-            dims.extend([side(5, "height"), side(5, "width")]);
+            dims.extend(map(Making::SUM.stage)?.into_iter().skip(1));
         }
-        OutputKind::Stage(stage) => {
-            let stage = usize::from(stage);
-            dims.extend([channels(stage), side(stage, "height"), side(stage, "width")]);
-        }
+        OutputKind::Stage(number) => dims.extend(map(usize::from(number))?),
     }
-    Value { name: kind.to_string(), element: Element::Float, dims }
+    Ok(Value { name: kind.to_string(), element: Element::Float, dims })
 }

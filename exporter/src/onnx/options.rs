@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use occlude_encoder::Arch;
+use occlude_checkpoint::{Encoder, Whitening};
 use occlude_preprocess::Preprocess;
 use occlude_saliency::{Making, rule};
 
@@ -158,18 +158,19 @@ impl ModelInfo {
     /// The properties in the order in which they are written.
     pub(super) fn properties(
         &self,
-        arch: Arch,
+        encoder: &Encoder<'_>,
         contract: &Preprocess,
         options: &OnnxOptions,
     ) -> Vec<(String, String)> {
         let pairs = [
             ("preprocess", Some(contract.to_json())),
-            ("encoder", Some(arch.name().to_owned())),
+            ("encoder", Some(encoder.arch.name().to_owned())),
             ("method", self.method.clone()),
             ("fingerprint", Some(self.fingerprint.clone())),
             ("checkpoint", Some(self.checkpoint.clone())),
             ("licence", self.licence.clone()),
             ("normalized", Some(options.normalize.to_string())),
+            ("whitening", encoder.whitening.as_ref().map(whitening)),
             ("precision", Some(options.precision.name().to_owned())),
             ("quantization", quantization(&options.precision)),
             (rule::METADATA, making(options)),
@@ -177,6 +178,19 @@ impl ModelInfo {
         ];
         pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
+}
+
+/// What the embeddings go through, for those who find the file.
+fn whitening(whitening: &Whitening) -> String {
+    let info = whitening.info();
+    let json = serde_json::json!({
+        "from": whitening.inputs(),
+        "to": whitening.outputs(),
+        "center_only": whitening.weight().is_none(),
+        "pictures": info.pictures,
+        "variance": info.variance,
+    });
+    json.to_string()
 }
 
 /// How the map is made, where there is one.

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use occlude_encoder::{Graph, Node, NodeId, Op};
+use occlude_encoder::{Graph, Node, NodeId, Op, Param};
 
 use super::body::{attributes, conv_weight, float_unit};
 use super::builder::Builder;
@@ -119,7 +119,10 @@ impl<'a> Body<'_, 'a> {
                 self.values[unit.out].quantized = Some(self.requantize(&node.name, &pooled, &inputs[0]));
                 return Ok(());
             }
-            _ => self.builder.node("Add", &node.name, &names, vec![]),
+            Op::Add => self.builder.node("Add", &node.name, &names, vec![]),
+            Op::Input | Op::BatchNorm { .. } | Op::Relu | Op::GlobalAvgPool => {
+                unreachable!("no unit begins with `{}`", node.name)
+            }
         };
         self.finish(unit, &value)
     }
@@ -175,9 +178,9 @@ impl<'a> Body<'_, 'a> {
         let normalisation =
             || unit.bn.map(|id| BatchNorm::of(self.builder, &self.graph.nodes[id])).transpose();
         let (bn, again) = (normalisation()?, normalisation()?);
-        let (name, dims) = conv_weight(node);
+        let Param { name, shape: dims, .. } = conv_weight(node);
         let fold = move |plain: &[f32]| again.as_ref().map_or(plain.to_vec(), |bn| bn.fold_weight(plain));
-        let weight = fold(&self.builder.parameter(&name)?);
+        let weight = fold(&self.builder.parameter(name)?);
         let bias = bn.map_or(vec![0.0; dims[0]], |bn| bn.fold_bias());
         let scales = weight_scales(&weight, &bias, input.scale, self.how.largest());
         let bias_scales: Vec<f32> = scales.iter().map(|s| s * input.scale).collect();
@@ -189,7 +192,7 @@ impl<'a> Body<'_, 'a> {
             move || quantize_weight(&fold(&encoder.f32(&key).unwrap_or_default()), filter, &scales)
         };
         let channels = &dims[..1];
-        let weight = self.dequantized(&name, &dims, Weights::int8(len, codes), &scales);
+        let weight = self.dequantized(name, dims, Weights::int8(len, codes), &scales);
         let bias =
             self.dequantized(&format!("{}.bias", node.name), channels, Weights::int32(&bias), &bias_scales);
         Ok(self.builder.node("Conv", &node.name, &[&input.name, &weight, &bias], attributes(node.op)))

@@ -1,65 +1,45 @@
-//! How good an encoder is: `knn`, `linear`, `finetune`; and `embed`.
+//! How good an encoder is: `linear`, `finetune`, and what `knn` shares with them; and `embed`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
 use occlude_dataset::{Dataset, Options};
 use occlude_encoder::Arch;
 use occlude_preprocess::Preprocess;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Machine;
 use crate::config::Invalid;
 use crate::device::Precision;
 use crate::eval::{
-    self, Extractor, FinetunePreset, Folder, LinearPreset, Lr, Outcome, Overrides, Protocol, Reading, Report,
-    Scores, Splits, Subject, Views, Votes,
+    self, Extractor, FinetunePreset, LinearPreset, Lr, Outcome, Overrides, Protocol, Reading, Report, Scores,
+    Splits, Subject, Views, Whitener,
 };
 use crate::loss::normalize;
 use crate::model::Encoder;
-use crate::signals::Interrupt;
-
-/// Numbers of neighbours in the papers, and one.
-const KS: [i64; 5] = [1, 10, 20, 100, 200];
 
 /// What every evaluation reads, and how it answers.
 #[derive(Args, Debug)]
-struct Common {
+pub(super) struct Common {
     /// Checkpoint of `pretrain`, or any other that holds a known encoder
-    checkpoint: PathBuf,
+    pub(super) checkpoint: PathBuf,
     /// Folder with one sub-folder per class, list, or shards: what is learnt from
-    train: PathBuf,
+    pub(super) train: PathBuf,
     /// The same with the same classes: what is classified
-    val: PathBuf,
+    pub(super) val: PathBuf,
     /// Folder for state and result; the same command goes on there, or prints the result again. Without: nothing is kept
     #[arg(long)]
-    out: Option<PathBuf>,
+    pub(super) out: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    weights: WeightArgs,
+    pub(super) weights: WeightArgs,
     #[command(flatten)]
-    machine: Machine,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct KnnArgs {
-    #[command(flatten)]
-    common: Common,
-    /// Numbers of neighbours; default: 1,10,20,100,200, as far as there are training pictures
-    #[arg(long, value_delimiter = ',')]
-    k: Vec<i64>,
-    /// Every neighbour has one vote; default: exp(cosine / 0.07) votes
-    #[arg(long)]
-    unweighted: bool,
-    /// Leave out the floors (an untrained encoder, raw pixels)
-    #[arg(long)]
-    no_floors: bool,
+    pub(super) machine: Machine,
 }
 
 /// Settings that both ways of training a classifier have.
@@ -180,98 +160,8 @@ pub(super) fn open<'a>(
     Ok((weights, contract))
 }
 
-/// Accuracies by nearest neighbours.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Row {
-    features: String,
-    k: i64,
-    #[serde(flatten)]
-    scores: Scores,
-}
-
-/// `occlude-train knn`.
-pub(super) fn knn(args: &KnnArgs) -> Result<ExitCode> {
-    ensure!(args.k.iter().all(|&k| k > 0), "`--k` takes numbers above 0, like `1,10,20`");
-    let common = &args.common;
-    let splits = Splits::open(&common.train, &common.val)?;
-    let checkpoint = Checkpoint::open(&common.checkpoint)?;
-    let (weights, contract) = open(&checkpoint, &common.weights)?;
-    let device = common.machine.device.resolve()?;
-    common.machine.apply();
-    let votes = if args.unweighted { Votes::Equal } else { Votes::Weighted };
-    let votes_name = if args.unweighted { "equal" } else { "weighted" };
-    let fingerprint = weights.fingerprint(&contract.to_json());
-    let folder = match &common.out {
-        Some(out) => {
-            let data = splits.identity();
-            let question = json!({ "task": "knn", "fingerprint": fingerprint, "data": data, "k": args.k, "votes": votes_name });
-            Some(Folder::open(out, &question)?)
-        }
-        None => None,
-    };
-    let _interrupt = Interrupt::register()?;
-    let trained = Encoder::from_checkpoint(&weights, device)?;
-    let untrained = Encoder::new(weights.arch, 0, device);
-    let mut extractors = vec![("checkpoint", Extractor::Encoder(&trained, &contract))];
-    if !args.no_floors {
-        extractors.push(("untrained", Extractor::Encoder(&untrained, &contract)));
-        extractors.push(("pixels", Extractor::Pixels(&contract)));
-    }
-    let mut rows: Vec<Row> = Vec::new();
-    for (name, extractor) in extractors {
-        let file = format!("{name}.json");
-        if let Some(known) = folder.as_ref().map(|f| f.read::<Vec<Row>>(&file)).transpose()?.flatten() {
-            rows.extend(known);
-            continue;
-        }
-        let workers = common.machine.workers();
-        let t = extractor.run_some(&splits.train.data, &splits.train.which, workers)?;
-        let v = extractor.run_some(&splits.val.data, &splits.val.which, workers)?;
-        let scores = eval::knn_scores(&t, &v, &neighbours(&args.k, t.samples.len()), votes)?;
-        let new: Vec<Row> =
-            scores.into_iter().map(|(k, scores)| Row { features: name.into(), k, scores }).collect();
-        if let Some(folder) = &folder {
-            folder.write(&file, &new)?;
-        }
-        rows.extend(new);
-    }
-    let data = splits.identity();
-    let answer = json!({
-        "task": "knn", "checkpoint": common.checkpoint.to_string_lossy(), "fingerprint": fingerprint, "votes": votes_name,
-        "train": data.train, "val": data.val, "classes": data.classes, "results": rows,
-    });
-    if let Some(folder) = &folder {
-        folder.finish(&answer)?;
-    }
-    if common.json {
-        answer!("{answer}");
-    } else {
-        answer!(
-            "{:<12} {:>4} {:>24} {:>24} {:>24}",
-            "features",
-            "k",
-            "top-1 %",
-            "top-5 %",
-            "mean per class %"
-        );
-        for row in rows {
-            let [top1, top5, mean] = cells(&row.scores);
-            answer!("{:<12} {:>4} {top1:>24} {top5:>24} {mean:>24}", row.features, row.k);
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The numbers of neighbours that were asked for; where none were, those of the papers that `n` pictures allow.
-fn neighbours(asked: &[i64], n: usize) -> Vec<i64> {
-    match asked {
-        [] => KS.into_iter().filter(|&k| k <= n as i64).collect(),
-        given => given.to_vec(),
-    }
-}
-
 /// `45.32 [43.51, 47.14]` for top-1, top-5 and the mean per class.
-fn cells(s: &Scores) -> [String; 3] {
+pub(super) fn cells(s: &Scores) -> [String; 3] {
     [(s.top1, s.top1_ci), (s.top5, s.top5_ci), (s.mean_per_class, s.mean_per_class_ci)]
         .map(|(value, [low, high])| format!("{:.2} [{:.2}, {:.2}]", 100.0 * value, 100.0 * low, 100.0 * high))
 }
@@ -338,7 +228,13 @@ impl Common {
         evaluate: impl FnOnce(&Subject<'_>, &eval::Machine) -> Result<Outcome>,
     ) -> Result<ExitCode> {
         let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let (weights, contract) = open(&checkpoint, &self.weights)?;
+        let (mut weights, contract) = open(&checkpoint, &self.weights)?;
+        if weights.whitening.take().is_some() {
+            tell!(
+                "note: the whitening of `{}` is left aside: a classifier that is trained makes its own of what lies before it, and the figure is that of the encoder",
+                self.checkpoint.display()
+            );
+        }
         let device = self.machine.device.resolve()?;
         self.machine.apply();
         let machine = eval::Machine {
@@ -406,6 +302,7 @@ pub(super) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
     let device = args.machine.device.resolve()?;
     args.machine.apply();
     let encoder = Encoder::from_checkpoint(&weights, device)?;
+    let whitener = weights.whitening.as_ref().map(Whitener::new);
     let mut complete = true;
     for data in &sets {
         let set = match Extractor::Encoder(&encoder, &contract).run(data, args.machine.workers()) {
@@ -416,7 +313,8 @@ pub(super) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
                 continue;
             }
         };
-        let features = if args.normalize { normalize(&set.features) } else { set.features };
+        let features = whitener.as_ref().map_or(set.features.shallow_clone(), |w| w.apply(&set.features));
+        let features = if args.normalize { normalize(&features) } else { features };
         for (i, &sample) in (0i64..).zip(&set.samples) {
             let row: Vec<f32> = Vec::try_from(features.get(i))?;
             answer!("{}", json!({ "path": data.name(sample), "embedding": row }));
@@ -425,16 +323,4 @@ pub(super) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
     }
     // a picture that could not be read is missing from the output, which must not look like success
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_numbers_of_neighbours_fit_the_pictures_unless_named() {
-        assert_eq!(neighbours(&[], 150), [1, 10, 20, 100]);
-        assert_eq!(neighbours(&[], 1), [1]);
-        assert_eq!(neighbours(&[5, 999], 10), [5, 999], "what is named and too large is an error later");
-    }
 }

@@ -2,11 +2,14 @@
 
 mod dataset;
 mod evaluate;
+mod knn;
 mod localise;
 mod overrides;
 mod parts;
 mod profile;
+mod refresh;
 mod report;
+mod whiten;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,14 +45,18 @@ enum Command {
     Pretrain(Box<PretrainArgs>),
     /// Measure where the time of pretraining's steps goes
     Profile(Box<profile::ProfileArgs>),
+    /// Estimate the running statistics of a run's encoder anew, on unmasked views, as `pretrain --bn-refresh` does at its end
+    BnRefresh(refresh::RefreshArgs),
     /// Classify a validation folder by nearest neighbours, and tell what pixels and an untrained encoder reach
-    Knn(evaluate::KnnArgs),
+    Knn(knn::KnnArgs),
     /// Train a linear classifier on the frozen encoder and tell its accuracy on a validation folder
     Linear(Box<evaluate::LinearArgs>),
     /// Train encoder and classifier on labels, tell the accuracy on a validation folder, and save the model
     Finetune(Box<evaluate::FinetuneArgs>),
     /// Measure how well saliency maps find what is known to be in pictures, beside maps that no network makes
     Localise(Box<localise::LocaliseArgs>),
+    /// Centre and whiten the embeddings of a checkpoint by pictures without labels, and write a checkpoint that does so
+    Whiten(whiten::WhitenArgs),
     /// Print embeddings of pictures as JSON lines
     Embed(evaluate::EmbedArgs),
     /// Show a run as one HTML page, or compare several
@@ -165,6 +172,10 @@ struct PretrainArgs {
     /// Most pictures of each folder for it
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     knn_limit: u64,
+    /// Batches of unmasked views, at most an epoch of them, over which the running statistics of the finished encoder are
+    /// estimated anew; 0: they stay. Default: 100 where queries are masked, else 0. What `--resume` goes on with stays
+    #[arg(long, value_name = "N")]
+    bn_refresh: Option<usize>,
     /// Use deterministic algorithms only, also on CUDA, where they are slower
     #[arg(long)]
     deterministic: bool,
@@ -194,10 +205,12 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Pretrain(args) => pretrain(*args),
         Command::Profile(args) => profile::run(*args),
-        Command::Knn(args) => evaluate::knn(&args),
+        Command::BnRefresh(args) => refresh::run(args),
+        Command::Knn(args) => knn::knn(&args),
         Command::Linear(args) => evaluate::linear(&args),
         Command::Finetune(args) => evaluate::finetune(&args),
         Command::Localise(args) => localise::localise(&args),
+        Command::Whiten(args) => whiten::whiten(&args),
         Command::Embed(args) => evaluate::embed(&args),
         Command::Report(args) => report::run(&args),
         Command::Dataset(command) => dataset::run(command),
@@ -246,6 +259,7 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         cache_bytes: args.cache << 20,
         resume: args.resume.map(|path| path.unwrap_or_else(|| args.out.clone())),
         allow: Allow { changed_data: args.allow_changed_data, more_epochs: args.allow_more_epochs },
+        bn_refresh: args.bn_refresh.unwrap_or(if config.masks_queries() { engine::BATCHES } else { 0 }),
         stop_after: args.stop_after,
         out: args.out,
     };

@@ -1,14 +1,13 @@
 //! The flags that override a recipe.
 
+mod masking;
+
 use anyhow::{Result, ensure};
 use clap::Args;
-use occlude_saliency::MapRule;
 
 use super::parts::Parts;
-use crate::config::{
-    Branch, Config, Decay, FillScale, Guidance, Masking, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe,
-    Rule, Saliency, Shape, Strategy,
-};
+use crate::config::{Config, Decay, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe, Rule, Shape};
+use masking::MaskArgs;
 
 /// Flags that override a recipe.
 #[derive(Args, Debug, Default)]
@@ -16,7 +15,7 @@ pub(super) struct Overrides {
     #[command(flatten)]
     parts: Parts,
     /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
-    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2
+    /// resnext101_64x4d, wide_resnet50_2, wide_resnet101_2, or for small pictures resnet18-small, resnet50-small
     #[arg(long)]
     arch: Option<String>,
     /// Side of the training crops, pixels
@@ -103,6 +102,10 @@ pub(super) struct Overrides {
     /// Smallest share of a picture's area that a crop takes
     #[arg(long)]
     crop_min: Option<f64>,
+    /// Least share of a picture's foreground that each crop holds, by colours and the centre; of ten crops the first that
+    /// does, or the best. 0: any crop
+    #[arg(long, value_name = "SHARE")]
+    crop_foreground: Option<f64>,
     /// Probability of Gaussian blur
     #[arg(long)]
     blur_p: Option<f64>,
@@ -121,40 +124,8 @@ pub(super) struct Overrides {
     /// Factor on the strength of all colour jitter
     #[arg(long)]
     jitter: Option<f64>,
-    /// What localises: `momentum` (the momentum encoder) or a checkpoint file
-    #[arg(long)]
-    saliency: Option<Saliency>,
-    /// Stage (3 to 5) whose feature map is the saliency map; its cells are the grid
-    #[arg(long)]
-    saliency_stage: Option<usize>,
-    /// What makes a map of its features: `sum` (of all channels, as published), `border` (what differs from the border) or
-    /// `object` (what resembles the middle and not the border, in features and colours)
-    #[arg(long, value_name = "RULE")]
-    saliency_rule: Option<MapRule>,
-    /// What replaces masked cells
-    #[arg(long, value_enum)]
-    strategy: Option<Strategy>,
-    /// What the kernels of blur and high-pass filter go by: `published` has them as for 224 px, whatever the view is
-    #[arg(long, value_enum)]
-    fills: Option<FillScale>,
-    /// How masked cells are chosen
-    #[arg(long, value_enum)]
-    guidance: Option<Guidance>,
-    /// Which view is masked
-    #[arg(long, value_enum)]
-    branch: Option<Branch>,
-    /// Range of the masked share
-    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
-    mask_ratio: Option<Vec<f64>>,
-    /// Range of the masked share of hard negatives
-    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
-    negative_ratio: Option<Vec<f64>>,
-    /// Hard negatives a pair
-    #[arg(long)]
-    num_nonsem: Option<usize>,
-    /// Factor on the similarity of hard negatives
-    #[arg(long)]
-    alpha: Option<f64>,
+    #[command(flatten)]
+    masking: MaskArgs,
     /// Which cells of a mixture come from the other picture
     #[arg(long, value_enum)]
     mix_pattern: Option<Pattern>,
@@ -180,19 +151,8 @@ impl Overrides {
             c.optimizer.lr *= (c.batch_size * c.accumulate) as f64 / before as f64;
         }
         self.parts.apply(&mut c)?;
-        let masked = self.saliency.is_some()
-            || self.saliency_stage.is_some()
-            || self.saliency_rule.is_some()
-            || self.strategy.is_some()
-            || self.fills.is_some()
-            || self.guidance.is_some()
-            || self.branch.is_some()
-            || self.mask_ratio.is_some()
-            || self.negative_ratio.is_some()
-            || self.num_nonsem.is_some()
-            || self.alpha.is_some();
         ensure!(
-            !masked || c.masking.is_some(),
+            !self.masking.given() || c.masking.is_some(),
             "`--recipe {}` does not mask, but a masking flag was given; hint: `--masks true`",
             recipe.name()
         );
@@ -250,6 +210,7 @@ impl Overrides {
         let sigma = pair(self.blur_sigma);
         for augment in c.views.iter_mut().map(|group| &mut group.augment) {
             set(&mut augment.crop_min, self.crop_min);
+            set(&mut augment.crop_foreground, self.crop_foreground);
             set(&mut augment.blur_p, self.blur_p);
             set(&mut augment.blur_sigma, sigma);
             set(&mut augment.gray_p, self.gray_p);
@@ -260,15 +221,7 @@ impl Overrides {
             }
         }
         if let Some(m) = &mut c.masking {
-            mask(m, self.saliency, self.mask_ratio, self.negative_ratio);
-            set(&mut m.stage, self.saliency_stage);
-            set(&mut m.rule, self.saliency_rule);
-            set(&mut m.strategy, self.strategy);
-            set(&mut m.fills, self.fills);
-            set(&mut m.guidance, self.guidance);
-            set(&mut m.branch, self.branch);
-            set(&mut m.num_nonsem, self.num_nonsem);
-            set(&mut m.alpha, self.alpha);
+            self.masking.apply(m);
         }
         if let Some(Mixing { mask, .. }) = &mut c.mixing {
             set(&mut mask.pattern, self.mix_pattern);
@@ -312,12 +265,6 @@ pub(super) fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-fn mask(m: &mut Masking, saliency: Option<Saliency>, ratio: Option<Vec<f64>>, negative: Option<Vec<f64>>) {
-    set(&mut m.saliency, saliency);
-    set(&mut m.ratio, pair(ratio));
-    set(&mut m.negative_ratio, pair(negative));
-}
-
 /// Both ends of a range; clap holds the number of values to two.
 fn pair(values: Option<Vec<f64>>) -> Option<[f64; 2]> {
     values.and_then(|v| v.try_into().ok())
@@ -327,7 +274,9 @@ fn pair(values: Option<Vec<f64>>) -> Option<[f64; 2]> {
 mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
+    use crate::config::{Branch, Choice, FillScale, Guidance, Saliency, Strategy};
     use clap::Parser;
+    use occlude_saliency::MapRule;
 
     fn resolve(flags: &[&str]) -> Result<Config> {
         let line = ["occlude-train", "pretrain", "data"].iter().chain(flags);
@@ -358,7 +307,9 @@ mod tests {
             --blur-sigma 0.2 0.3 --gray-p 0.4 --flip-p 0.6 --solarize-p 0.7 \
             --saliency some.safetensors --saliency-stage 4 --saliency-rule border --strategy blur --fills published --guidance random --branch both \
             --accumulate 2 --decay weights --clip 3 --schedule step --milestones 4,6 --gamma 0.2 \
-            --mask-ratio 0.1 0.2 --negative-ratio 0.3 0.4 --num-nonsem 2 --alpha 1.5";
+            --mask-ratio 0.1 0.2 --negative-ratio 0.3 0.4 --num-nonsem 2 --alpha 1.5 --choice background \
+            --cell-probability 0.1 0.4 --mask-share 0.7 --mask-grid 12 --mask-course 0.1 0.5 0.8 --prior-until 0.3 \
+            --crop-foreground 0.25";
         let c = resolve(&flags.split_whitespace().collect::<Vec<_>>()).expect("valid");
         assert_eq!(
             (c.arch.as_str(), c.image_size, c.epochs, c.batch_size, c.seed),
@@ -391,6 +342,25 @@ mod tests {
         assert_eq!((k.strategy, k.guidance, k.branch), (Strategy::Blur, Guidance::Random, Branch::Both));
         assert_eq!(k.fills, FillScale::Published);
         assert_eq!((k.ratio, k.negative_ratio, k.num_nonsem, k.alpha), ([0.1, 0.2], [0.3, 0.4], 2, 1.5));
+        assert_eq!((k.choice, k.cell_probability, k.share), (Choice::Background, [0.1, 0.4], 0.7));
+        assert_eq!((k.grid, k.course, k.prior_until), (Some(12), Some([0.1, 0.5, 0.8]), 0.3));
+        assert_eq!(c.views[0].augment.crop_foreground, 0.25);
+    }
+
+    /// Background-biased masks are for half of the pictures, unless another share is given; others for all.
+    #[test]
+    fn the_share_of_pictures_goes_with_the_choice() {
+        let share = |flags: &[&str]| {
+            let masking =
+                resolve(&[&["--recipe", "saliency-moco-small"][..], flags].concat()).expect("valid").masking;
+            let masking = masking.expect("masked");
+            (masking.share, masking.cell_probability)
+        };
+        assert_eq!(share(&[]).0, 1.0);
+        assert_eq!(share(&["--choice", "background"]), (0.5, [0.05, 0.5]));
+        assert_eq!(share(&["--choice", "background", "--mask-share", "1"]).0, 1.0);
+        assert_eq!(share(&["--mask-share", "0.25"]).0, 0.25);
+        assert_eq!(share(&["--choice", "spread"]).0, 1.0);
     }
 
     #[test]

@@ -70,6 +70,9 @@ pub struct Augment {
     pub solarize_p: f64,
     /// Probability of a horizontal flip.
     pub flip_p: f64,
+    /// Least share of a picture's foreground, by its colours and the centre, that a crop holds; 0: any crop will do.
+    #[serde(default)]
+    pub crop_foreground: f64,
 }
 
 impl Augment {
@@ -83,6 +86,7 @@ impl Augment {
             ("blur_p", self.blur_p),
             ("solarize_p", self.solarize_p),
             ("flip_p", self.flip_p),
+            ("--crop-foreground", self.crop_foreground),
         ] {
             unit(name, p)?;
         }

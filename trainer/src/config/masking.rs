@@ -1,4 +1,4 @@
-//! Saliency-guided masking: what a recipe says about it.
+//! Masking: what a recipe says about it.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,15 +7,16 @@ use occlude_encoder::Arch;
 use occlude_saliency::MapRule;
 use serde::{Deserialize, Serialize};
 
-use super::{FillScale, Invalid, check, positive};
+use super::{FillScale, Invalid, check, positive, unit};
 
-/// Saliency-guided masking (arXiv 2309.12757).
+/// Masking in three steps: the scores of cells, a choice of cells, and what replaces them. The published way is
+/// saliency-guided (arXiv 2309.12757); what it has not has defaults that are the published way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Masking {
     /// Which network localises.
     pub saliency: Saliency,
-    /// Stage (3 to 5) whose feature map is the saliency map and the grid of cells.
+    /// Stage (3 to 5) whose feature map is the saliency map, and the grid of cells where none is given.
     pub stage: usize,
     /// What makes a map of its features.
     #[serde(default = "published_rule")]
@@ -25,8 +26,26 @@ pub struct Masking {
     /// What the sizes of blur and filter go by.
     #[serde(default)]
     pub fills: FillScale,
-    /// Whether cells are chosen by saliency or uniformly.
+    /// Whose saliency guides the choice of cells, if any.
     pub guidance: Guidance,
+    /// How cells are chosen.
+    #[serde(default)]
+    pub choice: Choice,
+    /// Probability that [`Choice::Background`] masks a cell of the foreground, and one of the background.
+    #[serde(default = "background_biased")]
+    pub cell_probability: [f64; 2],
+    /// Share of the views that are masked.
+    #[serde(default = "all")]
+    pub share: f64,
+    /// Cells along a side; absent: as many as the saliency map has.
+    #[serde(default)]
+    pub grid: Option<usize>,
+    /// Shares of the epochs at which masks begin, are as large as they get, and end; absent: they are always so.
+    #[serde(default)]
+    pub course: Option<[f64; 3]>,
+    /// Share of the epochs in which a prior of colours and the centre has a part in the scores, falling from 1 to 0.
+    #[serde(default)]
+    pub prior_until: f64,
     /// Which views are masked.
     pub branch: Branch,
     /// Share of the cells that is masked, uniform in this range.
@@ -42,6 +61,19 @@ pub struct Masking {
 /// Of runs that say nothing: the only one there was.
 fn published_rule() -> MapRule {
     MapRule::Sum
+}
+
+/// Of Ryali et al. (arXiv 2103.12719), as masks have it.
+pub const BACKGROUND_BIASED: [f64; 2] = [0.05, 0.5];
+/// Share of the views that background-biased masks are for.
+pub const BACKGROUND_SHARE: f64 = 0.5;
+
+fn background_biased() -> [f64; 2] {
+    BACKGROUND_BIASED
+}
+
+fn all() -> f64 {
+    1.0
 }
 
 /// Which network localises.
@@ -76,16 +108,31 @@ pub enum Strategy {
     Zero,
     /// Gaussian noise
     Noise,
+    /// The same place of another picture of the batch
+    OtherPicture,
 }
 
-/// How cells are chosen.
+/// Whose saliency guides the choice of cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Guidance {
-    /// Spread over foreground and background by the saliency map
+    /// The picture's own
     Saliency,
-    /// Uniform
+    /// Nobody's: as many cells, anywhere
     Random,
+    /// That of another picture of the batch: the control that tells whether it matters where the object is
+    Other,
+}
+
+/// How cells are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Choice {
+    /// Spread over foreground and background in proportion to their sizes, as published
+    #[default]
+    Spread,
+    /// Each cell by itself, mostly in the background (`--cell-probability`)
+    Background,
 }
 
 /// Which views are masked.
@@ -103,6 +150,35 @@ pub enum Branch {
 }
 
 impl Masking {
+    /// Whether query views are masked at some time.
+    pub fn queries(&self) -> bool {
+        matches!(self.branch, Branch::Query | Branch::Both)
+    }
+
+    /// Whether anything depends on a saliency map: where cells are chosen, or how many.
+    pub fn localises(&self) -> bool {
+        self.guidance != Guidance::Random || self.choice == Choice::Background
+    }
+
+    /// Cells along a side, of maps with `map` of them.
+    pub fn cells(&self, map: usize) -> usize {
+        self.grid.unwrap_or(map)
+    }
+
+    /// How far masks are in their course when `done` of the epochs are: 0 for none, 1 for all of their size.
+    pub fn factor(&self, done: f64) -> f64 {
+        let Some([start, full, end]) = self.course else { return 1.0 };
+        if done < start || done >= end {
+            return 0.0;
+        }
+        if done >= full { 1.0 } else { (done - start) / (full - start) }
+    }
+
+    /// The part that the prior has in the scores when `done` of the epochs are.
+    pub fn prior(&self, done: f64) -> f64 {
+        if done < self.prior_until { 1.0 - done / self.prior_until } else { 0.0 }
+    }
+
     pub(super) fn validate(&self, arch: Arch, image_size: usize) -> Result<(), Invalid> {
         check((3..=5).contains(&self.stage), || {
             format!("`--saliency-stage {}`: expected 3, 4 or 5", self.stage)
@@ -119,6 +195,7 @@ impl Masking {
         check(self.branch != Branch::None || self.num_nonsem > 0, || {
             "`--branch none` with `--num-nonsem 0` masks nothing; hint: that is `--recipe moco-v2`".into()
         })?;
+        self.validate_choice()?;
         let side = arch.feature_side(self.stage, image_size);
         check(side >= 2, || {
             format!(
@@ -127,6 +204,84 @@ impl Masking {
                 self.stage - 1
             )
         })?;
-        Ok(())
+        let grid = self.cells(side);
+        check((side..=image_size).contains(&grid), || {
+            format!(
+                "`--mask-grid {grid}`: expected {side} (the map of stage {} at {image_size} px) to {image_size} cells along a side",
+                self.stage
+            )
+        })
+    }
+
+    fn validate_choice(&self) -> Result<(), Invalid> {
+        let [inside, outside] = self.cell_probability;
+        check([inside, outside].iter().all(|p| (0.0..=1.0).contains(p)) && inside + outside > 0.0, || {
+            format!("`--cell-probability {inside} {outside}`: expected two numbers from 0 to 1, not both 0")
+        })?;
+        check(0.0 < self.share && self.share <= 1.0, || {
+            format!("`--mask-share {}`: expected more than 0 and at most 1", self.share)
+        })?;
+        if let Some([start, full, end]) = self.course {
+            let rising = [0.0, start, full, end, 1.0].is_sorted();
+            check(rising && start < end, || {
+                format!(
+                    "`--mask-course {start} {full} {end}`: expected three shares of the epochs from 0 to 1 that do not fall, the last above the first"
+                )
+            })?;
+        }
+        unit("--prior-until", self.prior_until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, Recipe};
+    use super::*;
+
+    fn masking(change: impl FnOnce(&mut Masking)) -> Masking {
+        let mut masking = Config::new(Recipe::SaliencyMoco).masking.expect("masked");
+        change(&mut masking);
+        masking
+    }
+
+    #[test]
+    fn a_course_is_nothing_a_ramp_everything_and_nothing() {
+        let m = masking(|m| m.course = Some([0.2, 0.6, 0.9]));
+        for (done, factor) in [
+            (0.0, 0.0),
+            (0.19, 0.0),
+            (0.2, 0.0),
+            (0.3, 0.25),
+            (0.4, 0.5),
+            (0.6, 1.0),
+            (0.89, 1.0),
+            (0.9, 0.0),
+            (1.0, 0.0),
+        ] {
+            assert!((m.factor(done) - factor).abs() < 1e-9, "{done}: {}", m.factor(done));
+        }
+        let step = masking(|m| m.course = Some([0.5, 0.5, 1.0]));
+        assert_eq!((step.factor(0.49), step.factor(0.5), step.factor(0.99)), (0.0, 1.0, 1.0));
+        let always = masking(|_| ());
+        assert_eq!((always.factor(0.0), always.factor(0.99)), (1.0, 1.0));
+    }
+
+    #[test]
+    fn a_prior_fades_to_nothing() {
+        let m = masking(|m| m.prior_until = 0.5);
+        assert_eq!([0.0, 0.25, 0.5, 0.9].map(|t| m.prior(t)), [1.0, 0.5, 0.0, 0.0]);
+        assert_eq!(masking(|_| ()).prior(0.0), 0.0);
+    }
+
+    /// Configurations of earlier versions have none of the fields that came later.
+    #[test]
+    fn what_an_old_configuration_does_not_say_is_the_published_way() {
+        let recent = masking(|_| ());
+        let mut json = serde_json::to_value(&recent).expect("JSON");
+        let fields = json.as_object_mut().expect("an object");
+        for later in ["choice", "cell_probability", "share", "grid", "course", "prior_until"] {
+            assert!(fields.remove(later).is_some(), "{later}");
+        }
+        assert_eq!(serde_json::from_value::<Masking>(json).expect("readable"), recent);
     }
 }

@@ -21,7 +21,9 @@ use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, ViewGroup};
 pub use fills::{FillScale, Fills, Kernel};
-pub use masking::{Branch, Guidance, Masking, Saliency, Strategy};
+pub use masking::{
+    BACKGROUND_BIASED, BACKGROUND_SHARE, Branch, Choice, Guidance, Masking, Saliency, Strategy,
+};
 pub use method::{Align, Byol, Head, Method, Moco, Momentum, MomentumFields, QueueStart, Simclr, TargetNorm};
 pub use mixing::{Mix, MixMask, MixPer, Mixing, Pattern};
 pub use optimizer::{Decay, Optimizer, Per, Rule, Shape};
@@ -119,7 +121,7 @@ pub struct Config {
     /// The views of a picture, all cut from one decoding of it.
     #[serde(alias = "augment", deserialize_with = "augment::groups")]
     pub views: Vec<ViewGroup>,
-    /// Saliency-guided masking; absent where views are not masked.
+    /// Masking; absent where views are not masked.
     pub masking: Option<Masking>,
     /// Mixing pictures; absent where they are not mixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -195,6 +197,11 @@ impl Config {
         self.arch.parse().map_err(|e: occlude_encoder::UnknownArch| Invalid(e.to_string()))
     }
 
+    /// Whether the encoder that is trained sees masked views.
+    pub fn masks_queries(&self) -> bool {
+        self.masking.as_ref().is_some_and(Masking::queries)
+    }
+
     /// What the encoder of this run wants its input to be.
     pub fn preprocess(&self) -> Preprocess {
         let filtered = self.masking.as_ref().filter(|m| m.strategy == Strategy::Hp);
@@ -223,8 +230,8 @@ impl Config {
             pixels.insert("focal_query".into(), query.into());
             pixels.insert("focal_negative".into(), negative.into());
         }
-        let cells = self.arch.parse::<Arch>().map(|a| a.feature_side(masking.stage, self.image_size));
-        pixels.insert("cells".into(), cells.unwrap_or_default().into());
+        let map = self.arch.parse::<Arch>().map(|a| a.feature_side(masking.stage, self.image_size));
+        pixels.insert("cells".into(), masking.cells(map.unwrap_or_default()).into());
         all["resolved"] = serde_json::json!({ "masking": pixels });
         Ok(all)
     }
@@ -352,6 +359,7 @@ mod tests {
             (refused(|c| c.views[0].augment.crop_min = 0.0), "--crop-min"),
             (refused(|c| c.views[0].augment.blur_p = 2.0), "blur_p"),
             (refused(|c| c.views[0].augment.blur_sigma = [0.0, 1.0]), "sigma"),
+            (refused(|c| c.views[0].augment.crop_foreground = -0.1), "--crop-foreground"),
         ];
         for (message, part) in cases {
             assert!(message.contains(part), "{message}");
@@ -362,6 +370,15 @@ mod tests {
             (masks(|m| m.ratio = [0.5, 0.2]), "--mask-ratio"),
             (masks(|m| m.alpha = 0.0), "--alpha"),
             (masks(|m| (m.branch, m.num_nonsem) = (Branch::None, 0)), "--branch none"),
+            (masks(|m| m.cell_probability = [0.0, 1.1]), "--cell-probability"),
+            (masks(|m| m.cell_probability = [0.0, 0.0]), "--cell-probability"),
+            (masks(|m| m.share = 0.0), "--mask-share"),
+            (masks(|m| m.grid = Some(6)), "--mask-grid 6`: expected 7"),
+            (masks(|m| m.grid = Some(225)), "to 224"),
+            (masks(|m| m.course = Some([0.2, 0.1, 0.9])), "--mask-course"),
+            (masks(|m| m.course = Some([0.5, 0.5, 0.5])), "--mask-course"),
+            (masks(|m| m.course = Some([0.0, 0.5, f64::NAN])), "--mask-course"),
+            (masks(|m| m.prior_until = 1.5), "--prior-until"),
         ] {
             assert!(message.contains(part), "{message}");
         }

@@ -59,6 +59,7 @@ pub(super) fn moco_views() -> Augment {
         blur_sigma: [0.1, 2.0],
         solarize_p: 0.0,
         flip_p: 0.5,
+        crop_foreground: 0.0,
     }
 }
 
@@ -82,6 +83,12 @@ pub(super) fn published_masking() -> Masking {
         strategy: Strategy::Hp,
         fills: FillScale::View,
         guidance: Guidance::Saliency,
+        choice: Choice::Spread,
+        cell_probability: BACKGROUND_BIASED,
+        share: 1.0,
+        grid: None,
+        course: None,
+        prior_until: 0.0,
         branch: Branch::Query,
         ratio: [0.05, 0.25],
         negative_ratio: [0.4, 0.7],

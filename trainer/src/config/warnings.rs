@@ -1,6 +1,7 @@
 //! What works, and hardly ever is what was meant.
 
-use super::{Config, Masking, Method};
+use super::masking::BACKGROUND_BIASED;
+use super::{Branch, Choice, Config, Guidance, Masking, Method, Saliency, Strategy};
 
 /// Cosine from which hard negatives push the two views of a picture apart, `s*`: with a positive and a hard negative at cosine
 /// s, the gradient of -ln(e^(s/T) / (e^(s/T) + N + n e^(alpha s/T))) changes its sign where N = n (alpha - 1) e^(alpha s/T).
@@ -26,7 +27,8 @@ impl Config {
     /// What is likely not meant, a sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let hard = self.masking.as_ref().and_then(|m| self.repelling(m));
-        hard.into_iter().collect()
+        let without_effect = self.masking.as_ref().map(Masking::contradictions).unwrap_or_default();
+        hard.into_iter().chain(without_effect).collect()
     }
 
     fn repelling(&self, masking: &Masking) -> Option<String> {
@@ -50,6 +52,42 @@ impl Config {
         Some(format!(
             "`--alpha {alpha}` with {others} negatives at temperature {temperature}: hard negatives pull the two views of a picture together only up to a cosine of s* = {turn:.2}, and push them apart above it, which ruins the encoder (docs/recipes.md); hint: `--alpha 1`{more}"
         ))
+    }
+}
+
+impl Masking {
+    /// What one part of it says that another takes back, a sentence each.
+    fn contradictions(&self) -> Vec<String> {
+        let [inside, outside] = self.cell_probability;
+        let background = self.choice == Choice::Background;
+        let views = self.branch != Branch::None;
+        let spared = self.share < 1.0 || self.course.is_some() || background;
+        let (everything, random) = (self.negative_ratio[0] >= 1.0, self.guidance == Guidance::Random);
+        let negatives = self.num_nonsem > 0 && everything;
+        let all = [
+            (!background && self.cell_probability != BACKGROUND_BIASED, format!(
+                "`--cell-probability {inside} {outside}` has no effect with `--choice spread`; hint: `--choice background`"
+            )),
+            (background && inside > outside, format!(
+                "`--cell-probability {inside} {outside}` masks the foreground more than the background; hint: the foreground's number comes first"
+            )),
+            (!views && spared,
+                "`--branch none` masks no views: `--choice`, `--mask-share` and `--mask-course` have no effect on hard negatives".into()
+            ),
+            (self.prior_until > 0.0 && !self.localises(), format!(
+                "`--prior-until {}` has no effect with `--guidance random`, which looks at no map", self.prior_until
+            )),
+            (self.prior_until > 0.0 && matches!(self.saliency, Saliency::Checkpoint(_)), format!(
+                "`--prior-until {}` fades out although the encoder of `--saliency` does not learn", self.prior_until
+            )),
+            (negatives && random,
+                "`--negative-ratio 1 1` with `--guidance random` masks whole pictures: hard negatives that show nothing".into()
+            ),
+            (negatives && self.strategy == Strategy::Hp,
+                "`--negative-ratio 1 1` with `--strategy hp` leaves some of large foregrounds, of which it masks 55 % of the cells at most; hint: another strategy".into()
+            ),
+        ];
+        all.into_iter().filter(|(wrong, _)| *wrong).map(|(_, sentence)| sentence).collect()
     }
 }
 
@@ -113,5 +151,42 @@ mod tests {
             small.warnings().remove(0).contains("s* = 0.24"),
             "its own negatives are the other keys of the batch"
         );
+    }
+
+    #[test]
+    fn what_takes_itself_back_is_said() {
+        let warned = |change: fn(&mut Masking)| {
+            let mut config = Config::new(Recipe::SaliencyMoco);
+            change(config.masking.as_mut().expect("masked"));
+            config.validate().expect("valid");
+            let mut all = config.warnings();
+            assert_eq!(all.len(), 1, "{all:?}");
+            all.remove(0)
+        };
+        for (warning, part) in [
+            (warned(|m| m.cell_probability = [0.1, 0.5]), "--choice background"),
+            (warned(|m| (m.choice, m.cell_probability) = (Choice::Background, [0.5, 0.1])), "comes first"),
+            (warned(|m| (m.branch, m.share) = (Branch::None, 0.5)), "--branch none"),
+            (warned(|m| (m.branch, m.course) = (Branch::None, Some([0.1, 0.2, 0.3]))), "--mask-course"),
+            (warned(|m| (m.guidance, m.prior_until) = (Guidance::Random, 0.2)), "looks at no map"),
+            (
+                warned(|m| (m.saliency, m.prior_until) = (Saliency::Checkpoint("a".into()), 0.2)),
+                "does not learn",
+            ),
+            (
+                warned(|m| {
+                    (m.strategy, m.guidance, m.negative_ratio) = (Strategy::Mean, Guidance::Random, [1.0; 2])
+                }),
+                "show nothing",
+            ),
+            (warned(|m| m.negative_ratio = [1.0; 2]), "55 %"),
+        ] {
+            assert!(warning.contains(part), "{warning}");
+        }
+        let mut config = Config::new(Recipe::SaliencyMoco);
+        let m = config.masking.as_mut().expect("masked");
+        (m.choice, m.share, m.course, m.prior_until) = (Choice::Background, 0.5, Some([0.2, 0.6, 0.9]), 0.3);
+        (m.strategy, m.negative_ratio) = (Strategy::OtherPicture, [1.0; 2]);
+        assert_eq!(config.warnings(), Vec::<String>::new());
     }
 }

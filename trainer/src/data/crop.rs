@@ -3,7 +3,11 @@
 use occlude_preprocess::CropBox;
 use rand::Rng;
 
+use super::foreground::Foreground;
 use crate::config::{Augment, Config};
+
+/// Crops that are drawn, at most, for one that holds its share of the foreground.
+const TRIES: usize = 10;
 
 /// Side of the views and the distribution they are drawn from.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +96,38 @@ impl ViewSpec {
     }
 }
 
+impl ViewSpec {
+    /// Whether crops have to hold a share of the foreground.
+    pub fn holds_foreground(&self) -> bool {
+        self.augment.crop_foreground > 0.0
+    }
+
+    /// The first crop that holds the share of the foreground that is asked for: this one, or one of nine more; the one that
+    /// holds most where none does. After the constraint of CAST (arXiv 2012.04630), as crops that know where the object is
+    /// ([2202.03278](https://arxiv.org/abs/2202.03278)) are meant to keep both views on it.
+    pub fn constrain(
+        &self,
+        first: CropBox,
+        (width, height): (u32, u32),
+        foreground: &Foreground,
+        rng: &mut impl Rng,
+    ) -> CropBox {
+        let a = &self.augment;
+        let (mut best, mut held) = (first, foreground.held(&first, (width, height)));
+        for _ in 1..TRIES {
+            if held >= a.crop_foreground {
+                break;
+            }
+            let crop = random_resized_crop(width, height, a.crop_min..=a.crop_max, rng);
+            let now = foreground.held(&crop, (width, height));
+            if now > held {
+                (best, held) = (crop, now);
+            }
+        }
+        best
+    }
+}
+
 fn uniform(low: f64, high: f64, rng: &mut impl Rng) -> f64 {
     low + (high - low) * rng.random::<f64>()
 }
@@ -156,6 +192,45 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Two thousand crops of a picture whose foreground is one corner of it: as many as a loop over the same draws says
+    /// hold their share, the others the most that ten draws gave.
+    #[test]
+    fn a_constrained_crop_is_the_first_that_holds_its_share_or_the_best() {
+        let mut spec = spec();
+        let size = (96, 96);
+        let inside = |i: usize| i % 96 < 42 && (i / 96) > 48;
+        let plane =
+            |a: u8, b: u8| (0..96 * 96).map(move |i| if inside(i) { a } else { b }).collect::<Vec<u8>>();
+        let planes = [plane(250, 20), plane(20, 140), plane(10, 200)].concat();
+        let foreground = Foreground::of_planes(&planes, 96);
+        let draw = |spec: &ViewSpec, i: u64| spec.draw(96, 96, &mut stream(2, Domain::View, i, 0)).0.crop;
+        let free: Vec<CropBox> = (0..2000).map(|i| draw(&spec, i)).collect();
+        let mut good = Vec::new();
+        for least in [0.0, 0.3, 0.6, 1.0] {
+            spec.augment.crop_foreground = least;
+            let mut enough = 0;
+            for (i, &first) in (0..).zip(&free) {
+                let rng = || stream(2, Domain::Crop, i, 0);
+                let found = spec.constrain(first, size, &foreground, &mut rng());
+                let mut again = rng();
+                let mut tries = vec![first];
+                tries.resize_with(10, || random_resized_crop(96, 96, 0.2..=1.0, &mut again));
+                let held = |c: &CropBox| foreground.held(c, size);
+                let expected = tries
+                    .iter()
+                    .find(|c| held(c) >= least)
+                    .unwrap_or_else(|| tries.iter().max_by(|a, b| held(a).total_cmp(&held(b))).expect("ten"));
+                assert_eq!(held(&found), held(expected), "{least} {i}");
+                enough += usize::from(held(&found) >= least);
+                assert!(least > 0.0 || found == first);
+            }
+            good.push(enough);
+        }
+        let without = free.iter().filter(|c| foreground.held(c, size) >= 0.3).count();
+        assert!(good[0] == 2000 && good[1] > 1990 && without < 1500, "{good:?} {without}");
+        assert!(good.is_sorted_by(|a, b| a >= b), "{good:?}");
     }
 
     /// Shares over 10,000 draws, within four standard errors.

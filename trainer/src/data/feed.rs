@@ -18,7 +18,7 @@ use super::loader::leave;
 use super::{Batch, Loader, LoaderSpec, View, ViewSpec};
 use crate::augment::Augmenters;
 use crate::phase::{Phase, within};
-use crate::rng::view_stream;
+use crate::rng::{Domain, view_stream};
 
 /// Batches that may lie on the device before they are used; one more is being copied.
 const AHEAD: usize = 1;
@@ -131,7 +131,7 @@ impl Synthetic {
 /// A batch of random pixels, with colour changes as the recipe draws them.
 fn random(spec: &LoaderSpec) -> Batch {
     let view = |(v, &ViewSpec { size, .. }): (u32, &ViewSpec)| {
-        let mut rng = view_stream(spec.seed, 0, 0, v);
+        let mut rng = view_stream(spec.seed, Domain::View, 0, 0, v);
         let mut pixels = vec![0; spec.batch_size * 3 * size * size];
         rng.fill_bytes(&mut pixels);
         let side = size as u32;

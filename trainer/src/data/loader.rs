@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use occlude_preprocess::Cut;
 use tch::Tensor;
 
-use super::crop::{Photometric, ViewSpec};
+use super::crop::{Geometry, Photometric, ViewSpec};
 use super::store::Store;
-use super::views::Cutter;
+use super::views::{Cutter, Whole};
 use crate::rng::{Domain, permutation, stream, view_stream};
 
 /// One view of every picture of a batch.
@@ -239,13 +239,10 @@ impl Job {
             let index = self.order[first + i] as usize;
             let mut outs: Vec<&mut [u8]> = views.iter_mut().map(|view| view.place(i)).collect();
             let mut photometric = Vec::new();
-            let draw = |width, height, cuts: &mut Vec<Cut>| {
+            let draw = |whole: &Whole, cuts: &mut Vec<Cut>| {
                 photometric.clear();
                 for (v, spec) in (0..).zip(&self.spec.views) {
-                    // the sample and the view name the stream, so no draw depends on the batch
-                    let mut rng = view_stream(self.spec.seed, self.epoch, index as u64, v);
-                    let (cut, colours) = spec.draw(width, height, &mut rng);
-                    let cut = Cut { crop: cut.crop, flip: cut.flip };
+                    let (cut, colours) = self.draw(index, (v, spec), whole);
                     cuts.push(cut);
                     photometric.push(colours);
                 }
@@ -257,8 +254,23 @@ impl Job {
         }
         Some(Batch { step, views, indices })
     }
+
+    /// View `v` of the sample at `index`.
+    fn draw(&self, index: usize, (v, spec): (u32, &ViewSpec), whole: &Whole) -> (Cut, Photometric) {
+        // the sample and the view name the stream, so no draw depends on the batch
+        let rng = |domain| view_stream(self.spec.seed, domain, self.epoch, index as u64, v);
+        let &Whole { width, height, foreground } = whole;
+        let (Geometry { mut crop, flip }, photometric) = spec.draw(width, height, &mut rng(Domain::View));
+        if let Some(foreground) = foreground.filter(|_| spec.holds_foreground()) {
+            // further crops have a stream of their own: the rest of a view stays what it is without them
+            crop = spec.constrain(crop, (width, height), &foreground, &mut rng(Domain::Crop));
+        }
+        (Cut { crop, flip }, photometric)
+    }
 }
 
+#[cfg(test)]
+mod constrained;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -387,13 +399,22 @@ mod tests {
         let near_end = bytes.len() - 30;
         bytes[near_end..near_end + 20].fill(0x7f);
         std::fs::write(&path, bytes).expect("written");
-        let run = |cache: u64| -> Vec<_> {
-            let store = store(&dir, cache);
-            (0..3).flat_map(|epoch| Loader::start(&store, &spec(2), epoch, 0).collect::<Vec<_>>()).collect()
+        let run = |cache: u64, crop_foreground: f64| -> Vec<_> {
+            let (store, mut spec) = (store(&dir, cache), spec(2));
+            spec.views.iter_mut().for_each(|view| view.augment.crop_foreground = crop_foreground);
+            (0..3).flat_map(|epoch| Loader::start(&store, &spec, epoch, 0).collect::<Vec<_>>()).collect()
         };
-        let plain = run(0);
+        let plain = run(0, 0.0);
         assert!(plain.len() == 6 && plain.iter().all(Option::is_some));
-        assert!(plain == run(70_000) && plain == run(1 << 20));
+        assert!(plain == run(70_000, 0.0) && plain == run(1 << 20, 0.0));
+        let constrained = run(0, 0.9);
+        assert!(constrained == run(70_000, 0.9) && constrained == run(1 << 20, 0.9));
+        assert!(constrained != plain, "some crops hold less than nine tenths");
+        let colours = |batches: &[Option<Batch>]| -> Vec<_> {
+            let views = batches.iter().flatten().flat_map(|b| &b.views);
+            views.flat_map(|view| view.photometric.clone()).collect()
+        };
+        assert!(colours(&plain) == colours(&constrained), "the rest of a view is drawn as without");
     }
 
     /// A list and shards hold the pictures of the folder that they were made of, in its order: a run does not depend

@@ -2,6 +2,7 @@
 
 mod crop;
 mod feed;
+mod foreground;
 mod loader;
 mod pictures;
 mod speed;
@@ -14,6 +15,7 @@ use occlude_dataset::{Dataset, Error, Options};
 
 pub use crop::{Geometry, Photometric, ViewSpec};
 pub use feed::{Fed, Feed};
+pub use foreground::Foreground;
 pub use loader::{Batch, Loader, LoaderSpec, View};
 pub use pictures::Pictures;
 pub use speed::Speed;

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use occlude_dataset::{Dataset, Error};
 use occlude_preprocess::{AllBroken, Broken, DecodeError, Limits, Picture};
 
+use super::foreground::Foreground;
+
 /// Files in a row that may be broken.
 pub(super) const MAX_BROKEN: usize = 1000;
 
@@ -18,6 +20,8 @@ pub struct Store {
     cached: Vec<OnceLock<Picture>>,
     room: AtomicU64,
     limits: Limits,
+    /// Of every picture its foreground, once it was asked for; 40 bytes each.
+    foregrounds: OnceLock<Vec<OnceLock<Foreground>>>,
     broken: Mutex<(BTreeSet<usize>, Broken)>,
 }
 
@@ -42,6 +46,7 @@ impl Store {
             which,
             room: AtomicU64::new(cache_bytes),
             limits: Limits::default(),
+            foregrounds: OnceLock::new(),
             broken: Mutex::default(),
         }
     }
@@ -82,6 +87,16 @@ impl Store {
     /// The decoded picture at `index`, where it was kept.
     pub(super) fn cached(&self, index: usize) -> Option<&Picture> {
         self.cached.get(index).and_then(OnceLock::get)
+    }
+
+    /// The foreground of the picture at `index`, found by `find` when it is first asked for. It depends on nothing but the
+    /// picture, so that it does not matter which thread does.
+    pub(super) fn foreground(&self, index: usize, find: impl FnOnce() -> Foreground) -> Foreground {
+        let all = self.foregrounds.get_or_init(|| (0..self.len()).map(|_| OnceLock::new()).collect());
+        match all.get(index) {
+            Some(known) => *known.get_or_init(find),
+            None => find(),
+        }
     }
 
     /// Whether a picture of that size might still be kept; photographs take one and a half bytes a pixel.

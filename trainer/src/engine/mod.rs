@@ -6,6 +6,7 @@ mod metrics;
 mod online;
 mod picture;
 mod profile;
+mod refresh;
 mod saves;
 mod schedule;
 pub mod snapshot;
@@ -27,11 +28,12 @@ pub use course::{Allow, Course};
 use online::Online;
 pub use online::OnlineKnn;
 pub use profile::{Plan, Profile, profile};
+pub use refresh::{BATCHES, refresh};
 pub use schedule::Schedule;
 use training::Engine;
 pub use watchdog::OnCollapse;
 
-/// What a run is told besides its [`Config`]; none of it changes what is computed, as long as nothing collapses.
+/// What a run is told besides its [`Config`]; none of it changes what is trained, as long as nothing collapses.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The data set: a folder, a list or shards.
@@ -60,6 +62,8 @@ pub struct Run {
     pub on_collapse: OnCollapse,
     /// Nearest-neighbour accuracy along the way.
     pub online: Option<OnlineKnn>,
+    /// Batches of unmasked views over which the running statistics of the finished encoder are estimated anew.
+    pub bn_refresh: usize,
     /// Steps after which to stop early, for tests of resuming.
     pub stop_after: Option<u64>,
 }

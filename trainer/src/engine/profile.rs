@@ -117,6 +117,7 @@ pub(super) fn settings(plan: &Plan) -> Run {
         allow: Allow::default(),
         on_collapse: OnCollapse::Warn,
         online: None,
+        bn_refresh: 0,
         stop_after: None,
     }
 }

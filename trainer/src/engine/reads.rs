@@ -5,7 +5,7 @@ use occlude_torch_ext::{Counts, Observer};
 use super::profile::{Plan, Steps};
 use super::training::Engine;
 use super::*;
-use crate::config::{Branch, Guidance, Mix, MixPer, Pattern, Recipe, Rule, Strategy};
+use crate::config::{Branch, Choice, Guidance, Mix, MixPer, Pattern, Recipe, Rule, Strategy};
 
 fn tiny(recipe: Recipe) -> Config {
     let mut c = Config::new(recipe);
@@ -50,6 +50,19 @@ fn all() -> Vec<(String, Config)> {
     }
     let random = |c: &mut Config| c.masking.as_mut().expect("masked").guidance = Guidance::Random;
     add("random cells", masked(Strategy::Noise, random));
+    for recipe in [Recipe::SaliencyMoco, Recipe::SaliencySimclr] {
+        for (guidance, choice) in [
+            (Guidance::Other, Choice::Spread),
+            (Guidance::Saliency, Choice::Background),
+            (Guidance::Random, Choice::Background),
+        ] {
+            let mut c = tiny(recipe);
+            let m = c.masking.as_mut().expect("masked");
+            (m.guidance, m.choice, m.share, m.strategy) = (guidance, choice, 0.5, Strategy::OtherPicture);
+            (m.grid, m.course, m.prior_until) = (Some(8), Some([0.0, 0.0, 1.0]), 0.5);
+            add(&format!("{recipe:?}, {guidance:?}, {choice:?}, a finer grid, a course and a prior"), c);
+        }
+    }
     let both = |c: &mut Config| {
         c.masking.as_mut().expect("masked").branch = Branch::Both;
         c.method.moco_mut().expect("MoCo").symmetric = true;

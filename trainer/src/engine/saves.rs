@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::snapshot::{self, Position};
 use crate::config::Config;
 use crate::method::Method;
-use crate::model::Optimizer;
+use crate::model::{Optimizer, Statistics};
 
 /// The checkpoint that is replaced by the next one.
 const LATEST: &str = "latest.safetensors";
@@ -20,6 +20,8 @@ pub(super) struct State<'a> {
     pub(super) method: &'a dyn Method,
     pub(super) optimizer: &'a Optimizer,
     pub(super) at: &'a Position,
+    /// Running statistics that evaluation is to have in place of training's.
+    pub(super) refreshed: Option<&'a Statistics>,
 }
 
 /// The checkpoints of a run's folder: one that is always replaced, and those that are kept.
@@ -65,7 +67,7 @@ impl Saves {
 
     fn save(&self, name: &str, state: &State<'_>) -> Result<PathBuf> {
         let path = self.out.join(name);
-        let saved = snapshot::save(&path, state.config, state.method, state.optimizer, state.at);
+        let saved = snapshot::save(&path, state);
         saved.with_context(|| match snapshot::locate(&self.out) {
             Ok(good) => format!(
                 "the run stopped at step {}; its last good checkpoint is `{}`, `--resume` goes on from there",

@@ -15,6 +15,7 @@ use tch::{Kind, Tensor};
 
 use super::course::Course;
 use super::metrics::Meter;
+use super::saves::State;
 use super::watchdog::Symptom;
 use crate::config::Config;
 use crate::method::Method;
@@ -67,20 +68,34 @@ impl Default for Position {
     }
 }
 
+/// What the names of the evaluated encoder's tensors begin with.
+const ENCODER: &str = "encoder_q.";
+/// What precedes the names of tensors that training goes on with, where evaluation has others.
+const TRAINING: &str = "training.";
+
 /// Writes everything that a resumed run needs to `path`, then names it in `last`.
 ///
 /// # Errors
 /// Where a file cannot be written; the earlier checkpoints are then untouched.
-pub fn save(
-    path: &Path,
-    config: &Config,
-    method: &dyn Method,
-    optimizer: &Optimizer,
-    at: &Position,
-) -> Result<()> {
+pub(super) fn save(path: &Path, state: &State<'_>) -> Result<()> {
+    write(path, state)
+        .with_context(|| format!("cannot save `{}`; hint: is the disk full?", path.display()))?;
+    // the weights are safe; now they may be the newest
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let last = path.with_file_name("last");
+    occlude_output::write(&last, |w| writeln!(w, "{name}"))
+        .with_context(|| format!("cannot write `{}`", last.display()))
+}
+
+/// Writes everything that a resumed run needs to `path`, with the running statistics that evaluation is to have.
+///
+/// # Errors
+/// Where the file cannot be written; what was there is then untouched.
+pub(super) fn write(path: &Path, state: &State<'_>) -> Result<()> {
+    let &State { config, method, optimizer, at, refreshed } = state;
     let mut tensors = method.state();
     tensors.extend(optimizer.state());
-    let out = tensors.iter().map(to_out).collect::<Result<Vec<_>>>()?;
+    let mut out = tensors.iter().map(to_out).collect::<Result<Vec<_>>>()?;
     let preprocess = config.preprocess().to_json();
     let mut metadata = BTreeMap::from([
         (meta::FORMAT.into(), meta::FORMAT_VERSION.into()),
@@ -93,17 +108,28 @@ pub fn save(
         (meta::METRICS.into(), at.metrics.to_string()),
         (meta::RUN.into(), serde_json::to_string(&at.run)?),
         (meta::DATA.into(), serde_json::to_string(&at.course)?),
-        (meta::FINGERPRINT.into(), fingerprint(config, (method.branch().prefix(), &out), &preprocess)?),
-        (meta::PREPROCESS.into(), preprocess),
     ]);
+    if let Some(refreshed) = refreshed {
+        metadata.insert(meta::BN_REFRESH.into(), refreshed.batches.to_string());
+        exchange(&mut out, &refreshed.named)?;
+    }
+    metadata.insert(meta::FINGERPRINT.into(), fingerprint(config, &out, &preprocess)?);
+    metadata.insert(meta::PREPROCESS.into(), preprocess);
     metadata.extend(networks(method.branch()));
-    save_safetensors(path, &out, &metadata)
-        .with_context(|| format!("cannot save `{}`; hint: is the disk full?", path.display()))?;
-    // the weights are safe; now they may be the newest
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let last = path.with_file_name("last");
-    occlude_output::write(&last, |w| writeln!(w, "{name}"))
-        .with_context(|| format!("cannot write `{}`", last.display()))
+    Ok(save_safetensors(path, &out, &metadata)?)
+}
+
+/// Puts other statistics in the place of the encoder's, which are kept under names of their own.
+fn exchange(tensors: &mut Vec<TensorOut<'static>>, statistics: &[Named]) -> Result<()> {
+    for Named { name, tensor } in statistics {
+        let name = format!("{ENCODER}{name}");
+        let of_training = tensors.iter_mut().find(|t| t.name == name);
+        let of_training = of_training.with_context(|| format!("no tensor `{name}` to refresh"))?;
+        let fresh = to_out(&Named::new(name.as_str(), tensor))?;
+        let kept = TensorOut { name: format!("{TRAINING}{name}"), ..std::mem::replace(of_training, fresh) };
+        tensors.push(kept);
+    }
+    Ok(())
 }
 
 /// Where the encoder and its projection head are and what that is, for those who read and export them.
@@ -133,20 +159,17 @@ pub(crate) fn to_out(named: &Named) -> Result<TensorOut<'static>> {
 }
 
 /// The fingerprint that every artefact of these weights will carry.
-fn fingerprint(
-    config: &Config,
-    (prefix, tensors): (&str, &[TensorOut<'_>]),
-    preprocess: &str,
-) -> Result<String> {
+fn fingerprint(config: &Config, tensors: &[TensorOut<'_>], preprocess: &str) -> Result<String> {
     let weights = tensors.iter().filter(|t| t.dtype == Dtype::F32).filter_map(|t| {
-        let name = t.name.strip_prefix(prefix)?.to_owned();
+        let name = t.name.strip_prefix(ENCODER)?.to_owned();
         let floats = t.data.chunks_exact(4).filter_map(|b| b.try_into().ok()).map(f32::from_le_bytes);
         Some((name, EncoderTensor { shape: t.shape.clone(), data: EncoderData::F32(floats.collect()) }))
     });
     let encoder = occlude_checkpoint::Encoder {
         arch: config.architecture()?,
-        layout: Layout { prefix: prefix.into(), naming: Naming::Torchvision },
+        layout: Layout { prefix: ENCODER.into(), naming: Naming::Torchvision },
         tensors: weights.collect(),
+        whitening: None,
         report: occlude_checkpoint::LoadReport::default(),
     };
     Ok(encoder.fingerprint(preprocess))
@@ -177,6 +200,11 @@ pub fn locate(resume: &Path) -> Result<PathBuf> {
 /// Where the file is no checkpoint of a run.
 pub(super) fn describe(path: &Path, checkpoint: &Checkpoint) -> Result<Loaded> {
     let metadata = checkpoint.metadata();
+    ensure!(
+        !metadata.contains_key(meta::WHITENING),
+        "`{}` was whitened for use, and holds no state of training; hint: resume from the checkpoint that it was made from",
+        path.display()
+    );
     let get = |key: &str| {
         metadata.get(key).with_context(|| {
             format!("`{}` is not a checkpoint of `occlude-train pretrain`: it lacks `{key}`", path.display())
@@ -211,6 +239,14 @@ pub(super) fn load(
     optimizer: &Optimizer,
 ) -> Result<()> {
     let mut named = checkpoint.tensors().map(|t| from_checkpoint(&t)).collect::<Result<Vec<_>>>()?;
+    for of_training in named.extract_if(.., |n| n.name.starts_with(TRAINING)).collect::<Vec<_>>() {
+        let name = &of_training.name[TRAINING.len()..];
+        let place = named.iter_mut().find(|n| n.name == name);
+        let place = place.with_context(|| {
+            format!("`{}` is damaged: it has `{}` and no `{name}`", path.display(), of_training.name)
+        })?;
+        place.tensor = of_training.tensor;
+    }
     let momenta: Vec<Named> = named.extract_if(.., |n| n.name.starts_with("optim.")).collect();
     method
         .load_state(&named)

@@ -1,10 +1,12 @@
 //! Tests of the loop on a run of a few tiny pictures.
 
 mod changed;
+mod paired;
+mod refreshed;
 
 use super::training::ROLLBACKS;
 use super::*;
-use crate::config::Recipe;
+use crate::config::{Branch, Choice, Recipe, Strategy};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -53,6 +55,7 @@ fn settings(dir: &Path, out: &str) -> Run {
         allow: Allow::default(),
         on_collapse: OnCollapse::Warn,
         online: None,
+        bn_refresh: 0,
         stop_after: None,
     }
 }
@@ -77,23 +80,27 @@ fn a_run_stopped_anywhere_ends_where_the_uninterrupted_one_does() {
     let dir = tempfile::tempdir().expect("a folder");
     pictures(dir.path(), 12);
     // in the middle of either epoch and between them
-    let stops: [(_, &[u64]); 6] = [
-        (Recipe::SaliencyMoco, &[1, 5]),
-        (Recipe::SaliencySimclr, &[2]),
-        (Recipe::UnmixMixmask, &[4]),
-        (Recipe::Byol, &[4]),
-        (Recipe::LewelBEman, &[2]),
-        (Recipe::LewelM, &[3]),
+    let mut values = config(Recipe::SaliencyMoco);
+    let m = values.masking.as_mut().expect("masked");
+    (m.choice, m.strategy, m.share) = (Choice::Background, Strategy::OtherPicture, 0.8);
+    (m.grid, m.course, m.prior_until) = (Some(8), Some([0.1, 0.6, 0.9]), 0.7);
+    (m.branch, values.views[0].augment.crop_foreground) = (Branch::Both, 0.5);
+    let mut aligned = config(Recipe::LewelBEman);
+    aligned.masking = Some(aligned.usual_masking().expect("masks"));
+    let stops: [(_, _, &[u64]); 7] = [
+        ("moco", config(Recipe::SaliencyMoco), &[1, 5]),
+        ("simclr", config(Recipe::SaliencySimclr), &[2]),
+        ("mixed", config(Recipe::UnmixMixmask), &[4]),
+        ("values", values, &[1, 2, 4]),
+        ("byol", config(Recipe::Byol), &[4]),
+        ("aligned", aligned, &[2]),
+        ("aligned queues", config(Recipe::LewelM), &[3]),
     ];
-    for (recipe, stops) in stops {
-        let mut config = config(recipe);
-        if recipe == Recipe::LewelBEman {
-            config.masking = Some(config.usual_masking().expect("masks"));
-        }
-        let whole = settings(dir.path(), &format!("{}-whole", recipe.name()));
+    for (recipe, config, stops) in stops {
+        let whole = settings(dir.path(), &format!("{recipe}-whole"));
         assert_eq!(pretrain(&config, &whole).expect("trained"), End::Finished);
         let expected = weights(&whole);
-        let mut parts = settings(dir.path(), &format!("{}-parts", recipe.name()));
+        let mut parts = settings(dir.path(), &format!("{recipe}-parts"));
         for &step in stops {
             parts.stop_after = Some(step);
             assert_eq!(pretrain(&config, &parts).expect("trained"), End::Interrupted(0), "{recipe:?} {step}");

@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::metrics::{Log, Meter, Progress};
 use super::online::{Found, Online};
+use super::refresh::describe;
 use super::saves::{self, Saves};
 use super::snapshot::Position;
 use super::watchdog::{OnCollapse, Reading, Verdict, Watchdog};
@@ -18,7 +19,7 @@ use crate::augment::Augmenters;
 use crate::config::Config;
 use crate::data::{Fed, LoaderSpec, Pictures, ViewSpec};
 use crate::method::{Health, Method, Step, StepOutput, Views};
-use crate::model::Optimizer;
+use crate::model::{Optimizer, Statistics};
 use crate::phase::{Phase, within};
 use crate::rng::seed_device;
 use crate::signals::Interrupt;
@@ -341,8 +342,12 @@ impl<'a> Engine<'a> {
         }
         let epoch = self.at.epoch as usize;
         let last = epoch + 1 == self.config.epochs;
+        let refreshed = match if last { self.refresh(signals)? } else { Ok(None) } {
+            Ok(refreshed) => refreshed,
+            Err(signal) => return Ok(Epoch::Stop { signal, whole: true }),
+        };
         let found = match self.online.as_ref().filter(|o| last || o.due(epoch)) {
-            Some(online) => match self.measure(online, signals)? {
+            Some(online) => match self.measure(online, refreshed.as_ref(), signals)? {
                 Ok(found) => Some(found),
                 Err(signal) => return Ok(Epoch::Stop { signal, whole: true }),
             },
@@ -358,6 +363,10 @@ impl<'a> Engine<'a> {
         self.at.metrics = Value::Object(fields.clone());
         log.write(&line("epoch", epoch, self.at.step, fields))?;
         progress.epoch(epoch, &meter);
+        if let Some(refreshed) = &refreshed {
+            progress.say(&describe(refreshed));
+            log.write(&event("refreshed", epoch as u64, self.at.step, &describe(refreshed)))?;
+        }
         if let Some(found) = found {
             progress.say(&format!("epoch {}: kNN {:.1} % (k {})", epoch + 1, 100.0 * found.top1, found.k));
             log.write(&line("knn", epoch, self.at.step, found.fields()))?;
@@ -367,13 +376,18 @@ impl<'a> Engine<'a> {
             log.picture("first_batch.png", 0)?;
         }
         log.report();
-        self.save_epoch(epoch, last)?;
+        self.save_epoch(epoch, last, refreshed.as_ref())?;
         Ok(Epoch::Done)
     }
 
     /// Accuracy by nearest neighbours, or the signal that came before. Nothing can break off a wait for one of its pictures, so
     /// that the epoch is saved first and a signal ends the process at once.
-    fn measure(&self, online: &Online, signals: &Interrupt) -> Result<std::result::Result<Found, usize>> {
+    fn measure(
+        &self,
+        online: &Online,
+        refreshed: Option<&Statistics>,
+        signals: &Interrupt,
+    ) -> Result<std::result::Result<Found, usize>> {
         if self.trusted() {
             self.saves.latest(&self.state())?;
         }
@@ -381,17 +395,21 @@ impl<'a> Engine<'a> {
         if let Some(signal) = signals.seen() {
             return Ok(Err(signal));
         }
-        let found = online.measure(self.method.encoder(), &self.config.preprocess(), self.run)?;
+        let encoder = self.method.encoder();
+        let of_training = refreshed.map(|r| r.exchange(encoder));
+        let found = online.measure(encoder, &self.config.preprocess(), self.run);
+        of_training.iter().for_each(|r| drop(r.exchange(encoder)));
+        let found = found?;
         signals.hold();
         Ok(Ok(found))
     }
 
-    fn save_epoch(&self, epoch: usize, last: bool) -> Result<()> {
+    fn save_epoch(&self, epoch: usize, last: bool, refreshed: Option<&Statistics>) -> Result<()> {
         if !last && !self.trusted() {
             return Ok(());
         }
         if last || (epoch + 1).is_multiple_of(self.run.save_every) {
-            let path = self.saves.kept(epoch, &self.state())?;
+            let path = self.saves.kept(epoch, &saves::State { refreshed, ..self.state() })?;
             if last {
                 tell!("saved `{}`", path.display());
             }
@@ -407,6 +425,7 @@ impl<'a> Engine<'a> {
             method: self.method.as_ref(),
             optimizer: &self.optimizer,
             at: &self.at,
+            refreshed: None,
         }
     }
 }

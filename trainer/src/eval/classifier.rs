@@ -1,6 +1,6 @@
 //! A linear classifier, and what is trained together with it.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use occlude_torch_ext::Autocast;
 use rand::Rng;
 use tch::{Device, Kind, Tensor};
@@ -75,12 +75,12 @@ impl Body<'_> {
             Self::Frozen(encoder) => tch::no_grad(|| {
                 let n = x.size()[0];
                 let block = |start: i64| x.narrow(0, start, BLOCK.min(n - start));
-                let of = |start| encoder.forward(&block(start), Mode::Eval, 5).embedding;
+                let of = |start| encoder.forward(&block(start), Mode::Eval, &[]).embedding;
                 Tensor::cat(&(0..n).step_by(BLOCK as usize).map(of).collect::<Vec<_>>(), 0)
             }),
             Self::Trained(encoder, bf16) => {
                 let _guard = Autocast::bf16(encoder.device(), *bf16);
-                encoder.forward(x, Mode::Train { splits: 1 }, 5).embedding
+                encoder.forward(x, Mode::Train { splits: 1 }, &[]).embedding
             }
         }
     }
@@ -141,8 +141,7 @@ impl<'a> Learner<'a> {
     pub(super) fn load_state(&mut self, state: &[Named]) -> Result<()> {
         crate::model::load(&self.state(), state)?;
         if let Body::Trained(encoder, _) = self.body {
-            let count = crate::model::find(state, COUNTER)?;
-            encoder.set_batches(i64::try_from(count).context("the counter of batches is no number")?);
+            encoder.load_batches(state, "")?;
         }
         Ok(())
     }

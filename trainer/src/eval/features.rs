@@ -107,7 +107,7 @@ impl Extractor<'_> {
         match self {
             Self::Encoder(encoder, _) => {
                 let x = mirrored(network_input(images, contract, encoder.device()), mirror);
-                let out = tch::no_grad(|| encoder.forward(&x, Mode::Eval, 5).embedding);
+                let out = tch::no_grad(|| encoder.forward(&x, Mode::Eval, &[]).embedding);
                 out.to_device(Device::Cpu)
             }
             Self::Pixels(_) => {

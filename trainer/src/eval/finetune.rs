@@ -148,6 +148,7 @@ fn fingerprint(encoder: &Encoder, body: &[TensorOut<'_>], contract: &str) -> Str
         tensors: weights
             .map(|t| (t.name.clone(), EncoderTensor { shape: t.shape.clone(), data: floats(&t.data) }))
             .collect(),
+        whitening: None,
         report: LoadReport::default(),
     }
     .fingerprint(contract)

@@ -345,6 +345,7 @@ mod tests {
             arch: encoder.arch(),
             layout: Layout { prefix: String::new(), naming: Naming::Torchvision },
             tensors: tensors.collect(),
+            whitening: None,
             report: LoadReport::default(),
         }
     }

@@ -16,6 +16,7 @@ mod search;
 mod source;
 mod split;
 mod training;
+mod whiten;
 
 pub use classifier::Classifier;
 pub use features::{Extractor, FeatureSet};
@@ -29,3 +30,4 @@ pub use score::{Scores, wilson};
 pub use search::Search;
 pub use source::Reading;
 pub use split::{Identity, Splits};
+pub use whiten::{How, Moments, SHRINKAGE, Whitener, mean_cosine};

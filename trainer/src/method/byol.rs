@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use super::occluder::{Occluder, Side, View};
-use super::{Health, Method, Preview, Step, StepOutput, Views, foregrounds, show, show_maps};
+use super::{Health, Method, Preview, Step, StepOutput, Views, show, show_maps};
 use crate::config::{self, Config, Mixing, TargetNorm};
 use crate::loss::{distances, normalize};
 use crate::mask::Purpose;
@@ -77,6 +77,12 @@ impl Byol {
         stream(self.seed, domain, step.number, of as u64)
     }
 
+    /// The map that localises, where the target does.
+    fn own_map(&self, x: &Tensor) -> Tensor {
+        let mode = self.target.peek(self.splits());
+        self.target.branch().encode(x, mode, self.occluder.tap()).tap()
+    }
+
     /// A masked copy of a view, where that side is masked. `of` names the draws.
     fn input(
         &self,
@@ -85,12 +91,15 @@ impl Byol {
         (step, of): (Step, usize),
         preview: &mut Option<Preview>,
     ) -> Tensor {
-        if !self.occluder.masks(side) {
+        if !self.occluder.masks(side, step) {
             return view.input.shallow_clone();
         }
-        let mode = self.target.peek(self.splits());
-        let own = |x: &Tensor| self.target.branch().encode(x, mode, self.occluder.stage()).map;
-        let x = self.occluder.hide(view, Purpose::Positive, own, &mut self.rng(Domain::Mask, step, of));
+        let x = self.occluder.hide(
+            view,
+            Purpose::Positive,
+            |x| self.own_map(x),
+            &mut self.rng(Domain::Mask, step, of),
+        );
         show(preview, title, &x);
         x
     }
@@ -99,12 +108,13 @@ impl Byol {
     fn targets(&self, view: &mut View, step: Step, of: usize, preview: &mut Option<Preview>) -> Vectors {
         let input = self.input(view, (Side::Key, "masked target"), (step, 2 + of), preview);
         let _key = within(Phase::Key);
-        let (branch, stage) = (self.target.branch(), self.occluder.stage());
-        let projected = branch.project(&input, self.target.mode(self.splits()), stage);
+        let mode = self.target.mode(self.splits());
+        let projected = self.target.branch().project(&input, mode, self.occluder.tap());
         // the features of an unmasked view tell where its foreground is, for nothing
-        let told = self.occluder.by_method() && !self.occluder.masks(Side::Key) && branch.gives(stage);
+        let told = self.occluder.by_method() && !self.occluder.masks(Side::Key, step);
         if told && view.foreground.is_none() {
-            view.foreground = self.occluder.foreground(&projected.output.map, view);
+            let map = projected.output.taps.first();
+            view.foreground = map.and_then(|map| self.occluder.foreground(map, view));
         }
         Vectors { global: projected.global, aligned: projected.aligned.map(|a| a.vectors) }
     }
@@ -114,7 +124,7 @@ impl Byol {
         let _query = within(Phase::Query);
         let mode = Mode::Train { splits: self.splits() };
         let _guard = Autocast::bf16(input.device(), self.bf16);
-        let projected = self.online.project(input, mode, LAST);
+        let projected = self.online.project(input, mode, &[]);
         let global = self.predictors[0].mlp.forward(&projected.global, mode);
         let aligned = projected.aligned.as_ref().map(|a| {
             let (b, n, d) = a.vectors.size3().unwrap_or_else(|e| panic!("vectors are (B, n, d): {e}"));
@@ -167,19 +177,16 @@ impl Byol {
                 .map(|(i, view)| self.input(view, (Side::Query, "masked view"), (step, i), preview));
             let mut inputs: Vec<Tensor> = first.collect();
             // smaller views have no map to be masked by
-            inputs.extend(more.iter().map(|view| self.occluder.view(view).input));
+            inputs.extend(more.iter().map(|view| self.occluder.view(view, step).input));
             (targets, inputs)
         })
     }
 }
 
-/// The stage that has no other behind it.
-const LAST: usize = 5;
-
 impl Method for Byol {
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
-        let mut pair = tch::no_grad(|| views.pair().map(|v| self.occluder.view(v)));
+        let mut pair = tch::no_grad(|| views.pair().map(|v| self.occluder.view(v, step)));
         for (title, v) in ["view 1", "view 2"].into_iter().zip(&pair) {
             show(&mut preview, title, &v.input);
         }
@@ -205,7 +212,10 @@ impl Method for Byol {
                 health.push(tch::no_grad(|| Health::of(&p, &t, &projected.output.embedding)));
             }
         }
-        foregrounds(&mut preview, &pair);
+        tch::no_grad(|| {
+            let rng = &mut self.rng(Domain::Preview, step, 0);
+            self.occluder.complete(&mut preview, &mut pair, |x| self.own_map(x), rng);
+        });
         // both directions of the pair are summed; further views weigh as much as these, however many they are
         let loss = Tensor::stack(&losses, 0).mean(Kind::Float) * 2.0;
         Ok(StepOutput { loss, health: Health::mean(health), metrics: Vec::new(), preview })

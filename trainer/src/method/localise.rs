@@ -1,21 +1,105 @@
-//! Where the foreground of a view is: by the momentum encoder, a frozen one, or nowhere (random masks).
+//! Scores of the cells of a view, and what of them is foreground: by the momentum encoder or a frozen one, by a prior of
+//! colours until they know better, or by nobody (random masks).
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
+use occlude_encoder::TapId;
 use occlude_preprocess::Preprocess;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::occluder::View;
 use crate::augment::HighPassFilter;
-use crate::maps::{MapRule, Pictures, maps};
-use crate::mask::foreground;
+use crate::config::{Config, Guidance, Masking, Saliency};
+use crate::maps::{BorderColour, MapRule, Pictures, maps};
+use crate::mask::{foreground, of_another, on_grid, scaled};
 use crate::model::{Encoder, Mode};
 
+/// Where the foreground of a prior begins, in standard deviations from the mean of the map: as that of the rule that it is a
+/// part of ([`MapRule::Object`]).
+const PRIOR_DEVIATIONS: f64 = 0.0;
+
+/// Finds the foreground of views as a configuration says.
+pub(super) struct Localiser {
+    masking: Masking,
+    frozen: Option<Frozen>,
+    prior: Option<BorderColour>,
+    /// Of the run's normalisation.
+    std: [f32; 3],
+    /// Cells along a side.
+    grid: i64,
+}
+
+impl Localiser {
+    /// For the run's views on `device`.
+    ///
+    /// # Errors
+    /// Where the configuration names a localisation checkpoint that cannot be used.
+    pub(super) fn new(config: &Config, masking: &Masking, device: Device) -> Result<Self> {
+        let (size, contract) = (config.image_size, config.preprocess());
+        let frozen = match &masking.saliency {
+            Saliency::Checkpoint(path) if masking.localises() => {
+                Some(Frozen::open(path, (masking.stage, masking.rule), &contract, size, device)?)
+            }
+            _ => None,
+        };
+        let map = config.architecture()?.feature_side(masking.stage, size);
+        Ok(Self {
+            frozen,
+            prior: (masking.prior_until > 0.0).then(|| BorderColour::new(&contract, device)),
+            std: contract.std,
+            grid: masking.cells(map) as i64,
+            masking: masking.clone(),
+        })
+    }
+
+    /// Whether the method's own network localises.
+    pub(super) fn by_method(&self) -> bool {
+        self.frozen.is_none() && self.masking.localises()
+    }
+
+    /// The foreground that guides the masks of a view, `(B, h, w)`. `own` is the feature map `(B, C, h, w)` that the
+    /// method's network makes of what encoders see.
+    pub(super) fn find(&self, view: &View, own: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
+        if !self.masking.localises() {
+            let b = view.input.size()[0];
+            return Tensor::ones([b, self.grid, self.grid], (Kind::Float, view.input.device()));
+        }
+        match &self.frozen {
+            Some(frozen) => self.guide(&frozen.maps(&view.plain), view),
+            None => self.of_features(&own(&view.input), view),
+        }
+    }
+
+    /// The same by the feature map of the method's network.
+    pub(super) fn of_features(&self, features: &Tensor, view: &View) -> Tensor {
+        let pictures = Pictures { pixels: &view.plain, std: self.std };
+        self.guide(&maps(self.masking.rule, features, pictures), view)
+    }
+
+    /// From a map to the foreground: onto the grid, blended with the prior, both scaled to 0..1 picture by picture, where that
+    /// has a part in it, and cut off, at a height between those of the rule and of the prior.
+    fn guide(&self, map: &Tensor, view: &View) -> Tensor {
+        let (map, deviations) = (on_grid(map, self.grid), self.masking.rule.deviations());
+        let weight = self.masking.prior(view.done);
+        let known = match &self.prior {
+            Some(prior) if weight > 0.0 => {
+                let prior = prior.maps(&view.plain, self.grid);
+                // the prior once more: pooled to few cells it does not reach 0 and 1
+                let blend = scaled(&map) * (1.0 - weight) + scaled(&prior) * weight;
+                foreground(&blend, deviations * (1.0 - weight) + PRIOR_DEVIATIONS * weight)
+            }
+            _ => foreground(&map, deviations),
+        };
+        if self.masking.guidance == Guidance::Other { of_another(&known) } else { known }
+    }
+}
+
 /// A frozen localisation network and what it wants its input to be.
-pub(super) struct Frozen {
+struct Frozen {
     encoder: Encoder,
-    stage: usize,
+    tap: TapId,
     rule: MapRule,
     /// Of its contract.
     std: [f32; 3],
@@ -26,7 +110,7 @@ pub(super) struct Frozen {
 
 impl Frozen {
     /// Reads `path`, any checkpoint that holds an encoder. `run` is this run's preprocessing, `size` the side of its views.
-    pub(super) fn open(
+    fn open(
         path: &Path,
         (stage, rule): (usize, MapRule),
         run: &Preprocess,
@@ -50,18 +134,13 @@ impl Frozen {
             (factor, shift)
         });
         let filter = contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device));
-        Ok(Self {
-            encoder: Encoder::from_checkpoint(&weights, device)?,
-            stage,
-            rule,
-            std: contract.std,
-            renormalise,
-            filter,
-        })
+        let encoder = Encoder::from_checkpoint(&weights, device)?;
+        let tap = encoder.stage(stage).with_context(|| format!("`{}`", path.display()))?;
+        Ok(Self { encoder, tap, rule, std: contract.std, renormalise, filter })
     }
 
-    /// Foreground `(B, h, w)` of normalised, unfiltered views.
-    pub(super) fn foreground(&self, view: &Tensor) -> Tensor {
+    /// Maps `(B, h, w)` of normalised, unfiltered views.
+    fn maps(&self, view: &Tensor) -> Tensor {
         let mut x = view.shallow_clone();
         if let Some((factor, shift)) = &self.renormalise {
             x = x * factor + shift;
@@ -70,8 +149,7 @@ impl Frozen {
         if let Some(filter) = &self.filter {
             x = filter.apply(&x);
         }
-        let features = self.encoder.forward(&x, Mode::Eval, self.stage).map;
-        let maps = maps(self.rule, &features, Pictures { pixels: &plain, std: self.std });
-        foreground(&maps, self.rule.deviations())
+        let features = self.encoder.forward(&x, Mode::Eval, &[self.tap]).tap();
+        maps(self.rule, &features, Pictures { pixels: &plain, std: self.std })
     }
 }

@@ -144,14 +144,6 @@ fn show(preview: &mut Option<Preview>, title: &'static str, x: &Tensor) {
     }
 }
 
-/// Adds the foregrounds that are known to the pictures.
-fn foregrounds(preview: &mut Option<Preview>, views: &[occluder::View; 2]) {
-    if let Some(p) = preview {
-        let known = views.iter().enumerate();
-        p.foreground = known.filter_map(|(i, v)| Some((i, v.foreground.as_ref()?.shallow_clone()))).collect();
-    }
-}
-
 /// Adds where the alignment maps of a view are high, on average, to the pictures; `view` is its column.
 fn show_maps(preview: &mut Option<Preview>, view: usize, projected: &Projected) {
     if let (Some(p), Some(aligned)) = (preview, &projected.aligned) {

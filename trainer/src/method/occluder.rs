@@ -1,14 +1,15 @@
-//! The masking part of a method: filter, localise, hide (arXiv 2309.12757).
+//! The masking part of a method: filter, localise, hide.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use occlude_encoder::{Graph, TapId};
 use rand::Rng;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use super::localise::Frozen;
+use super::localise::Localiser;
+use super::{Preview, Step, show};
 use crate::augment::HighPassFilter;
-use crate::config::{Branch, Config, Fills, Guidance, Masking, Saliency};
-use crate::maps::{Pictures, maps};
-use crate::mask::{Masker, Purpose, foreground};
+use crate::config::{Branch, Choice, Config, Masking};
+use crate::mask::{Extent, Masker, Purpose};
 use crate::phase::{Phase, within};
 
 /// A view on its way through a step.
@@ -19,6 +20,8 @@ pub(super) struct View {
     pub(super) input: Tensor,
     /// `(B, h, w)`, once it is known.
     pub(super) foreground: Option<Tensor>,
+    /// How much of the epochs is done, 0 to 1.
+    pub(super) done: f64,
 }
 
 /// Which of the two views of a pair.
@@ -29,16 +32,18 @@ pub(super) enum Side {
 }
 
 /// Masks the views of a method as the configuration says; without masking it hands them through.
-pub(super) struct Occluder(Option<Parts>);
+pub(super) struct Occluder {
+    parts: Option<Parts>,
+    epochs: f64,
+}
 
 struct Parts {
     config: Masking,
     masker: Masker,
-    frozen: Option<Frozen>,
+    localiser: Localiser,
     filter: Option<HighPassFilter>,
-    /// Of the run's normalisation.
-    std: [f32; 3],
-    grid: i64,
+    /// The feature map of the run's own architecture.
+    tap: [TapId; 1],
 }
 
 impl Occluder {
@@ -47,66 +52,66 @@ impl Occluder {
     /// # Errors
     /// Where the configuration names a localisation checkpoint that cannot be used.
     pub(super) fn new(config: &Config, device: Device) -> Result<Self> {
-        let Some(masking) = &config.masking else { return Ok(Self(None)) };
+        let epochs = config.epochs as f64;
+        let Some(masking) = &config.masking else { return Ok(Self { parts: None, epochs }) };
         let (size, contract) = (config.image_size, config.preprocess());
-        let frozen = match &masking.saliency {
-            Saliency::Checkpoint(path) if masking.guidance == Guidance::Saliency => {
-                Some(Frozen::open(path, (masking.stage, masking.rule), &contract, size, device)?)
-            }
-            _ => None,
-        };
-        Ok(Self(Some(Parts {
-            masker: Masker::new(masking.strategy, &Fills::new(masking.fills, size), size, device),
+        let graph = Graph::new(config.architecture()?);
+        let tap = graph
+            .stage(masking.stage)
+            .with_context(|| format!("{} has no stage {}", graph.arch, masking.stage))?;
+        let parts = Parts {
+            masker: Masker::new(masking, size, device),
+            localiser: Localiser::new(config, masking, device)?,
             filter: contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device)),
-            grid: config.architecture()?.feature_side(masking.stage, size) as i64,
-            std: contract.std,
-            frozen,
+            tap: [tap],
             config: masking.clone(),
-        })))
+        };
+        Ok(Self { parts: Some(parts), epochs })
+    }
+
+    /// How much of the epochs is done, 0 to 1.
+    fn done(&self, step: Step) -> f64 {
+        step.epoch / self.epochs
     }
 
     /// A normalised view, `(B, 3, S, S)`, and what encoders see of it.
-    pub(super) fn view(&self, plain: &Tensor) -> View {
+    pub(super) fn view(&self, plain: &Tensor, step: Step) -> View {
         let _mask = within(Phase::Mask);
-        let filter = self.0.as_ref().and_then(|p| p.filter.as_ref());
+        let filter = self.parts.as_ref().and_then(|p| p.filter.as_ref());
         let input = filter.map_or_else(|| plain.shallow_clone(), |f| f.apply(plain));
-        View { plain: plain.shallow_clone(), input, foreground: None }
+        View { plain: plain.shallow_clone(), input, foreground: None, done: self.done(step) }
     }
 
-    /// Whether views of that side are masked.
-    pub(super) fn masks(&self, side: Side) -> bool {
-        self.0.as_ref().is_some_and(|p| match p.config.branch {
-            Branch::Both => true,
-            Branch::Query => side == Side::Query,
-            Branch::Key => side == Side::Key,
-            Branch::None => false,
-        })
+    /// Whether views of that side are masked at that time.
+    pub(super) fn masks(&self, side: Side, step: Step) -> bool {
+        let now = |p: &Parts| p.masks(side) && p.config.factor(self.done(step)) > 0.0;
+        self.parts.as_ref().is_some_and(now)
     }
 
     /// Whether the method's own network localises.
     pub(super) fn by_method(&self) -> bool {
-        self.0.as_ref().is_some_and(|p| p.frozen.is_none() && p.config.guidance == Guidance::Saliency)
+        self.parts.as_ref().is_some_and(|p| p.localiser.by_method())
     }
 
-    /// The stage whose feature map localises; the last one where nothing is masked.
-    pub(super) fn stage(&self) -> usize {
-        self.0.as_ref().map_or(5, |p| p.config.stage)
+    /// The feature map of the method's network that localises; none where nothing is masked.
+    pub(super) fn tap(&self) -> &[TapId] {
+        self.parts.as_ref().map_or(&[], |p| p.tap.as_slice())
     }
 
     /// The foreground of a view by the feature map `(B, C, h, w)` that the method's network makes of it; `None` where
     /// nothing is masked.
     pub(super) fn foreground(&self, features: &Tensor, view: &View) -> Option<Tensor> {
-        self.0.as_ref().map(|parts| parts.foreground(features, &view.plain))
+        self.parts.as_ref().map(|parts| parts.localiser.of_features(features, view))
     }
 
     /// Hard negatives a pair.
     pub(super) fn nonsem(&self) -> usize {
-        self.0.as_ref().map_or(0, |p| p.config.num_nonsem)
+        self.parts.as_ref().map_or(0, |p| p.config.num_nonsem)
     }
 
     /// Factor on the similarity of hard negatives.
     pub(super) fn alpha(&self) -> f64 {
-        self.0.as_ref().map_or(1.0, |p| p.config.alpha)
+        self.parts.as_ref().map_or(1.0, |p| p.config.alpha)
     }
 
     /// A masked copy of what encoders see of `view`; unmasked where nothing is to be masked. `own` is the feature map
@@ -118,36 +123,83 @@ impl Occluder {
         own: impl FnOnce(&Tensor) -> Tensor,
         rng: &mut impl Rng,
     ) -> Tensor {
-        let Some(parts) = &self.0 else { return view.input.shallow_clone() };
-        let range = match purpose {
-            Purpose::Positive => parts.config.ratio,
-            Purpose::HardNegative => parts.config.negative_ratio,
-        };
-        let _mask = within(Phase::Mask);
-        if view.foreground.is_none() {
-            let _localise = within(Phase::Localise);
-            view.foreground = Some(parts.localise(view, own));
+        match self.parts.as_ref().map(|parts| (parts, parts.config.factor(view.done))) {
+            Some((parts, factor)) if factor > 0.0 || purpose == Purpose::HardNegative => {
+                parts.hide(view, parts.extent(purpose, factor), purpose, own, rng)
+            }
+            _ => view.input.shallow_clone(),
         }
-        let Some(foreground) = &view.foreground else { unreachable!("just found") };
-        parts.masker.apply(&view.input, foreground, range, purpose, rng).0
+    }
+
+    /// Adds to the pictures of the first batch what is known of foregrounds and, where masks are to come later or to
+    /// grow, how views will be masked then. To be called when the step has drawn all that it draws.
+    pub(super) fn complete(
+        &self,
+        preview: &mut Option<Preview>,
+        views: &mut [View; 2],
+        own: impl Fn(&Tensor) -> Tensor,
+        rng: &mut impl Rng,
+    ) {
+        if preview.is_none() {
+            return;
+        }
+        let sides = [(Side::Query, "masked query, later"), (Side::Key, "masked key, later")];
+        for (view, (side, title)) in views.iter_mut().zip(sides) {
+            let parts = self.parts.as_ref();
+            let later = parts.filter(|p| p.masks(side) && p.config.factor(view.done) < 1.0);
+            if let Some(parts) = later {
+                let extent = parts.extent(Purpose::Positive, 1.0);
+                let x = parts.hide(view, extent, Purpose::Positive, &own, rng);
+                show(preview, title, &x);
+            }
+        }
+        if let Some(p) = preview {
+            let known = views.iter().enumerate();
+            p.foreground =
+                known.filter_map(|(i, v)| Some((i, v.foreground.as_ref()?.shallow_clone()))).collect();
+        }
     }
 }
 
 impl Parts {
-    fn localise(&self, view: &View, own: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
-        if self.config.guidance == Guidance::Random {
-            let b = view.input.size()[0];
-            return Tensor::ones([b, self.grid, self.grid], (Kind::Float, view.input.device()));
-        }
-        match &self.frozen {
-            Some(frozen) => frozen.foreground(&view.plain),
-            None => self.foreground(&own(&view.input), &view.plain),
+    fn masks(&self, side: Side) -> bool {
+        match self.config.branch {
+            Branch::Both => true,
+            Branch::Query => side == Side::Query,
+            Branch::Key => side == Side::Key,
+            Branch::None => false,
         }
     }
 
-    /// Where the foreground of normalised, unfiltered views is, by the feature map that a network makes of them.
-    fn foreground(&self, features: &Tensor, plain: &Tensor) -> Tensor {
-        let rule = self.config.rule;
-        foreground(&maps(rule, features, Pictures { pixels: plain, std: self.std }), rule.deviations())
+    /// How much is masked; `factor` says how far masks are in their course, of which hard negatives are no part.
+    fn extent(&self, purpose: Purpose, factor: f64) -> Extent {
+        let c = &self.config;
+        match (purpose, c.choice) {
+            (Purpose::HardNegative, _) => Extent { ratio: c.negative_ratio, views: 1.0 },
+            (Purpose::Positive, Choice::Spread) => {
+                Extent { ratio: c.ratio.map(|r| r * factor), views: c.share }
+            }
+            (Purpose::Positive, Choice::Background) => Extent { ratio: c.ratio, views: c.share * factor },
+        }
+    }
+
+    fn hide(
+        &self,
+        view: &mut View,
+        extent: Extent,
+        purpose: Purpose,
+        own: impl FnOnce(&Tensor) -> Tensor,
+        rng: &mut impl Rng,
+    ) -> Tensor {
+        let _mask = within(Phase::Mask);
+        if view.foreground.is_none() {
+            let _localise = within(Phase::Localise);
+            view.foreground = Some(self.localiser.find(view, own));
+        }
+        let Some(foreground) = &view.foreground else { unreachable!("just found") };
+        self.masker.apply(&view.input, foreground, extent, purpose, rng).0
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use occlude_torch_ext::Autocast;
 use tch::{Device, Tensor};
 
 use super::occluder::{Occluder, Side, View};
-use super::{Health, Method, Preview, Step, StepOutput, Views, foregrounds, show};
+use super::{Health, Method, Preview, Step, StepOutput, Views, show};
 use crate::config::{self, Config};
 use crate::loss::{normalize, nt_xent};
 use crate::mask::Purpose;
@@ -38,6 +38,12 @@ impl Simclr {
         Ok(Self { settings: settings.clone(), seed: config.seed, bf16, branch, occluder })
     }
 
+    /// The map that localises, where the encoder does.
+    fn own_map(&self, x: &Tensor) -> Tensor {
+        let splits = self.settings.bn_splits as i64;
+        self.branch.encode(x, Mode::Peek { splits }, self.occluder.tap()).tap()
+    }
+
     /// What the encoder sees of the two views, and the hard negatives of the first.
     fn inputs(
         &self,
@@ -45,11 +51,10 @@ impl Simclr {
         step: Step,
         preview: &mut Option<Preview>,
     ) -> ([Tensor; 2], Vec<Tensor>) {
-        let splits = self.settings.bn_splits as i64;
-        let own = |x: &Tensor| self.branch.encode(x, Mode::Peek { splits }, self.occluder.stage()).map;
+        let own = |x: &Tensor| self.own_map(x);
         let rng = |of| stream(self.seed, Domain::Mask, step.number, of);
         let mut seen = |side: Side, of: usize, title, preview: &mut Option<Preview>| {
-            if !self.occluder.masks(side) {
+            if !self.occluder.masks(side, step) {
                 return views[of].input.shallow_clone();
             }
             let x = self.occluder.hide(&mut views[of], Purpose::Positive, own, &mut rng(of as u64));
@@ -78,7 +83,7 @@ impl Simclr {
         // picture by picture, so that the groups of a split normalisation hold whole pairs
         let together = Tensor::stack(parts, 1).flatten(0, 1); // (B * parts, 3, S, S)
         let _guard = Autocast::bf16(together.device(), self.bf16);
-        let out = self.branch.encode(&together, mode, 5);
+        let out = self.branch.encode(&together, mode, &[]);
         let z = normalize(&self.branch.head(&out.embedding, mode));
         (out.embedding.view([b, n, -1]), z.view([b, n, -1]))
     }
@@ -87,7 +92,7 @@ impl Simclr {
 impl Method for Simclr {
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
-        let mut views = tch::no_grad(|| views.pair().map(|v| self.occluder.view(v)));
+        let mut views = tch::no_grad(|| views.pair().map(|v| self.occluder.view(v, step)));
         for (title, v) in ["view 1", "view 2"].into_iter().zip(&views) {
             show(&mut preview, title, &v.input);
         }
@@ -109,7 +114,10 @@ impl Method for Simclr {
         } else {
             (None, Vec::new())
         };
-        foregrounds(&mut preview, &views);
+        tch::no_grad(|| {
+            let rng = &mut stream(self.seed, Domain::Preview, step.number, 0);
+            self.occluder.complete(&mut preview, &mut views, |x| self.own_map(x), rng);
+        });
         Ok(StepOutput { loss, health, metrics, preview })
     }
 
@@ -156,7 +164,7 @@ mod tests {
                 let of = |x: &Tensor| x.narrow(0, group * len, len);
                 let batch = Tensor::cat(&[of(&a), of(&b)], 0);
                 let mode = Mode::Peek { splits: 1 };
-                let embedding = simclr.branch.encode(&batch, mode, 5).embedding;
+                let embedding = simclr.branch.encode(&batch, mode, &[]).embedding;
                 if splits > 1 {
                     // the head's normalisation is never split, so only the features can be compared
                     let features = simclr.encode(&[&a, &b]).0;

@@ -1,12 +1,12 @@
 //! An encoder with the heads behind it, and one that follows another.
 
 use anyhow::Result;
-use occlude_encoder::{Arch, Mlp as Description};
+use occlude_encoder::{Arch, Graph, Mlp as Description, TapId};
 use tch::{Device, Kind, Tensor};
 
 use super::encoder::{Encoder, Mode, Output};
 use super::mlp::{Init, Mlp};
-use super::named::{Named, ema, find, load};
+use super::named::{Named, ema, load};
 use crate::config::{self, Align, Momentum};
 use crate::loss::normalize;
 
@@ -25,12 +25,13 @@ pub struct Branch {
     encoder: Encoder,
     /// The projector, and that of aligned embeddings where `align` is there.
     heads: Vec<Head>,
-    align: Option<Align>,
+    /// How maps are made, and of what.
+    align: Option<(Align, TapId)>,
 }
 
 /// What a branch makes of a batch; not normalised.
 pub struct Projected {
-    /// Features and the map of the stage that was asked for.
+    /// Features and the taps that were asked for.
     pub output: Output,
     /// `(B, d)`.
     pub global: Tensor,
@@ -50,6 +51,8 @@ pub struct Aligned {
 const ENCODER: &str = "encoder_q.";
 const PROJECTOR: &str = "head_q.";
 const ALIGNED: &str = "head_obj_q.";
+/// The stage whose map alignment reads.
+const LAST: usize = 5;
 
 impl Branch {
     /// Random weights: first the encoder's, then the heads'.
@@ -60,6 +63,8 @@ impl Branch {
         device: Device,
     ) -> Self {
         let encoder = Encoder::new(arch, seed, device);
+        // a network without maps has none to align
+        let last = Graph::new(arch).stage(LAST);
         let inputs = arch.feature_dim();
         let widths = [inputs, head.hidden.unwrap_or(inputs), head.dim];
         let of = |prefix: &str, description: Description, init| {
@@ -72,7 +77,7 @@ impl Branch {
                 .map(|prefix| of(prefix, Description::two_layers(widths, head.bn, false), Init::HeNormal))
                 .into(),
         };
-        Self { prefix: ENCODER.into(), encoder, heads, align: align.cloned() }
+        Self { prefix: ENCODER.into(), encoder, heads, align: align.cloned().zip(last) }
     }
 
     /// A copy without gradients and with a follower's names.
@@ -104,12 +109,12 @@ impl Branch {
 
     /// How alignment maps are made of what the projector gives, where they are.
     pub fn align(&self) -> Option<&Align> {
-        self.align.as_ref()
+        self.align.as_ref().map(|(align, _)| align)
     }
 
-    /// The encoder alone; `stage` says which map the output has.
-    pub fn encode(&self, x: &Tensor, mode: Mode, stage: usize) -> Output {
-        self.encoder.forward(x, mode, stage)
+    /// The encoder alone; `want` says which taps the output has.
+    pub fn encode(&self, x: &Tensor, mode: Mode, want: &[TapId]) -> Output {
+        self.encoder.forward(x, mode, want)
     }
 
     /// The projector alone, on features `(N, C)`.
@@ -117,23 +122,18 @@ impl Branch {
         self.heads[0].mlp.forward(features, mode)
     }
 
-    /// Whether [`Self::project`] gives the map of that stage: alignment reads that of the last.
-    pub fn gives(&self, stage: usize) -> bool {
-        self.align.is_none() || stage == LAST
-    }
-
-    /// The whole branch; the output has the map of `stage` where [`Self::gives`] says so.
-    pub fn project(&self, x: &Tensor, mode: Mode, stage: usize) -> Projected {
-        let stage = if self.gives(stage) { stage } else { LAST };
-        let output = self.encode(x, mode, stage);
-        match &self.align {
-            None => Projected { global: self.head(&output.embedding, mode), aligned: None, output },
-            Some(align) => {
-                let (global, aligned) =
-                    aligned(&output, [&self.heads[0].mlp, &self.heads[1].mlp], align, mode);
-                Projected { output, global, aligned: Some(aligned) }
-            }
-        }
+    /// The whole branch; `want` says which taps the output has.
+    pub fn project(&self, x: &Tensor, mode: Mode, want: &[TapId]) -> Projected {
+        let Some((align, last)) = &self.align else {
+            let output = self.encode(x, mode, want);
+            return Projected { global: self.head(&output.embedding, mode), aligned: None, output };
+        };
+        // what alignment reads comes behind what was asked for
+        let mut output = self.encode(x, mode, &[want, &[*last]].concat());
+        let map = output.taps.split_off(want.len()).swap_remove(0);
+        let heads = [&self.heads[0].mlp, &self.heads[1].mlp];
+        let (global, aligned) = aligned(&map, &output.embedding, (heads, align), mode);
+        Projected { output, global, aligned: Some(aligned) }
     }
 
     /// All tensors; those of the encoder first.
@@ -153,23 +153,23 @@ impl Branch {
     /// # Errors
     /// Where the state has none.
     pub fn count_batches(&self, state: &[Named]) -> Result<()> {
-        let counter = find(state, &format!("{}bn1.num_batches_tracked", self.prefix))?;
-        self.encoder.set_batches(counter.int64_value(&[]));
-        Ok(())
+        self.encoder.load_batches(state, &self.prefix)
     }
 }
-
-/// The stage whose map alignment reads.
-const LAST: usize = 5;
 
 /// Section 3.2 of arXiv 2203.14898: the projector `g` reads the pooled features, for the global embedding, and every
 /// position, for maps of where each number of a projection is high; `g_obj` reads what the maps pool. Shape: features
 /// `(B, C, h, w)` to `(B, d)` and `(B, d / heads, d)`.
-fn aligned(output: &Output, [g, g_obj]: [&Mlp; 2], align: &Align, mode: Mode) -> (Tensor, Aligned) {
-    let features = output.map.to_kind(Kind::Float);
+fn aligned(
+    map: &Tensor,
+    pooled: &Tensor,
+    ([g, g_obj], align): ([&Mlp; 2], &Align),
+    mode: Mode,
+) -> (Tensor, Aligned) {
+    let features = map.to_kind(Kind::Float);
     let (b, c, h, w) = features.size4().unwrap_or_else(|e| panic!("features are (B, C, h, w): {e}"));
     let cells = features.flatten(2, 3).transpose(1, 2); // (B, hw, C)
-    let tokens = Tensor::cat(&[output.embedding.unsqueeze(1), cells.shallow_clone()], 1); // (B, 1 + hw, C)
+    let tokens = Tensor::cat(&[pooled.unsqueeze(1), cells.shallow_clone()], 1); // (B, 1 + hw, C)
     let projected = g.forward(&tokens.flatten(0, 1), mode).view([b, 1 + h * w, -1]); // (B, 1 + hw, d)
     let global = projected.select(1, 0);
     let scores = normalize(&projected.narrow(1, 1, h * w)) / align.scale;

@@ -2,12 +2,12 @@
 
 use std::cell::Cell;
 
-use anyhow::{Result, ensure};
-use occlude_encoder::{Arch, Graph, Op, ParamKind};
+use anyhow::{Context, Result, ensure};
+use occlude_encoder::{Arch, Graph, Node, Op, ParamKind, TapId};
 use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
-use super::named::Named;
+use super::named::{Named, find};
 use crate::rng::{Domain, stream};
 
 /// How batch normalisation behaves in a forward pass.
@@ -31,16 +31,26 @@ pub enum Mode {
 /// What a forward pass gives.
 #[derive(Debug)]
 pub struct Output {
-    /// The feature map of the stage that was asked for, `(N, C, h, w)`, in the type of the computation.
-    pub map: Tensor,
+    /// The taps that were asked for, in that order, in the type of the computation; a feature map is `(N, C, h, w)`.
+    pub taps: Vec<Tensor>,
     /// `(N, D)`, float32: global average pool of the last feature map.
     pub embedding: Tensor,
+}
+
+impl Output {
+    /// The only tap that was asked for.
+    ///
+    /// # Panics
+    /// Where none was.
+    pub fn tap(mut self) -> Tensor {
+        self.taps.swap_remove(0)
+    }
 }
 
 /// An encoder with weights.
 pub struct Encoder {
     graph: Graph,
-    /// Of every node, its parameters in the order of [`Graph::params`].
+    /// Of every node, its parameters but for counters, in the order of [`Node::params`].
     nodes: Vec<Vec<Tensor>>,
     /// Of all normalisations the running statistics, which those of `nodes` are parts of.
     statistics: Statistics,
@@ -57,32 +67,19 @@ impl Encoder {
         let graph = Graph::new(arch);
         let mut rng = stream(seed, Domain::Init, 0, 0);
         tch::manual_seed((rng.random::<u64>() >> 1) as i64);
-        let mut params = graph.params().into_iter();
-        let mut nodes: Vec<Vec<Tensor>> = graph
-            .nodes
-            .iter()
-            .map(|node| {
-                let n = match node.op {
-                    Op::Conv { .. } => 1,
-                    // `num_batches_tracked` is `batches`
-                    Op::BatchNorm { .. } => 5,
-                    _ => 0,
-                };
-                params
-                    .by_ref()
-                    .take(n)
-                    .filter(|p| p.kind != ParamKind::BnCount)
-                    .map(|p| initial(&p.shape, p.kind, device))
-                    .collect()
-            })
-            .collect();
+        let fresh = |node: &Node| {
+            // `num_batches_tracked` is `batches`
+            let stored = node.params.iter().filter(|p| p.kind != ParamKind::BnCount);
+            stored.map(|p| initial(&p.shape, p.kind, device)).collect()
+        };
+        let mut nodes: Vec<Vec<Tensor>> = graph.nodes.iter().map(fresh).collect();
         let mut last_use: Vec<usize> = (0..graph.nodes.len()).collect();
         for (id, node) in graph.nodes.iter().enumerate() {
             for &input in &node.inputs {
                 last_use[input] = id;
             }
         }
-        let statistics = Statistics::gather(&mut nodes);
+        let statistics = Statistics::gather(&graph, &mut nodes);
         Self { graph, nodes, statistics, last_use, batches: Cell::new(0), device }
     }
 
@@ -113,7 +110,7 @@ impl Encoder {
         });
         Self {
             graph: other.graph.clone(),
-            statistics: Statistics::gather(&mut nodes),
+            statistics: Statistics::gather(&other.graph, &mut nodes),
             nodes,
             last_use: other.last_use.clone(),
             batches: Cell::new(other.batches.get()),
@@ -124,6 +121,14 @@ impl Encoder {
     /// The architecture.
     pub fn arch(&self) -> Arch {
         self.graph.arch
+    }
+
+    /// The place of a stage's feature map among the taps: 2 to 5 of a ResNet.
+    ///
+    /// # Errors
+    /// Where the architecture has no such stage.
+    pub fn stage(&self, stage: usize) -> Result<TapId> {
+        self.graph.stage(stage).with_context(|| format!("{} has no stage {stage}", self.arch()))
     }
 
     /// Where the weights are.
@@ -157,6 +162,17 @@ impl Encoder {
         self.batches.get()
     }
 
+    /// The same from a state with names behind `prefix`; networks without batch statistics have none in it.
+    ///
+    /// # Errors
+    /// Where the count is missing.
+    pub fn load_batches(&self, state: &[Named], prefix: &str) -> Result<()> {
+        let params = self.graph.params();
+        let Some(count) = params.iter().find(|p| p.kind == ParamKind::BnCount) else { return Ok(()) };
+        self.set_batches(find(state, &format!("{prefix}{}", count.name))?.int64_value(&[]));
+        Ok(())
+    }
+
     /// The trainable tensors, in the graph's order.
     pub fn trainable(&self) -> Vec<Tensor> {
         self.trainable_named("").into_iter().map(|n| n.tensor).collect()
@@ -168,16 +184,15 @@ impl Encoder {
         self.named(prefix).into_iter().zip(kinds).filter(|(_, k)| k.trainable()).map(|(n, _)| n).collect()
     }
 
-    /// Runs the network on `(N, 3, H, W)`. `stage` (2 to 5) says which feature map [`Output::map`] is.
-    pub fn forward(&self, image: &Tensor, mode: Mode, stage: usize) -> Output {
-        let wanted = self.graph.stage(stage);
+    /// Runs the network on `(N, 3, H, W)`; `want` says which values [`Output::taps`] are.
+    pub fn forward(&self, image: &Tensor, mode: Mode, want: &[TapId]) -> Output {
         // every group updates its own copy of the running statistics, as every GPU would
         let copies = match mode {
             Mode::Train { splits } if splits > 1 => Some(self.statistics.copies(splits)),
             _ => None,
         };
         let mut values: Vec<Option<Tensor>> = Vec::with_capacity(self.graph.nodes.len());
-        let mut map = None;
+        let mut taps: Vec<Option<Tensor>> = want.iter().map(|_| None).collect();
         for (id, node) in self.graph.nodes.iter().enumerate() {
             let input = |i: usize| {
                 values[node.inputs[i]]
@@ -187,35 +202,17 @@ impl Encoder {
             let params = &self.nodes[id];
             let value = match node.op {
                 Op::Input => channels_last(image),
-                Op::Conv { stride, padding, groups, .. } => input(0).conv2d::<Tensor>(
-                    &params[0],
-                    None,
-                    [stride as i64; 2],
-                    [padding as i64; 2],
-                    [1, 1],
-                    groups as i64,
-                ),
                 Op::BatchNorm { .. } => {
                     let copies = copies.as_ref().map(|c| self.statistics.of(c, id));
                     batch_norm(input(0), params, mode, copies.as_ref())
                 }
-                // nothing else reads what a rectifier reads, and no backward pass needs it
-                Op::Relu => input(0).shallow_clone().relu_(),
-                Op::MaxPool { kernel, stride, padding } => input(0).max_pool2d(
-                    [kernel as i64; 2],
-                    [stride as i64; 2],
-                    [padding as i64; 2],
-                    [1, 1],
-                    false,
-                ),
                 Op::Add => input(0) + input(1),
-                // float32 from here on, whatever the convolutions computed in
-                Op::GlobalAvgPool => {
-                    input(0).to_kind(Kind::Float).mean_dim([2i64, 3].as_slice(), false, Kind::Float)
+                Op::Conv { .. } | Op::Relu | Op::MaxPool { .. } | Op::GlobalAvgPool => {
+                    unary(node.op, input(0), params)
                 }
             };
-            if id == wanted {
-                map = Some(value.shallow_clone());
+            for (tap, _) in taps.iter_mut().zip(want).filter(|(_, want)| self.graph[**want].node == id) {
+                *tap = Some(value.shallow_clone());
             }
             values.push(Some(value));
             for &read in &node.inputs {
@@ -231,10 +228,30 @@ impl Encoder {
             self.batches.set(self.batches.get() + 1);
         }
         let embedding = values.pop().flatten();
-        match (map, embedding) {
-            (Some(map), Some(embedding)) => Output { map, embedding },
-            _ => unreachable!("a graph has its stages and ends with its embedding"),
+        let taps = taps.into_iter().collect();
+        match (taps, embedding) {
+            (Some(taps), Some(embedding)) => Output { taps, embedding },
+            _ => unreachable!("a graph has its taps and ends with its embedding"),
         }
+    }
+}
+
+/// An operation on one value that is the same in every mode.
+fn unary(op: Op, x: &Tensor, params: &[Tensor]) -> Tensor {
+    let both = |n: usize| [n as i64; 2];
+    match op {
+        Op::Conv { stride, padding, groups, .. } => {
+            let (stride, padding) = (both(stride), both(padding));
+            x.conv2d::<Tensor>(&params[0], None, stride, padding, [1, 1], groups as i64)
+        }
+        // nothing else reads what a rectifier reads, and no backward pass needs it
+        Op::Relu => x.shallow_clone().relu_(),
+        Op::MaxPool { kernel, stride, padding } => {
+            x.max_pool2d(both(kernel), both(stride), both(padding), [1, 1], false)
+        }
+        // float32 from here on, whatever the convolutions computed in
+        Op::GlobalAvgPool => x.to_kind(Kind::Float).mean_dim([2i64, 3].as_slice(), false, Kind::Float),
+        Op::Input | Op::BatchNorm { .. } | Op::Add => unreachable!("`forward` computes these"),
     }
 }
 
@@ -248,11 +265,11 @@ struct Statistics {
 
 impl Statistics {
     /// Puts the statistics of `nodes` into one tensor, and in their place parts of it.
-    fn gather(nodes: &mut [Vec<Tensor>]) -> Self {
-        let is_norm = |node: &Vec<Tensor>| node.len() == 4;
+    fn gather(graph: &Graph, nodes: &mut [Vec<Tensor>]) -> Self {
+        let is_norm: Vec<bool> = graph.nodes.iter().map(|n| matches!(n.op, Op::BatchNorm { .. })).collect();
         let (mut end, mut parts) = (0, Vec::new());
-        let places = nodes.iter().map(|node| {
-            if !is_norm(node) {
+        let places = nodes.iter().zip(&is_norm).map(|(node, is_norm)| {
+            if !is_norm {
                 return (0, 0);
             }
             parts.extend(node[2..].iter().map(Tensor::shallow_clone));
@@ -262,7 +279,7 @@ impl Statistics {
         });
         let places: Vec<(i64, i64)> = places.collect();
         let all = Tensor::cat(&parts, 0);
-        for (node, &(from, n)) in nodes.iter_mut().zip(&places).filter(|(node, _)| is_norm(node)) {
+        for (node, &(from, n)) in nodes.iter_mut().zip(&places).filter(|(_, (_, n))| *n > 0) {
             for (i, part) in (0i64..).zip(&mut node[2..]) {
                 *part = all.narrow(0, from + i * n, n);
             }
@@ -354,12 +371,12 @@ mod tests {
         let x = images(12);
         let make = || Encoder::new(Arch::ResNet18, 0, Device::Cpu);
         let split = make();
-        let out = split.forward(&x, Mode::Train { splits: 3 }, 5).embedding;
+        let out = split.forward(&x, Mode::Train { splits: 3 }, &[]).embedding;
         let machines: Vec<_> = (0..3).map(|_| make()).collect();
         let parts: Vec<_> = machines
             .iter()
             .zip(x.chunk(3, 0))
-            .map(|(m, part)| m.forward(&part, Mode::Train { splits: 1 }, 5).embedding)
+            .map(|(m, part)| m.forward(&part, Mode::Train { splits: 1 }, &[]).embedding)
             .collect();
         let expected = Tensor::cat(&parts, 0);
         let scale = |t: &Tensor| t.abs().max().double_value(&[]).max(1.0);
@@ -375,7 +392,7 @@ mod tests {
                 distance(&named.tensor, &mean)
             );
         }
-        assert!(distance(&out, &make().forward(&x, Mode::Train { splits: 1 }, 5).embedding) > 1e-3);
+        assert!(distance(&out, &make().forward(&x, Mode::Train { splits: 1 }, &[]).embedding) > 1e-3);
     }
 
     #[test]
@@ -384,13 +401,20 @@ mod tests {
         let x = images(4);
         let encoder = Encoder::new(Arch::ResNet18, 0, Device::Cpu);
         let before: Vec<_> = encoder.named("").iter().map(|n| n.tensor.copy()).collect();
-        let peeked = encoder.forward(&x, Mode::Peek { splits: 2 }, 4);
+        let want = [4, 5].map(|stage| encoder.stage(stage).expect("a stage"));
+        let peeked = encoder.forward(&x, Mode::Peek { splits: 2 }, &want);
         for (b, n) in before.iter().zip(encoder.named("")) {
             assert_eq!(b, &n.tensor, "{}", n.name);
         }
-        let trained = encoder.forward(&x, Mode::Train { splits: 2 }, 4);
-        assert!(distance(&peeked.map, &trained.map) < tolerance::SAME_MATH);
-        assert_eq!(peeked.map.size(), [4, 256, 4, 4]);
+        let trained = encoder.forward(&x, Mode::Train { splits: 2 }, &want);
+        for (peeked, trained) in peeked.taps.iter().zip(&trained.taps) {
+            assert!(distance(peeked, trained) < tolerance::SAME_MATH);
+        }
+        assert_eq!([0, 1].map(|i| peeked.taps[i].size()), [vec![4, 256, 4, 4], vec![4, 512, 2, 2]]);
+        let pooled = peeked.taps[1].mean_dim([2i64, 3].as_slice(), false, Kind::Float);
+        assert!(distance(&pooled, &peeked.embedding) < tolerance::SAME_MATH);
+        let swapped = encoder.forward(&x, Mode::Peek { splits: 2 }, &[want[1], want[0]]);
+        assert_eq!(swapped.taps[1].size(), [4, 256, 4, 4]);
         let count =
             encoder.named("").into_iter().find(|n| n.name == "bn1.num_batches_tracked").expect("there");
         assert_eq!(count.tensor.int64_value(&[]), 1);

@@ -6,9 +6,11 @@ mod encoder;
 mod mlp;
 mod named;
 mod optim;
+mod statistics;
 
 pub use branch::{Aligned, Branch, Follower, Head, Projected, load_branches};
 pub use encoder::{Encoder, Mode, Output};
 pub use mlp::{Init, Mlp};
 pub use named::{Named, ema, find, load};
 pub use optim::Optimizer;
+pub use statistics::Statistics;

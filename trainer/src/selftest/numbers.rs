@@ -24,7 +24,7 @@ fn copy_to(cpu: &Encoder, device: Device) -> Result<Encoder> {
 
 /// Features of `x`, and the gradient of their product with `t` for all weights.
 fn passes(e: &Encoder, x: &Tensor, t: &Tensor) -> (Tensor, Tensor) {
-    let out = e.forward(x, Mode::Peek { splits: 2 }, 5).embedding;
+    let out = e.forward(x, Mode::Peek { splits: 2 }, &[]).embedding;
     occlude_torch_ext::forget_grads(&e.trainable());
     (&out * t).sum(Kind::Float).backward();
     let grads: Vec<Tensor> =
@@ -41,7 +41,7 @@ fn cosine(found: &Tensor, reference: &Tensor) -> f64 {
 /// Features in half precision against the reference: least cosine.
 fn halves(e: &Encoder, x: &Tensor, mode: Mode, reference: &Tensor, what: &str) -> Vec<Check> {
     let found = |guard: Autocast| {
-        let found = tch::no_grad(|| e.forward(x, mode, 5).embedding);
+        let found = tch::no_grad(|| e.forward(x, mode, &[]).embedding);
         drop(guard);
         cosine(&found, reference)
     };
@@ -99,9 +99,9 @@ pub(super) fn golden(device: Device) -> Result<Vec<Check>> {
     let x = Tensor::from_slice(&contract.tensor(&pixels)).view([1, 3, 224, 224]);
     let cpu = Encoder::new("resnet18".parse()?, 0, Device::Cpu);
     // running statistics that are those of pictures
-    tch::no_grad(|| (0..3).for_each(|_| drop(cpu.forward(&x, Mode::Train { splits: 1 }, 5))));
+    tch::no_grad(|| (0..3).for_each(|_| drop(cpu.forward(&x, Mode::Train { splits: 1 }, &[]))));
     let other = copy_to(&cpu, device)?;
-    let forward = |e: &Encoder, x: &Tensor| tch::no_grad(|| e.forward(x, Mode::Eval, 5).embedding);
+    let forward = |e: &Encoder, x: &Tensor| tch::no_grad(|| e.forward(x, Mode::Eval, &[]).embedding);
     let reference = forward(&cpu, &x);
     let x = x.to(device);
     let exact = {

@@ -148,6 +148,7 @@ pub(super) fn resume(device: Device) -> Result<Check> {
             cache_bytes: 0,
             resume,
             allow: engine::Allow::default(),
+            bn_refresh: 0,
             stop_after,
         };
         engine::pretrain(&config, &run)

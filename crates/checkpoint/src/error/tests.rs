@@ -33,7 +33,7 @@ macro_rules! variants {
     };
 }
 
-variants!(error_name, ERRORS, Error: Io Unrecognised Damaged Tensor Value Layout Setting Arch Strict Save);
+variants!(error_name, ERRORS, Error: Io Unrecognised Damaged Tensor Value Layout Setting Arch Strict Whitening Save);
 variants!(format_name, FORMATS, FormatError: Safetensors Zip Pickle State);
 variants!(zip_name, ZIPS, ZipError: NoDirectory Damaged TooManyRecords Duplicate Compressed Overlap Path
     Encrypted Outside NoPickle TwoPickles);
@@ -227,6 +227,7 @@ fn errors() {
     let load = |checkpoint: &Checkpoint| load_encoder(checkpoint, &LoadOptions::default()).map(drop);
     let (_a, unknown) = encoder("", &[(meta::ARCH, "resnet9")]);
     let (_b, incomplete) = encoder("bn1.bias", &[]);
+    let (_c, unwhitened) = encoder("", &[(meta::WHITENING, "{}")]);
     let no_encoder = Checkpoint::from_bytes("x.pth", torch_zip(&state())).expect("opens");
     let errors = [
         Checkpoint::open("no/such/file").map(drop),
@@ -236,6 +237,7 @@ fn errors() {
         load(&no_encoder),
         load(&unknown),
         load(&incomplete),
+        load(&unwhitened),
         save_detectron2(Path::new("no/such/file"), &[], "me"),
         // `values.rs` has files with such values.
         Err(Error::Value {

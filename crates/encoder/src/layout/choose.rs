@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ANCHORS, EARLY_BLOCK, Layout, LayoutError, candidates, plain, prefix_of};
+use super::{ANCHORS, Layout, LayoutError, candidates, plain, prefix_of};
 
 /// Copies that follow another encoder slowly: no method evaluates or exports them.
 const FOLLOWERS: [&str; 10] = [
@@ -38,10 +38,6 @@ pub fn detect<'a>(
     let found = candidates(keys.iter().copied());
     match other_stem(&keys) {
         Some(error) if found.is_empty() => Err(error),
-        None if found.is_empty() => match no_pooling(&keys) {
-            Some(prefix) => Err(LayoutError::NoPooling { prefix }),
-            None => choose(&found, prefix),
-        },
         _ => choose(&found, prefix),
     }
 }
@@ -93,13 +89,6 @@ fn is_preferred(a: &Layout, b: &Layout) -> bool {
         let b = plain(&b.prefix);
         plain(&a.prefix) != b && swapped.join(".") == b
     })
-}
-
-/// A `Sequential` of a ResNet's children that has its blocks one place earlier than usual: the pooling is missing.
-fn no_pooling(keys: &BTreeSet<&str>) -> Option<String> {
-    let stems: BTreeSet<&str> = keys.iter().filter_map(|key| prefix_of(key, "0.weight")).collect();
-    let block = keys.iter().filter_map(|key| prefix_of(key, EARLY_BLOCK));
-    block.into_iter().find(|prefix| stems.contains(prefix)).map(str::to_owned)
 }
 
 /// Blocks of a ResNet whose stem is another one.

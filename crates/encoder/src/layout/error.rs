@@ -14,7 +14,8 @@ pub enum LayoutError {
         /// What is there instead of the stem's weight.
         found: Vec<String>,
     },
-    /// The children of a ResNet one behind the other, and no pooling among them.
+    /// The children of a ResNet one behind the other, no pooling among them, and not the stem of a network for small
+    /// pictures.
     NoPooling {
         /// What their keys begin with.
         prefix: String,
@@ -47,7 +48,7 @@ impl fmt::Display for LayoutError {
             ),
             Self::NoPooling { prefix } => write!(
                 f,
-                "the `nn.Sequential` below the prefix `{prefix}` is a ResNet without pooling, as for CIFAR: the strides of such variants are not in the file, and they are not supported"
+                "the `nn.Sequential` below the prefix `{prefix}` is a ResNet without pooling behind a stem that is not the 3x3 convolution of networks for CIFAR (`resnet18-small`, `resnet50-small`): its strides are not in the file, and it is not supported"
             ),
             Self::NoSuchPrefix { asked, found } if found.is_empty() => {
                 write!(f, "no encoder below the prefix `{asked}`, nor below any other")

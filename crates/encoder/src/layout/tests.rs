@@ -8,10 +8,11 @@ fn keys(naming: Naming, prefixes: &[&str]) -> Vec<String> {
     let named = |name: &str| match naming {
         Naming::Torchvision => name.to_owned(),
         Naming::Detectron2 => detectron::from_torchvision(name).expect("an encoder's name"),
-        Naming::Sequential => {
+        Naming::Sequential | Naming::Unpooled => {
             let name = name.replacen("conv1", "0", usize::from(name.starts_with('c')));
             let name = name.replacen("bn1", "1", usize::from(name.starts_with('b')));
-            name.replacen("layer1", "4", 1).replacen("layer4", "7", 1)
+            let [first, last] = if naming == Naming::Sequential { ["4", "7"] } else { ["3", "6"] };
+            name.replacen("layer1", first, 1).replacen("layer4", last, 1)
         }
         Naming::Transformers => match name {
             "conv1.weight" => "embedder.embedder.convolution.weight".to_owned(),
@@ -33,7 +34,9 @@ fn found(prefixes: &[&str], asked: Option<&str>) -> Result<String, LayoutError> 
 
 #[test]
 fn one_row_per_naming() {
-    for naming in [Naming::Torchvision, Naming::Detectron2, Naming::Sequential, Naming::Transformers] {
+    for naming in
+        [Naming::Torchvision, Naming::Detectron2, Naming::Sequential, Naming::Unpooled, Naming::Transformers]
+    {
         assert_eq!(naming.anchors().naming, naming);
     }
 }
@@ -302,9 +305,19 @@ fn other_stems_are_named() {
 }
 
 #[test]
-fn children_without_a_pooling_are_named() {
+fn children_without_a_pooling() {
     let keys = ["f.0.weight", "f.1.weight", "f.3.0.conv1.weight", "f.4.0.conv1.weight", "f.6.0.bn1.bias"];
-    assert_eq!(detect(keys, None), Err(LayoutError::NoPooling { prefix: "f.".into() }));
+    let layout = detect(keys, None).expect("one encoder");
+    assert_eq!((layout.prefix.as_str(), layout.naming), ("f.", Naming::Unpooled));
+    let names: Vec<_> = keys.iter().filter_map(|key| layout.to_torchvision(key)).collect();
+    assert_eq!(
+        names,
+        ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer2.0.conv1.weight", "layer4.0.bn1.bias"]
+    );
+    assert_eq!(layout.to_torchvision("f.7.0.conv1.weight"), None);
+    assert!(keys.iter().all(|key| layout.is_body(key)) && !layout.is_body("f.7.0.conv1.weight"));
+    let message = LayoutError::NoPooling { prefix: "f.".into() }.to_string();
+    assert!(message.contains("`f.`") && message.contains("`resnet18-small`"), "{message}");
 }
 
 #[test]

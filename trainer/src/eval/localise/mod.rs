@@ -314,7 +314,7 @@ impl Making {
                 Input { filtered: input, plain }
             })
             .collect();
-        let maps = self.of_inputs(encoder, &inputs);
+        let maps = self.of_inputs(encoder, &inputs)?;
         let (n, height, width) = maps.size3().context("maps are (B, h, w)")?;
         let values: Vec<f32> = Vec::try_from(maps.contiguous().flatten(0, -1))?;
         let (height, width) = (height as usize, width as usize);
@@ -325,10 +325,11 @@ impl Making {
 
     /// The maps of network inputs `(B, 3, S, S)` of several sizes, averaged on the finest of their grids: `(B, h, w)` on the
     /// CPU.
-    fn of_inputs(&self, encoder: &Encoder, inputs: &[Input]) -> Tensor {
+    fn of_inputs(&self, encoder: &Encoder, inputs: &[Input]) -> Result<Tensor> {
         let std = self.contracts.first().map_or([1.0; 3], |c| c.std);
+        let tap = encoder.stage(self.stage)?;
         let map = |x: &Input| {
-            let features = encoder.forward(&x.filtered, Mode::Eval, self.stage).map;
+            let features = encoder.forward(&x.filtered, Mode::Eval, &[tap]).tap();
             fine_maps(self.rule, &features, Pictures { pixels: &x.plain, std })
         };
         let both = |x: &Input| match self.mirror {
@@ -342,7 +343,7 @@ impl Making {
             |map: &Tensor| map.unsqueeze(1).upsample_bilinear2d([h, w], false, None, None).squeeze_dim(1);
         let all: Vec<Tensor> = maps.iter().map(same).collect();
         let mean = Tensor::stack(&all, 0).mean_dim([0i64].as_slice(), false, tch::Kind::Float);
-        mean.to_device(Device::Cpu)
+        Ok(mean.to_device(Device::Cpu))
     }
 }
 

@@ -27,7 +27,7 @@ fn maps_of_mirrored_pictures_are_mirrored() {
     let _alone = crate::rng::alone();
     let encoder = Encoder::new(Arch::ResNet18, 0, Device::Cpu);
     let x = images(64);
-    let maps = |mirror, x: &Tensor| making(&[64], mirror).of_inputs(&encoder, &[input(x)]);
+    let maps = |mirror, x: &Tensor| making(&[64], mirror).of_inputs(&encoder, &[input(x)]).expect("maps");
     let (ours, mirrored) = (maps(true, &x), maps(true, &x.flip([3])));
     assert_eq!(ours.size(), [2, 4, 4]);
     assert!(distance(&ours, &mirrored.flip([2])) < tolerance::SAME_MATH);
@@ -42,8 +42,9 @@ fn maps_of_several_sizes_are_averaged_on_the_finest_grid() {
     let _alone = crate::rng::alone();
     let encoder = Encoder::new(Arch::ResNet18, 0, Device::Cpu);
     let inputs = [images(64), images(96)];
-    let [small, large] = [0, 1].map(|i| making(&[64], false).of_inputs(&encoder, &[input(&inputs[i])]));
-    let both = making(&[64, 96], false).of_inputs(&encoder, &inputs.each_ref().map(input));
+    let [small, large] =
+        [0, 1].map(|i| making(&[64], false).of_inputs(&encoder, &[input(&inputs[i])]).expect("maps"));
+    let both = making(&[64, 96], false).of_inputs(&encoder, &inputs.each_ref().map(input)).expect("maps");
     let enlarged = small.unsqueeze(1).upsample_bilinear2d([6, 6], false, None, None).squeeze_dim(1);
     assert!(distance(&both, &((enlarged + large) / 2.0)) < tolerance::SAME_MATH);
 }

@@ -34,7 +34,7 @@ fn the_loss_is_both_directions_of_the_definition() {
     let mut method = byol(&config(Recipe::Byol));
     let [a, b] = views();
     let mode = Mode::Peek { splits: 1 };
-    let of = |branch: &Branch, x: &Tensor| branch.head(&branch.encode(x, mode, 5).embedding, mode);
+    let of = |branch: &Branch, x: &Tensor| branch.head(&branch.encode(x, mode, &[]).embedding, mode);
     let direction = |x: &Tensor, y: &Tensor| {
         let prediction = method.predictors[0].mlp.forward(&of(&method.online, x), mode);
         let target = of(method.target.branch(), y);
@@ -142,7 +142,7 @@ fn mixtures_predict_both_pictures() {
     c.mixing = Some(Config::usual_mixing(crate::config::Mix::Mixmask, None));
     let mut method = byol(&c);
     let [x, y] = views();
-    let mut view = method.occluder.view(&y);
+    let mut view = method.occluder.view(&y, step(0));
     let target = tch::no_grad(|| method.targets(&mut view, step(0), 1, &mut None));
     let mixed = method.mixtures(&x, step(0), 0, &mut None).remove(0);
     let (_, p) = method.predict(&mixed.images);
@@ -175,7 +175,7 @@ fn further_views_predict_the_first_two() {
     let [a, b] = views();
     let small = a.narrow(2, 0, 32).narrow(3, 0, 32).contiguous();
     let views = Views::new(vec![a, b, small.shallow_clone()]).expect("three");
-    let pair = tch::no_grad(|| views.pair().map(|v| method.occluder.view(v)));
+    let pair = tch::no_grad(|| views.pair().map(|v| method.occluder.view(v, step(0))));
     let targets = tch::no_grad(|| {
         let mut pair = pair;
         [0, 1].map(|i| method.targets(&mut pair[i], step(0), i, &mut None))

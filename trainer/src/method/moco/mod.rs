@@ -13,7 +13,7 @@ pub use keys::Keys;
 use queues::Queues;
 
 use super::occluder::{Occluder, Side, View};
-use super::{Health, Method, Preview, Step, StepOutput, Views, foregrounds, mean, show, show_maps};
+use super::{Health, Method, Preview, Step, StepOutput, Views, mean, show, show_maps};
 use crate::config::{self, Config, Mixing};
 use crate::device::upload;
 use crate::loss::{Logits, Negatives, logits, normalize};
@@ -112,8 +112,8 @@ impl Moco {
     }
 
     /// The map that localises, where the momentum encoder does.
-    fn own_map(&self) -> impl FnOnce(&Tensor) -> Tensor + '_ {
-        |x| self.key.branch().encode(x, self.key.peek(self.splits()), self.occluder.stage()).map
+    fn own_map(&self) -> impl Fn(&Tensor) -> Tensor + '_ {
+        |x| self.key.branch().encode(x, self.key.peek(self.splits()), self.occluder.tap()).tap()
     }
 
     /// An order of its own for the batch of every pass through the momentum encoder; `pass` counts them within a step.
@@ -128,7 +128,7 @@ impl Moco {
     /// Normalised projections of the momentum encoder for `view`, from a batch in another order, so that no
     /// group of the split normalisation holds the same pictures as the query's (shuffling BN).
     fn encode_key(&self, view: &mut View, step: Step, of: usize, preview: &mut Option<Preview>) -> Vectors {
-        let masked = self.occluder.masks(Side::Key);
+        let masked = self.occluder.masks(Side::Key, step);
         let input = if masked {
             let rng = &mut self.rng(Domain::Mask, step, 2 + of);
             let x = self.occluder.hide(view, Purpose::Positive, self.own_map(), rng);
@@ -139,11 +139,13 @@ impl Moco {
         };
         let _key = within(Phase::Key);
         let order = self.shuffle(&input, step, of);
-        let (branch, stage) = (self.key.branch(), self.occluder.stage());
-        let projected = branch.project(&order.there(&input), self.key.mode(self.splits()), stage);
+        let branch = self.key.branch();
+        let projected =
+            branch.project(&order.there(&input), self.key.mode(self.splits()), self.occluder.tap());
         // the features of an unmasked key tell where its foreground is, for nothing
-        if self.occluder.by_method() && !masked && view.foreground.is_none() && branch.gives(stage) {
-            view.foreground = self.occluder.foreground(&order.back(&projected.output.map), view);
+        if self.occluder.by_method() && !masked && view.foreground.is_none() {
+            let map = projected.output.taps.first().map(|map| order.back(map));
+            view.foreground = map.and_then(|map| self.occluder.foreground(&map, view));
         }
         Vectors::of(&projected, &order)
     }
@@ -166,7 +168,7 @@ impl Moco {
                 show(preview, "hard negative", &x);
                 let _key = within(Phase::Key);
                 let order = self.shuffle(&x, step, VIEWS * (i + 1) + of);
-                let embedding = branch.encode(&order.there(&x), mode, 5).embedding;
+                let embedding = branch.encode(&order.there(&x), mode, &[]).embedding;
                 normalize(&order.back(&branch.head(&embedding, mode)))
             })
             .collect();
@@ -175,7 +177,7 @@ impl Moco {
 
     /// What the query encoder sees of a view.
     fn query_input(&self, view: &mut View, step: Step, of: usize, preview: &mut Option<Preview>) -> Tensor {
-        if !self.occluder.masks(Side::Query) {
+        if !self.occluder.masks(Side::Query, step) {
             return view.input.shallow_clone();
         }
         let rng = &mut self.rng(Domain::Mask, step, of);
@@ -189,7 +191,7 @@ impl Moco {
         let _query = within(Phase::Query);
         let mode = Mode::Train { splits: self.splits() };
         let _guard = Autocast::bf16(input.device(), self.bf16);
-        let projected = self.query.project(input, mode, 5);
+        let projected = self.query.project(input, mode, &[]);
         let vectors = Vectors::of(&projected, &Order(None));
         (projected, vectors)
     }
@@ -236,7 +238,7 @@ impl Method for Moco {
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let device = self.query.encoder().device();
         let mut preview = step.preview.then(Preview::default);
-        let mut views = tch::no_grad(|| views.pair().map(|v| self.occluder.view(v)));
+        let mut views = tch::no_grad(|| views.pair().map(|v| self.occluder.view(v, step)));
         for (title, v) in ["view 1", "view 2"].into_iter().zip(&views) {
             show(&mut preview, title, &v.input);
         }
@@ -284,7 +286,10 @@ impl Method for Moco {
             }
         }
         self.fresh.extend(keys);
-        foregrounds(&mut preview, &views);
+        tch::no_grad(|| {
+            let rng = &mut self.rng(Domain::Preview, step, 0);
+            self.occluder.complete(&mut preview, &mut views, self.own_map(), rng);
+        });
         let loss = match losses.as_slice() {
             [one] => one.shallow_clone(),
             several => Tensor::stack(several, 0).mean(Kind::Float),

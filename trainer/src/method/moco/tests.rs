@@ -17,7 +17,7 @@ fn settings(c: &mut Config) -> &mut config::Moco {
 }
 
 fn project(branch: &Branch, x: &Tensor, mode: Mode) -> Tensor {
-    normalize(&branch.head(&branch.encode(x, mode, 5).embedding, mode))
+    normalize(&branch.head(&branch.encode(x, mode, &[]).embedding, mode))
 }
 
 /// Without masks the loss is InfoNCE of the two encoders' outputs, whatever the key order was.
@@ -39,7 +39,7 @@ fn the_loss_is_that_of_the_definition_and_shuffling_is_undone() {
 
     settings(&mut config).bn_splits = 4;
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
-    let mut view = moco.occluder.view(&b);
+    let mut view = moco.occluder.view(&b, step(1));
     let known = moco.encode_key(&mut view, step(1), 1, &mut None).global;
     let order = permutation(8, &mut moco.rng(Domain::Shuffle, step(1), 1));
     let shuffled = b.index_select(0, &Tensor::from_slice(&order));
@@ -57,7 +57,7 @@ fn every_query_gets_its_own_hard_negatives() {
     let masking = config.masking.as_mut().expect("masked");
     (masking.strategy, masking.num_nonsem, masking.stage) = (Strategy::Mean, 2, 4);
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
-    let mut view = moco.occluder.view(&views()[1]);
+    let mut view = moco.occluder.view(&views()[1], step(0));
     let hard = tch::no_grad(|| moco.hard_negatives(&mut view, step(0), 1, &mut None)).expect("some");
     assert_eq!(hard.size(), [8, 2, 128]);
     assert!((0..7).all(|i| distance(&hard.i(i), &hard.i(i + 1)) > 1e-4));
@@ -75,7 +75,7 @@ fn hard_negatives_are_shuffled_across_groups_as_keys_are() {
     (masking.strategy, masking.num_nonsem, masking.stage) = (Strategy::Mean, 2, 4);
     (masking.guidance, masking.negative_ratio) = (crate::config::Guidance::Random, [0.0, 0.0]);
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
-    let mut view = moco.occluder.view(&views()[1]);
+    let mut view = moco.occluder.view(&views()[1], step(0));
     let ours = tch::no_grad(|| moco.hard_negatives(&mut view, step(3), 1, &mut None)).expect("some");
     let encode = |x: &Tensor| project(moco.key.branch(), x, Mode::Peek { splits: 4 });
     let mut orders = vec![permutation(8, &mut moco.rng(Domain::Shuffle, step(3), 1))];

@@ -1,0 +1,113 @@
+//! The flags of masking.
+
+use clap::Args;
+use occlude_saliency::MapRule;
+
+use super::{pair, set};
+use crate::config::{BACKGROUND_SHARE, Branch, Choice, FillScale, Guidance, Masking, Saliency, Strategy};
+
+/// Flags that override the masking of a recipe.
+#[derive(Args, Debug, Default)]
+pub(super) struct MaskArgs {
+    /// What localises: `momentum` (the momentum encoder) or a checkpoint file
+    #[arg(long)]
+    saliency: Option<Saliency>,
+    /// Stage (3 to 5) whose feature map is the saliency map; its cells are the grid, unless `--mask-grid` says another
+    #[arg(long)]
+    saliency_stage: Option<usize>,
+    /// What makes a map of its features: `sum` (of all channels, as published), `border` (what differs from the border) or
+    /// `object` (what resembles the middle and not the border, in features and colours)
+    #[arg(long, value_name = "RULE")]
+    saliency_rule: Option<MapRule>,
+    /// Share of the epochs in which colours and the centre have a part in the scores of cells, falling from all of it to none;
+    /// 0: never
+    #[arg(long, value_name = "SHARE")]
+    prior_until: Option<f64>,
+    /// Cells of masks along a side, at least as many as the map has, which is interpolated; default: those of the map
+    #[arg(long, value_name = "N")]
+    mask_grid: Option<usize>,
+    /// Whose saliency guides the choice of cells
+    #[arg(long, value_enum)]
+    guidance: Option<Guidance>,
+    /// How cells are chosen
+    #[arg(long, value_enum)]
+    choice: Option<Choice>,
+    /// Probability that `--choice background` masks a cell of the foreground, and one of the background (0.05 0.5)
+    #[arg(long, num_args = 2, value_names = ["FG", "BG"])]
+    cell_probability: Option<Vec<f64>>,
+    /// What replaces masked cells
+    #[arg(long, value_enum)]
+    strategy: Option<Strategy>,
+    /// What the kernels of blur and high-pass filter go by: `published` has them as for 224 px, whatever the view is
+    #[arg(long, value_enum)]
+    fills: Option<FillScale>,
+    /// Which view is masked
+    #[arg(long, value_enum)]
+    branch: Option<Branch>,
+    /// Range of the masked share of a view's cells (of no effect with `--choice background`)
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
+    mask_ratio: Option<Vec<f64>>,
+    /// Share of the views that are masked, drawn for each; default: 0.5 with `--choice background`, else 1
+    #[arg(long, value_name = "SHARE")]
+    mask_share: Option<f64>,
+    /// Shares of the epochs at which masks begin, are as large as they get after a linear rise, and end (0.2 0.6 0.9);
+    /// default: always as large. What rises is the masked share of cells, with `--choice background` that of views
+    #[arg(long, num_args = 3, value_names = ["START", "FULL", "END"])]
+    mask_course: Option<Vec<f64>>,
+    /// Range of the share of the foreground's cells that hard negatives lose; `1 1` leaves none of it
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
+    negative_ratio: Option<Vec<f64>>,
+    /// Hard negatives a pair
+    #[arg(long)]
+    num_nonsem: Option<usize>,
+    /// Factor on the similarity of hard negatives
+    #[arg(long)]
+    alpha: Option<f64>,
+}
+
+impl MaskArgs {
+    /// Whether there is any of them.
+    pub(super) fn given(&self) -> bool {
+        self.saliency.is_some()
+            || self.saliency_stage.is_some()
+            || self.saliency_rule.is_some()
+            || self.prior_until.is_some()
+            || self.mask_grid.is_some()
+            || self.guidance.is_some()
+            || self.choice.is_some()
+            || self.cell_probability.is_some()
+            || self.strategy.is_some()
+            || self.fills.is_some()
+            || self.branch.is_some()
+            || self.mask_ratio.is_some()
+            || self.mask_share.is_some()
+            || self.mask_course.is_some()
+            || self.negative_ratio.is_some()
+            || self.num_nonsem.is_some()
+            || self.alpha.is_some()
+    }
+
+    /// Overrides what is given.
+    pub(super) fn apply(self, m: &mut Masking) {
+        set(&mut m.saliency, self.saliency);
+        set(&mut m.stage, self.saliency_stage);
+        set(&mut m.rule, self.saliency_rule);
+        set(&mut m.prior_until, self.prior_until);
+        set(&mut m.grid, self.mask_grid.map(Some));
+        set(&mut m.guidance, self.guidance);
+        if self.choice == Some(Choice::Background) {
+            m.share = BACKGROUND_SHARE;
+        }
+        set(&mut m.choice, self.choice);
+        set(&mut m.cell_probability, pair(self.cell_probability));
+        set(&mut m.strategy, self.strategy);
+        set(&mut m.fills, self.fills);
+        set(&mut m.branch, self.branch);
+        set(&mut m.ratio, pair(self.mask_ratio));
+        set(&mut m.share, self.mask_share);
+        set(&mut m.course, self.mask_course.and_then(|v| v.try_into().ok()).map(Some));
+        set(&mut m.negative_ratio, pair(self.negative_ratio));
+        set(&mut m.num_nonsem, self.num_nonsem);
+        set(&mut m.alpha, self.alpha);
+    }
+}

@@ -1,0 +1,270 @@
+//! Tests of masks as whole configurations make them.
+
+use super::*;
+use crate::config::{Guidance, Recipe, Strategy};
+use crate::rng::{Domain, stream};
+use occlude_saliency::{Map, prior, upsample};
+use tch::Kind;
+
+const BATCH: i64 = 16;
+const SIZE: i64 = 64;
+/// Cells along a side of stage 4.
+const CELLS: i64 = 4;
+
+fn config(recipe: Recipe) -> Config {
+    let mut c = Config::new(recipe);
+    c.arch = "resnet18".into();
+    (c.image_size, c.batch_size) = (SIZE as usize, BATCH as usize);
+    c.masking.as_mut().expect("masked").stage = 4;
+    c
+}
+
+/// A step when that share of the epochs is done.
+fn at(done: f64) -> Step {
+    let epoch = done * Config::new(Recipe::SaliencyMoco).epochs as f64;
+    Step { number: 3, epoch, preview: false, measure: false }
+}
+
+/// Blurred-out cells by the small recipe's stage and grid, with changes.
+fn occluder(change: impl FnOnce(&mut Masking)) -> Occluder {
+    let mut config = config(Recipe::SaliencyMoco);
+    let masking = config.masking.as_mut().expect("masked");
+    masking.strategy = Strategy::Zero;
+    change(masking);
+    config.validate().expect("valid");
+    Occluder::new(&config, Device::Cpu).expect("an occluder")
+}
+
+fn numbers(x: &Tensor) -> Vec<f64> {
+    Vec::try_from(&x.to_kind(Kind::Double).flatten(0, -1)).expect("numbers")
+}
+
+fn plain() -> Tensor {
+    tch::manual_seed(1);
+    Tensor::rand([BATCH, 3, SIZE, SIZE], (Kind::Float, Device::Cpu))
+}
+
+/// Feature maps of multiples of 1/128, which every machine adds up to the same sums.
+fn features() -> Tensor {
+    let values: Vec<f32> =
+        (0..BATCH * 2 * CELLS * CELLS).map(|i| (i * i * 37 % 101) as f32 / 128.0).collect();
+    Tensor::from_slice(&values).view([BATCH, 2, CELLS, CELLS])
+}
+
+/// FNV-1a.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Where the pictures are not what they were.
+fn changed(before: &Tensor, after: &Tensor) -> Vec<u8> {
+    let mask = before.ne_tensor(after).to_kind(Kind::Uint8).contiguous().flatten(0, -1);
+    Vec::try_from(&mask).expect("bytes")
+}
+
+/// The pixels that the recipes mask, as version 0.1 did: what a run computes is not to change by itself.
+#[test]
+fn recipes_mask_the_pixels_that_they_always_did() {
+    let _alone = crate::rng::alone();
+    let known: [(Recipe, [u64; 2]); 4] = [
+        (Recipe::SaliencyMoco, [0, 0]),
+        (Recipe::SaliencyMocoSmall, [0, 0]),
+        (Recipe::MscnMoco, [0, 0]),
+        (Recipe::SaliencySimclr, [0, 0]),
+    ];
+    for (recipe, expected) in known {
+        let occluder = Occluder::new(&config(recipe), Device::Cpu).expect("an occluder");
+        let found = [(0, Purpose::Positive), (1, Purpose::HardNegative)].map(|(of, purpose)| {
+            let mut view = occluder.view(&plain(), at(0.0));
+            tch::manual_seed(2);
+            let rng = &mut stream(0, Domain::Mask, 3, of);
+            let out = occluder.hide(&mut view, purpose, |_| features(), rng);
+            hash(&changed(&view.input, &out))
+        });
+        assert_eq!(found, expected, "{recipe:?}: {found:#x?}");
+    }
+}
+
+/// The view of a query when that share of the epochs is done, and what became of it.
+fn hidden(occluder: &Occluder, done: f64) -> (View, Tensor) {
+    let mut view = occluder.view(&plain(), at(done));
+    tch::manual_seed(2);
+    let rng = &mut stream(0, Domain::Mask, 3, 0);
+    let out = occluder.hide(&mut view, Purpose::Positive, |_| features(), rng);
+    (view, out)
+}
+
+/// Of each picture, how many cells are masked.
+fn cells(view: &View, out: &Tensor) -> Vec<i64> {
+    let cell = (SIZE / CELLS).pow(2) * 3;
+    let per = changed(&view.input, out);
+    per.chunks((3 * SIZE * SIZE) as usize)
+        .map(|p| p.iter().map(|&c| i64::from(c)).sum::<i64>() / cell)
+        .collect()
+}
+
+#[test]
+fn masks_follow_their_course() {
+    let _alone = crate::rng::alone();
+    let course = occluder(|m| (m.course, m.ratio) = (Some([0.2, 0.6, 0.9]), [0.5, 0.5]));
+    let always = occluder(|m| m.ratio = [0.5, 0.5]);
+    for (done, count) in
+        [(0.0, 0), (0.1999, 0), (0.3, 2), (0.4, 4), (0.5, 6), (0.6, 8), (0.89, 8), (0.9, 0), (0.99, 0)]
+    {
+        let (view, out) = hidden(&course, done);
+        assert_eq!(cells(&view, &out), [count; BATCH as usize], "{done}");
+        assert_eq!(course.masks(Side::Query, at(done)), count > 0);
+        assert!(!course.masks(Side::Key, at(done)));
+        let same = hidden(&always, done).1 == out;
+        assert_eq!(same, count == 8, "{done}: in full they are what they always are");
+    }
+    // nobody looks for a foreground that nothing needs
+    let mut view = course.view(&plain(), at(0.1));
+    let rng = &mut stream(0, Domain::Mask, 3, 0);
+    let out = course.hide(&mut view, Purpose::Positive, |_| panic!("not needed"), rng);
+    assert!(out == view.input && view.foreground.is_none());
+    // hard negatives are no part of the course
+    let negative = course.hide(&mut view, Purpose::HardNegative, |_| features(), rng);
+    assert!(negative != view.input);
+}
+
+/// What rises along the course is the ratio of spread masks and the share of pictures of background-biased ones.
+#[test]
+fn a_course_scales_what_the_choice_counts_by() {
+    let _alone = crate::rng::alone();
+    let extent = |choice, factor| {
+        let occluder = occluder(|m| (m.choice, m.share, m.ratio) = (choice, 0.5, [0.2, 0.4]));
+        occluder.parts.expect("masked").extent(Purpose::Positive, factor)
+    };
+    assert_eq!(extent(Choice::Spread, 0.5), Extent { ratio: [0.1, 0.2], views: 0.5 });
+    assert_eq!(extent(Choice::Background, 0.5), Extent { ratio: [0.2, 0.4], views: 0.25 });
+    assert_eq!(extent(Choice::Background, 1.0).views, 0.5);
+}
+
+/// Every picture is guided by the foreground of the one half a batch away.
+#[test]
+fn the_control_has_the_maps_of_other_pictures() {
+    let _alone = crate::rng::alone();
+    let own = hidden(&occluder(|_| ()), 0.0).0.foreground.expect("found");
+    let other = hidden(&occluder(|m| m.guidance = Guidance::Other), 0.0).0.foreground.expect("found");
+    assert_eq!(own, Tensor::cat(&[other.narrow(0, 8, 8), other.narrow(0, 0, 8)], 0));
+    assert!((0..BATCH).all(|i| own.get(i) != other.get(i)), "the features differ from picture to picture");
+    // as many cells as by the own map: those of the ratio
+    let counts = |guidance| {
+        let (view, out) = hidden(&occluder(|m| m.guidance = guidance), 0.0);
+        cells(&view, &out)
+    };
+    assert_eq!(counts(Guidance::Other), counts(Guidance::Saliency));
+    assert_eq!(counts(Guidance::Random), counts(Guidance::Saliency));
+}
+
+/// Random cells in the number of background-biased ones need the foreground's size, and nothing else needs a network.
+#[test]
+fn whoever_needs_a_foreground_looks_for_it() {
+    let _alone = crate::rng::alone();
+    let looks = |guidance, choice| occluder(|m| (m.guidance, m.choice) = (guidance, choice)).by_method();
+    assert!(looks(Guidance::Saliency, Choice::Spread) && looks(Guidance::Other, Choice::Background));
+    assert!(looks(Guidance::Random, Choice::Background) && !looks(Guidance::Random, Choice::Spread));
+}
+
+/// `foreground` against cells whose value is at least the mean and so many deviations more; values at the threshold may
+/// fall on either side.
+fn assert_foreground(found: &Tensor, map: &[f64], deviations: f64) {
+    let n = map.len() as f64;
+    let mean = map.iter().sum::<f64>() / n;
+    let std = (map.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
+    let limit = mean + deviations * std;
+    for (i, (found, value)) in numbers(found).into_iter().zip(map).enumerate() {
+        let expected = f64::from(u8::from(*value >= limit));
+        assert!(found == expected || (value - limit).abs() < 1e-4, "{i}: {value} {limit}");
+    }
+}
+
+/// The sums over channels of picture `i`, cell by cell.
+fn sums(i: i64) -> Vec<f32> {
+    numbers(&features().get(i).sum_dim_intlist([0i64].as_slice(), false, Kind::Double))
+        .into_iter()
+        .map(|v| v as f32)
+        .collect()
+}
+
+#[test]
+fn a_finer_grid_cuts_its_foreground_out_of_the_interpolated_map() {
+    let _alone = crate::rng::alone();
+    let (view, out) = hidden(&occluder(|m| (m.grid, m.ratio) = (Some(8), [0.5, 0.5])), 0.0);
+    let foreground = view.foreground.as_ref().expect("found");
+    assert_eq!(foreground.size(), [BATCH, 8, 8]);
+    for i in 0..BATCH {
+        let map = sums(i);
+        let fine = upsample(Map::new(4, 4, &map).expect("a map"), 8, 8);
+        assert_foreground(&foreground.get(i), &fine.iter().map(|&v| f64::from(v)).collect::<Vec<_>>(), -0.6);
+    }
+    // half of 64 cells of 8x8 pixels, which is 8 of 16x16
+    assert_eq!(cells(&view, &out), [8; BATCH as usize]);
+}
+
+/// The blend of both maps, each scaled to 0..1, by loops: of the sums over channels and of the prior for pictures.
+#[test]
+fn the_prior_fades_out_of_the_scores() {
+    let _alone = crate::rng::alone();
+    let bytes = |i: i64| -> Vec<u8> { (0..768).map(|k| (k * k * (7 + 2 * i) % 253) as u8).collect() };
+    let views: Vec<Tensor> = (0..BATCH)
+        .map(|i| {
+            let small = Tensor::from_slice(&bytes(i)).view([1, 16, 16, 3]).permute([0, 3, 1, 2]);
+            (small.to_kind(Kind::Float) / 255.0).upsample_nearest2d([SIZE, SIZE], None, None)
+        })
+        .collect();
+    let contract = config(Recipe::SaliencyMocoSmall).preprocess();
+    let channel = |v: [f32; 3]| Tensor::from_slice(&v).view([1, 3, 1, 1]);
+    let plain = (Tensor::cat(&views, 0) - channel(contract.mean)) / channel(contract.std);
+    let scaled = |map: &[f64]| -> Vec<f64> {
+        let (low, high) = map.iter().fold((f64::MAX, f64::MIN), |(l, h), &v| (l.min(v), h.max(v)));
+        map.iter().map(|v| (v - low) / (high - low)).collect()
+    };
+    let occluder = occluder(|m| m.prior_until = 0.5);
+    let mut seen = Vec::new();
+    for (done, weight) in [(0.0, 1.0), (0.125, 0.75), (0.375, 0.25), (0.5, 0.0)] {
+        let mut view = occluder.view(&plain, at(done));
+        let rng = &mut stream(0, Domain::Mask, 3, 0);
+        drop(occluder.hide(&mut view, Purpose::Positive, |_| features(), rng));
+        let foreground = view.foreground.expect("found");
+        for i in 0..BATCH {
+            let fine = prior::border_colour(&bytes(i), (16, 16)).expect("a map");
+            let coarse = (0..16).map(|c| {
+                let of = |k: usize| f64::from(fine[(c / 4 * 4 + k / 4) * 16 + c % 4 * 4 + k % 4]);
+                (0..16).map(of).sum::<f64>() / 16.0
+            });
+            let own: Vec<f64> = sums(i).into_iter().map(f64::from).collect();
+            let blend: Vec<f64> = scaled(&coarse.collect::<Vec<_>>())
+                .iter()
+                .zip(scaled(&own))
+                .map(|(prior, own)| prior * weight + own * (1.0 - weight))
+                .collect();
+            assert_foreground(&foreground.get(i), &blend, -0.6 * (1.0 - weight));
+        }
+        seen.push(foreground);
+    }
+    assert!(seen[0] != seen[3], "the prior does say something else");
+}
+
+/// The first batch shows masks that come later, as they will be.
+#[test]
+fn the_first_picture_shows_what_the_course_leads_to() {
+    let _alone = crate::rng::alone();
+    let shown = |change: fn(&mut Masking)| {
+        let occluder = occluder(change);
+        let mut preview = Some(Preview::default());
+        let mut views = [plain(), plain()].map(|v| occluder.view(&v, at(0.0)));
+        let rng = &mut stream(0, Domain::Preview, 0, 0);
+        occluder.complete(&mut preview, &mut views, |_| features(), rng);
+        let preview = preview.expect("asked for");
+        for (_, shown) in &preview.columns {
+            assert!(*shown != views[0].input);
+        }
+        (preview.columns.iter().map(|c| c.0).collect::<Vec<_>>(), preview.foreground.len())
+    };
+    assert_eq!(shown(|_| ()), (vec![], 0));
+    assert_eq!(shown(|m| m.course = Some([0.1, 0.2, 0.9])), (vec!["masked query, later"], 1));
+    let both = |m: &mut Masking| (m.course, m.branch) = (Some([0.0, 0.2, 0.9]), Branch::Both);
+    assert_eq!(shown(both), (vec!["masked query, later", "masked key, later"], 2));
+}
