@@ -167,7 +167,7 @@ fn models_whiten_as_the_trainer_does() {
         ("dynamic", "raw.whitened.safetensors", "--input uint8 --dynamic-size --opset 22"),
         ("external", "raw.whitened.safetensors", "--external-data --opset 20"),
         ("half", "raw.whitened.safetensors", "--input uint8 --precision fp16"),
-        ("int8", "raw.whitened.safetensors", "--precision int8 --calibrate @/train"),
+        ("int8", "raw.whitened.safetensors", "--precision int8 --calibrate @/train --reduce-range"),
         ("centred", "raw.centered.safetensors", "--input uint8"),
         ("rough", "raw.whitened.safetensors", "--no-normalize --outputs embedding,projection"),
     ] {
