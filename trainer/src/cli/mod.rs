@@ -97,6 +97,9 @@ struct SpeedArgs {
     /// Decode, crop and resize only
     #[arg(long)]
     no_colours: bool,
+    /// Share of the foreground that crops have to hold
+    #[arg(long, default_value_t = 0.0)]
+    crop_foreground: f64,
     /// How long to measure, seconds
     #[arg(long, default_value_t = 8)]
     seconds: u64,
@@ -285,6 +288,7 @@ fn loader_speed(args: &SpeedArgs) -> Result<ExitCode> {
         size: args.image_size,
         batch_size: args.batch_size as usize,
         colours: !args.no_colours,
+        crop_foreground: args.crop_foreground,
         time: Duration::from_secs(args.seconds),
     };
     answer!("{}", json!({ "samples_per_s": speed.measure(&args.data)? }));

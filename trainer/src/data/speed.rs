@@ -21,6 +21,8 @@ pub struct Speed {
     pub batch_size: usize,
     /// Whether the colours are changed and normalised, too, on the CPU.
     pub colours: bool,
+    /// Share of the foreground that crops have to hold.
+    pub crop_foreground: f64,
     /// How long to measure, at least, in processor time.
     pub time: Duration,
 }
@@ -37,7 +39,8 @@ impl Speed {
         ensure!(n >= self.batch_size, "`{}` has {n} pictures, fewer than a batch", folder.display());
         let store = Arc::new(Store::new(dataset, 0));
         let config = Config { image_size: self.size, ..Config::new(Recipe::MocoV2) };
-        let views = ViewSpec::of(&config);
+        let mut views = ViewSpec::of(&config);
+        views.iter_mut().for_each(|view| view.augment.crop_foreground = self.crop_foreground);
         let colours = Augmenters::new(&config.preprocess(), &views, Device::Cpu);
         let spec = LoaderSpec { batch_size: self.batch_size, views, keep_last: false, seed: 0, workers: 1 };
         // the first epoch reads the files into the system's cache
@@ -75,7 +78,8 @@ mod tests {
     #[test]
     fn a_folder_is_measured_and_an_empty_one_refused() {
         let dir = tempfile::tempdir().expect("a folder");
-        let speed = |colours| Speed { size: 16, batch_size: 2, colours, time: Duration::ZERO };
+        let speed =
+            |colours| Speed { size: 16, batch_size: 2, colours, crop_foreground: 0.0, time: Duration::ZERO };
         assert!(speed(false).measure(dir.path()).is_err());
         for i in 0..3u8 {
             let picture = image::RgbImage::from_pixel(20, 30, image::Rgb([i, 2, 3]));

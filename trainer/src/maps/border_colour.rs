@@ -60,11 +60,7 @@ impl BorderColour {
         let apart = lab.flatten(2, 3).unsqueeze(3) - Tensor::cat(&sides, 2).unsqueeze(2); // (B, 3, 256, 4)
         let squares = apart.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
         let nearest = squares.amin([2i64], false).sqrt().view([-1, SIDE, SIDE]);
-        let map = scaled(&nearest) * &self.centre;
-        if cells > SIDE {
-            return on_grid(&map, cells);
-        }
-        map.unsqueeze(1).adaptive_avg_pool2d([cells; 2]).squeeze_dim(1)
+        on_grid(&(scaled(&nearest) * &self.centre), cells)
     }
 
     /// sRGB in 0..1 to colours whose distances are those of CIE Lab.

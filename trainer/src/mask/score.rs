@@ -21,12 +21,20 @@ pub fn foreground(maps: &Tensor, deviations: f64) -> Tensor {
     to_float(&maps.ge_tensor(&(mean + std * deviations)))
 }
 
-/// Maps `(B, h, w)` on a grid of `cells` along both sides, interpolated bilinearly between the middles of cells.
+/// Maps `(B, h, w)` on a grid of `cells` along both sides: a coarser one has the means, a finer one is interpolated
+/// bilinearly between the middles of cells.
 pub fn on_grid(maps: &Tensor, cells: i64) -> Tensor {
+    let most = maps.size()[1..].iter().copied().max().unwrap_or_default();
     if maps.size()[1..] == [cells, cells] {
         return maps.shallow_clone();
     }
-    maps.unsqueeze(1).upsample_bilinear2d([cells, cells], false, None, None).squeeze_dim(1)
+    let maps = maps.unsqueeze(1);
+    let made = if most > cells {
+        maps.adaptive_avg_pool2d([cells; 2])
+    } else {
+        maps.upsample_bilinear2d([cells; 2], false, None, None)
+    };
+    made.squeeze_dim(1)
 }
 
 /// Each of the maps `(B, h, w)` scaled to 0..1; ones where it is constant.
@@ -91,6 +99,7 @@ mod tests {
             assert!((fine.double_value(&[0, y, x]) - expected).abs() < 1e-5, "{y} {x}");
         }
         assert_eq!(on_grid(&map, 2), map);
+        assert_eq!(on_grid(&map, 1).double_value(&[0, 0, 0]), 6.0, "a coarser one has the mean");
         let enlarged = foreground(&map, 0.0)
             .repeat_interleave_self_int(2, 1, None)
             .repeat_interleave_self_int(2, 2, None);

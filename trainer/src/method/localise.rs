@@ -12,13 +12,16 @@ use tch::{Device, Kind, Tensor};
 use super::occluder::View;
 use crate::augment::HighPassFilter;
 use crate::config::{Config, Guidance, Masking, Saliency};
-use crate::maps::{BorderColour, MapRule, Pictures, maps};
+use crate::maps::{BorderColour, MapRule, Pictures, fine_maps, maps};
 use crate::mask::{foreground, of_another, on_grid, scaled};
 use crate::model::{Encoder, Mode};
 
 /// Where the foreground of a prior begins, in standard deviations from the mean of the map: as that of the rule that it is a
 /// part of ([`MapRule::Object`]).
 const PRIOR_DEVIATIONS: f64 = 0.0;
+
+/// Makes maps `(B, h, w)` of features `(B, C, h, w)`.
+type Making = fn(MapRule, &Tensor, Pictures<'_>) -> Tensor;
 
 /// Finds the foreground of views as a configuration says.
 pub(super) struct Localiser {
@@ -67,7 +70,7 @@ impl Localiser {
             return Tensor::ones([b, self.grid, self.grid], (Kind::Float, view.input.device()));
         }
         match &self.frozen {
-            Some(frozen) => self.guide(&frozen.maps(&view.plain), view),
+            Some(frozen) => self.guide(&frozen.maps(&view.plain, self.making()), view),
             None => self.of_features(&own(&view.input), view),
         }
     }
@@ -75,7 +78,12 @@ impl Localiser {
     /// The same by the feature map of the method's network.
     pub(super) fn of_features(&self, features: &Tensor, view: &View) -> Tensor {
         let pictures = Pictures { pixels: &view.plain, std: self.std };
-        self.guide(&maps(self.masking.rule, features, pictures), view)
+        self.guide(&(self.making())(self.masking.rule, features, pictures), view)
+    }
+
+    /// What makes maps of features: as fine as the rule does where a finer grid is asked for.
+    fn making(&self) -> Making {
+        if self.masking.grid.is_some() { fine_maps } else { maps }
     }
 
     /// From a map to the foreground: onto the grid, blended with the prior, both scaled to 0..1 picture by picture, where that
@@ -140,7 +148,7 @@ impl Frozen {
     }
 
     /// Maps `(B, h, w)` of normalised, unfiltered views.
-    fn maps(&self, view: &Tensor) -> Tensor {
+    fn maps(&self, view: &Tensor, make: Making) -> Tensor {
         let mut x = view.shallow_clone();
         if let Some((factor, shift)) = &self.renormalise {
             x = x * factor + shift;
@@ -150,6 +158,6 @@ impl Frozen {
             x = filter.apply(&x);
         }
         let features = self.encoder.forward(&x, Mode::Eval, &[self.tap]).tap();
-        maps(self.rule, &features, Pictures { pixels: &plain, std: self.std })
+        make(self.rule, &features, Pictures { pixels: &plain, std: self.std })
     }
 }
