@@ -81,6 +81,9 @@ pub(super) struct LinearArgs {
     /// Learning rate, or `auto`: the best of a grid on a tenth of the training pictures; default: the protocol's
     #[arg(long)]
     lr: Option<Lr>,
+    /// Write to this file which validation pictures were classified rightly, as JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    per_picture: Option<PathBuf>,
     #[command(flatten)]
     hyper: Hyper,
 }
@@ -175,7 +178,13 @@ pub(super) fn linear(args: &LinearArgs) -> Result<ExitCode> {
     };
     let splits = Splits::open(&args.common.train, &args.common.val)?;
     args.common.evaluate(&args.hyper, &splits, &protocol, |subject, machine| {
-        eval::linear(subject, &splits, args.views, &protocol, machine)
+        let outcome = eval::linear(subject, &splits, args.views, &protocol, machine)?;
+        if let (Outcome::Answer(report), Some(path)) = (&outcome, &args.per_picture)
+            && let Some(per_picture) = &report.per_picture
+        {
+            per_picture.write(path)?;
+        }
+        Ok(outcome)
     })
 }
 

@@ -10,6 +10,7 @@ mod refresh;
 mod saves;
 mod schedule;
 pub mod snapshot;
+mod start;
 mod training;
 mod watchdog;
 

@@ -6,7 +6,7 @@ mod refreshed;
 
 use super::training::ROLLBACKS;
 use super::*;
-use crate::config::{Branch, Choice, Recipe, Strategy};
+use crate::config::{Augment, Branch, Choice, Recipe, Strategy};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -124,6 +124,34 @@ fn a_run_stopped_anywhere_ends_where_the_uninterrupted_one_does() {
             assert!(a.0 == b.0 && (a.1 - b.1).abs() < 1e-12, "{recipe:?}, epochs: {a:?} {b:?}");
         }
     }
+}
+
+/// What differs between the runs of a seed is what differs between their recipes: masks, mixtures and losses touch neither
+/// the first weights nor the order nor the views.
+#[test]
+fn runs_of_one_seed_begin_alike_whatever_is_done_with_the_views() {
+    let _alone = crate::rng::alone();
+    let dir = tempfile::tempdir().expect("a folder");
+    pictures(dir.path(), 12);
+    let start = |name: &str, config: &Config| -> Value {
+        let run = Run { stop_after: Some(1), ..settings(dir.path(), name) };
+        pretrain(config, &run).expect("a step");
+        let text = std::fs::read_to_string(run.out.join("start.json")).expect("written");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let plain = config(Recipe::MocoV2);
+    let first = start("plain", &plain);
+    assert_eq!(first["views"].as_array().map(Vec::len), Some(2));
+    for recipe in [Recipe::SaliencyMoco, Recipe::MscnMoco, Recipe::UnmixMixmask, Recipe::SaliencySimclr] {
+        let mut other = config(recipe);
+        other.augment = plain.augment.clone();
+        assert_eq!(start(recipe.name(), &other), first, "{recipe:?}");
+    }
+    let colours = Config { augment: Augment { jitter_p: 0.1, ..plain.augment.clone() }, ..plain.clone() };
+    let pale = start("pale", &colours);
+    assert!(pale["views"] != first["views"] && pale["order"] == first["order"] && pale["encoder"] == first["encoder"]);
+    let seeded = start("seeded", &Config { seed: 1, ..plain });
+    assert!(["encoder", "order", "views"].iter().all(|key| seeded[key] != first[key]), "{seeded}");
 }
 
 /// Two batches of half the size give the gradient of their mean loss, and count as one step.

@@ -13,6 +13,7 @@ use super::online::{Found, Online};
 use super::refresh::describe;
 use super::saves::{self, Saves};
 use super::snapshot::Position;
+use super::start::Start;
 use super::watchdog::{OnCollapse, Reading, Verdict, Watchdog};
 use super::{End, Run, Schedule, picture};
 use crate::augment::Augmenters;
@@ -256,7 +257,12 @@ impl<'a> Engine<'a> {
         let time = self.time();
         let step = Step { number, epoch: self.schedule.epoch(time), preview: number == 0, measure };
         seed_device(self.config.seed, number);
-        let views = Views::new(tch::no_grad(|| batch.views(&self.augmenters))?)?;
+        let first = (number == 0).then(|| batch.indices().to_vec());
+        let views = tch::no_grad(|| batch.views(&self.augmenters))?;
+        if let Some(indices) = first {
+            Start::of(self.method.encoder(), &indices, &views)?.write(&self.run.out.join("start.json"))?;
+        }
+        let views = Views::new(views)?;
         let output = self.method.step(&views, step)?;
         if part == 0 {
             let _optimiser = within(Phase::Optimiser);

@@ -52,8 +52,13 @@ impl Classifier {
 
     /// How often it is right on features `(N, D)` of the classes `labels`.
     pub fn scores(&self, features: &Tensor, labels: &[i64]) -> Scores {
+        Scores::new(&self.ranks(features, labels), labels)
+    }
+
+    /// Of every picture, how many classes come before its own.
+    pub(super) fn ranks(&self, features: &Tensor, labels: &[i64]) -> Vec<i64> {
         let scores = tch::no_grad(|| self.forward(&features.to(self.weight.device())));
-        Scores::new(&ranks(&scores, &Tensor::from_slice(labels)), labels)
+        ranks(&scores, &Tensor::from_slice(labels))
     }
 }
 

@@ -85,6 +85,7 @@ pub fn finetune(
         scores: learner.classifier().scores(&val.features, &labels),
         backbone_unchanged: None,
         model: None,
+        per_picture: None,
     };
     if let Some(folder) = &folder {
         let path = folder.file("model.safetensors");

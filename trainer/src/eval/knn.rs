@@ -42,6 +42,21 @@ pub fn knn_scores(
     ks: &[i64],
     votes: Votes,
 ) -> Result<Vec<(i64, Scores)>> {
+    let found = knn_ranks(train, val, ks, votes)?;
+    let labels = Vec::<i64>::try_from(&val.labels)?;
+    Ok(found.into_iter().map(|(k, ranks)| (k, Scores::new(&ranks, &labels))).collect())
+}
+
+/// For each number of neighbours, of every picture how many classes come before its own (0: it is classified rightly).
+///
+/// # Errors
+/// As [`knn_scores`].
+pub fn knn_ranks(
+    train: &FeatureSet,
+    val: &FeatureSet,
+    ks: &[i64],
+    votes: Votes,
+) -> Result<Vec<(i64, Vec<i64>)>> {
     let n = train.labels.size()[0];
     for (name, set) in [("training", train), ("validation", val)] {
         let unlabelled = set.labels.lt(0).sum(Kind::Int64).int64_value(&[]);
@@ -74,8 +89,7 @@ pub fn knn_scores(
             found.extend(ranks(&tally, &labels));
         }
     }
-    let labels = Vec::<i64>::try_from(&val.labels)?;
-    Ok(ks.iter().zip(found).map(|(&k, ranks)| (k, Scores::new(&ranks, &labels))).collect())
+    Ok(ks.iter().copied().zip(found).collect())
 }
 
 #[cfg(test)]

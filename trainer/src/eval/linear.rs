@@ -7,8 +7,10 @@ use tch::Device;
 use super::classifier::{Body, Classifier, Learner};
 use super::features::Extractor;
 use super::folder::Folder;
+use super::pictures::PerPicture;
 use super::protocol::{Lr, Protocol};
 use super::report::{Question, Report, batches, changed};
+use super::score::Scores;
 use super::search::{Features, Search, search};
 use super::source::{Fresh, Reading, Source};
 use super::split::Splits;
@@ -147,6 +149,9 @@ pub fn linear(
         End::Interrupted(signal) => return Ok(Outcome::Interrupted(signal)),
     };
     prove_unchanged(&encoder, subject)?;
+    let ranks = learner.classifier().ranks(&val.features, &val_labels);
+    let mut per_picture = PerPicture::new(&splits.val, &val.samples);
+    per_picture.add("checkpoint", None, &ranks);
     let report = Report {
         checkpoint: subject.name.clone(),
         question,
@@ -154,9 +159,10 @@ pub fn linear(
         lr_search,
         train_loss,
         unreadable: splits.val.len() - val_labels.len(),
-        scores: learner.classifier().scores(&val.features, &val_labels),
+        scores: Scores::new(&ranks, &val_labels),
         backbone_unchanged: Some(true),
         model: None,
+        per_picture: Some(per_picture),
     };
     if let Some(folder) = &folder {
         super::finetune::save_fc(&folder.file("fc.safetensors"), learner.classifier())?;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::classifier::COUNTER;
+use super::pictures::PerPicture;
 use super::protocol::Protocol;
 use super::score::Scores;
 use super::search::Search;
@@ -54,6 +55,9 @@ pub struct Report {
     /// The file of the fine-tuned model.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub model: Option<String>,
+    /// Which pictures were classified rightly, of a frozen encoder that was evaluated just now.
+    #[serde(skip)]
+    pub per_picture: Option<PerPicture>,
 }
 
 /// The counter of batches of a checkpoint's encoder.

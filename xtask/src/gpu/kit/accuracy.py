@@ -1,4 +1,4 @@
-"""The runs of the accuracy table (`kit/plan.json`, which `cargo xtask gpu-kit` writes from the rows of `cargo xtask accuracy`),
+"""The runs of the accuracy table (`kit/plan.json`, which `cargo xtask gpu-kit` writes from the arms of `cargo xtask accuracy --set methods`),
 several side by side. A run that is cut short goes on with the next call."""
 
 import glob
