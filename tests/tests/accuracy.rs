@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use occlude_tests::run::{self, Said};
 use occlude_tests::pictures;
+use occlude_tests::run::{self, Said};
 use serde_json::Value;
 use xtask::{paths, sh};
 
@@ -42,8 +42,7 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 /// Two arms with two seeds, as small as they can be.
-const TINY: &str =
-    "--arms plain,random-blur --seeds 2 --image-size 32 --batch-size 8 --epochs 2 --device cpu --threads 1 --whiten 4";
+const TINY: &str = "--arms plain,random-blur --seeds 2 --image-size 32 --batch-size 8 --epochs 2 --device cpu --threads 1 --whiten 4";
 
 fn kill(child: &mut Child) {
     child.kill().expect("killed");
@@ -66,24 +65,41 @@ fn an_experiment_that_is_killed_goes_on_and_no_second_call_disturbs_it() {
     let runs = folder.join("runs/shapes");
     // killed in pretraining, between two evaluations, and in the next run
     for (file, more) in [("plain-0/last", 40), ("plain-0/knn.json", 10), ("random-blur-0/start.json", 0)] {
-        let mut first = accuracy(&folder, TINY).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
+        let mut first =
+            accuracy(&folder, TINY).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
         until(&mut first, &runs.join(file), more);
         if file == "plain-0/last" && first.try_wait().expect("a status").is_none() {
             let second = Said::of(&mut accuracy(&folder, TINY));
-            assert!(second.code == 1 && second.stderr.contains("another `cargo xtask accuracy`"), "{second:?}");
+            assert!(
+                second.code == 1 && second.stderr.contains("another `cargo xtask accuracy`"),
+                "{second:?}"
+            );
         }
         kill(&mut first);
     }
     let said = Said::of(&mut accuracy(&folder, TINY)).ok();
-    for part in ["| MoCo v2 (`plain`) |", "| `random-blur` | `plain` |", "compared in every run", "views were the same, too.", "untrained encoder"] {
+    for part in [
+        "| MoCo v2 (`plain`) |",
+        "| `random-blur` | `plain` |",
+        "compared in every run",
+        "views were the same, too.",
+        "untrained encoder",
+    ] {
         assert!(said.stdout.contains(part), "no `{part}` in\n{}", said.stdout);
     }
-    assert!(said.stderr.contains("lowest priority") && said.stderr.contains("4 of 4 runs"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("lowest priority") && said.stderr.contains("4 of 4 runs"),
+        "{}",
+        said.stderr
+    );
     let text = fs::read_to_string(folder.join("runs/table.json")).expect("written");
     let table: Value = serde_json::from_str(&text).expect("JSON");
     let difference = &table["results"][0]["arms"][1]["differences"]["plain"]["knn10"];
     assert_eq!(difference["seeds"], 2, "{table:#}");
-    assert!(difference["over_seeds"].is_array() && table["results"][0]["arms"][1]["claim"] == "open: 2 of 3 seeds");
+    assert!(
+        difference["over_seeds"].is_array()
+            && table["results"][0]["arms"][1]["claim"] == "open: 2 of 3 seeds"
+    );
     // nothing is left to do, and other flags are another experiment
     let again = Said::of(&mut accuracy(&folder, TINY)).ok();
     assert!(again.stderr.contains("4 of 4 runs are done") && again.stdout == said.stdout, "{}", again.stderr);

@@ -149,7 +149,11 @@ fn runs_of_one_seed_begin_alike_whatever_is_done_with_the_views() {
     }
     let colours = Config { augment: Augment { jitter_p: 0.1, ..plain.augment.clone() }, ..plain.clone() };
     let pale = start("pale", &colours);
-    assert!(pale["views"] != first["views"] && pale["order"] == first["order"] && pale["encoder"] == first["encoder"]);
+    assert!(
+        pale["views"] != first["views"]
+            && pale["order"] == first["order"]
+            && pale["encoder"] == first["encoder"]
+    );
     let seeded = start("seeded", &Config { seed: 1, ..plain });
     assert!(["encoder", "order", "views"].iter().all(|key| seeded[key] != first[key]), "{seeded}");
 }

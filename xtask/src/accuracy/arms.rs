@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
 
+use super::rows::{ADDED, Budget, EXPERIMENT, METHODS, Row};
+
 /// Which arms are run where none are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Collection {
@@ -10,253 +12,6 @@ pub(super) enum Collection {
     Experiment,
     /// Every method of the papers
     Methods,
-}
-
-/// One arm: what it is, and the recipe with its flags besides those that all arms share.
-struct Row {
-    name: &'static str,
-    about: &'static str,
-    recipe: &'static str,
-    flags: &'static [Set],
-    /// What it has to beat.
-    against: &'static [&'static str],
-}
-
-/// Flags that several arms share.
-#[derive(Clone, Copy)]
-enum Set {
-    /// The budget's optimiser, head and augmentation, for recipes that are written for another.
-    Common,
-    /// Negatives from the batch, and the key's momentum, for MoCo's recipes.
-    InBatch,
-    /// Which cells are masked.
-    Cells,
-    /// Background-biased masks (arXiv 2103.12719) by the map that finds objects best (docs/maps.md).
-    Background,
-    /// Background-biased masks, constrained crops (arXiv 2202.03278), a course of the masked share, and scores that begin
-    /// with the prior.
-    Combined,
-    These(&'static str),
-}
-
-const COMMON: &str = "--optimizer adamw --lr 1e-3 --weight-decay 0.05 --decay weights --warmup-epochs 0.5 --hidden 1024 \
-                      --temperature 0.1 --bn-splits 1 --crop-min 0.2 --blur-sigma 0.1 1.0";
-const IN_BATCH: &str = "--head-bn true --queue 0 --in-batch true --momentum 0.99 --momentum-start 0.95";
-const BACKGROUND: &str = "--saliency-rule object --choice background --cell-probability 0.05 0.5 --mask-share 0.5";
-const COMBINED: &str = "--crop-foreground 0.5 --mask-course 0.2 0.6 0.9 --prior-until 0.5";
-
-const SMALL: &str = "saliency-moco-small";
-
-use Set::{Background, Cells, Combined, Common, InBatch, These};
-
-/// Every method of the papers.
-const METHODS: [Row; 17] = [
-    row("plain", "MoCo v2", "moco-v2", &[Common, InBatch], &[]),
-    row("blur", "saliency masks, blurred", SMALL, &[Cells], &["plain", "random-blur", "other-blur"]),
-    row(
-        "hp",
-        "saliency masks, high-pass",
-        SMALL,
-        &[Cells, These("--strategy hp")],
-        &["plain", "random-hp", "other-hp"],
-    ),
-    row("mean", "saliency masks, mean colour", SMALL, &[Cells, These("--strategy mean")], &["plain"]),
-    row(
-        "blur-neg",
-        "blurred, one hard negative",
-        SMALL,
-        &[Cells, These("--num-nonsem 1 --alpha 2")],
-        &["plain", "blur"],
-    ),
-    row(
-        "blur-neg-one",
-        "the same, its logit not doubled",
-        SMALL,
-        &[Cells, These("--num-nonsem 1 --alpha 1")],
-        &["plain", "blur"],
-    ),
-    row(
-        "hp-neg",
-        "high-pass, one hard negative",
-        SMALL,
-        &[Cells, These("--strategy hp --num-nonsem 1 --alpha 2")],
-        &["plain", "hp"],
-    ),
-    row(
-        "mean-neg",
-        "mean colour, one hard negative",
-        SMALL,
-        &[Cells, These("--strategy mean --num-nonsem 1 --alpha 2")],
-        &["plain", "mean"],
-    ),
-    row("key", "blurred, key branch masked", SMALL, &[Cells, These("--branch key")], &["plain", "blur"]),
-    row(
-        "both-branches",
-        "blurred, both branches masked",
-        SMALL,
-        &[Cells, These("--branch both")],
-        &["plain", "blur"],
-    ),
-    row("random-blur", "blurred, random cells", SMALL, &[Cells, These("--guidance random")], &["plain"]),
-    row("random-hp", "random masks of MSCN, high-pass", "mscn-moco", &[Common, InBatch, Cells], &["plain"]),
-    row("simclr", "SimCLR", "simclr", &[Common, These("--jitter 0.5")], &["plain"]),
-    row(
-        "saliency-simclr",
-        "SimCLR, saliency masks, blurred",
-        "saliency-simclr",
-        &[Common, Cells, These("--jitter 0.5 --strategy blur --num-nonsem 0")],
-        &["simclr"],
-    ),
-    row("mixmask", "MixMask", "mixmask", &[Common, InBatch], &["plain"]),
-    row("unmix", "Un-Mix", "unmix", &[Common, InBatch], &["plain"]),
-    row("unmix+mixmask", "Un-Mix and MixMask", "unmix+mixmask", &[Common, InBatch], &["plain"]),
-];
-
-/// What the experiment adds. Every arm with a map has two controls of its own, equal in everything but where its cells
-/// lie: anywhere, or by the map of another picture.
-const ADDED: [Row; 15] = [
-    row(
-        "other-blur",
-        "blurred, another picture's map",
-        SMALL,
-        &[Cells, These("--guidance other")],
-        &["plain", "random-blur"],
-    ),
-    row(
-        "other-hp",
-        "high-pass, another picture's map",
-        SMALL,
-        &[Cells, These("--strategy hp --guidance other")],
-        &["plain", "random-hp"],
-    ),
-    row(
-        "background",
-        "background-biased masks, blurred",
-        SMALL,
-        &[Cells, Background],
-        &["plain", "background-random", "background-other"],
-    ),
-    row(
-        "background-random",
-        "the same number of cells, anywhere",
-        SMALL,
-        &[Cells, Background, These("--guidance random")],
-        &["plain"],
-    ),
-    row(
-        "background-other",
-        "the same by another picture's map",
-        SMALL,
-        &[Cells, Background, These("--guidance other")],
-        &["plain", "background-random"],
-    ),
-    row(
-        "background-paste",
-        "background-biased, filled from another picture",
-        SMALL,
-        &[Cells, Background, These("--strategy other-picture")],
-        &["plain", "background"],
-    ),
-    row(
-        "background-mean",
-        "background-biased, mean colour",
-        SMALL,
-        &[Cells, Background, These("--strategy mean")],
-        &["plain", "background"],
-    ),
-    row(
-        "crops",
-        "no masks, crops that hold the foreground",
-        "moco-v2",
-        &[Common, InBatch, These("--crop-foreground 0.5")],
-        &["plain"],
-    ),
-    row(
-        "combined",
-        "background-biased masks with a course, constrained crops, prior",
-        SMALL,
-        &[Cells, Background, Combined],
-        &["plain", "combined-random", "combined-other"],
-    ),
-    row(
-        "combined-random",
-        "the same, cells anywhere",
-        SMALL,
-        &[Cells, Background, Combined, These("--guidance random")],
-        &["plain", "crops"],
-    ),
-    row(
-        "combined-other",
-        "the same by another picture's map",
-        SMALL,
-        &[Cells, Background, Combined, These("--guidance other")],
-        &["plain", "combined-random"],
-    ),
-    row(
-        "simclr-background",
-        "SimCLR, background-biased masks",
-        "saliency-simclr",
-        &[Common, Cells, Background, These("--jitter 0.5 --strategy blur --num-nonsem 0")],
-        &["simclr", "simclr-random", "simclr-other"],
-    ),
-    row(
-        "simclr-random",
-        "the same number of cells, anywhere",
-        "saliency-simclr",
-        &[Common, Cells, Background, These("--jitter 0.5 --strategy blur --num-nonsem 0 --guidance random")],
-        &["simclr"],
-    ),
-    row(
-        "simclr-other",
-        "the same by another picture's map",
-        "saliency-simclr",
-        &[Common, Cells, Background, These("--jitter 0.5 --strategy blur --num-nonsem 0 --guidance other")],
-        &["simclr", "simclr-random"],
-    ),
-    row(
-        "blur-object",
-        "masks of the paper's rule by the map `object`",
-        SMALL,
-        &[Cells, These("--saliency-rule object")],
-        &["plain", "blur"],
-    ),
-];
-
-/// The arms of the experiment, those first that others are held against.
-const EXPERIMENT: [&str; 16] = [
-    "plain",
-    "random-blur",
-    "other-blur",
-    "blur",
-    "random-hp",
-    "hp",
-    "background-random",
-    "background-other",
-    "background",
-    "crops",
-    "combined-random",
-    "combined-other",
-    "combined",
-    "mixmask",
-    "simclr",
-    "simclr-background",
-];
-
-const fn row(
-    name: &'static str,
-    about: &'static str,
-    recipe: &'static str,
-    flags: &'static [Set],
-    against: &'static [&'static str],
-) -> Row {
-    Row { name, about, recipe, flags, against }
-}
-
-/// What the flags of an arm depend on.
-#[derive(Clone, Copy)]
-pub(super) struct Budget {
-    pub(super) saliency_stage: u32,
-    pub(super) epochs: u32,
 }
 
 /// Flags of a command line, in order, each once.
@@ -286,7 +41,7 @@ impl Flags {
     }
 
     /// The same, unless the flag is there.
-    pub(super) fn or(&mut self, name: &str, value: impl ToString) {
+    pub(super) fn or(&mut self, name: &str, value: &impl ToString) {
         if self.get(name).is_none() {
             self.set(name, vec![value.to_string()]);
         }
@@ -321,28 +76,6 @@ impl fmt::Display for Flags {
     }
 }
 
-impl Row {
-    /// Flags of `pretrain` for this arm.
-    fn flags(&self, budget: Budget) -> Flags {
-        let mut flags = format!("--recipe {}", self.recipe);
-        for set in self.flags {
-            flags += " ";
-            match set {
-                Common => flags += COMMON,
-                InBatch => flags += IN_BATCH,
-                Cells => flags += &format!("--saliency-stage {}", budget.saliency_stage),
-                Background => flags += BACKGROUND,
-                Combined => flags += COMBINED,
-                These(these) => flags += these,
-            }
-        }
-        if self.recipe == SMALL || self.flags.iter().any(|set| matches!(set, InBatch)) {
-            flags += &format!(" --momentum-warmup-epochs {}", budget.epochs);
-        }
-        Flags::parse(&flags).unwrap_or_default()
-    }
-}
-
 /// An arm of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Arm {
@@ -369,7 +102,11 @@ impl Arm {
 
     /// `NAME=ARM --flag value ..`.
     fn parse(text: &str) -> Result<Self> {
-        let what = || format!("`--arm {text}` is no arm\nhint: `NAME=ARM --flag value ..`, like `hot=plain --temperature 0.2`");
+        let what = || {
+            format!(
+                "`--arm {text}` is no arm\nhint: `NAME=ARM --flag value ..`, like `hot=plain --temperature 0.2`"
+            )
+        };
         let (name, rest) = text.split_once('=').with_context(what)?;
         let (base, flags) = rest.trim().split_once(char::is_whitespace).unwrap_or((rest.trim(), ""));
         let name = name.trim();
@@ -378,7 +115,10 @@ impl Arm {
             !name.is_empty() && name.chars().all(allowed),
             "`{name}` cannot name an arm, because a folder is named by it; hint: letters, digits, `.`, `_`, `+` and `-`"
         );
-        ensure!(find(name).is_none(), "there is an arm `{name}` already; hint: another name for `--arm {text}`");
+        ensure!(
+            find(name).is_none(),
+            "there is an arm `{name}` already; hint: another name for `--arm {text}`"
+        );
         let own = Flags::parse(flags).with_context(what)?;
         for kept in ["--seed", "--out", "--resume", "--device"] {
             ensure!(own.get(kept).is_none(), "`--arm {text}`: `{kept}` is not an arm's to say");
@@ -438,7 +178,9 @@ pub(super) fn choose(names: &[String], collection: Collection, own: &[String]) -
 }
 
 /// (name, what it is, flags, whether it shows the floors) of every method, for machines without `cargo`.
-pub(super) fn methods(budget: Budget) -> impl Iterator<Item = (&'static str, &'static str, Vec<String>, bool)> {
+pub(super) fn methods(
+    budget: Budget,
+) -> impl Iterator<Item = (&'static str, &'static str, Vec<String>, bool)> {
     METHODS.iter().map(move |row| (row.name, row.about, row.flags(budget).words(), Arm::of(row).has_floors()))
 }
 
@@ -473,9 +215,11 @@ mod tests {
     /// A control differs from its arm in the guidance alone.
     #[test]
     fn controls_differ_in_where_the_cells_lie_alone() {
-        for (arm, guidance) in [("random", "random"), ("other", "other")].iter().flat_map(|&(control, guidance)| {
-            ["background", "combined"].map(|arm| (format!("{arm}-{control}"), guidance))
-        }) {
+        for (arm, guidance) in
+            [("random", "random"), ("other", "other")].iter().flat_map(|&(control, guidance)| {
+                ["background", "combined"].map(|arm| (format!("{arm}-{control}"), guidance))
+            })
+        {
             let (base, _) = arm.split_once('-').expect("a name of two parts");
             let flags = |name: &str| known(name).expect("a row").flags(BUDGET);
             let mut expected = flags(base);
@@ -492,21 +236,30 @@ mod tests {
     #[test]
     fn flags_come_once_and_the_last_one_wins() {
         let flags = Flags::parse("--a 1 2 --b --a 3").expect("flags");
-        assert_eq!((flags.to_string().as_str(), flags.get("--b"), flags.get("--c")), ("--b --a 3", Some(""), None));
+        assert_eq!(
+            (flags.to_string().as_str(), flags.get("--b"), flags.get("--c")),
+            ("--b --a 3", Some(""), None)
+        );
         let mut more = flags.with(&Flags::parse("--b x").expect("flags"));
-        more.or("--a", 9);
-        more.or("--d", 4);
+        more.or("--a", &9);
+        more.or("--d", &4);
         assert_eq!((more.to_string().as_str(), more.number("--d")), ("--a 3 --b x --d 4", Some(4)));
         assert!(Flags::parse("1 --a").is_err());
         let blur = known("blur").expect("a row").flags(BUDGET);
-        assert_eq!(blur.to_string(), "--recipe saliency-moco-small --saliency-stage 3 --momentum-warmup-epochs 7");
+        assert_eq!(
+            blur.to_string(),
+            "--recipe saliency-moco-small --saliency-stage 3 --momentum-warmup-epochs 7"
+        );
     }
 
     #[test]
     fn arms_of_ones_own_take_anothers_flags_and_change_some() {
         let found = arms(&["plain"], &["hot=plain --temperature 0.2 --batch-size 64"]).expect("arms");
         let [plain, hot] = found.as_slice() else { panic!("{found:?}") };
-        assert_eq!((hot.against.as_slice(), hot.own().number("--batch-size")), (["plain".to_owned()].as_slice(), Some(64)));
+        assert_eq!(
+            (hot.against.as_slice(), hot.own().number("--batch-size")),
+            (["plain".to_owned()].as_slice(), Some(64))
+        );
         let differing = |arm: &Arm| arm.flags(BUDGET).get("--temperature").map(str::to_owned);
         assert_eq!((differing(plain).as_deref(), differing(hot).as_deref()), (Some("0.1"), Some("0.2")));
         assert_eq!(arms(&[], &["x=blur --strategy zero"]).expect("one").len(), 1, "alone");

@@ -2,7 +2,9 @@
 //! a time.
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, getpid, getppid, getsid, kill_process, set_parent_process_death_signal, setpriority_process};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, getsid, kill_process, set_parent_process_death_signal, setpriority_process,
+};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -28,7 +30,8 @@ pub(super) fn step_aside() -> String {
     if let Err(error) = setpriority_process(None, NICE) {
         return format!("warning: the priority could not be lowered ({error})");
     }
-    let grouped = fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled").is_ok_and(|on| on.trim() == "1");
+    let grouped =
+        fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled").is_ok_and(|on| on.trim() == "1");
     let leads = getsid(None).is_ok_and(|session| session == getpid());
     match (grouped, leads) {
         (false, _) => format!("running at the lowest priority (nice {NICE})"),
@@ -52,7 +55,12 @@ pub(super) enum End {
 
 /// Runs a program to its end, or until `deadline`. What it says goes to the end of `log`, what it prints to `stdout`, if
 /// that is given. It is told to stop when this process dies, however that happens.
-pub(super) fn work(command: &mut Command, log: &Path, stdout: Option<&Path>, deadline: Option<Instant>) -> Result<End> {
+pub(super) fn work(
+    command: &mut Command,
+    log: &Path,
+    stdout: Option<&Path>,
+    deadline: Option<Instant>,
+) -> Result<End> {
     let mut file = sh::open_log(log)?;
     writeln!(file, "$ {}", sh::line(command))?;
     let out = match stdout {
@@ -61,10 +69,18 @@ pub(super) fn work(command: &mut Command, log: &Path, stdout: Option<&Path>, dea
     };
     let mut child = start(command.stdin(Stdio::null()).stdout(out).stderr(file))?;
     let (status, stopped) = wait(&mut child, deadline)?;
-    match status {
-        status if status.success() => Ok(End::Done),
-        _ if stopped => Ok(End::Stopped),
-        status => bail!("{}", sh::failure(&sh::line(command), &describe(status), log)),
+    match end(status, stopped) {
+        Some(end) => Ok(end),
+        None => bail!("{}", sh::failure(&sh::line(command), &describe(status), log)),
+    }
+}
+
+/// How a program ended that was told to stop, or was not; none where it failed.
+fn end(status: ExitStatus, stopped: bool) -> Option<End> {
+    match (status.success(), stopped) {
+        (true, _) => Some(End::Done),
+        (false, true) => Some(End::Stopped),
+        (false, false) => None,
     }
 }
 
@@ -166,7 +182,10 @@ mod tests {
     fn a_program_ends_by_itself_or_fails_with_the_end_of_its_log() {
         let dir = tempfile::tempdir().expect("a folder");
         let (log, out) = (dir.path().join("log.txt"), dir.path().join("out"));
-        assert_eq!(work(&mut shell("echo data; echo words >&2"), &log, Some(&out), None).expect("ended"), End::Done);
+        assert_eq!(
+            work(&mut shell("echo data; echo words >&2"), &log, Some(&out), None).expect("ended"),
+            End::Done
+        );
         assert_eq!(fs::read_to_string(&out).expect("written"), "data\n");
         let error = work(&mut shell("echo no such thing >&2; exit 3"), &log, None, None).expect_err("failed");
         let message = format!("{error:#}");
@@ -174,36 +193,41 @@ mod tests {
         assert!(fs::read_to_string(&log).expect("written").contains("words"));
     }
 
+    /// A shell that notes in `saved` that it was told to stop; it is in its loop.
+    fn patient(dir: &Path, code: i32) -> Child {
+        let (ready, saved) = (dir.join("ready"), dir.join("saved"));
+        let _ = fs::remove_file(&ready);
+        let script = format!(
+            "trap 'echo saved > {}; exit {code}' TERM; echo > {}; while :; do sleep 0.05; done",
+            saved.display(),
+            ready.display()
+        );
+        let child = start(&mut shell(&script)).expect("started");
+        while !ready.exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child
+    }
+
     #[test]
     fn time_that_is_up_stops_a_program_which_saves_first() {
         let dir = tempfile::tempdir().expect("a folder");
-        let saved = dir.path().join("saved");
-        let script = format!("trap 'echo saved > {}; exit 143' TERM; while :; do sleep 0.05; done", saved.display());
-        let deadline = Some(Instant::now() + Duration::from_millis(600));
-        let end = work(&mut shell(&script), &dir.path().join("log.txt"), None, deadline).expect("stopped");
-        assert_eq!((end, saved.exists()), (End::Stopped, true));
-        // what ends well in time is done, whenever that was
-        let late = work(&mut shell("true"), &dir.path().join("log.txt"), None, Some(Instant::now()));
-        assert_eq!(late.expect("ended"), End::Done);
+        let mut child = patient(dir.path(), 143);
+        let (status, stopped) = wait(&mut child, Some(Instant::now())).expect("ended");
+        assert_eq!((status.code(), stopped, dir.path().join("saved").exists()), (Some(143), true, true));
+        assert!(end(status, stopped).is_some_and(|end| end == End::Stopped));
+        // what ends well although it was told to stop has done its work
+        let (status, stopped) = wait(&mut patient(dir.path(), 0), Some(Instant::now())).expect("ended");
+        assert!(stopped && end(status, stopped) == Some(End::Done));
+        assert_eq!(end(ExitStatus::from_raw(143 << 8), false), None, "nobody here told it to");
     }
 
     #[test]
     fn programs_are_told_to_stop_when_their_parent_dies() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (ready, saved) = (dir.path().join("ready"), dir.path().join("saved"));
-        let script = format!(
-            "trap 'echo saved > {}; exit 143' TERM; echo > {}; while :; do sleep 0.05; done",
-            saved.display(),
-            ready.display()
-        );
+        let (place, saved) = (dir.path().to_owned(), dir.path().join("saved"));
         // a thread stands for the process: the signal is sent when the thread that started the program ends
-        let parent = std::thread::spawn(move || {
-            let child = start(&mut shell(&script)).expect("started");
-            while !ready.exists() {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            child
-        });
+        let parent = std::thread::spawn(move || patient(&place, 143));
         let mut child = parent.join().expect("a child");
         assert_eq!((child.wait().expect("ended").code(), saved.exists()), (Some(143), true));
     }
@@ -213,7 +237,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let first = lock(dir.path()).expect("free");
         let message = lock(dir.path()).expect_err("taken").to_string();
-        assert!(message.contains(&format!("process {}", std::process::id())) && message.contains("--out"), "{message}");
+        assert!(
+            message.contains(&format!("process {}", std::process::id())) && message.contains("--out"),
+            "{message}"
+        );
         drop(first);
         lock(dir.path()).expect("free again");
         wait_until_left(dir.path()).expect("nobody was there");

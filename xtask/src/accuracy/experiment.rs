@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Args;
-use super::arms::{self, Arm, Budget, Flags};
+use super::arms::{self, Arm, Flags};
+use super::rows::Budget;
 use crate::{paths, sh};
 
 /// Endings of the files that count as pictures when steps become epochs.
@@ -30,11 +31,16 @@ impl Data {
     fn open(folder: &Path) -> Result<Self> {
         for part in ["train", "test"] {
             let part = folder.join(part);
-            ensure!(part.is_dir(), "`{}` is no folder\nhint: DATA has `train` and `test`, each with one sub-folder per class", part.display());
+            ensure!(
+                part.is_dir(),
+                "`{}` is no folder\nhint: DATA has `train` and `test`, each with one sub-folder per class",
+                part.display()
+            );
         }
         let folder = folder.canonicalize().with_context(|| format!("no folder `{}`", folder.display()))?;
         let name = folder.file_name().and_then(|name| name.to_str());
-        let name = name.with_context(|| format!("`{}` has no name that is text", folder.display()))?.to_owned();
+        let name =
+            name.with_context(|| format!("`{}` has no name that is text", folder.display()))?.to_owned();
         let pictures = count(&folder.join("train"))?;
         ensure!(pictures > 0, "`{}` has no pictures", folder.join("train").display());
         Ok(Self { name, folder, pictures })
@@ -102,12 +108,15 @@ impl Experiment {
         }
         let length = args.epochs.map_or(Length::Steps(args.steps), Length::Epochs);
         ensure!(args.seeds > 0, "`--seeds` is at least 1");
-        ensure!(!matches!(length, Length::Epochs(0) | Length::Steps(0)), "`--epochs` and `--steps` are at least 1");
+        ensure!(
+            !matches!(length, Length::Epochs(0) | Length::Steps(0)),
+            "`--epochs` and `--steps` are at least 1"
+        );
         ensure!(args.minutes.is_none_or(|m| m > 0.0), "`--minutes` is above 0");
         let mut shared = Flags::default();
         shared.or("--arch", &args.arch);
-        shared.or("--image-size", args.image_size);
-        shared.or("--batch-size", args.batch_size);
+        shared.or("--image-size", &args.image_size);
+        shared.or("--batch-size", &args.batch_size);
         Ok(Self {
             out: std::path::absolute(&args.out)?,
             data,
@@ -157,7 +166,10 @@ impl Experiment {
         let mut command = sh::command(&self.program);
         command.arg("pretrain").arg(data.part("train")).args(flags.words()).arg("--show-config");
         sh::capture(&mut command).with_context(|| {
-            format!("the trainer does not take the flags of the arm `{}`\nhint: `--arms` names the arms to run", arm.name)
+            format!(
+                "the trainer does not take the flags of the arm `{}`\nhint: `--arms` names the arms to run",
+                arm.name
+            )
         })?;
         Ok(())
     }
@@ -198,10 +210,10 @@ impl Experiment {
             Length::Steps(wanted) => wanted.div_ceil(steps),
         });
         let mut shared = self.shared.clone();
-        shared.or("--epochs", epochs);
+        shared.or("--epochs", &epochs);
         let budget = Budget { saliency_stage: self.saliency_stage, epochs };
         let mut flags = shared.with(&run.arm.flags(budget));
-        flags.or("--seed", run.seed);
+        flags.or("--seed", &run.seed);
         Ok(flags)
     }
 
@@ -254,7 +266,8 @@ fn program(out: &Path, notes: &mut Vec<String>) -> Result<PathBuf> {
     let (now, kept) = (paths::tool("occlude-train"), out.join("occlude-train"));
     if !kept.exists() {
         let part = out.join("occlude-train.part");
-        fs::copy(&now, &part).with_context(|| format!("cannot copy `{}` to `{}`", now.display(), part.display()))?;
+        fs::copy(&now, &part)
+            .with_context(|| format!("cannot copy `{}` to `{}`", now.display(), part.display()))?;
         fs::rename(&part, &kept)?;
     } else if now.exists() && hash(&now)? != hash(&kept)? {
         notes.push(format!(
@@ -278,7 +291,9 @@ pub(super) fn read(path: &Path) -> Result<Option<Value>> {
     match fs::read_to_string(path) {
         Ok(text) => match serde_json::from_str(&text) {
             Ok(value) => Ok(Some(value)),
-            Err(error) => bail!("`{}` is no JSON ({error})\nhint: remove it, and it is made again", path.display()),
+            Err(error) => {
+                bail!("`{}` is no JSON ({error})\nhint: remove it, and it is made again", path.display())
+            }
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read `{}`", path.display())),

@@ -60,7 +60,8 @@ impl Measure {
     /// In per cent; none where it was not measured. `features` is `checkpoint`, or a floor.
     fn of(self, knn: Option<&Value>, linear: Option<&Value>, features: &str) -> Option<f64> {
         let neighbours = |features: &str, k: u64| {
-            let row = knn?["results"].as_array()?.iter().find(|r| r["k"] == k && r["features"] == features)?;
+            let row =
+                knn?["results"].as_array()?.iter().find(|r| r["k"] == k && r["features"] == features)?;
             row["top1"].as_f64()
         };
         let classifier = |key| linear.filter(|_| features == "checkpoint")?[key].as_f64();
@@ -78,7 +79,6 @@ impl Measure {
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) arm: String,
-    pub(super) data: String,
     pub(super) seed: u32,
     knn: Option<Value>,
     linear: Option<Value>,
@@ -96,7 +96,6 @@ impl Found {
         let file = |name: &str| read(&folder.join(name));
         Ok(Self {
             arm: run.arm.name.clone(),
-            data: run.data.name.clone(),
             seed: run.seed,
             knn: file(KNN)?,
             linear: file(LINEAR)?,

@@ -37,7 +37,8 @@ impl<'a> Job<'a> {
 
     /// Trains and measures, as far as that has not been done.
     pub(super) fn work(&self, delete_checkpoints: bool) -> Result<End> {
-        fs::create_dir_all(&self.folder).with_context(|| format!("cannot create `{}`", self.folder.display()))?;
+        fs::create_dir_all(&self.folder)
+            .with_context(|| format!("cannot create `{}`", self.folder.display()))?;
         if !self.begun()? {
             let flags = self.experiment.flags(self.run)?.words();
             write(&self.folder.join(ABOUT), &json!({ "flags": flags, "seconds": 0.0 }))?;
@@ -64,7 +65,8 @@ impl<'a> Job<'a> {
     pub(super) fn begun(&self) -> Result<bool> {
         let flags = self.experiment.flags(self.run)?.words();
         let Some(about) = read(&self.folder.join(ABOUT))? else { return Ok(false) };
-        let known: Vec<&str> = about["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let known: Vec<&str> =
+            about["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         ensure!(
             known == flags,
             "`{}` was begun with other flags\nthere: {}\nhere:  {}\nhint: take another `--out`, or give the arm another name",
@@ -138,7 +140,11 @@ impl<'a> Job<'a> {
         }
         let end = work(&mut command, &self.log(), Some(&part), self.deadline)?;
         if end == End::Done {
-            ensure!(read(&part)?.is_some_and(|answer| answer.is_object()), "`{}` holds no answer", part.display());
+            ensure!(
+                read(&part)?.is_some_and(|answer| answer.is_object()),
+                "`{}` holds no answer",
+                part.display()
+            );
             fs::rename(&part, &path).with_context(|| format!("cannot write `{}`", path.display()))?;
         }
         Ok(end)

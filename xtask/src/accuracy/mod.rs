@@ -7,6 +7,7 @@ mod experiment;
 mod figures;
 mod job;
 mod pairing;
+mod rows;
 mod speed;
 mod stats;
 mod table;
@@ -19,11 +20,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::sh;
-use arms::{Budget, Collection};
+use arms::Collection;
 use background::End;
 use experiment::{Experiment, Run};
 use figures::{Figures, Measure};
 use job::Job;
+use rows::Budget;
 use speed::span;
 
 /// Options of `cargo xtask accuracy`.
@@ -104,7 +106,9 @@ pub(crate) fn plan(epochs: u32) -> Value {
             })
         })
     };
-    let rows = SIZES.iter().flat_map(|&(size, saliency_stage)| entries(size, 128, Budget { saliency_stage, epochs }));
+    let rows = SIZES
+        .iter()
+        .flat_map(|&(size, saliency_stage)| entries(size, 128, Budget { saliency_stage, epochs }));
     let shortest = Budget { saliency_stage: 3, epochs: 1 };
     let tiny = entries(32, 8, shortest).filter(|entry| entry["row"] == "hp");
     json!({ "arch": "resnet18", "rows": rows.collect::<Vec<_>>(), "tiny": tiny.collect::<Vec<_>>() })
@@ -119,7 +123,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if std::env::var_os("OCCLUDE_BIN_DIR").is_none() {
         sh::show(sh::cargo().args(["build", "--release", "-p", "occlude-train"]))?;
     }
-    fs::create_dir_all(&experiment.out).with_context(|| format!("cannot create `{}`", experiment.out.display()))?;
+    fs::create_dir_all(&experiment.out)
+        .with_context(|| format!("cannot create `{}`", experiment.out.display()))?;
     let _lock = background::lock(&experiment.out)?;
     for note in experiment.prepare(args.jobs)? {
         eprintln!("{note}");
@@ -189,7 +194,8 @@ fn progress(experiment: &Experiment, run: Run<'_>) -> String {
 
 /// Prints the tables, and keeps them in the experiment's folder, as JSON, too.
 fn publish(experiment: &Experiment) -> Result<()> {
-    let all = experiment.data.iter().map(|data| Figures::read(experiment, data)).collect::<Result<Vec<_>>>()?;
+    let all =
+        experiment.data.iter().map(|data| Figures::read(experiment, data)).collect::<Result<Vec<_>>>()?;
     let (text, value) = (table::markdown(experiment, &all), table::json(experiment, &all));
     fs::write(experiment.out.join("table.md"), &text)?;
     experiment::write(&experiment.out.join("table.json"), &value)?;
@@ -205,7 +211,8 @@ fn say_plan(experiment: &Experiment) -> Result<()> {
     for data in &experiment.data {
         for arm in &experiment.arms {
             let of_arm = |run: &&Run<'_>| run.data == data && run.arm == arm;
-            let left = runs.iter().filter(of_arm).filter(|run| !Job::new(experiment, **run, None).done()).count();
+            let left =
+                runs.iter().filter(of_arm).filter(|run| !Job::new(experiment, **run, None).done()).count();
             if left == 0 {
                 println!("| {} | `{}` | 0 | | | |", data.name, arm.name);
                 continue;
@@ -214,17 +221,31 @@ fn say_plan(experiment: &Experiment) -> Result<()> {
             let all = one.seconds * left as f64;
             total += all;
             let rate = one.rate.map_or("finished runs".to_owned(), |rate| format!("{rate:.0}"));
-            println!("| {} | `{}` | {left} | {rate} | {} | {} |", data.name, arm.name, span(one.seconds), span(all));
+            println!(
+                "| {} | `{}` | {left} | {rate} | {} | {} |",
+                data.name,
+                arm.name,
+                span(one.seconds),
+                span(all)
+            );
         }
     }
     let jobs = experiment.jobs;
-    println!("\nAbout {} in all, one run after the other; the speed is that of now, with whatever else runs beside it.", span(total));
+    println!(
+        "\nAbout {} in all, one run after the other; the speed is that of now, with whatever else runs beside it.",
+        span(total)
+    );
     if jobs > 1 {
         println!("{jobs} runs side by side take less: how much less was not measured.");
     }
     for arm in &experiment.arms {
         for data in &experiment.data {
-            println!("- `{}` on {}: `{}`", arm.name, data.name, experiment.flags(Run { data, arm, seed: 0 })?);
+            println!(
+                "- `{}` on {}: `{}`",
+                arm.name,
+                data.name,
+                experiment.flags(Run { data, arm, seed: 0 })?
+            );
         }
     }
     Ok(())

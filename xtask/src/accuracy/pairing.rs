@@ -64,7 +64,10 @@ impl Pairing {
             )),
         }
         if !self.silent.is_empty() {
-            said.push(format!("Not checked, because they do not say what they began with: {}.", list(&self.silent)));
+            said.push(format!(
+                "Not checked, because they do not say what they began with: {}.",
+                list(&self.silent)
+            ));
         }
         said.join(" ")
     }

@@ -61,7 +61,8 @@ pub(super) fn estimate(experiment: &Experiment, run: Run<'_>) -> Result<Estimate
     }
     let rate = rate(experiment, run)?;
     let flags = experiment.flags(run)?;
-    let (epochs, batch) = (flags.number("--epochs").unwrap_or(1), flags.number("--batch-size").unwrap_or(1).max(1));
+    let (epochs, batch) =
+        (flags.number("--epochs").unwrap_or(1), flags.number("--batch-size").unwrap_or(1).max(1));
     let Data { pictures, .. } = run.data;
     let trained = f64::from(epochs * (pictures / batch) * batch);
     Ok(Estimate { rate: Some(rate), seconds: (trained + EVALUATION * f64::from(*pictures)) / rate })

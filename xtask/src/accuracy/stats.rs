@@ -104,7 +104,10 @@ mod tests {
             }
             match t_interval(&values) {
                 Some([low, high]) => {
-                    assert!(near(low, &case["interval"][0]) && near(high, &case["interval"][1]), "{case}: {low} {high}");
+                    assert!(
+                        near(low, &case["interval"][0]) && near(high, &case["interval"][1]),
+                        "{case}: {low} {high}"
+                    );
                 }
                 None => assert!(case["interval"].is_null()),
             }
@@ -124,7 +127,10 @@ mod tests {
             let [low, high] = bootstrap(&values).expect("values");
             let expected = numbers(&case["interval"]);
             let tolerance = DRAWS * (expected[1] - expected[0]);
-            assert!((low - expected[0]).abs() <= tolerance && (high - expected[1]).abs() <= tolerance, "{case}: {low} {high}");
+            assert!(
+                (low - expected[0]).abs() <= tolerance && (high - expected[1]).abs() <= tolerance,
+                "{case}: {low} {high}"
+            );
             assert_eq!(bootstrap(&values), Some([low, high]), "it repeats");
         }
         assert_eq!((bootstrap(&[]), bootstrap(&[0.5; 9])), (None, Some([0.5, 0.5])));
@@ -134,6 +140,9 @@ mod tests {
     fn a_seed_gives_the_published_numbers() {
         let mut dice = Dice(1_234_567);
         // 6,457,827,717,110,365,317 and 3,203,168,211,198,807,973
-        assert_eq!([dice.below(1 << 40), dice.below(1 << 40)], [6_457_827_717_110_365_317 % (1 << 40), 3_203_168_211_198_807_973 % (1 << 40)]);
+        assert_eq!(
+            [dice.below(1 << 40), dice.below(1 << 40)],
+            [6_457_827_717_110_365_317 % (1 << 40), 3_203_168_211_198_807_973 % (1 << 40)]
+        );
     }
 }

@@ -45,7 +45,9 @@ impl Claim {
             for measure in DECIDING {
                 match figures.difference(&arm.name, other, measure) {
                     None => return Self::Open(format!("`{other}` has not been run")),
-                    Some(d) if d.seeds < ENOUGH => return Self::Open(format!("{} of {ENOUGH} seeds", d.seeds)),
+                    Some(d) if d.seeds < ENOUGH => {
+                        return Self::Open(format!("{} of {ENOUGH} seeds", d.seeds));
+                    }
                     Some(d) => signs.push(d.over_seeds.map_or(0, sign)),
                 }
             }

@@ -21,22 +21,34 @@ fn data(at: &Path, pictures: usize) {
 }
 
 fn open(at: &Path, flags: &str) -> Result<Experiment> {
-    let words = ["accuracy".to_owned(), at.join("photos").display().to_string(), "--out".into(), at.join("out").display().to_string()];
+    let words = [
+        "accuracy".to_owned(),
+        at.join("photos").display().to_string(),
+        "--out".into(),
+        at.join("out").display().to_string(),
+    ];
     let cli = Cli::try_parse_from(words.into_iter().chain(flags.split_whitespace().map(str::to_owned)));
     Experiment::open(&cli?.args)
 }
 
 /// The files that a finished run leaves: accuracies in per cent, which test pictures were right, what it began with.
 fn finish(experiment: &Experiment, arm: &str, seed: u32, [knn, linear]: [f64; 2], right: &str) {
-    let run = experiment.runs().into_iter().find(|run| run.arm.name == arm && run.seed == seed).expect("a run");
+    let run =
+        experiment.runs().into_iter().find(|run| run.arm.name == arm && run.seed == seed).expect("a run");
     let folder = run.folder(&experiment.out);
     fs::create_dir_all(&folder).expect("made");
     let write = |name: &str, value: Value| experiment::write(&folder.join(name), &value).expect("written");
     let row = |features: &str, share: f64| json!({ "features": features, "k": 10, "top1": share / 100.0 });
-    write(job::KNN, json!({ "results": [row("checkpoint", knn), row("untrained", 20.0), row("checkpoint-whitened", knn + 5.0)] }));
+    write(
+        job::KNN,
+        json!({ "results": [row("checkpoint", knn), row("untrained", 20.0), row("checkpoint-whitened", knn + 5.0)] }),
+    );
     write(job::LINEAR, json!({ "top1": linear / 100.0, "mean_per_class": 0.3 }));
     write(job::ABOUT, json!({ "flags": experiment.flags(run).expect("flags").words(), "seconds": 60.0 }));
-    write("start.json", json!({ "encoder": format!("e{seed}"), "order": "o", "views": if arm == "simclr" { "w" } else { "v" } }));
+    write(
+        "start.json",
+        json!({ "encoder": format!("e{seed}"), "order": "o", "views": if arm == "simclr" { "w" } else { "v" } }),
+    );
     let pictures = |k: Value| json!({ "pictures": ["a", "b", "c", "d"], "rows": [{ "features": "checkpoint", "k": k, "right": right }] });
     write("knn-pictures.json", pictures(json!(10)));
     write("linear-pictures.json", pictures(Value::Null));
@@ -69,19 +81,45 @@ fn steps_become_epochs_of_the_data_and_of_the_arms_own_batch() {
     data(&dir.path().join("photos"), 100);
     let experiment = open(dir.path(), "--steps 10 --batch-size 32 --arms plain,blur").expect("valid");
     let flags = |experiment: &Experiment, arm: &str, seed| {
-        let run = experiment.runs().into_iter().find(|run| run.arm.name == arm && run.seed == seed).expect("a run");
+        let run =
+            experiment.runs().into_iter().find(|run| run.arm.name == arm && run.seed == seed).expect("a run");
         experiment.flags(run).expect("flags")
     };
     // three steps an epoch: the last batch is not whole
     let found = flags(&experiment, "blur", 3);
-    for (flag, value) in [("--epochs", 4), ("--momentum-warmup-epochs", 4), ("--seed", 3), ("--batch-size", 32), ("--image-size", 64)] {
+    for (flag, value) in [
+        ("--epochs", 4),
+        ("--momentum-warmup-epochs", 4),
+        ("--seed", 3),
+        ("--batch-size", 32),
+        ("--image-size", 64),
+    ] {
         assert_eq!(found.number(flag), Some(value), "{flag}");
     }
-    assert_eq!(open(dir.path(), "--steps 10 --batch-size 101 --arms plain").expect("valid").flags(experiment.runs()[0]).err().map(|e| e.to_string().contains("--batch-size")), Some(true));
-    let own = Cli::parse_from(["accuracy", &dir.path().join("photos").display().to_string(), "--out", "x", "--epochs", "7", "--arm", "small=plain --batch-size 16 --image-size 32"]);
+    assert_eq!(
+        open(dir.path(), "--steps 10 --batch-size 101 --arms plain")
+            .expect("valid")
+            .flags(experiment.runs()[0])
+            .err()
+            .map(|e| e.to_string().contains("--batch-size")),
+        Some(true)
+    );
+    let own = Cli::parse_from([
+        "accuracy",
+        &dir.path().join("photos").display().to_string(),
+        "--out",
+        "x",
+        "--epochs",
+        "7",
+        "--arm",
+        "small=plain --batch-size 16 --image-size 32",
+    ]);
     let own = Experiment::open(&own.args).expect("valid");
     let found = flags(&own, "small", 0);
-    assert_eq!(["--epochs", "--batch-size", "--image-size"].map(|f| found.number(f)), [Some(7), Some(16), Some(32)]);
+    assert_eq!(
+        ["--epochs", "--batch-size", "--image-size"].map(|f| found.number(f)),
+        [Some(7), Some(16), Some(32)]
+    );
 }
 
 #[test]
@@ -111,7 +149,10 @@ fn runs_come_seed_by_seed() {
     data(&dir.path().join("photos"), 1000);
     let experiment = open(dir.path(), "--seeds 2 --arms plain,blur").expect("valid");
     let names: Vec<String> = experiment.runs().iter().map(Run::name).collect();
-    assert_eq!(names, ["photos, plain, seed 0", "photos, blur, seed 0", "photos, plain, seed 1", "photos, blur, seed 1"]);
+    assert_eq!(
+        names,
+        ["photos, plain, seed 0", "photos, blur, seed 0", "photos, plain, seed 1", "photos, blur, seed 1"]
+    );
 }
 
 #[test]
@@ -126,7 +167,10 @@ fn a_folder_belongs_to_one_question() {
     finish(&open(dir.path(), "--arms plain").expect("valid"), "plain", 0, [40.0, 50.0], "0011");
     assert!(begun("--arms plain,blur --seeds 9").expect("more of the same"));
     let message = begun("--arms plain --steps 9").expect_err("shorter").to_string();
-    assert!(message.contains("other flags") && message.contains("--epochs 2") && message.contains("--out"), "{message}");
+    assert!(
+        message.contains("other flags") && message.contains("--epochs 2") && message.contains("--out"),
+        "{message}"
+    );
 }
 
 /// Three seeds, of which every one shows the same difference but for a little.
@@ -206,7 +250,8 @@ fn runs_that_are_no_pairs_are_named() {
         finish(&experiment, arm, 0, [40.0, 50.0], "0011");
     }
     let start = |arm: &str| experiment.out.join("photos").join(format!("{arm}-0")).join("start.json");
-    experiment::write(&start("mixmask"), &json!({ "encoder": "another", "order": "o", "views": "v" })).expect("written");
+    experiment::write(&start("mixmask"), &json!({ "encoder": "another", "order": "o", "views": "v" }))
+        .expect("written");
     fs::remove_file(start("unmix")).expect("removed");
     let figures = Figures::read(&experiment, &experiment.data[0]).expect("read");
     let said = pairing::Pairing::of(&figures).say();
@@ -221,7 +266,15 @@ fn time_that_is_left_goes_by_what_ended() {
     let runs = experiment.runs();
     assert_eq!(speed::left(&experiment, &runs), None);
     finish(&experiment, "plain", 0, [40.0, 50.0], "0011");
-    assert_eq!(speed::left(&experiment, &runs[1..]), Some(Duration::from_secs(5 * 60)), "others cost as much");
+    assert_eq!(
+        speed::left(&experiment, &runs[1..]),
+        Some(Duration::from_secs(5 * 60)),
+        "others cost as much"
+    );
     assert_eq!([40.0, 119.0, 11_100.0].map(span), ["40 s", "2 min", "3 h 05 min"]);
-    assert!(progress(&experiment, runs[0]).contains("1 of 6 runs, about 5 min left"), "{}", progress(&experiment, runs[0]));
+    assert!(
+        progress(&experiment, runs[0]).contains("1 of 6 runs, about 5 min left"),
+        "{}",
+        progress(&experiment, runs[0])
+    );
 }
