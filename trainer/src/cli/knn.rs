@@ -1,5 +1,7 @@
 //! `knn`: nearest neighbours, beside floors that are treated alike.
 
+use std::cell::RefCell;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::evaluate::{Common, cells, open};
 use crate::eval::{
-    self, Extractor, FeatureSet, Folder, How, Moments, Scores, Splits, Votes, Whitener, mean_cosine,
+    self, Extractor, FeatureSet, Folder, How, Moments, PerPicture, Scores, Splits, Votes, Whitener, mean_cosine,
 };
 use crate::model::Encoder;
 use crate::signals::Interrupt;
@@ -34,6 +36,9 @@ pub(super) struct KnnArgs {
     /// Leave out the floors (an untrained encoder, raw pixels)
     #[arg(long)]
     no_floors: bool,
+    /// Write to this file which validation pictures were classified rightly, as JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    per_picture: Option<PathBuf>,
     /// Also whiten to that many numbers, fitted on the training pictures without labels: the encoder and the floors
     /// alike; without, a checkpoint that is whitened is told whitened, and so are the floors
     #[arg(long, value_name = "DIM", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
@@ -61,6 +66,8 @@ struct Measure<'a> {
     how: Option<How>,
     /// The checkpoint's own.
     own: Option<&'a Whitening>,
+    /// What is classified rightly, where that is asked for.
+    per_picture: RefCell<Option<PerPicture>>,
 }
 
 /// `occlude-train knn`.
@@ -76,7 +83,7 @@ pub(super) fn knn(args: &KnnArgs) -> Result<ExitCode> {
     let fingerprint = weights.fingerprint(&contract.to_json());
     let folder = args.folder(&fingerprint, &splits)?;
     let own = weights.whitening.as_ref();
-    let measure = Measure { args, splits: &splits, folder, how, own };
+    let measure = Measure { args, splits: &splits, folder, how, own, per_picture: RefCell::new(None) };
     let _interrupt = Interrupt::register()?;
     let trained = Encoder::from_checkpoint(&weights, device)?;
     let untrained = Encoder::new(weights.arch, 0, device);
@@ -95,6 +102,9 @@ pub(super) fn knn(args: &KnnArgs) -> Result<ExitCode> {
     }
     if let Some(folder) = &measure.folder {
         folder.finish(&answer)?;
+    }
+    if let (Some(path), Some(per_picture)) = (&args.per_picture, measure.per_picture.borrow().as_ref()) {
+        per_picture.write(path)?;
     }
     if common.json {
         answer!("{answer}");
@@ -216,10 +226,17 @@ impl Measure<'_> {
 
     fn scored(&self, name: &str, train: &FeatureSet, val: &FeatureSet) -> Result<Vec<Row>> {
         let ks = neighbours(&self.args.k, train.samples.len());
-        let scores = eval::knn_scores(train, val, &ks, self.args.votes().0)?;
+        let ranks = eval::knn_ranks(train, val, &ks, self.args.votes().0)?;
+        let labels = Vec::<i64>::try_from(&val.labels)?;
         let mean_cosine = mean_cosine(&val.features);
-        let row = |(k, scores)| Row { features: name.into(), k, scores, mean_cosine };
-        let rows: Vec<Row> = scores.into_iter().map(row).collect();
+        // every kind of features is of the same pictures: those that can be read
+        let mut told = self.per_picture.borrow_mut();
+        let told = told.get_or_insert_with(|| PerPicture::new(&self.splits.val, &val.samples));
+        let mut rows = Vec::new();
+        for (k, ranks) in ranks {
+            told.add(name, Some(k), &ranks);
+            rows.push(Row { features: name.into(), k, scores: Scores::new(&ranks, &labels), mean_cosine });
+        }
         if let Some(folder) = &self.folder {
             folder.write(&format!("{name}.json"), &rows)?;
         }
