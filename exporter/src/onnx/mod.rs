@@ -329,7 +329,7 @@ fn output_value(
                 (MapRule::Object, true) => dims.extend(["height_fine", "width_fine"].map(named)),
                 (MapRule::Object, false) => dims.extend([Dim::Fixed(cells), Dim::Fixed(cells)]),
                 (MapRule::Sum | MapRule::Border | MapRule::Alignment, _) => {
-                    dims.extend(map(number)?.into_iter().skip(1))
+                    dims.extend(map(number)?.into_iter().skip(1));
                 }
             }
         }

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::evaluate::{Common, cells, open};
 use crate::eval::{
-    self, Extractor, FeatureSet, Folder, How, Moments, PerPicture, Scores, Splits, Votes, Whitener, mean_cosine,
+    self, Extractor, FeatureSet, Folder, How, Moments, PerPicture, Scores, Splits, Votes, Whitener,
+    mean_cosine,
 };
 use crate::model::Encoder;
 use crate::signals::Interrupt;

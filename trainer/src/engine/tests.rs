@@ -6,7 +6,7 @@ mod refreshed;
 
 use super::training::ROLLBACKS;
 use super::*;
-use crate::config::{Augment, Branch, Choice, Recipe, Strategy};
+use crate::config::{Branch, Choice, Recipe, Strategy};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -144,10 +144,11 @@ fn runs_of_one_seed_begin_alike_whatever_is_done_with_the_views() {
     assert_eq!(first["views"].as_array().map(Vec::len), Some(2));
     for recipe in [Recipe::SaliencyMoco, Recipe::MscnMoco, Recipe::UnmixMixmask, Recipe::SaliencySimclr] {
         let mut other = config(recipe);
-        other.augment = plain.augment.clone();
+        other.views = plain.views.clone();
         assert_eq!(start(recipe.name(), &other), first, "{recipe:?}");
     }
-    let colours = Config { augment: Augment { jitter_p: 0.1, ..plain.augment.clone() }, ..plain.clone() };
+    let mut colours = plain.clone();
+    colours.views[0].augment.jitter_p = 0.1;
     let pale = start("pale", &colours);
     assert!(
         pale["views"] != first["views"]
