@@ -20,9 +20,9 @@ const RESUMED: [&str; 3] = ["--epochs", "3", "--resume"];
 /// A method of each kind of state: a queue, a network that follows, averaged statistics, a queue of aligned embeddings.
 const METHODS: [&str; 4] = [
     "--recipe saliency-moco --saliency-stage 4 --bn-splits 2 --queue 20",
-    "--recipe byol --hidden 64 --predictor-hidden 64 --warmup-epochs 0 --views 1,1,2x32 --masks true",
+    "--recipe byol --hidden 64 --predictor-hidden 64 --warmup-epochs 0 --views 1,1,2x32 --masks true --saliency-stage 4",
     "--recipe lewel-b-eman --hidden 64 --predictor-hidden 64 --warmup-epochs 0",
-    "--recipe lewel-m --hidden 64 --bn-splits 2 --queue 20 --masks true",
+    "--recipe lewel-m --hidden 64 --bn-splits 2 --queue 20 --masks true --saliency-stage 4",
 ];
 
 fn start(folder: &Path, out: &Path, more: &[&str]) -> Child {

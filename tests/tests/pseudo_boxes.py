@@ -44,6 +44,19 @@ def parts(mask):
         labels = spread
 
 
+def without_specks(mask):
+    """Parts and holes of less than 1/512 of the cells change sides; the largest part stays."""
+    least, found = mask.size // 512, parts(mask)
+    largest = max((part.sum() for part in found), default=0)
+    kept = np.zeros_like(mask)
+    for part in found:
+        kept |= part & (part.sum() >= min(least, largest))
+    inner = lambda part: not (part[[0, -1]].any() or part[:, [0, -1]].any())
+    for hole in parts(~kept):
+        kept |= hole & bool(hole.sum() < least and inner(hole))
+    return kept
+
+
 def expected(session, contract, deviations, path):
     image = Image.open(path).convert("RGB")
     side = contract["crop"]
@@ -56,7 +69,7 @@ def expected(session, contract, deviations, path):
     rows = ((np.arange(image.height) + 0.5) * grid.shape[0] / image.height).astype(int)
     columns = ((np.arange(image.width) + 0.5) * grid.shape[1] / image.width).astype(int)
     found = []
-    for part in parts(grid >= grid.mean() + deviations * grid.std()):
+    for part in parts(without_specks(grid >= grid.mean() + deviations * grid.std())):
         mask = part[rows][:, columns]
         if mask.sum() >= 0.01 * mask.size:
             y, x = np.nonzero(mask)
