@@ -99,10 +99,10 @@ mod tests {
         for (epoch, picture, view) in
             (0..3).flat_map(|e| (0..20).flat_map(move |p| (0..10).map(move |v| (e, p, v))))
         {
-            assert!(
-                seen.insert(view_stream(1, Domain::View, epoch, picture, view).random::<u64>()),
-                "{picture} {view}"
-            );
+            for domain in [Domain::View, Domain::Crop] {
+                let drawn = view_stream(1, domain, epoch, picture, view).random::<u64>();
+                assert!(seen.insert(drawn), "{domain:?} {picture} {view}");
+            }
         }
         // what checkpoints of all versions were trained on
         for view in [0, 1] {

@@ -384,7 +384,7 @@ mod tests {
     }
 
     /// JPEG photos, one of them with something broken near its end: the same batches without a cache, with one that
-    /// holds some of the pictures, and with one that holds all.
+    /// holds some of the pictures, and with one that holds all; of two views and a smaller one.
     #[test]
     fn a_cache_changes_nothing() {
         let dir = tempfile::tempdir().expect("a folder");
@@ -401,6 +401,7 @@ mod tests {
         std::fs::write(&path, bytes).expect("written");
         let run = |cache: u64, crop_foreground: f64| -> Vec<_> {
             let (store, mut spec) = (store(&dir, cache), spec(2));
+            spec.views.push(ViewSpec { size: 20, ..spec.views[1].clone() });
             spec.views.iter_mut().for_each(|view| view.augment.crop_foreground = crop_foreground);
             (0..3).flat_map(|epoch| Loader::start(&store, &spec, epoch, 0).collect::<Vec<_>>()).collect()
         };

@@ -68,8 +68,6 @@ impl Default for Position {
     }
 }
 
-/// What the names of the evaluated encoder's tensors begin with.
-const ENCODER: &str = "encoder_q.";
 /// What precedes the names of tensors that training goes on with, where evaluation has others.
 const TRAINING: &str = "training.";
 
@@ -109,20 +107,21 @@ pub(super) fn write(path: &Path, state: &State<'_>) -> Result<()> {
         (meta::RUN.into(), serde_json::to_string(&at.run)?),
         (meta::DATA.into(), serde_json::to_string(&at.course)?),
     ]);
+    let branch = method.branch();
     if let Some(refreshed) = refreshed {
         metadata.insert(meta::BN_REFRESH.into(), refreshed.batches.to_string());
-        exchange(&mut out, &refreshed.named)?;
+        exchange(&mut out, branch.prefix(), &refreshed.named)?;
     }
-    metadata.insert(meta::FINGERPRINT.into(), fingerprint(config, &out, &preprocess)?);
+    metadata.insert(meta::FINGERPRINT.into(), fingerprint(config, (branch.prefix(), &out), &preprocess)?);
     metadata.insert(meta::PREPROCESS.into(), preprocess);
-    metadata.extend(networks(method.branch()));
+    metadata.extend(networks(branch));
     Ok(save_safetensors(path, &out, &metadata)?)
 }
 
 /// Puts other statistics in the place of the encoder's, which are kept under names of their own.
-fn exchange(tensors: &mut Vec<TensorOut<'static>>, statistics: &[Named]) -> Result<()> {
+fn exchange(tensors: &mut Vec<TensorOut<'static>>, prefix: &str, statistics: &[Named]) -> Result<()> {
     for Named { name, tensor } in statistics {
-        let name = format!("{ENCODER}{name}");
+        let name = format!("{prefix}{name}");
         let of_training = tensors.iter_mut().find(|t| t.name == name);
         let of_training = of_training.with_context(|| format!("no tensor `{name}` to refresh"))?;
         let fresh = to_out(&Named::new(name.as_str(), tensor))?;
@@ -159,15 +158,19 @@ pub(crate) fn to_out(named: &Named) -> Result<TensorOut<'static>> {
 }
 
 /// The fingerprint that every artefact of these weights will carry.
-fn fingerprint(config: &Config, tensors: &[TensorOut<'_>], preprocess: &str) -> Result<String> {
+fn fingerprint(
+    config: &Config,
+    (prefix, tensors): (&str, &[TensorOut<'_>]),
+    preprocess: &str,
+) -> Result<String> {
     let weights = tensors.iter().filter(|t| t.dtype == Dtype::F32).filter_map(|t| {
-        let name = t.name.strip_prefix(ENCODER)?.to_owned();
+        let name = t.name.strip_prefix(prefix)?.to_owned();
         let floats = t.data.chunks_exact(4).filter_map(|b| b.try_into().ok()).map(f32::from_le_bytes);
         Some((name, EncoderTensor { shape: t.shape.clone(), data: EncoderData::F32(floats.collect()) }))
     });
     let encoder = occlude_checkpoint::Encoder {
         arch: config.architecture()?,
-        layout: Layout { prefix: ENCODER.into(), naming: Naming::Torchvision },
+        layout: Layout { prefix: prefix.into(), naming: Naming::Torchvision },
         tensors: weights.collect(),
         whitening: None,
         report: occlude_checkpoint::LoadReport::default(),

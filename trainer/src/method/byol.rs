@@ -47,7 +47,7 @@ impl Byol {
         let config::Method::Byol(settings) = &config.method else { bail!("the configuration is not BYOL's") };
         let occluder = Occluder::new(config, device)?;
         let align = settings.align.as_ref();
-        let online = Branch::new(config.architecture()?, config.seed, (&settings.head, align), device);
+        let online = Branch::new(config.architecture()?, config.seed, (&settings.head, align), device)?;
         let target = Follower::new(&online, settings.follow(), settings.target == TargetNorm::Eman);
         let dim = settings.head.dim;
         // as the projectors: LEWEL's are convolutions of one position, without biases

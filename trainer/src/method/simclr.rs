@@ -34,7 +34,7 @@ impl Simclr {
         };
         let arch = config.architecture()?;
         let occluder = Occluder::new(config, device)?;
-        let branch = Branch::new(arch, config.seed, (&settings.head, None), device);
+        let branch = Branch::new(arch, config.seed, (&settings.head, None), device)?;
         Ok(Self { settings: settings.clone(), seed: config.seed, bf16, branch, occluder })
     }
 

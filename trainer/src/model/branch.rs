@@ -1,7 +1,7 @@
 //! An encoder with the heads behind it, and one that follows another.
 
 use anyhow::Result;
-use occlude_encoder::{Arch, Graph, Mlp as Description, TapId};
+use occlude_encoder::{Arch, Mlp as Description, TapId};
 use tch::{Device, Kind, Tensor};
 
 use super::encoder::{Encoder, Mode, Output};
@@ -56,15 +56,17 @@ const LAST: usize = 5;
 
 impl Branch {
     /// Random weights: first the encoder's, then the heads'.
+    ///
+    /// # Errors
+    /// Where embeddings are to be aligned and the architecture has no feature map for it.
     pub fn new(
         arch: Arch,
         seed: u64,
         (head, align): (&config::Head, Option<&Align>),
         device: Device,
-    ) -> Self {
+    ) -> Result<Self> {
         let encoder = Encoder::new(arch, seed, device);
-        // a network without maps has none to align
-        let last = Graph::new(arch).stage(LAST);
+        let last = align.map(|_| encoder.stage(LAST)).transpose()?;
         let inputs = arch.feature_dim();
         let widths = [inputs, head.hidden.unwrap_or(inputs), head.dim];
         let of = |prefix: &str, description: Description, init| {
@@ -77,7 +79,7 @@ impl Branch {
                 .map(|prefix| of(prefix, Description::two_layers(widths, head.bn, false), Init::HeNormal))
                 .into(),
         };
-        Self { prefix: ENCODER.into(), encoder, heads, align: align.cloned().zip(last) }
+        Ok(Self { prefix: ENCODER.into(), encoder, heads, align: align.cloned().zip(last) })
     }
 
     /// A copy without gradients and with a follower's names.

@@ -88,7 +88,7 @@ impl Moco {
         let config::Method::Moco(settings) = &config.method else { bail!("the configuration is not MoCo's") };
         let arch = config.architecture()?;
         let occluder = Occluder::new(config, device)?;
-        let query = Branch::new(arch, config.seed, (&settings.head, settings.align.as_ref()), device);
+        let query = Branch::new(arch, config.seed, (&settings.head, settings.align.as_ref()), device)?;
         let key = Follower::new(&query, settings.follow(), false);
         Ok(Self {
             queues: Queues::new(settings, device),
