@@ -146,10 +146,9 @@ impl Experiment {
             self.whiten = None;
             notes.push("the trainer cannot whiten: the whitened columns are left out".into());
         }
-        for data in &self.data {
-            for arm in &self.arms {
-                self.known(arm, data)?;
-            }
+        // one data set is enough: between them flags differ by the number of epochs alone
+        if let Some(data) = self.data.first() {
+            self.arms.iter().try_for_each(|arm| self.known(arm, data))?;
         }
         if jobs.is_none() && self.on_cuda()? {
             self.jobs = JOBS_ON_CUDA;
@@ -162,6 +161,10 @@ impl Experiment {
     /// Where the trainer does not take an arm's flags.
     fn known(&self, arm: &Arm, data: &Data) -> Result<()> {
         let run = Run { arm, data, seed: 0 };
+        if run.folder(&self.out).exists() {
+            // the trainer of this folder took them
+            return Ok(());
+        }
         let flags = self.flags(run)?;
         let mut command = sh::command(&self.program);
         command.arg("pretrain").arg(data.part("train")).args(flags.words()).arg("--show-config");

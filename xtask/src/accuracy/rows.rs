@@ -41,7 +41,7 @@ const SMALL: &str = "saliency-moco-small";
 use Set::{Background, Cells, Combined, Common, InBatch, These};
 
 /// Every method of the papers.
-pub(super) const METHODS: [Row; 17] = [
+pub(super) const METHODS: [Row; 21] = [
     row("plain", "MoCo v2", "moco-v2", &[Common, InBatch], &[]),
     row("blur", "saliency masks, blurred", SMALL, &[Cells], &["plain", "random-blur", "other-blur"]),
     row(
@@ -101,11 +101,21 @@ pub(super) const METHODS: [Row; 17] = [
     row("mixmask", "MixMask", "mixmask", &[Common, InBatch], &["plain"]),
     row("unmix", "Un-Mix", "unmix", &[Common, InBatch], &["plain"]),
     row("unmix+mixmask", "Un-Mix and MixMask", "unmix+mixmask", &[Common, InBatch], &["plain"]),
+    row("byol", "BYOL", "byol-small", &[], &["plain"]),
+    row(
+        "lewel-b",
+        "LEWEL on BYOL",
+        "lewel-small",
+        &[These("--target batch --momentum-start 0.99")],
+        &["byol"],
+    ),
+    row("lewel-b-eman", "LEWEL on BYOL, averaged statistics", "lewel-small", &[], &["byol"]),
+    row("lewel-m", "LEWEL on MoCo v2", "lewel-m", &[Common, InBatch], &["plain"]),
 ];
 
 /// What the experiment adds. Every arm with a map has two controls of its own, equal in everything but where its cells
 /// lie: anywhere, or by the map of another picture.
-pub(super) const ADDED: [Row; 15] = [
+pub(super) const ADDED: [Row; 16] = [
     row(
         "other-blur",
         "blurred, another picture's map",
@@ -205,6 +215,13 @@ pub(super) const ADDED: [Row; 15] = [
         &["simclr", "simclr-random"],
     ),
     row(
+        "byol-background",
+        "BYOL, background-biased masks, blurred",
+        "byol-small",
+        &[Cells, Background, These("--masks true --strategy blur")],
+        &["byol"],
+    ),
+    row(
         "blur-object",
         "masks of the paper's rule by the map `object`",
         SMALL,
@@ -214,7 +231,7 @@ pub(super) const ADDED: [Row; 15] = [
 ];
 
 /// The arms of the experiment, those first that others are held against.
-pub(super) const EXPERIMENT: [&str; 16] = [
+pub(super) const EXPERIMENT: [&str; 19] = [
     "plain",
     "random-blur",
     "other-blur",
@@ -230,7 +247,10 @@ pub(super) const EXPERIMENT: [&str; 16] = [
     "combined",
     "mixmask",
     "simclr",
+    "simclr-random",
+    "simclr-other",
     "simclr-background",
+    "byol",
 ];
 
 const fn row(
@@ -265,7 +285,8 @@ impl Row {
                 These(these) => flags += these,
             }
         }
-        if self.recipe == SMALL || self.flags.iter().any(|set| matches!(set, InBatch)) {
+        let small = [SMALL, "byol-small", "lewel-small"].contains(&self.recipe);
+        if small || self.flags.iter().any(|set| matches!(set, InBatch)) {
             flags += &format!(" --momentum-warmup-epochs {}", budget.epochs);
         }
         Flags::parse(&flags).unwrap_or_default()
