@@ -68,7 +68,7 @@ fn components_are_numpys() {
         }
         assert!(found["largest"] != false, "the largest number of each component is positive: {found}");
         let [before, after] = [0, 1].map(|i| figure(&found["spread"][i]));
-        assert!(before > 0.5 && after.abs() < 0.1, "{found}");
+        assert!(before > 0.3 && after.abs() < 0.1, "{found}");
     }
 }
 
@@ -90,7 +90,7 @@ fn the_command_tells_what_it_did_and_order_does_not_matter() {
     let answer = said("occlude-train", &line).ok().json();
     assert_eq!((&answer["dim"], &answer["of"], &answer["pictures"]), (&40.into(), &512.into(), &90.into()));
     let cosine = |when: &str| figure(&answer["mean_cosine"][when]);
-    assert!(cosine("before") > 0.5 && cosine("after").abs() < 0.1, "{answer}");
+    assert!(cosine("before") > 0.3 && cosine("after").abs() < 0.1, "{answer}");
     let (a, b) = (
         embedded("raw.whitened.safetensors", "val", "--normalize"),
         embedded("shuffled.safetensors", "val", "--normalize"),

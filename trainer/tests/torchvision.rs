@@ -93,7 +93,7 @@ fn resnext50_equals_torchvisions() {
 #[test]
 fn refreshed_statistics_equal_cumulative_ones() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (weights, answers) = run("statistics.py", "resnet18", folder.path());
+    let (weights, answers) = run("refreshed.py", "resnet18", folder.path());
     let loaded = load_encoder(&weights, &LoadOptions::default()).expect("torchvision's names are known");
     let encoder = Encoder::from_checkpoint(&loaded, Device::Cpu).expect("strict");
     let batches = (0..3).map(|i| Ok(tensor(&answers, &format!("batch.{i}"))));
