@@ -124,6 +124,7 @@ impl Subject<'_> {
         let times = [("ONNX Runtime", ort_time), ("tract", tract_time), ("plain", plain_time)];
         Ok(Comparison {
             precision: self.file.precision().to_owned(),
+            whitened: self.network.encoder.whitening.is_some(),
             results: results.collect(),
             agreement: None,
             golden: None,
@@ -169,6 +170,7 @@ impl Subject<'_> {
             .collect();
         Ok(Comparison {
             precision: self.file.precision().to_owned(),
+            whitened: self.network.encoder.whitening.is_some(),
             agreement: Agreement::of(&queries, gallery.as_ref()),
             results,
             golden: None,
