@@ -302,6 +302,7 @@ mod tests {
     fn comparison(a: &Outputs, b: &Outputs) -> Comparison {
         let difference = Difference::of(a, b);
         Comparison {
+            whitened: false,
             precision: "fp32".to_owned(),
             results: vec![PictureResult {
                 path: "a.jpg".into(),

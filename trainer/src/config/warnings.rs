@@ -175,7 +175,7 @@ mod tests {
             ),
             (
                 warned(|m| {
-                    (m.strategy, m.guidance, m.negative_ratio) = (Strategy::Mean, Guidance::Random, [1.0; 2])
+                    (m.strategy, m.guidance, m.negative_ratio) = (Strategy::Mean, Guidance::Random, [1.0; 2]);
                 }),
                 "show nothing",
             ),
