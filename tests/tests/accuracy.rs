@@ -100,11 +100,39 @@ fn an_experiment_that_is_killed_goes_on_and_no_second_call_disturbs_it() {
         difference["over_seeds"].is_array()
             && table["results"][0]["arms"][1]["claim"] == "open: 2 of 3 seeds"
     );
+    per_picture_is_the_accuracy(&runs.join("plain-0"));
     // nothing is left to do, and other flags are another experiment
     let again = Said::of(&mut accuracy(&folder, TINY)).ok();
     assert!(again.stderr.contains("4 of 4 runs are done") && again.stdout == said.stdout, "{}", again.stderr);
     let other = Said::of(&mut accuracy(&folder, &TINY.replace("--epochs 2", "--epochs 3")));
     assert!(other.code == 1 && other.stderr.contains("begun with other flags"), "{}", other.stderr);
+}
+
+/// What is said of single pictures adds up to what is said of all.
+fn per_picture_is_the_accuracy(run: &Path) {
+    let read = |name: &str| -> Value {
+        serde_json::from_str(&fs::read_to_string(run.join(name)).expect("written")).expect("JSON")
+    };
+    let share = |row: &Value| {
+        let right = row["right"].as_str().expect("marks");
+        right.matches('1').count() as f64 / right.len() as f64
+    };
+    let (knn, linear) = (read("knn.json"), read("linear.json"));
+    let (of_knn, of_linear) = (read("knn-pictures.json"), read("linear-pictures.json"));
+    let all = knn["results"].as_array().expect("rows");
+    let rows = of_knn["rows"].as_array().expect("rows");
+    assert!(
+        rows.len() == all.len() && rows.iter().any(|row| row["features"] == "pixels-whitened"),
+        "{of_knn}"
+    );
+    for row in rows {
+        let same =
+            all.iter().find(|r| r["features"] == row["features"] && r["k"] == row["k"]).expect("the row");
+        assert!((same["top1"].as_f64().expect("a share") - share(row)).abs() < 1e-12, "{row} {same}");
+    }
+    assert!((linear["top1"].as_f64().expect("a share") - share(&of_linear["rows"][0])).abs() < 1e-12);
+    assert_eq!(of_knn["pictures"], of_linear["pictures"]);
+    assert_eq!(of_knn["pictures"].as_array().map(Vec::len), Some(9));
 }
 
 #[test]
