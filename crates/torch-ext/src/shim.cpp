@@ -80,8 +80,9 @@ char *occlude_fused_sgd(at::Tensor *const *params, at::Tensor *const *grads, at:
                         double weight_decay, double momentum, double lr, int first) {
   try {
     at::NoGradGuard guard;
-    at::_fused_sgd_(list(params, n), list(grads, n), list(momenta, n), weight_decay, momentum, lr, 0.0, false, false,
-                    first != 0);
+    // without momentum libtorch wants no buffers
+    auto buffers = momentum == 0.0 ? std::vector<at::Tensor>{} : list(momenta, n);
+    at::_fused_sgd_(list(params, n), list(grads, n), buffers, weight_decay, momentum, lr, 0.0, false, false, first != 0);
     return nullptr;
   } catch (const std::exception &e) {
     return message(e);
