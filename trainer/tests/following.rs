@@ -19,10 +19,12 @@ const GRADIENT: f64 = 1e-4;
 /// own gradients in single and in double precision are 3e-3 apart where that happens.
 const ENCODER: f64 = 2e-2;
 /// A length that gradients that count exceed.
-const NOTHING: f64 = 1e-3;
+const NOTHING: f64 = 1e-2;
 /// About the size of weights; shifts of normalisations begin at zero.
 const WEIGHTS: f64 = 0.1;
 const AFTER: f64 = 1e-5;
+/// Of what a queue holds: projections, which a whole network has computed.
+const QUEUED: f64 = 5e-5;
 const STEPS: u64 = 20;
 /// Steps are small, so that rounding does not grow over them.
 const LR: f64 = 1e-6;
@@ -150,7 +152,8 @@ fn compare(recipe: Recipe) {
     let places = ["queue_ptr", "queue_filled"];
     for named in state.iter().filter(|n| !places.contains(&n.name.as_str())) {
         let error = apart(&named.tensor, &answer(&theirs, &format!("after.{}", named.name)));
-        assert!(error < AFTER, "{name}, `{}` after {STEPS} steps: {error:.1e}", named.name);
+        let bound = if named.name.starts_with("queue") { QUEUED } else { AFTER };
+        assert!(error < bound, "{name}, `{}` after {STEPS} steps: {error:.1e}", named.name);
         worst[2] = worst[2].max(error);
     }
     println!(
