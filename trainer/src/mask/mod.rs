@@ -1,5 +1,5 @@
-//! Masking is three steps: a score for each cell of a view ([`score`]), a choice of cells by their scores ([`choice`]), and
-//! what becomes of the chosen ones ([`fill`]).
+//! Masking is three steps: a score for each cell of a view (`score`), a choice of cells by their scores (`choice`), and
+//! what becomes of the chosen ones (`fill`).
 //!
 //! Pure functions over batches; nothing here knows a network. A *cell* is one position of a grid `(h, w)`, that of the
 //! saliency map or a finer one, and covers `(H / h, W / w)` pixels of the view.
