@@ -62,7 +62,8 @@ fn changed(before: &Tensor, after: &Tensor) -> Vec<u8> {
     Vec::try_from(&mask).expect("bytes")
 }
 
-/// The pixels that the recipes mask, as version 0.1 did: what a run computes is not to change by itself.
+/// The pixels that the recipes mask, as they did before masks were values: what a run computes is not to change by itself.
+/// The numbers are those of an implementation in PyTorch with the same random streams, too.
 #[test]
 fn recipes_mask_the_pixels_that_they_always_did() {
     let _alone = crate::rng::alone();
