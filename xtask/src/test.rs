@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     cargo.args(&args.arguments).stdout(Stdio::piped());
     let mut child = cargo.spawn().with_context(|| format!("could not start `{}`", sh::line(&cargo)))?;
     let output = child.stdout.take().context("cargo has an output")?;
-    let mut seen = Seen::of(output, &mut std::io::stdout())?;
+    let mut seen = Seen::of(output, &mut std::io::stdout(), &mut clear)?;
     let status = child.wait()?;
     seen.written(&fs::read_to_string(&file).unwrap_or_default());
     print!("{}", seen.list());
@@ -73,6 +73,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Deletes the scratch folders of a test binary that passed: all of them together would be twice what the build takes.
+fn clear() {
+    for entry in fs::read_dir(paths::release().join("tmp")).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("occlude-") {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// What the test harness and the tests themselves said.
 #[derive(Default)]
 struct Seen {
@@ -83,15 +92,19 @@ struct Seen {
 }
 
 impl Seen {
-    /// Reads the harness's output and hands it on as it comes.
-    fn of(output: impl Read, to: &mut impl Write) -> Result<Self> {
+    /// Reads the harness's output and hands it on as it comes; calls `passed` after each test binary that did.
+    fn of(output: impl Read, to: &mut impl Write, passed: &mut dyn FnMut()) -> Result<Self> {
         let mut seen = Self::default();
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
         while output.read_until(b'\n', &mut line)? > 0 {
             to.write_all(&line)?;
             to.flush()?;
-            seen.line(String::from_utf8_lossy(&line).trim_end());
+            let text = String::from_utf8_lossy(&line);
+            seen.line(text.trim_end());
+            if text.starts_with("test result: ok") {
+                passed();
+            }
             line.clear();
         }
         Ok(seen)
@@ -153,7 +166,9 @@ mod tests {
 
     fn seen(written: &str) -> (Seen, Vec<u8>) {
         let mut shown = Vec::new();
-        let mut seen = Seen::of(OUTPUT.as_bytes(), &mut shown).unwrap();
+        let mut binaries = 0;
+        let mut seen = Seen::of(OUTPUT.as_bytes(), &mut shown, &mut || binaries += 1).unwrap();
+        assert_eq!(binaries, 1, "the one that failed keeps its folders");
         seen.written(written);
         (seen, shown)
     }
