@@ -72,6 +72,14 @@ pub enum Error {
         /// The largest number of the precision.
         limit: f32,
     },
+    /// A map that cannot be shown on its picture.
+    #[error("cannot show the map of `{path}`: {reason}")]
+    Map {
+        /// The picture.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// A file that must not be written.
     #[error(transparent)]
     Output(#[from] occlude_output::Refused),

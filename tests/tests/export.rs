@@ -238,6 +238,27 @@ fn verify_holds_lower_precision_against_single() {
 }
 
 #[test]
+fn verify_draws_the_maps_and_overwrites_nothing() {
+    let (checkpoint, pictures) = (checkpoint(), place().join("pictures"));
+    let (model, sheet) = (onnx("drawn", ""), place().join("maps.png"));
+    let verify = |model: &PathBuf, more: &[&dyn AsRef<OsStr>]| {
+        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"verify", model, &checkpoint, &pictures];
+        arguments.extend([&"--limit" as &dyn AsRef<OsStr>, &"2"]);
+        arguments.extend(more);
+        run::run("occlude-export", &arguments)
+    };
+    verify(&model, &[&"--maps", &sheet]).ok();
+    let drawn = std::fs::read(&sheet).expect("written");
+    assert!(drawn.starts_with(b"\x89PNG"));
+    let said = verify(&model, &[&"--maps", &sheet]);
+    assert!(said.code == 1 && said.stderr.contains("--force"), "{}", said.stderr);
+    verify(&model, &[&"--maps", &sheet, &"--force"]).ok();
+    assert_eq!(std::fs::read(&sheet).expect("written"), drawn, "the same maps");
+    let said = verify(&onnx("undrawn", "--outputs embedding"), &[&"--maps", &sheet, &"--force"]);
+    assert!(said.code == 1 && said.stderr.contains("`saliency`"), "{}", said.stderr);
+}
+
+#[test]
 fn written_weights_load_strictly_and_are_equal() {
     let written = [
         export("torch", "bare.pth", ""),

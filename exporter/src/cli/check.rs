@@ -30,6 +30,12 @@ pub(super) struct VerifyArgs {
     /// Pictures to look for neighbours in, for models in fp16 or int8; default: the other pictures
     #[arg(long, value_name = "DIR")]
     gallery: Vec<PathBuf>,
+    /// Write a PNG with each picture, its saliency map and the reference's side by side
+    #[arg(long, value_name = "FILE")]
+    pub(super) maps: Option<PathBuf>,
+    /// Overwrite that PNG
+    #[arg(long, requires = "maps")]
+    force: bool,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(super) json: bool,
@@ -52,7 +58,12 @@ pub(super) fn run_verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         load: args.encoder.options(),
         limit: (args.limit > 0).then_some(args.limit),
         gallery: args.gallery,
+        maps: args.maps,
     };
+    if let Some(maps) = &options.maps {
+        let inputs = [&args.onnx, &args.checkpoint].into_iter().chain(&args.images);
+        occlude_output::check(&[maps], &inputs.map(PathBuf::as_path).collect::<Vec<_>>(), args.force)?;
+    }
     let comparison = verify(&args.onnx, &args.checkpoint, &args.images, &options)?;
     comparison.notes.iter().for_each(|note| eprintln!("{note}"));
     if comparison.skipped > 0 {

@@ -2,6 +2,7 @@
 
 mod neighbours;
 mod report;
+mod sheet;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ pub struct VerifyOptions {
     pub limit: Option<usize>,
     /// Pictures to look for neighbours in; without, the other pictures are.
     pub gallery: Vec<PathBuf>,
+    /// A PNG to write, with each picture (64 at most) beside its map and the reference's.
+    pub maps: Option<PathBuf>,
 }
 
 /// Holds a model against the checkpoint that it was written from, on pictures (files or folders), by the
@@ -62,6 +65,9 @@ pub fn verify(
     };
     let network = Network { encoder: &encoder, contract: &contract, projection: projection.as_ref() };
     let subject = Subject { file: &file, network, outputs, input: file.input()?, saliency: file.saliency()? };
+    if options.maps.is_some() && !subject.outputs.contains(&OutputKind::Saliency) {
+        return Err(file.foreign("the output `saliency`, which `--maps` shows"));
+    }
     let mut pictures = Pictures::expand(pictures, options.limit)?;
     let mut gallery = Pictures::default();
     let mut comparison = match file.is_single_precision() {
@@ -71,6 +77,9 @@ pub fn verify(
             subject.against_single(&mut pictures, &mut gallery)?
         }
     };
+    if let Some(path) = &options.maps {
+        sheet::write(path, &comparison.results, &contract)?;
+    }
     comparison.skipped = pictures.skipped() + gallery.skipped();
     comparison.notes = [pictures.notes, gallery.notes].concat();
     comparison.golden = subject.golden()?;
@@ -120,6 +129,7 @@ impl Subject<'_> {
             path: path.clone(),
             tract: Some(Difference::of(&ort[i], &tract[i])),
             reference: Difference::of(&ort[i], &plain[i]),
+            saliency: saliency(&ort[i], &plain[i]),
         });
         let times = [("ONNX Runtime", ort_time), ("tract", tract_time), ("plain", plain_time)];
         Ok(Comparison {
@@ -157,7 +167,8 @@ impl Subject<'_> {
         let mut results = Vec::new();
         let queries = pair.run(pictures, &mut |path, ours, theirs| {
             let reference = Difference::of(ours, theirs);
-            results.push(PictureResult { path: path.to_owned(), tract: None, reference });
+            let saliency = saliency(ours, theirs);
+            results.push(PictureResult { path: path.to_owned(), tract: None, reference, saliency });
         })?;
         let times = pair.times;
         let gallery =
@@ -234,6 +245,12 @@ impl Pair<'_> {
         pictures.not_all_broken()?;
         Ok(embedded)
     }
+}
+
+/// The maps of both.
+fn saliency(ours: &Outputs, theirs: &Outputs) -> [Vec<f32>; 2] {
+    let name = OutputKind::Saliency.to_string();
+    [ours, theirs].map(|outputs| outputs.get(&name).cloned().unwrap_or_default())
 }
 
 fn measure<T>(f: impl FnOnce() -> Result<T, Error>) -> Result<(T, Duration), Error> {

@@ -33,6 +33,8 @@ pub struct PictureResult {
     pub tract: Option<Difference>,
     /// ONNX Runtime against the checkpoint's encoder, or against the model in single precision.
     pub reference: Difference,
+    /// The map of ONNX Runtime and of that reference, row-major; empty where the model has no output `saliency`.
+    pub saliency: [Vec<f32>; 2],
 }
 
 /// What [`crate::verify()`] found.
@@ -308,6 +310,7 @@ mod tests {
                 path: "a.jpg".into(),
                 tract: Some(difference),
                 reference: difference,
+                saliency: Default::default(),
             }],
             agreement: None,
             golden: Some(difference),
