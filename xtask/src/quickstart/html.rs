@@ -98,6 +98,18 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     if high > low { (low, high) } else { (low - 0.5, low + 0.5) }
 }
 
+/// What the rows of the kNN table are, in the order of its answer.
+const FEATURES: [(&str, &str); 6] = [
+    ("checkpoint", "this encoder"),
+    ("untrained", "untrained encoder"),
+    ("pixels", "raw pixels"),
+    ("checkpoint-whitened", "this encoder, whitened"),
+    ("untrained-whitened", "untrained encoder, whitened"),
+    ("pixels-whitened", "raw pixels, whitened"),
+];
+/// Neighbours that the verdict is about.
+const VERDICT: u64 = 10;
+
 /// The kNN answer as a matrix.
 struct KnnMatrix {
     /// The values of k, ascending.
@@ -121,17 +133,47 @@ fn knn_matrix(knn: &Value) -> KnnMatrix {
         let row = results.iter().find(|r| r["features"] == name && r["k"] == k)?;
         row.get("top1")?.as_f64().map(|top1| top1 * 100.0)
     };
-    let rows = names.iter().map(|n| ((*n).to_owned(), ks.iter().map(|k| score(n, *k)).collect())).collect();
+    let shown = |name: &str| {
+        let known = FEATURES.iter().find(|(features, _)| *features == name);
+        known.map_or(name, |(_, shown)| shown).to_owned()
+    };
+    let rows = names.iter().map(|n| (shown(n), ks.iter().map(|k| score(n, *k)).collect())).collect();
     KnnMatrix { ks, rows }
+}
+
+/// The kNN table in a sentence: how far the encoder is above its floors, all treated alike.
+pub(super) fn verdict(knn: &Value) -> String {
+    let results = knn.get("results").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let largest = results.iter().filter_map(|r| r.get("k")?.as_u64()).filter(|k| *k <= VERDICT).max();
+    let score = |name: &str| {
+        let row = results.iter().find(|r| r["features"] == name && r["k"].as_u64() == largest)?;
+        row.get("top1")?.as_f64().map(|top1| top1 * 100.0)
+    };
+    let ending = if score("checkpoint-whitened").is_some() { "-whitened" } else { "" };
+    let of = |name: &str| score(&format!("{name}{ending}"));
+    let (Some(own), Some(untrained), Some(pixels)) = (of("checkpoint"), of("untrained"), of("pixels")) else {
+        return "no floors to compare with".to_owned();
+    };
+    let than = |floor: f64| match own - floor {
+        apart if apart < 0.0 => format!("{:.1} points less than", -apart),
+        apart => format!("{apart:.1} points more than"),
+    };
+    let more = if own <= untrained.max(pixels) { ": it takes more epochs, or more images" } else { "" };
+    format!(
+        "{own:.1} % right by {} neighbours: {} the untrained encoder, {} raw pixels{more}",
+        largest.unwrap_or_default(),
+        than(untrained),
+        than(pixels)
+    )
 }
 
 /// The kNN table for a terminal.
 pub(super) fn knn_text(knn: &Value) -> String {
     let KnnMatrix { ks, rows } = knn_matrix(knn);
-    let mut text = format!("{:17}{:<14}", "", "top-1 %");
+    let mut text = format!("{:17}{:<28}", "", "top-1 %");
     text.extend(ks.iter().map(|k| format!("{:>8}", format!("k={k}"))));
     for (name, scores) in rows {
-        let _ = write!(text, "\n{:17}{name:<14}", "");
+        let _ = write!(text, "\n{:17}{name:<28}", "");
         text.extend(scores.iter().map(|s| s.map_or(format!("{:>8}", "-"), |s| format!("{s:>8.1}"))));
     }
     text
@@ -162,10 +204,36 @@ mod tests {
         ]});
         let KnnMatrix { ks, rows } = knn_matrix(&knn);
         assert_eq!(ks, [1, 20]);
-        assert_eq!(rows[0], ("checkpoint".to_owned(), vec![Some(25.0), Some(50.0)]));
+        assert_eq!(rows[0], ("this encoder".to_owned(), vec![Some(25.0), Some(50.0)]));
         assert_eq!(rows[1].1, [Some(12.5), None]);
         assert!(knn_text(&knn).contains("k=20") && knn_html(&knn).contains("<td>50.0</td>"));
         assert!(knn_matrix(&Value::Null).rows.is_empty());
+    }
+
+    #[test]
+    fn the_verdict_compares_what_is_treated_alike_and_does_not_flatter() {
+        let row = |features: &str, k: u64, top1: f64| json!({"features": features, "k": k, "top1": top1});
+        let raw = [row("checkpoint", 5, 0.5), row("untrained", 5, 0.25), row("pixels", 5, 0.75)];
+        let said = verdict(&json!({ "results": raw }));
+        assert!(
+            said.contains("50.0 % right by 5") && said.contains("25.0 points more than the untrained"),
+            "{said}"
+        );
+        assert!(said.contains("25.0 points less than raw pixels: it takes more"), "{said}");
+        let whitened = [
+            row("checkpoint", 10, 0.1),
+            row("checkpoint-whitened", 10, 0.75),
+            row("untrained-whitened", 10, 0.5),
+            row("pixels-whitened", 10, 0.25),
+            row("checkpoint-whitened", 20, 0.0),
+        ];
+        let said = verdict(&json!({ "results": whitened }));
+        assert!(
+            said.contains("75.0 % right by 10") && said.contains("50.0 points more than raw pixels"),
+            "{said}"
+        );
+        assert!(!said.contains("it takes"), "{said}");
+        assert!(verdict(&Value::Null).contains("no floors"));
     }
 
     #[test]

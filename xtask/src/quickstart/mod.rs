@@ -4,6 +4,7 @@ mod emoji;
 mod html;
 mod images;
 mod page;
+mod scene;
 mod serve;
 mod train;
 
@@ -22,6 +23,8 @@ const RECIPE: &str = "saliency-moco-small";
 const IMAGES_SEEN: usize = 24_000;
 /// Side of the training crops.
 const IMAGE_SIZE: &str = "64";
+/// Numbers of a whitened embedding, where there are images enough.
+const WHITENED: usize = 128;
 /// Validation images that the server is asked about and the page shows.
 const QUERIES: usize = 12;
 
@@ -51,7 +54,7 @@ struct Run {
 }
 
 impl Run {
-    const STEPS: usize = 8;
+    const STEPS: usize = 9;
 
     fn log(&self, name: &str) -> PathBuf {
         self.folder.join("logs").join(format!("{name}.log"))
@@ -94,10 +97,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     clear(&run.folder)?;
     let images = run.step("images", "a validation split", |run| images(args, run))?;
     let trained = pretrain(args, &mut run, &images)?;
-    let checkpoint = trained.checkpoint.clone();
-    let knn = run
-        .step("kNN", "against the untrained encoder and raw pixels", |run| knn(run, &checkpoint, &images))?;
-    println!("{}", html::knn_text(&knn));
+    let checkpoint = run.step("whiten", "by the training images, without labels", |run| {
+        whiten(run, &trained.checkpoint, &images)
+    })?;
+    let knn =
+        run.step("kNN", "beside an untrained encoder and raw pixels", |run| knn(run, &checkpoint, &images))?;
+    println!("{}\n{:17}{}", html::knn_text(&knn), "", html::verdict(&knn));
     let verify =
         run.step("export", "ONNX, checked on images; Detectron2", |run| export(run, &checkpoint, &images))?;
     let (server, served) = run.step("serve", "index, then real requests", |run| {
@@ -134,8 +139,7 @@ fn images(args: &Args, run: &Run) -> Result<Images> {
         Some(data) => Images::of(data, &split),
         None => {
             let mut images = Images::of(&emoji::tree()?, &split)?;
-            images.origin =
-                "Noto Emoji at 64 px (Apache-2.0), npm package `emoji-datasource-google`".to_owned();
+            images.origin = emoji::about();
             Ok(images)
         }
     }
@@ -150,6 +154,18 @@ fn pretrain(args: &Args, run: &mut Run, images: &Images) -> Result<train::Traine
     run.step("pretrain", &about, |run| {
         train::pretrain(&plan, &images.train, &run.file("run"), &run.log("pretrain"))
     })
+}
+
+/// The checkpoint whose embeddings are whitened, which all that follows is about.
+fn whiten(run: &Run, checkpoint: &Path, images: &Images) -> Result<PathBuf> {
+    let out = run.file("encoder.safetensors");
+    // Fewer directions than images, so that each is seen in several.
+    let dim = (images.training()? / 2).clamp(1, WHITENED);
+    let mut command = sh::command(paths::tool("occlude-train"));
+    command.arg("whiten").arg(checkpoint).arg(&images.train).arg("--out").arg(&out);
+    let said = sh::logged(command.args(["--dim", &dim.to_string()]), &run.log("whiten"))?;
+    said.lines().filter(|line| line.starts_with("mean cosine")).for_each(|line| println!("{:17}{line}", ""));
+    Ok(out)
 }
 
 fn knn(run: &Run, checkpoint: &Path, images: &Images) -> Result<Value> {

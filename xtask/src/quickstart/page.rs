@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::html::{Curve, chart, escape, knn_html, picture, picture_file, rows};
+use super::html::{Curve, chart, escape, knn_html, picture, picture_file, rows, verdict};
 use super::serve::Answer;
 use super::{Results, Run};
 use crate::sh;
@@ -15,6 +15,17 @@ use crate::sh;
 const FIRST_BATCH: &str = "<p>Each row is one image: its first view, what of it counts as foreground, its second view, \
     what of that counts as foreground, and the first view as the encoder gets it, cells of foreground and background \
     blurred away.</p>";
+
+/// What the kNN table is.
+const FLOORS: &str = "<p>Every held-back image is given the class of the training images whose embeddings are nearest \
+    to its own. No label was used before. Two floors tell what that is worth: <em>untrained encoder</em> is the same \
+    network with random weights, <em>raw pixels</em> are the images themselves at 16 by 16. Whitening, fitted on the \
+    training images without labels, gives every direction of the embeddings the same weight; the floors get it, \
+    too. What does not beat them has learnt nothing of use.</p>";
+
+/// What a row of neighbours is.
+const FOUND: &str = "<p>Each row: a held-back image, what the encoder takes for its object, and its nearest training \
+    images with their cosine similarity, as <code>occlude-serve</code> answered.</p>";
 
 /// Writes `index.html` into the run's folder; returns its path.
 pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
@@ -27,7 +38,9 @@ pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
         include_str!("page.css"),
         escape(&results.origin)
     );
-    section(&mut page, "kNN classification of the held-back images", &knn_html(&results.knn));
+    section(&mut page, "What it has learnt", &knn(results));
+    let asked: String = results.served.answers.iter().map(query).collect();
+    section(&mut page, "What it finds", &format!("{FOUND}{asked}"));
     section(&mut page, "Training", &training(results));
     let first = picture_file(&trained.first_batch, "views, saliency and masks of the first batch");
     section(
@@ -35,10 +48,6 @@ pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
         "First batch: views, saliency, masks",
         &format!("{FIRST_BATCH}<div class=\"wide\">{first}</div>"),
     );
-    let asked: String = results.served.answers.iter().map(query).collect();
-    let about = "<p>Each row: a held-back image, its saliency overlay, and its nearest training images with their \
-                 cosine similarity, as <code>occlude-serve</code> answered.</p>";
-    section(&mut page, "Saliency and neighbours", &format!("{about}{asked}"));
     section(
         &mut page,
         "Verification of the ONNX file",
@@ -51,6 +60,11 @@ pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
     let path = run.file("index.html");
     fs::write(&path, page).with_context(|| format!("could not write `{}`", path.display()))?;
     Ok(path)
+}
+
+fn knn(results: &Results) -> String {
+    let verdict = escape(&verdict(&results.knn));
+    format!("<p class=\"verdict\">{verdict}.</p>{}{FLOORS}", knn_html(&results.knn))
 }
 
 fn section(page: &mut String, title: &str, body: &str) {
