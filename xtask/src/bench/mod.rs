@@ -81,7 +81,7 @@ const BENCHES: [Bench; 8] = [
     },
     Bench {
         name: "train",
-        about: "ResNet-18 at 64 px, batch 128: occlude-train, MoCo v2 written in PyTorch",
+        about: "ResNet-18 at 64 px, batch 128: occlude-train, MoCo v2 written in PyTorch, MoCo v2 and BYOL of lightly",
         run: |folder, _| train::run(folder),
     },
 ];
