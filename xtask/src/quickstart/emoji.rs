@@ -215,7 +215,7 @@ mod tests {
         }
         scenes.sort_unstable();
         scenes.dedup();
-        assert_eq!(scenes.len(), SCENES.iter().map(|(_, count)| count).sum(), "no scene twice");
+        assert_eq!(scenes.len(), SCENES.iter().map(|(_, count)| count).sum::<usize>(), "no scene twice");
         let reader = png::Decoder::new(std::io::Cursor::new(&scenes[0])).read_info().unwrap();
         assert_eq!((reader.info().width as usize, reader.info().color_type), (SIDE, png::ColorType::Rgb));
     }
