@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::{paths, setup, sh};
@@ -49,6 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if file.exists() {
         fs::remove_file(&file).with_context(|| format!("could not empty `{}`", file.display()))?;
     }
+    let scratch = paths::release().join("tmp");
     let mut cargo = sh::cargo();
     cargo.args(["test", "--release"]).env(VARIABLE, &file);
     if !args.arguments.iter().any(|a| a == "-p" || a.starts_with("--package")) {
@@ -57,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     cargo.args(&args.arguments).stdout(Stdio::piped());
     let mut child = cargo.spawn().with_context(|| format!("could not start `{}`", sh::line(&cargo)))?;
     let output = child.stdout.take().context("cargo has an output")?;
-    let mut seen = Seen::of(output, &mut std::io::stdout(), &mut clear)?;
+    let mut seen = Seen::of(output, &mut std::io::stdout(), &mut || clear(&scratch))?;
     let status = child.wait()?;
     seen.written(&fs::read_to_string(&file).unwrap_or_default());
     print!("{}", seen.list());
@@ -73,11 +75,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the scratch folders of a test binary that passed: all of them together would be twice what the build takes.
-fn clear() {
-    for entry in fs::read_dir(paths::release().join("tmp")).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("occlude-") {
-            let _ = fs::remove_dir_all(entry.path());
+/// Deletes the scratch folders of test binaries that have ended: all of them together would be twice what the build takes.
+/// Each has a file beside it with the number of its process, since the next one may have begun already.
+fn clear(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let owner = entry.path();
+        let process = match owner.extension() {
+            Some(extension) if extension == "pid" => fs::read_to_string(&owner).unwrap_or_default(),
+            _ => continue,
+        };
+        let ended = process.parse().is_ok_and(|id: u32| !Path::new("/proc").join(id.to_string()).exists());
+        if ended && fs::remove_dir_all(owner.with_extension("")).is_ok() {
+            let _ = fs::remove_file(owner);
         }
     }
 }
@@ -191,6 +200,23 @@ mod tests {
         );
         assert!(list.contains("    b::c\n    d\n"), "{list}");
         assert_eq!(Seen::default().list(), "\nskipped: none\n");
+    }
+
+    #[test]
+    fn folders_of_processes_that_have_ended_are_deleted_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        let ended = ended.wait().map(|_| ended.id()).unwrap();
+        for (name, process) in [("occlude-a", ended), ("occlude-b", std::process::id())] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(format!("{name}.pid")), process.to_string()).unwrap();
+        }
+        fs::create_dir(folder.path().join("somebody-elses")).unwrap();
+        clear(folder.path());
+        let mut left: Vec<_> =
+            fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["occlude-b", "occlude-b.pid", "somebody-elses"]);
     }
 
     #[test]
