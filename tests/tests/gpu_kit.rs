@@ -4,7 +4,7 @@
 use occlude_tests::pictures::{Random, draw};
 use occlude_tests::run::{self, Said};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -115,7 +115,8 @@ fn the_shortest_kit_runs_every_step_on_a_cpu() {
     assert!(steps["rates"]["figures"]["floor"]["saliency-moco"].as_f64() > Some(0.0));
     assert!(steps["moco-v2 synthetic"]["figures"]["phases"].as_array().is_some_and(|rows| !rows.is_empty()));
     assert!(steps["serve fp16"]["figures"]["4 clients"]["p99_ms"].as_f64() > Some(0.0));
-    assert_eq!(steps["methods"]["figures"].as_object().map(serde_json::Map::len), Some(9));
+    let figures = steps["methods"]["figures"].as_object().expect("figures of every recipe");
+    assert_eq!(figures.keys().cloned().collect::<BTreeSet<_>>(), recipes());
     let run = &steps["accuracy: shapes 32 px, hp, seed 0"]["figures"];
     assert!(
         run["linear"]["top1"].is_number() && run["knn"].as_array().is_some_and(|rows| rows.len() > 3),
@@ -224,6 +225,25 @@ fn parts_are_small_unpack_by_themselves_and_are_joined() {
     for (name, bytes) in &files {
         assert!(fs::read(away.join("occlude-gpu-kit").join(name)).is_ok_and(|read| read == *bytes), "{name}");
     }
+}
+
+/// The recipes that the trainer's help lists.
+fn recipes() -> BTreeSet<String> {
+    let help = run::words("occlude-train", "pretrain --help").ok().stdout;
+    let (_, after) = help.split_once("--recipe").expect("the option");
+    let (values, _) = after.split_once("\n      --").expect("another option");
+    let names = values.lines().filter_map(|line| line.trim().strip_prefix("- ")?.split_once(':'));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+#[test]
+fn the_kit_checks_every_recipe_of_the_trainer() {
+    const SCRIPT: &str = "import json, sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv[1]); import training; \
+                          print(json.dumps(training.RECIPES))";
+    let named = run::python(SCRIPT, &[&paths::root().join("xtask/src/gpu/kit")]);
+    let named: BTreeSet<String> = serde_json::from_value(named).expect("a list of names");
+    assert_eq!(named, recipes());
+    assert!(named.contains("byol") && named.len() > 10, "{named:?}");
 }
 
 #[test]
