@@ -177,11 +177,12 @@ pub(super) fn choose(names: &[String], collection: Collection, own: &[String]) -
     Ok(arms)
 }
 
-/// (name, what it is, flags, whether it shows the floors) of every method, for machines without `cargo`.
-pub(super) fn methods(
-    budget: Budget,
-) -> impl Iterator<Item = (&'static str, &'static str, Vec<String>, bool)> {
-    METHODS.iter().map(move |row| (row.name, row.about, row.flags(budget).words(), Arm::of(row).has_floors()))
+/// (name, what it is, flags, whether it shows the floors) of the arms of the experiment, then of every other method, for
+/// machines without `cargo`.
+pub(super) fn plan(budget: Budget) -> impl Iterator<Item = (&'static str, &'static str, Vec<String>, bool)> {
+    let rest = METHODS.iter().filter(|row| !EXPERIMENT.contains(&row.name));
+    let rows = EXPERIMENT.iter().filter_map(|name| find(name)).chain(rest);
+    rows.map(move |row| (row.name, row.about, row.flags(budget).words(), Arm::of(row).has_floors()))
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ const SIZES: [(u32, u32); 2] = [(64, 4), (96, 4)];
 /// The methods as data, for a machine that has no `cargo`: what to run there with `epochs` each, and the shortest form of it.
 pub(crate) fn plan(epochs: u32) -> Value {
     let entries = |size: u32, batch: u32, budget: Budget| {
-        arms::methods(budget).map(move |(row, about, flags, floors)| {
+        arms::plan(budget).map(move |(row, about, flags, floors)| {
             json!({
                 "row": row, "about": about, "size": size, "epochs": budget.epochs, "batch": batch,
                 "floors": floors, "flags": flags,
