@@ -256,6 +256,10 @@ fn chooses_models_and_collections() {
     assert!(filled.starts_with("HTTP/1.1 200"), "{filled}");
     browser.open(&scene.url());
     browser.until("!$('sources').hidden && $('source').options.length === 2");
+    // The gallery is the default, even where it is known after the collections.
+    const LATE: &str = "{ const known = server.gallery; server.gallery = null; sources(); const first = $('source').value; \
+                        server.gallery = known; sources(); [first, $('source').value] }";
+    assert_eq!(browser.eval(LATE), json!(["/dresses", ""]));
     scene.choose(&[PHOTO]);
     browser.eval("$('which').value = 'bytes'; $('which').dispatchEvent(new Event('change')); true");
     scene.answered();
