@@ -230,7 +230,7 @@ fn parts_are_small_unpack_by_themselves_and_are_joined() {
 /// The recipes that the trainer's help lists.
 fn recipes() -> BTreeSet<String> {
     let help = run::words("occlude-train", "pretrain --help").ok().stdout;
-    let (_, after) = help.split_once("--recipe").expect("the option");
+    let (_, after) = help.split_once("\n      --recipe <").expect("the option");
     let (values, _) = after.split_once("\n      --").expect("another option");
     let names = values.lines().filter_map(|line| line.trim().strip_prefix("- ")?.split_once(':'));
     names.map(|(name, _)| name.to_owned()).collect()
