@@ -163,6 +163,54 @@ fn knn_votes_either_way_and_keeps_its_rows() {
     assert_ne!(evaluate("knn", "--unweighted --out @/knn").code, 0, "the folder holds weighted votes");
 }
 
+/// A file that is there, or is read, is told before the data are looked at, which are nowhere.
+#[test]
+fn files_are_not_replaced_and_that_is_said_before_the_work() {
+    let at = |line: &str| line.replace('@', &place().display().to_string());
+    let (checkpoint, weights) = (checkpoint(), fs::read(checkpoint()).unwrap());
+    let list = place().join("profiled.txt");
+    fs::write(&list, "train/disc/000.png\n").unwrap();
+    let (found, lost) = ("exists; hint: `--force` replaces it", "the input would be lost");
+    let profile =
+        "--recipe saliency-moco-small --arch resnet18 --image-size 32 --batch-size 12 --warmup 0 --steps 1";
+    for (task, flags, input, works) in [
+        (
+            "knn",
+            format!("{} @/nowhere @/nowhere --per-picture", checkpoint.display()),
+            &checkpoint,
+            "--k 1 --no-floors",
+        ),
+        (
+            "linear",
+            format!("{} @/nowhere @/nowhere --per-picture", checkpoint.display()),
+            &checkpoint,
+            "--views cached --epochs 1 --batch-size 8 --lr 0.5",
+        ),
+        ("profile", format!("@/profiled.txt {profile} --json"), &list, "--workers 1"),
+    ] {
+        let precious = place().join(format!("precious-{task}.json"));
+        fs::write(&precious, "precious").unwrap();
+        let line = at(&format!("{task} {flags}"));
+        for (out, force, part) in [
+            (&precious, "", found),
+            (input, "", lost),
+            (input, " --force", lost),
+            (&place().join("no/where"), "", "create the folder first"),
+        ] {
+            let said = run::words("occlude-train", &format!("{line} {}{force}", out.display()));
+            assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{task}: {}", said.stderr);
+            assert!(said.stderr.contains(part), "{task}: {}", said.stderr);
+        }
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        let line = line.replace(&at("@/nowhere @/nowhere"), &at("@/train @/val"));
+        let line = line.replace(&at("@/profiled.txt"), &at("@/train"));
+        run::words("occlude-train", &format!("{line} {} --force --device cpu {works}", precious.display()))
+            .ok();
+        serde_json::from_slice::<Value>(&fs::read(&precious).unwrap()).expect("JSON where it was asked for");
+    }
+    assert!(fs::read(&checkpoint).unwrap() == weights, "the checkpoint is as it was");
+}
+
 #[test]
 fn wrong_use_is_refused_before_anything_is_computed() {
     for (task, more, code, names) in [
