@@ -32,6 +32,16 @@ fn evaluate(task: &str, more: &str) -> run::Said {
     run::words("occlude-train", &line.replace('@', &place().display().to_string()))
 }
 
+/// The run says what its configuration came to, which `--show-config` tells, too.
+#[test]
+fn a_run_keeps_the_sizes_that_follow_from_its_views() {
+    let config: Value = serde_json::from_slice(&fs::read(place().join("run/config.json")).unwrap()).unwrap();
+    let filter = &config["resolved"]["masking"]["high_pass"];
+    assert_eq!(filter["side"], 3, "{config}");
+    let sigma = filter["sigma"].as_f64().expect("a number");
+    assert!((sigma - 5.0 * 32.0 / 224.0).abs() < 1e-9, "{config}");
+}
+
 /// Accuracies are shares inside of their intervals.
 fn check_scores(answer: &Value) {
     for name in ["top1", "top5", "mean_per_class"] {
