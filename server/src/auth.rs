@@ -127,8 +127,14 @@ pub fn create(name: &str, path: &Path) -> Result<String, KeyError> {
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
         return Err(wrong("take 1 to 64 letters, digits and `-_.@`"));
     }
-    if path.exists() && Keys::read(path).is_ok_and(|k| k.rows.iter().any(|(n, _)| n == name)) {
-        return Err(wrong("the file has a key of this name; delete its line to replace it"));
+    match Keys::read(path) {
+        Ok(keys) if keys.rows.iter().any(|(known, _)| known == name) => {
+            return Err(wrong("the file has a key of this name; delete its line to replace it"));
+        }
+        Ok(_) | Err(KeyError::Empty { .. }) => {}
+        // A line more would spoil what is somebody else's file, a model for example.
+        Err(error) if path.is_file() => return Err(error),
+        Err(_) => {}
     }
     let mut bytes = [0u8; KEY_BYTES];
     getrandom::fill(&mut bytes).map_err(KeyError::Random)?;
@@ -201,6 +207,14 @@ mod tests {
             assert!(matches!(Keys::read(&path), Err(KeyError::Line { line: 2, .. })), "{line}");
         }
         assert!(matches!(create("a", dir.path()), Err(KeyError::File { verb: "write", .. })));
+        for bytes in [b"\x08\x09 a model".as_slice(), b"\xff\xd8\xff\xe0 a photo", b"host = \"::\"\n"] {
+            std::fs::write(&path, bytes).unwrap();
+            let told = create("a", &path).unwrap_err().to_string();
+            assert!(told.contains(&path.display().to_string()), "{told}");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes, "somebody else's file stays as it is");
+        }
+        std::fs::write(&path, "# nobody yet\n").unwrap();
+        create("a", &path).unwrap();
         assert!(!Keys::default().required());
     }
 }

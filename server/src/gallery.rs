@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use image::codecs::jpeg::JpegEncoder;
 use occlude_preprocess::files::{ListError, Listing, Sample, list};
 use occlude_preprocess::names::relative;
-use occlude_preprocess::{Interpolation, LoadError, load, resize};
+use occlude_preprocess::{AllBroken, Interpolation, LoadError, load, resize};
 
 use crate::batch::{EncodeError, Encoded};
 use crate::bulk::{Outcome, Progress, Run};
@@ -24,15 +24,8 @@ pub enum GalleryError {
     #[error(transparent)]
     List(#[from] ListError),
     /// Not one picture could be read.
-    #[error("none of the {count} pictures in `{}` could be read; the first: {first}", .path.display())]
-    AllBroken {
-        /// The folder.
-        path: PathBuf,
-        /// Pictures listed.
-        count: usize,
-        /// What the first failed with.
-        first: String,
-    },
+    #[error(transparent)]
+    AllBroken(#[from] AllBroken),
     /// The model failed on pictures that could be read.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -88,7 +81,7 @@ impl Gallery {
         };
         let run = Run { samples, model, limits, progress };
         if let Outcome { done: 0, first_error: Some(first), .. } = run.encode(&mut keep)? {
-            return Err(GalleryError::AllBroken { path: dir.to_owned(), count: samples.len(), first });
+            return Err(AllBroken { folder: Some(dir.to_owned()), count: samples.len(), first }.into());
         }
         rows.sort_unstable_by_key(|(i, _)| *i);
         let skipped = samples.len() - rows.len();
@@ -291,17 +284,25 @@ mod tests {
 
     #[test]
     fn a_folder_of_broken_pictures_and_no_folder_are_errors() {
+        use std::os::unix::ffi::OsStrExt;
         let dir = tempfile::tempdir().unwrap();
         let index = |path: &Path| Gallery::index(path, &model(), &Limits::default(), &Seen::default()).err();
         assert!(matches!(
             index(&dir.path().join("gone")),
             Some(GalleryError::List(ListError::Missing { .. }))
         ));
-        fs::write(dir.path().join("a.png"), "no").unwrap();
-        match index(dir.path()) {
-            Some(GalleryError::AllBroken { count: 1, first, .. }) => assert!(first.contains("a.png")),
-            other => panic!("{other:?}"),
-        }
+        let folder = dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe8"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("a.png"), "no").unwrap();
+        let Some(error @ GalleryError::AllBroken(AllBroken { count: 1, .. })) = index(&folder) else {
+            panic!("a gallery")
+        };
+        let told = error.to_string();
+        assert!(
+            told.starts_with("none of the 1 pictures in `") && told.contains("/caf%E8` could be"),
+            "{told}"
+        );
+        assert!(told.contains("a.png"), "{told}");
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub const WHITENED: f64 = 1e-5;
 /// Largest difference of the mean of a map scaled to 0..1: sums of floats in another order, in batches and one by one.
 pub const MAP_SCORE: f64 = 1e-4;
 
+/// Largest difference of a map's area under the ROC curve in fp16 or int8 from that in fp32: what docs/maps.md promises.
+pub const MAP_AUROC: f64 = 0.01;
+
 /// Largest difference of a cosine similarity from 1 where an image meets itself in the gallery.
 pub const SELF_SIMILARITY: f64 = 1e-3;
 

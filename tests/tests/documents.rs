@@ -62,6 +62,27 @@ fn documented_flags_exist() {
     assert!(shown > 5, "only {shown} flags found: are the code blocks read?");
 }
 
+/// The tests that docs/inputs.md names: `FILE::NAME`, or `::NAME` for one more of the file before it.
+#[test]
+fn named_tests_exist() {
+    let read = |file: &str| {
+        std::fs::read_to_string(paths::root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+    };
+    let (text, mut found) = (read("docs/inputs.md"), 0);
+    for line in text.lines().filter(|line| line.starts_with('|')) {
+        let mut source = String::new();
+        for word in line.split('`').skip(1).step_by(2) {
+            let Some((file, name)) = word.rsplit_once("::") else { continue };
+            if !file.is_empty() {
+                source = read(file);
+            }
+            assert!(source.contains(&format!("fn {name}(")), "no test `{word}`: {line}");
+            found += 1;
+        }
+    }
+    assert!(found > 150, "only {found} tests found: are the tables read?");
+}
+
 #[test]
 fn a_line_is_read_as_tool_subcommand_and_flags() {
     let (command, flags) = used("$ bin/occlude-train pretrain D --epochs 2 --lr=1 # --not-this").unwrap();

@@ -32,6 +32,16 @@ fn evaluate(task: &str, more: &str) -> run::Said {
     run::words("occlude-train", &line.replace('@', &place().display().to_string()))
 }
 
+/// The run says what its configuration came to, which `--show-config` tells, too.
+#[test]
+fn a_run_keeps_the_sizes_that_follow_from_its_views() {
+    let config: Value = serde_json::from_slice(&fs::read(place().join("run/config.json")).unwrap()).unwrap();
+    let filter = &config["resolved"]["masking"]["high_pass"];
+    assert_eq!(filter["side"], 3, "{config}");
+    let sigma = filter["sigma"].as_f64().expect("a number");
+    assert!((sigma - 5.0 * 32.0 / 224.0).abs() < 1e-9, "{config}");
+}
+
 /// Accuracies are shares inside of their intervals.
 fn check_scores(answer: &Value) {
     for name in ["top1", "top5", "mean_per_class"] {
@@ -161,6 +171,54 @@ fn knn_votes_either_way_and_keeps_its_rows() {
     let equal = evaluate("knn", "--json --unweighted --k 3 --no-floors").ok().json();
     assert_eq!((&equal["votes"], equal["results"].as_array().unwrap().len()), (&"equal".into(), 1));
     assert_ne!(evaluate("knn", "--unweighted --out @/knn").code, 0, "the folder holds weighted votes");
+}
+
+/// A file that is there, or is read, is told before the data are looked at, which are nowhere.
+#[test]
+fn files_are_not_replaced_and_that_is_said_before_the_work() {
+    let at = |line: &str| line.replace('@', &place().display().to_string());
+    let (checkpoint, weights) = (checkpoint(), fs::read(checkpoint()).unwrap());
+    let list = place().join("profiled.txt");
+    fs::write(&list, "train/disc/000.png\n").unwrap();
+    let (found, lost) = ("exists; hint: `--force` replaces it", "the input would be lost");
+    let profile =
+        "--recipe saliency-moco-small --arch resnet18 --image-size 32 --batch-size 12 --warmup 0 --steps 1";
+    for (task, flags, input, works) in [
+        (
+            "knn",
+            format!("{} @/nowhere @/nowhere --per-picture", checkpoint.display()),
+            &checkpoint,
+            "--k 1 --no-floors",
+        ),
+        (
+            "linear",
+            format!("{} @/nowhere @/nowhere --per-picture", checkpoint.display()),
+            &checkpoint,
+            "--views cached --epochs 1 --batch-size 8 --lr 0.5",
+        ),
+        ("profile", format!("@/profiled.txt {profile} --json"), &list, "--workers 1"),
+    ] {
+        let precious = place().join(format!("precious-{task}.json"));
+        fs::write(&precious, "precious").unwrap();
+        let line = at(&format!("{task} {flags}"));
+        for (out, force, part) in [
+            (&precious, "", found),
+            (input, "", lost),
+            (input, " --force", lost),
+            (&place().join("no/where"), "", "create the folder first"),
+        ] {
+            let said = run::words("occlude-train", &format!("{line} {}{force}", out.display()));
+            assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{task}: {}", said.stderr);
+            assert!(said.stderr.contains(part), "{task}: {}", said.stderr);
+        }
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        let line = line.replace(&at("@/nowhere @/nowhere"), &at("@/train @/val"));
+        let line = line.replace(&at("@/profiled.txt"), &at("@/train"));
+        run::words("occlude-train", &format!("{line} {} --force --device cpu {works}", precious.display()))
+            .ok();
+        serde_json::from_slice::<Value>(&fs::read(&precious).unwrap()).expect("JSON where it was asked for");
+    }
+    assert!(fs::read(&checkpoint).unwrap() == weights, "the checkpoint is as it was");
 }
 
 #[test]

@@ -237,6 +237,54 @@ fn verify_holds_lower_precision_against_single() {
     }
 }
 
+/// One broken picture is named, skipped and counted, by calibration and by both kinds of `verify`; nothing but broken
+/// ones is an error.
+#[test]
+fn broken_pictures_are_skipped_and_told() {
+    let folder = run::scratch("export_broken");
+    let (some, none) = (folder.join("some"), folder.join("none"));
+    pictures::tree(&some, 8, 3);
+    pictures::broken(&some.join("disc/broken.jpg"));
+    std::fs::create_dir(&none).expect("a folder");
+    ["a.jpg", "b.png"].iter().for_each(|name| pictures::broken(&none.join(name)));
+    let checkpoint = checkpoint();
+    let int8 = |out: &PathBuf, pictures: &PathBuf| {
+        let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"onnx", &checkpoint, out, &"--image-size", &SIDE];
+        arguments.extend([&"--precision" as &dyn AsRef<OsStr>, &"int8", &"--calibrate", pictures]);
+        let bits = weight_bits().trim();
+        if !bits.is_empty() {
+            arguments.push(&bits);
+        }
+        run::run("occlude-export", &arguments)
+    };
+    let (single, integers, never) =
+        (onnx("unbroken", ""), folder.join("int8.onnx"), folder.join("never.onnx"));
+    let said = int8(&integers, &some).ok();
+    for part in ["calibrated on 24 pictures", "1 skipped", "warning: skipped: ", "disc/broken.jpg"] {
+        assert!(said.stderr.contains(part), "no `{part}` in: {}", said.stderr);
+    }
+    let said = int8(&never, &none);
+    assert_eq!(said.code, 1, "{}", said.stderr);
+    assert!(said.stderr.contains("none of the 2 pictures could be read; the first: "), "{}", said.stderr);
+    assert!(!never.exists());
+    for model in [&single, &integers] {
+        let verify = |pictures: &PathBuf| {
+            run::run(
+                "occlude-export",
+                &[&"verify", model, &checkpoint, pictures, &"--limit", &"0", &"--json"],
+            )
+        };
+        let said = verify(&some).ok();
+        assert_eq!(said.json()["skipped"], 1, "{}", said.stdout);
+        for part in ["1 pictures skipped", "warning: skipped: ", "disc/broken.jpg"] {
+            assert!(said.stderr.contains(part), "no `{part}` in: {}", said.stderr);
+        }
+        let said = verify(&none);
+        assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{}", said.stderr);
+        assert!(said.stderr.contains("none of the 2 pictures could be read; the first: "), "{}", said.stderr);
+    }
+}
+
 #[test]
 fn verify_draws_the_maps_and_overwrites_nothing() {
     let (checkpoint, pictures) = (checkpoint(), place().join("pictures"));

@@ -2,6 +2,7 @@
 //! nothing on stdout.
 
 use occlude_tests::{pictures, run};
+use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -133,6 +134,35 @@ fn a_run_that_cannot_work_is_refused_before_it_starts() {
 fn contradicting_server_flags_are_wrong_usage() {
     refused("occlude-serve", "--model @/text.onnx --max-batch 0", USAGE, "--max-batch");
     refused("occlude-serve", "--model @/text.onnx --max-batch 9 --max-queue 4", USAGE, "--max-queue");
+}
+
+/// What a recipe becomes with its flags: the sizes that follow from the view on stdout, and on stderr what is hardly ever
+/// meant. The same is told when a run begins, whose `config.json` has the sizes.
+#[test]
+fn pretrain_tells_what_follows_from_its_flags_and_warns() {
+    let show = |flags: &str| {
+        let line = format!("pretrain @/nowhere --recipe saliency-moco {flags} --show-config");
+        run::words("occlude-train", &line.replace('@', &place().display().to_string())).ok()
+    };
+    let plain = show("");
+    let filter = json!({ "high_pass": { "side": 11, "sigma": 5.0 }, "focal_query": 200, "focal_negative": 130, "cells": 7 });
+    assert_eq!((&plain.json()["resolved"]["masking"], plain.stderr.as_str()), (&filter, ""));
+    let small = show("--image-size 112 --strategy blur");
+    let blur = json!({ "blur": { "side": 15, "sigma": 5.0 }, "cells": 4 });
+    assert_eq!((&small.json()["resolved"]["masking"], small.stderr.as_str()), (&blur, ""));
+    let published = show("--image-size 112 --strategy blur --fills published").json();
+    assert_eq!(published["resolved"]["masking"]["blur"], json!({ "side": 31, "sigma": 10.0 }));
+    let warning = "warning: `--alpha 2` with 4096 negatives at temperature 0.2: ";
+    let warned = show("--queue 4096");
+    assert!(warned.stderr.starts_with(warning) && warned.stderr.contains("s* = 0.83"), "{}", warned.stderr);
+    // A run warns before it looks at the pictures, which are nowhere.
+    let line = format!(
+        "pretrain {}/nowhere --recipe saliency-moco --queue 4096 --device cpu --out",
+        place().display()
+    );
+    let said = run::words("occlude-train", &format!("{line} {}", place().join("run-warned").display()));
+    assert_eq!(said.code, FAILED, "{}", said.stderr);
+    assert!(said.stderr.starts_with(warning) && said.stderr.contains("nowhere"), "{}", said.stderr);
 }
 
 /// A reader that has read enough, or a terminal that is gone, is no reason to panic.

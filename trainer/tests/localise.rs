@@ -178,6 +178,36 @@ fn rules_stages_sizes_and_windows_are_what_is_asked_for() {
     assert_eq!(names, ["0.png", "3.png"]);
 }
 
+/// A state dict as torchvision saves it, classifier and all, is the encoder that it is in safetensors, number for number.
+#[test]
+fn a_file_of_torchvision_gives_what_the_same_weights_give_elsewhere() {
+    let dir = place();
+    let at = |name: &str| dir.path().join(name);
+    let script = "import sys, torch, torchvision\n\
+                  from safetensors.torch import load_file\n\
+                  net = torchvision.models.resnet18()\n\
+                  keys = net.load_state_dict(load_file(sys.argv[1]), strict=False)\n\
+                  assert sorted(keys.missing_keys) == ['fc.bias', 'fc.weight'] and not keys.unexpected_keys, keys\n\
+                  torch.save(net.state_dict(), sys.argv[2])";
+    let interpreter = std::env::var_os("OCCLUDE_PYTHON").unwrap_or_default();
+    assert!(Path::new(&interpreter).exists(), "no Python environment; hint: run `cargo xtask setup`");
+    let files = [at("net.safetensors"), at("resnet18.pth")];
+    let output = Command::new(interpreter).args(["-c", script]).args(&files).output().expect("started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let ours = figures(dir.path(), "--masks @/masks --no-untrained");
+    // The file says nothing of preprocessing.
+    let line = "@/resnet18.pth @/data --masks @/masks --no-untrained --image-size 64 --json @/theirs.json";
+    let said = run(dir.path(), line);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(said.stderr.contains("carries no preprocessing"), "{}", said.stderr);
+    let theirs: Value =
+        serde_json::from_str(&fs::read_to_string(at("theirs.json")).expect("written")).expect("JSON");
+    assert!(figure(&theirs, "encoder", "auroc") > 0.0 && theirs["each"].as_array().map(Vec::len) == Some(6));
+    for key in ["fingerprint", "rule", "stage", "sizes", "results", "each"] {
+        assert!(!ours[key].is_null() && ours[key] == theirs[key], "{key}: {} {}", ours[key], theirs[key]);
+    }
+}
+
 #[test]
 fn boxes_serve_as_truth() {
     let dir = place();

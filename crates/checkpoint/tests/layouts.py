@@ -70,6 +70,23 @@ def without_values(state, *names):
     return {n: t.to(torch.float8_e4m3fn) if n in names else t for n, t in state.items()}
 
 
+class OfDevice:
+    """What `torch.save` makes of a tensor of XLA: a copy for the CPU, and the name of the device that it goes back to."""
+
+    def __init__(self, rebuild, tensor):
+        self.reduced = rebuild, (tensor, torch.float32, "xla:0", False)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def of_device(state, *names):
+    """Some tensors of XLA, as today's versions save them and as earlier ones, by numpy, did."""
+    today, earlier = torch._utils._rebuild_device_tensor_from_cpu_tensor, torch._utils._rebuild_device_tensor_from_numpy
+    made = {n: OfDevice(today, state[n].clone()) if i else OfDevice(earlier, state[n].numpy()) for i, n in enumerate(names)}
+    return {**state, **made}
+
+
 def below(prefix, state, *, shared=None):
     return {prefix + name: (shared or state)[name] for name in state}
 
@@ -166,6 +183,7 @@ def files():
     with torch.device("meta"):
         empty = {n: torch.empty(t.shape) for n, t in r18.items()}
     yield "meta", {"state_dict": empty}
+    yield "xla", {"state_dict": of_device(r18, "bn1.bias", "layer1.0.conv1.weight")}
     yield "attention", {**r18, "layer1.0.se.fc1.weight": torch.zeros(1)}
     small = {**r18, "conv1.weight": torch.zeros(64, 3, 3, 3)}
     yield "small_stem", small

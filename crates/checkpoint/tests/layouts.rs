@@ -184,6 +184,11 @@ fn tensors_that_are_not_read_are_named_where_they_are_missed() {
         ("eighth", ["118 matched, 2 missing", "`layer1.0.conv1.weight`: ", "float8_e4m3fn"]),
         ("eighth_stem", ["119 matched, 1 missing", "`conv1.weight`: ", "float8_e4m3fn"]),
         ("meta", ["100 of the missing ones", "_rebuild_meta_tensor_no_storage", "which has no values"]),
+        (
+            "xla",
+            ["118 matched, 2 missing", "_rebuild_device_tensor_from_cpu_tensor", "hint: move it to the CPU"],
+        ),
+        ("xla", ["118 matched, 2 missing", "_rebuild_device_tensor_from_numpy", "a tensor of XLA"]),
     ] {
         let message = refused(name).to_string();
         for part in parts {

@@ -192,6 +192,32 @@ fn a_cut_file_is_refused() {
     }
 }
 
+/// Cut anywhere behind its header, and given an end again: a crop that needs what is missing is refused, one that does
+/// not is what it was. Grey never stands in for pixels.
+#[test]
+fn half_a_jpeg_with_an_end_has_no_views_of_what_is_missing() {
+    let size = ViewSize { side: 8, least_area: 0.0 };
+    let (top, bottom) = (cut(0.0, 0.0, 20.0, 8.0), cut(0.0, 60.0, 131.0, 23.0));
+    for name in FILES {
+        let whole = file(name);
+        let sound = views(&whole, &size, &[top]).expect("sound");
+        views(&whole, &size, &[bottom]).expect("sound");
+        let start = whole.windows(2).position(|w| w == [0xff, 0xda]).expect("a scan") + 14;
+        let mut refused = 0;
+        for length in start..whole.len() - 2 {
+            let bytes = [&whole[..length], &[0xff, 0xd9]].concat();
+            let error = views(&bytes, &size, &[bottom]).expect_err("half a picture");
+            let told = matches!(error, DecodeError::Incomplete { .. } | DecodeError::Truncated { .. });
+            assert!(told, "{name}, {length} of {}: {error}", whole.len());
+            match views(&bytes, &size, &[top]) {
+                Ok(found) => assert!(found == sound, "{name}, {length} of {}", whole.len()),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 0, "{name}: what the crop needs was cut, too");
+    }
+}
+
 #[test]
 fn a_broken_end_hurts_only_the_crops_that_need_it() {
     let mut bytes = file("420");

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::{Listing, Sample, list};
 use occlude_preprocess::names::relative;
 
@@ -71,8 +72,8 @@ pub fn embed(args: &EmbedArgs) -> Result<(usize, usize), ToolError> {
     let outcome = fill(args, &listing, &model, &mut journal)?;
     let mut rows = rows(args, &listing, &journal)?;
     if rows.is_empty() {
-        let (path, count) = (args.dir.clone(), listing.samples.len());
-        return Err(ToolError::AllBroken { path, count, first: outcome.first_error.unwrap_or_default() });
+        let (folder, count) = (Some(args.dir.clone()), listing.samples.len());
+        return Err(AllBroken { folder, count, first: outcome.first_error.unwrap_or_default() }.into());
     }
     let count = rows.len();
     let mut whole = rows.drain(..).map(|(path, class)| {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::{Listing, Sample, list};
 use occlude_preprocess::names::relative;
 use occlude_retrieval::{Engine, Options, Page, Point, Store, With};
@@ -153,8 +154,8 @@ fn fill(
     }
     report.end(&format!("`{}`", args.dir.display()), outcome.done, outcome.skipped);
     if outcome.done == 0 && outcome.skipped == names.len() {
-        let (path, first) = (args.dir.clone(), outcome.first_error.unwrap_or_default());
-        return Err(ToolError::AllBroken { path, count: names.len(), first });
+        let (folder, first) = (Some(args.dir.clone()), outcome.first_error.unwrap_or_default());
+        return Err(AllBroken { folder, count: names.len(), first }.into());
     }
     let kept = names.len() - samples.len();
     Ok(Indexed { encoded: outcome.done, kept, skipped: outcome.skipped, pruned: 0 })

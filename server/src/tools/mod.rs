@@ -15,6 +15,7 @@ use crate::config::{Limits, ModelFile, Provider, cores, units};
 use crate::encoder::{LoadError, Loaded, Options, load};
 use crate::metrics::Metrics;
 use crate::model::Model;
+use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::ListError;
 
 pub use embed::{EmbedArgs, Format, embed};
@@ -140,15 +141,8 @@ pub enum ToolError {
         why: String,
     },
     /// Not one picture could be read.
-    #[error("none of the {count} pictures in `{}` could be read; the first: {first}", .path.display())]
-    AllBroken {
-        /// The folder.
-        path: PathBuf,
-        /// Pictures listed.
-        count: usize,
-        /// What the first failed with.
-        first: String,
-    },
+    #[error(transparent)]
+    AllBroken(#[from] AllBroken),
 }
 
 fn file_error(path: &Path) -> impl Fn(std::io::Error) -> ToolError {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use clap::CommandFactory;
+use clap::{Arg, ArgAction, CommandFactory};
 use occlude_serve::{Args, Kind};
 
 use crate::binary::{Running, pictures, python};
@@ -104,6 +104,17 @@ fn bounds_are_the_librarys() {
     ] {
         assert!(text.contains(&row), "{row}");
     }
+}
+
+/// The variables that are lists are those of the flags that may be given several times, in their order.
+#[test]
+fn lists_are_the_flags_that_may_be_given_several_times() {
+    let (text, command) = (text(), Args::command());
+    let sentence = text.split_once("- Lists (").and_then(|(_, rest)| rest.split_once(')')).unwrap().0;
+    let told: Vec<&str> = sentence.split(',').map(|name| name.trim().trim_matches('`')).collect();
+    let lists = command.get_arguments().filter(|a| matches!(a.get_action(), ArgAction::Append));
+    let name = |a: &Arg| format!("OCCLUDE_SERVE_{}", a.get_long().unwrap().replace('-', "_").to_uppercase());
+    assert_eq!(told, lists.map(name).collect::<Vec<_>>());
 }
 
 #[test]

@@ -67,5 +67,16 @@ fn shows_what_is_asked_of_the_map() {
     browser.eval("$('reset').click()");
     scene.answered();
     assert_eq!(browser.eval("shown.answer.saliency.deviations"), -0.6);
+
+    // What a model lacks is told to clients with the exporter's command, and to the page's visitors without.
+    browser.eval(
+        "await ask('/v1/embed?pool=foreground', { method: 'POST', body: 'x', headers: { 'content-type': 'image/png' } }).catch(fail); true",
+    );
+    let words = browser.text("$('error').innerText");
+    assert!(
+        words.contains("no feature map") && words.contains("Whoever runs this server can help."),
+        "{words}"
+    );
+    assert!(!words.contains("occlude-"), "{words}");
     browser.assert_clean();
 }

@@ -1,6 +1,6 @@
 //! How good an encoder is: `linear`, `finetune`, and what `knn` shares with them; and `embed`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -42,6 +42,26 @@ pub(super) struct Common {
     pub(super) machine: Machine,
 }
 
+/// Which pictures were classified rightly, told in a file.
+#[derive(Args, Debug)]
+pub(super) struct PerPictureArgs {
+    /// Write to this file which validation pictures were classified rightly, as JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    pub(super) per_picture: Option<PathBuf>,
+    /// Replace an existing file of that name; never one that is read
+    #[arg(long)]
+    force: bool,
+}
+
+impl PerPictureArgs {
+    /// Refuses a file that must not be replaced; before the work, not after it.
+    pub(super) fn check(&self, common: &Common) -> Result<()> {
+        let outputs: Vec<&Path> = self.per_picture.iter().map(PathBuf::as_path).collect();
+        let inputs = [&common.checkpoint, &common.train, &common.val].map(PathBuf::as_path);
+        Ok(occlude_output::check(&outputs, &inputs, self.force)?)
+    }
+}
+
 /// Settings that both ways of training a classifier have.
 #[derive(Args, Debug)]
 struct Hyper {
@@ -81,9 +101,8 @@ pub(super) struct LinearArgs {
     /// Learning rate, or `auto`: the best of a grid on a tenth of the training pictures; default: the protocol's
     #[arg(long)]
     lr: Option<Lr>,
-    /// Write to this file which validation pictures were classified rightly, as JSON
-    #[arg(long, value_name = "FILE", conflicts_with = "out")]
-    per_picture: Option<PathBuf>,
+    #[command(flatten)]
+    written: PerPictureArgs,
     #[command(flatten)]
     hyper: Hyper,
 }
@@ -176,10 +195,11 @@ pub(super) fn linear(args: &LinearArgs) -> Result<ExitCode> {
         Ok(protocol) => protocol,
         Err(error) => return Ok(usage(&error)),
     };
+    args.written.check(&args.common)?;
     let splits = Splits::open(&args.common.train, &args.common.val)?;
     args.common.evaluate(&args.hyper, &splits, &protocol, |subject, machine| {
         let outcome = eval::linear(subject, &splits, args.views, &protocol, machine)?;
-        if let (Outcome::Answer(report), Some(path)) = (&outcome, &args.per_picture)
+        if let (Outcome::Answer(report), Some(path)) = (&outcome, &args.written.per_picture)
             && let Some(per_picture) = &report.per_picture
         {
             per_picture.write(path)?;

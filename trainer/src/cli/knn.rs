@@ -1,7 +1,6 @@
 //! `knn`: nearest neighbours, beside floors that are treated alike.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +10,7 @@ use occlude_preprocess::Preprocess;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::evaluate::{Common, cells, open};
+use super::evaluate::{Common, PerPictureArgs, cells, open};
 use crate::eval::{
     self, Extractor, FeatureSet, Folder, How, Moments, PerPicture, Scores, Splits, Votes, Whitener,
     mean_cosine,
@@ -37,9 +36,8 @@ pub(super) struct KnnArgs {
     /// Leave out the floors (an untrained encoder, raw pixels)
     #[arg(long)]
     no_floors: bool,
-    /// Write to this file which validation pictures were classified rightly, as JSON
-    #[arg(long, value_name = "FILE", conflicts_with = "out")]
-    per_picture: Option<PathBuf>,
+    #[command(flatten)]
+    written: PerPictureArgs,
     /// Also whiten to that many numbers, fitted on the training pictures without labels: the encoder and the floors
     /// alike; without, a checkpoint that is whitened is told whitened, and so are the floors
     #[arg(long, value_name = "DIM", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
@@ -75,6 +73,7 @@ struct Measure<'a> {
 pub(super) fn knn(args: &KnnArgs) -> Result<ExitCode> {
     ensure!(args.k.iter().all(|&k| k > 0), "`--k` takes numbers above 0, like `1,10,20`");
     let common = &args.common;
+    args.written.check(common)?;
     let splits = Splits::open(&common.train, &common.val)?;
     let checkpoint = Checkpoint::open(&common.checkpoint)?;
     let (weights, contract) = open(&checkpoint, &common.weights)?;
@@ -104,7 +103,9 @@ pub(super) fn knn(args: &KnnArgs) -> Result<ExitCode> {
     if let Some(folder) = &measure.folder {
         folder.finish(&answer)?;
     }
-    if let (Some(path), Some(per_picture)) = (&args.per_picture, measure.per_picture.borrow().as_ref()) {
+    if let (Some(path), Some(per_picture)) =
+        (&args.written.per_picture, measure.per_picture.borrow().as_ref())
+    {
         per_picture.write(path)?;
     }
     if common.json {

@@ -33,6 +33,9 @@ pub(super) struct ProfileArgs {
     /// Write everything as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Replace an existing file of that name; never one that is read
+    #[arg(long)]
+    force: bool,
     /// Operators to show by name, those that compute most often first
     #[arg(long, default_value_t = 0)]
     operators: usize,
@@ -63,6 +66,9 @@ pub(super) fn run(args: ProfileArgs) -> Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
+    let [outputs, inputs] =
+        [&args.json, &args.data].map(|path| path.as_deref().into_iter().collect::<Vec<_>>());
+    occlude_output::check(&outputs, &inputs, args.force)?;
     let device = args.machine.device.resolve()?;
     args.machine.apply();
     device::prepare(device);

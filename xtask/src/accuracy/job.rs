@@ -113,13 +113,13 @@ impl<'a> Job<'a> {
         if let Some(dim) = self.experiment.whiten {
             command.args(["--whiten", &dim.to_string()]);
         }
-        self.measure(command, KNN)
+        self.measure(command, "knn", KNN)
     }
 
     fn linear(&self) -> Result<End> {
         let mut command = self.evaluation("linear")?;
         command.args(["--views", "cached", "--lr", "auto"]);
-        self.measure(command, LINEAR)
+        self.measure(command, "linear", LINEAR)
     }
 
     fn evaluation(&self, task: &str) -> Result<Command> {
@@ -127,16 +127,25 @@ impl<'a> Job<'a> {
         command.arg(self.checkpoint()?).arg(self.run.data.part("train")).arg(self.run.data.part("test"));
         command.arg("--json");
         if self.experiment.per_picture {
-            command.arg("--per-picture").arg(self.folder.join(format!("{task}-pictures.json")));
+            command.arg("--per-picture").arg(self.per_picture(task));
         }
         Ok(command)
     }
 
+    fn per_picture(&self, task: &str) -> PathBuf {
+        self.folder.join(format!("{task}-pictures.json"))
+    }
+
     /// Runs an evaluation whose answer gets its name once it is whole.
-    fn measure(&self, mut command: Command, name: &str) -> Result<End> {
+    fn measure(&self, mut command: Command, task: &str, name: &str) -> Result<End> {
         let (path, part) = (self.folder.join(name), self.folder.join(name).with_extension("part"));
         if path.exists() {
             return Ok(End::Done);
+        }
+        // of a call that was killed before its answer was whole; the trainer replaces nothing
+        let left = self.per_picture(task);
+        if left.exists() {
+            remove(&left)?;
         }
         let end = work(&mut command, &self.log(), Some(&part), self.deadline)?;
         if end == End::Done {

@@ -81,6 +81,10 @@ fn rate(experiment: &Experiment, run: Run<'_>) -> Result<f64> {
     let mut command = experiment.tool("profile");
     command.arg(run.data.part("train")).args(flags.words());
     command.args(["--warmup", "1", "--steps", STEPS, "--json"]).arg(&file);
+    // of a call that was killed; the trainer replaces nothing
+    if file.exists() {
+        std::fs::remove_file(&file)?;
+    }
     sh::capture(&mut command)?;
     let measured: Value = read(&file)?.context("`occlude-train profile` wrote nothing")?;
     std::fs::remove_file(&file)?;
