@@ -16,6 +16,7 @@ pub mod onnx;
 mod onnx_file;
 mod pictures;
 mod plain;
+mod positions;
 mod proto;
 pub mod reference;
 mod runtime;

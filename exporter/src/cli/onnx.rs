@@ -6,12 +6,13 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use occlude_checkpoint::Checkpoint;
+use occlude_encoder::Vit;
 use occlude_saliency::{Making, MapRule};
 
 use super::args::{ContractArgs, EncoderArgs, load};
 use crate::calibrate::{Calibration, CalibrationOptions, Method, calibrate};
 use crate::onnx::{
-    InputKind, ModelInfo, Network, OPSETS, OnnxModel, OnnxOptions, OutputKind, Precision, Projection,
+    InputKind, ModelInfo, Network, OPSETS, OnnxModel, OnnxOptions, OutputKind, Pool, Precision, Projection,
     Quantization, data_file, model,
 };
 use crate::{Error, golden};
@@ -30,18 +31,26 @@ pub(super) struct OnnxArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) input: InputKind,
     /// What the model gives, in this order: embedding, saliency, saliency_sum, projection, alignment (of LEWEL),
-    /// res2, res3, res4, res5; the server needs the first two
+    /// tokens (of a vision transformer), res2, res3, res4, res5; the server needs the first two
     #[arg(long, value_delimiter = ',', default_value = "embedding,saliency")]
     pub(super) outputs: Vec<OutputKind>,
     /// How the map `saliency` is made: `object` (what resembles the middle of the picture and not its
     /// border, in features and colours), `border` (what differs from the border in features), `sum`
-    /// (of all channels, as published) or `alignment` (the mean of LEWEL's alignment maps)
-    #[arg(long, value_name = "RULE", default_value_t, value_parser = rule)]
-    pub(super) saliency: MapRule,
+    /// (of all channels, as published), `alignment` (the mean of LEWEL's alignment maps) or `attention` (what a
+    /// vision transformer's class token looks at); default: `attention` of a vision transformer, else `object`
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    pub(super) saliency: Option<MapRule>,
     /// The stage that it is made of, 2 to 5; default: 3 for `object`, 4 for `border`, 5 for the others, or the
     /// one before where that has fewer than 4x4 cells
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=5))]
     pub(super) saliency_stage: Option<u8>,
+    /// What the map is made of, by its name: res2 to res5, or of a vision transformer with N blocks block0
+    /// (patches) or attention0 to blockN-1 or attentionN-1; default: the last of them
+    #[arg(long, value_name = "TAP", conflicts_with = "saliency_stage")]
+    pub(super) saliency_tap: Option<String>,
+    /// What of a vision transformer the embedding is
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) pool: Pool,
     #[command(flatten)]
     pub(super) encoder: EncoderArgs,
     /// Leave embeddings as they are instead of scaling them to length one
@@ -166,10 +175,19 @@ pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
     };
     let network =
         Network { encoder: &source.encoder, contract: &source.contract, projection: projection.as_ref() };
+    let saliency = match source.encoder.arch.vit() {
+        Some(vit) => of_blocks(vit, args.saliency, args.saliency_stage, args.saliency_tap.as_deref())?,
+        None => {
+            let rule = args.saliency.unwrap_or_default();
+            let tap = args.saliency_tap.as_deref().map(stage_of).transpose()?;
+            making(rule, tap.or(args.saliency_stage), network)
+        }
+    };
     let options = OnnxOptions {
         input: args.input,
         outputs,
-        saliency: making(args.saliency, args.saliency_stage, network),
+        saliency,
+        pool: args.pool,
         normalize: !args.no_normalize,
         fold: !args.no_fold,
         opset: args.opset,
@@ -237,6 +255,38 @@ fn rule(text: &str) -> Result<MapRule, String> {
         return Ok(MapRule::Alignment);
     }
     text.parse().map_err(|error| format!("{error}, alignment"))
+}
+
+/// The stage of a tap's name.
+fn stage_of(tap: &str) -> Result<u8, Error> {
+    let stage = tap.strip_prefix("res").and_then(|n| n.parse().ok()).filter(|n| (2..=5).contains(n));
+    let reason = "`--saliency-tap` of a ResNet is one of res2, res3, res4, res5";
+    stage.ok_or(Error::Options { reason })
+}
+
+/// The rule on the block of a vision transformer that is asked for, else on the last one.
+fn of_blocks(vit: Vit, rule: Option<MapRule>, stage: Option<u8>, tap: Option<&str>) -> Result<Making, Error> {
+    let refuse = |reason| Err(Error::Options { reason });
+    if stage.is_some() {
+        return refuse("a vision transformer has no stages; hint: `--saliency-tap` takes one of its blocks");
+    }
+    let rule = rule.unwrap_or(match tap {
+        Some(tap) if tap.starts_with("block") => MapRule::default(),
+        _ => MapRule::Attention,
+    });
+    let word = if rule == MapRule::Attention { "attention" } else { "block" };
+    let block = match tap {
+        None => vit.depth - 1,
+        Some(tap) => match tap.strip_prefix(word).and_then(|n| n.parse().ok()) {
+            Some(block) if block < vit.depth => block,
+            _ => {
+                return refuse(
+                    "`--saliency-tap` of a vision transformer is attention0 .. with the rule `attention`, and block0 .. with others, up to its last block",
+                );
+            }
+        },
+    };
+    Ok(Making::of_block(rule, block))
 }
 
 /// The rule on the stage asked for, else on its usual one, or the last before it whose map has cells enough.

@@ -14,6 +14,7 @@ use serde_json::json;
 use super::Machine;
 use crate::config::Invalid;
 use crate::device::Precision;
+use crate::eval::localise::resized;
 use crate::eval::{
     self, Extractor, FinetunePreset, LinearPreset, Lr, Outcome, Overrides, Protocol, Reading, Report, Scores,
     Splits, Subject, Views, Whitener,
@@ -154,12 +155,24 @@ pub(super) fn open<'a>(
         (Some(_), Some(_)) => {
             bail!("`{}` says its own image size; hint: leave out `--image-size`", path.display())
         }
-        (None, size) => {
-            let size = size.unwrap_or(224);
-            tell!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
-            Preprocess::imagenet(size)
-        }
+        (None, size) => match Preprocess::beside(path)? {
+            Some(contract) => size.map_or(Ok(contract.clone()), |size| resized(&contract, size))?,
+            None => {
+                let size = size.unwrap_or(224);
+                tell!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
+                Preprocess::imagenet(size)
+            }
+        },
     };
+    if let Some(vit) = weights.arch.vit() {
+        let side = contract.crop as usize;
+        ensure!(
+            side.is_multiple_of(vit.patch),
+            "{} wants pictures of whole patches of {} pixels, not {side}; hint: `--image-size`",
+            weights.arch,
+            vit.patch
+        );
+    }
     Ok((weights, contract))
 }
 
