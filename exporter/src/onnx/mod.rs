@@ -243,6 +243,19 @@ fn check_arch(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> 
     }
 }
 
+/// What a map has to be made of.
+fn check_map(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
+    let graph = Graph::new(network.encoder.arch);
+    let side = source(&graph, options.saliency)?.side(network.contract.crop as usize);
+    let compared = matches!(options.saliency.rule, MapRule::Border | MapRule::Object);
+    match compared && side < 3 && !options.dynamic_size {
+        true => Err(Error::Options {
+            reason: "a map of fewer than 3x3 cells has no middle; hint: a smaller `--saliency-stage`, a larger `--image-size`, or `--saliency sum`",
+        }),
+        false => Ok(()),
+    }
+}
+
 fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
     let refuse = |reason| Err(Error::Options { reason });
     if !options.fold && options.precision != Precision::Fp32 {
@@ -251,15 +264,9 @@ fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
     if options.outputs.is_empty() {
         return refuse("a model needs an output; hint: `--outputs embedding,saliency`");
     }
-    let graph = Graph::new(network.encoder.arch);
     check_arch(network, options)?;
-    let features = source(&graph, options.saliency)?;
-    let borders = matches!(options.saliency.rule, MapRule::Border | MapRule::Object);
-    let compared = options.outputs.contains(&OutputKind::Saliency) && borders;
-    if compared && features.side(network.contract.crop as usize) < 3 && !options.dynamic_size {
-        return refuse(
-            "a map of fewer than 3x3 cells has no middle; hint: a smaller `--saliency-stage`, a larger `--image-size`, or `--saliency sum`",
-        );
+    if options.outputs.contains(&OutputKind::Saliency) {
+        check_map(network, options)?;
     }
     if network.projection.is_none() && options.outputs.contains(&OutputKind::Projection) {
         return refuse("the output `projection` needs the checkpoint's projection head");
