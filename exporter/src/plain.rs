@@ -55,7 +55,9 @@ pub(crate) fn outputs(
     let map = |making| onnx::source(&graph, making).map(|tap| (tap.node, Some(tap)));
     let features = || Ok((graph.features(), None));
     let place = |kind: &OutputKind| match kind {
-        OutputKind::Embedding | OutputKind::Projection | OutputKind::Alignment | OutputKind::Tokens => features(),
+        OutputKind::Embedding | OutputKind::Projection | OutputKind::Alignment | OutputKind::Tokens => {
+            features()
+        }
         OutputKind::SaliencySum => map(onnx::sum(&graph)),
         OutputKind::Saliency => map(how.saliency),
         OutputKind::Stage(number) => map(Making { stage: usize::from(*number), ..Making::SUM }),

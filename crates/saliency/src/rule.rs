@@ -180,7 +180,9 @@ impl Making {
         match (self.block, self.rule) {
             (None, _) => format!("res{}", self.stage),
             (Some(block), MapRule::Attention) => format!("attention{block}"),
-            (Some(block), MapRule::Sum | MapRule::Border | MapRule::Object) => format!("block{block}"),
+            (Some(block), MapRule::Sum | MapRule::Border | MapRule::Object | MapRule::Alignment) => {
+                format!("block{block}")
+            }
         }
     }
 }

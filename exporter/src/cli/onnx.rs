@@ -168,7 +168,7 @@ pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let source = load(&checkpoint, args.encoder, args.contract)?;
     let outputs = distinct(args.outputs);
-    let aligned = args.saliency == MapRule::Alignment || outputs.contains(&OutputKind::Alignment);
+    let aligned = args.saliency == Some(MapRule::Alignment) || outputs.contains(&OutputKind::Alignment);
     let projection = match aligned || outputs.contains(&OutputKind::Projection) {
         true => Some(Projection::find(&checkpoint, &source.encoder)?),
         false => None,

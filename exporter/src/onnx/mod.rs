@@ -239,6 +239,14 @@ fn check_arch(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> 
         _ if options.outputs.contains(&OutputKind::Projection) && options.pool != Pool::Class => {
             refuse("a projection head takes the class token; hint: leave out `--pool`")
         }
+        _ if network.encoder.whitening.is_some() && options.pool != Pool::Class => {
+            refuse("the checkpoint's whitening takes the class token; hint: leave out `--pool`")
+        }
+        _ if options.saliency.rule == MapRule::Alignment
+            || options.outputs.contains(&OutputKind::Alignment) =>
+        {
+            refuse("alignment maps are of ResNets; hint: `--saliency attention`")
+        }
         _ => Ok(()),
     }
 }

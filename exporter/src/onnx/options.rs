@@ -103,11 +103,17 @@ impl FromStr for OutputKind {
 
     fn from_str(s: &str) -> Result<Self, String> {
         let stages = (2..=5).map(Self::Stage);
-        let all: Vec<_> =
-            [Self::Embedding, Self::Saliency, Self::SaliencySum, Self::Projection, Self::Alignment, Self::Tokens]
-                .into_iter()
-                .chain(stages)
-                .collect();
+        let all: Vec<_> = [
+            Self::Embedding,
+            Self::Saliency,
+            Self::SaliencySum,
+            Self::Projection,
+            Self::Alignment,
+            Self::Tokens,
+        ]
+        .into_iter()
+        .chain(stages)
+        .collect();
         let known = || all.iter().map(Self::to_string).collect::<Vec<_>>().join(", ");
         all.iter()
             .copied()

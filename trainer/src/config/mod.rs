@@ -273,6 +273,11 @@ impl Config {
                     "views are masked by the feature maps of a ResNet, and {arch} has none; hint: `--recipe moco-v2` or `--recipe simclr`"
                 )
             })?;
+            check(c.method.align().is_none(), || {
+                format!(
+                    "LEWEL aligns the cells of a ResNet's feature map, and {arch} has none; hint: `--recipe byol`"
+                )
+            })?;
             check(c.image_size.is_multiple_of(vit.patch), || {
                 format!("`--image-size {}`: {arch} wants whole patches of {} pixels", c.image_size, vit.patch)
             })?;
