@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
 use occlude_dataset::{Dataset, Options};
