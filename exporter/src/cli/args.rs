@@ -13,9 +13,9 @@ pub(super) struct EncoderArgs {
     /// What the encoder's keys begin with, such as `encoder_k`; default: found in the file
     #[arg(long, value_name = "P")]
     pub(super) prefix: Option<String>,
-    /// Architecture: vit_small_patch16_224 and its kin, resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
-    /// resnext101_64x4d, wide_resnet50_2, wide_resnet101_2, resnet18-small or resnet50-small; default: as the file
-    /// says or its shapes tell
+    /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
+    /// resnext101_64x4d, wide_resnet50_2, wide_resnet101_2, resnet18-small, resnet50-small, or a vision transformer
+    /// such as vit_small_patch16_224; default: as the file says or its shapes tell
     #[arg(long, value_name = "A")]
     pub(super) arch: Option<Arch>,
 }

@@ -217,7 +217,7 @@ impl ModelInfo {
             ("precision", Some(options.precision.name().to_owned())),
             ("quantization", quantization(&options.precision)),
             (rule::METADATA, making(options)),
-            (POOL, arch.vit().map(|_| options.pool.name().to_owned())),
+            (POOL, encoder.arch.vit().map(|_| options.pool.name().to_owned())),
             ("occlude.version", Some(env!("CARGO_PKG_VERSION").to_owned())),
         ];
         pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()

@@ -26,7 +26,6 @@ fn encoder(arch: Arch) -> Encoder<'static> {
         layout: Layout { prefix: String::new(), naming: Naming::Torchvision },
         tensors: Graph::new(arch).params().into_iter().enumerate().map(tensor).collect::<BTreeMap<_, _>>(),
         report: LoadReport::default(),
-        whitening: None,
     }
 }
 
