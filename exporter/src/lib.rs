@@ -11,6 +11,7 @@ pub mod cli;
 mod contract;
 mod error;
 pub mod golden;
+pub mod hub;
 mod inspect;
 pub mod onnx;
 mod onnx_file;

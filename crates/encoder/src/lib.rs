@@ -11,6 +11,7 @@ pub mod detectron;
 mod graph;
 pub mod layout;
 mod mlp;
+pub mod transformers;
 mod vit;
 
 pub use arch::{Arch, ResNet, Stem, UnknownArch};

@@ -118,7 +118,7 @@ pub(super) struct PrecisionArgs {
     #[arg(long, value_name = "M", default_value = "min-max")]
     pub(super) calibration: Method,
     /// Most pictures taken from each folder, spread evenly; 0 takes all
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = CALIBRATION_LIMIT)]
     calibration_limit: usize,
     /// Parts of an int8 model that stay in floating point
     #[arg(long, value_enum, value_delimiter = ',', default_value = "none")]
@@ -148,19 +148,31 @@ impl PrecisionArgs {
             limit: (self.calibration_limit > 0).then_some(self.calibration_limit),
             method: self.calibration,
         };
-        let live = std::io::stderr().is_terminal();
-        let calibration = calibrate(network, input, &options, &mut |done, all| {
-            if live {
-                eprint!("\rcalibrating: {done}/{all}");
-            }
-        })?;
-        let start = if live { "\r" } else { "" };
-        let Calibration { pictures, skipped, method, .. } = &calibration;
-        eprintln!("{start}calibrated on {pictures} pictures, {method}, {skipped} skipped");
-        calibration.notes.iter().for_each(|note| eprintln!("{note}"));
-        Ok(calibration)
+        calibrated(network, input, &options)
     }
 }
+
+/// Calibrates, and tells the user how far it is.
+pub(super) fn calibrated(
+    network: Network<'_>,
+    input: InputKind,
+    options: &CalibrationOptions,
+) -> anyhow::Result<Calibration> {
+    let live = std::io::stderr().is_terminal();
+    let calibration = calibrate(network, input, options, &mut |done, all| {
+        if live {
+            eprint!("\rcalibrating: {done}/{all}");
+        }
+    })?;
+    let start = if live { "\r" } else { "" };
+    let Calibration { pictures, skipped, method, .. } = &calibration;
+    eprintln!("{start}calibrated on {pictures} pictures, {method}, {skipped} skipped");
+    calibration.notes.iter().for_each(|note| eprintln!("{note}"));
+    Ok(calibration)
+}
+
+/// Pictures taken from each folder for calibration, where nothing else is asked for.
+pub(super) const CALIBRATION_LIMIT: usize = 128;
 
 /// Runs the command.
 pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
@@ -289,6 +301,14 @@ fn of_blocks(vit: Vit, rule: Option<MapRule>, stage: Option<u8>, tap: Option<&st
     Ok(Making::of_block(rule, block))
 }
 
+/// The map of a model for which nothing is asked.
+pub(super) fn usual_map(network: Network<'_>) -> Result<Making, Error> {
+    match network.encoder.arch.vit() {
+        Some(vit) => of_blocks(vit, None, None, None),
+        None => Ok(making(MapRule::default(), None, network)),
+    }
+}
+
 /// The rule on the stage asked for, else on its usual one, or the last before it whose map has cells enough.
 fn making(rule: MapRule, stage: Option<u8>, network: Network<'_>) -> Making {
     let usual = Making::of(rule);
@@ -302,7 +322,11 @@ fn making(rule: MapRule, stage: Option<u8>, network: Network<'_>) -> Making {
 
 /// A model that cannot answer here is written nevertheless: it may be for another machine. One that answers with what
 /// is no number is not.
-fn add_golden(network: Network<'_>, options: &OnnxOptions, model: &mut OnnxModel<'_>) -> Result<(), Error> {
+pub(super) fn add_golden(
+    network: Network<'_>,
+    options: &OnnxOptions,
+    model: &mut OnnxModel<'_>,
+) -> Result<(), Error> {
     let without = "the file has no golden picture, so that the server cannot check its answers at start";
     match golden::of(network, options, model) {
         Ok(Some(golden)) => model.set_golden(&golden),
@@ -313,7 +337,7 @@ fn add_golden(network: Network<'_>, options: &OnnxOptions, model: &mut OnnxModel
     Ok(())
 }
 
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 

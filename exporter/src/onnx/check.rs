@@ -9,6 +9,10 @@ use crate::Error;
 /// What quantisation says of vision transformers.
 pub(super) const NO_INTEGERS: &str = "int8 is for ResNets: activations of vision transformers need finer scales than one for each tensor; hint: `--precision fp16`, or fp32";
 
+/// What is said of pictures that patches do not fill.
+pub(crate) const NO_WHOLE_PATCHES: &str =
+    "the picture's side is no multiple of the patch's; hint: `--image-size`";
+
 /// What vision transformers cannot do, and ResNets.
 fn check_arch(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
     let refuse = |reason| Err(Error::Options { reason });
@@ -29,7 +33,7 @@ fn check_arch(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> 
         );
     }
     if !(network.contract.crop as usize).is_multiple_of(vit.patch) {
-        return refuse("the picture's side is no multiple of the patch's; hint: `--image-size`");
+        return refuse(NO_WHOLE_PATCHES);
     }
     match options.precision {
         Precision::Int8(_) => refuse(NO_INTEGERS),

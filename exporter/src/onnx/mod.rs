@@ -25,6 +25,7 @@ use occlude_encoder::{Graph, Tap};
 use occlude_preprocess::{Golden, Preprocess};
 use occlude_saliency::{Making, MapRule};
 
+pub(crate) use check::NO_WHOLE_PATCHES;
 pub use options::{InputKind, ModelInfo, OPSETS, OnnxOptions, OutputKind, POOL, Pool, Precision};
 pub use projection::{Alignment, Projection};
 pub use quantized::Quantization;
