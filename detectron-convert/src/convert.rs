@@ -12,7 +12,7 @@ use occlude_encoder::{Arch, ParamKind, detectron};
 
 use crate::contract::Normalisation;
 use crate::error::Error;
-use crate::recipe::{Norm, Recipe, is_detectrons};
+use crate::recipe::{Norm, Recipe, detectrons};
 use crate::settings::settings;
 
 /// What Detectron2 shows as the origin of the weights.
@@ -70,9 +70,7 @@ pub fn convert(options: &Options) -> Result<Conversion, Error> {
     let checkpoint = Checkpoint::open(&options.checkpoint)?;
     let load = LoadOptions { arch: options.arch, prefix: options.prefix.clone(), partial: false };
     let matched = match_encoder(&checkpoint, &load)?;
-    if !is_detectrons(matched.arch) {
-        return Err(Error::NotDetectron { arch: matched.arch });
-    }
+    detectrons(matched.arch)?;
     let recipe = options.recipe.unwrap_or(Recipe::default_for(matched.arch));
     if !recipe.fits(matched.arch) {
         return Err(Error::RecipeArch { recipe: recipe.name(), arch: matched.arch });
@@ -139,8 +137,10 @@ fn encoder_arrays<'a>(
     matched: &EncoderMatch,
 ) -> Result<Vec<TensorOut<'a>>, Error> {
     let mut arrays = Vec::with_capacity(matched.found.len());
-    for (param, key) in &matched.found {
-        let found = detectron::from_torchvision(&param.name).zip(checkpoint.tensor(key));
+    for (param, keys) in &matched.found {
+        // only vision transformers have parameters of several tensors
+        let tensor = keys.first().and_then(|key| checkpoint.tensor(key));
+        let found = detectron::from_torchvision(&param.name).zip(tensor);
         let Some((name, tensor)) = found else { continue };
         check_values(checkpoint.path(), param.kind, &tensor)?;
         arrays.push(match param.kind {
@@ -154,7 +154,12 @@ fn encoder_arrays<'a>(
 /// The projection head as `stem.fc.*`: MoCo has it below the encoder, Occlude beside it.
 fn head_arrays<'a>(checkpoint: &'a Checkpoint, layout: &Layout) -> Result<Vec<TensorOut<'a>>, Error> {
     let inside = match layout.naming {
-        Naming::Torchvision | Naming::Sequential | Naming::Unpooled | Naming::Transformers => {
+        Naming::Torchvision
+        | Naming::Sequential
+        | Naming::Unpooled
+        | Naming::Transformers
+        | Naming::Vit
+        | Naming::TransformersVit => {
             format!("{}fc.", layout.prefix)
         }
         Naming::Detectron2 => format!("{}stem.fc.", layout.prefix),

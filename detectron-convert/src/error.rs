@@ -96,6 +96,14 @@ pub enum Error {
         /// It.
         arch: Arch,
     },
+    /// A network that Detectron2's detectors cannot stand on.
+    #[error(
+        "{arch} is a vision transformer, and the files that are written here are for Detectron2's ResNet detectors; hint: ViTDet, in its project folder, takes timm's names: `occlude-export torch`; or take boxes from its maps: `occlude-detectron pseudo-boxes`"
+    )]
+    Transformer {
+        /// It.
+        arch: Arch,
+    },
     /// Nothing in the file has a name of Detectron2's encoder.
     #[error(
         "`{path}` has no encoder under Detectron2's names (`stem.conv1.weight`, `backbone.res2.*`, `backbone.bottom_up.res2.*`); hint: `occlude-export safetensors` takes checkpoints of other projects",

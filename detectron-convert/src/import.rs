@@ -11,7 +11,7 @@ use occlude_encoder::{Arch, Graph, ParamKind};
 
 use crate::error::Error;
 use crate::names::Named;
-use crate::recipe::is_detectrons;
+use crate::recipe::detectrons;
 
 /// Metadata: where the encoder was imported from.
 pub const ORIGIN: &str = "occlude.origin";
@@ -59,9 +59,7 @@ pub struct Import {
 pub fn import(options: &ImportOptions) -> Result<Import, Error> {
     let path = options.file.as_path();
     occlude_output::check(&[&options.out], &[path], options.force)?;
-    if let Some(arch) = options.arch.filter(|&arch| !is_detectrons(arch)) {
-        return Err(Error::NotDetectron { arch });
-    }
+    options.arch.map(detectrons).transpose()?;
     let checkpoint = Checkpoint::open(path)?;
     if let Some(name) = checkpoint.names().find(|name| is_caffe2(name)) {
         return Err(Error::Caffe2 { path: path.to_owned(), name: name.to_owned() });
@@ -175,7 +173,7 @@ fn metadata(
     BTreeMap::from([
         // What PyTorch's loaders ask for.
         ("format".to_owned(), "pt".to_owned()),
-        (meta::ARCH.to_owned(), arch.name().to_owned()),
+        (meta::ARCH.to_owned(), arch.name()),
         (meta::PREPROCESS.to_owned(), contract),
         (meta::FINGERPRINT.to_owned(), fingerprint.to_owned()),
         (meta::VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned()),

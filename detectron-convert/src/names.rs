@@ -10,7 +10,7 @@ use occlude_checkpoint::{Checkpoint, LoadReport, MisShaped, Tensor};
 use occlude_encoder::{Arch, Graph, Param, ParamKind, detectron};
 
 use crate::error::Error;
-use crate::recipe::is_detectrons;
+use crate::recipe::detectrons;
 
 /// Where the encoder's names can sit, the longer ones first; and what the rest must begin with.
 const PLACES: [(&str, &str); 4] =
@@ -59,7 +59,7 @@ impl<'a> Named<'a> {
             let report = self.compare(arch);
             report.missing.len() + report.mis_shaped.len() + report.unused.len()
         };
-        let known = || Arch::ALL.into_iter().filter(|&arch| is_detectrons(arch));
+        let known = || Arch::ALL.into_iter().filter(|&arch| detectrons(arch).is_ok());
         let arch = asked.or_else(|| known().min_by_key(fits)).unwrap_or(Arch::ResNet50);
         Match { arch, report: self.compare(arch) }
     }

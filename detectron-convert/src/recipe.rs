@@ -2,7 +2,9 @@
 //! (<https://arxiv.org/abs/1911.05722>, section 4.2).
 
 use clap::ValueEnum;
-use occlude_encoder::{Arch, Stem};
+use occlude_encoder::{Arch, ResNet, Stem};
+
+use crate::error::Error;
 
 /// A training recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -117,17 +119,21 @@ impl Recipe {
     }
 }
 
-/// Whether Detectron2 has such a network.
-pub(crate) fn is_detectrons(arch: Arch) -> bool {
-    match arch.stem() {
-        Stem::Usual => true,
-        Stem::Small => false,
+/// The shape of a network that Detectron2 can build.
+///
+/// # Errors
+/// [`Error::NotDetectron`] and [`Error::Transformer`] for others.
+pub(crate) fn detectrons(arch: Arch) -> Result<&'static ResNet, Error> {
+    match arch.resnet() {
+        None => Err(Error::Transformer { arch }),
+        Some(row) if row.stem == Stem::Small => Err(Error::NotDetectron { arch }),
+        Some(row) => Ok(row),
     }
 }
 
 /// Whether the residual blocks widen their input by four.
 pub(crate) fn is_bottleneck(arch: Arch) -> bool {
-    arch.feature_dim() > 512
+    arch.resnet().is_some_and(ResNet::is_bottleneck)
 }
 
 #[cfg(test)]

@@ -86,13 +86,15 @@ impl Settings {
             self.set("MODEL.BACKBONE.NAME", quoted("build_resnet_fpn_backbone"));
         }
         self.set("MODEL.BACKBONE.FREEZE_AT", "0");
-        self.set("MODEL.RESNETS.DEPTH", arch.depth().to_string());
+        // Other networks have been refused.
+        let Some(row) = arch.resnet() else { return };
+        self.set("MODEL.RESNETS.DEPTH", row.depth().to_string());
         let res2 = if is_bottleneck(arch) { 256 } else { 64 };
         self.set("MODEL.RESNETS.RES2_OUT_CHANNELS", res2.to_string());
         // Detectron2's defaults are 1 and 64.
-        if (arch.groups(), arch.group_width()) != (1, 64) {
-            self.set("MODEL.RESNETS.NUM_GROUPS", arch.groups().to_string());
-            self.set("MODEL.RESNETS.WIDTH_PER_GROUP", arch.group_width().to_string());
+        if (row.groups, row.width) != (1, 64) {
+            self.set("MODEL.RESNETS.NUM_GROUPS", row.groups.to_string());
+            self.set("MODEL.RESNETS.WIDTH_PER_GROUP", row.width.to_string());
         }
         // torchvision strides in the 3x3 convolution, MSRA's original in the 1x1.
         self.set("MODEL.RESNETS.STRIDE_IN_1X1", "False");

@@ -12,6 +12,7 @@ use occlude_pickle::{Limits, Node, Pickle, decode};
 
 use crate::error::Error;
 use crate::names::Named;
+use crate::recipe::detectrons;
 
 /// What a pickle of arrays may refer to; Detectron2 calls whatever it refers to.
 const ARRAY_GLOBALS: [(&str, &str); 7] = [
@@ -43,7 +44,7 @@ pub struct Structure {
 }
 
 fn arch_name<S: serde::Serializer>(arch: &Arch, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(arch.name())
+    serializer.serialize_str(&arch.name())
 }
 
 /// Reads a pickle and lists everything that Detectron2 would stumble over or silently leave out: the outer
@@ -124,6 +125,7 @@ fn arrays(
     arch: Option<Arch>,
     problems: &mut Vec<String>,
 ) -> Result<(Arch, Vec<String>), Error> {
+    arch.map(detectrons).transpose()?;
     let matched = named.against(arch);
     let theirs = |name: &str| detectron::from_torchvision(name).unwrap_or_else(|| name.to_owned());
     problems.extend(matched.report.missing.iter().map(|name| format!("`{}` is missing", theirs(name))));

@@ -89,6 +89,17 @@ fn networks_for_small_pictures_are_not_detectron2s() {
 }
 
 #[test]
+fn vision_transformers_are_refused_with_what_to_use() {
+    let (_folder, options) = place();
+    let arch = "vit_32x2x4_patch8_32".parse().expect("a network");
+    let metadata = [("occlude.arch".to_owned(), "vit_32x2x4_patch8_32".to_owned())].into();
+    save_safetensors(&options.checkpoint, &common::encoder(arch, ""), &metadata).expect("written");
+    let error = refused(&options);
+    assert!(matches!(error, Error::Transformer { .. }), "{error}");
+    assert!(error.to_string().contains("pseudo-boxes"), "{error}");
+}
+
+#[test]
 fn a_contract_that_cannot_be_read_is_an_error() {
     let (_folder, options) = place();
     let metadata = [("occlude.preprocess".to_owned(), "{}".to_owned())].into();

@@ -1,5 +1,7 @@
 //! Which preprocessing contract a checkpoint gets.
 
+use std::path::Path;
+
 use occlude_checkpoint::{Checkpoint, meta};
 use occlude_preprocess::{ContractError, HighPass, Interpolation, Preprocess};
 
@@ -8,6 +10,8 @@ use crate::Error;
 /// What the user says about preprocessing; `None` leaves it as the checkpoint has it, or as usual.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ContractOverrides {
+    /// A file with a contract in it, or the name of one.
+    pub contract: Option<String>,
     /// Side of the centre crop in pixels; the resize keeps its proportion to it.
     pub image_size: Option<u32>,
     /// Length of the short side in pixels.
@@ -32,6 +36,11 @@ pub(crate) fn stored(checkpoint: &Checkpoint) -> Result<Option<Preprocess>, Erro
     Preprocess::from_json(json).map(Some).map_err(|reason| Error::Contract { origin: origin(), reason })
 }
 
+/// A contract by its name, or of a file.
+fn named(asked: &str) -> Result<Preprocess, Error> {
+    Preprocess::named(asked).map_or_else(|| Ok(Preprocess::read(Path::new(asked))?), Ok)
+}
+
 /// The contract of a checkpoint with the user's changes, and what to tell the user about it.
 ///
 /// A checkpoint without one (any that Occlude did not write) gets the usual ImageNet evaluation
@@ -43,14 +52,20 @@ pub fn contract_of(
     checkpoint: &Checkpoint,
     overrides: &ContractOverrides,
 ) -> Result<(Preprocess, Option<String>), Error> {
-    let stored = stored(checkpoint)?;
+    let stored = match &overrides.contract {
+        Some(asked) => Some(named(asked)?),
+        None => match stored(checkpoint)? {
+            Some(stored) => Some(stored),
+            None => Preprocess::beside(checkpoint.path())?,
+        },
+    };
     let base = stored.clone().unwrap_or_else(|| Preprocess::imagenet(overrides.image_size.unwrap_or(224)));
     let contract = overrides.apply(&base);
     let invalid = |reason: ContractError| Error::Contract { origin: "these flags".to_owned(), reason };
     contract.validate().map_err(invalid)?;
     let note = match &stored {
         None => Some(format!(
-            "the checkpoint says nothing about preprocessing: assuming {}; hint: see --image-size, --mean, --std and --high-pass",
+            "the checkpoint says nothing about preprocessing: assuming {}; hint: see --contract, --image-size, --mean, --std and --high-pass",
             contract.to_json()
         )),
         Some(stored) if *stored != contract => Some(format!(
@@ -101,9 +116,17 @@ mod tests {
     }
 
     #[test]
+    fn a_contract_is_named_or_read() {
+        assert_eq!(named("augreg").ok(), Preprocess::named("augreg"));
+        let error = named("no/such.json").expect_err("no file").to_string();
+        assert!(error.contains("no/such.json"), "{error}");
+    }
+
+    #[test]
     fn every_override() {
         let filter = HighPass { kernel: 11, sigma: 5.0 };
         let overrides = ContractOverrides {
+            contract: None,
             image_size: Some(64),
             resize: Some(64),
             interpolation: Some(Interpolation::Bicubic),

@@ -91,6 +91,9 @@ pub enum Error {
         /// Why.
         reason: io::Error,
     },
+    /// A file of a preprocessing contract.
+    #[error("{0}; hint: `--contract` takes a file, or one of {names}", names = occlude_preprocess::Preprocess::NAMES.join(", "))]
+    ContractFile(#[from] occlude_preprocess::ContractFileError),
     /// Options that exclude each other.
     #[error("{reason}")]
     Options {

@@ -40,7 +40,7 @@ pub fn of(
     if !kinds.contains(&OutputKind::Embedding) {
         return Ok(None);
     }
-    let how = Answering { normalize: options.normalize, saliency: options.saliency };
+    let how = Answering { normalize: options.normalize, saliency: options.saliency, pool: options.pool };
     let plainly = || plain::outputs(network, &kinds, how, &pixels);
     let (outputs, source) = match &options.precision {
         Precision::Fp32 => (plainly()?, "checkpoint"),

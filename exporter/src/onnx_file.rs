@@ -10,7 +10,7 @@ use prost::Message;
 use tract_onnx::pb::{self, tensor_proto::DataType, tensor_shape_proto::dimension, type_proto};
 
 use crate::Error;
-use crate::onnx::{InputKind, OutputKind};
+use crate::onnx::{InputKind, OutputKind, POOL, Pool};
 
 /// A parsed ONNX file.
 pub struct OnnxFile {
@@ -134,6 +134,17 @@ impl OnnxFile {
         let Some(text) = metadata.get(rule::METADATA) else { return Ok(Making::SUM) };
         let known = serde_json::from_str::<Making>(text).ok().filter(|m| (2..=5).contains(&m.stage));
         known.ok_or_else(|| self.foreign("a saliency map whose rule is known"))
+    }
+
+    /// What of a vision transformer's tokens the embedding is; files of others say nothing.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] where it is something else than this version knows.
+    pub fn pool(&self) -> Result<Pool, Error> {
+        let metadata = self.metadata();
+        let Some(name) = metadata.get(POOL) else { return Ok(Pool::default()) };
+        let known = Pool::ALL.into_iter().find(|pool| pool.name() == *name);
+        known.ok_or_else(|| self.foreign("an embedding whose pooling is known"))
     }
 
     /// `fp32`, `fp16` or `int8`; files of the first versions say nothing and are `fp32`.

@@ -19,7 +19,7 @@ pub fn write_safetensors(path: &Path, encoder: &Encoder<'_>, contract: &Preproce
     let mut metadata = BTreeMap::from([
         // What PyTorch's loaders ask for.
         ("format".to_owned(), "pt".to_owned()),
-        (meta::ARCH.to_owned(), encoder.arch.name().to_owned()),
+        (meta::ARCH.to_owned(), encoder.arch.name()),
         (meta::FINGERPRINT.to_owned(), encoder.fingerprint(&json)),
         (meta::PREPROCESS.to_owned(), json),
         (meta::VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned()),

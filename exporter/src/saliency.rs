@@ -15,7 +15,7 @@ pub(crate) fn map(
     projection: Option<&Projection>,
 ) -> Vec<f32> {
     let map = match rule {
-        MapRule::Sum => return features.channel_sum(),
+        MapRule::Sum | MapRule::Attention => return features.channel_sum(),
         MapRule::Border => border(&Cells::of(features)),
         MapRule::Object => object(features, pixels, contract),
         MapRule::Alignment => alignment(features, projection),

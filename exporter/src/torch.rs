@@ -57,10 +57,12 @@ pub fn write_torch(
     let mut tensors = encoder.tensors_out(prefix)?;
     if let Some(classes) = options.fc_classes {
         let width = encoder.arch.feature_dim();
-        tensors.push(zeros(format!("{prefix}fc.weight"), vec![classes, width]));
-        tensors.push(zeros(format!("{prefix}fc.bias"), vec![classes]));
+        // timm's name for the classifier of a vision transformer
+        let head = if encoder.arch.vit().is_some() { "head" } else { "fc" };
+        tensors.push(zeros(format!("{prefix}{head}.weight"), vec![classes, width]));
+        tensors.push(zeros(format!("{prefix}{head}.bias"), vec![classes]));
     }
-    let arch = encoder.arch.name().to_owned();
+    let arch = encoder.arch.name();
     let beside = match options.layout {
         TorchLayout::Bare => None,
         TorchLayout::Moco => Some(vec![

@@ -33,7 +33,7 @@ pub fn maps(rule: MapRule, features: &Tensor, pictures: Pictures<'_>) -> Tensor 
     let (_, _, h, w) = features.size4().unwrap_or_else(|e| panic!("features are (B, C, h, w): {e}"));
     let fine = fine_maps(rule, features, pictures);
     match rule {
-        MapRule::Sum | MapRule::Border | MapRule::Alignment => fine,
+        MapRule::Sum | MapRule::Border | MapRule::Alignment | MapRule::Attention => fine,
         MapRule::Object => fine.unsqueeze(1).adaptive_avg_pool2d([h, w]).squeeze_dim(1),
     }
 }
@@ -41,7 +41,8 @@ pub fn maps(rule: MapRule, features: &Tensor, pictures: Pictures<'_>) -> Tensor 
 /// The same as fine as the rule makes them. Shape: `(B, C, h, w)` to `(B, H, W)`, float32.
 pub fn fine_maps(rule: MapRule, features: &Tensor, pictures: Pictures<'_>) -> Tensor {
     match rule {
-        MapRule::Sum => aggregate(features),
+        // of attention there is one channel, which is the map
+        MapRule::Sum | MapRule::Attention => aggregate(features),
         MapRule::Border => border(features),
         MapRule::Object => object(features, pictures),
         MapRule::Alignment => unreachable!("flags and configurations name rules of features"),

@@ -132,9 +132,10 @@ impl Encoder<'_> {
 /// values that no network can compute with.
 pub fn load_encoder<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Encoder<'a>, Error> {
     let matched = match_encoder(checkpoint, options)?;
-    for (param, key) in &matched.found {
-        let Some(tensor) = checkpoint.tensor(key) else { continue };
-        check_values(checkpoint.path(), param.kind, &tensor)?;
+    for (param, keys) in &matched.found {
+        for tensor in keys.iter().filter_map(|key| checkpoint.tensor(key)) {
+            check_values(checkpoint.path(), param.kind, &tensor)?;
+        }
     }
     of_match(checkpoint, matched)
 }
@@ -157,13 +158,20 @@ fn of_match(checkpoint: &Checkpoint, matched: EncoderMatch) -> Result<Encoder<'_
         report.unused.retain(|name| name != whitening::WEIGHT && name != whitening::BIAS);
     }
     let mut tensors = BTreeMap::new();
-    for (param, key) in found {
-        let Some(tensor) = checkpoint.tensor(&key) else { continue };
-        let data = match param.kind {
-            ParamKind::BnCount => EncoderData::I64(tensor.to_i64()?.first().copied().unwrap_or(0)),
-            _ => {
+    for (param, keys) in found {
+        let all: Vec<Tensor<'_>> = keys.iter().filter_map(|key| checkpoint.tensor(key)).collect();
+        let data = match (param.kind, all.as_slice()) {
+            (_, []) => continue,
+            (ParamKind::BnCount, [tensor, ..]) => {
+                EncoderData::I64(tensor.to_i64()?.first().copied().unwrap_or(0))
+            }
+            (_, [tensor]) => {
                 tensor.check()?;
-                EncoderData::Stored(tensor)
+                EncoderData::Stored(*tensor)
+            }
+            (_, several) => {
+                let parts = several.iter().map(Tensor::to_f32).collect::<Result<Vec<_>, _>>()?;
+                EncoderData::F32(parts.concat())
             }
         };
         tensors.insert(param.name, EncoderTensor { shape: param.shape, data });

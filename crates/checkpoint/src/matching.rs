@@ -1,19 +1,19 @@
 //! Finding an encoder in a state dict and holding it against an architecture.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use occlude_encoder::layout::{self, Layout, LayoutError, Naming};
-use occlude_encoder::{Arch, Graph, Param, ParamKind, Stem};
+use occlude_encoder::{Arch, Graph, Param, ParamKind, Stem, Vit};
 
 use crate::checkpoint::{Checkpoint, Skipped};
 use crate::error::Error;
 use crate::flatten::BESIDE;
 use crate::meta;
 use crate::report::{LoadReport, MisShaped};
-use crate::settings;
+use crate::settings::{self, VitSettings};
 use crate::tensor::Tensor;
-use crate::variant::variant;
+use crate::variant::{variant, vit_variant};
 
 /// What to load, where the checkpoint leaves it open.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +33,9 @@ pub struct EncoderMatch {
     pub arch: Arch,
     /// Prefix and naming.
     pub layout: Layout,
-    /// (parameter, key in the file) for all that matched, in torchvision's order.
-    pub found: Vec<(Param, String)>,
+    /// (parameter, keys in the file) for all that matched, in torchvision's order. Several keys are one parameter, one
+    /// below the other: queries, keys and values.
+    pub found: Vec<(Param, Vec<String>)>,
     /// The rest.
     pub report: LoadReport,
 }
@@ -51,24 +52,21 @@ pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<E
     let keys = Keys::of(checkpoint, options.prefix.as_deref());
     let layout = find_layout(&keys, options.prefix.as_deref().or(stated(checkpoint, &keys)))
         .map_err(|reason| Error::Layout { path: path(), reason })?;
-    settings::check(checkpoint, &layout)?;
-    let present: Present<'_> = checkpoint
-        .tensors()
-        .filter(|t| keys.takes(t.name))
-        .filter_map(|t| Some((layout.to_torchvision(t.name)?, (t.name, t.shape))))
-        .collect();
+    let settings = settings::check(checkpoint, &layout)?;
+    let present = present(checkpoint.tensors().filter(|t| keys.takes(t.name)), &layout);
     let arch = match (options.arch, checkpoint.metadata().get(meta::ARCH)) {
         (Some(arch), _) => arch,
         (None, Some(name)) => name.parse().map_err(|reason| Error::Arch { path: path(), reason })?,
-        (None, None) => guess(&present),
+        (None, None) => guess(&present, &layout, settings),
     };
-    if layout.naming == Naming::Unpooled && arch.stem() != Stem::Small {
+    let small = arch.resnet().is_some_and(|row| row.stem == Stem::Small);
+    if layout.naming == Naming::Unpooled && !small {
         let reason = LayoutError::NoPooling { prefix: layout.prefix };
         return Err(Error::Layout { path: path(), reason });
     }
     let (found, mut report) = compare(arch, &present);
     let own = checkpoint.metadata().contains_key(meta::ARCH);
-    report.assumed = (arch.stem() == Stem::Small && layout.naming != Naming::Unpooled && !own).then(|| {
+    report.assumed = (small && layout.naming != Naming::Unpooled && !own).then(|| {
         "a stem of stride 1 without pooling, as small pictures want it, which the file does not say"
             .to_owned()
     });
@@ -76,7 +74,11 @@ pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<E
     report.skipped = skipped(checkpoint, &layout, &report.missing);
     if !(report.is_complete() || options.partial) || report.matched == 0 {
         let mut report = Box::new(report);
-        report.variant = variant(&present, &[report.surplus.as_slice(), &report.unused].concat());
+        let left_over = [report.surplus.as_slice(), &report.unused].concat();
+        report.variant = match layout.naming.is_vit() {
+            true => vit_variant(&present, &left_over),
+            false => variant(&present, &left_over),
+        };
         return Err(Error::Strict { path: path(), arch, prefix: layout.prefix, report });
     }
     Ok(EncoderMatch { arch, layout, found, report })
@@ -86,6 +88,39 @@ pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<E
 fn stated<'c>(checkpoint: &'c Checkpoint, keys: &Keys<'c>) -> Option<&'c str> {
     let prefix = checkpoint.metadata().get(meta::ENCODER)?;
     layout::candidates(keys.all()).iter().any(|l| l.prefix == *prefix).then_some(prefix)
+}
+
+/// What the file has of an encoder, by torchvision's names. What lies apart in it and is one parameter here is joined, if
+/// it is all there.
+fn present<'c>(tensors: impl Iterator<Item = Tensor<'c>>, layout: &Layout) -> Present {
+    let mut present = Present::new();
+    let mut apart: BTreeMap<String, BTreeMap<usize, (String, Vec<usize>)>> = BTreeMap::new();
+    for tensor in tensors {
+        let Some(name) = layout.to_torchvision(tensor.name) else { continue };
+        let (key, shape) = (tensor.name.to_owned(), tensor.shape.to_vec());
+        if let Some(part) = layout.part(tensor.name) {
+            apart.entry(name).or_default().insert(part, (key, shape));
+        } else {
+            present.insert(name, Found { keys: vec![key], shape });
+        }
+    }
+    for (name, parts) in apart.into_iter().filter(|(_, parts)| parts.len() == PARTS) {
+        let (keys, shapes): (Vec<String>, Vec<Vec<usize>>) = parts.into_values().unzip();
+        present.insert(name, Found { keys, shape: below_each_other(&shapes) });
+    }
+    present
+}
+
+/// The shape of tensors one below the other; none where their rows differ.
+fn below_each_other(shapes: &[Vec<usize>]) -> Vec<usize> {
+    let row = |shape: &Vec<usize>| shape.get(1..).map(<[usize]>::to_vec);
+    let Some(first) = shapes.first().and_then(row) else { return vec![] };
+    if !shapes.iter().all(|shape| row(shape).as_ref() == Some(&first)) {
+        return vec![];
+    }
+    let rows =
+        shapes.iter().filter_map(|shape| shape.first()).fold(0, |sum: usize, n| sum.saturating_add(*n));
+    std::iter::once(rows).chain(first).collect()
 }
 
 /// The names that may be a model's.
@@ -165,22 +200,34 @@ fn is_training_state(key: &str) -> bool {
     key.split_once('.').is_some_and(|(first, _)| BESIDE.contains(&first))
 }
 
-/// torchvision's name -> (key of the file, shape)
-pub(crate) type Present<'a> = HashMap<String, (&'a str, &'a [usize])>;
+/// Queries, keys and values.
+const PARTS: usize = 3;
+
+/// A parameter in a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    /// The tensors that it is, one below the other.
+    keys: Vec<String>,
+    /// Of all together.
+    pub(crate) shape: Vec<usize>,
+}
+
+/// By torchvision's names.
+pub(crate) type Present = HashMap<String, Found>;
 
 /// Splits the parameters of `arch` into found and not.
-fn compare(arch: Arch, present: &Present<'_>) -> (Vec<(Param, String)>, LoadReport) {
+fn compare(arch: Arch, present: &Present) -> (Vec<(Param, Vec<String>)>, LoadReport) {
     let mut report = LoadReport::default();
     let mut found = Vec::new();
     for param in Graph::new(arch).params() {
         match present.get(&param.name) {
-            Some((key, shape)) if *shape == param.shape || is_count(&param, shape) => {
-                found.push((param, (*key).to_owned()));
+            Some(Found { keys, shape }) if *shape == param.shape || is_count(&param, shape) => {
+                found.push((param, keys.clone()));
             }
-            Some((_, shape)) => report.mis_shaped.push(MisShaped {
+            Some(Found { shape, .. }) => report.mis_shaped.push(MisShaped {
                 name: param.name,
                 expected: param.shape,
-                got: shape.to_vec(),
+                got: shape.clone(),
             }),
             None if param.kind == ParamKind::BnCount => {}
             None => report.missing.push(param.name),
@@ -200,9 +247,9 @@ fn left_over<'a>(
     keys: impl Iterator<Item = &'a str>,
     layout: &Layout,
     arch: Arch,
-    found: &[(Param, String)],
+    found: &[(Param, Vec<String>)],
 ) -> (Vec<String>, Vec<String>) {
-    let taken: HashSet<&str> = found.iter().map(|(_, key)| key.as_str()).collect();
+    let taken: HashSet<&str> = found.iter().flat_map(|(_, keys)| keys).map(String::as_str).collect();
     let own = names(arch);
     // A parameter of the wrong shape has been reported as such.
     let is_own = |key: &str| layout.to_torchvision(key).is_some_and(|name| own.contains(&name));
@@ -216,7 +263,10 @@ fn names(arch: Arch) -> HashSet<String> {
 
 /// The architecture that explains the file best: fewest contradictions (other shapes, blocks left
 /// over), then most parameters found for those that are absent.
-fn guess(present: &Present<'_>) -> Arch {
+fn guess(present: &Present, layout: &Layout, settings: Option<VitSettings>) -> Arch {
+    if layout.naming.is_vit() {
+        return Arch::Vit(guess_vit(present, layout, settings.unwrap_or_default()));
+    }
     let score = |arch: Arch| {
         let (found, report) = compare(arch, present);
         let own = names(arch);
@@ -226,4 +276,18 @@ fn guess(present: &Present<'_>) -> Arch {
     };
     // Ties go to the smaller one, which can only be one of an empty file.
     Arch::ALL.into_iter().rev().max_by_key(|&arch| score(arch)).unwrap_or(Arch::ResNet50)
+}
+
+/// The vision transformer of these shapes. What shapes do not show is as the file beside the weights says, or usual.
+fn guess_vit(present: &Present, layout: &Layout, settings: VitSettings) -> Vit {
+    let shape = |name: &str| present.get(name).map(|found| found.shape.as_slice());
+    let mut vit = Vit::of_shapes(shape).unwrap_or(Vit::new(384, 12, 6, 16));
+    if layout.naming == Naming::TransformersVit {
+        // the default there, but not DINOv2's, which has layer scale
+        let usual = if vit.layer_scale { vit.eps } else { 12 };
+        vit.eps = settings.eps.unwrap_or(usual);
+    }
+    let heads = settings.heads.filter(|heads| *heads > 0 && vit.width.is_multiple_of(*heads));
+    vit.heads = heads.unwrap_or(vit.heads);
+    vit
 }

@@ -1,4 +1,4 @@
-//! What the weights of a ResNet do not show and transformers keeps beside them, in `config.json`.
+//! What the weights of an encoder do not show and transformers keeps beside them, in `config.json`.
 //!
 //! <https://huggingface.co/docs/transformers/model_doc/resnet>
 
@@ -29,21 +29,51 @@ const SETTINGS: [(&str, &str, &str); 3] = [
     ("hidden_act", "\"relu\"", "its activation is not ReLU"),
 ];
 
+/// The same for vision transformers.
+const VIT_SETTINGS: [(&str, &str, &str); 2] = [
+    ("hidden_act", "\"gelu\"", "its activation is not the exact GELU"),
+    ("qkv_bias", "true", "its attention has no biases"),
+];
+
+/// What transformers calls the vision transformers that are read here.
+const VITS: [&str; 5] = ["vit", "vit_mae", "deit", "dinov2", "dinov2_with_registers"];
+
 /// Holds the configuration beside a checkpoint, where there is one, against our graph: networks that differ in nothing
 /// but where they stride have the same weights by name and shape.
-pub(crate) fn check(checkpoint: &Checkpoint, layout: &Layout) -> Result<(), Error> {
-    if layout.naming != Naming::Transformers || !checkpoint.is_file() {
-        return Ok(());
+pub(crate) fn check(checkpoint: &Checkpoint, layout: &Layout) -> Result<Option<VitSettings>, Error> {
+    let transformers = matches!(layout.naming, Naming::Transformers | Naming::TransformersVit);
+    if !transformers || !checkpoint.is_file() {
+        return Ok(None);
     }
     let path = checkpoint.path().with_file_name(CONFIG);
-    let Some(config) = read(&path) else { return Ok(()) };
+    let Some(config) = read(&path) else { return Ok(None) };
     // Detectors have their backbone's in their own.
     for config in [Some(&config), config.get("backbone_config")].into_iter().flatten() {
         if let Some((setting, what)) = differs(config) {
             return Err(Error::Setting { path, setting, what });
         }
     }
-    Ok(())
+    Ok(layout.naming.is_vit().then(|| VitSettings::of(&config)))
+}
+
+/// What the weights of a vision transformer do not show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VitSettings {
+    /// Heads of attention.
+    pub(crate) heads: Option<usize>,
+    /// The negative power of ten that is added to variances.
+    pub(crate) eps: Option<u8>,
+}
+
+impl VitSettings {
+    fn of(config: &Value) -> Self {
+        let heads = config.get("num_attention_heads").and_then(Value::as_u64);
+        let eps = config.get("layer_norm_eps").and_then(Value::as_f64);
+        Self {
+            heads: heads.and_then(|heads| usize::try_from(heads).ok()),
+            eps: eps.filter(|eps| (1e-20..1.0).contains(eps)).map(|eps| -eps.log10().round() as u8),
+        }
+    }
 }
 
 /// The configuration; nothing where it is none that transformers would read.
@@ -57,12 +87,14 @@ fn read(path: &Path) -> Option<Value> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// The first setting of a ResNet that our graph does not have, and what it means.
+/// The first setting that our graph does not have, and what it means.
 fn differs(config: &Value) -> Option<(String, &'static str)> {
-    if config.get("model_type").and_then(Value::as_str) != Some("resnet") {
-        return None;
-    }
-    SETTINGS.iter().find_map(|(name, own, what)| {
+    let settings: &[_] = match config.get("model_type").and_then(Value::as_str)? {
+        "resnet" => &SETTINGS,
+        vit if VITS.contains(&vit) => &VIT_SETTINGS,
+        _ => return None,
+    };
+    settings.iter().find_map(|(name, own, what)| {
         let value = config.get(*name)?.to_string();
         (value != *own).then(|| (format!("{name}: {value}"), *what))
     })
@@ -89,5 +121,19 @@ mod tests {
         let silu = json!({"model_type": "resnet", "hidden_act": "silu"});
         assert_eq!(found(silu).as_deref(), Some("hidden_act: \"silu\""));
         assert_eq!(found(json!({"model_type": "bert", "hidden_act": "gelu"})), None);
+        let vit = json!({"model_type": "dinov2", "hidden_act": "gelu", "qkv_bias": true});
+        assert_eq!(found(vit), None);
+        let quick = json!({"model_type": "vit", "hidden_act": "quick_gelu"});
+        assert_eq!(found(quick).as_deref(), Some("hidden_act: \"quick_gelu\""));
+        let bare = json!({"model_type": "vit", "qkv_bias": false});
+        assert_eq!(found(bare).as_deref(), Some("qkv_bias: false"));
+    }
+
+    #[test]
+    fn heads_and_epsilon_are_read() {
+        let of = |config: Value| VitSettings::of(&config);
+        let all = of(json!({"num_attention_heads": 4, "layer_norm_eps": 1e-12}));
+        assert_eq!(all, VitSettings { heads: Some(4), eps: Some(12) });
+        assert_eq!(of(json!({"num_attention_heads": "x", "layer_norm_eps": -1})), VitSettings::default());
     }
 }

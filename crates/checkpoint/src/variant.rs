@@ -1,10 +1,10 @@
-//! What a ResNet is that none of ours fits.
+//! What an encoder is that none of ours fits.
 
 use std::collections::BTreeSet;
 
-use occlude_encoder::Arch;
+use occlude_encoder::{Arch, ResNet};
 
-use crate::matching::Present;
+use crate::matching::{Found, Present};
 
 /// (a part of a key's path, whose it is): modules that some ResNets have in their blocks or at their ends.
 const MODULES: [(&str, &str); 9] = [
@@ -20,8 +20,8 @@ const MODULES: [(&str, &str); 9] = [
 ];
 
 /// Says what the network is that left these keys over, where names and shapes show it.
-pub(crate) fn variant(present: &Present<'_>, left_over: &[String]) -> Option<String> {
-    let shape = |name: &str| present.get(name).map(|(_, shape)| *shape);
+pub(crate) fn variant(present: &Present, left_over: &[String]) -> Option<String> {
+    let shape = |name: &str| present.get(name).map(|found| found.shape.as_slice());
     let parts: BTreeSet<&str> = left_over.iter().flat_map(|key| key.split('.')).collect();
     let module =
         |names: &[&str]| MODULES.iter().find(|(part, _)| names.contains(part) && parts.contains(part));
@@ -34,6 +34,36 @@ pub(crate) fn variant(present: &Present<'_>, left_over: &[String]) -> Option<Str
         .or_else(|| normalisation(present))
         .or_else(|| width(shape("layer1.0.conv1.weight"), shape("layer1.0.conv2.weight")))
         .or_else(|| depth(present))
+}
+
+fn resnets() -> impl Iterator<Item = &'static ResNet> {
+    Arch::ALL.into_iter().filter_map(Arch::resnet)
+}
+
+/// (a part of a key's path, whose it is): what some vision transformers have.
+const VIT_MODULES: [(&str, &str); 7] = [
+    ("dist_token", "a distilled DeiT: its embedding is the mean of two tokens"),
+    ("distillation_token", "a distilled DeiT: its embedding is the mean of two tokens"),
+    ("norm_pre", "CLIP's transformer, with a normalisation before its blocks"),
+    ("q_bias", "BEiT, with relative positions"),
+    ("q_norm", "a transformer that normalises queries and keys"),
+    ("gamma_1", "BEiT or CaiT, whose scales have other names"),
+    ("fc_norm", "a fine-tuned transformer whose head takes the mean of the patches"),
+];
+
+/// Says what the transformer is that left these keys over or lacks something.
+pub(crate) fn vit_variant(present: &Present, left_over: &[String]) -> Option<String> {
+    let keys = || left_over.iter().chain(present.keys());
+    let has = |part: &str| keys().any(|key| key.split('.').any(|p| p == part));
+    if let Some((_, text)) = VIT_MODULES.iter().find(|(part, _)| has(part)) {
+        return Some((*text).to_owned());
+    }
+    let lacking = [
+        ("cls_token", "a vision transformer without a class token"),
+        ("pos_embed", "a vision transformer without learnt positions"),
+        ("blocks.0.attn.qkv.bias", "a vision transformer whose attention has no biases"),
+    ];
+    lacking.iter().find(|(name, _)| !present.contains_key(*name)).map(|(_, text)| (*text).to_owned())
 }
 
 /// The first convolution: 7x7 over three channels in most of ours, 3x3 in those for small pictures.
@@ -53,14 +83,13 @@ fn stem(shape: Option<&[usize]>) -> Option<String> {
 }
 
 /// ResNet-D has a pooling in front of the convolution of a shortcut, which moves it by one.
-fn shortcut(present: &Present<'_>) -> Option<String> {
-    let moved = |(name, (_, shape)): (&String, &(&str, &[usize]))| {
-        name.ends_with(".downsample.1.weight") && shape.len() == 4
-    };
+fn shortcut(present: &Present) -> Option<String> {
+    let moved =
+        |(name, found): (&String, &Found)| name.ends_with(".downsample.1.weight") && found.shape.len() == 4;
     present.iter().any(moved).then(|| "a ResNet-D: its shortcuts are pooled".to_owned())
 }
 
-fn normalisation(present: &Present<'_>) -> Option<String> {
+fn normalisation(present: &Present) -> Option<String> {
     let has = |end: &str| present.keys().any(|name| name.ends_with(end));
     if present.keys().any(|name| name.contains("conv") && name.ends_with(".bias")) {
         return Some(
@@ -82,8 +111,7 @@ fn width(first: Option<&[usize]>, second: Option<&[usize]>) -> Option<String> {
         return (outer != 64).then(|| format!("a ResNet of another width ({outer} channels in `layer1`)"));
     }
     let groups = inner / each.max(1);
-    let known =
-        Arch::ALL.iter().any(|arch| (arch.groups(), arch.group_width()) == (groups, inner / groups.max(1)));
+    let known = resnets().any(|row| (row.groups, row.width) == (groups, inner / groups.max(1)));
     (!known).then(|| {
         format!(
             "a ResNet of another width ({groups} groups of {} channels in `layer1`)",
@@ -92,7 +120,7 @@ fn width(first: Option<&[usize]>, second: Option<&[usize]>) -> Option<String> {
     })
 }
 
-fn depth(present: &Present<'_>) -> Option<String> {
+fn depth(present: &Present) -> Option<String> {
     let blocks = |layer: usize| {
         let prefix = format!("layer{layer}.");
         let number = |name: &String| name.strip_prefix(&prefix)?.split('.').next()?.parse::<usize>().ok();
@@ -101,8 +129,7 @@ fn depth(present: &Present<'_>) -> Option<String> {
     let found = [1, 2, 3, 4].map(blocks);
     let more = blocks(5) > 0;
     // Fewer blocks are missing parameters, and said to be.
-    let known =
-        Arch::ALL.iter().any(|arch| arch.blocks().iter().zip(found).all(|(&own, found)| found <= own));
+    let known = resnets().any(|row| row.depths.iter().zip(found).all(|(&own, found)| found <= own));
     (more || !known).then(|| {
         let text: Vec<String> = found.iter().map(usize::to_string).collect();
         format!(

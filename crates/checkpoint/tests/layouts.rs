@@ -254,7 +254,7 @@ fn other_networks_are_not_taken_for_one_of_ours() {
         ("folded", ["convolutions have biases", "which is not supported"]),
         ("groups", ["without batch statistics", "which is not supported"]),
         ("five_channels", ["for pictures of 5 channels", "which is not supported"]),
-        ("transformer", ["no ResNet encoder found", "expected"]),
+        ("transformer", ["no encoder found", "`patch_embed.proj.weight`"]),
     ] {
         let message = refused(name).to_string();
         for reason in reasons {

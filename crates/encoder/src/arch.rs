@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// An encoder architecture. Names, parameter paths and shapes are torchvision's.
+use crate::vit::Vit;
+
+/// An encoder architecture. Names, parameter paths and shapes are torchvision's; those of vision transformers timm's.
 ///
 /// ResNet: <https://arxiv.org/abs/1512.03385>, in torchvision's variant: the stride of a
 /// bottleneck sits in its 3x3 convolution.
@@ -34,6 +36,8 @@ pub enum Arch {
     ResNet18Small,
     /// ResNet-50 for small pictures.
     ResNet50Small,
+    /// A vision transformer.
+    Vit(Vit),
 }
 
 /// The kind of residual block, and by how much it widens its input.
@@ -81,30 +85,51 @@ impl Stem {
     }
 }
 
-/// One row of the table.
-pub(crate) struct Row {
+/// The shape of a ResNet: one row of the table.
+#[derive(Debug)]
+pub struct ResNet {
     arch: Arch,
     name: &'static str,
     pub(crate) block: Block,
-    pub(crate) stem: Stem,
+    /// What comes before the residual blocks.
+    pub stem: Stem,
     /// Residual blocks of `layer1` .. `layer4`.
-    pub(crate) depths: [usize; 4],
-    /// Groups of the 3x3 convolutions of bottleneck blocks.
-    pub(crate) groups: usize,
-    /// Channels of each of these groups in `layer1`; they double from layer to layer.
-    pub(crate) width: usize,
+    pub depths: [usize; 4],
+    /// Groups of the 3x3 convolutions of bottleneck blocks: 1 but for ResNeXt.
+    pub groups: usize,
+    /// Channels of each of these groups in `layer1`; they double from layer to layer. 64 for plain ones.
+    pub width: usize,
 }
 
-impl Row {
+impl ResNet {
     /// The same for small pictures.
     const fn small(self) -> Self {
         Self { stem: Stem::Small, ..self }
     }
+
+    /// Convolutions and classifier, by which ResNets are numbered: 50.
+    pub fn depth(&self) -> usize {
+        let each = match self.block {
+            Block::Basic => 2,
+            Block::Bottleneck => 3,
+        };
+        each * self.depths.iter().sum::<usize>() + 2
+    }
+
+    /// Whether residual blocks widen their input by four.
+    pub fn is_bottleneck(&self) -> bool {
+        self.block == Block::Bottleneck
+    }
+
+    /// How many input pixels one cell of the feature map of `stage` (2 to 5) covers along each side.
+    pub fn stride(&self, stage: usize) -> usize {
+        self.stem.stride() << stage.saturating_sub(2)
+    }
 }
 
 /// A row of basic blocks.
-const fn basic(arch: Arch, name: &'static str, depths: [usize; 4]) -> Row {
-    Row { arch, name, block: Block::Basic, stem: Stem::Usual, depths, groups: 1, width: 64 }
+const fn basic(arch: Arch, name: &'static str, depths: [usize; 4]) -> ResNet {
+    ResNet { arch, name, block: Block::Basic, stem: Stem::Usual, depths, groups: 1, width: 64 }
 }
 
 /// A row of bottleneck blocks: `groups` of `width` channels.
@@ -113,11 +138,11 @@ const fn bottleneck(
     name: &'static str,
     depths: [usize; 4],
     (groups, width): (usize, usize),
-) -> Row {
-    Row { arch, name, block: Block::Bottleneck, stem: Stem::Usual, depths, groups, width }
+) -> ResNet {
+    ResNet { arch, name, block: Block::Bottleneck, stem: Stem::Usual, depths, groups, width }
 }
 
-const ROWS: [Row; 12] = [
+const ROWS: [ResNet; 12] = [
     basic(Arch::ResNet18, "resnet18", [2, 2, 2, 2]),
     basic(Arch::ResNet34, "resnet34", [3, 4, 6, 3]),
     bottleneck(Arch::ResNet50, "resnet50", [3, 4, 6, 3], (1, 64)),
@@ -133,7 +158,7 @@ const ROWS: [Row; 12] = [
 ];
 
 impl Arch {
-    /// Every architecture, plain ones first, smaller ones before larger ones.
+    /// Every ResNet, plain ones first, smaller ones before larger ones.
     pub const ALL: [Self; 12] = [
         Self::ResNet18,
         Self::ResNet34,
@@ -149,81 +174,67 @@ impl Arch {
         Self::ResNet50Small,
     ];
 
-    pub(crate) fn row(self) -> &'static Row {
-        // One row per variant, in the order of the variants; `rows_match_variants` holds it.
-        &ROWS[self as usize]
+    /// The shape of a ResNet; `None` for a vision transformer.
+    pub fn resnet(self) -> Option<&'static ResNet> {
+        ROWS.iter().find(|row| row.arch == self)
     }
 
-    /// The name that flags, checkpoints and ONNX metadata use: `resnet50`, `wide_resnet50_2`.
-    pub fn name(self) -> &'static str {
-        self.row().name
+    /// The shape of a vision transformer; `None` for a ResNet.
+    pub fn vit(self) -> Option<Vit> {
+        match self {
+            Self::Vit(vit) => Some(vit),
+            _ => None,
+        }
     }
 
-    /// Residual blocks of `layer1` .. `layer4`.
-    pub fn blocks(self) -> [usize; 4] {
-        self.row().depths
+    /// The name that flags, checkpoints and ONNX metadata use: `resnet50`, `wide_resnet50_2`, `vit_small_patch16_224`.
+    pub fn name(self) -> String {
+        self.to_string()
     }
 
-    /// Convolutions and classifier, by which ResNets are numbered: 50.
-    pub fn depth(self) -> usize {
-        let row = self.row();
-        let each = match row.block {
-            Block::Basic => 2,
-            Block::Bottleneck => 3,
-        };
-        each * row.depths.iter().sum::<usize>() + 2
-    }
-
-    /// What comes before the residual blocks.
-    pub fn stem(self) -> Stem {
-        self.row().stem
-    }
-
-    /// Groups of the 3x3 convolutions: 1 but for ResNeXt.
-    pub fn groups(self) -> usize {
-        self.row().groups
-    }
-
-    /// Channels of one group of the 3x3 convolutions of stage 2 (`layer1`): 64 for plain ResNets.
-    pub fn group_width(self) -> usize {
-        self.row().width
-    }
-
-    /// Length of the embedding: the channels of the last feature map.
+    /// Length of the embedding: the channels of the last feature map, or of the class token.
     pub fn feature_dim(self) -> usize {
-        512 * self.row().block.expansion()
+        match self {
+            Self::Vit(vit) => vit.width,
+            _ => 512 * self.resnet().map_or(1, |row| row.block.expansion()),
+        }
     }
 
-    /// How many input pixels one cell of the feature map of `stage` (2..=5) covers along each side.
-    ///
-    /// # Panics
-    /// When `stage` is not in 2..=5.
-    pub fn stride(self, stage: usize) -> usize {
-        assert!((2..=5).contains(&stage), "a ResNet has stages 2 to 5, not {stage}");
-        self.stem().stride() << (stage - 2)
-    }
-
-    /// Side of the feature map of `stage` (2..=5) for an input side in pixels: every strided
-    /// operation of a ResNet halves, rounding up.
+    /// Side of the feature map of `stage` (2 to 5) for an input side in pixels: every strided operation of a ResNet
+    /// halves, rounding up. A vision transformer has one grid of patches throughout.
     pub fn feature_side(self, stage: usize, input: usize) -> usize {
-        input.div_ceil(self.stride(stage))
+        match self.resnet() {
+            Some(row) => input.div_ceil(row.stride(stage)),
+            None => input / self.vit().map_or(1, |vit| vit.patch),
+        }
     }
 }
 
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        match self {
+            Self::Vit(vit) => vit.fmt(f),
+            _ => f.write_str(self.resnet().map_or("", |row| row.name)),
+        }
     }
 }
 
-/// A name that is not in the table; the message lists those that are.
+/// A name that no architecture has; the message lists those that there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownArch(pub String);
+pub struct UnknownArch {
+    name: String,
+    /// What is wrong with the name of a vision transformer.
+    reason: Option<String>,
+}
 
 impl fmt::Display for UnknownArch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known: Vec<_> = Arch::ALL.iter().map(|a| a.name()).collect();
-        write!(f, "unknown architecture `{}`: expected one of {}", self.0, known.join(", "))
+        write!(f, "unknown architecture `{}`: ", self.name)?;
+        if let Some(reason) = &self.reason {
+            return f.write_str(reason);
+        }
+        let known: Vec<_> = ROWS.iter().map(|row| row.name).collect();
+        write!(f, "expected one of {}, or a vision transformer like vit_small_patch16_224", known.join(", "))
     }
 }
 
@@ -233,7 +244,14 @@ impl FromStr for Arch {
     type Err = UnknownArch;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        ROWS.iter().find(|r| r.name == s).map(|r| r.arch).ok_or_else(|| UnknownArch(s.to_owned()))
+        if let Some(row) = ROWS.iter().find(|row| row.name == s) {
+            return Ok(row.arch);
+        }
+        let unknown = |reason| UnknownArch { name: s.to_owned(), reason };
+        match s.starts_with("vit") || s.starts_with("deit") {
+            true => s.parse().map(Self::Vit).map_err(|reason| unknown(Some(reason))),
+            false => Err(unknown(None)),
+        }
     }
 }
 
@@ -244,7 +262,7 @@ mod tests {
     #[test]
     fn rows_match_variants() {
         for arch in Arch::ALL {
-            assert_eq!(arch.row().arch, arch);
+            assert_eq!(arch.resnet().map(|row| row.arch), Some(arch));
             assert_eq!(arch.name().parse(), Ok(arch));
         }
     }
@@ -258,14 +276,24 @@ mod tests {
                 .skip_while(|c| !c.is_ascii_digit())
                 .take_while(char::is_ascii_digit)
                 .collect();
-            assert_eq!(digits.parse(), Ok(arch.depth()), "{arch}");
+            assert_eq!(digits.parse().ok(), arch.resnet().map(ResNet::depth), "{arch}");
         }
     }
 
     #[test]
     fn unknown_names_list_the_known_ones() {
         let err = "resnet51".parse::<Arch>().unwrap_err().to_string();
-        assert!(err.contains("`resnet51`") && err.contains("resnet50"), "{err}");
+        assert!(err.contains("`resnet51`") && err.contains("resnet50") && err.contains("vit_small"), "{err}");
+        let err = "vit_small_patch16_100".parse::<Arch>().unwrap_err().to_string();
+        assert!(err.contains("`vit_small_patch16_100`: patches of 16 pixels do not fill 100"), "{err}");
+    }
+
+    #[test]
+    fn vision_transformers_are_named_by_their_shape() {
+        let arch: Arch = "vit_small_patch14_reg4_ls_518".parse().expect("a network");
+        assert_eq!((arch.name().as_str(), arch.feature_dim()), ("vit_small_patch14_reg4_ls_518", 384));
+        assert_eq!([2, 5].map(|stage| arch.feature_side(stage, 224)), [16, 16]);
+        assert!(arch.resnet().is_none() && arch.vit().is_some_and(|vit| vit.registers == 4));
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! The graph of operations, the parameters that each of them owns, and the places where values are tapped.
 
+mod params;
 mod resnet;
+mod vit;
 
 use std::ops::Index;
 
 use crate::arch::Arch;
+use crate::vit::Vit;
 
 /// Index of a node in [`Graph::nodes`]. Inputs of a node always have smaller indices.
 pub type NodeId = usize;
 
-/// What a node computes. Feature maps are `(N, C, H, W)`.
+/// What a node computes. Feature maps are `(N, C, H, W)`, tokens `(N, T, D)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// The image, `(N, 3, H, W)`, already normalised.
@@ -45,10 +48,82 @@ pub enum Op {
         /// Padding on each side.
         padding: usize,
     },
-    /// Sum of two feature maps of one shape.
+    /// Sum of two values of one shape.
     Add,
     /// Mean over height and width: `(N, C, H, W)` -> `(N, C)`.
     GlobalAvgPool,
+    /// The picture's patches as tokens, row by row: `(N, 3, H, W)` -> `(N, h w, channels)`; a convolution whose stride is
+    /// its kernel's side, with a bias.
+    Patches {
+        /// Length of a token.
+        channels: usize,
+        /// Side of a patch.
+        side: usize,
+    },
+    /// Puts the class token before all others.
+    ClassToken {
+        /// Length of a token.
+        channels: usize,
+    },
+    /// Adds the positions; for another number of patches they are resized bicubically, with antialiasing.
+    Position {
+        /// Length of a token.
+        channels: usize,
+        /// Patches along a side that there are positions for.
+        grid: usize,
+        /// Whether the first of them is the class token's.
+        class: bool,
+    },
+    /// Puts more tokens behind the class token.
+    Registers {
+        /// Length of a token.
+        channels: usize,
+        /// How many.
+        count: usize,
+    },
+    /// Normalises each token.
+    LayerNorm {
+        /// Length of a token.
+        channels: usize,
+        /// The negative power of ten that is added to variances.
+        eps: u8,
+    },
+    /// Each token by a matrix and a bias.
+    Linear {
+        /// Length before.
+        inputs: usize,
+        /// Length behind.
+        outputs: usize,
+    },
+    /// `x` times the normal distribution's function of it, exactly.
+    Gelu,
+    /// SwiGLU: the second half of each token times `x sigmoid(x)` of the first.
+    Gate,
+    /// Each channel by a factor.
+    LayerScale {
+        /// Length of a token.
+        channels: usize,
+    },
+    /// In training drops the value of some pictures, the more of them the later the block; otherwise nothing.
+    DropPath {
+        /// Which block, from 0.
+        block: usize,
+        /// How many there are.
+        blocks: usize,
+    },
+    /// How much each token looks at each: queries, keys and values `(N, T, 3 D)` -> `(N, heads, T, T)`, rows of which add
+    /// up to one.
+    Scores {
+        /// Heads.
+        heads: usize,
+    },
+    /// What they see: scores, and queries, keys and values -> `(N, T, D)`.
+    Mix {
+        /// Heads.
+        heads: usize,
+    },
+    /// The first token: `(N, T, D)` -> `(N, D)`.
+    First,
 }
 
 /// One operation of the graph.
@@ -76,27 +151,36 @@ impl Node {
 pub enum TapKind {
     /// A feature map, `(N, channels, h, w)`.
     Map,
+    /// Tokens, `(N, T, channels)`: the class token, registers, and patches row by row.
+    Tokens,
+    /// How much each token looks at each, `(N, channels, T, T)`, where channels are heads.
+    Attention,
 }
 
 /// A value inside the network that others may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tap {
-    /// Unique in the graph: `res2` .. `res5`, as Detectron2 calls the outputs of `layer1` .. `layer4`.
+    /// Unique in the graph: `res2` .. `res5`, as Detectron2 calls the outputs of `layer1` .. `layer4`, or `block0` ..,
+    /// `attention0` .. and `tokens`, the normalised ones of the end.
     pub name: String,
     /// The node whose value it is.
     pub node: NodeId,
     /// What that value is.
     pub kind: TapKind,
-    /// Channels of a map.
+    /// Channels of a map, length of a token, or heads.
     pub channels: usize,
-    /// Input pixels along a side of one cell.
+    /// Input pixels along a side of one cell or patch.
     pub stride: usize,
 }
 
 impl Tap {
-    /// Cells along a side for an input of that many pixels: every strided operation halves, rounding up.
+    /// Cells or patches along a side for an input of that many pixels: every strided operation of a ResNet halves,
+    /// rounding up.
     pub fn side(&self, input: usize) -> usize {
-        input.div_ceil(self.stride)
+        match self.kind {
+            TapKind::Map => input.div_ceil(self.stride),
+            TapKind::Tokens | TapKind::Attention => input / self.stride,
+        }
     }
 }
 
@@ -119,12 +203,28 @@ pub enum ParamKind {
     BnVar,
     /// `num_batches_tracked` (buffer, int64 scalar).
     BnCount,
+    /// Weight of the patches' convolution, `(out, 3, side, side)`.
+    PatchWeight,
+    /// Weight of a linear layer, `(out, in)`.
+    Weight,
+    /// Bias of one of these two.
+    Bias,
+    /// Scale of a layer normalisation, initialised to one.
+    NormWeight,
+    /// Shift of a layer normalisation, initialised to zero.
+    NormBias,
+    /// Factor of each channel.
+    Scale,
+    /// A token that is no patch, `(1, count, D)`.
+    Token,
+    /// Positions, `(1, count, D)`.
+    Position,
 }
 
 impl ParamKind {
     /// Whether the optimiser changes it; the rest are buffers.
     pub fn trainable(self) -> bool {
-        matches!(self, Self::ConvWeight | Self::BnWeight | Self::BnBias)
+        !matches!(self, Self::BnMean | Self::BnVar | Self::BnCount)
     }
 }
 
@@ -166,7 +266,16 @@ impl Graph {
 
     /// Builds the graph of `arch`.
     pub fn new(arch: Arch) -> Self {
-        resnet::graph(arch)
+        match (arch, arch.resnet()) {
+            (Arch::Vit(vit), _) => vit::graph(vit),
+            (_, Some(row)) => resnet::graph(arch, row),
+            (_, None) => unreachable!("every ResNet has a row"),
+        }
+    }
+
+    /// Tokens before those of patches; none of a ResNet.
+    pub fn prefix(&self) -> usize {
+        self.arch.vit().map_or(0, Vit::prefix)
     }
 
     /// The tap of that name.
@@ -179,19 +288,34 @@ impl Graph {
         self.tap(&format!("res{stage}"))
     }
 
-    /// The value that the embedding is made of: the last feature map, `(N, C, h, w)`.
+    /// The value that the embedding is made of: the last feature map, `(N, C, h, w)`, or the tokens of the end.
     pub fn features(&self) -> NodeId {
         self.nodes[self.embedding()].inputs[0]
     }
 
-    /// The embedding, `(N, C)`: global average pool of [`Self::features`].
+    /// The embedding, `(N, C)`: global average pool of [`Self::features`], or their class token.
     pub fn embedding(&self) -> NodeId {
         self.nodes.len() - 1
     }
 
-    /// All parameters and buffers, in the order of torchvision's state dict.
+    /// All parameters and buffers, in the order of the nodes, which is that of torchvision's state dict.
     pub fn params(&self) -> Vec<Param> {
         self.nodes.iter().flat_map(|node| node.params.iter().cloned()).collect()
+    }
+}
+
+/// A graph on the way.
+#[derive(Default)]
+struct Builder {
+    nodes: Vec<Node>,
+}
+
+impl Builder {
+    fn push(&mut self, name: impl Into<String>, op: Op, inputs: &[NodeId]) -> NodeId {
+        let name = name.into();
+        let params = params::params(&name, op);
+        self.nodes.push(Node { name, op, inputs: inputs.to_vec(), params });
+        self.nodes.len() - 1
     }
 }
 

@@ -10,6 +10,7 @@ mod choose;
 mod error;
 #[cfg(test)]
 mod tests;
+mod vit;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -35,6 +36,18 @@ pub enum Naming {
     /// `embedder.embedder.convolution.weight`, `encoder.stages.0.layers.0.layer.0.normalization.bias`: Hugging Face's
     /// transformers.
     Transformers,
+    /// `patch_embed.proj.weight`, `blocks.0.norm1.weight`: the vision transformers of timm, DeiT, DINO, iBOT, MAE and
+    /// DINOv2's hub.
+    Vit,
+    /// `embeddings.cls_token`, `encoder.layer.0.attention.attention.query.weight`: those of transformers.
+    TransformersVit,
+}
+
+impl Naming {
+    /// Whether a vision transformer is named so.
+    pub fn is_vit(self) -> bool {
+        matches!(self, Self::Vit | Self::TransformersVit)
+    }
 }
 
 /// One row for each [`Naming`].
@@ -48,7 +61,7 @@ struct Anchors {
     roots: &'static [&'static str],
 }
 
-const ANCHORS: [Anchors; 5] = [
+const ANCHORS: [Anchors; 7] = [
     Anchors {
         naming: Naming::Torchvision,
         stem: "conv1.weight",
@@ -79,18 +92,37 @@ const ANCHORS: [Anchors; 5] = [
         block: "encoder.stages.0.layers.0.layer.0.convolution.weight",
         roots: &["embedder", "encoder.stages"],
     },
+    Anchors {
+        naming: Naming::Vit,
+        stem: "patch_embed.proj.weight",
+        block: "blocks.0.norm1.weight",
+        roots: &["patch_embed", "blocks", "norm", "norm_pre", "dist_token", "rel_pos_bias"],
+    },
+    Anchors {
+        naming: Naming::TransformersVit,
+        stem: "embeddings.patch_embeddings.projection.weight",
+        block: "encoder.layer.0.attention.attention.query.weight",
+        roots: &[
+            "embeddings.patch_embeddings",
+            "encoder.layer",
+            "layernorm",
+            "embeddings.distillation_token",
+        ],
+    },
 ];
 
 impl Naming {
     fn anchors(self) -> &'static Anchors {
         // One row per variant, in the order of the variants; a test holds it.
-        let [torchvision, detectron2, sequential, unpooled, transformers] = &ANCHORS;
+        let [torchvision, detectron2, sequential, unpooled, transformers, vit, transformers_vit] = &ANCHORS;
         match self {
             Self::Torchvision => torchvision,
             Self::Detectron2 => detectron2,
             Self::Sequential => sequential,
             Self::Unpooled => unpooled,
             Self::Transformers => transformers,
+            Self::Vit => vit,
+            Self::TransformersVit => transformers_vit,
         }
     }
 }
@@ -108,8 +140,8 @@ pub struct Layout {
 const C4_HEAD: &str = "roi_heads.";
 
 impl Layout {
-    /// The torchvision name of `key`, or `None` where the key is not below the prefix or has no
-    /// torchvision equivalent.
+    /// The torchvision name of `key`, timm's in a vision transformer; `None` where the key is not below the prefix or has
+    /// no equivalent.
     pub fn to_torchvision(&self, key: &str) -> Option<String> {
         let rest = self.name(key)?;
         match self.naming {
@@ -118,6 +150,17 @@ impl Layout {
             Naming::Sequential => sequential(&rest, 4),
             Naming::Unpooled => sequential(&rest, 3),
             Naming::Transformers => transformers(&rest),
+            Naming::Vit => vit::timm(&rest),
+            Naming::TransformersVit => vit::transformers(&rest),
+        }
+    }
+
+    /// Which part of the parameter [`Self::to_torchvision`] names `key` is: 0 to 2 for queries, keys and values that are
+    /// apart in the file, one after the other along the first axis. `None` where it is all of it.
+    pub fn part(&self, key: &str) -> Option<usize> {
+        match self.naming {
+            Naming::TransformersVit => vit::part(&self.name(key)?),
+            _ => None,
         }
     }
 
@@ -131,14 +174,16 @@ impl Layout {
         self.rest(key).is_some()
     }
 
-    /// Whether `key` names a part of a ResNet's body, whether or not any architecture here has it: an
+    /// Whether `key` names a part of an encoder's body, whether or not any architecture here has it: an
     /// encoder with such a key that nobody asked for is not the one that it is taken for.
     pub fn is_body(&self, key: &str) -> bool {
         let Some(rest) = self.name(key) else { return false };
         self.naming.anchors().roots.iter().any(|root| {
             let Some(behind) = rest.strip_prefix(root) else { return false };
             let numbered = behind.split('.').next().is_some_and(|n| n.parse::<u8>().is_ok());
-            behind.starts_with('.') || (numbered && root.ends_with(char::is_alphabetic))
+            // tokens are no modules
+            let whole = behind.is_empty() && root.contains("token");
+            whole || behind.starts_with('.') || (numbered && root.ends_with(char::is_alphabetic))
         })
     }
 
@@ -162,7 +207,11 @@ impl Layout {
         match self.naming {
             Naming::Detectron2 => "Detectron2",
             Naming::Sequential | Naming::Unpooled => "lightly or another `nn.Sequential`",
-            Naming::Transformers => "transformers",
+            Naming::Transformers | Naming::TransformersVit => "transformers",
+            Naming::Vit => {
+                let prefix = plain(&self.prefix);
+                VITS.iter().find(|(names, _)| names.contains(&prefix.as_str())).map_or("unknown", |p| p.1)
+            }
             Naming::Torchvision => {
                 let prefix = plain(&self.prefix);
                 PROJECTS.iter().find(|(names, _)| names.contains(&prefix.as_str())).map_or("unknown", |p| p.1)
@@ -184,6 +233,14 @@ const PROJECTS: [(&[&str], &str); 8] = [
     ),
     (&["teacher.backbone.", "student.backbone."], "DINO or iBOT"),
     (&["encoder.", "backbone."], "SimCLR, SimSiam, Barlow Twins or solo-learn"),
+];
+
+/// The same for vision transformers.
+const VITS: [(&[&str], &str); 4] = [
+    (&[""], "timm, DINO, DINOv2, MAE or DeiT"),
+    (&["teacher.backbone.", "student.backbone."], "DINO, iBOT or DINOv2"),
+    (&["base_encoder.", "momentum_encoder."], "MoCo v3"),
+    (&["backbone.", "encoder."], "DINO, lightly or solo-learn"),
 ];
 
 /// Modules that wrap others for one run and say nothing about the model: `DataParallel`, `torch.compile`, fully sharded

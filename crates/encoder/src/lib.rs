@@ -11,7 +11,10 @@ pub mod detectron;
 mod graph;
 pub mod layout;
 mod mlp;
+pub mod transformers;
+mod vit;
 
-pub use arch::{Arch, Stem, UnknownArch};
+pub use arch::{Arch, ResNet, Stem, UnknownArch};
 pub use graph::{Graph, Node, NodeId, Op, Param, ParamKind, Tap, TapId, TapKind};
 pub use mlp::{Mlp, MlpLayer};
+pub use vit::Vit;

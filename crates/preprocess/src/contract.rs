@@ -41,6 +41,9 @@ pub enum ContractError {
     /// Not JSON, or not the keys and types of a contract.
     #[error("not a preprocessing contract: {0}")]
     Json(String),
+    /// Another project's, of something that a contract cannot say.
+    #[error("{0}, which a preprocessing contract cannot say")]
+    Foreign(String),
     /// Written by a later Occlude.
     #[error(
         "preprocessing contract of version {found}: this build reads version {VERSION}; hint: update Occlude"

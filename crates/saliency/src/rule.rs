@@ -56,11 +56,14 @@ pub enum MapRule {
     /// The mean of LEWEL's alignment maps (arXiv 2203.14898): where the projections of single positions are high. Not made
     /// of features alone: a model has it from the projection head of a method that aligns.
     Alignment,
+    /// What the class token of a vision transformer looks at: the mean over heads of its attention to each patch (DINO,
+    /// arXiv 2104.14294).
+    Attention,
 }
 
 impl MapRule {
-    /// Those that are made of features and pictures, whatever the method; what command lines choose from.
-    pub const ALL: [Self; 3] = [Self::Sum, Self::Border, Self::Object];
+    /// Those that are made of an encoder's values and pictures, whatever the method; what command lines choose from.
+    pub const ALL: [Self; 4] = [Self::Sum, Self::Border, Self::Object, Self::Attention];
 
     /// Its name in files and on command lines.
     pub fn name(self) -> &'static str {
@@ -69,13 +72,14 @@ impl MapRule {
             Self::Border => "border",
             Self::Object => "object",
             Self::Alignment => "alignment",
+            Self::Attention => "attention",
         }
     }
 
-    /// The stage (2 to 5) whose features it works best with.
+    /// The stage (2 to 5) of a ResNet whose features it works best with; in a vision transformer a block is in its place.
     pub fn stage(self) -> usize {
         match self {
-            Self::Sum | Self::Alignment => 5,
+            Self::Sum | Self::Alignment | Self::Attention => 5,
             Self::Border => 4,
             Self::Object => 3,
         }
@@ -84,7 +88,7 @@ impl MapRule {
     /// Cells along a side of the map of `side` pixels, of features whose cells have `stride` pixels a side.
     pub fn cells(self, side: usize, stride: usize) -> usize {
         match self {
-            Self::Sum | Self::Border | Self::Alignment => side.div_ceil(stride),
+            Self::Sum | Self::Border | Self::Alignment | Self::Attention => side.div_ceil(stride),
             Self::Object => side.div_ceil(fine(stride)),
         }
     }
@@ -94,7 +98,7 @@ impl MapRule {
         match self {
             Self::Sum => DEVIATIONS,
             Self::Border => 0.2,
-            Self::Object | Self::Alignment => 0.0,
+            Self::Object | Self::Alignment | Self::Attention => 0.0,
         }
     }
 }
@@ -148,19 +152,38 @@ pub fn between(cells: usize, stride: usize, fine: usize) -> Vec<f32> {
 pub struct Making {
     /// Of what it consists.
     pub rule: MapRule,
-    /// Stage whose feature map it is made of, 2 to 5.
+    /// Stage whose feature map it is made of, 2 to 5; 5 of a vision transformer.
     pub stage: usize,
     /// Where the foreground begins, in standard deviations from the mean of the map.
     pub deviations: f64,
+    /// Block of a vision transformer whose patches or attention it is made of, from 0; a ResNet has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<usize>,
 }
 
 impl Making {
     /// What models are that say nothing: the published sum.
-    pub const SUM: Self = Self { rule: MapRule::Sum, stage: 5, deviations: DEVIATIONS };
+    pub const SUM: Self = Self { rule: MapRule::Sum, stage: 5, deviations: DEVIATIONS, block: None };
 
     /// A rule on its usual stage.
     pub fn of(rule: MapRule) -> Self {
-        Self { rule, stage: rule.stage(), deviations: rule.deviations() }
+        Self { rule, stage: rule.stage(), deviations: rule.deviations(), block: None }
+    }
+
+    /// A rule on a block of a vision transformer.
+    pub fn of_block(rule: MapRule, block: usize) -> Self {
+        Self { stage: 5, block: Some(block), ..Self::of(rule) }
+    }
+
+    /// The name of the encoder's value that it is made of: `res3`, `block11`, `attention11`.
+    pub fn tap(self) -> String {
+        match (self.block, self.rule) {
+            (None, _) => format!("res{}", self.stage),
+            (Some(block), MapRule::Attention) => format!("attention{block}"),
+            (Some(block), MapRule::Sum | MapRule::Border | MapRule::Object | MapRule::Alignment) => {
+                format!("block{block}")
+            }
+        }
     }
 }
 
@@ -181,7 +204,7 @@ mod tests {
             assert_eq!(serde_json::to_value(rule).ok(), Some(rule.name().into()));
         }
         let error = "Sum".parse::<MapRule>().unwrap_err();
-        assert_eq!(error, "unknown map rule `Sum`: expected one of sum, border, object");
+        assert_eq!(error, "unknown map rule `Sum`: expected one of sum, border, object, attention");
     }
 
     #[test]
@@ -190,6 +213,12 @@ mod tests {
         assert_eq!(text, r#"{"rule":"object","stage":3,"deviations":0.0}"#);
         assert_eq!(serde_json::from_str::<Making>(&text).unwrap(), Making::default());
         assert_eq!(Making::of(MapRule::Sum), Making::SUM);
+        let attention = Making::of_block(MapRule::Attention, 11);
+        let text = serde_json::to_string(&attention).unwrap();
+        assert_eq!(text, r#"{"rule":"attention","stage":5,"deviations":0.0,"block":11}"#);
+        assert_eq!(serde_json::from_str::<Making>(&text).unwrap(), attention);
+        let taps = [Making::default(), attention, Making::of_block(MapRule::Object, 3)].map(Making::tap);
+        assert_eq!(taps, ["res3", "attention11", "block3"]);
     }
 
     #[test]

@@ -14,8 +14,8 @@ pub(super) struct EncoderArgs {
     #[arg(long, value_name = "P")]
     pub(super) prefix: Option<String>,
     /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
-    /// resnext101_64x4d, wide_resnet50_2, wide_resnet101_2, resnet18-small or resnet50-small; default: as the file
-    /// says or its shapes tell
+    /// resnext101_64x4d, wide_resnet50_2, wide_resnet101_2, resnet18-small, resnet50-small, or a vision transformer
+    /// such as vit_small_patch16_224; default: as the file says or its shapes tell
     #[arg(long, value_name = "A")]
     pub(super) arch: Option<Arch>,
 }
@@ -32,6 +32,11 @@ impl EncoderArgs {
     next_help_heading = "Preprocessing (default: the checkpoint's contract, else ImageNet's at 224 pixels)"
 )]
 pub(super) struct ContractArgs {
+    /// Contract of the weights: a file (ours, transformers' `preprocessor_config.json`, or timm's `config.json`), or a
+    /// name: imagenet, dino, ibot, dinov2, mae, deit, augreg; default: the checkpoint's, or a `preprocessor_config.json`
+    /// beside it
+    #[arg(long, value_name = "FILE|NAME")]
+    contract: Option<String>,
     /// Side of the centre crop in pixels; the resize keeps its proportion to it
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<u32>,
@@ -60,6 +65,7 @@ pub(super) struct FilterArg(Option<HighPass>);
 impl ContractArgs {
     pub(super) fn overrides(self) -> ContractOverrides {
         ContractOverrides {
+            contract: self.contract,
             image_size: self.image_size,
             resize: self.resize,
             interpolation: self.interpolation,

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod hub;
 mod onnx;
 mod weights;
 
@@ -32,6 +33,8 @@ enum Command {
     Onnx(onnx::OnnxArgs),
     /// Run an ONNX model on pictures in ONNX Runtime and tract, and compare both with the checkpoint
     Verify(check::VerifyArgs),
+    /// Write a folder as models are published in: for transformers, timm and ONNX Runtime, with a page about the model
+    Hub(hub::HubArgs),
     /// Show what is in a checkpoint or an ONNX file
     Inspect(check::InspectArgs),
     /// Write the bare encoder as safetensors under torchvision's names
@@ -45,6 +48,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = Cli::try_parse_from(args).unwrap_or_else(|e| e.exit());
     let result = match cli.command {
         Command::Onnx(args) => onnx::run(args),
+        Command::Hub(args) => hub::run(args),
         Command::Verify(args) => check::run_verify(args),
         Command::Inspect(args) => check::run_inspect(args),
         Command::Safetensors(args) => weights::run_safetensors(args),
@@ -127,6 +131,18 @@ mod tests {
             panic!("torch")
         };
         assert_eq!((args.layout, args.fc, args.force), (TorchLayout::Moco, Some(10), true));
+    }
+
+    #[test]
+    fn hub_flags() {
+        let Command::Hub(args) =
+            parse("hub a b --licence MIT --title T --figures k.json l.json --calibrate p --force")
+                .expect("valid")
+                .command
+        else {
+            panic!("hub")
+        };
+        assert_eq!((args.figures.len(), args.calibrate.len(), args.force), (2, 1, true));
     }
 
     #[test]

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use occlude_checkpoint::Checkpoint;
+use occlude_encoder::Vit;
 use occlude_saliency::{Making, MapRule};
 
 use super::args::{ContractArgs, EncoderArgs, load};
 use crate::calibrate::{Calibration, CalibrationOptions, Method, calibrate};
 use crate::onnx::{
-    InputKind, ModelInfo, Network, OPSETS, OnnxModel, OnnxOptions, OutputKind, Precision, Projection,
+    InputKind, ModelInfo, Network, OPSETS, OnnxModel, OnnxOptions, OutputKind, Pool, Precision, Projection,
     Quantization, data_file, model,
 };
 use crate::{Error, golden};
@@ -30,18 +31,26 @@ pub(super) struct OnnxArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) input: InputKind,
     /// What the model gives, in this order: embedding, saliency, saliency_sum, projection, alignment (of LEWEL),
-    /// res2, res3, res4, res5; the server needs the first two
+    /// tokens (of a vision transformer), res2, res3, res4, res5; the server needs the first two
     #[arg(long, value_delimiter = ',', default_value = "embedding,saliency")]
     pub(super) outputs: Vec<OutputKind>,
     /// How the map `saliency` is made: `object` (what resembles the middle of the picture and not its
     /// border, in features and colours), `border` (what differs from the border in features), `sum`
-    /// (of all channels, as published) or `alignment` (the mean of LEWEL's alignment maps)
-    #[arg(long, value_name = "RULE", default_value_t, value_parser = rule)]
-    pub(super) saliency: MapRule,
+    /// (of all channels, as published), `alignment` (the mean of LEWEL's alignment maps) or `attention` (what a
+    /// vision transformer's class token looks at); default: `attention` of a vision transformer, else `object`
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    pub(super) saliency: Option<MapRule>,
     /// The stage that it is made of, 2 to 5; default: 3 for `object`, 4 for `border`, 5 for the others, or the
     /// one before where that has fewer than 4x4 cells
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=5))]
     pub(super) saliency_stage: Option<u8>,
+    /// What the map is made of, by its name: res2 to res5, or of a vision transformer with N blocks block0
+    /// (patches) or attention0 to blockN-1 or attentionN-1; default: the last of them
+    #[arg(long, value_name = "TAP", conflicts_with = "saliency_stage")]
+    pub(super) saliency_tap: Option<String>,
+    /// What of a vision transformer the embedding is
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) pool: Pool,
     #[command(flatten)]
     pub(super) encoder: EncoderArgs,
     /// Leave embeddings as they are instead of scaling them to length one
@@ -109,7 +118,7 @@ pub(super) struct PrecisionArgs {
     #[arg(long, value_name = "M", default_value = "min-max")]
     pub(super) calibration: Method,
     /// Most pictures taken from each folder, spread evenly; 0 takes all
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = CALIBRATION_LIMIT)]
     calibration_limit: usize,
     /// Parts of an int8 model that stay in floating point
     #[arg(long, value_enum, value_delimiter = ',', default_value = "none")]
@@ -139,19 +148,31 @@ impl PrecisionArgs {
             limit: (self.calibration_limit > 0).then_some(self.calibration_limit),
             method: self.calibration,
         };
-        let live = std::io::stderr().is_terminal();
-        let calibration = calibrate(network, input, &options, &mut |done, all| {
-            if live {
-                eprint!("\rcalibrating: {done}/{all}");
-            }
-        })?;
-        let start = if live { "\r" } else { "" };
-        let Calibration { pictures, skipped, method, .. } = &calibration;
-        eprintln!("{start}calibrated on {pictures} pictures, {method}, {skipped} skipped");
-        calibration.notes.iter().for_each(|note| eprintln!("{note}"));
-        Ok(calibration)
+        calibrated(network, input, &options)
     }
 }
+
+/// Calibrates, and tells the user how far it is.
+pub(super) fn calibrated(
+    network: Network<'_>,
+    input: InputKind,
+    options: &CalibrationOptions,
+) -> anyhow::Result<Calibration> {
+    let live = std::io::stderr().is_terminal();
+    let calibration = calibrate(network, input, options, &mut |done, all| {
+        if live {
+            eprint!("\rcalibrating: {done}/{all}");
+        }
+    })?;
+    let start = if live { "\r" } else { "" };
+    let Calibration { pictures, skipped, method, .. } = &calibration;
+    eprintln!("{start}calibrated on {pictures} pictures, {method}, {skipped} skipped");
+    calibration.notes.iter().for_each(|note| eprintln!("{note}"));
+    Ok(calibration)
+}
+
+/// Pictures taken from each folder for calibration, where nothing else is asked for.
+pub(super) const CALIBRATION_LIMIT: usize = 128;
 
 /// Runs the command.
 pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
@@ -159,17 +180,26 @@ pub(super) fn run(args: OnnxArgs) -> anyhow::Result<ExitCode> {
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let source = load(&checkpoint, args.encoder, args.contract)?;
     let outputs = distinct(args.outputs);
-    let aligned = args.saliency == MapRule::Alignment || outputs.contains(&OutputKind::Alignment);
+    let aligned = args.saliency == Some(MapRule::Alignment) || outputs.contains(&OutputKind::Alignment);
     let projection = match aligned || outputs.contains(&OutputKind::Projection) {
         true => Some(Projection::find(&checkpoint, &source.encoder)?),
         false => None,
     };
     let network =
         Network { encoder: &source.encoder, contract: &source.contract, projection: projection.as_ref() };
+    let saliency = match source.encoder.arch.vit() {
+        Some(vit) => of_blocks(vit, args.saliency, args.saliency_stage, args.saliency_tap.as_deref())?,
+        None => {
+            let rule = args.saliency.unwrap_or_default();
+            let tap = args.saliency_tap.as_deref().map(stage_of).transpose()?;
+            making(rule, tap.or(args.saliency_stage), network)
+        }
+    };
     let options = OnnxOptions {
         input: args.input,
         outputs,
-        saliency: making(args.saliency, args.saliency_stage, network),
+        saliency,
+        pool: args.pool,
         normalize: !args.no_normalize,
         fold: !args.no_fold,
         opset: args.opset,
@@ -239,6 +269,46 @@ fn rule(text: &str) -> Result<MapRule, String> {
     text.parse().map_err(|error| format!("{error}, alignment"))
 }
 
+/// The stage of a tap's name.
+fn stage_of(tap: &str) -> Result<u8, Error> {
+    let stage = tap.strip_prefix("res").and_then(|n| n.parse().ok()).filter(|n| (2..=5).contains(n));
+    let reason = "`--saliency-tap` of a ResNet is one of res2, res3, res4, res5";
+    stage.ok_or(Error::Options { reason })
+}
+
+/// The rule on the block of a vision transformer that is asked for, else on the last one.
+fn of_blocks(vit: Vit, rule: Option<MapRule>, stage: Option<u8>, tap: Option<&str>) -> Result<Making, Error> {
+    let refuse = |reason| Err(Error::Options { reason });
+    if stage.is_some() {
+        return refuse("a vision transformer has no stages; hint: `--saliency-tap` takes one of its blocks");
+    }
+    let rule = rule.unwrap_or(match tap {
+        Some(tap) if tap.starts_with("block") => MapRule::default(),
+        _ => MapRule::Attention,
+    });
+    let word = if rule == MapRule::Attention { "attention" } else { "block" };
+    let block = match tap {
+        None => vit.depth - 1,
+        Some(tap) => match tap.strip_prefix(word).and_then(|n| n.parse().ok()) {
+            Some(block) if block < vit.depth => block,
+            _ => {
+                return refuse(
+                    "`--saliency-tap` of a vision transformer is attention0 .. with the rule `attention`, and block0 .. with others, up to its last block",
+                );
+            }
+        },
+    };
+    Ok(Making::of_block(rule, block))
+}
+
+/// The map of a model for which nothing is asked.
+pub(super) fn usual_map(network: Network<'_>) -> Result<Making, Error> {
+    match network.encoder.arch.vit() {
+        Some(vit) => of_blocks(vit, None, None, None),
+        None => Ok(making(MapRule::default(), None, network)),
+    }
+}
+
 /// The rule on the stage asked for, else on its usual one, or the last before it whose map has cells enough.
 fn making(rule: MapRule, stage: Option<u8>, network: Network<'_>) -> Making {
     let usual = Making::of(rule);
@@ -252,7 +322,11 @@ fn making(rule: MapRule, stage: Option<u8>, network: Network<'_>) -> Making {
 
 /// A model that cannot answer here is written nevertheless: it may be for another machine. One that answers with what
 /// is no number is not.
-fn add_golden(network: Network<'_>, options: &OnnxOptions, model: &mut OnnxModel<'_>) -> Result<(), Error> {
+pub(super) fn add_golden(
+    network: Network<'_>,
+    options: &OnnxOptions,
+    model: &mut OnnxModel<'_>,
+) -> Result<(), Error> {
     let without = "the file has no golden picture, so that the server cannot check its answers at start";
     match golden::of(network, options, model) {
         Ok(Some(golden)) => model.set_golden(&golden),
@@ -263,7 +337,7 @@ fn add_golden(network: Network<'_>, options: &OnnxOptions, model: &mut OnnxModel
     Ok(())
 }
 
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 

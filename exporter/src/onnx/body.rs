@@ -48,7 +48,23 @@ pub(super) fn float_unit(
         },
         Op::MaxPool { .. } => builder.node("MaxPool", &node.name, inputs, attributes(node.op)),
         Op::Add => builder.node("Add", &node.name, inputs, vec![]),
-        Op::Input | Op::BatchNorm { .. } | Op::Relu | Op::GlobalAvgPool => {
+        Op::Input
+        | Op::BatchNorm { .. }
+        | Op::Relu
+        | Op::GlobalAvgPool
+        | Op::Patches { .. }
+        | Op::ClassToken { .. }
+        | Op::Position { .. }
+        | Op::Registers { .. }
+        | Op::LayerNorm { .. }
+        | Op::Linear { .. }
+        | Op::Gelu
+        | Op::Gate
+        | Op::LayerScale { .. }
+        | Op::DropPath { .. }
+        | Op::Scores { .. }
+        | Op::Mix { .. }
+        | Op::First => {
             unreachable!("no unit begins with `{}`", node.name)
         }
     };

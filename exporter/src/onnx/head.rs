@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 
 use occlude_checkpoint::Whitening;
-use occlude_encoder::Graph;
+use occlude_encoder::{Graph, Tap, TapKind};
 use occlude_preprocess::{HighPass, Preprocess};
 use occlude_saliency::{Making, MapRule};
 
 use super::alignment;
 use super::builder::Builder;
-use super::options::{InputKind, OutputKind};
+use super::options::{InputKind, OutputKind, Pool};
 use super::projection::Projection;
-use super::{saliency, stage};
+use super::{saliency, source, stage, sum};
 use crate::Error;
 use crate::proto::{Attribute, Element, Weights};
 
@@ -92,6 +92,8 @@ pub(super) struct Body<'b> {
     pub(super) projection: Option<&'b Projection>,
     /// Scale embeddings and projections to length one.
     pub(super) normalize: bool,
+    /// What of a vision transformer's tokens the embedding is.
+    pub(super) pool: Pool,
 }
 
 impl Body<'_> {
@@ -107,8 +109,8 @@ impl Body<'_> {
             self.alignment(builder, name);
             return Ok(());
         }
-        let tap = stage(self.graph, making.stage)?;
-        let features = self.value(builder, tap.node);
+        let tap = source(self.graph, making)?;
+        let features = self.features(builder, tap);
         let source = saliency::Source {
             features: &features,
             pixels: &self.pixels,
@@ -129,8 +131,89 @@ impl Body<'_> {
         }
     }
 
+    /// A tapped value as feature map (N, C, h, w), in single precision.
+    fn features(&self, builder: &mut Builder<'_>, tap: &Tap) -> String {
+        let value = self.value(builder, tap.node);
+        let side = tap.side(self.contract.crop as usize) as i64;
+        match tap.kind {
+            TapKind::Map => value,
+            TapKind::Tokens => {
+                let name = format!("{}.map", tap.name);
+                if builder.has(&name) {
+                    return name;
+                }
+                let patches = self.patches(builder, &tap.name, &value);
+                let turned = format!("{}.turned", tap.name);
+                let order = Attribute::Ints("perm", vec![0, 2, 1]);
+                let turned = builder.node("Transpose", &turned, &[&patches], vec![order]);
+                let shape = builder.ints(&[0, tap.channels as i64, side, side]);
+                builder.node("Reshape", &name, &[&turned, &shape], vec![])
+            }
+            TapKind::Attention => self.attention(builder, tap, &value, side),
+        }
+    }
+
+    /// The class token's attention to patches, mean over heads: (N, 1, h, w).
+    fn attention(&self, builder: &mut Builder<'_>, tap: &Tap, value: &str, side: i64) -> String {
+        let part = |leaf: &str| format!("{}.{leaf}", tap.name);
+        let zero = builder.int(0);
+        let axis = Attribute::Int("axis", 2);
+        let of_class = builder.node("Gather", &part("class"), &[value, &zero], vec![axis]); // (N, heads, T)
+        let (from, to, axes) =
+            (builder.ints(&[self.graph.prefix() as i64]), builder.ints(&[i64::MAX]), builder.ints(&[2]));
+        let patches = builder.node("Slice", &part("patches"), &[&of_class, &from, &to, &axes], vec![]);
+        // the axes of ReduceMean moved from an attribute to an input in opset 18, those of ReduceSum in 13
+        let axes = builder.ints(&[1]);
+        let keep = Attribute::Int("keepdims", 1);
+        let sum = builder.node("ReduceSum", &part("sum"), &[&patches, &axes], vec![keep]);
+        let share = builder.floats(&part("share"), &[], vec![1.0 / tap.channels as f32]);
+        let mean = builder.node("Mul", &part("mean"), &[&sum, &share], vec![]);
+        let shape = builder.ints(&[0, 1, side, side]);
+        builder.node("Reshape", &part("map"), &[&mean, &shape], vec![])
+    }
+
+    /// The tokens of patches.
+    fn patches(&self, builder: &mut Builder<'_>, name: &str, tokens: &str) -> String {
+        let [from, to, axes] = [self.graph.prefix() as i64, i64::MAX, 1].map(|n| builder.ints(&[n]));
+        builder.node("Slice", &format!("{name}.patches"), &[tokens, &from, &to, &axes], vec![])
+    }
+
+    /// A vision transformer's embedding (N, D) or (N, 2 D); asked for twice, it is computed once.
+    fn pooled_tokens(&self, builder: &mut Builder<'_>) -> String {
+        let name = format!("pooled.{}", self.pool.name());
+        if builder.has(&name) {
+            return name;
+        }
+        let tokens = self.value(builder, self.graph.features());
+        let class = |builder: &mut Builder<'_>, name: &str| {
+            let zero = builder.int(0);
+            builder.node("Gather", name, &[&tokens, &zero], vec![Attribute::Int("axis", 1)])
+        };
+        let mean = |builder: &mut Builder<'_>, name: &str| {
+            let patches = self.patches(builder, "pooled", &tokens);
+            let axes = builder.ints(&[1]);
+            let keep = Attribute::Int("keepdims", 0);
+            let sum = builder.node("ReduceSum", "pooled.sum", &[&patches, &axes], vec![keep]);
+            let patch = self.graph.arch.vit().map_or(1, |vit| vit.patch);
+            let count = (self.contract.crop as usize / patch).pow(2);
+            let share = builder.floats("pooled.share", &[], vec![1.0 / count as f32]);
+            builder.node("Mul", name, &[&sum, &share], vec![])
+        };
+        match self.pool {
+            Pool::Class => class(builder, &name),
+            Pool::Mean => mean(builder, &name),
+            Pool::Both => {
+                let (class, mean) = (class(builder, "pooled.class"), mean(builder, "pooled.patch_mean"));
+                builder.node("Concat", &name, &[&class, &mean], vec![Attribute::Int("axis", 1)])
+            }
+        }
+    }
+
     /// The pooled features (N, D); asked for twice, they are computed once.
     fn pooled(&self, builder: &mut Builder<'_>) -> String {
+        if self.graph.arch.vit().is_some() {
+            return self.pooled_tokens(builder);
+        }
         let features = self.value(builder, self.graph.features());
         if builder.has("flatten") {
             return "flatten".to_owned();
@@ -161,8 +244,12 @@ pub(super) fn output(builder: &mut Builder<'_>, body: &Body<'_>, kind: OutputKin
             vector(builder, &name, &projected, body.normalize);
         }
         OutputKind::Saliency => body.map(builder, &name, body.making)?,
-        OutputKind::SaliencySum => body.map(builder, &name, Making::SUM)?,
+        OutputKind::SaliencySum => body.map(builder, &name, sum(body.graph))?,
         OutputKind::Alignment => body.alignment(builder, &name),
+        OutputKind::Tokens => {
+            let value = body.value(builder, body.graph.features());
+            builder.node("Identity", &name, &[&value], vec![]);
+        }
         OutputKind::Stage(number) => {
             let value = body.value(builder, stage(body.graph, usize::from(number))?.node);
             builder.node("Identity", &name, &[&value], vec![]);

@@ -3,6 +3,7 @@
 mod alignment;
 mod body;
 mod builder;
+mod check;
 mod fold;
 mod head;
 mod options;
@@ -13,6 +14,7 @@ mod saliency;
 mod tests;
 mod units;
 mod values;
+mod vit;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -23,7 +25,8 @@ use occlude_encoder::{Graph, Tap};
 use occlude_preprocess::{Golden, Preprocess};
 use occlude_saliency::{Making, MapRule};
 
-pub use options::{InputKind, ModelInfo, OPSETS, OnnxOptions, OutputKind, Precision};
+pub(crate) use check::NO_WHOLE_PATCHES;
+pub use options::{InputKind, ModelInfo, OPSETS, OnnxOptions, OutputKind, POOL, Pool, Precision};
 pub use projection::{Alignment, Projection};
 pub use quantized::Quantization;
 
@@ -70,12 +73,12 @@ pub fn model<'a>(
     options: &OnnxOptions,
     info: &ModelInfo,
 ) -> Result<OnnxModel<'a>, Error> {
-    check(network, options)?;
+    check::check(network, options)?;
     let Network { encoder, contract, projection } = network;
     let graph = Graph::new(encoder.arch);
     let mut builder = Builder::new(encoder);
     let input = head::input(&mut builder, contract, options.input);
-    let values = values(&mut builder, &graph, input.filtered, options)?;
+    let values = values(&mut builder, &graph, input.filtered, network, options)?;
     let half = options.precision == Precision::Fp16;
     let body = head::Body {
         graph: &graph,
@@ -83,6 +86,7 @@ pub fn model<'a>(
         pixels: input.pixels,
         making: options.saliency,
         any_size: options.dynamic_size,
+        pool: options.pool,
         opset: options.opset,
         values,
         half,
@@ -112,10 +116,13 @@ pub(crate) fn observed<'a>(
 ) -> Result<(Vec<String>, Vec<String>, OnnxModel<'a>), Error> {
     let Network { encoder, contract, .. } = network;
     let graph = Graph::new(encoder.arch);
+    if graph.arch.vit().is_some() {
+        return Err(Error::Options { reason: check::NO_INTEGERS });
+    }
     let options = OnnxOptions { input, ..OnnxOptions::default() };
     let mut builder = Builder::new(encoder);
     let input = head::input(&mut builder, contract, options.input);
-    let values = values(&mut builder, &graph, input.filtered, &options)?;
+    let values = values(&mut builder, &graph, input.filtered, network, &options)?;
     let points: Vec<usize> =
         std::iter::once(0).chain(units::units(&graph).into_iter().map(|u| u.out)).collect();
     // An input may not be an output as well.
@@ -137,19 +144,21 @@ fn assembled<'a>(
     metadata: Vec<(String, String)>,
 ) -> OnnxModel<'a> {
     let (nodes, initializers) = builder.finish();
-    let name = network.encoder.arch.name().to_owned();
+    let name = network.encoder.arch.name();
     let inputs = vec![input_value(network.contract, options)];
     let form = None;
     let model = Model { opset: options.opset, name, nodes, initializers, inputs, outputs, metadata, form };
     OnnxModel { model, doubts: vec![] }
 }
 
-/// The map, whose operations depend on the operator set and on whether sizes are free, but not its numbers. The sum is one
-/// operation.
+/// The map, whose operations depend on the operator set and on whether sizes are free, but not its numbers. The sum and
+/// attention are made in one way.
 fn form(options: &OnnxOptions) -> Option<Form> {
-    let Making { rule, stage, .. } = options.saliency;
-    let several = rule != MapRule::Sum && options.outputs.contains(&OutputKind::Saliency);
-    several.then(|| Form { of: OutputKind::Saliency.to_string(), what: format!("{rule} of stage {stage}") })
+    let Making { rule, stage, block, .. } = options.saliency;
+    let one = matches!(rule, MapRule::Sum | MapRule::Attention);
+    let several = !one && options.outputs.contains(&OutputKind::Saliency);
+    let place = block.map_or(format!("stage {stage}"), |block| format!("block {block}"));
+    several.then(|| Form { of: OutputKind::Saliency.to_string(), what: format!("{rule} of {place}") })
 }
 
 /// Adds the encoder; gives the value of each node of the graph.
@@ -157,14 +166,19 @@ fn values(
     builder: &mut Builder<'_>,
     graph: &Graph,
     input: String,
+    network: Network<'_>,
     options: &OnnxOptions,
 ) -> Result<Vec<String>, Error> {
+    let float = |builder: &mut Builder<'_>, input, fold| match graph.arch.vit() {
+        Some(vit) => vit::encoder(builder, graph, vit, input, network.contract.crop as usize),
+        None => body::encoder(builder, graph, input, fold),
+    };
     match &options.precision {
-        Precision::Fp32 => body::encoder(builder, graph, input, options.fold),
+        Precision::Fp32 => float(builder, input, options.fold),
         Precision::Fp16 => {
             let input = builder.cast(&input, Element::Float16);
             builder.set_half(true);
-            let values = body::encoder(builder, graph, input, true);
+            let values = float(builder, input, true);
             builder.set_half(false);
             values
         }
@@ -174,41 +188,23 @@ fn values(
 
 /// The feature map of a stage.
 fn stage(graph: &Graph, number: usize) -> Result<&Tap, Error> {
-    let reason = "the network has no such stage: a ResNet's are 2 to 5";
+    let reason = "the network has no such stage: a ResNet's are 2 to 5, and a vision transformer has blocks";
     graph.stage(number).map(|id| &graph[id]).ok_or(Error::Options { reason })
 }
 
-fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
-    let refuse = |reason| Err(Error::Options { reason });
-    if !options.fold && options.precision != Precision::Fp32 {
-        return refuse("batch normalisation can only stay unfolded in fp32; hint: leave out `--no-fold`");
+/// What a map is made of.
+pub(crate) fn source(graph: &Graph, making: Making) -> Result<&Tap, Error> {
+    if making.rule == MapRule::Attention && graph.arch.vit().is_none() {
+        let reason = "a ResNet has no attention; hint: `--saliency object`";
+        return Err(Error::Options { reason });
     }
-    if options.outputs.is_empty() {
-        return refuse("a model needs an output; hint: `--outputs embedding,saliency`");
+    match making.block {
+        None => stage(graph, making.stage),
+        Some(_) => {
+            let reason = "the network has no such block: those of a vision transformer are counted from 0";
+            graph.tap(&making.tap()).map(|id| &graph[id]).ok_or(Error::Options { reason })
+        }
     }
-    let graph = Graph::new(network.encoder.arch);
-    let features = stage(&graph, options.saliency.stage)?;
-    let of_border = matches!(options.saliency.rule, MapRule::Border | MapRule::Object);
-    let compared = options.outputs.contains(&OutputKind::Saliency) && of_border;
-    if compared && features.side(network.contract.crop as usize) < 3 && !options.dynamic_size {
-        return refuse(
-            "a map of fewer than 3x3 cells has no middle; hint: a smaller `--saliency-stage`, a larger `--image-size`, or `--saliency sum`",
-        );
-    }
-    if network.projection.is_none() && options.outputs.contains(&OutputKind::Projection) {
-        return refuse("the output `projection` needs the checkpoint's projection head");
-    }
-    let aligned = options.outputs.contains(&OutputKind::Alignment)
-        || (options.outputs.contains(&OutputKind::Saliency) && options.saliency.rule == MapRule::Alignment);
-    if aligned && network.projection.and_then(Projection::alignment).is_none() {
-        return refuse(
-            "alignment maps need the projection head of a method that makes them (LEWEL); hint: `--saliency object`",
-        );
-    }
-    if options.saliency.rule == MapRule::Alignment && options.saliency.stage != 5 {
-        return refuse("alignment maps are of stage 5; hint: leave out `--saliency-stage`");
-    }
-    Ok(())
 }
 
 impl OnnxModel<'_> {
@@ -289,6 +285,14 @@ fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     occlude_output::write(path, content).map_err(|reason| Error::Write { path: path.to_owned(), reason })
 }
 
+/// The channel sum of the last features.
+pub(crate) fn sum(graph: &Graph) -> Making {
+    match graph.arch.vit() {
+        Some(vit) => Making::of_block(MapRule::Sum, vit.depth - 1),
+        None => Making::SUM,
+    }
+}
+
 fn named(name: impl Into<String>) -> Dim {
     Dim::Named(name.into())
 }
@@ -310,33 +314,43 @@ fn output_value(
     kind: OutputKind,
     options: &OnnxOptions,
 ) -> Result<Value, Error> {
-    let map = |number: usize| {
-        let tap = stage(graph, number)?;
+    let map = |tap: &Tap, number: usize| {
         let side = |direction: &str| match options.dynamic_size {
             true => named(format!("{direction}{number}")),
             false => Dim::Fixed(tap.side(network.contract.crop as usize)),
         };
-        Ok::<_, Error>([Dim::Fixed(tap.channels), side("height"), side("width")])
+        [Dim::Fixed(tap.channels), side("height"), side("width")]
     };
+    let sides =
+        |making: Making| Ok::<_, Error>(map(source(graph, making)?, making.stage).into_iter().skip(1));
     let mut dims = vec![named("batch")];
     match kind {
-        OutputKind::Embedding => dims.push(Dim::Fixed(network.encoder.embedding_dim())),
+        OutputKind::Embedding => {
+            let parts = if options.pool == Pool::Both { 2 } else { 1 };
+            dims.push(Dim::Fixed(parts * network.encoder.embedding_dim()));
+        }
         OutputKind::Projection => dims.extend(network.projection.map(|head| Dim::Fixed(head.dim()))),
         OutputKind::Saliency => {
-            let Making { rule, stage: number, .. } = options.saliency;
-            let cells = rule.cells(network.contract.crop as usize, stage(graph, number)?.stride);
+            let rule = options.saliency.rule;
+            let stride = source(graph, options.saliency)?.stride;
+            let cells = rule.cells(network.contract.crop as usize, stride);
             match (rule, options.dynamic_size) {
                 (MapRule::Object, true) => dims.extend(["height_fine", "width_fine"].map(named)),
                 (MapRule::Object, false) => dims.extend([Dim::Fixed(cells), Dim::Fixed(cells)]),
-                (MapRule::Sum | MapRule::Border | MapRule::Alignment, _) => {
-                    dims.extend(map(number)?.into_iter().skip(1));
+                (MapRule::Sum | MapRule::Border | MapRule::Alignment | MapRule::Attention, _) => {
+                    dims.extend(sides(options.saliency)?);
                 }
             }
         }
-        OutputKind::SaliencySum | OutputKind::Alignment => {
-            dims.extend(map(Making::SUM.stage)?.into_iter().skip(1));
+        OutputKind::SaliencySum | OutputKind::Alignment => dims.extend(sides(sum(graph))?),
+        OutputKind::Stage(number) => {
+            let number = usize::from(number);
+            dims.extend(map(stage(graph, number)?, number));
         }
-        OutputKind::Stage(number) => dims.extend(map(usize::from(number))?),
+        OutputKind::Tokens => {
+            let patches = graph.arch.vit().map_or(0, |vit| network.contract.crop as usize / vit.patch).pow(2);
+            dims.extend([graph.prefix() + patches, graph.arch.feature_dim()].map(Dim::Fixed));
+        }
     }
     Ok(Value { name: kind.to_string(), element: Element::Float, dims })
 }

@@ -13,6 +13,9 @@ use super::quantized::Quantization;
 /// The opset versions that can be written: the operations used mean the same in all of them.
 pub const OPSETS: RangeInclusive<i64> = 17..=22;
 
+/// Key of the metadata that holds a [`Pool`]; ResNets have none.
+pub const POOL: &str = "pool";
+
 /// What the model takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum InputKind {
@@ -49,6 +52,36 @@ pub enum OutputKind {
     Projection,
     /// `alignment` (N, h, w): mean of the alignment maps, of a method that makes them.
     Alignment,
+    /// `tokens` (N, T, D): a vision transformer's normalised tokens, the class token first, registers, patches.
+    Tokens,
+}
+
+/// What of a vision transformer's tokens the embedding is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Pool {
+    /// The class token
+    #[default]
+    #[value(name = "cls")]
+    Class,
+    /// The mean of the patches
+    Mean,
+    /// Both, one behind the other
+    #[value(name = "cls+mean")]
+    Both,
+}
+
+impl Pool {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Class, Self::Mean, Self::Both];
+
+    /// As flags and metadata have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Class => "cls",
+            Self::Mean => "mean",
+            Self::Both => "cls+mean",
+        }
+    }
 }
 
 impl fmt::Display for OutputKind {
@@ -60,6 +93,7 @@ impl fmt::Display for OutputKind {
             Self::Stage(stage) => write!(f, "res{stage}"),
             Self::Projection => f.write_str("projection"),
             Self::Alignment => f.write_str("alignment"),
+            Self::Tokens => f.write_str("tokens"),
         }
     }
 }
@@ -69,11 +103,17 @@ impl FromStr for OutputKind {
 
     fn from_str(s: &str) -> Result<Self, String> {
         let stages = (2..=5).map(Self::Stage);
-        let all: Vec<_> =
-            [Self::Embedding, Self::Saliency, Self::SaliencySum, Self::Projection, Self::Alignment]
-                .into_iter()
-                .chain(stages)
-                .collect();
+        let all: Vec<_> = [
+            Self::Embedding,
+            Self::Saliency,
+            Self::SaliencySum,
+            Self::Projection,
+            Self::Alignment,
+            Self::Tokens,
+        ]
+        .into_iter()
+        .chain(stages)
+        .collect();
         let known = || all.iter().map(Self::to_string).collect::<Vec<_>>().join(", ");
         all.iter()
             .copied()
@@ -114,6 +154,8 @@ pub struct OnnxOptions {
     pub outputs: Vec<OutputKind>,
     /// How the map is made.
     pub saliency: Making,
+    /// What the embedding of a vision transformer is.
+    pub pool: Pool,
     /// Scale embeddings to length one.
     pub normalize: bool,
     /// Fold batch normalisation into the convolutions before it.
@@ -132,6 +174,7 @@ impl Default for OnnxOptions {
             input: InputKind::Float,
             outputs: vec![OutputKind::Embedding, OutputKind::Saliency],
             saliency: Making::default(),
+            pool: Pool::default(),
             normalize: true,
             fold: true,
             opset: 17,
@@ -164,7 +207,7 @@ impl ModelInfo {
     ) -> Vec<(String, String)> {
         let pairs = [
             ("preprocess", Some(contract.to_json())),
-            ("encoder", Some(encoder.arch.name().to_owned())),
+            ("encoder", Some(encoder.arch.name())),
             ("method", self.method.clone()),
             ("fingerprint", Some(self.fingerprint.clone())),
             ("checkpoint", Some(self.checkpoint.clone())),
@@ -174,6 +217,7 @@ impl ModelInfo {
             ("precision", Some(options.precision.name().to_owned())),
             ("quantization", quantization(&options.precision)),
             (rule::METADATA, making(options)),
+            (POOL, encoder.arch.vit().map(|_| options.pool.name().to_owned())),
             ("occlude.version", Some(env!("CARGO_PKG_VERSION").to_owned())),
         ];
         pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()

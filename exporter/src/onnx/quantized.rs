@@ -120,7 +120,23 @@ impl<'a> Body<'_, 'a> {
                 return Ok(());
             }
             Op::Add => self.builder.node("Add", &node.name, &names, vec![]),
-            Op::Input | Op::BatchNorm { .. } | Op::Relu | Op::GlobalAvgPool => {
+            Op::Input
+            | Op::BatchNorm { .. }
+            | Op::Relu
+            | Op::GlobalAvgPool
+            | Op::Patches { .. }
+            | Op::ClassToken { .. }
+            | Op::Position { .. }
+            | Op::Registers { .. }
+            | Op::LayerNorm { .. }
+            | Op::Linear { .. }
+            | Op::Gelu
+            | Op::Gate
+            | Op::LayerScale { .. }
+            | Op::DropPath { .. }
+            | Op::Scores { .. }
+            | Op::Mix { .. }
+            | Op::First => {
                 unreachable!("no unit begins with `{}`", node.name)
             }
         };

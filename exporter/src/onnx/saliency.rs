@@ -32,7 +32,7 @@ pub(super) struct Source<'s> {
 pub(super) fn map(builder: &mut Builder<'_>, name: &str, rule: MapRule, source: &Source<'_>) {
     let mut part = Part { builder, name, opset: source.opset };
     let map = match rule {
-        MapRule::Sum => {
+        MapRule::Sum | MapRule::Attention => {
             let axes = part.builder.ints(&[1]);
             let keep = Attribute::Int("keepdims", 0);
             part.builder.node("ReduceSum", name, &[source.features, &axes], vec![keep]);

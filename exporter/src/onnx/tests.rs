@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use occlude_checkpoint::{EncoderData, EncoderTensor, LoadReport};
+use occlude_checkpoint::{Checkpoint, EncoderData, EncoderTensor, LoadOptions, LoadReport, load_encoder};
 use occlude_encoder::layout::{Layout, Naming};
 use occlude_encoder::{Arch, ParamKind};
 
@@ -51,5 +51,132 @@ fn files_are_what_they_were() {
     ] {
         let found = model(network, &options, &ModelInfo::default()).expect("a model");
         assert_eq!(found.identity(), identity, "{options:?}");
+    }
+}
+
+/// A golden file of `crates/encoder/golden`.
+fn golden(name: &str) -> Checkpoint {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/encoder/golden");
+    Checkpoint::open(folder.join(name)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Largest difference of tokens, which are of the order of one, computed in another order.
+const TOKENS: f32 = 1e-4;
+
+/// The plain computation against timm's and transformers' own.
+#[test]
+fn plain_tokens_are_those_of_timm_and_transformers() {
+    for (file, answers, arch) in TRANSFORMERS {
+        let (checkpoint, answers) = (golden(file), golden(&format!("{answers}.answers.safetensors")));
+        let options = LoadOptions { arch: Some(arch.parse().expect("a network")), ..LoadOptions::default() };
+        let encoder = load_encoder(&checkpoint, &options).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let graph = Graph::new(encoder.arch);
+        for (suffix, side) in [("", 16), (".24", 24), (".12", 12)] {
+            let Some(images) = answers.tensor(&format!("images{suffix}")) else { continue };
+            let expected =
+                answers.tensor(&format!("tokens{suffix}")).expect("there").to_f32().expect("numbers");
+            let images = images.to_f32().expect("numbers");
+            let found: Vec<f32> = images
+                .chunks_exact(3 * side * side)
+                .flat_map(|image| {
+                    let wanted = [graph.features()];
+                    crate::reference::values(&encoder, image, side, &wanted).expect("computed").remove(0).data
+                })
+                .collect();
+            assert_eq!(found.len(), expected.len(), "{file} at {side}");
+            let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < TOKENS, "{file} at {side}: {worst}");
+        }
+    }
+}
+
+/// (file, answers, architecture)
+const TRANSFORMERS: [(&str, &str, &str); 6] = [
+    ("timm.safetensors", "timm", "vit_16x2x2_patch4_16"),
+    ("timm_dinov2.safetensors", "timm_dinov2", "vit_16x2x2_patch4_reg3_ls_swiglu_patchpos_16"),
+    ("transformers_vit/model.safetensors", "transformers_vit", "vit_16x2x2_patch4_eps12_16"),
+    ("transformers_dinov2/model.safetensors", "transformers_dinov2", "vit_16x2x2_patch4_ls_swiglu_16"),
+    ("transformers_registers/model.safetensors", "transformers_registers", "vit_16x2x2_patch4_reg4_ls_16"),
+    ("dinov2_hub.safetensors", "dinov2_hub", "vit_16x2x2_patch4_reg4_ls_16"),
+];
+
+/// Every output of models of vision transformers, in ONNX Runtime and plainly; other sizes too.
+#[test]
+fn models_of_transformers_give_what_their_encoders_compute() {
+    for (file, _, arch) in TRANSFORMERS {
+        let checkpoint = golden(file);
+        let options = LoadOptions { arch: Some(arch.parse().expect("a network")), ..LoadOptions::default() };
+        let encoder = load_encoder(&checkpoint, &options).unwrap_or_else(|e| panic!("{file}: {e}"));
+        for (side, pool, saliency) in [
+            (16, Pool::Class, Making::of_block(MapRule::Attention, 1)),
+            (24, Pool::Both, Making::of_block(MapRule::Object, 0)),
+            (12, Pool::Mean, Making::of_block(MapRule::Border, 1)),
+        ] {
+            let contract = Preprocess::imagenet(side);
+            let network = Network { encoder: &encoder, contract: &contract, projection: None };
+            let outputs =
+                ["embedding", "saliency", "saliency_sum", "tokens"].map(|k| k.parse().expect("an output"));
+            let options = OnnxOptions { outputs: outputs.to_vec(), saliency, pool, ..OnnxOptions::default() };
+            let model = model(network, &options, &ModelInfo::default()).expect("a model");
+            let worst = worst(network, &options, &model);
+            assert!(worst < TOKENS, "{file} at {side}: {worst}");
+        }
+    }
+}
+
+/// How far a model is from the plain computation, as a share of each output's largest value where that is above one.
+fn worst(network: Network<'_>, options: &OnnxOptions, model: &OnnxModel<'_>) -> f32 {
+    let side = network.contract.crop;
+    let data = (0..side * side * 3).map(|i| (i * i * 7 % 251) as u8).collect();
+    let picture = occlude_preprocess::Rgb { width: side, height: side, data };
+    let how = crate::plain::Answering { normalize: true, saliency: options.saliency, pool: options.pool };
+    let expected = crate::plain::outputs(network, &options.outputs, how, &picture).expect("computed");
+    let mut bytes = Vec::new();
+    model.write_to(&mut bytes).expect("written");
+    let names: Vec<String> = options.outputs.iter().map(OutputKind::to_string).collect();
+    let inputs = crate::pictures::Inputs::prepared(vec![picture], network.contract, options.input);
+    let mut session = crate::runtime::Session::from_bytes(&bytes).expect("loads");
+    let found = session.rows(&inputs.batch(0..1), &names).expect("runs").remove(0);
+    let apart = |name: &String| {
+        assert_eq!(found[name].len(), expected[name].len(), "{name}");
+        let largest = expected[name].iter().fold(1.0f32, |m, v| m.max(v.abs()));
+        found[name].iter().zip(&expected[name]).map(|(a, b)| (a - b).abs() / largest).fold(0.0, f32::max)
+    };
+    names.iter().map(apart).fold(0.0, f32::max)
+}
+
+#[test]
+fn what_transformers_cannot_be_is_refused() {
+    let checkpoint = golden("timm.safetensors");
+    let arch = Some("vit_16x2x2_patch4_16".parse().expect("a network"));
+    let encoder = load_encoder(&checkpoint, &LoadOptions { arch, ..LoadOptions::default() }).expect("read");
+    let refused = |side: u32, options: OnnxOptions| {
+        let contract = Preprocess::imagenet(side);
+        let network = Network { encoder: &encoder, contract: &contract, projection: None };
+        model(network, &options, &ModelInfo::default()).err().expect("refused").to_string()
+    };
+    let usual =
+        || OnnxOptions { saliency: Making::of_block(MapRule::Attention, 1), ..OnnxOptions::default() };
+    for (side, options, reason) in [
+        (16, OnnxOptions { dynamic_size: true, ..usual() }, "--image-size"),
+        (17, usual(), "no multiple of the patch"),
+        (16, OnnxOptions { fold: false, ..usual() }, "no batch normalisation"),
+        (16, OnnxOptions { saliency: Making::SUM, ..usual() }, "no such stage"),
+        (16, OnnxOptions { saliency: Making::of_block(MapRule::Attention, 2), ..usual() }, "no such block"),
+        (16, OnnxOptions { outputs: vec![OutputKind::Stage(5)], ..usual() }, "no such stage"),
+    ] {
+        let message = refused(side, options);
+        assert!(message.contains(reason), "`{reason}` not in: {message}");
+    }
+    let resnet = self::encoder(Arch::ResNet18);
+    let contract = Preprocess::imagenet(64);
+    let network = Network { encoder: &resnet, contract: &contract, projection: None };
+    for (options, reason) in [
+        (OnnxOptions { pool: Pool::Mean, ..OnnxOptions::default() }, "`--pool` is for vision transformers"),
+        (OnnxOptions { saliency: Making::of(MapRule::Attention), ..OnnxOptions::default() }, "no attention"),
+        (OnnxOptions { outputs: vec![OutputKind::Tokens], ..OnnxOptions::default() }, "the output `tokens`"),
+    ] {
+        let message = model(network, &options, &ModelInfo::default()).err().expect("refused").to_string();
+        assert!(message.contains(reason), "`{reason}` not in: {message}");
     }
 }

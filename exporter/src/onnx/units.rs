@@ -22,6 +22,20 @@ pub(super) fn units(graph: &Graph) -> Vec<Unit> {
     let starts = |node: &Node| match node.op {
         Op::Conv { .. } | Op::Add | Op::MaxPool { .. } => true,
         Op::Input | Op::BatchNorm { .. } | Op::Relu | Op::GlobalAvgPool => false,
+        // `vit` adds the nodes of transformers one by one
+        Op::Patches { .. }
+        | Op::ClassToken { .. }
+        | Op::Position { .. }
+        | Op::Registers { .. }
+        | Op::LayerNorm { .. }
+        | Op::Linear { .. }
+        | Op::Gelu
+        | Op::Gate
+        | Op::LayerScale { .. }
+        | Op::DropPath { .. }
+        | Op::Scores { .. }
+        | Op::Mix { .. }
+        | Op::First => false,
     };
     let nodes = graph.nodes.iter().enumerate().take(graph.features() + 1);
     nodes.filter(|(_, node)| starts(node)).map(|(id, node)| unit(graph, id, node)).collect()

@@ -13,7 +13,7 @@ use occlude_saliency::{Making, MapRule};
 pub use neighbours::Agreement;
 pub use report::{Comparison, Difference, PictureResult};
 
-use crate::onnx::{self, InputKind, ModelInfo, Network, OnnxOptions, OutputKind, Projection};
+use crate::onnx::{self, InputKind, ModelInfo, Network, OnnxOptions, OutputKind, Pool, Projection};
 use crate::pictures::{Inputs, Pictures};
 use crate::plain::Answering;
 use crate::runtime::{Outputs, Session, TractModel};
@@ -64,7 +64,8 @@ pub fn verify(
         false => None,
     };
     let network = Network { encoder: &encoder, contract: &contract, projection: projection.as_ref() };
-    let subject = Subject { file: &file, network, outputs, input: file.input()?, saliency: file.saliency()? };
+    let (input, saliency, pool) = (file.input()?, file.saliency()?, file.pool()?);
+    let subject = Subject { file: &file, network, outputs, input, saliency, pool };
     if options.maps.is_some() && !subject.outputs.contains(&OutputKind::Saliency) {
         return Err(file.foreign("the output `saliency`, which `--maps` shows"));
     }
@@ -94,6 +95,7 @@ struct Subject<'a> {
     outputs: Vec<OutputKind>,
     input: InputKind,
     saliency: Making,
+    pool: Pool,
 }
 
 impl Subject<'_> {
@@ -121,7 +123,7 @@ impl Subject<'_> {
             (0..paths.len()).map(|i| model.run(&inputs.batch(i..i + 1))).collect::<Result<Vec<_>, _>>()
         })?;
         let (plain, plain_time) = measure(|| {
-            let how = Answering { normalize: self.normalized(), saliency: self.saliency };
+            let how = Answering { normalize: self.normalized(), saliency: self.saliency, pool: self.pool };
             let plain = |pixels| plain::outputs(self.network, &self.outputs, how, pixels);
             inputs.pixels().iter().map(plain).collect::<Result<Vec<_>, _>>()
         })?;
@@ -199,6 +201,7 @@ impl Subject<'_> {
             outputs: self.outputs.clone(),
             normalize: self.normalized(),
             saliency: self.saliency,
+            pool: self.pool,
             ..OnnxOptions::default()
         };
         let model = onnx::model(self.network, &options, &ModelInfo::default())?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
 use occlude_dataset::{Dataset, Options};
@@ -14,6 +14,7 @@ use serde_json::json;
 use super::Machine;
 use crate::config::Invalid;
 use crate::device::Precision;
+use crate::eval::localise::resized;
 use crate::eval::{
     self, Extractor, FinetunePreset, LinearPreset, Lr, Outcome, Overrides, Protocol, Reading, Report, Scores,
     Splits, Subject, Views, Whitener,
@@ -173,12 +174,24 @@ pub(super) fn open<'a>(
         (Some(_), Some(_)) => {
             bail!("`{}` says its own image size; hint: leave out `--image-size`", path.display())
         }
-        (None, size) => {
-            let size = size.unwrap_or(224);
-            tell!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
-            Preprocess::imagenet(size)
-        }
+        (None, size) => match Preprocess::beside(path)? {
+            Some(contract) => size.map_or(Ok(contract.clone()), |size| resized(&contract, size))?,
+            None => {
+                let size = size.unwrap_or(224);
+                tell!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
+                Preprocess::imagenet(size)
+            }
+        },
     };
+    if let Some(vit) = weights.arch.vit() {
+        let side = contract.crop as usize;
+        ensure!(
+            side.is_multiple_of(vit.patch),
+            "{} wants pictures of whole patches of {} pixels, not {side}; hint: `--image-size`",
+            weights.arch,
+            vit.patch
+        );
+    }
     Ok((weights, contract))
 }
 

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{ArgGroup, Args};
 use occlude_checkpoint::Checkpoint;
-use occlude_encoder::Arch;
+use occlude_encoder::{Arch, Graph};
 use occlude_preprocess::Preprocess;
 use occlude_saliency::score::{Figures, Means};
 use serde_json::{Map, Value, json};
@@ -37,12 +37,16 @@ pub(super) struct LocaliseArgs {
     #[arg(long, value_name = "FILE")]
     boxes: Option<PathBuf>,
     /// What makes a map of the encoder's features: `object` (what resembles the middle and not the border, in features and
-    /// colours), `border` (what differs from the border in features) or `sum` (of all channels, as published)
-    #[arg(long, default_value_t)]
-    rule: MapRule,
+    /// colours), `border` (what differs from the border in features), `sum` (of all channels, as published) or `attention`
+    /// (what a vision transformer's class token looks at); default: `attention` of a vision transformer, else `object`
+    #[arg(long)]
+    rule: Option<MapRule>,
     /// The stage whose features these are, 2 to 5; default: 3 for `object`, 4 for `border`, 5 for `sum`
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=5))]
     stage: Option<u64>,
+    /// The block of a vision transformer whose patches or attention these are, from 0; default: the last one
+    #[arg(long, value_name = "N", conflicts_with = "stage")]
+    block: Option<usize>,
     /// Side of the network's input, pixels; default: that of the checkpoint
     #[arg(long, value_parser = clap::value_parser!(u32).range(8..=4096))]
     size: Option<u32>,
@@ -107,7 +111,24 @@ impl LocaliseArgs {
         }
     }
 
-    fn making(&self, contract: &Preprocess) -> Result<Making> {
+    /// The rule, and what it is applied to.
+    fn features(&self, arch: Arch) -> Result<occlude_saliency::Making> {
+        let usual = if arch.vit().is_some() { MapRule::Attention } else { MapRule::default() };
+        let rule = self.rule.unwrap_or(usual);
+        let Some(vit) = arch.vit() else {
+            ensure!(self.block.is_none(), "`--block`: {arch} has none; hint: `--stage`");
+            ensure!(rule != MapRule::Attention, "`--rule attention`: {arch} has none; hint: `--rule object`");
+            let stage = self.stage.map_or(rule.stage(), |stage| stage as usize);
+            return Ok(occlude_saliency::Making { stage, ..occlude_saliency::Making::of(rule) });
+        };
+        ensure!(self.stage.is_none(), "`--stage`: {arch} has none; hint: `--block`");
+        let block = self.block.unwrap_or(vit.depth - 1);
+        ensure!(block < vit.depth, "`--block {block}`: {arch} has the blocks 0 to {}", vit.depth - 1);
+        Ok(occlude_saliency::Making::of_block(rule, block))
+    }
+
+    fn making(&self, arch: Arch, contract: &Preprocess) -> Result<Making> {
+        let features = self.features(arch)?;
         let sizes = match (self.scales.as_slice(), self.size) {
             ([], None) => vec![contract.crop],
             ([], Some(size)) => vec![size],
@@ -118,8 +139,8 @@ impl LocaliseArgs {
             resized(contract, size).with_context(|| format!("`{flag} {size}`"))
         };
         Ok(Making {
-            rule: self.rule,
-            stage: self.stage.map_or(self.rule.stage(), |stage| stage as usize),
+            rule: features.rule,
+            tap: features.tap(),
             contracts: sizes.iter().map(at).collect::<Result<_>>()?,
             window: self.window,
             mirror: self.mirror,
@@ -135,7 +156,7 @@ pub(super) fn localise(args: &LocaliseArgs) -> Result<ExitCode> {
     let truths = args.truths(&data, &which)?;
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let (weights, contract) = open(&checkpoint, &args.weights)?;
-    let making = args.making(&contract)?;
+    let making = args.making(weights.arch, &contract)?;
     if let Some(error) = too_coarse(&making, weights.arch) {
         tell!("error: {error}");
         return Ok(ExitCode::from(2));
@@ -177,12 +198,24 @@ pub(super) fn localise(args: &LocaliseArgs) -> Result<ExitCode> {
 
 /// What is wrong with a map of one cell, if it is one.
 fn too_coarse(making: &Making, arch: Arch) -> Option<String> {
-    let side = |contract: &Preprocess| arch.feature_side(making.stage, contract.crop as usize);
+    let graph = Graph::new(arch);
+    let tap = &graph[graph.tap(&making.tap)?];
+    let side = |contract: &Preprocess| tap.side(contract.crop as usize);
     let small = making.contracts.iter().find(|contract| side(contract) < 2)?;
     Some(format!(
-        "stage {} of {arch} at {} px is one cell, which is no map; hint: a smaller `--stage` or a larger `--size`",
-        making.stage, small.crop
+        "`{}` of {arch} at {} px is one cell, which is no map; hint: a smaller `--stage` or a larger `--size`",
+        making.tap, small.crop
     ))
+}
+
+/// The number of a ResNet's stage.
+fn stage(making: &Making) -> Option<usize> {
+    making.tap.strip_prefix("res")?.parse().ok()
+}
+
+/// `stage 4`, or the name of what a vision transformer has instead.
+fn place(making: &Making) -> String {
+    stage(making).map_or(making.tap.clone(), |stage| format!("stage {stage}"))
 }
 
 /// What was asked, for JSON.
@@ -192,7 +225,8 @@ fn question(args: &LocaliseArgs, making: &Making, fingerprint: &str, truths: &Tr
         ("checkpoint", json!(args.checkpoint.to_string_lossy())),
         ("fingerprint", json!(fingerprint)),
         ("rule", json!(making.rule.name())),
-        ("stage", json!(making.stage)),
+        ("stage", json!(stage(making))),
+        ("tap", json!(making.tap)),
         ("sizes", json!(making.contracts.iter().map(|c| c.crop).collect::<Vec<_>>())),
         ("window", json!(making.window.name())),
         ("mirror", json!(making.mirror)),
@@ -234,12 +268,7 @@ fn describe(making: &Making) -> String {
         Window::Whole => "whole pictures",
         Window::Crop => "centre crops",
     };
-    format!(
-        "{} of stage {} at {} px{mirrored}, {window}",
-        making.rule.name(),
-        making.stage,
-        sizes.join(" and ")
-    )
+    format!("{} of {} at {} px{mirrored}, {window}", making.rule.name(), place(making), sizes.join(" and "))
 }
 
 /// The difference to the border-colour prior in IoU at the mean, picture by picture, and the interval of 95 % confidence of
@@ -302,7 +331,7 @@ fn results(outcome: &Outcome, name: impl Fn(usize) -> String) -> Map<String, Val
 }
 
 fn title(row: Row, making: &Making) -> String {
-    let map = format!("{}, stage {}", making.rule.name(), making.stage);
+    let map = format!("{}, {}", making.rule.name(), place(making));
     match row {
         Row::Encoder => map,
         Row::Untrained => format!("{map}, untrained"),

@@ -172,7 +172,7 @@ fn save(
     for (key, value) in [
         (meta::FORMAT, meta::FORMAT_VERSION),
         (meta::VERSION, env!("CARGO_PKG_VERSION")),
-        (meta::ARCH, weights.arch.name()),
+        (meta::ARCH, &weights.arch.name()),
         (meta::FINGERPRINT, &fingerprint),
         (meta::PREPROCESS, &json),
     ] {

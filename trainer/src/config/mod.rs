@@ -17,6 +17,7 @@ use std::fmt;
 
 use occlude_encoder::Arch;
 use occlude_preprocess::Preprocess;
+use occlude_saliency::MapRule;
 use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, ViewGroup};
@@ -266,6 +267,24 @@ impl Config {
             "an aligned embedding is taken from where its map points, so that the shares of a mixture do not say whose it is: pictures cannot be mixed with LEWEL; hint: `--recipe byol --mix mixmask`".into()
         })?;
         self.mixing.as_ref().map_or(Ok(()), Mixing::validate)?;
+        if let Some(vit) = arch.vit() {
+            check(c.masking.is_none(), || {
+                format!(
+                    "views are masked by the feature maps of a ResNet, and {arch} has none; hint: `--recipe moco-v2` or `--recipe simclr`"
+                )
+            })?;
+            check(c.method.align().is_none(), || {
+                format!(
+                    "LEWEL aligns the cells of a ResNet's feature map, and {arch} has none; hint: `--recipe byol`"
+                )
+            })?;
+            check(c.image_size.is_multiple_of(vit.patch), || {
+                format!("`--image-size {}`: {arch} wants whole patches of {} pixels", c.image_size, vit.patch)
+            })?;
+        }
+        check(c.masking.as_ref().is_none_or(|m| m.rule != MapRule::Attention), || {
+            "`--saliency-rule attention`: only vision transformers have attention; hint: `--saliency-rule object`".into()
+        })?;
         self.masking.as_ref().map_or(Ok(()), |m| m.validate(arch, c.image_size))
     }
 
@@ -336,6 +355,7 @@ mod tests {
         let cases: Vec<(String, &str)> = vec![
             (refused(|c| c.arch = "vgg".into()), "`vgg`"),
             (refused(|c| c.image_size = 8), "--image-size"),
+            (refused(|c| c.arch = "vit_tiny_patch16_224".into()), "has none; hint: `--recipe moco-v2`"),
             (refused(|c| c.epochs = 0), "--epochs"),
             (refused(|c| c.batch_size = 1), "--batch-size"),
             (refused(|c| c.optimizer.lr = 0.0), "--lr"),
@@ -369,6 +389,7 @@ mod tests {
             (masks(|m| m.stage = 2), "--saliency-stage"),
             (masks(|m| m.ratio = [0.5, 0.2]), "--mask-ratio"),
             (masks(|m| m.alpha = 0.0), "--alpha"),
+            (masks(|m| m.rule = MapRule::Attention), "--saliency-rule attention"),
             (masks(|m| (m.branch, m.num_nonsem) = (Branch::None, 0)), "--branch none"),
             (masks(|m| m.cell_probability = [0.0, 1.1]), "--cell-probability"),
             (masks(|m| m.cell_probability = [0.0, 0.0]), "--cell-probability"),

@@ -112,7 +112,7 @@ fn save(
     let metadata = BTreeMap::from([
         (meta::FORMAT.into(), meta::FORMAT_VERSION.into()),
         (meta::VERSION.into(), env!("CARGO_PKG_VERSION").into()),
-        (meta::ARCH.into(), encoder.arch().name().into()),
+        (meta::ARCH.into(), encoder.arch().name()),
         (meta::METHOD.into(), "finetune".into()),
         (meta::CONFIG.into(), serde_json::to_string(&report.question)?),
         (meta::EPOCH.into(), report.question.protocol.epochs.to_string()),

@@ -3,11 +3,14 @@
 use std::cell::Cell;
 
 use anyhow::{Context, Result, ensure};
-use occlude_encoder::{Arch, Graph, Node, Op, ParamKind, TapId};
+use occlude_encoder::{Arch, Graph, Node, Op, ParamKind, TapId, TapKind};
 use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
+use super::attention;
 use super::named::{Named, find};
+use super::ops::{batch_norm, channels_last, drop_path, initial, unary};
+use super::running::Running;
 use crate::rng::{Domain, stream};
 
 /// How batch normalisation behaves in a forward pass.
@@ -53,16 +56,19 @@ pub struct Encoder {
     /// Of every node, its parameters but for counters, in the order of [`Node::params`].
     nodes: Vec<Vec<Tensor>>,
     /// Of all normalisations the running statistics, which those of `nodes` are parts of.
-    statistics: Statistics,
+    statistics: Running,
     /// The last node that reads each node, for freeing feature maps early.
     last_use: Vec<usize>,
     /// One counter for every `num_batches_tracked`: all layers see the same batches.
     batches: Cell<i64>,
+    /// See [`Self::set_drop_path`].
+    drop_path: Cell<f64>,
     device: Device,
 }
 
 impl Encoder {
-    /// Random weights as torchvision's: convolutions He-normal by fan-out, normalisations one and zero.
+    /// Random weights as torchvision's: convolutions He-normal by fan-out, normalisations one and zero. Those of vision
+    /// transformers as DINO's: N(0, 0.02) for matrices, tokens and positions.
     pub fn new(arch: Arch, seed: u64, device: Device) -> Self {
         let graph = Graph::new(arch);
         let mut rng = stream(seed, Domain::Init, 0, 0);
@@ -79,8 +85,9 @@ impl Encoder {
                 last_use[input] = id;
             }
         }
-        let statistics = Statistics::gather(&graph, &mut nodes);
-        Self { graph, nodes, statistics, last_use, batches: Cell::new(0), device }
+        let statistics = Running::gather(&graph, &mut nodes);
+        let (batches, drop_path) = (Cell::new(0), Cell::new(0.0));
+        Self { graph, nodes, statistics, last_use, batches, drop_path, device }
     }
 
     /// The weights of a checkpoint's encoder.
@@ -110,10 +117,11 @@ impl Encoder {
         });
         Self {
             graph: other.graph.clone(),
-            statistics: Statistics::gather(&other.graph, &mut nodes),
+            statistics: Running::gather(&other.graph, &mut nodes),
             nodes,
             last_use: other.last_use.clone(),
             batches: Cell::new(other.batches.get()),
+            drop_path: Cell::new(0.0),
             device: other.device,
         }
     }
@@ -121,6 +129,49 @@ impl Encoder {
     /// The architecture.
     pub fn arch(&self) -> Arch {
         self.graph.arch
+    }
+
+    /// The graph that it computes.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Sets the share of pictures whose last block is dropped in training; of earlier blocks it is less. 0 at first.
+    pub fn set_drop_path(&self, share: f64) {
+        self.drop_path.set(share);
+    }
+
+    /// The share that a block drops in this pass.
+    fn dropped(&self, mode: Mode, block: usize, blocks: usize) -> f64 {
+        match mode {
+            Mode::Train { .. } => {
+                self.drop_path.get() * block as f64 / blocks.saturating_sub(1).max(1) as f64
+            }
+            Mode::Eval | Mode::Peek { .. } => 0.0,
+        }
+    }
+
+    /// Patches of a picture along its sides.
+    fn cells(&self, image: &Tensor) -> [i64; 2] {
+        let patch = self.arch().vit().map_or(1, |vit| vit.patch) as i64;
+        let size = image.size();
+        [size[2] / patch, size[3] / patch]
+    }
+
+    /// A tapped value of pictures of `size` (height, width) as feature map `(N, C, h, w)`. Of tokens it has the patches; of
+    /// attention the class token's to them, mean over heads, in one channel.
+    pub fn map(&self, tap: TapId, value: &Tensor, [height, width]: [i64; 2]) -> Tensor {
+        let tap = &self.graph[tap];
+        let (before, stride) = (self.graph.prefix() as i64, tap.stride as i64);
+        let (h, w) = (height / stride, width / stride);
+        match tap.kind {
+            TapKind::Map => value.shallow_clone(),
+            TapKind::Tokens => value.narrow(1, before, h * w).transpose(1, 2).unflatten(2, [h, w]),
+            TapKind::Attention => {
+                let of_class = value.select(2, 0).narrow(2, before, h * w); // (N, heads, h w)
+                of_class.mean_dim([1i64].as_slice(), true, Kind::Float).unflatten(2, [h, w])
+            }
+        }
     }
 
     /// The place of a stage's feature map among the taps: 2 to 5 of a ResNet.
@@ -191,37 +242,22 @@ impl Encoder {
             Mode::Train { splits } if splits > 1 => Some(self.statistics.copies(splits)),
             _ => None,
         };
+        let pass = Pass { image, mode, want, copies };
         let mut values: Vec<Option<Tensor>> = Vec::with_capacity(self.graph.nodes.len());
         let mut taps: Vec<Option<Tensor>> = want.iter().map(|_| None).collect();
         for (id, node) in self.graph.nodes.iter().enumerate() {
-            let input = |i: usize| {
-                values[node.inputs[i]]
-                    .as_ref()
-                    .unwrap_or_else(|| unreachable!("inputs precede and are kept until read"))
-            };
-            let params = &self.nodes[id];
-            let value = match node.op {
-                Op::Input => channels_last(image),
-                Op::BatchNorm { .. } => {
-                    let copies = copies.as_ref().map(|c| self.statistics.of(c, id));
-                    batch_norm(input(0), params, mode, copies.as_ref())
-                }
-                Op::Add => input(0) + input(1),
-                Op::Conv { .. } | Op::Relu | Op::MaxPool { .. } | Op::GlobalAvgPool => {
-                    unary(node.op, input(0), params)
-                }
-            };
+            let value = self.value(id, &values, &pass);
             for (tap, _) in taps.iter_mut().zip(want).filter(|(_, want)| self.graph[**want].node == id) {
-                *tap = Some(value.shallow_clone());
+                *tap = value.as_ref().map(Tensor::shallow_clone);
             }
-            values.push(Some(value));
+            values.push(value);
             for &read in &node.inputs {
                 if self.last_use[read] == id {
                     values[read] = None;
                 }
             }
         }
-        if let Some(copies) = &copies {
+        if let Some(copies) = &pass.copies {
             self.statistics.average(copies);
         }
         if let Mode::Train { .. } = mode {
@@ -234,120 +270,41 @@ impl Encoder {
             _ => unreachable!("a graph has its taps and ends with its embedding"),
         }
     }
-}
 
-/// An operation on one value that is the same in every mode.
-fn unary(op: Op, x: &Tensor, params: &[Tensor]) -> Tensor {
-    let both = |n: usize| [n as i64; 2];
-    match op {
-        Op::Conv { stride, padding, groups, .. } => {
-            let (stride, padding) = (both(stride), both(padding));
-            x.conv2d::<Tensor>(&params[0], None, stride, padding, [1, 1], groups as i64)
-        }
-        // nothing else reads what a rectifier reads, and no backward pass needs it
-        Op::Relu => x.shallow_clone().relu_(),
-        Op::MaxPool { kernel, stride, padding } => {
-            x.max_pool2d(both(kernel), both(stride), both(padding), [1, 1], false)
-        }
-        // float32 from here on, whatever the convolutions computed in
-        Op::GlobalAvgPool => x.to_kind(Kind::Float).mean_dim([2i64, 3].as_slice(), false, Kind::Float),
-        Op::Input | Op::BatchNorm { .. } | Op::Add => unreachable!("`forward` computes these"),
-    }
-}
-
-/// The running statistics of all normalisations in one tensor: many copies and means of them are one operator each.
-struct Statistics {
-    /// All means and variances, one after another.
-    all: Tensor,
-    /// Of every node, where its mean begins and how long it is; the variance follows. Zeros where it has none.
-    places: Vec<(i64, i64)>,
-}
-
-impl Statistics {
-    /// Puts the statistics of `nodes` into one tensor, and in their place parts of it.
-    fn gather(graph: &Graph, nodes: &mut [Vec<Tensor>]) -> Self {
-        let is_norm: Vec<bool> = graph.nodes.iter().map(|n| matches!(n.op, Op::BatchNorm { .. })).collect();
-        let (mut end, mut parts) = (0, Vec::new());
-        let places = nodes.iter().zip(&is_norm).map(|(node, is_norm)| {
-            if !is_norm {
-                return (0, 0);
+    /// The value of a node of which the inputs are known; `None` where it is computed with what reads it.
+    fn value(&self, id: usize, values: &[Option<Tensor>], pass: &Pass<'_>) -> Option<Tensor> {
+        let (node, params) = (&self.graph.nodes[id], &self.nodes[id]);
+        let known = |i: usize| values[node.inputs[i]].as_ref();
+        let input = |i| known(i).unwrap_or_else(|| unreachable!("inputs precede and are kept until read"));
+        Some(match node.op {
+            Op::Input => channels_last(pass.image),
+            Op::BatchNorm { .. } => {
+                let copies = pass.copies.as_ref().map(|c| self.statistics.of(c, id));
+                batch_norm(input(0), params, pass.mode, copies.as_ref())
             }
-            parts.extend(node[2..].iter().map(Tensor::shallow_clone));
-            let (from, n) = (end, node[2].size()[0]);
-            end += 2 * n;
-            (from, n)
-        });
-        let places: Vec<(i64, i64)> = places.collect();
-        let all = Tensor::cat(&parts, 0);
-        for (node, &(from, n)) in nodes.iter_mut().zip(&places).filter(|(_, (_, n))| *n > 0) {
-            for (i, part) in (0i64..).zip(&mut node[2..]) {
-                *part = all.narrow(0, from + i * n, n);
+            Op::Add => input(0) + input(1),
+            Op::Position { grid, class, .. } => {
+                let cells = self.cells(pass.image);
+                input(0) + attention::resized(&params[0], i64::from(class), grid, cells)
             }
-        }
-        Self { all, places }
-    }
-
-    /// A row for each group, `(splits, all)`.
-    fn copies(&self, splits: i64) -> Tensor {
-        tch::no_grad(|| self.all.unsqueeze(0).repeat([splits, 1]))
-    }
-
-    /// The means and variances of a node in each of the copies.
-    fn of(&self, copies: &Tensor, node: usize) -> [Vec<Tensor>; 2] {
-        let (from, n) = self.places[node];
-        [from, from + n].map(|from| copies.narrow(1, from, n).unbind(0))
-    }
-
-    fn average(&self, copies: &Tensor) {
-        tch::no_grad(|| {
-            self.all.shallow_clone().copy_(&copies.mean_dim([0i64].as_slice(), false, Kind::Float));
-        });
+            Op::DropPath { block, blocks } => drop_path(input(0), self.dropped(pass.mode, block, blocks)),
+            Op::Scores { .. } if !pass.want.iter().any(|want| self.graph[*want].node == id) => return None,
+            Op::Mix { heads } => match known(0) {
+                Some(scores) => attention::mix(scores, input(1), heads),
+                None => attention::whole(input(1), heads),
+            },
+            op => unary(op, input(0), params),
+        })
     }
 }
 
-fn initial(shape: &[usize], kind: ParamKind, device: Device) -> Tensor {
-    let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
-    let options = (Kind::Float, Device::Cpu);
-    let tensor = match kind {
-        ParamKind::ConvWeight => {
-            let fan_out = (shape[0] * shape[2] * shape[3]) as f64;
-            let weight = Tensor::randn(shape.as_slice(), options) * (2.0 / fan_out).sqrt();
-            channels_last(&weight)
-        }
-        ParamKind::BnWeight | ParamKind::BnVar => Tensor::ones(shape.as_slice(), options),
-        ParamKind::BnBias | ParamKind::BnMean | ParamKind::BnCount => {
-            Tensor::zeros(shape.as_slice(), options)
-        }
-    };
-    tensor.to(device).set_requires_grad(kind.trainable())
-}
-
-/// The same tensor with channels innermost in memory, which convolutions keep and are faster with.
-pub(crate) fn channels_last(x: &Tensor) -> Tensor {
-    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
-}
-
-/// `copies`: the running statistics of each group, where there are several and they are updated.
-fn batch_norm(x: &Tensor, params: &[Tensor], mode: Mode, copies: Option<&[Vec<Tensor>; 2]>) -> Tensor {
-    let [weight, bias, mean, var] = params else { unreachable!("a normalisation has four tensors") };
-    let (momentum, eps) = (Graph::BN_MOMENTUM, Graph::BN_EPS);
-    let norm = |x: &Tensor, [w, b]: [&Tensor; 2], running: Option<[&Tensor; 2]>, training: bool| {
-        let [mean, var] = [0, 1].map(|i| running.map(|r| r[i]));
-        x.batch_norm(Some(w), Some(b), mean, var, training, momentum, eps, true)
-    };
-    match mode {
-        Mode::Eval => norm(x, [weight, bias], Some([mean, var]), false),
-        Mode::Train { splits: 1 } => norm(x, [weight, bias], Some([mean, var]), true),
-        Mode::Peek { splits: 1 } => norm(x, [weight, bias], None, true),
-        Mode::Train { splits } | Mode::Peek { splits } => {
-            // the gradients of the groups are summed in one operator, not one by one
-            let [ws, bs] = [weight, bias].map(|p| p.unsqueeze(0).expand([splits, -1], false).unbind(0));
-            let part = |(i, part): (usize, &Tensor)| {
-                norm(part, [&ws[i], &bs[i]], copies.map(|[m, v]| [&m[i], &v[i]]), true)
-            };
-            Tensor::cat(&x.chunk(splits, 0).iter().enumerate().map(part).collect::<Vec<_>>(), 0)
-        }
-    }
+/// What all nodes of a forward pass share.
+struct Pass<'a> {
+    image: &'a Tensor,
+    mode: Mode,
+    want: &'a [TapId],
+    /// Of the running statistics, one for each group.
+    copies: Option<Tensor>,
 }
 
 #[cfg(test)]

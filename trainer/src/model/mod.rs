@@ -1,11 +1,14 @@
 //! Networks as plain named tensors: the encoder that the graph describes, the heads behind it, branches of both that
 //! learn or follow, and the optimiser.
 
+mod attention;
 mod branch;
 mod encoder;
 mod mlp;
 mod named;
+mod ops;
 mod optim;
+mod running;
 mod statistics;
 
 pub use branch::{Aligned, Branch, Follower, Head, Projected, load_branches};

@@ -1,37 +1,14 @@
 //! ResNets as graphs.
 
-use super::{Graph, Node, NodeId, Op, Param, ParamKind, Tap, TapKind};
-use crate::arch::{Arch, Block, Stem};
+use super::{Builder, Graph, NodeId, Op, Tap, TapKind};
+use crate::arch::{Arch, Block, ResNet, Stem};
 
 /// Channels behind the first convolution.
 const STEM_CHANNELS: usize = 64;
 
-/// The parameters of an operation; none for those without any.
-fn params(node: &str, op: Op) -> Vec<Param> {
-    let param = |leaf: &str, shape: Vec<usize>, kind| Param { name: format!("{node}.{leaf}"), shape, kind };
-    match op {
-        Op::Conv { in_channels, out_channels, kernel, groups, .. } => {
-            let shape = vec![out_channels, in_channels / groups, kernel, kernel];
-            vec![param("weight", shape, ParamKind::ConvWeight)]
-        }
-        Op::BatchNorm { channels } => vec![
-            param("weight", vec![channels], ParamKind::BnWeight),
-            param("bias", vec![channels], ParamKind::BnBias),
-            param("running_mean", vec![channels], ParamKind::BnMean),
-            param("running_var", vec![channels], ParamKind::BnVar),
-            param("num_batches_tracked", vec![], ParamKind::BnCount),
-        ],
-        Op::Input | Op::Relu | Op::MaxPool { .. } | Op::Add | Op::GlobalAvgPool => vec![],
-    }
-}
-
-struct Builder {
-    nodes: Vec<Node>,
-}
-
 /// Builds the graph of a ResNet.
-pub(super) fn graph(arch: Arch) -> Graph {
-    Builder { nodes: Vec::new() }.resnet(arch)
+pub(super) fn graph(arch: Arch, row: &ResNet) -> Graph {
+    Builder::default().resnet(arch, row)
 }
 
 /// What a convolution does to its input.
@@ -45,13 +22,6 @@ struct Conv {
 }
 
 impl Builder {
-    fn push(&mut self, name: impl Into<String>, op: Op, inputs: &[NodeId]) -> NodeId {
-        let name = name.into();
-        let params = params(&name, op);
-        self.nodes.push(Node { name, op, inputs: inputs.to_vec(), params });
-        self.nodes.len() - 1
-    }
-
     /// Convolution and its batch normalisation; padding keeps the size at stride 1.
     fn conv_bn(&mut self, conv: &str, bn: &str, x: NodeId, how: Conv) -> NodeId {
         let Conv { channels: (in_channels, out_channels), kernel, stride, groups } = how;
@@ -61,8 +31,7 @@ impl Builder {
         self.push(bn, Op::BatchNorm { channels: out_channels }, &[y])
     }
 
-    fn resnet(mut self, arch: Arch) -> Graph {
-        let row = arch.row();
+    fn resnet(mut self, arch: Arch, row: &ResNet) -> Graph {
         let mut x = self.stem(row.stem);
         let mut in_channels = STEM_CHANNELS;
         let mut taps = Vec::new();
@@ -81,7 +50,7 @@ impl Builder {
                 x = self.block(&format!("layer{}.{j}", i + 1), x, shape);
                 in_channels = out;
             }
-            let (name, stride) = (format!("res{}", i + 2), arch.stride(i + 2));
+            let (name, stride) = (format!("res{}", i + 2), row.stride(i + 2));
             taps.push(Tap { name, node: x, kind: TapKind::Map, channels: out, stride });
         }
         self.push("avgpool", Op::GlobalAvgPool, &[x]);

@@ -93,7 +93,7 @@ fn is_preferred(a: &Layout, b: &Layout) -> bool {
 
 /// Blocks of a ResNet whose stem is another one.
 fn other_stem(keys: &BTreeSet<&str>) -> Option<LayoutError> {
-    ANCHORS.iter().filter(|a| a.stem != "0.weight").find_map(|anchors| {
+    ANCHORS.iter().filter(|a| a.stem != "0.weight" && !a.naming.is_vit()).find_map(|anchors| {
         let prefix = keys.iter().find_map(|key| prefix_of(key, anchors.block))?;
         let is_stem = |key: &&&str| {
             let rest = key.strip_prefix(prefix).unwrap_or_default();

@@ -38,7 +38,7 @@ impl fmt::Display for LayoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoEncoder => f.write_str(
-                "no ResNet encoder found: expected keys that end in `conv1.weight` and `layer1.0.conv1.weight` (or `stem.conv1.weight` and `res2.0.conv1.weight`, or `0.weight` and `4.0.conv1.weight`, or `embedder.embedder.convolution.weight` and `encoder.stages.0.layers.0.layer.0.convolution.weight`) below one prefix",
+                "no encoder found: expected a ResNet's keys that end in `conv1.weight` and `layer1.0.conv1.weight` (or `stem.conv1.weight` and `res2.0.conv1.weight`, or `0.weight` and `4.0.conv1.weight`, or `embedder.embedder.convolution.weight` and `encoder.stages.0.layers.0.layer.0.convolution.weight`), or a vision transformer's `patch_embed.proj.weight` and `blocks.0.norm1.weight` (or `embeddings.patch_embeddings.projection.weight` and `encoder.layer.0.attention.attention.query.weight`), below one prefix",
             ),
             Self::OtherStem { prefix, found } => write!(
                 f,

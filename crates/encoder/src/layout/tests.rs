@@ -20,6 +20,18 @@ fn keys(naming: Naming, prefixes: &[&str]) -> Vec<String> {
             "layer1.0.conv1.weight" => "encoder.stages.0.layers.0.layer.0.convolution.weight".to_owned(),
             _ => "encoder.stages.3.layers.0.layer.0.normalization.bias".to_owned(),
         },
+        Naming::Vit => match name {
+            "conv1.weight" => "patch_embed.proj.weight".to_owned(),
+            "layer1.0.conv1.weight" => "blocks.0.norm1.weight".to_owned(),
+            "bn1.weight" => "cls_token".to_owned(),
+            _ => "blocks.1.attn.qkv.bias".to_owned(),
+        },
+        Naming::TransformersVit => match name {
+            "conv1.weight" => "embeddings.patch_embeddings.projection.weight".to_owned(),
+            "layer1.0.conv1.weight" => "encoder.layer.0.attention.attention.query.weight".to_owned(),
+            "bn1.weight" => "embeddings.cls_token".to_owned(),
+            _ => "encoder.layer.1.attention.attention.key.bias".to_owned(),
+        },
     };
     prefixes.iter().flat_map(|p| names.map(|n| format!("{p}{}", named(n)))).collect()
 }
@@ -34,9 +46,15 @@ fn found(prefixes: &[&str], asked: Option<&str>) -> Result<String, LayoutError> 
 
 #[test]
 fn one_row_per_naming() {
-    for naming in
-        [Naming::Torchvision, Naming::Detectron2, Naming::Sequential, Naming::Unpooled, Naming::Transformers]
-    {
+    for naming in [
+        Naming::Torchvision,
+        Naming::Detectron2,
+        Naming::Sequential,
+        Naming::Unpooled,
+        Naming::Transformers,
+        Naming::Vit,
+        Naming::TransformersVit,
+    ] {
         assert_eq!(naming.anchors().naming, naming);
     }
 }
@@ -165,6 +183,49 @@ fn the_names_of_transformers() {
         }
         assert!(layout.is_body(&format!("{prefix}encoder.stages.4.layers.0.layer.0.convolution.weight")));
         assert_eq!(layout.project(), "transformers");
+    }
+}
+
+#[test]
+fn vision_transformers_of_every_project() {
+    for (prefixes, meant, project) in [
+        (&[""] as &[&str], "", "timm"),
+        (&["module."], "module.", "timm"),
+        (&["backbone."], "backbone.", "DINO"),
+        (&["teacher.backbone.", "student.backbone."], "teacher.backbone.", "iBOT"),
+        (&["teacher.backbone.", "student.module.backbone."], "teacher.backbone.", "iBOT"),
+        (&["module.base_encoder.", "module.momentum_encoder."], "module.base_encoder.", "MoCo v3"),
+    ] {
+        let mut all = keys(Naming::Vit, prefixes);
+        // MAE's decoder and the heads of DINO are no encoders.
+        all.extend(["decoder_blocks.0.norm1.weight", "mask_token", "head.mlp.0.weight"].map(str::to_owned));
+        let layout = detect(all.iter().map(String::as_str), None).expect("one encoder");
+        assert_eq!((layout.prefix.as_str(), layout.naming), (meant, Naming::Vit));
+        assert!(layout.project().contains(project), "{meant}: {}", layout.project());
+        let key = format!("{meant}blocks.1.attn.qkv.bias");
+        assert_eq!(layout.to_torchvision(&key).as_deref(), Some("blocks.1.attn.qkv.bias"));
+        assert_eq!(layout.part(&key), None);
+    }
+    for prefix in ["", "vit.", "dinov2."] {
+        let keys = keys(Naming::TransformersVit, &[prefix]);
+        let layout = detect(keys.iter().map(String::as_str), None).expect("one encoder");
+        assert_eq!((layout.prefix.as_str(), layout.naming), (prefix, Naming::TransformersVit));
+        let key = format!("{prefix}encoder.layer.1.attention.attention.key.bias");
+        assert_eq!(layout.to_torchvision(&key).as_deref(), Some("blocks.1.attn.qkv.bias"));
+        assert_eq!((layout.part(&key), layout.project()), (Some(1), "transformers"));
+    }
+}
+
+#[test]
+fn parts_of_other_transformers_are_told_from_heads() {
+    let layout = Layout { prefix: "x.".into(), naming: Naming::Vit };
+    for key in ["x.dist_token", "x.norm_pre.weight", "x.blocks.0.attn.rel.weight", "x.norm.other"] {
+        assert!(layout.is_body(key), "{key}");
+    }
+    for key in
+        ["x.mask_token", "x.head.weight", "x.fc_norm.weight", "x.decoder_blocks.0.norm1.weight", "x.normal.a"]
+    {
+        assert!(!layout.is_body(key), "{key}");
     }
 }
 

@@ -69,8 +69,8 @@ impl Row {
 pub struct Making {
     /// What makes a map of features.
     pub rule: MapRule,
-    /// The stage whose features, 2 to 5.
-    pub stage: usize,
+    /// Which features: `res2` to `res5` of a ResNet, `block11` or `attention11` of a vision transformer.
+    pub tap: String,
     /// The contract at each size of the input; maps of several are averaged.
     pub contracts: Vec<Preprocess>,
     /// What the encoder sees.
@@ -327,10 +327,12 @@ impl Making {
     /// CPU.
     fn of_inputs(&self, encoder: &Encoder, inputs: &[Input]) -> Result<Tensor> {
         let std = self.contracts.first().map_or([1.0; 3], |c| c.std);
-        let tap = encoder.stage(self.stage)?;
+        let tap = encoder.graph().tap(&self.tap);
+        let tap = tap.with_context(|| format!("{} has no `{}`", encoder.arch(), self.tap))?;
         let map = |x: &Input| {
-            let features = encoder.forward(&x.filtered, Mode::Eval, &[tap]).tap();
-            fine_maps(self.rule, &features, Pictures { pixels: &x.plain, std })
+            let value = encoder.forward(&x.filtered, Mode::Eval, &[tap]).tap();
+            let (size, pictures) = (x.plain.size(), Pictures { pixels: &x.plain, std });
+            fine_maps(self.rule, &encoder.map(tap, &value, [size[2], size[3]]), pictures)
         };
         let both = |x: &Input| match self.mirror {
             true => (map(x) + map(&x.mirrored()).flip([2])) / 2.0,

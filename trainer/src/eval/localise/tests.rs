@@ -5,7 +5,7 @@ use tch::Kind;
 
 fn making(sizes: &[u32], mirror: bool) -> Making {
     let contracts = sizes.iter().map(|&size| Preprocess::imagenet(size)).collect();
-    Making { rule: MapRule::Border, stage: 4, contracts, window: Window::Whole, mirror }
+    Making { rule: MapRule::Border, tap: "res4".to_owned(), contracts, window: Window::Whole, mirror }
 }
 
 /// Without a filter.

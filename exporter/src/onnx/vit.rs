@@ -1,0 +1,229 @@
+//! A vision transformer's operations, in floating point.
+
+use std::borrow::Cow;
+
+use occlude_encoder::{Graph, Node, NodeId, Op, Param, ParamKind, Vit};
+
+use super::builder::Builder;
+use crate::proto::{Attribute, Weights};
+use crate::{Error, positions};
+
+/// Adds every operation up to the tokens of the end, for pictures of `side` pixels; gives the value of each node of the
+/// graph that another one, or an output, reads.
+pub(super) fn encoder(
+    builder: &mut Builder<'_>,
+    graph: &Graph,
+    vit: Vit,
+    input: String,
+    side: usize,
+) -> Result<Vec<String>, Error> {
+    let mut values = vec![String::new(); graph.nodes.len()];
+    values[0] = input;
+    let mut body = Body { builder, graph, vit, side, values };
+    for (id, node) in graph.nodes.iter().enumerate().take(graph.features() + 1).skip(1) {
+        let value = body.node(id, node)?;
+        body.values[id] = value;
+    }
+    Ok(body.values)
+}
+
+struct Body<'b, 'a> {
+    builder: &'b mut Builder<'a>,
+    graph: &'b Graph,
+    vit: Vit,
+    /// Of pictures, in pixels.
+    side: usize,
+    values: Vec<String>,
+}
+
+impl Body<'_, '_> {
+    fn node(&mut self, id: NodeId, node: &Node) -> Result<String, Error> {
+        let inputs: Vec<String> = node.inputs.iter().map(|&i| self.values[i].clone()).collect();
+        let x = inputs[0].as_str();
+        Ok(match node.op {
+            Op::Patches { channels, side } => self.patches(node, x, channels, side)?,
+            // what is no picture is added at once, behind the last of these
+            Op::ClassToken { .. } | Op::Position { .. } | Op::Registers { .. } => {
+                let next = self.graph.nodes.get(id + 1).map(|next| next.op);
+                match next {
+                    Some(Op::LayerNorm { .. }) => self.embedded(x)?,
+                    _ => x.to_owned(),
+                }
+            }
+            Op::LayerNorm { eps, .. } => {
+                let parts =
+                    [ParamKind::NormWeight, ParamKind::NormBias].map(|kind| self.parameter(node, kind));
+                let [weight, bias] = parts;
+                let epsilon = Attribute::Float("epsilon", 10f32.powi(-i32::from(eps)));
+                let attributes = vec![Attribute::Int("axis", -1), epsilon];
+                self.add("LayerNormalization", &node.name, &[x, &weight?, &bias?], attributes)
+            }
+            Op::Linear { inputs, outputs } => self.linear(node, x, [inputs, outputs])?,
+            Op::Gelu => self.gelu(&node.name, x),
+            Op::Gate => self.gate(&node.name, x),
+            Op::LayerScale { .. } => {
+                let gamma = self.parameter(node, ParamKind::Scale)?;
+                self.add("Mul", &node.name, &[x, &gamma], vec![])
+            }
+            Op::DropPath { .. } => x.to_owned(),
+            Op::Add => self.add("Add", &node.name, &[x, &inputs[1]], vec![]),
+            Op::Scores { heads } => self.scores(&node.name, x, heads),
+            Op::Mix { heads } => self.mix(&node.name, x, &inputs[1], heads),
+            Op::Input
+            | Op::Conv { .. }
+            | Op::BatchNorm { .. }
+            | Op::Relu
+            | Op::MaxPool { .. }
+            | Op::GlobalAvgPool
+            | Op::First => unreachable!("no transformer has `{}` in its body", node.name),
+        })
+    }
+
+    fn add(&mut self, op: &'static str, name: &str, inputs: &[&str], attributes: Vec<Attribute>) -> String {
+        self.builder.node(op, name, inputs, attributes)
+    }
+
+    fn parameter(&mut self, node: &Node, kind: ParamKind) -> Result<String, Error> {
+        self.builder.add_param(of_kind(node, kind)?)
+    }
+
+    fn constant(&mut self, name: &str, value: f32) -> String {
+        if self.builder.has_initializer(name) {
+            return name.to_owned();
+        }
+        self.builder.floats(name, &[], vec![value])
+    }
+
+    /// (N, 3, H, W) -> (N, h w, D)
+    fn patches(&mut self, node: &Node, x: &str, channels: usize, side: usize) -> Result<String, Error> {
+        let weight = self.parameter(node, ParamKind::PatchWeight)?;
+        let bias = self.parameter(node, ParamKind::Bias)?;
+        let both = |name, n: usize| Attribute::Ints(name, vec![n as i64; 2]);
+        let attributes =
+            vec![both("kernel_shape", side), Attribute::Ints("pads", vec![0; 4]), both("strides", side)];
+        let maps = self.add("Conv", &node.name, &[x, &weight, &bias], attributes);
+        let shape = self.builder.ints(&[0, channels as i64, -1]);
+        let flat = self.add("Reshape", "patch_embed.flat", &[&maps, &shape], vec![]);
+        let order = Attribute::Ints("perm", vec![0, 2, 1]);
+        Ok(self.add("Transpose", "patch_embed", &[&flat], vec![order]))
+    }
+
+    /// Room for the class token and registers, and then all that is the same for every picture.
+    fn embedded(&mut self, x: &str) -> Result<String, Error> {
+        let pads = self.builder.ints(&[0, self.vit.prefix() as i64, 0, 0, 0, 0]);
+        let padded = self.add("Pad", "tokens.pad", &[x, &pads], vec![]);
+        let patches = (self.side / self.vit.patch).pow(2);
+        let values = self.same_for_all()?;
+        let same =
+            self.builder.floats("tokens.same", &[1, self.vit.prefix() + patches, self.vit.width], values);
+        Ok(self.add("Add", "tokens.embedded", &[&padded, &same], vec![]))
+    }
+
+    /// Class token, registers and positions, (1, T, D).
+    fn same_for_all(&self) -> Result<Vec<f32>, Error> {
+        let (vit, width) = (self.vit, self.vit.width);
+        let mut class = self.builder.parameter("cls_token")?.into_owned();
+        let positions = self.builder.parameter("pos_embed")?;
+        let positions = positions::resized(vit, &positions, self.side / vit.patch);
+        let (own, patches) = positions.split_at(if vit.class_position { width } else { 0 });
+        class.iter_mut().zip(own).for_each(|(class, position)| *class += position);
+        let registers = match vit.registers {
+            0 => Cow::Borrowed(&[] as &[f32]),
+            _ => self.builder.parameter("reg_token")?,
+        };
+        Ok([class.as_slice(), &registers, patches].concat())
+    }
+
+    /// The weight as the second factor of a product, (in, out).
+    fn linear(&mut self, node: &Node, x: &str, [inputs, outputs]: [usize; 2]) -> Result<String, Error> {
+        let name = of_kind(node, ParamKind::Weight)?.name.clone();
+        let (encoder, key, len) =
+            (self.builder.encoder(), name.clone(), self.builder.parameter(&name)?.len());
+        let turned = move || Cow::Owned(transposed(&encoder.f32(&key).unwrap_or_default(), inputs));
+        let weight = self.builder.add(&name, &[inputs, outputs], Weights::floats(len, turned));
+        let bias = self.parameter(node, ParamKind::Bias)?;
+        let product = self.add("MatMul", &format!("{}.product", node.name), &[x, &weight], vec![]);
+        Ok(self.add("Add", &node.name, &[&product, &bias], vec![]))
+    }
+
+    /// `x (1 + erf(x / sqrt(2))) / 2`, in the form that runtimes know.
+    fn gelu(&mut self, name: &str, x: &str) -> String {
+        let part = |leaf: &str| format!("{name}.{leaf}");
+        let root = self.constant("gelu.sqrt2", std::f32::consts::SQRT_2);
+        let (one, half) = (self.constant("gelu.one", 1.0), self.constant("gelu.half", 0.5));
+        let scaled = self.add("Div", &part("scaled"), &[x, &root], vec![]);
+        let erf = self.add("Erf", &part("erf"), &[&scaled], vec![]);
+        let above = self.add("Add", &part("above"), &[&erf, &one], vec![]);
+        let product = self.add("Mul", &part("product"), &[x, &above], vec![]);
+        self.add("Mul", name, &[&product, &half], vec![])
+    }
+
+    fn gate(&mut self, name: &str, x: &str) -> String {
+        let half = self.vit.hidden() as i64;
+        let part = |leaf: &str| format!("{name}.{leaf}");
+        let axis = self.builder.ints(&[2]);
+        let [first, second] =
+            [("first", [0, half]), ("second", [half, 2 * half])].map(|(leaf, [from, to])| {
+                let (from, to) = (self.builder.ints(&[from]), self.builder.ints(&[to]));
+                self.add("Slice", &part(leaf), &[x, &from, &to, &axis], vec![])
+            });
+        let sigmoid = self.add("Sigmoid", &part("sigmoid"), &[&first], vec![]);
+        let silu = self.add("Mul", &part("silu"), &[&first, &sigmoid], vec![]);
+        self.add("Mul", name, &[&silu, &second], vec![])
+    }
+
+    /// Queries, keys or values of each head, (N, heads, T, d).
+    fn part(&mut self, qkv: &str, heads: usize, which: i64) -> String {
+        let turned = format!("{qkv}.heads");
+        if !self.builder.has(&turned) {
+            let (heads, each) = (heads as i64, (self.vit.width / heads) as i64);
+            let shape = self.builder.ints(&[0, 0, 3, heads, each]);
+            let apart = self.add("Reshape", &format!("{qkv}.apart"), &[qkv, &shape], vec![]);
+            let order = Attribute::Ints("perm", vec![2, 0, 3, 1, 4]);
+            self.add("Transpose", &turned, &[&apart], vec![order]);
+        }
+        let index = self.builder.int(which);
+        let name = format!("{qkv}.{which}");
+        self.add("Gather", &name, &[&turned, &index], vec![Attribute::Int("axis", 0)])
+    }
+
+    fn scores(&mut self, name: &str, qkv: &str, heads: usize) -> String {
+        let [q, k] = [0, 1].map(|which| self.part(qkv, heads, which));
+        let scale = ((self.vit.width / heads) as f32).powf(-0.5);
+        let scale = self.constant("attention.scale", scale);
+        let q = self.add("Mul", &format!("{name}.scaled"), &[&q, &scale], vec![]);
+        let order = Attribute::Ints("perm", vec![0, 1, 3, 2]);
+        let k = self.add("Transpose", &format!("{name}.keys"), &[&k], vec![order]);
+        let products = self.add("MatMul", &format!("{name}.products"), &[&q, &k], vec![]);
+        self.add("Softmax", name, &[&products], vec![Attribute::Int("axis", -1)])
+    }
+
+    fn mix(&mut self, name: &str, scores: &str, qkv: &str, heads: usize) -> String {
+        let v = self.part(qkv, heads, 2);
+        let seen = self.add("MatMul", &format!("{name}.heads"), &[scores, &v], vec![]);
+        let order = Attribute::Ints("perm", vec![0, 2, 1, 3]);
+        let turned = self.add("Transpose", &format!("{name}.turned"), &[&seen], vec![order]);
+        let shape = self.builder.ints(&[0, 0, self.vit.width as i64]);
+        self.add("Reshape", name, &[&turned, &shape], vec![])
+    }
+}
+
+fn of_kind(node: &Node, kind: ParamKind) -> Result<&Param, Error> {
+    node.param(kind).ok_or_else(|| Error::MissingWeight { name: node.name.clone() })
+}
+
+/// (out, in) -> (in, out)
+fn transposed(weight: &[f32], inputs: usize) -> Vec<f32> {
+    let outputs = weight.len() / inputs.max(1);
+    (0..weight.len()).map(|i| weight[i % outputs * inputs + i / outputs]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_are_turned() {
+        assert_eq!(transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+}

@@ -1,0 +1,115 @@
+//! A vision transformer from a published checkpoint to embeddings, accuracies, maps and models.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use occlude_tests::tolerance::{self, cosine};
+use occlude_tests::{pictures, run};
+use serde_json::Value;
+
+const ARCH: &str = "vit_16x2x2_patch4_16";
+
+/// A folder with a checkpoint that Occlude wrote of timm's, and pictures of three classes.
+fn place() -> &'static Path {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let folder = run::scratch("vit");
+        pictures::tree(&folder.join("train"), 4, 3);
+        pictures::tree(&folder.join("val"), 2, 5);
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/encoder/golden/timm.safetensors");
+        let flags = ["--arch", ARCH, "--image-size", "32"];
+        let out = folder.join("vit.safetensors");
+        run::run(
+            "occlude-export",
+            &[&"safetensors", &golden, &out, &flags[0], &flags[1], &flags[2], &flags[3]],
+        )
+        .ok();
+        folder
+    })
+}
+
+fn at(name: &str) -> String {
+    place().join(name).to_string_lossy().into_owned()
+}
+
+/// Runs a tool; `@/` is the folder.
+fn tool(name: &str, line: &str) -> run::Said {
+    run::words(name, &line.replace("@/", &format!("{}/", place().display())))
+}
+
+#[test]
+fn what_is_written_is_read_as_the_same_network() {
+    let of = |file: &str| tool("occlude-export", &format!("inspect @/{file} --json")).ok().json();
+    let first = of("vit.safetensors");
+    assert_eq!(first["encoder"]["arch"], ARCH);
+    assert_eq!((&first["contract_assumed"], &first["contract"]["crop"]), (&false.into(), &32.into()));
+    tool("occlude-export", "torch @/vit.safetensors @/vit.pth").ok();
+    assert_eq!(of("vit.pth")["encoder"]["fingerprint"], first["encoder"]["fingerprint"]);
+}
+
+#[test]
+fn models_verify_and_embed_as_the_trainer() {
+    for (name, flags) in [
+        ("cls", "--outputs embedding,saliency,tokens"),
+        ("both", "--pool cls+mean --saliency object --saliency-tap block0 --input uint8"),
+    ] {
+        tool("occlude-export", &format!("onnx @/vit.safetensors @/{name}.onnx {flags}")).ok();
+        let said = tool("occlude-export", &format!("verify @/{name}.onnx @/vit.safetensors @/val --json"));
+        assert_eq!(said.code, 0, "{}", said.stderr);
+    }
+    tool("occlude-export", "onnx @/vit.safetensors @/half.onnx --precision fp16").ok();
+    let said = tool("occlude-export", "verify @/half.onnx @/vit.safetensors @/val --json");
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let model = tool("occlude-export", "inspect @/both.onnx --json").ok().json();
+    assert_eq!(
+        (&model["metadata"]["pool"], &model["metadata"]["encoder"]),
+        (&"cls+mean".into(), &ARCH.into())
+    );
+    let saliency: Value =
+        serde_json::from_str(model["metadata"]["saliency"].as_str().expect("text")).expect("JSON");
+    assert_eq!((&saliency["rule"], &saliency["block"]), (&"object".into(), &0.into()));
+}
+
+#[test]
+fn evaluations_take_it() {
+    let rows = tool("occlude-train", "embed @/vit.safetensors @/val --device cpu").ok().json_lines();
+    assert!(rows.len() == 6 && rows[0]["embedding"].as_array().is_some_and(|e| e.len() == 16), "{rows:?}");
+    let again = tool("occlude-train", "embed @/vit.safetensors @/val --device cpu").ok().json_lines();
+    let numbers = |row: &Value| -> Vec<f64> {
+        row["embedding"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect()
+    };
+    assert!(cosine(&numbers(&rows[0]), &numbers(&again[0])) >= tolerance::RESUMED_COSINE);
+    let knn =
+        tool("occlude-train", "knn @/vit.safetensors @/train @/val --k 1 --json --device cpu").ok().json();
+    assert_eq!(knn["classes"], 3);
+}
+
+#[test]
+fn what_does_not_go_is_refused_with_what_does() {
+    let detectron = tool("occlude-detectron", "convert @/vit.safetensors @/vit.pkl");
+    assert!(detectron.code == 1 && detectron.stderr.contains("pseudo-boxes"), "{}", detectron.stderr);
+    let int8 = tool("occlude-export", "onnx @/vit.safetensors @/x.onnx --precision int8 --calibrate @/val");
+    assert!(int8.code == 1 && int8.stderr.contains("--precision fp16"), "{}", int8.stderr);
+    let size = tool("occlude-export", "onnx @/vit.safetensors @/x.onnx --image-size 30");
+    assert!(size.code == 1 && size.stderr.contains("no multiple of the patch"), "{}", size.stderr);
+    let stage = tool("occlude-export", "onnx @/vit.safetensors @/x.onnx --saliency-stage 3");
+    assert!(stage.code == 1 && stage.stderr.contains("--saliency-tap"), "{}", stage.stderr);
+    assert!(!Path::new(&at("x.onnx")).exists());
+    let masks = tool(
+        "occlude-train",
+        "pretrain @/train --out @/run --recipe saliency-moco --arch vit_tiny_patch16_224",
+    );
+    assert!(masks.code != 0 && masks.stderr.contains("--recipe moco-v2"), "{}", masks.stderr);
+}
+
+/// A short run with contrast, and its checkpoint as a model.
+#[test]
+fn contrast_trains_it() {
+    let flags = "--recipe moco-v2 --arch vit_32x2x2_patch8_32 --image-size 32 --batch-size 6 --queue 12 --bn-splits 1 \
+                 --epochs 1 --warmup-epochs 0 --device cpu --workers 1 --precision fp32";
+    tool("occlude-train", &format!("pretrain @/train --out @/contrast {flags}")).ok();
+    tool("occlude-export", "onnx @/contrast/checkpoint_0000.safetensors @/contrast.onnx").ok();
+    let said =
+        tool("occlude-export", "verify @/contrast.onnx @/contrast/checkpoint_0000.safetensors @/val --json");
+    assert_eq!(said.code, 0, "{}", said.stderr);
+}

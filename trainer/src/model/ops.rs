@@ -1,0 +1,138 @@
+//! The operations of the graph, but for attention, and what their parameters begin as.
+
+use occlude_encoder::{Graph, Op, ParamKind};
+use tch::{Device, Kind, Tensor};
+
+use super::attention;
+use super::encoder::Mode;
+
+/// Deviation of a vision transformer's matrices, tokens and positions at first, as DINO has it (arXiv 2104.14294).
+const VIT_STD: f64 = 0.02;
+/// Layer scales at first, as DINOv2 has them (arXiv 2304.07193).
+const LAYER_SCALE: f64 = 1e-5;
+
+/// A parameter as training begins.
+pub(super) fn initial(shape: &[usize], kind: ParamKind, device: Device) -> Tensor {
+    let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+    let options = (Kind::Float, Device::Cpu);
+    let tensor = match kind {
+        ParamKind::ConvWeight => {
+            let fan_out = (shape[0] * shape[2] * shape[3]) as f64;
+            let weight = Tensor::randn(shape.as_slice(), options) * (2.0 / fan_out).sqrt();
+            channels_last(&weight)
+        }
+        ParamKind::BnWeight | ParamKind::BnVar | ParamKind::NormWeight => {
+            Tensor::ones(shape.as_slice(), options)
+        }
+        ParamKind::BnBias
+        | ParamKind::BnMean
+        | ParamKind::BnCount
+        | ParamKind::Bias
+        | ParamKind::NormBias => Tensor::zeros(shape.as_slice(), options),
+        // PyTorch's convolution: uniform by fan-in
+        ParamKind::PatchWeight => {
+            let bound = ((shape[1] * shape[2] * shape[3]) as f64).powf(-0.5);
+            Tensor::rand(shape.as_slice(), options) * (2.0 * bound) - bound
+        }
+        ParamKind::Weight | ParamKind::Token | ParamKind::Position => {
+            Tensor::randn(shape.as_slice(), options) * VIT_STD
+        }
+        ParamKind::Scale => Tensor::full(shape.as_slice(), LAYER_SCALE, options),
+    };
+    tensor.to(device).set_requires_grad(kind.trainable())
+}
+
+/// The same tensor with channels innermost in memory, which convolutions keep and are faster with.
+pub(crate) fn channels_last(x: &Tensor) -> Tensor {
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+/// `copies`: the running statistics of each group, where there are several and they are updated.
+pub(super) fn batch_norm(
+    x: &Tensor,
+    params: &[Tensor],
+    mode: Mode,
+    copies: Option<&[Vec<Tensor>; 2]>,
+) -> Tensor {
+    let [weight, bias, mean, var] = params else { unreachable!("a normalisation has four tensors") };
+    let (momentum, eps) = (Graph::BN_MOMENTUM, Graph::BN_EPS);
+    let norm = |x: &Tensor, [w, b]: [&Tensor; 2], running: Option<[&Tensor; 2]>, training: bool| {
+        let [mean, var] = [0, 1].map(|i| running.map(|r| r[i]));
+        x.batch_norm(Some(w), Some(b), mean, var, training, momentum, eps, true)
+    };
+    match mode {
+        Mode::Eval => norm(x, [weight, bias], Some([mean, var]), false),
+        Mode::Train { splits: 1 } => norm(x, [weight, bias], Some([mean, var]), true),
+        Mode::Peek { splits: 1 } => norm(x, [weight, bias], None, true),
+        Mode::Train { splits } | Mode::Peek { splits } => {
+            // the gradients of the groups are summed in one operator, not one by one
+            let [ws, bs] = [weight, bias].map(|p| p.unsqueeze(0).expand([splits, -1], false).unbind(0));
+            let part = |(i, part): (usize, &Tensor)| {
+                norm(part, [&ws[i], &bs[i]], copies.map(|[m, v]| [&m[i], &v[i]]), true)
+            };
+            Tensor::cat(&x.chunk(splits, 0).iter().enumerate().map(part).collect::<Vec<_>>(), 0)
+        }
+    }
+}
+
+/// An operation on one value that is the same in every mode.
+pub(super) fn unary(op: Op, x: &Tensor, params: &[Tensor]) -> Tensor {
+    let both = |n: usize| [n as i64; 2];
+    match op {
+        Op::Conv { stride, padding, groups, .. } => {
+            let (stride, padding) = (both(stride), both(padding));
+            x.conv2d::<Tensor>(&params[0], None, stride, padding, [1, 1], groups as i64)
+        }
+        // nothing else reads what a rectifier reads, and no backward pass needs it
+        Op::Relu => x.shallow_clone().relu_(),
+        Op::MaxPool { kernel, stride, padding } => {
+            x.max_pool2d(both(kernel), both(stride), both(padding), [1, 1], false)
+        }
+        // float32 from here on, whatever the convolutions computed in
+        Op::GlobalAvgPool => x.to_kind(Kind::Float).mean_dim([2i64, 3].as_slice(), false, Kind::Float),
+        Op::Patches { side, .. } => {
+            let maps = x.conv2d(&params[0], Some(&params[1]), both(side), [0, 0], [1, 1], 1);
+            maps.flatten(2, 3).transpose(1, 2) // (N, T, D)
+        }
+        Op::ClassToken { .. } => {
+            let class = params[0].expand([x.size()[0], -1, -1], false).to_kind(x.kind());
+            Tensor::cat(&[&class, x], 1)
+        }
+        Op::Registers { .. } => {
+            let registers = params[0].expand([x.size()[0], -1, -1], false).to_kind(x.kind());
+            Tensor::cat(&[x.narrow(1, 0, 1), registers, x.narrow(1, 1, x.size()[1] - 1)], 1)
+        }
+        Op::LayerNorm { channels, eps } => {
+            let eps = 10f64.powi(-i32::from(eps));
+            x.layer_norm([channels as i64], Some(&params[0]), Some(&params[1]), eps, true)
+        }
+        Op::Linear { .. } => x.linear(&params[0], Some(&params[1])),
+        Op::Gelu => x.gelu("none"),
+        Op::Gate => {
+            let half = x.size()[2] / 2;
+            x.narrow(2, 0, half).silu() * x.narrow(2, half, half)
+        }
+        Op::LayerScale { .. } => x * &params[0],
+        Op::Scores { heads } => attention::scores(x, heads),
+        // float32 from here on, as behind a pooling
+        Op::First => x.select(1, 0).to_kind(Kind::Float),
+        Op::Input
+        | Op::BatchNorm { .. }
+        | Op::Add
+        | Op::Position { .. }
+        | Op::DropPath { .. }
+        | Op::Mix { .. } => unreachable!("`forward` computes these"),
+    }
+}
+
+/// Zeros in place of a share of the pictures, and the others enlarged by as much (stochastic depth, arXiv 1603.09382).
+pub(super) fn drop_path(x: &Tensor, share: f64) -> Tensor {
+    if share <= 0.0 {
+        return x.shallow_clone();
+    }
+    let kept = 1.0 - share;
+    let mut shape = vec![1; x.dim()];
+    shape[0] = x.size()[0];
+    let keep = Tensor::empty(shape.as_slice(), (x.kind(), x.device())).bernoulli_float_(kept);
+    if kept > 0.0 { x * (keep / kept) } else { x * keep }
+}
