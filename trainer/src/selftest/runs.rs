@@ -91,7 +91,8 @@ fn tiny(recipe: Recipe) -> Config {
         (b.head.hidden, b.predictor) = (Some(64), 64);
     }
     if let Some(d) = c.method.dino_mut() {
-        (d.head.hidden, d.prototypes) = (Some(64), 64);
+        // which pictures drop a block is drawn on the device
+        (d.head.hidden, d.prototypes, d.drop_path) = (Some(64), 64, 0.0);
         c.arch = "vit_64x2x2_patch8_32".into();
         c.views.truncate(2);
     }
