@@ -163,6 +163,11 @@ fn compute(encoder: &Encoder<'_>, node: &Node, inputs: &[&Map]) -> Result<Map, E
     })
 }
 
+/// The Gaussian error linear unit, `x (1 + erf(x / sqrt(2))) / 2`.
+pub(crate) fn exact_gelu(v: f64) -> f32 {
+    (0.5 * v * (1.0 + libm::erf(v * std::f64::consts::FRAC_1_SQRT_2))) as f32
+}
+
 /// The rectifier. What is no number stays so, as in every runtime; `f32::max` would take it for zero.
 pub(crate) fn rectified(v: f32) -> f32 {
     if v <= 0.0 { 0.0 } else { v }

@@ -17,12 +17,15 @@ const SIGUSR1: i32 = 10;
 const EPOCHS: [&str; 2] = ["--epochs", "3"];
 const RESUMED: [&str; 3] = ["--epochs", "3", "--resume"];
 
-/// A method of each kind of state: a queue, a network that follows, averaged statistics, a queue of aligned embeddings.
-const METHODS: [&str; 4] = [
-    "--recipe saliency-moco --saliency-stage 4 --bn-splits 2 --queue 20",
-    "--recipe byol --hidden 64 --predictor-hidden 64 --warmup-epochs 0 --views 1,1,2x32 --masks true --saliency-stage 4",
-    "--recipe lewel-b-eman --hidden 64 --predictor-hidden 64 --warmup-epochs 0",
-    "--recipe lewel-m --hidden 64 --bn-splits 2 --queue 20 --masks true --saliency-stage 4",
+/// A method of each kind of state: a queue, a network that follows, averaged statistics, a queue of aligned embeddings, a centre, and
+/// one of patches with a token.
+const METHODS: [&str; 6] = [
+    "--arch resnet18 --recipe saliency-moco --saliency-stage 4 --bn-splits 2 --queue 20",
+    "--arch resnet18 --recipe byol --hidden 64 --predictor-hidden 64 --warmup-epochs 0 --views 1,1,2x32 --masks true --saliency-stage 4",
+    "--arch resnet18 --recipe lewel-b-eman --hidden 64 --predictor-hidden 64 --warmup-epochs 0",
+    "--arch resnet18 --recipe lewel-m --hidden 64 --bn-splits 2 --queue 20 --masks true --saliency-stage 4",
+    "--arch vit_64x2x2_patch8_32 --recipe dino --hidden 64 --prototypes 64 --warmup-epochs 0 --views 1,1,2x32",
+    "--arch vit_64x2x2_patch8_32 --recipe ibot-attmask --hidden 64 --prototypes 64 --warmup-epochs 0 --views 1,1,2x32",
 ];
 
 fn start(folder: &Path, out: &Path, more: &[&str]) -> Child {
@@ -31,7 +34,7 @@ fn start(folder: &Path, out: &Path, more: &[&str]) -> Child {
 
 fn start_method(method: &str, folder: &Path, out: &Path, more: &[&str]) -> Child {
     // every step is saved, so that many of the signals arrive while a checkpoint is written
-    let flags = "--arch resnet18 --image-size 32 --batch-size 6 --lr 0.01 --save-minutes 0 --log-every 1 --device cpu \
+    let flags = "--image-size 32 --batch-size 6 --lr 0.01 --save-minutes 0 --log-every 1 --device cpu \
                  --precision fp32 --threads 1 --workers 2 --on-collapse warn";
     let mut command = Command::new(run::tool("occlude-train"));
     command.arg("pretrain").arg(folder.join("train")).arg("--out").arg(out);

@@ -1,4 +1,6 @@
-//! Contrastive losses: pure functions of normalised embeddings.
+//! Losses: pure functions of embeddings. Here those that contrast, [`distillation`] has the others.
+
+pub mod distillation;
 
 use tch::{Kind, Tensor};
 

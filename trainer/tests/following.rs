@@ -40,7 +40,9 @@ fn config(recipe: Recipe) -> Config {
     o.warmup_epochs = 0.0;
     let head = c.method.head_mut();
     (head.dim, head.hidden) = (32, Some(64));
-    *c.method.bn_splits_mut() = 1;
+    if let Some(splits) = c.method.bn_splits_mut() {
+        *splits = 1;
+    }
     if let Some(b) = c.method.byol_mut() {
         (b.predictor, b.momentum_warmup_epochs) = (48, STEPS as f64);
     }
@@ -63,7 +65,7 @@ fn question(c: &Config) -> Value {
         Settings::Moco(m) => {
             (&m.head, json!({ "queue": m.queue, "momentum": m.momentum, "temperature": m.temperature }))
         }
-        Settings::Simclr(_) => panic!("no network follows"),
+        Settings::Simclr(_) | Settings::Dino(_) => panic!("another test's"),
     };
     let mut all = json!({
         "align": align, "dim": head.dim, "hidden": head.hidden, "norm": head.bn, "steps": STEPS, "lr": LR

@@ -24,6 +24,8 @@ pub enum MlpLayer {
     },
     /// `max(x, 0)`.
     Relu,
+    /// The exact Gaussian error linear unit, `x (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
 }
 
 /// A multilayer perceptron. As text, which files hold: `linear 512 1024, batch-norm 1024, relu, linear 1024 128 no-bias`.
@@ -45,6 +47,18 @@ impl Mlp {
         Self { layers: layers.chain([MlpLayer::Relu, linear(hidden, outputs)]).collect() }
     }
 
+    /// Linear layers with biases from each width to the next, GELU between them.
+    pub fn with_gelu(widths: &[usize]) -> Self {
+        let mut layers = Vec::new();
+        for pair in widths.windows(2) {
+            if !layers.is_empty() {
+                layers.push(MlpLayer::Gelu);
+            }
+            layers.push(MlpLayer::Linear { inputs: pair[0], outputs: pair[1], bias: true });
+        }
+        Self { layers }
+    }
+
     /// With a normalisation of the output, without a scale and a shift of its own.
     #[must_use]
     pub fn normalised(mut self) -> Self {
@@ -59,7 +73,7 @@ impl Mlp {
         self.layers.iter().rev().find_map(|layer| match *layer {
             MlpLayer::Linear { outputs, .. } => Some(outputs),
             MlpLayer::BatchNorm { features, .. } => Some(features),
-            MlpLayer::Relu => None,
+            MlpLayer::Relu | MlpLayer::Gelu => None,
         })
     }
 }
@@ -80,7 +94,7 @@ impl MlpLayer {
                     .map(|leaf| (*leaf, vec![features]))
                     .collect()
             }
-            Self::Relu => Vec::new(),
+            Self::Relu | Self::Gelu => Vec::new(),
         }
     }
 
@@ -100,6 +114,7 @@ impl fmt::Display for MlpLayer {
                 write!(f, "batch-norm {features}{}", if affine { "" } else { " plain" })
             }
             Self::Relu => f.write_str("relu"),
+            Self::Gelu => f.write_str("gelu"),
         }
     }
 }
@@ -122,6 +137,7 @@ impl FromStr for MlpLayer {
         let number = |text: &str| text.parse::<usize>().ok().filter(|&n| n > 0).ok_or_else(unknown);
         match words.as_slice() {
             ["relu"] => Ok(Self::Relu),
+            ["gelu"] => Ok(Self::Gelu),
             ["linear", inputs, outputs] => {
                 Ok(Self::Linear { inputs: number(inputs)?, outputs: number(outputs)?, bias: true })
             }
@@ -160,12 +176,13 @@ mod tests {
             "linear 512 512, relu, linear 512 128",
             "linear 512 1024 no-bias, batch-norm 1024, relu, linear 1024 128 no-bias, batch-norm 128 plain",
             "linear 3 2",
+            "linear 8 16, gelu, linear 16 16, gelu, linear 16 4",
         ] {
             let mlp: Mlp = text.parse().expect("readable");
             assert_eq!(mlp.to_string(), text);
         }
         for (text, part) in
-            [("", "``"), ("linear 3", "`linear 3`"), ("linear 0 3", "`linear 0 3`"), ("gelu", "gelu")]
+            [("", "``"), ("linear 3", "`linear 3`"), ("linear 0 3", "`linear 0 3`"), ("tanh", "tanh")]
         {
             assert!(text.parse::<Mlp>().expect_err("refused").contains(part), "{text}");
         }
@@ -182,6 +199,8 @@ mod tests {
         assert_eq!(names, ["weight", "bias", "running_mean", "running_var"]);
         assert_eq!(mlp.layers[4].leaves(), [("running_mean", vec![2]), ("running_var", vec![2])]);
         assert!(MlpLayer::is_buffer("running_mean") && !MlpLayer::is_buffer("weight"));
-        assert_eq!(Mlp { layers: vec![MlpLayer::Relu] }.outputs(), None);
+        assert_eq!(Mlp { layers: vec![MlpLayer::Relu, MlpLayer::Gelu] }.outputs(), None);
+        let head = Mlp::with_gelu(&[8, 16, 16, 4]);
+        assert_eq!(head.to_string(), "linear 8 16, gelu, linear 16 16, gelu, linear 16 4");
     }
 }

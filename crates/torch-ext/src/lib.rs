@@ -48,6 +48,7 @@ unsafe extern "C" {
         adapt: c_int,
     ) -> *mut c_char;
     fn occlude_clip(grads: *const Raw, n: usize, norm: f64) -> *mut c_char;
+    fn occlude_clip_each(grads: *const Raw, n: usize, norm: f64) -> *mut c_char;
     fn occlude_deterministic();
     fn occlude_tf32_get() -> c_int;
     fn occlude_tf32_set(allowed: c_int);
@@ -233,6 +234,19 @@ pub fn clip_grad_norm(grads: &[Tensor], norm: f64) -> Result<(), Error> {
     let grads = raw(grads);
     // SAFETY: the array holds `grads.len()` live tensors.
     check(unsafe { occlude_clip(grads.as_ptr(), grads.len(), norm) })
+}
+
+/// Scales each gradient down by itself so that its Euclidean norm is at most `norm`, without waiting for the device.
+///
+/// # Errors
+/// Where they are on different devices.
+pub fn clip_each_grad(grads: &[Tensor], norm: f64) -> Result<(), Error> {
+    if grads.is_empty() {
+        return Ok(());
+    }
+    let grads = raw(grads);
+    // SAFETY: the array holds `grads.len()` live tensors.
+    check(unsafe { occlude_clip_each(grads.as_ptr(), grads.len(), norm) })
 }
 
 /// From now on libtorch computes with deterministic algorithms only, and refuses what has none. CUDA's matrix

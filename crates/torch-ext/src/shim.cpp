@@ -123,6 +123,19 @@ char *occlude_clip(at::Tensor *const *grads, size_t n, double norm) {
   }
 }
 
+// Each gradient by its own norm.
+char *occlude_clip_each(at::Tensor *const *grads, size_t n, double norm) {
+  try {
+    at::NoGradGuard guard;
+    auto g = list(grads, n);
+    auto norms = at::stack(at::_foreach_norm(g, 2));
+    at::_foreach_mul_(g, at::clamp_max(norm / (norms + 1e-6), 1.0).unbind());
+    return nullptr;
+  } catch (const std::exception &e) {
+    return message(e);
+  }
+}
+
 char *occlude_upload(const at::Tensor *host, int device, at::Tensor **out) {
   try {
     at::NoGradGuard guard;

@@ -8,7 +8,7 @@ use occlude_encoder::{Graph, Mlp, MlpLayer};
 use super::builder::Builder;
 use crate::Error;
 use crate::proto::Attribute;
-use crate::reference::rectified;
+use crate::reference::{exact_gelu, rectified};
 
 /// A multilayer perceptron behind the pooled features.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +45,7 @@ enum Layer {
         summand: Vec<f32>,
     },
     Relu,
+    Gelu,
 }
 
 /// The tensors of one position of the head, by leaf name.
@@ -106,8 +107,13 @@ impl Projection {
     fn described(mlp: &Mlp, mut tensors: BTreeMap<usize, Leaves>, inputs: usize) -> Result<Self, String> {
         let (mut layers, mut dim) = (Vec::new(), inputs);
         for (position, described) in mlp.layers.iter().enumerate() {
-            if *described == MlpLayer::Relu {
-                layers.push(Layer::Relu);
+            let plain = match described {
+                MlpLayer::Relu => Some(Layer::Relu),
+                MlpLayer::Gelu => Some(Layer::Gelu),
+                MlpLayer::Linear { .. } | MlpLayer::BatchNorm { .. } => None,
+            };
+            if let Some(layer) = plain {
+                layers.push(layer);
                 continue;
             }
             let leaves = tensors.remove(&position).unwrap_or_default();
@@ -154,6 +160,7 @@ impl Projection {
             let name = format!("projection.{i}");
             value = match layer {
                 Layer::Relu => builder.node("Relu", &name, &[&value], vec![]),
+                Layer::Gelu => gelu(builder, &name, &value, &[1, 1]),
                 Layer::Linear { weight, bias, shape } => {
                     let weight = builder.floats(&format!("{name}.weight"), shape, weight.clone());
                     let bias = builder.floats(&format!("{name}.bias"), &shape[..1], bias.clone());
@@ -183,6 +190,7 @@ impl Projection {
             let name = format!("{name}.{i}");
             value = match layer {
                 Layer::Relu => builder.node("Relu", &name, &[&value], vec![]),
+                Layer::Gelu => gelu(builder, &name, &value, &[1; 4]),
                 Layer::Linear { weight, bias, shape: [outputs, inputs] } => {
                     let dims = [*outputs, *inputs, 1, 1];
                     let weight = builder.floats(&format!("{name}.weight"), &dims, weight.clone());
@@ -210,6 +218,7 @@ impl Projection {
     pub fn forward(&self, features: &[f32]) -> Vec<f32> {
         self.layers.iter().fold(features.to_vec(), |x, layer| match layer {
             Layer::Relu => x.iter().map(|&v| rectified(v)).collect(),
+            Layer::Gelu => x.iter().map(|&v| exact_gelu(f64::from(v))).collect(),
             Layer::Affine { factor, summand } => {
                 x.iter().zip(factor).zip(summand).map(|((x, f), s)| x * f + s).collect()
             }
@@ -219,6 +228,21 @@ impl Projection {
             }
         })
     }
+}
+
+/// `x (1 + erf(x / sqrt(2))) / 2`, its constants of shape `ones`, in the form that runtimes know.
+fn gelu(builder: &mut Builder<'_>, name: &str, x: &str, ones: &[usize]) -> String {
+    let mut constant = |leaf: &str, value: f32| builder.floats(&format!("{name}.{leaf}"), ones, vec![value]);
+    let (root, one, half) =
+        (constant("sqrt2", std::f32::consts::SQRT_2), constant("one", 1.0), constant("half", 0.5));
+    let mut node = |op: &'static str, leaf: &str, inputs: &[&str]| {
+        builder.node(op, &format!("{name}.{leaf}"), inputs, vec![])
+    };
+    let scaled = node("Div", "scaled", &[x, &root]);
+    let erf = node("Erf", "erf", &[&scaled]);
+    let above = node("Add", "above", &[&erf, &one]);
+    let product = node("Mul", "product", &[x, &above]);
+    node("Mul", "gelu", &[&product, &half])
 }
 
 /// Where the head of the encoder below `prefix` may be, most specific first.
@@ -342,6 +366,11 @@ mod tests {
         assert_eq!(head, Projection::of(tensors(), 3).expect("a head"));
         // (2, -1) -> (2, 0) -> 2.5 -> (2.5 - 2) / 2
         assert!((head.forward(&[2.0, -1.0, 9.0])[0] - 0.25).abs() < 1e-6);
+        let smooth: Mlp =
+            "linear 3 2 no-bias, gelu, linear 2 1, batch-norm 1 plain".parse().expect("readable");
+        let head = Projection::described(&smooth, tensors(), 3).expect("a head");
+        // (2, -1) -> (1.9545, -0.15866) -> 0.86794 -> (0.86794 - 2) / 2
+        assert!((head.forward(&[2.0, -1.0, 9.0])[0] + 0.56603).abs() < 1e-4);
         for (text, part) in [
             ("linear 3 2, relu, linear 2 1, batch-norm 1 plain", "at 0: `linear 3 2`"),
             ("linear 3 2 no-bias, relu, linear 2 1, batch-norm 1", "at 3"),

@@ -5,7 +5,7 @@ use ndarray::{ArrayView2, linalg::general_mat_mul};
 use occlude_checkpoint::Encoder;
 use occlude_encoder::{Node, Op, ParamKind, Vit};
 
-use super::{Map, Window, conv, parameter};
+use super::{Map, Window, conv, exact_gelu, parameter};
 use crate::{Error, positions};
 
 /// The value of a node; `None` where it is no operation of a transformer.
@@ -27,7 +27,7 @@ pub(super) fn compute(encoder: &Encoder<'_>, node: &Node, inputs: &[&Map]) -> Re
             layer_norm(x, &weight, &bias, 10f64.powi(-i32::from(eps)))
         }
         Op::Linear { .. } => linear(x, &read(ParamKind::Weight)?, &read(ParamKind::Bias)?),
-        Op::Gelu => each(x, |v| (0.5 * v * (1.0 + libm::erf(v * std::f64::consts::FRAC_1_SQRT_2))) as f32),
+        Op::Gelu => each(x, exact_gelu),
         Op::Gate => gate(x),
         Op::LayerScale { .. } => {
             let gamma = read(ParamKind::Scale)?;

@@ -1,12 +1,14 @@
 //! The flags that override a recipe.
 
+mod distilling;
 mod masking;
 
 use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::parts::Parts;
-use crate::config::{Config, Decay, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe, Rule, Shape};
+use crate::config::{ClipBy, Config, Decay, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe, Rule, Shape};
+use distilling::DistilArgs;
 use masking::MaskArgs;
 
 /// Flags that override a recipe.
@@ -15,7 +17,8 @@ pub(super) struct Overrides {
     #[command(flatten)]
     parts: Parts,
     /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
-    /// resnext101_64x4d, wide_resnet50_2, wide_resnet101_2, or for small pictures resnet18-small, resnet50-small
+    /// resnext101_64x4d, wide_resnet50_2, wide_resnet101_2, or for small pictures resnet18-small, resnet50-small;
+    /// vision transformers by timm's names, like vit_small_patch16_224
     #[arg(long)]
     arch: Option<String>,
     /// Side of the training crops, pixels
@@ -42,12 +45,24 @@ pub(super) struct Overrides {
     /// Weight decay
     #[arg(long)]
     weight_decay: Option<f64>,
+    /// Weight decay at the end, along half a cosine; default: the same
+    #[arg(long)]
+    weight_decay_end: Option<f64>,
+    /// Second beta of AdamW
+    #[arg(long)]
+    beta2: Option<f64>,
+    /// Learning rate at the end of `--schedule cosine`
+    #[arg(long)]
+    lr_end: Option<f64>,
     /// What weight decay (and the layers' rates of LARS) apply to
     #[arg(long, value_enum)]
     decay: Option<Decay>,
     /// Largest norm of the gradients; they are scaled down to it
     #[arg(long)]
     clip: Option<f64>,
+    /// Whose norm `--clip` limits
+    #[arg(long, value_enum)]
+    clip_by: Option<ClipBy>,
     /// Course of the learning rate after the warm-up
     #[arg(long, value_enum)]
     schedule: Option<Shape>,
@@ -93,7 +108,7 @@ pub(super) struct Overrides {
     /// Epochs until `--momentum` is reached
     #[arg(long)]
     momentum_warmup_epochs: Option<f64>,
-    /// Temperature of the contrastive softmax
+    /// Temperature of the softmax: of contrast, or of the student (DINO, iBOT)
     #[arg(long)]
     temperature: Option<f64>,
     /// Groups of the batch that are normalised apart, as that many GPUs would
@@ -124,6 +139,8 @@ pub(super) struct Overrides {
     /// Factor on the strength of all colour jitter
     #[arg(long)]
     jitter: Option<f64>,
+    #[command(flatten)]
+    distilling: DistilArgs,
     #[command(flatten)]
     masking: MaskArgs,
     /// Which cells of a mixture come from the other picture
@@ -166,6 +183,7 @@ impl Overrides {
             recipe.name()
         );
         self.networks(recipe, &mut c)?;
+        self.distilling.apply(recipe, &mut c)?;
         set(&mut c.arch, self.arch);
         set(&mut c.image_size, self.image_size);
         let epochs = self.epochs.unwrap_or(c.epochs);
@@ -191,7 +209,9 @@ impl Overrides {
         if let Some(temperature) = c.method.temperature_mut() {
             set(temperature, self.temperature);
         }
-        set(c.method.bn_splits_mut(), self.bn_splits);
+        if let Some(splits) = c.method.bn_splits_mut() {
+            set(splits, self.bn_splits);
+        }
         set(&mut c.seed, self.seed);
         if let Some(rule) = self.optimizer.filter(|&rule| rule != c.optimizer.rule) {
             // each rule's own habit
@@ -200,6 +220,10 @@ impl Overrides {
         }
         set(&mut c.optimizer.lr, self.lr);
         set(&mut c.optimizer.weight_decay, self.weight_decay);
+        set(&mut c.optimizer.weight_decay_end, self.weight_decay_end.map(Some));
+        set(&mut c.optimizer.beta2, self.beta2);
+        set(&mut c.optimizer.lr_end, self.lr_end);
+        set(&mut c.optimizer.clip_by, self.clip_by);
         set(&mut c.optimizer.warmup_epochs, self.warmup_epochs);
         set(&mut c.optimizer.lr_per, self.lr_per);
         set(&mut c.optimizer.decay, self.decay);
@@ -250,6 +274,10 @@ impl Overrides {
         ensure!(
             !keys || c.method.moco_mut().is_some(),
             "`--recipe {name}` has no queue and no other negatives, and is symmetric as it is, but a flag of these was given; hint: `--recipe moco-v2`"
+        );
+        ensure!(
+            self.bn_splits.is_none() || c.method.bn_splits_mut().is_some(),
+            "`--recipe {name}` normalises all views of one size together, where its network normalises batches at all, but `--bn-splits` was given; hint: leave it out"
         );
         ensure!(
             self.temperature.is_none() || c.method.temperature_mut().is_some(),
@@ -306,7 +334,7 @@ mod tests {
             --momentum-warmup-epochs 3 --temperature 0.1 --bn-splits 4 --crop-min 0.3 --blur-p 0.1 --jitter 0.5 \
             --blur-sigma 0.2 0.3 --gray-p 0.4 --flip-p 0.6 --solarize-p 0.7 \
             --saliency some.safetensors --saliency-stage 4 --saliency-rule border --strategy blur --fills published --guidance random --branch both \
-            --accumulate 2 --decay weights --clip 3 --schedule step --milestones 4,6 --gamma 0.2 \
+            --accumulate 2 --decay weights --clip 3 --clip-by tensor --beta2 0.95 --weight-decay-end 0.3 --schedule step --milestones 4,6 --gamma 0.2 \
             --mask-ratio 0.1 0.2 --negative-ratio 0.3 0.4 --num-nonsem 2 --alpha 1.5 --choice background \
             --cell-probability 0.1 0.4 --mask-share 0.7 --mask-grid 12 --mask-course 0.1 0.5 0.8 --prior-until 0.3 \
             --crop-foreground 0.25";
@@ -319,6 +347,7 @@ mod tests {
         assert_eq!((o.rule, o.lr, o.weight_decay, o.warmup_epochs), (Rule::Adamw, 0.5, 0.1, 2.0));
         assert_eq!(o.lr_per, crate::config::Per::Epoch);
         assert_eq!((c.accumulate, o.decay, o.clip, o.schedule), (2, Decay::Weights, Some(3.0), Shape::Step));
+        assert_eq!((o.clip_by, o.beta2, o.weight_decay_end), (ClipBy::Tensor, 0.95, Some(0.3)));
         assert_eq!((o.milestones.as_slice(), o.gamma), ([4.0, 6.0].as_slice(), 0.2));
         let m = moco(&c);
         assert_eq!((m.head.dim, m.head.hidden, m.head.bn, m.queue), (64, Some(512), true, 300));

@@ -5,7 +5,7 @@ use super::*;
 
 /// Two views drawn apart: the first always blurred, the second rarely, and sometimes solarised (arXiv 2006.07733,
 /// appendix B). `rest`: what both have in common.
-fn apart(rest: &Augment) -> Vec<ViewGroup> {
+pub(super) fn apart(rest: &Augment) -> Vec<ViewGroup> {
     let first = Augment { blur_p: 1.0, solarize_p: 0.0, ..rest.clone() };
     let second = Augment { blur_p: 0.1, solarize_p: 0.2, ..rest.clone() };
     vec![ViewGroup::of(1, first), ViewGroup::of(1, second)]

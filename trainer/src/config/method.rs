@@ -3,7 +3,7 @@
 use occlude_encoder::Arch;
 use serde::{Deserialize, Serialize};
 
-use super::{Invalid, check, positive, unit};
+use super::{Dino, Invalid, check, positive, unit};
 
 /// The method and its hyper-parameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,6 +15,8 @@ pub enum Method {
     Simclr(Simclr),
     /// Towards what a moving average of the network says of another view (arXiv 2006.07733).
     Byol(Byol),
+    /// Towards what a moving average of the network says of other views, over many prototypes (arXiv 2104.14294).
+    Dino(Dino),
 }
 
 /// The projection head.
@@ -178,6 +180,7 @@ impl Method {
             Self::Moco(m) => &mut m.head,
             Self::Simclr(s) => &mut s.head,
             Self::Byol(b) => &mut b.head,
+            Self::Dino(d) => &mut d.head,
         }
     }
 
@@ -186,16 +189,18 @@ impl Method {
         match self {
             Self::Moco(m) => Some(&mut m.temperature),
             Self::Simclr(s) => Some(&mut s.temperature),
+            Self::Dino(d) => Some(&mut d.temperature),
             Self::Byol(_) => None,
         }
     }
 
-    /// The groups of the batch that are normalised apart.
-    pub fn bn_splits_mut(&mut self) -> &mut usize {
+    /// The groups of the batch that are normalised apart, where there may be several.
+    pub fn bn_splits_mut(&mut self) -> Option<&mut usize> {
         match self {
-            Self::Moco(m) => &mut m.bn_splits,
-            Self::Simclr(s) => &mut s.bn_splits,
-            Self::Byol(b) => &mut b.bn_splits,
+            Self::Moco(m) => Some(&mut m.bn_splits),
+            Self::Simclr(s) => Some(&mut s.bn_splits),
+            Self::Byol(b) => Some(&mut b.bn_splits),
+            Self::Dino(_) => None,
         }
     }
 
@@ -209,12 +214,17 @@ impl Method {
         if let Self::Byol(b) = self { Some(b) } else { None }
     }
 
+    /// DINO's settings, where it is DINO.
+    pub fn dino_mut(&mut self) -> Option<&mut Dino> {
+        if let Self::Dino(d) = self { Some(d) } else { None }
+    }
+
     /// The alignment's settings, where the method aligns.
     pub fn align_mut(&mut self) -> Option<&mut Align> {
         match self {
             Self::Moco(m) => m.align.as_mut(),
             Self::Byol(b) => b.align.as_mut(),
-            Self::Simclr(_) => None,
+            Self::Simclr(_) | Self::Dino(_) => None,
         }
     }
 
@@ -223,6 +233,7 @@ impl Method {
         let (start, end, epochs) = match self {
             Self::Moco(m) => (&mut m.momentum_start, &mut m.momentum, &mut m.momentum_warmup_epochs),
             Self::Byol(b) => (&mut b.momentum_start, &mut b.momentum, &mut b.momentum_warmup_epochs),
+            Self::Dino(d) => (&mut d.momentum_start, &mut d.momentum, &mut d.momentum_warmup_epochs),
             Self::Simclr(_) => return None,
         };
         Some(MomentumFields { start, end, epochs })
@@ -233,13 +244,13 @@ impl Method {
         match self {
             Self::Moco(m) => m.align.as_ref(),
             Self::Byol(b) => b.align.as_ref(),
-            Self::Simclr(_) => None,
+            Self::Simclr(_) | Self::Dino(_) => None,
         }
     }
 
     /// Whether more than two views of a picture have a meaning.
     pub(super) fn takes_more_views(&self) -> bool {
-        matches!(self, Self::Byol(_))
+        matches!(self, Self::Byol(_) | Self::Dino(_))
     }
 
     pub(super) fn validate(&self, arch: Arch, batch: usize, nonsem: usize) -> Result<(), Invalid> {
@@ -247,6 +258,7 @@ impl Method {
             Self::Moco(m) => (&m.head, m.bn_splits),
             Self::Simclr(s) => (&s.head, s.bn_splits),
             Self::Byol(b) => (&b.head, b.bn_splits),
+            Self::Dino(d) => (&d.head, 1),
         };
         check(head.dim >= 2, || format!("`--dim {}`: expected at least 2", head.dim))?;
         check(head.hidden.is_none_or(|n| n >= 1), || "`--hidden 0`: expected at least 1".into())?;
@@ -263,6 +275,7 @@ impl Method {
             Self::Moco(m) => m.validate(nonsem),
             Self::Simclr(s) => positive("--temperature", s.temperature),
             Self::Byol(b) => b.validate(nonsem),
+            Self::Dino(d) => d.validate(arch),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! work before any file is touched. The resolved value is saved beside every checkpoint.
 
 mod augment;
+mod dino;
 mod fills;
 mod following;
 mod masking;
@@ -11,6 +12,7 @@ mod method;
 mod mixing;
 mod optimizer;
 mod recipes;
+mod transformers;
 mod warnings;
 
 use std::fmt;
@@ -21,13 +23,14 @@ use occlude_saliency::MapRule;
 use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, ViewGroup};
+pub use dino::{Dino, PatchChoice, PatchPer, PatchScore, Patches};
 pub use fills::{FillScale, Fills, Kernel};
 pub use masking::{
     BACKGROUND_BIASED, BACKGROUND_SHARE, Branch, Choice, Guidance, Masking, Saliency, Strategy,
 };
 pub use method::{Align, Byol, Head, Method, Moco, Momentum, MomentumFields, QueueStart, Simclr, TargetNorm};
 pub use mixing::{Mix, MixMask, MixPer, Mixing, Pattern};
-pub use optimizer::{Decay, Optimizer, Per, Rule, Shape};
+pub use optimizer::{ClipBy, Decay, Optimizer, Per, Rule, Shape};
 
 /// The side of views that the published masks are for.
 const PUBLISHED_SIDE: usize = 224;
@@ -69,6 +72,14 @@ pub enum Recipe {
     LewelM,
     /// LEWEL on BYOL for small images, small data and small budgets (docs/recipes.md)
     LewelSmall,
+    /// DINO (arXiv 2104.14294), published hyper-parameters
+    Dino,
+    /// iBOT (arXiv 2111.07832), published hyper-parameters
+    Ibot,
+    /// iBOT with attention-guided masks (AttMask, arXiv 2203.12719), published hyper-parameters
+    IbotAttmask,
+    /// iBOT for small images, small data and small budgets (docs/recipes.md)
+    IbotSmall,
 }
 
 impl Recipe {
@@ -90,6 +101,10 @@ impl Recipe {
             Self::LewelB => "lewel-b",
             Self::LewelM => "lewel-m",
             Self::LewelSmall => "lewel-small",
+            Self::Dino => "dino",
+            Self::Ibot => "ibot",
+            Self::IbotAttmask => "ibot-attmask",
+            Self::IbotSmall => "ibot-small",
         }
     }
 }
@@ -165,6 +180,10 @@ impl Config {
             Recipe::LewelB => following::lewel_b(),
             Recipe::LewelM => following::lewel_m(),
             Recipe::LewelSmall => following::lewel_small(),
+            Recipe::Dino => transformers::dino(),
+            Recipe::Ibot => transformers::ibot(),
+            Recipe::IbotAttmask => transformers::ibot_attmask(),
+            Recipe::IbotSmall => transformers::ibot_small(),
         }
     }
 
@@ -257,6 +276,12 @@ impl Config {
         c.optimizer.validate(c.epochs)?;
         c.method.validate(arch, c.batch_size, c.masking.as_ref().map_or(0, |m| m.num_nonsem))?;
         self.validate_views()?;
+        check(c.masking.is_none() || !matches!(c.method, Method::Dino(_)), || {
+            format!(
+                "`--recipe {}` has no masks of pixels, and hides patches where it hides anything; hint: `--recipe ibot` and its flags `--patch-..`",
+                c.recipe.name()
+            )
+        })?;
         check(c.masking.is_none() || c.mixing.is_none(), || {
             "pictures are either masked or mixed; hint: leave out the flags of one of them".into()
         })?;
@@ -281,6 +306,14 @@ impl Config {
             check(c.image_size.is_multiple_of(vit.patch), || {
                 format!("`--image-size {}`: {arch} wants whole patches of {} pixels", c.image_size, vit.patch)
             })?;
+            let odd = c.views.iter().filter_map(|g| g.size).find(|size| !size.is_multiple_of(vit.patch));
+            check(odd.is_none(), || {
+                format!(
+                    "`--views`: views of {} px, and {arch} wants whole patches of {} pixels",
+                    odd.unwrap_or_default(),
+                    vit.patch
+                )
+            })?;
         }
         check(c.masking.as_ref().is_none_or(|m| m.rule != MapRule::Attention), || {
             "`--saliency-rule attention`: only vision transformers have attention; hint: `--saliency-rule object`".into()
@@ -302,7 +335,7 @@ impl Config {
         })?;
         check(sizes.len() == 2 || self.method.takes_more_views(), || {
             format!(
-                "`--views` makes {} views of a picture, and `{}` compares two; hint: `--recipe byol` takes more",
+                "`--views` makes {} views of a picture, and `{}` compares two; hint: `--recipe byol` and `--recipe dino` take more",
                 sizes.len(),
                 self.recipe.name()
             )

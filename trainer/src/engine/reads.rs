@@ -5,19 +5,28 @@ use occlude_torch_ext::{Counts, Observer};
 use super::profile::{Plan, Steps};
 use super::training::Engine;
 use super::*;
-use crate::config::{Branch, Choice, Guidance, Mix, MixPer, Pattern, Recipe, Rule, Strategy};
+use crate::config::{
+    Branch, Choice, Guidance, Mix, MixPer, PatchChoice, PatchScore, Pattern, Recipe, Rule, Strategy,
+};
 
 fn tiny(recipe: Recipe) -> Config {
     let mut c = Config::new(recipe);
     c.arch = "resnet18".into();
     (c.image_size, c.batch_size) = (32, 4);
-    *c.method.bn_splits_mut() = 1;
+    if let Some(splits) = c.method.bn_splits_mut() {
+        *splits = 1;
+    }
     c.views.iter_mut().for_each(|g| g.augment.solarize_p = 0.5);
     if let Some(m) = c.method.moco_mut() {
         m.queue = m.queue.min(24);
     }
     if let Some(b) = c.method.byol_mut() {
         (b.head.hidden, b.predictor) = (Some(64), 64);
+    }
+    if let Some(d) = c.method.dino_mut() {
+        (d.head.hidden, d.prototypes) = (Some(64), 64);
+        c.arch = "vit_64x2x2_patch8_32".into();
+        c.views.iter_mut().skip(2).for_each(|g| (g.count, g.size) = (2, Some(32)));
     }
     if let Some(m) = &mut c.masking {
         m.stage = 4;
@@ -80,11 +89,18 @@ fn all() -> Vec<(String, Config)> {
     let more = crate::config::ViewGroup { count: 2, size: Some(32), ..c.views[1].clone() };
     c.views.push(more);
     add("BYOL, mixed, of four views", c);
+    for choice in <PatchChoice as clap::ValueEnum>::value_variants() {
+        let mut c = tiny(Recipe::IbotAttmask);
+        let patches = c.method.dino_mut().and_then(|d| d.patches.as_mut()).expect("hidden");
+        (patches.choice, patches.share) = (*choice, 1.0);
+        (patches.score, patches.layer) = (vec![PatchScore::RolloutAll, PatchScore::Log], vec![1, 0]);
+        add(&format!("iBOT, {choice:?}"), c);
+    }
     add("blocks of each picture", mixed(Mix::Mixmask, Pattern::Block, MixPer::Image));
     add("single cells", mixed(Mix::Both, Pattern::Discrete, MixPer::Batch));
     let mut c = tiny(Recipe::MocoV2);
     (c.accumulate, c.optimizer.clip) = (2, Some(1.0));
-    *c.method.bn_splits_mut() = 2;
+    *c.method.bn_splits_mut().expect("groups") = 2;
     add("split, accumulated and clipped", c.clone());
     for rule in [Rule::Lars, Rule::Adamw] {
         c.optimizer.rule = rule;

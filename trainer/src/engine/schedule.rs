@@ -1,8 +1,9 @@
-//! The learning rate as a function of time.
+//! The learning rate and the weight decay as functions of time.
 
 use crate::config::{Optimizer, Per, Shape};
 
-/// Linear warm-up from zero, then half a cosine to zero at the end of training, steps down, or nothing.
+/// Linear warm-up from zero, then half a cosine to the end of training, steps down, or nothing. The weight decay moves along
+/// half a cosine over the whole run, where it moves.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     optimizer: Optimizer,
@@ -47,7 +48,7 @@ impl Schedule {
         match o.schedule {
             Shape::Cosine => {
                 let t = (now - warmup) / (self.epochs as f64 - warmup);
-                o.lr * (1.0 + (std::f64::consts::PI * t).cos()) / 2.0
+                o.lr_end + (o.lr - o.lr_end) * (1.0 + (std::f64::consts::PI * t).cos()) / 2.0
             }
             Shape::Step => {
                 let passed = o.milestones.iter().filter(|&&at| now >= at).count();
@@ -55,6 +56,13 @@ impl Schedule {
             }
             Shape::Constant => o.lr,
         }
+    }
+
+    /// The weight decay of `step` (from 0).
+    pub fn weight_decay(&self, step: u64) -> f64 {
+        let Some(end) = self.optimizer.weight_decay_end else { return self.optimizer.weight_decay };
+        let done = step as f64 / self.total() as f64;
+        end + (self.optimizer.weight_decay - end) * (1.0 + (std::f64::consts::PI * done).cos()) / 2.0
     }
 }
 
@@ -86,6 +94,19 @@ mod tests {
         assert!((s.lr(0) - 0.02).abs() < 1e-12);
         assert!((s.lr(9) - 0.2).abs() < 1e-12);
         assert!((s.lr(20) - 0.4).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_cosine_may_end_above_zero_and_the_decay_along_one() {
+        let mut s = schedule(2.0, Per::Step);
+        assert_eq!((s.weight_decay(0), s.weight_decay(79)), (1e-4, 1e-4));
+        (s.optimizer.lr_end, s.optimizer.weight_decay, s.optimizer.weight_decay_end) = (0.1, 0.04, Some(0.4));
+        assert!((s.lr(50) - 0.25).abs() < 1e-12, "in the middle");
+        assert!((s.lr(20) - 0.4).abs() < 1e-12 && s.lr(79) > 0.1 && s.lr(79) < 0.101);
+        assert_eq!(s.weight_decay(0), 0.04);
+        assert!((s.weight_decay(40) - 0.22).abs() < 1e-12, "the warm-up does not count");
+        let known = 0.4 - 0.36 * (1.0 + (std::f64::consts::PI * 79.0 / 80.0).cos()) / 2.0;
+        assert!((s.weight_decay(79) - known).abs() < 1e-12);
     }
 
     #[test]

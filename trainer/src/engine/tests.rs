@@ -34,6 +34,12 @@ fn config(recipe: Recipe) -> Config {
     if let Some(b) = c.method.byol_mut() {
         (b.head.hidden, b.predictor) = (Some(64), 64);
     }
+    if let Some(d) = c.method.dino_mut() {
+        (d.head.hidden, d.prototypes, d.frozen_epochs) = (Some(64), 64, 0.5);
+        (d.teacher_warmup_epochs, d.drop_path) = (2, 0.2);
+        c.arch = "vit_64x2x2_patch8_32".into();
+        c.views.iter_mut().skip(2).for_each(|g| (g.count, g.size) = (2, Some(32)));
+    }
     if let Some(m) = &mut c.masking {
         m.stage = 4;
     }
@@ -87,7 +93,7 @@ fn a_run_stopped_anywhere_ends_where_the_uninterrupted_one_does() {
     (m.branch, values.views[0].augment.crop_foreground) = (Branch::Both, 0.5);
     let mut aligned = config(Recipe::LewelBEman);
     aligned.masking = Some(aligned.usual_masking().expect("masks"));
-    let stops: [(_, _, &[u64]); 7] = [
+    let stops: [(_, _, &[u64]); 10] = [
         ("moco", config(Recipe::SaliencyMoco), &[1, 5]),
         ("simclr", config(Recipe::SaliencySimclr), &[2]),
         ("mixed", config(Recipe::UnmixMixmask), &[4]),
@@ -95,6 +101,9 @@ fn a_run_stopped_anywhere_ends_where_the_uninterrupted_one_does() {
         ("byol", config(Recipe::Byol), &[4]),
         ("aligned", aligned, &[2]),
         ("aligned queues", config(Recipe::LewelM), &[3]),
+        ("distilled", config(Recipe::Dino), &[1, 4]),
+        ("hidden patches", config(Recipe::Ibot), &[2, 5]),
+        ("attention", config(Recipe::IbotAttmask), &[3]),
     ];
     for (recipe, config, stops) in stops {
         let whole = settings(dir.path(), &format!("{recipe}-whole"));

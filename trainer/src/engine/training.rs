@@ -282,7 +282,7 @@ impl<'a> Engine<'a> {
         if last_of_step {
             {
                 let _optimiser = within(Phase::Optimiser);
-                self.optimizer.step(lr)?;
+                self.optimizer.step_with(lr, self.schedule.weight_decay(time))?;
             }
             self.method.after_step(step)?;
             self.at.step += 1;

@@ -7,6 +7,7 @@
 mod choice;
 mod fill;
 mod high_pass;
+pub mod patches;
 mod score;
 
 use rand::Rng;

@@ -1,6 +1,7 @@
 //! Pretraining methods behind one trait: the engine knows nothing else of them.
 
 mod byol;
+mod dino;
 #[cfg(test)]
 mod fixture;
 mod health;
@@ -13,6 +14,7 @@ use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 pub use byol::Byol;
+pub use dino::Dino;
 pub use health::{Contrast, Health};
 pub use moco::{Keys, Moco};
 pub use simclr::Simclr;
@@ -135,6 +137,7 @@ pub fn build(config: &Config, bf16: bool, device: Device) -> Result<Box<dyn Meth
         config::Method::Moco(_) => Box::new(Moco::new(config, bf16, device)?),
         config::Method::Simclr(_) => Box::new(Simclr::new(config, bf16, device)?),
         config::Method::Byol(_) => Box::new(Byol::new(config, bf16, device)?),
+        config::Method::Dino(_) => Box::new(Dino::new(config, bf16, device)?),
     })
 }
 

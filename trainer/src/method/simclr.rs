@@ -156,7 +156,7 @@ mod tests {
         let [a, b] = views();
         for splits in [1, 2] {
             let mut config = config(Recipe::Simclr);
-            *config.method.bn_splits_mut() = splits as usize;
+            *config.method.bn_splits_mut().expect("groups") = splits as usize;
             let simclr = Simclr::new(&config, false, Device::Cpu).expect("a method");
             let (_, z) = simclr.encode(&[&a, &b]);
             let len = 8 / splits;

@@ -4,9 +4,10 @@ use anyhow::Result;
 use occlude_encoder::{Arch, Mlp as Description, TapId};
 use tch::{Device, Kind, Tensor};
 
-use super::encoder::{Encoder, Mode, Output};
+use super::encoder::{Encoder, Hidden, Mode, Output};
 use super::mlp::{Init, Mlp};
 use super::named::{Named, ema, load};
+use super::prototypes::Prototypes;
 use crate::config::{self, Align, Momentum};
 use crate::loss::normalize;
 
@@ -27,6 +28,8 @@ pub struct Branch {
     heads: Vec<Head>,
     /// How maps are made, and of what.
     align: Option<(Align, TapId)>,
+    /// What is behind the projector, where it distils.
+    last: Option<(String, Prototypes)>,
 }
 
 /// What a branch makes of a batch; not normalised.
@@ -51,6 +54,8 @@ pub struct Aligned {
 const ENCODER: &str = "encoder_q.";
 const PROJECTOR: &str = "head_q.";
 const ALIGNED: &str = "head_obj_q.";
+/// A projector and what is behind it where it distils; `head_q.` away they have DINO's names.
+const DISTILLING: [&str; 2] = ["head_q.mlp.", "head_q.last_layer."];
 /// The stage whose map alignment reads.
 const LAST: usize = 5;
 
@@ -79,7 +84,19 @@ impl Branch {
                 .map(|prefix| of(prefix, Description::two_layers(widths, head.bn, false), Init::HeNormal))
                 .into(),
         };
-        Ok(Self { prefix: ENCODER.into(), encoder, heads, align: align.cloned().zip(last) })
+        Ok(Self { prefix: ENCODER.into(), encoder, heads, align: align.cloned().zip(last), last: None })
+    }
+
+    /// Random weights of a branch that distils (arXiv 2104.14294): a projector of three layers, and prototypes behind it.
+    pub fn distilling(arch: Arch, seed: u64, settings: &config::Dino, device: Device) -> Self {
+        let encoder = Encoder::new(arch, seed, device);
+        let (inputs, head) = (arch.feature_dim(), &settings.head);
+        let hidden = head.hidden.unwrap_or(inputs);
+        let description = Description::with_gelu(&[inputs, hidden, hidden, head.dim]);
+        let [projector, last] = DISTILLING.map(String::from);
+        let heads = vec![Head { prefix: projector, mlp: Mlp::new(description, Init::Small, device) }];
+        let prototypes = Prototypes::new([head.dim, settings.prototypes], settings.norm_last_layer, device);
+        Self { prefix: ENCODER.into(), encoder, heads, align: None, last: Some((last, prototypes)) }
     }
 
     /// A copy without gradients and with a follower's names.
@@ -91,6 +108,7 @@ impl Branch {
             encoder: Encoder::frozen_copy(&other.encoder),
             heads: other.heads.iter().map(head).collect(),
             align: other.align.clone(),
+            last: other.last.as_ref().map(|(prefix, p)| (follows(prefix), Prototypes::frozen_copy(p))),
         }
     }
 
@@ -119,6 +137,22 @@ impl Branch {
         self.encoder.forward(x, mode, want)
     }
 
+    /// The encoder of a vision transformer, which does not see some of the patches.
+    pub fn encode_hidden(
+        &self,
+        x: &Tensor,
+        mode: Mode,
+        want: &[TapId],
+        hidden: Option<&Hidden<'_>>,
+    ) -> Output {
+        self.encoder.forward_hidden(x, mode, want, hidden)
+    }
+
+    /// What is behind the projector, where the branch distils.
+    pub fn prototypes(&self) -> Option<&Prototypes> {
+        self.last.as_ref().map(|(_, prototypes)| prototypes)
+    }
+
     /// The projector alone, on features `(N, C)`.
     pub fn head(&self, features: &Tensor, mode: Mode) -> Tensor {
         self.heads[0].mlp.forward(features, mode)
@@ -141,13 +175,16 @@ impl Branch {
     /// All tensors; those of the encoder first.
     pub fn named(&self) -> Vec<Named> {
         let heads = self.heads.iter().flat_map(|h| h.mlp.named(&h.prefix));
-        self.encoder.named(&self.prefix).into_iter().chain(heads).collect()
+        let last = self.last.iter().flat_map(|(prefix, p)| p.named(prefix));
+        self.encoder.named(&self.prefix).into_iter().chain(heads).chain(last).collect()
     }
 
     /// What the optimiser moves.
     pub fn trainable(&self) -> Vec<Named> {
         let heads = self.heads.iter().flat_map(|h| h.mlp.trainable_named(&h.prefix));
-        self.encoder.trainable_named(&self.prefix).into_iter().chain(heads).collect()
+        let last = self.last.iter().flat_map(|(prefix, p)| p.named(prefix));
+        let last = last.filter(|n| n.tensor.requires_grad());
+        self.encoder.trainable_named(&self.prefix).into_iter().chain(heads).chain(last).collect()
     }
 
     /// Takes the counter of batches from a state that was loaded.

@@ -40,6 +40,15 @@ pub struct Output {
     pub embedding: Tensor,
 }
 
+/// Patches that a vision transformer is not shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Hidden<'a> {
+    /// `(N, T)`, true where a patch is hidden, row by row of the picture.
+    pub mask: &'a Tensor,
+    /// What it sees in their place, `(1, D)`.
+    pub token: &'a Tensor,
+}
+
 impl Output {
     /// The only tap that was asked for.
     ///
@@ -237,12 +246,24 @@ impl Encoder {
 
     /// Runs the network on `(N, 3, H, W)`; `want` says which values [`Output::taps`] are.
     pub fn forward(&self, image: &Tensor, mode: Mode, want: &[TapId]) -> Output {
+        self.forward_hidden(image, mode, want, None)
+    }
+
+    /// The same with a token in place of some patches, before positions are added (arXiv 2111.07832). ResNets have no patches:
+    /// nothing of theirs is hidden.
+    pub fn forward_hidden(
+        &self,
+        image: &Tensor,
+        mode: Mode,
+        want: &[TapId],
+        hidden: Option<&Hidden<'_>>,
+    ) -> Output {
         // every group updates its own copy of the running statistics, as every GPU would
         let copies = match mode {
             Mode::Train { splits } if splits > 1 => Some(self.statistics.copies(splits)),
             _ => None,
         };
-        let pass = Pass { image, mode, want, copies };
+        let pass = Pass { image, mode, want, copies, hidden };
         let mut values: Vec<Option<Tensor>> = Vec::with_capacity(self.graph.nodes.len());
         let mut taps: Vec<Option<Tensor>> = want.iter().map(|_| None).collect();
         for (id, node) in self.graph.nodes.iter().enumerate() {
@@ -283,6 +304,11 @@ impl Encoder {
                 batch_norm(input(0), params, pass.mode, copies.as_ref())
             }
             Op::Add => input(0) + input(1),
+            op @ Op::Patches { .. } => {
+                let patches = unary(op, input(0), params);
+                let Some(Hidden { mask, token }) = pass.hidden else { return Some(patches) };
+                token.to_kind(patches.kind()).where_self(&mask.unsqueeze(-1), &patches)
+            }
             Op::Position { grid, class, .. } => {
                 let cells = self.cells(pass.image);
                 input(0) + attention::resized(&params[0], i64::from(class), grid, cells)
@@ -305,6 +331,8 @@ struct Pass<'a> {
     want: &'a [TapId],
     /// Of the running statistics, one for each group.
     copies: Option<Tensor>,
+    /// Patches that are not shown.
+    hidden: Option<&'a Hidden<'a>>,
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::encoder::Mode;
 use super::named::Named;
+use super::ops::VIT_STD;
 
 /// How the weights of linear layers begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub enum Init {
     Uniform,
     /// He-normal by fan-out.
     HeNormal,
+    /// As the matrices of vision transformers: normal with a deviation of 0.02, biases zero.
+    Small,
 }
 
 /// A multilayer perceptron with weights.
@@ -63,6 +66,7 @@ impl Mlp {
                     x.batch_norm(w, b, m, v, training, Graph::BN_MOMENTUM, Graph::BN_EPS, true)
                 }
                 MlpLayer::Relu => x.relu(),
+                MlpLayer::Gelu => x.gelu("none"),
             };
         }
         x.to_kind(Kind::Float)
@@ -93,6 +97,9 @@ fn initial(layer: &MlpLayer, leaf: &str, shape: &[usize], init: Init, device: De
             let bound = 1.0 / (*inputs as f64).sqrt();
             Tensor::rand(shape.as_slice(), here) * (2.0 * bound) - bound
         }
+        (MlpLayer::Linear { .. }, "weight") if init == Init::Small => {
+            Tensor::randn(shape.as_slice(), here) * VIT_STD
+        }
         (MlpLayer::Linear { outputs, .. }, "weight") => {
             Tensor::randn(shape.as_slice(), here) * (2.0 / *outputs as f64).sqrt()
         }
@@ -114,6 +121,7 @@ mod tests {
         for (init, first, last) in [
             (Init::Uniform, 1.0 / (3.0f64 * 400.0).sqrt(), 1.0 / (3.0f64 * 900.0).sqrt()),
             (Init::HeNormal, (2.0f64 / 900.0).sqrt(), (2.0f64 / 200.0).sqrt()),
+            (Init::Small, 0.02, 0.02),
         ] {
             let mlp = Mlp::new(description.clone(), init, Device::Cpu);
             let std = |name: &str| {

@@ -8,12 +8,14 @@ mod mlp;
 mod named;
 mod ops;
 mod optim;
+mod prototypes;
 mod running;
 mod statistics;
 
 pub use branch::{Aligned, Branch, Follower, Head, Projected, load_branches};
-pub use encoder::{Encoder, Mode, Output};
+pub use encoder::{Encoder, Hidden, Mode, Output};
 pub use mlp::{Init, Mlp};
 pub use named::{Named, ema, find, load};
 pub use optim::Optimizer;
+pub use prototypes::Prototypes;
 pub use statistics::Statistics;

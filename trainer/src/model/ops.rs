@@ -7,7 +7,7 @@ use super::attention;
 use super::encoder::Mode;
 
 /// Deviation of a vision transformer's matrices, tokens and positions at first, as DINO has it (arXiv 2104.14294).
-const VIT_STD: f64 = 0.02;
+pub(super) const VIT_STD: f64 = 0.02;
 /// Layer scales at first, as DINOv2 has them (arXiv 2304.07193).
 const LAYER_SCALE: f64 = 1e-5;
 

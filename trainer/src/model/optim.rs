@@ -5,10 +5,8 @@ use occlude_torch_ext::{AdamW, Lars, Moments, Sgd};
 use tch::{Kind, Tensor};
 
 use super::named::Named;
-use crate::config::{Decay, Optimizer as Settings, Rule};
+use crate::config::{ClipBy, Decay, Optimizer as Settings, Rule};
 
-/// Second beta of AdamW: short runs on small data need the faster one (docs/recipes.md).
-const BETA2: f64 = 0.99;
 /// Trust coefficient of LARS.
 ///
 /// The momentum of LARS, like that of SGD, holds updates, and the learning rate is applied to their average: `v = m v + r u`,
@@ -24,12 +22,11 @@ pub struct Optimizer {
     groups: Vec<Group>,
 }
 
-/// Parameters that share a weight decay.
+/// Parameters that decay, or do not.
 struct Group {
     params: Vec<Tensor>,
-    weight_decay: f64,
-    /// Whether LARS gives each of them its own rate.
-    adapt: bool,
+    /// Whether they do; LARS then gives each of them its own rate, too.
+    decays: bool,
     /// SGD, LARS: momenta. AdamW: first moments, second moments, counters.
     state: Vec<Vec<Named>>,
 }
@@ -42,8 +39,8 @@ impl Optimizer {
             // vectors are biases, and scales and shifts of normalisations
             Decay::Weights => params.into_iter().partition(|p| p.tensor.dim() <= 1),
         };
-        let groups = [(decayed, settings.weight_decay, true), (plain, 0.0, false)];
-        let groups = groups.map(|(params, decay, adapt)| Group::new(params, decay, adapt, settings.rule));
+        let groups = [(decayed, true), (plain, false)];
+        let groups = groups.map(|(params, decays)| Group::new(params, decays, settings.rule));
         Self { settings: settings.clone(), groups: groups.into() }
     }
 
@@ -54,18 +51,29 @@ impl Optimizer {
         }
     }
 
-    /// One step at the learning rate `lr`. A parameter without a gradient is left alone.
+    /// One step at the learning rate `lr` and the weight decay of the settings. A parameter without a gradient is left alone.
     ///
     /// # Errors
     /// What libtorch refuses.
     pub fn step(&mut self, lr: f64) -> Result<()> {
+        self.step_with(lr, self.settings.weight_decay)
+    }
+
+    /// The same at another weight decay.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn step_with(&mut self, lr: f64, weight_decay: f64) -> Result<()> {
         if let Some(norm) = self.settings.clip {
             let params = self.groups.iter().flat_map(|g| &g.params);
             let grads: Vec<Tensor> = params.map(Tensor::grad).filter(Tensor::defined).collect();
-            occlude_torch_ext::clip_grad_norm(&grads, norm)?;
+            match self.settings.clip_by {
+                ClipBy::All => occlude_torch_ext::clip_grad_norm(&grads, norm)?,
+                ClipBy::Tensor => occlude_torch_ext::clip_each_grad(&grads, norm)?,
+            }
         }
         for group in &self.groups {
-            group.step(&self.settings, lr)?;
+            group.step(&self.settings, lr, if group.decays { weight_decay } else { 0.0 })?;
         }
         Ok(())
     }
@@ -78,7 +86,7 @@ impl Optimizer {
 }
 
 impl Group {
-    fn new(params: Vec<Named>, weight_decay: f64, adapt: bool, rule: Rule) -> Self {
+    fn new(params: Vec<Named>, decays: bool, rule: Rule) -> Self {
         let like = |what: &str, zero: &dyn Fn(&Tensor) -> Tensor| -> Vec<Named> {
             let named =
                 |p: &Named| Named { name: format!("optim.{what}.{}", p.name), tensor: zero(&p.tensor) };
@@ -92,10 +100,10 @@ impl Group {
                 vec![like("mean", &same), like("square", &same), like("step", &counter)]
             }
         };
-        Self { params: params.into_iter().map(|p| p.tensor).collect(), weight_decay, adapt, state }
+        Self { params: params.into_iter().map(|p| p.tensor).collect(), decays, state }
     }
 
-    fn step(&self, settings: &Settings, lr: f64) -> Result<()> {
+    fn step(&self, settings: &Settings, lr: f64, weight_decay: f64) -> Result<()> {
         let grads: Vec<Tensor> = self.params.iter().map(Tensor::grad).collect();
         let active: Vec<usize> = (0..grads.len()).filter(|&i| grads[i].defined()).collect();
         let pick = |of: &dyn Fn(usize) -> Tensor| active.iter().map(|&i| of(i)).collect::<Vec<_>>();
@@ -103,10 +111,9 @@ impl Group {
             (pick(&|i| self.params[i].shallow_clone()), pick(&|i| grads[i].shallow_clone()));
         let state: Vec<Vec<Tensor>> =
             self.state.iter().map(|s| pick(&|i| s[i].tensor.shallow_clone())).collect();
-        let weight_decay = self.weight_decay;
         match state.as_slice() {
             [momenta] if settings.rule == Rule::Lars => {
-                let eta = self.adapt.then_some(ETA);
+                let eta = self.decays.then_some(ETA);
                 let step = Lars { lr, momentum: settings.momentum, weight_decay, eta };
                 occlude_torch_ext::lars(&params, &grads, momenta, step)?;
             }
@@ -115,7 +122,7 @@ impl Group {
                 occlude_torch_ext::sgd(&params, &grads, momenta, step)?;
             }
             [means, squares, steps] => {
-                let step = AdamW { lr, betas: (settings.momentum, BETA2), weight_decay, eps: 1e-8 };
+                let step = AdamW { lr, betas: (settings.momentum, settings.beta2), weight_decay, eps: 1e-8 };
                 occlude_torch_ext::adamw(&params, &grads, Moments { means, squares, steps }, step)?;
             }
             _ => unreachable!("a rule has one or three kinds of state"),
@@ -129,6 +136,9 @@ mod tests {
     use super::*;
     use crate::config::{Config, Recipe};
     use tch::Device;
+
+    /// Of all recipes for small data.
+    const BETA2: f64 = 0.99;
 
     fn settings(rule: Rule) -> Settings {
         let base = Config::new(Recipe::MocoV2).optimizer;
@@ -208,6 +218,40 @@ mod tests {
             let (x, y) = (a.double_value(&[0]), b.double_value(&[0]));
             assert!((x.hypot(y) - expected).abs() < 1e-4 && (x / y - 0.75).abs() < 1e-4, "{x} {y}");
         }
+    }
+
+    /// The same gradients, 3 and 4 and a tensor of (6, 8), each by itself.
+    #[test]
+    fn clipping_each_tensor_leaves_the_short_ones() {
+        let _alone = crate::rng::alone();
+        let gradients: [&[f32]; 3] = [&[3.0], &[4.0], &[6.0, 8.0]];
+        let params = gradients.map(|g| {
+            let g = Tensor::from_slice(g);
+            let p = g.zeros_like().set_requires_grad(true);
+            (&p * g).sum(Kind::Float).backward();
+            p
+        });
+        let settings =
+            Settings { clip: Some(3.5), clip_by: ClipBy::Tensor, weight_decay: 0.0, ..settings(Rule::Sgd) };
+        let named = ["a", "b", "c"].iter().zip(&params).map(|(name, p)| Named::new(*name, p)).collect();
+        Optimizer::new(named, &settings).step(1.0).expect("a step");
+        for (p, expected) in params.iter().zip([&[3.0][..], &[3.5], &[2.1, 2.8]]) {
+            for (i, e) in (0..).zip(expected) {
+                assert!((p.double_value(&[i]) + e).abs() < 1e-5, "{p:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_may_have_a_decay_of_its_own() {
+        let _alone = crate::rng::alone();
+        let [a, b] = [[2, 2].as_slice(), [2].as_slice()]
+            .map(|shape| Tensor::ones(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true));
+        let named = vec![Named::new("a", &a), Named::new("b", &b)];
+        let mut optimizer = Optimizer::new(named, &settings(Rule::Adamw));
+        ((&a * 0.0).sum(Kind::Float) + (&b * 0.0).sum(Kind::Float)).backward();
+        optimizer.step_with(0.5, 0.4).expect("a step");
+        assert!((a.double_value(&[1, 1]) - 0.8).abs() < 1e-6 && b.double_value(&[1]) == 1.0);
     }
 
     /// Algorithm 2 of arXiv 1711.05101.

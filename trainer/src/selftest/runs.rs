@@ -81,12 +81,20 @@ fn tiny(recipe: Recipe) -> Config {
     let mut c = Config::new(recipe);
     c.arch = "resnet18".into();
     (c.image_size, c.batch_size) = (32, 16);
-    *c.method.bn_splits_mut() = 2;
+    if let Some(splits) = c.method.bn_splits_mut() {
+        *splits = 2;
+    }
     if let Some(m) = c.method.moco_mut() {
         m.queue = m.queue.min(64);
     }
     if let Some(b) = c.method.byol_mut() {
         (b.head.hidden, b.predictor) = (Some(64), 64);
+    }
+    if let Some(d) = c.method.dino_mut() {
+        // which pictures drop a block is drawn on the device
+        (d.head.hidden, d.prototypes, d.drop_path) = (Some(64), 64, 0.0);
+        c.arch = "vit_64x2x2_patch8_32".into();
+        c.views.truncate(2);
     }
     if let Some(m) = &mut c.masking {
         m.stage = 4;

@@ -11,7 +11,7 @@ from runner import HOME, Failed, Skipped, cores, read
 
 # all that the trainer has, and which of them keep keys in a queue
 RECIPES = ["moco-v2", "saliency-moco", "saliency-moco-small", "mscn-moco", "simclr", "saliency-simclr", "mixmask", "unmix", "unmix+mixmask",
-           "byol", "byol-small", "lewel-b-eman", "lewel-b", "lewel-m", "lewel-small"]
+           "byol", "byol-small", "lewel-b-eman", "lewel-b", "lewel-m", "lewel-small", "dino", "ibot", "ibot-attmask", "ibot-small"]
 QUEUED = {"moco-v2", "saliency-moco", "mscn-moco", "mixmask", "unmix", "unmix+mixmask", "lewel-m"}
 FULL = {"arch": "resnet50", "size": 224, "batch": 256, "steps": 60, "warm": 20, "queue": 65536, "matmul": 8192, "copy_mib": 2048}
 TINY = {"arch": "resnet18", "size": 32, "batch": 16, "steps": 4, "warm": 2, "queue": 256, "matmul": 256, "copy_mib": 8}
@@ -68,9 +68,13 @@ def methods(run):
     figures, bad = {}, []
     for recipe in RECIPES:
         out = fresh(run, f"methods/{recipe}")
-        words = [*run.tool("occlude-train"), "pretrain", data, "--recipe", recipe, "--arch", "resnet18", "--image-size", "32",
-                 "--batch-size", "16", "--epochs", "1", "--warmup-epochs", "0", "--bn-splits", "1", "--device", run.device, "--out", out,
-                 "--log-every", "1", "--on-collapse", "warn", "--precision", precision(run)]
+        words = [*run.tool("occlude-train"), "pretrain", data, "--recipe", recipe, "--image-size", "32", "--batch-size", "16", "--epochs", "1",
+                 "--warmup-epochs", "0", "--device", run.device, "--out", out, "--log-every", "1", "--on-collapse", "warn",
+                 "--precision", precision(run)]
+        if recipe.startswith(("dino", "ibot")):
+            words += ["--arch", "vit_tiny_patch8_32", "--views", "1,1,2x16:0.05-0.4"]
+        else:
+            words += ["--arch", "resnet18", "--bn-splits", "1"]
         if recipe in QUEUED:
             words += ["--queue", "64"]
         if recipe.startswith("saliency") or recipe == "mscn-moco":
