@@ -72,6 +72,7 @@ fn missing_files_are_named() {
     );
     refused("occlude-train", "localise @/gone.safetensors @/good --masks @/nowhere", FAILED, "nowhere");
     refused("occlude-export", "onnx @/gone.safetensors @/out.onnx", FAILED, "gone.safetensors");
+    refused("occlude-export", "hub @/gone.safetensors @/hub", FAILED, "gone.safetensors");
     refused("occlude-export", "verify @/gone.onnx @/gone.safetensors @/good", FAILED, "gone.");
     refused("occlude-export", "inspect @/gone.safetensors", FAILED, "gone.safetensors");
     refused("occlude-detectron", "convert @/gone.safetensors @/out.pkl", FAILED, "gone.safetensors");

@@ -37,6 +37,10 @@ fn tool(name: &str, line: &str) -> run::Said {
     run::words(name, &line.replace("@/", &format!("{}/", place().display())))
 }
 
+fn numbers(row: &Value) -> Vec<f64> {
+    row["embedding"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect()
+}
+
 #[test]
 fn what_is_written_is_read_as_the_same_network() {
     let of = |file: &str| tool("occlude-export", &format!("inspect @/{file} --json")).ok().json();
@@ -75,13 +79,29 @@ fn evaluations_take_it() {
     let rows = tool("occlude-train", "embed @/vit.safetensors @/val --device cpu").ok().json_lines();
     assert!(rows.len() == 6 && rows[0]["embedding"].as_array().is_some_and(|e| e.len() == 16), "{rows:?}");
     let again = tool("occlude-train", "embed @/vit.safetensors @/val --device cpu").ok().json_lines();
-    let numbers = |row: &Value| -> Vec<f64> {
-        row["embedding"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect()
-    };
     assert!(cosine(&numbers(&rows[0]), &numbers(&again[0])) >= tolerance::RESUMED_COSINE);
     let knn =
         tool("occlude-train", "knn @/vit.safetensors @/train @/val --k 1 --json --device cpu").ok().json();
     assert_eq!(knn["classes"], 3);
+}
+
+/// The weights for transformers, which have another shape, and the models beside them are the same network.
+#[test]
+fn a_folder_for_hubs_gives_the_same_embeddings() {
+    tool("occlude-export", "hub @/vit.safetensors @/hub --licence MIT").ok();
+    let rows =
+        |file: &str| tool("occlude-train", &format!("embed @/{file} @/val --device cpu")).ok().json_lines();
+    let (first, again) = (rows("vit.safetensors"), rows("hub/model.safetensors"));
+    assert_eq!((first.len(), again.len()), (6, 6));
+    for (row, again) in first.iter().zip(&again) {
+        assert!(cosine(&numbers(row), &numbers(again)) >= tolerance::RESUMED_COSINE, "{row} {again}");
+    }
+    for model in ["model", "model_fp16"] {
+        let said = tool("occlude-export", &format!("verify @/hub/onnx/{model}.onnx @/vit.safetensors @/val"));
+        assert_eq!(said.code, 0, "{model}: {}", said.stderr);
+    }
+    let twice = tool("occlude-export", "hub @/vit.safetensors @/hub");
+    assert!(twice.code == 1 && twice.stderr.contains("--force"), "{}", twice.stderr);
 }
 
 #[test]
