@@ -4,6 +4,8 @@ use occlude_encoder::{Arch, ResNet, Vit};
 use occlude_preprocess::{Interpolation, Preprocess};
 use serde_json::{Map, Value, json};
 
+use super::weights;
+
 /// Networks of timm with other numbers than their names say are one of these: ungated, gated.
 const BASES: [&str; 2] = ["vit_small_patch16_224", "vit_giant_patch14_dinov2"];
 
@@ -164,7 +166,7 @@ fn arguments(vit: Vit, contract: &Preprocess) -> Map<String, Value> {
         ("mlp_ratio", json!(ratio)),
         ("init_values", json!(vit.layer_scale.then_some(1e-5))),
         ("reg_tokens", json!(vit.registers)),
-        ("no_embed_class", json!(!vit.class_position)),
+        ("no_embed_class", json!(!weights::has_class_position(vit))),
         ("global_pool", json!("token")),
     ];
     all.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

@@ -57,6 +57,7 @@ fn both_layouts_are_read_back_as_the_same_network() {
         ("vit_32x2x4_patch8_32", 32, true),
         ("vit_32x2x4_patch8_eps12_32", 40, false),
         ("vit_32x2x4_patch8_reg2_ls_patchpos_32", 48, true),
+        ("vit_32x2x4_patch8_reg2_ls_32", 48, true),
         ("vit_32x2x4_patch8_ls_swiglu_32", 32, true),
         ("resnet18", 32, true),
         ("resnet50", 32, true),
@@ -72,11 +73,13 @@ fn both_layouts_are_read_back_as_the_same_network() {
         for file in ["model.safetensors", "timm/model.safetensors"].iter().take(1 + usize::from(timm)) {
             let checkpoint = Checkpoint::open(folder.path().join(file)).expect("opens");
             // timm's configuration has the heads where only timm looks
-            let arch = encoder
-                .arch
-                .vit()
-                .filter(|_| file.starts_with("timm"))
-                .map(|vit| Arch::Vit(Vit { grid: crop as usize / vit.patch, ..vit }));
+            let arch = encoder.arch.vit().filter(|_| file.starts_with("timm")).map(|vit| {
+                Arch::Vit(Vit {
+                    grid: crop as usize / vit.patch,
+                    class_position: weights::has_class_position(vit),
+                    ..vit
+                })
+            });
             let read = load_encoder(&checkpoint, &LoadOptions { arch, ..LoadOptions::default() });
             let read = read.unwrap_or_else(|e| panic!("{name}: {e}"));
             assert!(

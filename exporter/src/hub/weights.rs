@@ -1,5 +1,7 @@
 //! The weights under the names, and in the shapes, of the project that reads them.
 
+use std::borrow::Cow;
+
 use occlude_checkpoint::{Dtype, Encoder, TensorOut};
 use occlude_encoder::{Vit, transformers::from_ours};
 use occlude_preprocess::Preprocess;
@@ -8,6 +10,8 @@ use crate::{Error, positions};
 
 /// The name of positions, in timm and here.
 const POSITIONS: &str = "pos_embed";
+/// The name of the class token.
+const CLASS: &str = "cls_token";
 
 /// The state dict of transformers' model.
 pub(super) fn transformers<'e>(
@@ -33,12 +37,23 @@ pub(super) fn transformers<'e>(
     Ok(all)
 }
 
+/// Whether timm's network has a position of the class token: beside registers it then has one of each of them, too, so
+/// that such a position becomes a part of the token.
+pub(super) fn has_class_position(vit: Vit) -> bool {
+    vit.class_position && vit.registers == 0
+}
+
 /// The state dict of timm's model: ours, with positions for the pictures that the model will see.
 pub(super) fn timm<'e>(encoder: &'e Encoder<'_>, contract: &Preprocess) -> Result<Vec<TensorOut<'e>>, Error> {
     let mut all = encoder.tensors_out("")?;
     if let Some(vit) = encoder.arch.vit() {
-        for tensor in all.iter_mut().filter(|tensor| tensor.name == POSITIONS) {
-            *tensor = resized(encoder, vit, contract, vit.class_position)?;
+        let apart = vit.class_position && !has_class_position(vit);
+        for tensor in &mut all {
+            match tensor.name.as_str() {
+                POSITIONS => *tensor = resized(encoder, vit, contract, has_class_position(vit))?,
+                CLASS if apart => *tensor = placed(encoder, vit)?,
+                _ => {}
+            }
         }
     }
     Ok(all)
@@ -64,17 +79,31 @@ fn floats(name: impl Into<String>, shape: Vec<usize>, values: &[f32]) -> TensorO
     TensorOut { name: name.into(), dtype: Dtype::F32, shape, data: data.into() }
 }
 
-/// Positions for the contract's pictures; with one of zeros before them where the class token has none and is to have one.
+fn learnt<'e>(encoder: &'e Encoder<'_>, name: &str) -> Result<Cow<'e, [f32]>, Error> {
+    encoder.f32(name).ok_or_else(|| Error::MissingWeight { name: name.to_owned() })
+}
+
+/// The class token at its position.
+fn placed(encoder: &Encoder<'_>, vit: Vit) -> Result<TensorOut<'static>, Error> {
+    let (token, positions) = (learnt(encoder, CLASS)?, learnt(encoder, POSITIONS)?);
+    let sum: Vec<f32> = token.iter().zip(positions.iter()).map(|(a, b)| a + b).collect();
+    Ok(floats(CLASS, vec![1, 1, vit.width], &sum))
+}
+
+/// Positions for the contract's pictures, that of the class token before them if there is to be one: zeros where it has
+/// none.
 fn resized(
     encoder: &Encoder<'_>,
     vit: Vit,
     contract: &Preprocess,
     class: bool,
 ) -> Result<TensorOut<'static>, Error> {
-    let learnt = encoder.f32(POSITIONS).ok_or_else(|| Error::MissingWeight { name: POSITIONS.to_owned() })?;
-    let mut values = positions::resized(vit, &learnt, contract.crop as usize / vit.patch);
-    if class && !vit.class_position {
-        values = [vec![0.0; vit.width], values].concat();
+    let mut values =
+        positions::resized(vit, &learnt(encoder, POSITIONS)?, contract.crop as usize / vit.patch);
+    match (class, vit.class_position) {
+        (true, false) => values = [vec![0.0; vit.width], values].concat(),
+        (false, true) => values = values.split_off(vit.width.min(values.len())),
+        (true, true) | (false, false) => {}
     }
     Ok(floats(POSITIONS, vec![1, values.len() / vit.width, vit.width], &values))
 }
