@@ -1,40 +1,34 @@
-//! The demo images: scenes of Noto Emoji (Apache-2.0) from the npm package `emoji-datasource-google`, one folder per
-//! emoji.
+//! The demo images: Noto Emoji at 64 px (Apache-2.0) from the npm package `emoji-datasource-google`, laid out
+//! as one folder per category.
 
 use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::scene::{Random, Rgba, SIDE, draw};
 use crate::{paths, sh};
 
 /// The package: name and version.
 const PACKAGE: &str = "emoji-datasource-google@16.0.0";
 /// Where its 64 px images lie.
 const IMAGES: &str = "package/img/google/64/";
-/// Names and categories.
+/// One folder per category, from the package's own table.
 const TABLE: &str = "package/emoji.json";
-/// Categories of pictures of things: faces, people, flags and signs differ in details that nobody sees in a scene.
-const THINGS: [&str; 5] = ["Activities", "Animals & Nature", "Food & Drink", "Objects", "Travel & Places"];
-/// Emoji that scenes are made of.
-const CLASSES: usize = 100;
-/// Scenes of each, to train on and to ask about.
-const SCENES: [(&str, usize); 2] = [("train", 16), ("val", 4)];
+/// Skin-tone swatches: parts of other images, no pictures of anything.
+const LEFT_OUT: &str = "Component";
 
-/// The scenes below `.deps/`; fetched and drawn once.
+/// The tree of category folders below `.deps/`; fetched and laid out once.
 pub(super) fn tree() -> Result<PathBuf> {
-    let tree = paths::deps().join("emoji-scenes");
+    let tree = paths::deps().join("emoji");
     if tree.is_dir() {
         return Ok(tree);
     }
     let archive = fetch()?;
-    let partial = paths::deps().join("emoji-scenes.partial");
+    let partial = paths::deps().join("emoji.partial");
     if partial.exists() {
         fs::remove_dir_all(&partial)?;
     }
@@ -47,16 +41,6 @@ pub(super) fn tree() -> Result<PathBuf> {
     fs::rename(&partial, &tree)?;
     fs::remove_file(&archive)?;
     Ok(tree)
-}
-
-/// What they are, for the result page.
-pub(super) fn about() -> String {
-    let [(_, train), (_, val)] = SCENES;
-    format!(
-        "{CLASSES} things, each drawn {train} times to train on and {val} times to ask about: elsewhere, of another size, at \
-         another angle and on another ground. Made on this machine of Noto Emoji (Apache-2.0), npm package \
-         `emoji-datasource-google`."
-    )
 }
 
 /// `npm pack` into `.deps/`; returns the archive.
@@ -99,41 +83,21 @@ fn unpack(archive: &Path) -> Result<Package> {
     Ok(package)
 }
 
-/// The rows of the table that scenes are made of: (name, image), well mixed and the same on every machine.
-fn chosen(package: &Package) -> Result<Vec<(String, &[u8])>> {
-    let mut chosen = Vec::new();
+/// Writes `category/name.png` on white for every emoji that has an image; returns how many there are. Skin-tone
+/// variants are not rows of the table but belong to one, so that walking the rows leaves them out.
+fn lay_out(package: &Package, into: &Path) -> Result<usize> {
+    let mut written = 0;
     for row in package.table.as_array().context("`emoji.json` is not a list")? {
         let text = |key: &str| row.get(key).and_then(Value::as_str);
         let (Some(category), Some(name)) = (text("category"), text("image")) else { continue };
-        let Some(bytes) = package.images.get(name).filter(|_| THINGS.contains(&category)) else { continue };
-        chosen.push((text("short_name").map_or_else(|| name.to_owned(), slug), bytes.as_slice()));
+        let Some(bytes) = package.images.get(name).filter(|_| category != LEFT_OUT) else { continue };
+        let folder = into.join(slug(category));
+        fs::create_dir_all(&folder)?;
+        let file = text("short_name").map_or_else(|| name.to_owned(), |short| format!("{}.png", slug(short)));
+        on_white(bytes, &folder.join(file)).with_context(|| format!("could not convert `{name}`"))?;
+        written += 1;
     }
-    chosen.sort_by_cached_key(|(name, _)| digest(name));
-    chosen.truncate(CLASSES);
-    Ok(chosen)
-}
-
-fn digest(name: &str) -> [u8; 32] {
-    Sha256::digest(name.as_bytes()).into()
-}
-
-/// Writes `train/name/00.png` and so on, and `val/name/00.png` with other scenes of the same emoji; returns how many
-/// emoji there are.
-fn lay_out(package: &Package, into: &Path) -> Result<usize> {
-    let chosen = chosen(package)?;
-    for (name, bytes) in &chosen {
-        let emoji = decode(bytes).with_context(|| format!("could not read the image of `{name}`"))?;
-        let [a, b, c, d, e, f, g, h, ..] = digest(name);
-        let mut random = Random::new(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
-        for (half, scenes) in SCENES {
-            let folder = into.join(half).join(name);
-            fs::create_dir_all(&folder)?;
-            for i in 0..scenes {
-                write(&folder.join(format!("{i:02}.png")), &draw(&emoji, &mut random))?;
-            }
-        }
-    }
-    Ok(chosen.len())
+    Ok(written)
 }
 
 /// `Animals & Nature` -> `animals-nature`: safe as a file name; a sign that stands alone (`+1`) is kept by its
@@ -152,31 +116,31 @@ fn slug(text: &str) -> String {
     slug.trim_end_matches('-').to_owned()
 }
 
-/// Decodes a PNG with transparency.
-fn decode(bytes: &[u8]) -> Result<Rgba> {
+/// Decodes a PNG, composites it on white and writes it as RGB.
+fn on_white(bytes: &[u8], path: &Path) -> Result<()> {
     let mut decoder = png::Decoder::new(std::io::Cursor::new(bytes));
     decoder.set_transformations(png::Transformations::normalize_to_color8() | png::Transformations::ALPHA);
     let mut reader = decoder.read_info()?;
     let mut data = vec![0; reader.output_buffer_size().context("the image is too large")?];
     let info = reader.next_frame(&mut data)?;
-    data.truncate(info.buffer_size());
-    let data = match info.color_type {
+    let pixels = data.get(..info.buffer_size()).unwrap_or_default();
+    let blend = |value: u8, alpha: u8| {
+        let (value, alpha) = (u32::from(value), u32::from(alpha));
+        ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+    };
+    let rgb: Vec<u8> = match info.color_type {
         png::ColorType::GrayscaleAlpha => {
-            data.chunks_exact(2).flat_map(|p| [p[0], p[0], p[0], p[1]]).collect()
+            pixels.chunks_exact(2).flat_map(|p| [blend(p[0], p[1]); 3]).collect()
         }
-        png::ColorType::Rgba => data,
+        png::ColorType::Rgba => {
+            pixels.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]].map(|v| blend(v, p[3]))).collect()
+        }
         other => bail!("unexpected colour type {other:?}"),
     };
-    Ok(Rgba { width: info.width as usize, height: info.height as usize, data })
-}
-
-/// Writes a scene.
-fn write(path: &Path, pixels: &[u8]) -> Result<()> {
-    let side = SIDE as u32;
-    let mut encoder = png::Encoder::new(BufWriter::new(File::create(path)?), side, side);
+    let mut encoder = png::Encoder::new(BufWriter::new(File::create(path)?), info.width, info.height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    encoder.write_header()?.write_image_data(pixels)?;
+    encoder.write_header()?.write_image_data(&rgb)?;
     Ok(())
 }
 
@@ -194,30 +158,21 @@ mod tests {
     }
 
     #[test]
-    fn things_get_scenes_in_both_halves_and_the_rest_is_left_out() {
-        let into = tempfile::tempdir().unwrap();
+    fn emoji_are_laid_out_by_category_on_white_without_components() {
+        let into = std::env::temp_dir().join(format!("occlude-emoji-{}", std::process::id()));
         let table = serde_json::json!([
             {"category": "Animals & Nature", "image": "1.png", "short_name": "cat"},
             {"category": "Component", "image": "1.png", "short_name": "skin-tone-2"},
-            {"category": "Symbols", "image": "1.png", "short_name": "hash"},
-            {"category": "Objects", "image": "missing.png", "short_name": "sock"},
+            {"category": "Symbols", "image": "missing.png", "short_name": "hash"},
         ]);
         let package = Package { table, images: HashMap::from([("1.png".into(), pixel())]) };
-        assert_eq!(lay_out(&package, into.path()).unwrap(), 1);
-        let mut scenes = Vec::new();
-        for (half, count) in SCENES {
-            let folder = into.path().join(half);
-            assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-            let files: Vec<_> =
-                fs::read_dir(folder.join("cat")).unwrap().map(|f| f.unwrap().path()).collect();
-            assert_eq!(files.len(), count);
-            scenes.extend(files.iter().map(|file| fs::read(file).unwrap()));
-        }
-        scenes.sort_unstable();
-        scenes.dedup();
-        assert_eq!(scenes.len(), SCENES.iter().map(|(_, count)| count).sum::<usize>(), "no scene twice");
-        let reader = png::Decoder::new(std::io::Cursor::new(&scenes[0])).read_info().unwrap();
-        assert_eq!((reader.info().width as usize, reader.info().color_type), (SIDE, png::ColorType::Rgb));
+        assert_eq!(lay_out(&package, &into).unwrap(), 1);
+        let file = File::open(into.join("animals-nature/cat.png")).unwrap();
+        let mut reader = png::Decoder::new(std::io::BufReader::new(file)).read_info().unwrap();
+        let mut data = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut data).unwrap();
+        assert_eq!(data, [255, 127, 127]);
+        fs::remove_dir_all(into).unwrap();
     }
 
     #[test]

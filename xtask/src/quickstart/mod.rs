@@ -4,7 +4,6 @@ mod emoji;
 mod html;
 mod images;
 mod page;
-mod scene;
 mod serve;
 mod train;
 
@@ -139,7 +138,8 @@ fn images(args: &Args, run: &Run) -> Result<Images> {
         Some(data) => Images::of(data, &split),
         None => {
             let mut images = Images::of(&emoji::tree()?, &split)?;
-            images.origin = emoji::about();
+            images.origin =
+                "Noto Emoji at 64 px (Apache-2.0), npm package `emoji-datasource-google`".to_owned();
             Ok(images)
         }
     }
