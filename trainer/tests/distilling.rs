@@ -192,7 +192,7 @@ fn ibot_equals_pytorchs() {
     compare("ibot", config(Recipe::Ibot, |_| {}));
     let random = |c: &mut Config| {
         hides(c, |p| {
-            (p.choice, p.weight, p.ratio) = (PatchChoice::Random, 0.5, vec![[0.0, 0.0], [0.3, 0.6]])
+            (p.choice, p.weight, p.ratio) = (PatchChoice::Random, 0.5, vec![[0.0, 0.0], [0.3, 0.6]]);
         });
     };
     compare("ibot, random patches", config(Recipe::Ibot, random));
