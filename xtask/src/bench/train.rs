@@ -8,7 +8,8 @@ use super::{Better, Figure, number, peer};
 use crate::{paths, sh};
 
 /// What all sides have in common.
-const SETTINGS: &str = "--arch resnet18 --image-size 64 --batch-size 128 --epochs 2 --precision fp32 --device cpu";
+const SETTINGS: &str =
+    "--arch resnet18 --image-size 64 --batch-size 128 --epochs 2 --precision fp32 --device cpu";
 /// The same computation as the peer's: one normalisation group, its queue, its schedule.
 const MOCO: &str = "--lr 0.06 --momentum 0.99 --momentum-start 0.99 --queue 4096 --bn-splits 1";
 /// Likewise; the published rate is for a batch 32 times as large.
@@ -56,7 +57,11 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
 fn ours(images: &Path, out: &Path, recipe: &str, more: &[&str]) -> Result<f64> {
     let mut command = sh::command(paths::tool("occlude-train"));
     command.arg("pretrain").arg(images).arg("--out").arg(out).args(["--recipe", recipe]);
-    sh::capture(command.args(SETTINGS.split_whitespace()).args(more.iter().flat_map(|flags| flags.split_whitespace())))?;
+    sh::capture(
+        command
+            .args(SETTINGS.split_whitespace())
+            .args(more.iter().flat_map(|flags| flags.split_whitespace())),
+    )?;
     let metrics = std::fs::read_to_string(out.join("metrics.jsonl"))?;
     let rows = metrics.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let epoch = rows.rev().find(|row| row["kind"] == "epoch").context("no epoch in `metrics.jsonl`")?;
