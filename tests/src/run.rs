@@ -99,8 +99,8 @@ pub fn python(script: &str, arguments: &[&Path]) -> Value {
     serde_json::from_str(last).unwrap_or_else(|e| panic!("the script printed no JSON: {e}: {last}"))
 }
 
-/// An empty folder for one test process, kept after it for a look; `cargo xtask test` deletes it when a
-/// later process has passed, for which the number of this one lies beside it.
+/// An empty folder for one test process, kept after it for a look; `cargo xtask test` deletes it when the
+/// next process has begun, for which the number of this one lies beside it.
 pub fn scratch(name: &str) -> PathBuf {
     let target = paths::release();
     let base = if target.join("deps").is_dir() { target.join("tmp") } else { std::env::temp_dir() };

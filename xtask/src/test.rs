@@ -76,7 +76,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Deletes the scratch folders of test binaries that have ended: all of them together would be twice what the build takes.
-/// Each has a file beside it with the number of its process, since the next one may have begun already.
+/// Each has a file beside it with the number of its process, since the next one has begun already. After a failure cargo
+/// begins no other, so that what failed can be looked at.
 fn clear(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let owner = entry.path();
@@ -101,8 +102,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Reads the harness's output and hands it on as it comes; calls `passed` after each test binary that did.
-    fn of(output: impl Read, to: &mut impl Write, passed: &mut dyn FnMut()) -> Result<Self> {
+    /// Reads the harness's output and hands it on as it comes; calls `begins` as each test binary does.
+    fn of(output: impl Read, to: &mut impl Write, begins: &mut dyn FnMut()) -> Result<Self> {
         let mut seen = Self::default();
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
@@ -111,8 +112,8 @@ impl Seen {
             to.flush()?;
             let text = String::from_utf8_lossy(&line);
             seen.line(text.trim_end());
-            if text.starts_with("test result: ok") {
-                passed();
+            if text.starts_with("running ") {
+                begins();
             }
             line.clear();
         }
@@ -177,7 +178,7 @@ mod tests {
         let mut shown = Vec::new();
         let mut binaries = 0;
         let mut seen = Seen::of(OUTPUT.as_bytes(), &mut shown, &mut || binaries += 1).unwrap();
-        assert_eq!(binaries, 1, "the one that failed keeps its folders");
+        assert_eq!(binaries, 1);
         seen.written(written);
         (seen, shown)
     }
