@@ -68,13 +68,13 @@ def methods(run):
     figures, bad = {}, []
     for recipe in RECIPES:
         out = fresh(run, f"methods/{recipe}")
-        words = [*run.tool("occlude-train"), "pretrain", data, "--recipe", recipe, "--image-size", "32", "--batch-size", "16", "--epochs", "1",
+        words = [*run.tool("occlude-train"), "pretrain", data, "--recipe", recipe, "--batch-size", "16", "--epochs", "1",
                  "--warmup-epochs", "0", "--device", run.device, "--out", out, "--log-every", "1", "--on-collapse", "warn",
                  "--precision", precision(run)]
         if recipe.startswith(("dino", "ibot")):
-            words += ["--arch", "vit_tiny_patch8_32", "--views", "1,1,2x16:0.05-0.4"]
+            words += ["--arch", "vit_tiny_patch8_64", "--image-size", "64", "--views", "1,1,2x32:0.05-0.4"]
         else:
-            words += ["--arch", "resnet18", "--bn-splits", "1"]
+            words += ["--arch", "resnet18", "--image-size", "32", "--bn-splits", "1"]
         if recipe in QUEUED:
             words += ["--queue", "64"]
         if recipe.startswith("saliency") or recipe == "mscn-moco":
