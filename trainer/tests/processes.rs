@@ -101,14 +101,11 @@ fn a_signal_ends_a_run_whose_threads_wait_for_a_pipe() {
     std::thread::sleep(Duration::from_secs(2));
     if child.try_wait().expect("waited").is_none() {
         terminate(&child);
-        let (code, told) = end(child, BOUND);
-        assert_eq!(code, Some(128 + SIGTERM), "{told}");
-        assert!(told.contains("--resume"), "{told}");
-    } else {
-        // a loader that reads regular files only has found them gone
-        let (code, told) = end(child, BOUND);
-        assert!(code == Some(1) && told.contains("--resume"), "{code:?}: {told}");
     }
+    let (code, told) = end(child, BOUND);
+    // A loader that reads regular files only finds them gone, and the run may end of that before the signal arrives.
+    let gone = code == Some(1) && told.contains("it is a pipe");
+    assert!((gone || code == Some(128 + SIGTERM)) && told.contains("--resume"), "{code:?}: {told}");
     assert!(out.join("last").exists());
 }
 
