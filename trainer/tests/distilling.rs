@@ -1,10 +1,9 @@
 //! DINO, iBOT and AttMask against an independent PyTorch implementation (`distilling.py`), on the same weights, pictures and draws:
 //! the loss, every gradient, and what some epochs leave of student, teacher, mask token and centres, with every schedule.
 
-use std::path::Path;
-use std::process::Command;
+mod asked;
 
-use occlude_checkpoint::Checkpoint;
+use asked::{answer, reference};
 use occlude_train::config::{Config, Decay, PatchChoice, PatchPer, PatchScore, Patches, Recipe, Rule};
 use occlude_train::engine::Schedule;
 use occlude_train::mask::patches;
@@ -78,34 +77,6 @@ fn question(c: &mut Config) -> Value {
     })
 }
 
-fn saved(path: &Path, named: &[(String, Tensor)]) {
-    let all: Vec<_> = named.iter().map(|(name, t)| (name.as_str(), t.contiguous())).collect();
-    Tensor::write_safetensors(&all, path).expect("written");
-}
-
-/// The reference's answers.
-fn reference(folder: &Path, c: &mut Config, state: &[Named], batches: &[Vec<Tensor>]) -> Checkpoint {
-    let interpreter = std::env::var_os("OCCLUDE_PYTHON").unwrap_or_default();
-    assert!(Path::new(&interpreter).exists(), "no Python environment; hint: run `cargo xtask setup`");
-    let paths = ["question.json", "weights.safetensors", "batches.safetensors", "answers.safetensors"];
-    let paths = paths.map(|name| folder.join(name));
-    std::fs::write(&paths[0], question(c).to_string()).expect("written");
-    saved(&paths[1], &state.iter().map(|n| (n.name.clone(), n.tensor.detach())).collect::<Vec<_>>());
-    let views = batches.iter().enumerate().flat_map(|(i, views)| {
-        views.iter().enumerate().map(move |(v, x)| (format!("{i}.{v}"), x.shallow_clone()))
-    });
-    saved(&paths[2], &views.collect::<Vec<_>>());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/distilling.py");
-    let out = Command::new(interpreter).arg(script).args(&paths).output().expect("Python starts");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    Checkpoint::open(&paths[3]).expect("answers")
-}
-
-fn answer(file: &Checkpoint, name: &str) -> Tensor {
-    let found = file.tensor(name).unwrap_or_else(|| panic!("no `{name}`"));
-    Tensor::from_slice(&found.to_f32().expect("numbers"))
-}
-
 fn flat(x: &Tensor) -> Tensor {
     x.detach().reshape([-1]).to_kind(Kind::Double)
 }
@@ -142,7 +113,7 @@ fn compare(name: &str, mut config: Config) {
     let picture = |side| Tensor::randn([BATCH, 3, side, side], (Kind::Float, Device::Cpu));
     let batches: Vec<Vec<Tensor>> = (0..steps).map(|_| SIDES.map(picture).into()).collect();
     let folder = tempfile::tempdir().expect("a folder");
-    let theirs = reference(folder.path(), &mut config, &method.state(), &batches);
+    let theirs = reference("distilling.py", folder.path(), &question(&mut config), &method.state(), &batches);
     let mut optimizer = Optimizer::new(method.trainable(), &config.optimizer);
     let schedule = Schedule::new(&config.optimizer, PER_EPOCH as usize, EPOCHS);
     let mut worst = [0.0f64; 3];

@@ -2,13 +2,12 @@
 //! loss, every gradient, and what twenty steps leave of the network, of its moving average, of all running statistics and
 //! of queues.
 
-use std::path::Path;
-use std::process::Command;
+mod asked;
 
-use occlude_checkpoint::Checkpoint;
+use asked::{answer, reference};
 use occlude_train::config::{Config, Decay, Method as Settings, Recipe, Rule, TargetNorm};
 use occlude_train::method::{self, Step};
-use occlude_train::model::{Named, Optimizer};
+use occlude_train::model::Optimizer;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -75,34 +74,6 @@ fn question(c: &Config) -> Value {
     all
 }
 
-fn saved(path: &Path, named: &[(String, Tensor)]) {
-    let all: Vec<_> = named.iter().map(|(name, t)| (name.as_str(), t.contiguous())).collect();
-    Tensor::write_safetensors(&all, path).expect("written");
-}
-
-/// The reference's answers.
-fn reference(folder: &Path, c: &Config, state: &[Named], batches: &[[Tensor; 2]]) -> Checkpoint {
-    let interpreter = std::env::var_os("OCCLUDE_PYTHON").unwrap_or_default();
-    assert!(Path::new(&interpreter).exists(), "no Python environment; hint: run `cargo xtask setup`");
-    let paths = ["question.json", "weights.safetensors", "batches.safetensors", "answers.safetensors"];
-    let paths = paths.map(|name| folder.join(name));
-    std::fs::write(&paths[0], question(c).to_string()).expect("written");
-    saved(&paths[1], &state.iter().map(|n| (n.name.clone(), n.tensor.detach())).collect::<Vec<_>>());
-    let views = batches.iter().enumerate().flat_map(|(i, pair)| {
-        pair.iter().enumerate().map(move |(v, x)| (format!("{i}.{v}"), x.shallow_clone()))
-    });
-    saved(&paths[2], &views.collect::<Vec<_>>());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/following.py");
-    let out = Command::new(interpreter).arg(script).args(&paths).output().expect("Python starts");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    Checkpoint::open(&paths[3]).expect("answers")
-}
-
-fn answer(file: &Checkpoint, name: &str) -> Tensor {
-    let found = file.tensor(name).unwrap_or_else(|| panic!("no `{name}`"));
-    Tensor::from_slice(&found.to_f32().expect("numbers"))
-}
-
 /// Largest difference as a share of the largest number, or of [`WEIGHTS`] where that is larger.
 fn apart(ours: &Tensor, theirs: &Tensor) -> f64 {
     let (ours, theirs) = (ours.detach().reshape([-1]).to_kind(Kind::Double), theirs.to_kind(Kind::Double));
@@ -127,7 +98,7 @@ fn compare(recipe: Recipe) {
     let picture = || Tensor::randn([BATCH, 3, SIDE, SIDE], (Kind::Float, Device::Cpu));
     let batches: Vec<[Tensor; 2]> = (0..STEPS).map(|_| [picture(), picture()]).collect();
     let folder = tempfile::tempdir().expect("a folder");
-    let theirs = reference(folder.path(), &config, &method.state(), &batches);
+    let theirs = reference("following.py", folder.path(), &question(&config), &method.state(), &batches);
     let mut optimizer = Optimizer::new(method.trainable(), &config.optimizer);
     let mut worst = [0.0f64; 3];
     for (number, pair) in (0..STEPS).zip(batches) {

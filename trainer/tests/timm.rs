@@ -1,8 +1,11 @@
 //! Vision transformers against timm's and transformers', with the same weights and images: tokens, attention, every
 //! gradient, and what drop path leaves. `crates/encoder/golden/make.py` makes the files.
 
+mod close;
+
 use std::path::{Path, PathBuf};
 
+use close::{relative, tensor};
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
 use occlude_encoder::layout::Naming;
 use occlude_train::model::{Encoder, Mode};
@@ -19,17 +22,6 @@ fn golden(name: &str) -> PathBuf {
 
 fn open(name: &str) -> Checkpoint {
     Checkpoint::open(golden(name)).unwrap_or_else(|e| panic!("{e}"))
-}
-
-fn tensor(file: &Checkpoint, name: &str) -> Tensor {
-    let found = file.tensor(name).unwrap_or_else(|| panic!("no `{name}`"));
-    let shape: Vec<i64> = found.shape.iter().map(|&n| n as i64).collect();
-    Tensor::from_slice(&found.to_f32().expect("numbers")).view(shape.as_slice())
-}
-
-fn relative(ours: &Tensor, theirs: &Tensor) -> f64 {
-    let norm = |t: &Tensor| t.to_kind(Kind::Double).square().sum(Kind::Double).sqrt().double_value(&[]);
-    norm(&(ours.detach() - theirs)) / norm(theirs)
 }
 
 fn apart(ours: &Tensor, theirs: &Tensor) -> f64 {

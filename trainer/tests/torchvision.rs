@@ -1,9 +1,12 @@
 //! The encoder against torchvision's, with the same weights and images: features in both modes, every gradient,
 //! and the running statistics that training leaves.
 
+mod close;
+
 use std::path::Path;
 use std::process::Command;
 
+use close::{relative, tensor};
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
 use occlude_train::model::{Encoder, Mode, Statistics};
 use tch::{Device, Kind, Tensor};
@@ -26,17 +29,6 @@ fn run(script: &str, arch: &str, folder: &Path) -> (Checkpoint, Checkpoint) {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let open = |path| Checkpoint::open(path).expect("a checkpoint");
     (open(&weights), open(&answers))
-}
-
-fn tensor(file: &Checkpoint, name: &str) -> Tensor {
-    let found = file.tensor(name).unwrap_or_else(|| panic!("no `{name}`"));
-    let shape: Vec<i64> = found.shape.iter().map(|&n| n as i64).collect();
-    Tensor::from_slice(&found.to_f32().expect("numbers")).view(shape.as_slice())
-}
-
-fn relative(ours: &Tensor, theirs: &Tensor) -> f64 {
-    let norm = |t: &Tensor| t.to_kind(Kind::Double).square().sum(Kind::Double).sqrt().double_value(&[]);
-    norm(&(ours.detach() - theirs)) / norm(theirs)
 }
 
 fn compare(arch: &str) {
