@@ -6,7 +6,7 @@ use occlude_encoder::{Graph, Node, Op, Param, ParamKind};
 
 use super::builder::Builder;
 use super::fold::BatchNorm;
-use super::units::{Unit, units};
+use super::units::{Begin, Unit, units};
 use crate::Error;
 use crate::proto::{Attribute, Weights};
 
@@ -37,8 +37,8 @@ pub(super) fn float_unit(
 ) -> Result<String, Error> {
     let node = &graph.nodes[unit.node];
     let bn = unit.bn.map(|id| &graph.nodes[id]);
-    let mut value = match node.op {
-        Op::Conv { .. } => match bn {
+    let mut value = match unit.begin {
+        Begin::Conv => match bn {
             Some(bn) if fold => folded_conv(builder, node, bn, inputs[0])?,
             bn => {
                 let weight = builder.add_param(conv_weight(node))?;
@@ -46,27 +46,8 @@ pub(super) fn float_unit(
                 bn.map_or(Ok(x.clone()), |bn| batch_norm(builder, bn, &x))?
             }
         },
-        Op::MaxPool { .. } => builder.node("MaxPool", &node.name, inputs, attributes(node.op)),
-        Op::Add => builder.node("Add", &node.name, inputs, vec![]),
-        Op::Input
-        | Op::BatchNorm { .. }
-        | Op::Relu
-        | Op::GlobalAvgPool
-        | Op::Patches { .. }
-        | Op::ClassToken { .. }
-        | Op::Position { .. }
-        | Op::Registers { .. }
-        | Op::LayerNorm { .. }
-        | Op::Linear { .. }
-        | Op::Gelu
-        | Op::Gate
-        | Op::LayerScale { .. }
-        | Op::DropPath { .. }
-        | Op::Scores { .. }
-        | Op::Mix { .. }
-        | Op::First => {
-            unreachable!("no unit begins with `{}`", node.name)
-        }
+        Begin::MaxPool => builder.node("MaxPool", &node.name, inputs, attributes(node.op)),
+        Begin::Add => builder.node("Add", &node.name, inputs, vec![]),
     };
     if let Some(relu) = unit.relu {
         value = builder.node("Relu", &graph.nodes[relu].name, &[&value], vec![]);

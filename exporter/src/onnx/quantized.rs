@@ -7,12 +7,12 @@
 
 use std::collections::HashSet;
 
-use occlude_encoder::{Graph, Node, NodeId, Op, Param};
+use occlude_encoder::{Graph, Node, NodeId, Param};
 
 use super::body::{attributes, conv_weight, float_unit};
 use super::builder::Builder;
 use super::fold::BatchNorm;
-use super::units::{Unit, units};
+use super::units::{Begin, Unit, units};
 use crate::Error;
 use crate::calibrate::{Calibration, Range};
 use crate::proto::{Attribute, Weights};
@@ -111,34 +111,15 @@ impl<'a> Body<'_, 'a> {
             inputs.push(self.quantized(input)?);
         }
         let names: Vec<&str> = inputs.iter().map(|q| q.name.as_str()).collect();
-        let value = match node.op {
-            Op::Conv { .. } => self.conv(unit, node, &inputs[0])?,
-            Op::MaxPool { .. } => {
+        let value = match unit.begin {
+            Begin::Conv => self.conv(unit, node, &inputs[0])?,
+            Begin::MaxPool => {
                 let pooled = self.builder.node("MaxPool", &node.name, &names, attributes(node.op));
                 // The largest of some values needs no scale of its own.
                 self.values[unit.out].quantized = Some(self.requantize(&node.name, &pooled, &inputs[0]));
                 return Ok(());
             }
-            Op::Add => self.builder.node("Add", &node.name, &names, vec![]),
-            Op::Input
-            | Op::BatchNorm { .. }
-            | Op::Relu
-            | Op::GlobalAvgPool
-            | Op::Patches { .. }
-            | Op::ClassToken { .. }
-            | Op::Position { .. }
-            | Op::Registers { .. }
-            | Op::LayerNorm { .. }
-            | Op::Linear { .. }
-            | Op::Gelu
-            | Op::Gate
-            | Op::LayerScale { .. }
-            | Op::DropPath { .. }
-            | Op::Scores { .. }
-            | Op::Mix { .. }
-            | Op::First => {
-                unreachable!("no unit begins with `{}`", node.name)
-            }
+            Begin::Add => self.builder.node("Add", &node.name, &names, vec![]),
         };
         self.finish(unit, &value)
     }

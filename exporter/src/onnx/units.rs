@@ -2,11 +2,21 @@
 
 use occlude_encoder::{Graph, Node, NodeId, Op};
 
+/// What a unit begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begin {
+    Conv,
+    MaxPool,
+    Add,
+}
+
 /// A convolution, an addition or a pooling, and what follows it directly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unit {
     /// The operation itself.
     pub(super) node: NodeId,
+    /// Which one that is.
+    pub(super) begin: Begin,
     /// The batch normalisation behind a convolution.
     pub(super) bn: Option<NodeId>,
     /// The rectifier at the end.
@@ -19,9 +29,11 @@ pub(super) struct Unit {
 
 /// All units up to the last feature map, in an order in which they can be computed.
 pub(super) fn units(graph: &Graph) -> Vec<Unit> {
-    let starts = |node: &Node| match node.op {
-        Op::Conv { .. } | Op::Add | Op::MaxPool { .. } => true,
-        Op::Input | Op::BatchNorm { .. } | Op::Relu | Op::GlobalAvgPool => false,
+    let begin = |node: &Node| match node.op {
+        Op::Conv { .. } => Some(Begin::Conv),
+        Op::MaxPool { .. } => Some(Begin::MaxPool),
+        Op::Add => Some(Begin::Add),
+        Op::Input | Op::BatchNorm { .. } | Op::Relu | Op::GlobalAvgPool => None,
         // `vit` adds the nodes of transformers one by one
         Op::Patches { .. }
         | Op::ClassToken { .. }
@@ -35,17 +47,17 @@ pub(super) fn units(graph: &Graph) -> Vec<Unit> {
         | Op::DropPath { .. }
         | Op::Scores { .. }
         | Op::Mix { .. }
-        | Op::First => false,
+        | Op::First => None,
     };
     let nodes = graph.nodes.iter().enumerate().take(graph.features() + 1);
-    nodes.filter(|(_, node)| starts(node)).map(|(id, node)| unit(graph, id, node)).collect()
+    nodes.filter_map(|(id, node)| begin(node).map(|begin| unit(graph, id, node, begin))).collect()
 }
 
-fn unit(graph: &Graph, id: NodeId, node: &Node) -> Unit {
+fn unit(graph: &Graph, id: NodeId, node: &Node, begin: Begin) -> Unit {
     let bn = only_reader(graph, id).filter(|&r| matches!(graph.nodes[r].op, Op::BatchNorm { .. }));
     let last = bn.unwrap_or(id);
     let relu = only_reader(graph, last).filter(|&r| graph.nodes[r].op == Op::Relu);
-    Unit { node: id, bn, relu, inputs: node.inputs.clone(), out: relu.unwrap_or(last) }
+    Unit { node: id, begin, bn, relu, inputs: node.inputs.clone(), out: relu.unwrap_or(last) }
 }
 
 /// The node that reads `id`, if there is exactly one.
