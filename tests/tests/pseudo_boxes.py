@@ -1,8 +1,11 @@
 """What `occlude-detectron pseudo-boxes` has to find, by ONNX Runtime, Pillow and numpy alone.
 
 `MODEL FOLDER JSON`: prints, for every picture in the file, the objects that are expected of it and those that the file has,
-as `[x, y, width, height, area, score]`, largest first, and whether every mask is what it should be, pixel by pixel."""
+as `[x, y, width, height, area, score]`, largest first, and whether every mask is what it should be, pixel by pixel, also as
+pycocotools reads it."""
 
+import contextlib
+import io
 import json
 import pathlib
 import sys
@@ -10,6 +13,7 @@ import sys
 import numpy as np
 import onnxruntime
 from PIL import Image
+from pycocotools.coco import COCO
 
 
 def decoded(segmentation):
@@ -84,16 +88,19 @@ def main(model, folder, file):
     contract = json.loads(metadata["preprocess"])
     deviations = json.loads(metadata.get("saliency", '{"deviations": -0.6}'))["deviations"]
     data = json.loads(pathlib.Path(file).read_text())
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(file)
     order = lambda objects: sorted(objects, key=lambda o: [-o[0][4], *o[0][:4]])
     result = []
     for image in data["images"]:
         path = pathlib.Path(folder) / image["file_name"]
         want = order(expected(session, contract, deviations, path))
-        own = [a for a in data["annotations"] if a["image_id"] == image["id"]]
+        own = coco.loadAnns(coco.getAnnIds(imgIds=image["id"], catIds=coco.getCatIds(catNms=["object"])))
+        read = all((coco.annToMask(a) == decoded(a["segmentation"])).all() for a in own)
         got = order([([*a["bbox"], a["area"], a["score"]], decoded(a["segmentation"])) for a in own])
         same = len(want) == len(got) and all((a[1] == b[1]).all() for a, b in zip(want, got))
         result.append({"name": image["file_name"], "size": [image["width"], image["height"]] == list(Image.open(path).size),
-            "expected": [w[0] for w in want], "got": [g[0] for g in got], "masks": bool(same)})
+            "expected": [w[0] for w in want], "got": [g[0] for g in got], "masks": bool(same and read)})
     print(json.dumps(result))
 
 

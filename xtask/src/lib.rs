@@ -6,6 +6,7 @@ mod accuracy;
 mod bench;
 mod check;
 pub mod client;
+mod detector;
 mod doctor;
 mod gpu;
 pub mod paths;
@@ -42,6 +43,8 @@ enum Command {
     Bench(bench::Args),
     /// Every method with one budget, several seeds: kNN and linear probes in one table
     Accuracy(accuracy::Args),
+    /// A detector trained on boxes of saliency maps beside one on boxes in the middle, by Detectron2
+    Detector(detector::Args),
     /// The four programs as a Python wheel, for people without Rust
     Wheel(wheel::Args),
     /// Everything that a GPU machine with Python and torch needs to check, measure and train, in parts that travel
@@ -63,6 +66,7 @@ pub fn main() -> std::process::ExitCode {
         Command::Ci(args) => check::ci(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Accuracy(args) => accuracy::run(&args),
+        Command::Detector(args) => detector::run(&args),
         Command::Wheel(args) => wheel::run(&args),
         Command::GpuKit(args) => gpu::run(&args),
         Command::GpuReport(args) => gpu::report::run(&args),
