@@ -260,7 +260,7 @@ fn foreground_and_background_are_hidden_as_cells_are_masked() {
         let cells = crate::mask::cells(&foreground, &ratio, 1, crate::mask::Purpose::Positive, false);
         assert_eq!(float(&hidden.mask), cells, "{score:?}");
         assert_eq!(hidden.places.size()[0], 2 * PICTURES * 19, "round(0.3 * 64) of each view");
-        let places = Tensor::zeros([2 * PICTURES * 64], (Kind::Bool, Device::Cpu));
+        let mut places = Tensor::zeros([2 * PICTURES * 64], (Kind::Bool, Device::Cpu));
         let places = places.index_fill_(0, &hidden.places, 1).view([2 * PICTURES, 64]);
         assert_eq!(places, hidden.mask);
         // of the foreground as large a share as of all

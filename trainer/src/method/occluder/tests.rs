@@ -334,9 +334,9 @@ fn rules_of_features_read_patches() {
         let seen = plain();
         let mut map = maps(rule, &features, Pictures { pixels: &seen, std: [0.229, 0.224, 0.225] });
         if let Some(cells) = grid {
-            map = map.unsqueeze(1).adaptive_avg_pool2d([cells; 2]).squeeze_dim(1);
+            map = map.unsqueeze(1).adaptive_avg_pool2d([cells as i64; 2]).squeeze_dim(1);
         }
-        let side = grid.unwrap_or(8);
+        let side = grid.map_or(8, |cells| cells as i64);
         let foreground = view.foreground.as_ref().expect("found");
         assert_eq!(foreground.size(), [BATCH, side, side]);
         for i in 0..BATCH {
