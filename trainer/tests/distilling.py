@@ -163,7 +163,9 @@ class Method:
             if patches:
                 hidden = masks(patches, patches["drawn"][step], [seen for _, seen in taught], len(views[0]))
                 of_patches = [F.softmax((x[:, 1:] - centers[1]) / sharp, -1) for x in logits]
-        tokens = [self.student.tokens(v, m)[0] for v, m in zip(views, hidden + [None] * 9)]
+        # where nothing is hidden the mask token has no gradient, and does not decay
+        shown = hidden if any(m is not None and m.any() for m in hidden) else [None, None]
+        tokens = [self.student.tokens(v, m)[0] for v, m in zip(views, shown + [None] * 9)]
         learnt = [self.student.logits(x) for x in tokens]
         total, terms = 0, 0
         for i, target in enumerate(of_class):

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
 use occlude_dataset::{Dataset, Options};
@@ -159,6 +159,55 @@ pub(super) struct WeightArgs {
     /// Side of the network's input, pixels, for checkpoints that carry no preprocessing
     #[arg(long)]
     image_size: Option<u32>,
+    /// Preprocessing of checkpoints that do not say theirs: a file (a contract, a `preprocessor_config.json`, timm's
+    /// `config.json`), or the name of published weights: imagenet, dino, ibot, dinov2, mae, deit, augreg
+    #[arg(long, value_name = "FILE|NAME")]
+    contract: Option<String>,
+}
+
+/// How pictures become what a checkpoint's encoder sees.
+fn contract_of(checkpoint: &Checkpoint, args: &WeightArgs) -> Result<Preprocess> {
+    let path = checkpoint.path();
+    let stored = checkpoint.metadata().get(meta::PREPROCESS);
+    let stored =
+        stored.map(|json| Preprocess::from_json(json).with_context(|| format!("`{}`", path.display())));
+    let stored = stored.transpose()?;
+    let base = match (&args.contract, stored) {
+        (Some(asked), stored) => {
+            let contract = Preprocess::named_or_read(asked).with_context(|| {
+                format!("`--contract {asked}`; hint: a file, or one of {}", Preprocess::NAMES.join(", "))
+            })?;
+            if let Some(stored) = stored.filter(|stored| *stored != contract) {
+                tell!(
+                    "the contract differs from the one that the encoder was trained with: {} instead of {}",
+                    contract.to_json(),
+                    stored.to_json()
+                );
+            }
+            Some(contract)
+        }
+        (None, Some(stored)) => {
+            ensure!(
+                args.image_size.is_none(),
+                "`{}` says its own image size; hint: leave out `--image-size`",
+                path.display()
+            );
+            return Ok(stored);
+        }
+        (None, None) => Preprocess::beside(path)?,
+    };
+    match (base, args.image_size) {
+        (Some(contract), None) => Ok(contract),
+        (Some(contract), Some(size)) => Ok(resized(&contract, size)?),
+        (None, size) => {
+            let size = size.unwrap_or(224);
+            tell!(
+                "`{}` carries no preprocessing: assuming ImageNet's at {size} px; hint: `--contract`",
+                path.display()
+            );
+            Ok(Preprocess::imagenet(size))
+        }
+    }
 }
 
 /// The encoder of a checkpoint and the contract it comes with.
@@ -166,23 +215,9 @@ pub(super) fn open<'a>(
     checkpoint: &'a Checkpoint,
     args: &WeightArgs,
 ) -> Result<(occlude_checkpoint::Encoder<'a>, Preprocess)> {
-    let path = checkpoint.path();
     let options = LoadOptions { arch: args.arch, prefix: args.prefix.clone(), partial: false };
     let weights = load_encoder(checkpoint, &options)?;
-    let contract = match (checkpoint.metadata().get(meta::PREPROCESS), args.image_size) {
-        (Some(json), None) => Preprocess::from_json(json).with_context(|| format!("`{}`", path.display()))?,
-        (Some(_), Some(_)) => {
-            bail!("`{}` says its own image size; hint: leave out `--image-size`", path.display())
-        }
-        (None, size) => match Preprocess::beside(path)? {
-            Some(contract) => size.map_or(Ok(contract.clone()), |size| resized(&contract, size))?,
-            None => {
-                let size = size.unwrap_or(224);
-                tell!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
-                Preprocess::imagenet(size)
-            }
-        },
-    };
+    let contract = contract_of(checkpoint, args)?;
     if let Some(vit) = weights.arch.vit() {
         let side = contract.crop as usize;
         ensure!(

@@ -1,12 +1,13 @@
 //! Tests of the loop on a run of a few tiny pictures.
 
 mod changed;
+mod localised;
 mod paired;
 mod refreshed;
 
 use super::training::ROLLBACKS;
 use super::*;
-use crate::config::{Branch, Choice, PatchChoice, PatchScore, Recipe, Strategy};
+use crate::config::{Branch, Choice, PatchChoice, PatchScore, Recipe, Saliency, Strategy};
 use occlude_saliency::MapRule;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

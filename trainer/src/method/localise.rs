@@ -142,7 +142,7 @@ impl Frozen {
         let weights = load_encoder(&checkpoint, &LoadOptions::default())?;
         let contract = match checkpoint.metadata().get(meta::PREPROCESS) {
             Some(json) => Preprocess::from_json(json).with_context(|| format!("`{}`", path.display()))?,
-            None => Preprocess::imagenet(224),
+            None => Preprocess::beside(path)?.unwrap_or_else(|| Preprocess::imagenet(224)),
         };
         let channels = |f: &dyn Fn(usize) -> f32| {
             let values: Vec<f32> = (0..3).map(f).collect();
