@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
-use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
+use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
 use occlude_dataset::{Dataset, Options};
 use occlude_encoder::Arch;
 use occlude_preprocess::Preprocess;
 use serde_json::json;
 
 use super::Machine;
+use super::contract::contract_of;
 use crate::config::Invalid;
 use crate::device::Precision;
-use crate::eval::localise::resized;
 use crate::eval::{
     self, Extractor, FinetunePreset, LinearPreset, Lr, Outcome, Overrides, Protocol, Reading, Report, Scores,
     Splits, Subject, Views, Whitener,
@@ -165,51 +165,6 @@ pub(super) struct WeightArgs {
     contract: Option<String>,
 }
 
-/// How pictures become what a checkpoint's encoder sees.
-fn contract_of(checkpoint: &Checkpoint, args: &WeightArgs) -> Result<Preprocess> {
-    let path = checkpoint.path();
-    let stored = checkpoint.metadata().get(meta::PREPROCESS);
-    let stored =
-        stored.map(|json| Preprocess::from_json(json).with_context(|| format!("`{}`", path.display())));
-    let stored = stored.transpose()?;
-    let base = match (&args.contract, stored) {
-        (Some(asked), stored) => {
-            let contract = Preprocess::named_or_read(asked).with_context(|| {
-                format!("`--contract {asked}`; hint: a file, or one of {}", Preprocess::NAMES.join(", "))
-            })?;
-            if let Some(stored) = stored.filter(|stored| *stored != contract) {
-                tell!(
-                    "the contract differs from the one that the encoder was trained with: {} instead of {}",
-                    contract.to_json(),
-                    stored.to_json()
-                );
-            }
-            Some(contract)
-        }
-        (None, Some(stored)) => {
-            ensure!(
-                args.image_size.is_none(),
-                "`{}` says its own image size; hint: leave out `--image-size`",
-                path.display()
-            );
-            return Ok(stored);
-        }
-        (None, None) => Preprocess::beside(path)?,
-    };
-    match (base, args.image_size) {
-        (Some(contract), None) => Ok(contract),
-        (Some(contract), Some(size)) => Ok(resized(&contract, size)?),
-        (None, size) => {
-            let size = size.unwrap_or(224);
-            tell!(
-                "`{}` carries no preprocessing: assuming ImageNet's at {size} px; hint: `--contract`",
-                path.display()
-            );
-            Ok(Preprocess::imagenet(size))
-        }
-    }
-}
-
 /// The encoder of a checkpoint and the contract it comes with.
 pub(super) fn open<'a>(
     checkpoint: &'a Checkpoint,
@@ -217,7 +172,7 @@ pub(super) fn open<'a>(
 ) -> Result<(occlude_checkpoint::Encoder<'a>, Preprocess)> {
     let options = LoadOptions { arch: args.arch, prefix: args.prefix.clone(), partial: false };
     let weights = load_encoder(checkpoint, &options)?;
-    let contract = contract_of(checkpoint, args)?;
+    let contract = contract_of(checkpoint, args.contract.as_deref(), args.image_size)?;
     if let Some(vit) = weights.arch.vit() {
         let side = contract.crop as usize;
         ensure!(

@@ -1,5 +1,6 @@
 //! Flags and commands.
 
+mod contract;
 mod dataset;
 mod evaluate;
 mod knn;

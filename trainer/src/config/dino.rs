@@ -332,7 +332,7 @@ mod tests {
     fn what_cannot_work_is_refused_by_name() {
         type Change = fn(&mut Config, &mut Dino);
         let hidden = |d: &mut Dino, change: fn(&mut Patches)| d.patches.as_mut().map_or((), change);
-        let cases: [(Change, &str); 14] = [
+        let cases: [(Change, &str); 15] = [
             (|_, d| d.head.bn = true, "--head-bn"),
             (|_, d| d.prototypes = 1, "--prototypes 1"),
             (|_, d| d.temperature = 0.0, "--temperature"),
@@ -345,6 +345,7 @@ mod tests {
             (|_, d| d.patches.as_mut().expect("hidden").score.clear(), "--patch-score"),
             (|_, d| d.patches.as_mut().expect("hidden").ratio = vec![[0.5, 1.0]], "--patch-ratio"),
             (|_, d| d.patches.as_mut().expect("hidden").power = 0.0, "--patch-power"),
+            (|_, d| d.patches.as_mut().expect("hidden").probability = [0.0, 0.0], "--patch-probability 0 0"),
             (|c, _| c.views[2].size = Some(40), "40 px"),
             (|c, _| c.masking = Config::new(Recipe::SaliencyMoco).masking, "has no masks of pixels"),
         ];
@@ -365,5 +366,34 @@ mod tests {
         resnet.validate().expect("DINO on a ResNet is published, too");
         resnet.masking = Config::new(Recipe::SaliencyMocoSmall).masking;
         assert!(resnet.validate().expect_err("refused").0.contains("has no masks of pixels"));
+    }
+
+    #[test]
+    fn compared_patches_that_cannot_be_are_refused_by_name() {
+        type Change = fn(&mut Dino);
+        let cases: [(Change, &str); 6] = [
+            (|d| d.patches = None, "--recipe ibot-dense"),
+            (|d| d.dense.as_mut().expect("compared").weight = -1.0, "--dense-weight -1"),
+            (|d| d.dense.as_mut().expect("compared").temperature = 0.0, "--dense-temperature 0"),
+            (|d| d.dense.as_mut().expect("compared").positives = 0, "--dense-positives 0"),
+            (|d| d.dense.as_mut().expect("compared").negatives = 0, "--dense-negatives 0"),
+            (|d| d.dense.as_mut().expect("compared").negatives = 194, "a large view has 196 patches"),
+        ];
+        for (change, part) in cases {
+            let mut c = Config::new(Recipe::IbotDense);
+            change(c.method.dino_mut().expect("DINO"));
+            let message = c.validate().expect_err("refused").0;
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    /// Configurations of earlier versions have none of the fields that came later.
+    #[test]
+    fn what_an_old_configuration_does_not_say_is_as_it_was() {
+        let recent = dino(Recipe::Ibot);
+        let mut json = serde_json::to_value(&recent).expect("JSON");
+        assert!(json.get("dense").is_none());
+        assert!(json["patches"].as_object_mut().expect("an object").remove("probability").is_some());
+        assert_eq!(serde_json::from_value::<Dino>(json).expect("readable"), recent);
     }
 }
