@@ -115,11 +115,74 @@ fn what_does_not_go_is_refused_with_what_does() {
     let stage = tool("occlude-export", "onnx @/vit.safetensors @/x.onnx --saliency-stage 3");
     assert!(stage.code == 1 && stage.stderr.contains("--saliency-tap"), "{}", stage.stderr);
     assert!(!Path::new(&at("x.onnx")).exists());
-    let masks = tool(
-        "occlude-train",
-        "pretrain @/train --out @/run --recipe saliency-moco --arch vit_tiny_patch16_224",
+    let masked = "pretrain @/train --out @/run --recipe saliency-moco --arch vit_tiny_patch16_224";
+    for (flags, part) in [
+        ("--saliency-stage 4", "hint: `--saliency-block`"),
+        ("--saliency-block 12", "has the blocks 0 to 11"),
+        ("--bn-refresh 5", "hint: leave it out"),
+    ] {
+        let said = tool("occlude-train", &format!("{masked} {flags}"));
+        assert!(said.code == 2 && said.stderr.contains(part), "{}", said.stderr);
+    }
+    assert!(!Path::new(&at("run")).exists());
+}
+
+/// Preprocessing of a file that does not say it, by name and by file, and what is neither.
+#[test]
+fn evaluations_take_a_contract() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/encoder/golden/timm.safetensors");
+    std::fs::copy(golden, at("bare.safetensors")).expect("copied");
+    let contract =
+        tool("occlude-export", "inspect @/vit.safetensors --json").ok().json()["contract"].to_string();
+    std::fs::write(at("contract.json"), contract).expect("written");
+    let embed = |line: &str| tool("occlude-train", &format!("embed {line} @/val --device cpu"));
+    let rows = |line: &str| embed(line).ok().json_lines();
+    let first = rows("@/vit.safetensors");
+    let bare = format!("@/bare.safetensors --arch {ARCH} --contract");
+    for same in ["imagenet --image-size 32", "@/contract.json"] {
+        for (row, again) in first.iter().zip(&rows(&format!("{bare} {same}"))) {
+            assert_eq!(numbers(row), numbers(again), "{same}");
+        }
+    }
+    let other = rows(&format!("{bare} augreg --image-size 32"));
+    assert!(numbers(&first[0]) != numbers(&other[0]));
+    let wrong = embed(&format!("{bare} no-such-name"));
+    assert!(
+        wrong.code == 1 && wrong.stderr.contains("no-such-name") && wrong.stderr.contains("augreg"),
+        "{}",
+        wrong.stderr
     );
-    assert!(masks.code != 0 && masks.stderr.contains("--recipe moco-v2"), "{}", masks.stderr);
+    let told = embed("@/vit.safetensors --contract dinov2 --image-size 32");
+    assert!(told.code == 0 && told.stderr.contains("differs from the one"), "{}", told.stderr);
+    for task in ["knn", "linear --epochs 1 --lr 1", "finetune --epochs 1"] {
+        let (name, flags) = task.split_once(' ').unwrap_or((task, ""));
+        let line = |file: &str| format!("{name} {file} @/train @/val --json --device cpu {flags}");
+        let [ours, theirs] = ["@/vit.safetensors".to_owned(), format!("{bare} @/contract.json")]
+            .map(|file| tool("occlude-train", &line(&file)).ok().json());
+        assert_eq!(ours["results"], theirs["results"], "{name}");
+    }
+}
+
+/// Short runs with masks by its own attention and patches, of views and of patches.
+#[test]
+fn its_own_map_says_what_is_masked() {
+    let small = "--arch vit_32x2x2_patch8_32 --image-size 32 --batch-size 6 --epochs 1 --warmup-epochs 0 --device cpu --workers 1 \
+                 --precision fp32";
+    for (i, flags) in [
+        "--recipe saliency-moco --queue 12 --bn-splits 1 --choice background --mask-grid 2",
+        "--recipe saliency-simclr --saliency-rule object --saliency-block 0 --guidance other",
+        "--recipe byol --hidden 64 --predictor-hidden 64 --masks true --saliency-rule border --prior-until 0.5",
+        "--recipe ibot --hidden 64 --prototypes 64 --views 1,1,2x32 --patch-choice spread --patch-ratio 0.3-0.5",
+        "--recipe ibot --hidden 64 --prototypes 64 --views 1,1,2x32 --patch-choice background --patch-score object",
+        "--recipe ibot-dense --hidden 64 --prototypes 64 --views 1,1,2x32 --dense-weight 0.5",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        tool("occlude-train", &format!("pretrain @/train --out @/masked{i} {small} {flags}")).ok();
+        let lines = std::fs::read_to_string(at(&format!("masked{i}/metrics.jsonl"))).expect("metrics");
+        assert_eq!(lines.contains("dense_loss"), flags.contains("dense"), "{lines}");
+    }
 }
 
 /// A short run with contrast, and its checkpoint as a model.

@@ -1,5 +1,7 @@
-//! Losses: pure functions of embeddings. Here those that contrast, [`distillation`] has the others.
+//! Losses: pure functions of embeddings. Here those that contrast, [`distillation`] has those of prototypes, [`dense`] that of
+//! patches.
 
+pub mod dense;
 pub mod distillation;
 
 use tch::{Kind, Tensor};

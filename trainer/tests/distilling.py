@@ -1,5 +1,5 @@
 """DINO, iBOT and attention-guided masks in PyTorch, written from the papers (arXiv 2104.14294, 2111.07832, 2203.12719,
-2005.00928) for comparison.
+2005.00928) for comparison; with a dense contrastive loss of patches, written from its definition in docs/recipes.md.
 
 Usage: distilling.py QUESTION.json WEIGHTS.safetensors BATCHES.safetensors ANSWERS.safetensors
 
@@ -69,12 +69,14 @@ class Network:
             seen.append(attention)
         return self.norm(x, "encoder.norm"), seen
 
-    def logits(self, x):
+    def projected(self, x):
         x = F.gelu(self.linear(x, "head.mlp.0"))
-        x = self.linear(F.gelu(self.linear(x, "head.mlp.2")), "head.mlp.4")
+        return F.normalize(self.linear(F.gelu(self.linear(x, "head.mlp.2")), "head.mlp.4"), dim=-1)
+
+    def logits(self, x):
         v = self["head.last_layer.weight_v"]
         weight = self["head.last_layer.weight_g"] * v / v.norm(dim=1, keepdim=True)
-        return F.normalize(x, dim=-1) @ weight.t()
+        return self.projected(x) @ weight.t()
 
 
 def scores(kind, layer, power, seen):
@@ -96,6 +98,11 @@ def scores(kind, layer, power, seen):
     return rolled[:, 0, 1:]
 
 
+def ranked_by(asked, view, seen):
+    pick = lambda values: (values[min(view, len(values) - 1)] if values else None)
+    return scores(pick(asked["score"]), pick(asked["layer"]), asked["power"], seen)
+
+
 def masks(asked, drawn, seen, count):
     """Of both large views which patches are hidden, (B, T) each."""
     out, ranked = [], asked["choice"] in ("high", "low", "hint")
@@ -104,9 +111,7 @@ def masks(asked, drawn, seen, count):
         for i in range(count):
             places = torch.tensor(drawn[view * count + i], dtype=torch.long)
             if ranked and len(places):
-                pick = lambda values: (values[min(view, len(values) - 1)] if values else None)
-                of = [a[i : i + 1] for a in seen[view]]
-                s = scores(pick(asked["score"]), pick(asked["layer"]), asked["power"], of)[0]
+                s = ranked_by(asked, view, [a[i : i + 1] for a in seen[view]])[0]
                 places = torch.sort(s, descending=asked["choice"] != "low", stable=True).indices[places]
             mask[i, places] = True
         out.append(mask)
@@ -115,6 +120,22 @@ def masks(asked, drawn, seen, count):
 
 def cross_entropy(target, logits, temperature):
     return -(target * F.log_softmax(logits / temperature, -1)).sum(-1)
+
+
+def dense(asked, orders, student, teacher):
+    """Of the large views' patches: `orders` (B, T) best first, `student` and `teacher` (B, T, d) of length one."""
+    pick = lambda x, places: torch.gather(x, 1, places[:, :, None].expand(-1, -1, x.shape[-1]))
+    k, n = asked["positives"], asked["negatives"]
+    unlike = torch.cat([pick(x, order[:, -n:]) for x, order in zip(teacher, orders)], 1)
+    each = []
+    for own, other in ((0, 1), (1, 0)):
+        anchors, alike = pick(student[own], orders[own][:, :k]), pick(teacher[other], orders[other][:, :k])
+        for a in range(k):
+            for p in range(k):
+                of = lambda x: (anchors[:, a : a + 1] * x).sum(2) / asked["temperature"]
+                logits = torch.cat([of(alike[:, p : p + 1]), of(unlike)], 1)
+                each.append(F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long)))
+    return torch.stack(each).mean()
 
 
 class Method:
@@ -142,7 +163,10 @@ class Method:
             if patches:
                 hidden = masks(patches, patches["drawn"][step], [seen for _, seen in taught], len(views[0]))
                 of_patches = [F.softmax((x[:, 1:] - centers[1]) / sharp, -1) for x in logits]
-        learnt = [self.student.logits(self.student.tokens(v, m)[0]) for v, m in zip(views, hidden + [None] * 9)]
+        # where nothing is hidden the mask token has no gradient, and does not decay
+        shown = hidden if any(m is not None and m.any() for m in hidden) else [None, None]
+        tokens = [self.student.tokens(v, m)[0] for v, m in zip(views, shown + [None] * 9)]
+        learnt = [self.student.logits(x) for x in tokens]
         total, terms = 0, 0
         for i, target in enumerate(of_class):
             for j, x in enumerate(learnt):
@@ -153,6 +177,13 @@ class Method:
             for target, x, mask in zip(of_patches, learnt, hidden):
                 each = (cross_entropy(target, x[:, 1:], soft) * mask).sum(1) / mask.sum(1).clamp(min=1)
                 total = total + patches["weight"] * each.mean() / 2
+        if asked["dense"]:
+            with torch.no_grad():
+                scored = [ranked_by(patches, view, taught[view][1]) for view in (0, 1)]
+                orders = [torch.sort(s, descending=True, stable=True).indices for s in scored]
+                said = [self.teacher.projected(x[:, 1:]) for x, _ in taught]
+            own = [self.student.projected(x[:, 1:]) for x in tokens[:2]]
+            total = total + asked["dense"]["weight"] * dense(asked["dense"], orders, own, said)
         with torch.no_grad():
             m = asked["center_momentum"]
             both = torch.cat(logits)

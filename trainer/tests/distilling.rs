@@ -1,4 +1,4 @@
-//! DINO, iBOT and AttMask against an independent PyTorch implementation (`distilling.py`), on the same weights, pictures and draws:
+//! DINO, iBOT, AttMask and a dense contrastive loss against an independent PyTorch implementation (`distilling.py`), on the same weights, pictures and draws:
 //! the loss, every gradient, and what some epochs leave of student, teacher, mask token and centres, with every schedule.
 
 mod asked;
@@ -53,7 +53,7 @@ fn hides(c: &mut Config, change: impl FnOnce(&mut Patches)) {
 
 /// What was drawn for a step: of each large view of each picture the hidden places or ranks.
 fn drawn(c: &Config, p: &Patches, number: u64) -> Vec<Vec<usize>> {
-    patches::draw(p, [8, 8], BATCH as usize, &mut stream(c.seed, Domain::Mask, number, 0))
+    patches::draw(p, [8, 8], BATCH as usize, &mut stream(c.seed, Domain::Mask, number, 0)).places
 }
 
 /// What the reference has to know.
@@ -73,7 +73,7 @@ fn question(c: &mut Config) -> Value {
         "temperature": d.temperature, "teacher_temperature": d.teacher_temperature, "warmup": d.teacher_warmup_epochs,
         "center_momentum": d.center_momentum, "momentum": d.momentum_start, "frozen": d.frozen_epochs,
         "fixed": d.norm_last_layer, "lr": [o.lr, o.lr_end], "decay": [o.weight_decay, o.weight_decay_end], "clip": o.clip,
-        "patches": patches,
+        "patches": patches, "dense": serde_json::to_value(&d.dense).expect("JSON"),
     })
 }
 
@@ -185,5 +185,22 @@ fn attention_guided_masks_equal_pytorchs() {
             });
         };
         compare(&format!("{choice:?}, {scores:?}"), config(Recipe::IbotAttmask, guided));
+    }
+}
+
+/// Its patches are ranked by any score, and compared whether or not some of them are hidden.
+#[test]
+fn compared_patches_equal_pytorchs() {
+    compare("ibot-dense", config(Recipe::IbotDense, |_| {}));
+    for (score, layer, ratio) in [(PatchScore::RolloutAll, vec![], 0.4), (PatchScore::Log, vec![2, 1], 0.0)] {
+        let other = |c: &mut Config| {
+            hides(c, |p| {
+                (p.choice, p.score, p.layer, p.ratio) =
+                    (PatchChoice::Random, vec![score], layer.clone(), vec![[ratio, ratio]]);
+            });
+            let d = c.method.dino_mut().and_then(|d| d.dense.as_mut()).expect("compared");
+            (d.weight, d.temperature, d.positives, d.negatives) = (0.7, 0.1, 5, 11);
+        };
+        compare(&format!("ibot-dense, {score:?}"), config(Recipe::IbotDense, other));
     }
 }

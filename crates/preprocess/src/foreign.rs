@@ -60,6 +60,14 @@ impl Preprocess {
         Some(Self { resize, crop, interpolation, mean, std, high_pass: None })
     }
 
+    /// What a user asks for: [`Self::named`], or else [`Self::read`] of that file.
+    ///
+    /// # Errors
+    /// [`ContractFileError`].
+    pub fn named_or_read(asked: &str) -> Result<Self, ContractFileError> {
+        Self::named(asked).map_or_else(|| Self::read(Path::new(asked)), Ok)
+    }
+
     /// [`Self::from_foreign`] of a file.
     ///
     /// # Errors
@@ -242,7 +250,12 @@ mod tests {
         std::fs::write(&file, "{").expect("written");
         let error = Preprocess::beside(&weights).expect_err("no JSON").to_string();
         assert!(error.contains(PROCESSOR), "{error}");
-        assert!(Preprocess::read(&folder.path().join("x.json")).is_err());
+        let missing = folder.path().join("x.json").display().to_string();
+        assert!(Preprocess::named_or_read(&missing).expect_err("no file").to_string().contains("x.json"));
+        std::fs::write(&missing, dinov2().to_string()).expect("written");
+        for asked in ["dinov2", &missing] {
+            assert_eq!(Preprocess::named_or_read(asked).ok(), Preprocess::named("dinov2"));
+        }
     }
 
     #[test]

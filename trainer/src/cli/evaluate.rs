@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
-use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
+use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
 use occlude_dataset::{Dataset, Options};
 use occlude_encoder::Arch;
 use occlude_preprocess::Preprocess;
 use serde_json::json;
 
 use super::Machine;
+use super::contract::contract_of;
 use crate::config::Invalid;
 use crate::device::Precision;
-use crate::eval::localise::resized;
 use crate::eval::{
     self, Extractor, FinetunePreset, LinearPreset, Lr, Outcome, Overrides, Protocol, Reading, Report, Scores,
     Splits, Subject, Views, Whitener,
@@ -159,6 +159,10 @@ pub(super) struct WeightArgs {
     /// Side of the network's input, pixels, for checkpoints that carry no preprocessing
     #[arg(long)]
     image_size: Option<u32>,
+    /// Preprocessing of checkpoints that do not say theirs: a file (a contract, a `preprocessor_config.json`, timm's
+    /// `config.json`), or the name of published weights: imagenet, dino, ibot, dinov2, mae, deit, augreg
+    #[arg(long, value_name = "FILE|NAME")]
+    contract: Option<String>,
 }
 
 /// The encoder of a checkpoint and the contract it comes with.
@@ -166,23 +170,9 @@ pub(super) fn open<'a>(
     checkpoint: &'a Checkpoint,
     args: &WeightArgs,
 ) -> Result<(occlude_checkpoint::Encoder<'a>, Preprocess)> {
-    let path = checkpoint.path();
     let options = LoadOptions { arch: args.arch, prefix: args.prefix.clone(), partial: false };
     let weights = load_encoder(checkpoint, &options)?;
-    let contract = match (checkpoint.metadata().get(meta::PREPROCESS), args.image_size) {
-        (Some(json), None) => Preprocess::from_json(json).with_context(|| format!("`{}`", path.display()))?,
-        (Some(_), Some(_)) => {
-            bail!("`{}` says its own image size; hint: leave out `--image-size`", path.display())
-        }
-        (None, size) => match Preprocess::beside(path)? {
-            Some(contract) => size.map_or(Ok(contract.clone()), |size| resized(&contract, size))?,
-            None => {
-                let size = size.unwrap_or(224);
-                tell!("`{}` carries no preprocessing: assuming ImageNet's at {size} px", path.display());
-                Preprocess::imagenet(size)
-            }
-        },
-    };
+    let contract = contract_of(checkpoint, args.contract.as_deref(), args.image_size)?;
     if let Some(vit) = weights.arch.vit() {
         let side = contract.crop as usize;
         ensure!(

@@ -1,5 +1,6 @@
 //! Flags and commands.
 
+mod contract;
 mod dataset;
 mod evaluate;
 mod knn;
@@ -235,6 +236,10 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
+    if let (Some(batches @ 1..), Err(error)) = (args.bn_refresh, config.can_refresh()) {
+        tell!("error: `--bn-refresh {batches}`: {error}; hint: leave it out");
+        return Ok(ExitCode::from(2));
+    }
     config.warnings().iter().for_each(|warning| tell!("warning: {warning}"));
     if args.show_config {
         answer!("{}", serde_json::to_string_pretty(&config.resolved()?)?);
@@ -262,7 +267,9 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         cache_bytes: args.cache << 20,
         resume: args.resume.map(|path| path.unwrap_or_else(|| args.out.clone())),
         allow: Allow { changed_data: args.allow_changed_data, more_epochs: args.allow_more_epochs },
-        bn_refresh: args.bn_refresh.unwrap_or(if config.masks_queries() { engine::BATCHES } else { 0 }),
+        bn_refresh: args.bn_refresh.unwrap_or_else(|| {
+            if config.masks_queries() && config.can_refresh().is_ok() { engine::BATCHES } else { 0 }
+        }),
         stop_after: args.stop_after,
         out: args.out,
     };

@@ -244,8 +244,9 @@ impl Overrides {
                 augment.jitter = augment.jitter.map(|j| j * factor);
             }
         }
+        let arch = c.architecture()?;
         if let Some(m) = &mut c.masking {
-            self.masking.apply(m);
+            self.masking.apply(m, arch)?;
         }
         if let Some(Mixing { mask, .. }) = &mut c.mixing {
             set(&mut mask.pattern, self.mix_pattern);
@@ -390,6 +391,40 @@ mod tests {
         assert_eq!(share(&["--choice", "background", "--mask-share", "1"]).0, 1.0);
         assert_eq!(share(&["--mask-share", "0.25"]).0, 0.25);
         assert_eq!(share(&["--choice", "spread"]).0, 1.0);
+    }
+
+    /// Of a transformer the last block's attention localises, unless another rule is given, and stages are a ResNet's.
+    #[test]
+    fn what_localises_goes_with_the_network() {
+        let vit = ["--recipe", "saliency-moco", "--arch", "vit_tiny_patch16_224"];
+        let with = |flags: &[&str]| resolve(&[&vit[..], flags].concat());
+        let masking = |flags: &[&str]| with(flags).expect("valid").masking.expect("masked");
+        let usual = masking(&[]);
+        assert_eq!((usual.rule, usual.block), (MapRule::Attention, None));
+        let other = masking(&["--saliency-rule", "object", "--saliency-block", "8", "--mask-grid", "7"]);
+        assert_eq!((other.rule, other.block, other.grid), (MapRule::Object, Some(8), Some(7)));
+        let frozen =
+            masking(&["--saliency", "resnet.pth", "--saliency-stage", "4", "--saliency-rule", "border"]);
+        assert_eq!((frozen.rule, frozen.stage), (MapRule::Border, 4));
+        let byol = ["--recipe", "byol", "--masks", "true", "--arch", "vit_tiny_patch16_224"];
+        assert_eq!(resolve(&byol).expect("valid").masking.expect("masked").rule, MapRule::Attention);
+        let message = |flags: &[&str]| format!("{:#}", with(flags).expect_err("refused"));
+        for (flags, part) in [
+            (&["--saliency-stage", "4"][..], "no stages; hint: `--saliency-block`"),
+            (&["--saliency-block", "12"], "has the blocks 0 to 11"),
+            (&["--mask-grid", "1"], "--mask-grid 1"),
+            (&["--saliency-block", "3", "--saliency-stage", "4"], "cannot be used with"),
+        ] {
+            assert!(message(flags).contains(part), "{}", message(flags));
+        }
+        let resnet = |flags: &[&str]| {
+            let error = resolve(&[&["--recipe", "saliency-moco"][..], flags].concat()).expect_err("refused");
+            format!("{error:#}")
+        };
+        assert!(resnet(&["--saliency-block", "3"]).contains("hint: `--saliency-stage`"));
+        assert!(resnet(&["--saliency-rule", "attention"]).contains("only vision transformers"));
+        let frozen = ["--recipe", "saliency-moco", "--saliency", "vit.pth", "--saliency-rule", "attention"];
+        assert!(resolve(&frozen).is_ok(), "what the file holds is seen when it is opened");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Self-distillation: DINO, iBOT and AttMask.
 
 use occlude_encoder::Arch;
+use occlude_saliency::{Making, MapRule};
 use serde::{Deserialize, Serialize};
 
+use super::masking::background_biased;
 use super::{Head, Invalid, Momentum, check, positive, unit};
 
 /// DINO (arXiv 2104.14294), and iBOT on it (arXiv 2111.07832).
@@ -37,6 +39,24 @@ pub struct Dino {
     /// Hidden patches, which the student is to tell; absent: DINO.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patches: Option<Patches>,
+    /// Patches of both large views that are compared with each other; absent: none are. Only where patches are hidden.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dense: Option<Dense>,
+}
+
+/// A contrastive loss of patches: those with the largest scores of one large view are alike those of the other, and unlike those
+/// with the smallest scores of both.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dense {
+    /// Weight of its loss; that of class tokens has 1.
+    pub weight: f64,
+    /// What cosines are divided by.
+    pub temperature: f64,
+    /// Patches of a view with the largest scores.
+    pub positives: usize,
+    /// Patches of a view with the smallest.
+    pub negatives: usize,
 }
 
 /// Patches of the large views that the student does not see: how many, and which.
@@ -62,6 +82,9 @@ pub struct Patches {
     pub per: PatchPer,
     /// Share of the patches that `hint` takes for the most attended; of these it shows as large a share as is hidden of all.
     pub hint: f64,
+    /// Probability that `background` hides a patch of the foreground, and one of the background.
+    #[serde(default = "background_biased")]
+    pub probability: [f64; 2],
 }
 
 /// Which patches are hidden.
@@ -78,16 +101,21 @@ pub enum PatchChoice {
     Low,
     /// Those with the largest scores, but for a few of the very largest (AttMask, arXiv 2203.12719)
     Hint,
+    /// Spread over foreground and background in proportion to their sizes (arXiv 2309.12757); what reaches the mean of the
+    /// scores is foreground
+    Spread,
+    /// Each patch by itself, mostly in the background (`--patch-probability`)
+    Background,
 }
 
 impl PatchChoice {
     /// Whether it looks at scores.
-    pub fn ranks(self) -> bool {
-        matches!(self, Self::High | Self::Low | Self::Hint)
+    pub fn looks(self) -> bool {
+        matches!(self, Self::High | Self::Low | Self::Hint | Self::Spread | Self::Background)
     }
 }
 
-/// What patches are ranked by: the attention that the teacher's class token pays to them.
+/// What patches are ranked by: mostly the attention that the teacher's class token pays to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum PatchScore {
@@ -103,20 +131,33 @@ pub enum PatchScore {
     RolloutLast,
     /// Carried through the four blocks in the middle
     RolloutMid,
+    /// No attention: how much the teacher's patches resemble the middle of the view and not its border, in features and colours
+    Object,
 }
 
 impl PatchScore {
-    /// The blocks of `depth` whose attention it reads, from the first; `layer` is asked for, where it reads one.
+    /// The blocks of `depth` whose attention, or patches, it reads, from the first; `layer` is asked for, where it reads one.
     pub fn blocks(self, layer: Option<usize>, depth: usize) -> std::ops::Range<usize> {
         let from = |first: usize| first..(first + 4).min(depth);
         match self {
-            Self::Raw | Self::Log | Self::Pow => {
+            Self::Raw | Self::Log | Self::Pow | Self::Object => {
                 let block = layer.unwrap_or(depth.saturating_sub(1));
                 block..block + 1
             }
             Self::RolloutAll => 0..depth,
             Self::RolloutLast => from(depth.saturating_sub(4)),
             Self::RolloutMid => from((depth / 2).saturating_sub(2)),
+        }
+    }
+
+    /// Where the foreground begins, in standard deviations from the mean of a view's scores: as that of the rule of maps that it
+    /// is, or is like.
+    pub fn deviations(self) -> f64 {
+        match self {
+            Self::Object => MapRule::Object.deviations(),
+            Self::Raw | Self::Log | Self::Pow | Self::RolloutAll | Self::RolloutLast | Self::RolloutMid => {
+                MapRule::Attention.deviations()
+            }
         }
     }
 }
@@ -162,16 +203,53 @@ impl Dino {
             format!("`--drop-path {}`: expected a number from 0 to less than 1", self.drop_path)
         })?;
         check(self.frozen_epochs >= 0.0, || "`--frozen-epochs` must not be negative".into())?;
-        self.patches.as_ref().map_or(Ok(()), |p| p.validate(arch))
+        self.patches.as_ref().map_or(Ok(()), |p| p.validate(arch))?;
+        self.dense.as_ref().map_or(Ok(()), |d| d.validate(self.patches.is_some()))
+    }
+}
+
+impl Dense {
+    fn validate(&self, hides: bool) -> Result<(), Invalid> {
+        check(hides, || {
+            "patches are compared where patches are hidden, too; hint: `--recipe ibot-dense`".into()
+        })?;
+        check(self.weight >= 0.0 && self.weight.is_finite(), || {
+            format!("`--dense-weight {}`: expected a number from 0 on", self.weight)
+        })?;
+        positive("--dense-temperature", self.temperature)?;
+        check(self.positives >= 1, || "`--dense-positives 0`: expected at least 1".into())?;
+        check(self.negatives >= 1, || "`--dense-negatives 0`: expected at least 1".into())
+    }
+
+    /// Refuses more than large views of that many patches have.
+    pub(super) fn fits(&self, patches: usize) -> Result<(), Invalid> {
+        let (k, n) = (self.positives, self.negatives);
+        check(k + n <= patches, || {
+            format!(
+                "`--dense-positives {k}` and `--dense-negatives {n}`: a large view has {patches} patches, expected no more"
+            )
+        })
     }
 }
 
 impl Patches {
-    /// What the patches of a view, the first (0) or the second, are ranked by, and of which blocks.
+    /// What the patches of a view, the first (0) or the second, are ranked by.
+    pub fn score_at(&self, view: usize) -> PatchScore {
+        self.score.get(view).or(self.score.first()).copied().unwrap_or(PatchScore::Raw)
+    }
+
+    /// The same, and of which blocks.
     pub fn score_of(&self, view: usize, depth: usize) -> (PatchScore, std::ops::Range<usize>) {
         let of = |all: &[usize]| all.get(view).or(all.first()).copied();
-        let score = self.score.get(view).or(self.score.first()).copied().unwrap_or(PatchScore::Raw);
+        let score = self.score_at(view);
         (score, score.blocks(of(&self.layer), depth))
+    }
+
+    /// The names of the encoder's values that [`Self::score_of`] is made of, from the first block to the last.
+    pub fn taps_of(&self, view: usize, depth: usize) -> Vec<String> {
+        let (score, blocks) = self.score_of(view, depth);
+        let rule = if score == PatchScore::Object { MapRule::Object } else { MapRule::Attention };
+        blocks.map(|block| Making::of_block(rule, block).tap()).collect()
     }
 
     fn validate(&self, arch: Arch) -> Result<(), Invalid> {
@@ -195,6 +273,10 @@ impl Patches {
         check(!self.ratio.is_empty(), || "`--patch-ratio`: expected a range at least".into())?;
         check(self.ratio.iter().all(|&[low, high]| 0.0 <= low && low <= high && high < 1.0), || {
             format!("`--patch-ratio {:?}`: expected ranges from 0 to less than 1", self.ratio)
+        })?;
+        let [inside, outside] = self.probability;
+        check(self.probability.iter().all(|p| (0.0..=1.0).contains(p)) && inside + outside > 0.0, || {
+            format!("`--patch-probability {inside} {outside}`: expected two numbers from 0 to 1, not both 0")
         })?;
         positive("--patch-power", self.power)?;
         unit("--patch-share", self.share)?;
@@ -250,7 +332,7 @@ mod tests {
     fn what_cannot_work_is_refused_by_name() {
         type Change = fn(&mut Config, &mut Dino);
         let hidden = |d: &mut Dino, change: fn(&mut Patches)| d.patches.as_mut().map_or((), change);
-        let cases: [(Change, &str); 14] = [
+        let cases: [(Change, &str); 15] = [
             (|_, d| d.head.bn = true, "--head-bn"),
             (|_, d| d.prototypes = 1, "--prototypes 1"),
             (|_, d| d.temperature = 0.0, "--temperature"),
@@ -263,6 +345,7 @@ mod tests {
             (|_, d| d.patches.as_mut().expect("hidden").score.clear(), "--patch-score"),
             (|_, d| d.patches.as_mut().expect("hidden").ratio = vec![[0.5, 1.0]], "--patch-ratio"),
             (|_, d| d.patches.as_mut().expect("hidden").power = 0.0, "--patch-power"),
+            (|_, d| d.patches.as_mut().expect("hidden").probability = [0.0, 0.0], "--patch-probability 0 0"),
             (|c, _| c.views[2].size = Some(40), "40 px"),
             (|c, _| c.masking = Config::new(Recipe::SaliencyMoco).masking, "has no masks of pixels"),
         ];
@@ -283,5 +366,34 @@ mod tests {
         resnet.validate().expect("DINO on a ResNet is published, too");
         resnet.masking = Config::new(Recipe::SaliencyMocoSmall).masking;
         assert!(resnet.validate().expect_err("refused").0.contains("has no masks of pixels"));
+    }
+
+    #[test]
+    fn compared_patches_that_cannot_be_are_refused_by_name() {
+        type Change = fn(&mut Dino);
+        let cases: [(Change, &str); 6] = [
+            (|d| d.patches = None, "--recipe ibot-dense"),
+            (|d| d.dense.as_mut().expect("compared").weight = -1.0, "--dense-weight -1"),
+            (|d| d.dense.as_mut().expect("compared").temperature = 0.0, "--dense-temperature 0"),
+            (|d| d.dense.as_mut().expect("compared").positives = 0, "--dense-positives 0"),
+            (|d| d.dense.as_mut().expect("compared").negatives = 0, "--dense-negatives 0"),
+            (|d| d.dense.as_mut().expect("compared").negatives = 194, "a large view has 196 patches"),
+        ];
+        for (change, part) in cases {
+            let mut c = Config::new(Recipe::IbotDense);
+            change(c.method.dino_mut().expect("DINO"));
+            let message = c.validate().expect_err("refused").0;
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    /// Configurations of earlier versions have none of the fields that came later.
+    #[test]
+    fn what_an_old_configuration_does_not_say_is_as_it_was() {
+        let recent = dino(Recipe::Ibot);
+        let mut json = serde_json::to_value(&recent).expect("JSON");
+        assert!(json.get("dense").is_none());
+        assert!(json["patches"].as_object_mut().expect("an object").remove("probability").is_some());
+        assert_eq!(serde_json::from_value::<Dino>(json).expect("readable"), recent);
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use occlude_encoder::Arch;
-use occlude_saliency::MapRule;
+use occlude_saliency::{Making, MapRule};
 use serde::{Deserialize, Serialize};
 
 use super::{FillScale, Invalid, check, positive, unit};
@@ -16,8 +16,11 @@ use super::{FillScale, Invalid, check, positive, unit};
 pub struct Masking {
     /// Which network localises.
     pub saliency: Saliency,
-    /// Stage (3 to 5) whose feature map is the saliency map, and the grid of cells where none is given.
+    /// Stage (3 to 5) of a ResNet whose feature map is the saliency map, and the grid of cells where none is given.
     pub stage: usize,
+    /// Block of a vision transformer whose patches or attention are in its place, from 0; absent: the last. Cells are its patches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<usize>,
     /// What makes a map of its features.
     #[serde(default = "published_rule")]
     pub rule: MapRule,
@@ -68,7 +71,7 @@ pub const BACKGROUND_BIASED: [f64; 2] = [0.05, 0.5];
 /// Share of the views that background-biased masks are for.
 pub const BACKGROUND_SHARE: f64 = 0.5;
 
-fn background_biased() -> [f64; 2] {
+pub(super) fn background_biased() -> [f64; 2] {
     BACKGROUND_BIASED
 }
 
@@ -179,6 +182,32 @@ impl Masking {
         if done < self.prior_until { 1.0 - done / self.prior_until } else { 0.0 }
     }
 
+    /// Which value of a network of that architecture is made a map of, and how.
+    ///
+    /// # Errors
+    /// [`Invalid`] where it has no such value.
+    pub fn making(&self, arch: Arch) -> Result<Making, Invalid> {
+        let Some(vit) = arch.vit() else {
+            let block = self.block.unwrap_or_default();
+            check(self.block.is_none(), || {
+                format!(
+                    "`--saliency-block {block}`: {arch} has no blocks of tokens; hint: `--saliency-stage`"
+                )
+            })?;
+            check(self.rule != MapRule::Attention, || {
+                format!(
+                    "`--saliency-rule attention`: {arch} has none, only vision transformers do; hint: `--saliency-rule object`"
+                )
+            })?;
+            return Ok(Making { stage: self.stage, ..Making::of(self.rule) });
+        };
+        let block = self.block.unwrap_or(vit.depth.saturating_sub(1));
+        check(block < vit.depth, || {
+            format!("`--saliency-block {block}`: {arch} has the blocks 0 to {}", vit.depth - 1)
+        })?;
+        Ok(Making::of_block(self.rule, block))
+    }
+
     pub(super) fn validate(&self, arch: Arch, image_size: usize) -> Result<(), Invalid> {
         check((3..=5).contains(&self.stage), || {
             format!("`--saliency-stage {}`: expected 3, 4 or 5", self.stage)
@@ -196,7 +225,26 @@ impl Masking {
             "`--branch none` with `--num-nonsem 0` masks nothing; hint: that is `--recipe moco-v2`".into()
         })?;
         self.validate_choice()?;
+        if self.saliency == Saliency::Momentum {
+            self.making(arch)?;
+        }
+        self.validate_grid(arch, image_size)
+    }
+
+    fn validate_grid(&self, arch: Arch, image_size: usize) -> Result<(), Invalid> {
         let side = arch.feature_side(self.stage, image_size);
+        let grid = self.cells(side);
+        if arch.vit().is_some() {
+            // patches are small: cells may as well be larger
+            check(side >= 2, || {
+                format!(
+                    "{arch} has {side}x{side} patches at {image_size} px, which leaves nothing to choose; hint: a larger `--image-size`"
+                )
+            })?;
+            return check((2..=image_size).contains(&grid), || {
+                format!("`--mask-grid {grid}`: expected 2 to {image_size} cells along a side")
+            });
+        }
         check(side >= 2, || {
             format!(
                 "stage {} of {arch} at {image_size} px is a map of {side}x{side} cells, which leaves nothing to choose; hint: `--saliency-stage {}` or a larger `--image-size`",
@@ -204,7 +252,6 @@ impl Masking {
                 self.stage - 1
             )
         })?;
-        let grid = self.cells(side);
         check((side..=image_size).contains(&grid), || {
             format!(
                 "`--mask-grid {grid}`: expected {side} (the map of stage {} at {image_size} px) to {image_size} cells along a side",

@@ -19,11 +19,10 @@ use std::fmt;
 
 use occlude_encoder::Arch;
 use occlude_preprocess::Preprocess;
-use occlude_saliency::MapRule;
 use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, ViewGroup};
-pub use dino::{Dino, PatchChoice, PatchPer, PatchScore, Patches};
+pub use dino::{Dense, Dino, PatchChoice, PatchPer, PatchScore, Patches};
 pub use fills::{FillScale, Fills, Kernel};
 pub use masking::{
     BACKGROUND_BIASED, BACKGROUND_SHARE, Branch, Choice, Guidance, Masking, Saliency, Strategy,
@@ -78,6 +77,8 @@ pub enum Recipe {
     Ibot,
     /// iBOT with attention-guided masks (AttMask, arXiv 2203.12719), published hyper-parameters
     IbotAttmask,
+    /// iBOT with a contrastive loss of the patches that are looked at, published hyper-parameters otherwise
+    IbotDense,
     /// iBOT for small images, small data and small budgets (docs/recipes.md)
     IbotSmall,
 }
@@ -104,6 +105,7 @@ impl Recipe {
             Self::Dino => "dino",
             Self::Ibot => "ibot",
             Self::IbotAttmask => "ibot-attmask",
+            Self::IbotDense => "ibot-dense",
             Self::IbotSmall => "ibot-small",
         }
     }
@@ -183,6 +185,7 @@ impl Config {
             Recipe::Dino => transformers::dino(),
             Recipe::Ibot => transformers::ibot(),
             Recipe::IbotAttmask => transformers::ibot_attmask(),
+            Recipe::IbotDense => transformers::ibot_dense(),
             Recipe::IbotSmall => transformers::ibot_small(),
         }
     }
@@ -220,6 +223,17 @@ impl Config {
     /// Whether the encoder that is trained sees masked views.
     pub fn masks_queries(&self) -> bool {
         self.masking.as_ref().is_some_and(Masking::queries)
+    }
+
+    /// Whether its encoder has running statistics that could be estimated anew.
+    ///
+    /// # Errors
+    /// [`Invalid`] where it has none.
+    pub fn can_refresh(&self) -> Result<(), Invalid> {
+        let arch = self.architecture()?;
+        check(arch.vit().is_none(), || {
+            format!("{arch} normalises no batches, so that there are no running statistics to estimate anew")
+        })
     }
 
     /// What the encoder of this run wants its input to be.
@@ -293,11 +307,6 @@ impl Config {
         })?;
         self.mixing.as_ref().map_or(Ok(()), Mixing::validate)?;
         if let Some(vit) = arch.vit() {
-            check(c.masking.is_none(), || {
-                format!(
-                    "views are masked by the feature maps of a ResNet, and {arch} has none; hint: `--recipe moco-v2` or `--recipe simclr`"
-                )
-            })?;
             check(c.method.align().is_none(), || {
                 format!(
                     "LEWEL aligns the cells of a ResNet's feature map, and {arch} has none; hint: `--recipe byol`"
@@ -306,6 +315,9 @@ impl Config {
             check(c.image_size.is_multiple_of(vit.patch), || {
                 format!("`--image-size {}`: {arch} wants whole patches of {} pixels", c.image_size, vit.patch)
             })?;
+            if let Method::Dino(Dino { dense: Some(dense), .. }) = &c.method {
+                dense.fits(arch.feature_side(5, c.image_size).pow(2))?;
+            }
             let odd = c.views.iter().filter_map(|g| g.size).find(|size| !size.is_multiple_of(vit.patch));
             check(odd.is_none(), || {
                 format!(
@@ -315,9 +327,6 @@ impl Config {
                 )
             })?;
         }
-        check(c.masking.as_ref().is_none_or(|m| m.rule != MapRule::Attention), || {
-            "`--saliency-rule attention`: only vision transformers have attention; hint: `--saliency-rule object`".into()
-        })?;
         self.masking.as_ref().map_or(Ok(()), |m| m.validate(arch, c.image_size))
     }
 
@@ -358,6 +367,7 @@ fn unit(name: &str, value: f64) -> Result<(), Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use occlude_saliency::MapRule;
 
     #[test]
     fn recipes_are_valid_and_survive_json() {
@@ -388,7 +398,6 @@ mod tests {
         let cases: Vec<(String, &str)> = vec![
             (refused(|c| c.arch = "vgg".into()), "`vgg`"),
             (refused(|c| c.image_size = 8), "--image-size"),
-            (refused(|c| c.arch = "vit_tiny_patch16_224".into()), "has none; hint: `--recipe moco-v2`"),
             (refused(|c| c.epochs = 0), "--epochs"),
             (refused(|c| c.batch_size = 1), "--batch-size"),
             (refused(|c| c.optimizer.lr = 0.0), "--lr"),

@@ -83,6 +83,7 @@ pub(super) fn published_masking() -> Masking {
     Masking {
         saliency: Saliency::Momentum,
         stage: 5,
+        block: None,
         rule: MapRule::Sum,
         strategy: Strategy::Hp,
         fills: FillScale::View,

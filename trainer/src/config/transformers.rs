@@ -1,6 +1,7 @@
 //! The recipes in which a vision transformer distils itself: DINO, iBOT and AttMask.
 
 use super::following::apart;
+use super::masking::BACKGROUND_BIASED;
 use super::recipes::{moco_v2, moco_views};
 use super::*;
 
@@ -59,6 +60,7 @@ pub(super) fn dino() -> Config {
             center_momentum: 0.9,
             drop_path: 0.1,
             patches: None,
+            dense: None,
         }),
         views: multi_crop(8, 96, [[0.4, 1.0], [0.05, 0.4]], [0.1, 2.0]),
         ..moco_v2()
@@ -86,6 +88,7 @@ pub(super) fn ibot() -> Config {
                 share: 1.0,
                 per: PatchPer::Picture,
                 hint: 0.1,
+                probability: BACKGROUND_BIASED,
             }),
             ..dino
         }),
@@ -119,6 +122,15 @@ pub(super) fn ibot_attmask() -> Config {
         }),
         ..base
     }
+}
+
+/// iBOT with a third loss, of patches that the teacher looks at in both large views ("Mask Image Modeling on Self-Supervision"):
+/// three of each, weight 1, temperature 0.2.
+pub(super) fn ibot_dense() -> Config {
+    let base = ibot();
+    let Method::Dino(dino) = base.method else { unreachable!("iBOT's own recipe") };
+    let dense = Dense { weight: 1.0, temperature: 0.2, positives: 3, negatives: 3 };
+    Config { recipe: Recipe::IbotDense, method: Method::Dino(Dino { dense: Some(dense), ..dino }), ..base }
 }
 
 /// For minutes of time on thousands of small pictures; docs/recipes.md says why each value is what it is.

@@ -1,5 +1,6 @@
 //! Tests of what a step asks of the device: no read that the host waits for, and few operators.
 
+use occlude_saliency::MapRule;
 use occlude_torch_ext::{Counts, Observer};
 
 use super::profile::{Plan, Steps};
@@ -84,6 +85,17 @@ fn all() -> Vec<(String, Config)> {
         c.masking = Some(c.usual_masking().expect("masks"));
         add(&format!("{name}, masked"), c);
     }
+    for (recipe, rule, guidance) in [
+        (Recipe::SaliencyMoco, MapRule::Attention, Guidance::Saliency),
+        (Recipe::SaliencySimclr, MapRule::Object, Guidance::Other),
+        (Recipe::Byol, MapRule::Border, Guidance::Saliency),
+    ] {
+        let mut c = Config { arch: "vit_64x2x2_patch8_32".into(), ..tiny(recipe) };
+        let mut m = c.usual_masking().expect("masks");
+        (m.rule, m.guidance, m.branch) = (rule, guidance, Branch::Both);
+        c.masking = Some(m);
+        add(&format!("{recipe:?} on a vision transformer, masked by {rule}"), c);
+    }
     let mut c = tiny(Recipe::Byol);
     c.mixing = Some(Config::usual_mixing(Mix::Mixmask, None));
     let more = crate::config::ViewGroup { count: 2, size: Some(32), ..c.views[1].clone() };
@@ -94,7 +106,10 @@ fn all() -> Vec<(String, Config)> {
         let patches = c.method.dino_mut().and_then(|d| d.patches.as_mut()).expect("hidden");
         (patches.choice, patches.share) = (*choice, 1.0);
         (patches.score, patches.layer) = (vec![PatchScore::RolloutAll, PatchScore::Log], vec![1, 0]);
-        add(&format!("iBOT, {choice:?}"), c);
+        add(&format!("iBOT, {choice:?}"), c.clone());
+        c.method.dino_mut().and_then(|d| d.patches.as_mut()).expect("hidden").score =
+            vec![PatchScore::Object];
+        add(&format!("iBOT, {choice:?} by the rule of maps"), c);
     }
     add("blocks of each picture", mixed(Mix::Mixmask, Pattern::Block, MixPer::Image));
     add("single cells", mixed(Mix::Both, Pattern::Discrete, MixPer::Batch));

@@ -14,7 +14,7 @@ use tch::Tensor;
 use super::snapshot::{self, Loaded};
 use super::{Engine, Run};
 use crate::augment::HighPassFilter;
-use crate::config::{Config, Saliency};
+use crate::config::{Choice, Config, Guidance};
 use crate::data::{Pictures, Store};
 use crate::method::{self, Views};
 use crate::model::Statistics;
@@ -82,6 +82,7 @@ impl Engine<'_> {
 pub fn refresh(path: &Path, out: &Path, run: &Run) -> Result<usize> {
     let checkpoint = Checkpoint::open(path)?;
     let Loaded { config, at, .. } = snapshot::describe(path, &checkpoint)?;
+    config.can_refresh().with_context(|| format!("`{}`", path.display()))?;
     let dataset = crate::data::open(&run.data)?;
     let (pictures, batch) = (dataset.len(), config.batch_size * config.accumulate);
     ensure!(
@@ -107,11 +108,11 @@ pub fn refresh(path: &Path, out: &Path, run: &Run) -> Result<usize> {
     Ok(refreshed.batches)
 }
 
-/// The same, localised by the momentum encoder: no file is needed to find what is not masked.
+/// The same, localised by nobody: no file is needed to find what is not masked.
 fn unguided(config: &Config) -> Config {
     let mut config = config.clone();
     if let Some(masking) = &mut config.masking {
-        masking.saliency = Saliency::Momentum;
+        (masking.guidance, masking.choice) = (Guidance::Random, Choice::Spread);
     }
     config
 }

@@ -1,12 +1,14 @@
 //! Tests of the loop on a run of a few tiny pictures.
 
 mod changed;
+mod localised;
 mod paired;
 mod refreshed;
 
 use super::training::ROLLBACKS;
 use super::*;
-use crate::config::{Branch, Choice, Recipe, Strategy};
+use crate::config::{Branch, Choice, PatchChoice, PatchScore, Recipe, Saliency, Strategy};
+use occlude_saliency::MapRule;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -93,7 +95,16 @@ fn a_run_stopped_anywhere_ends_where_the_uninterrupted_one_does() {
     (m.branch, values.views[0].augment.crop_foreground) = (Branch::Both, 0.5);
     let mut aligned = config(Recipe::LewelBEman);
     aligned.masking = Some(aligned.usual_masking().expect("masks"));
-    let stops: [(_, _, &[u64]); 10] = [
+    let mut tokens = config(Recipe::SaliencyMoco);
+    tokens.arch = "vit_64x2x2_patch8_32".into();
+    tokens.masking.as_mut().expect("masked").rule = MapRule::Attention;
+    let spread = |choice, score| {
+        let mut c = config(Recipe::Ibot);
+        let p = c.method.dino_mut().and_then(|d| d.patches.as_mut()).expect("hidden");
+        (p.choice, p.score) = (choice, vec![score]);
+        c
+    };
+    let stops: [(_, _, &[u64]); 14] = [
         ("moco", config(Recipe::SaliencyMoco), &[1, 5]),
         ("simclr", config(Recipe::SaliencySimclr), &[2]),
         ("mixed", config(Recipe::UnmixMixmask), &[4]),
@@ -104,6 +115,10 @@ fn a_run_stopped_anywhere_ends_where_the_uninterrupted_one_does() {
         ("distilled", config(Recipe::Dino), &[1, 4]),
         ("hidden patches", config(Recipe::Ibot), &[2, 5]),
         ("attention", config(Recipe::IbotAttmask), &[3]),
+        ("masked by attention", tokens, &[3]),
+        ("spread patches", spread(PatchChoice::Spread, PatchScore::Raw), &[2]),
+        ("patches of the background", spread(PatchChoice::Background, PatchScore::Object), &[4]),
+        ("compared patches", config(Recipe::IbotDense), &[3]),
     ];
     for (recipe, config, stops) in stops {
         let whole = settings(dir.path(), &format!("{recipe}-whole"));

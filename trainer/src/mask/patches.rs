@@ -6,6 +6,7 @@
 use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
+use super::{Purpose, cells, foreground, independent};
 use crate::config::{PatchChoice, PatchPer, PatchScore, Patches};
 use crate::device::upload;
 use crate::rng::permutation;
@@ -20,34 +21,46 @@ const LEAST_ASPECT: f64 = 0.3;
 pub struct HiddenPatches {
     /// `(N, T)`, true where hidden.
     pub mask: Tensor,
-    /// The places of the M hidden ones among all N T, view by view.
+    /// The places of M patches among all N T, view by view, every hidden one among them.
     pub places: Tensor,
-    /// `(M)`: one by the number of hidden patches of the view, so that every view with some counts alike.
+    /// `(M)`: one by the number of hidden patches of the view, so that every view with some counts alike; zero where a patch is
+    /// not hidden.
     pub weights: Tensor,
 }
 
-/// The hidden patches of every view, as places or, where the choice ranks, as ranks.
-pub type Drawn = Vec<Vec<usize>>;
+/// What is drawn without a look at pictures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drawn {
+    /// The hidden patches of every view: as places or, where the choice looks at scores, as places in an order that they say.
+    /// Where each patch is hidden or not by itself, all those of a view that may have hidden ones.
+    pub places: Vec<Vec<usize>>,
+    /// The share of each view that is hidden; zero where nothing is.
+    pub ratio: Vec<f64>,
+}
 
 /// Draws what is hidden of two views each of `pictures` pictures, with patches in a grid `(h, w)`: those of all first views,
 /// then those of all second ones.
 pub fn draw(settings: &Patches, grid: [usize; 2], pictures: usize, rng: &mut impl Rng) -> Drawn {
     let share = |rng: &mut _| share(settings, rng);
+    let mut drawn = Drawn { places: Vec::new(), ratio: Vec::new() };
+    let mut add = |hides: bool, ratio: f64, rng: &mut _| {
+        drawn.places.push(if hides { choose(settings, ratio, grid, rng) } else { Vec::new() });
+        drawn.ratio.push(if hides { ratio } else { 0.0 });
+    };
     match settings.per {
-        PatchPer::Picture => (0..2 * pictures)
-            .map(|_| {
-                let hides = rng.random_bool(settings.share);
-                let ratio = share(rng);
-                if hides { choose(settings, ratio, grid, rng) } else { Vec::new() }
-            })
-            .collect(),
+        PatchPer::Picture => (0..2 * pictures).for_each(|_| {
+            let hides = rng.random_bool(settings.share);
+            let ratio = share(rng);
+            add(hides, ratio, rng);
+        }),
         PatchPer::Batch => {
             let ratio = share(rng);
             let views = [0, 1].map(|_| rng.random_bool(settings.share));
             let all = views.into_iter().flat_map(|hides| std::iter::repeat_n(hides, pictures));
-            all.map(|hides| if hides { choose(settings, ratio, grid, rng) } else { Vec::new() }).collect()
+            all.for_each(|hides| add(hides, ratio, rng));
         }
     }
+    drawn
 }
 
 /// The share of patches that is hidden.
@@ -69,7 +82,14 @@ fn choose(settings: &Patches, ratio: f64, [h, w]: [usize; 2], rng: &mut impl Rng
             let shown = ((settings.hint * ratio * all as f64) as usize).min(top);
             sample(top, top - shown, rng).into_iter().chain(top..count).collect()
         }
+        PatchChoice::Spread => (0..rounded(ratio, all)).collect(),
+        PatchChoice::Background => (0..all).collect(),
     }
+}
+
+/// The number of cells that [`cells`] hides of `all`, in the precision that it counts in.
+fn rounded(ratio: f64, all: usize) -> usize {
+    (ratio as f32 * all as f32).round_ties_even() as usize
 }
 
 /// `count` of `0..n` in rising order, each equally likely.
@@ -105,23 +125,35 @@ fn blocks(most: f64, [h, w]: [usize; 2], rng: &mut impl Rng) -> Vec<usize> {
     (0..h * w).filter(|&cell| hidden[cell]).collect()
 }
 
-/// What was drawn, of views of `patches` patches, on `device`; nothing where nothing is hidden. `order`: the patches of each view by
-/// rank, `(N, T)`, where ranks were drawn.
+/// What was drawn, of views of a grid `(h, w)` of patches, on `device`; nothing where nothing is hidden. `scores` `(N, T)` where the
+/// choice looks at them.
 pub fn hidden(
+    settings: &Patches,
     drawn: &Drawn,
-    patches: usize,
-    order: Option<&Tensor>,
+    [h, w]: [usize; 2],
+    scores: Option<&Tensor>,
     device: Device,
 ) -> Option<HiddenPatches> {
-    let weights = drawn.iter().flat_map(|view| std::iter::repeat_n(1.0 / view.len() as f32, view.len()));
-    let weights: Vec<f32> = weights.collect();
-    if weights.is_empty() {
+    let some: usize = drawn.places.iter().map(Vec::len).sum();
+    if some == 0 {
         return None;
     }
-    let places =
-        drawn.iter().enumerate().flat_map(|(i, view)| view.iter().map(move |&p| (i * patches + p) as i64));
+    let (n, patches) = (drawn.places.len() as i64, (h * w) as i64);
+    let all = drawn.places.iter().enumerate();
+    let places = all.flat_map(|(i, view)| view.iter().map(move |&p| (i * h * w + p) as i64));
     let places = upload(&Tensor::from_slice(&places.collect::<Vec<_>>()), device);
-    let (n, patches) = (drawn.len() as i64, patches as i64);
+    let scores = scores.filter(|_| settings.choice.looks());
+    let chosen =
+        scores.and_then(|scores| by_foreground(settings, drawn, &scores.view([n, h as i64, w as i64])));
+    if let (PatchChoice::Background, Some(chosen)) = (settings.choice, chosen.as_ref()) {
+        let count = chosen.sum_dim_intlist([1i64].as_slice(), true, Kind::Float).clamp_min(1.0);
+        let weights = (chosen / count).flatten(0, 1).index_select(0, &places);
+        return Some(HiddenPatches { mask: chosen.gt(0.5), places, weights });
+    }
+    let order = match chosen {
+        Some(chosen) => Some(chosen.argsort_stable(true, 1, true)),
+        None => scores.map(|scores| order(settings.choice, scores)),
+    };
     let places = match order {
         None => places,
         Some(order) => {
@@ -129,13 +161,46 @@ pub fn hidden(
             (order + rows).flatten(0, 1).index_select(0, &places)
         }
     };
+    let weights =
+        drawn.places.iter().flat_map(|view| std::iter::repeat_n(1.0 / view.len() as f32, view.len()));
+    let weights = upload(&Tensor::from_slice(&weights.collect::<Vec<f32>>()), device);
     let mask =
         Tensor::zeros([n * patches], (Kind::Bool, device)).index_fill_(0, &places, 1).view([n, patches]);
-    Some(HiddenPatches { mask, places, weights: upload(&Tensor::from_slice(&weights), device) })
+    Some(HiddenPatches { mask, places, weights })
+}
+
+/// The patches that a choice by foreground and background hides, ones and zeros, by the code that masks the cells of views; none
+/// by another choice. Scores are `(N, h, w)`. Shape: `(N, T)`.
+fn by_foreground(settings: &Patches, drawn: &Drawn, scores: &Tensor) -> Option<Tensor> {
+    let views = scores.size()[0];
+    let upload = |values: Vec<f32>| upload(&Tensor::from_slice(&values), scores.device());
+    let known = || {
+        // each of the two large views has its own score
+        let halves = scores.chunk(2, 0);
+        let of = |(view, scores): (usize, &Tensor)| foreground(scores, settings.score_at(view).deviations());
+        Tensor::cat(&halves.iter().enumerate().map(of).collect::<Vec<_>>(), 0)
+    };
+    let chosen = match settings.choice {
+        PatchChoice::Spread => {
+            let ratio = upload(drawn.ratio.iter().map(|&r| r as f32).collect());
+            cells(&known(), &ratio, 1, Purpose::Positive, false)
+        }
+        PatchChoice::Background => {
+            let hides = drawn.places.iter().map(|view| f32::from(u8::from(!view.is_empty())));
+            let hides = upload(hides.collect()).view([views, 1, 1, 1]);
+            independent(&known(), settings.probability, 1, false) * hides
+        }
+        PatchChoice::Block
+        | PatchChoice::Random
+        | PatchChoice::High
+        | PatchChoice::Low
+        | PatchChoice::Hint => return None,
+    };
+    Some(chosen.flatten(1, -1))
 }
 
 /// Patches by rank, `(N, T)` both: those that a choice hides first come first.
-pub fn order(choice: PatchChoice, scores: &Tensor) -> Tensor {
+fn order(choice: PatchChoice, scores: &Tensor) -> Tensor {
     scores.argsort_stable(true, 1, choice != PatchChoice::Low)
 }
 
@@ -155,6 +220,7 @@ pub fn scores(score: PatchScore, power: f64, attention: &[Tensor], before: i64) 
             let rolled = rollout(attention).select(1, 0);
             rolled.narrow(1, before, rolled.size()[1] - before)
         }
+        PatchScore::Object => unreachable!("made of patches, not of attention"),
     }
 }
 

@@ -2,24 +2,26 @@
 //! prototypes. iBOT on it (arXiv 2111.07832): it tells of patches that it does not see what the other says, which does; which
 //! patches, attention may say (AttMask, arXiv 2203.12719).
 
-use anyhow::{Context, Result, bail};
+mod hiding;
+
+use anyhow::{Result, bail};
 use occlude_encoder::TapId;
 use occlude_torch_ext::Autocast;
 use tch::{Device, Kind, Tensor};
 
 use super::{Health, Method, Preview, Step, StepOutput, Views, show};
-use crate::config::{self, Config, Patches};
+use crate::config::{self, Config};
+use crate::loss::dense::dense_loss;
 use crate::loss::{distillation, normalize};
 use crate::mask::enlarge;
-use crate::mask::patches::{self, HiddenPatches};
-use crate::model::{Branch, Encoder, Follower, Hidden, Mode, Named, Prototypes, load_branches};
+use crate::mask::patches::HiddenPatches;
+use crate::model::{Branch, Follower, Hidden, Mode, Named, Prototypes, load_branches};
 use crate::phase::{Phase, within};
-use crate::rng::{Domain, stream};
+use hiding::{Compared, Hiding};
 
 /// DINO, or iBOT where patches are hidden.
 pub struct Dino {
     settings: config::Dino,
-    seed: u64,
     bf16: bool,
     student: Branch,
     teacher: Follower,
@@ -28,29 +30,16 @@ pub struct Dino {
     hiding: Option<Hiding>,
 }
 
-/// What there is besides where patches are hidden.
-struct Hiding {
-    settings: Patches,
-    /// What the student sees in place of hidden patches, `(1, D)`.
-    token: Tensor,
-    patch: usize,
-    /// Tokens that are no patches.
-    before: i64,
-    /// All tokens behind the last normalisation.
-    tokens: TapId,
-    /// Of the blocks that are asked for, in rising order, number and attention.
-    attention: Vec<(usize, TapId)>,
-    depth: usize,
-}
-
 /// What the teacher makes of the two large views, those of all first ones first.
 struct Taught {
     /// `(2 B, D)`.
     embedding: Tensor,
     /// In front of the prototypes, normalised, `(2 B, d)`.
     class: Tensor,
-    /// The same of patches, `(2 B T, d)`, and the attention of [`Hiding::attention`].
-    patches: Option<(Tensor, Vec<Tensor>)>,
+    /// The same of patches, `(2 B T, d)`.
+    patches: Option<Tensor>,
+    /// Scores of patches, `(2 B, T)`, where anything looks at them.
+    scores: Option<Tensor>,
 }
 
 /// What the student makes of all views.
@@ -59,59 +48,22 @@ struct Learnt {
     class: Tensor,
     /// The same of hidden patches, `(M, d)`.
     patches: Option<Tensor>,
+    /// The same of patches that are compared, `(2 B, k, d)`.
+    compared: Option<Tensor>,
+}
+
+/// Losses, and what metrics are taken from besides.
+struct Losses {
+    of_class: Tensor,
+    of_patches: Option<Tensor>,
+    of_compared: Option<Tensor>,
+    /// Of class tokens, `(2 B, K)`.
+    targets: Tensor,
 }
 
 /// The names of the centres in checkpoints, those of iBOT's code.
 const CENTERS: [&str; 2] = ["center", "center2"];
 const TOKEN: &str = "mask_token";
-
-impl Hiding {
-    fn new(settings: &Patches, encoder: &Encoder, device: Device) -> Result<Self> {
-        let (graph, arch) = (encoder.graph(), encoder.arch());
-        let vit = arch.vit().with_context(|| format!("{arch} has no patches to hide"))?;
-        let tap = |name: &str| graph.tap(name).with_context(|| format!("{arch} has no tap `{name}`"));
-        let mut blocks: Vec<usize> = match settings.choice.ranks() {
-            true => [0, 1].into_iter().flat_map(|view| settings.score_of(view, vit.depth).1).collect(),
-            false => Vec::new(),
-        };
-        blocks.sort_unstable();
-        blocks.dedup();
-        let attention = blocks.into_iter().map(|i| Ok((i, tap(&format!("attention{i}"))?)));
-        Ok(Self {
-            settings: settings.clone(),
-            token: Tensor::zeros([1, vit.width as i64], (Kind::Float, device)).set_requires_grad(true),
-            patch: vit.patch,
-            before: graph.prefix() as i64,
-            tokens: tap("tokens")?,
-            attention: attention.collect::<Result<_>>()?,
-            depth: vit.depth,
-        })
-    }
-
-    /// Patches along the sides of a view.
-    fn grid(&self, view: &Tensor) -> [usize; 2] {
-        let size = view.size();
-        [size[2], size[3]].map(|side| side as usize / self.patch)
-    }
-
-    /// Patches of all views below each other. Shape: `(N, T + before, D)` to `(N T, D)`.
-    fn patches(&self, tokens: &Tensor) -> Tensor {
-        tokens.narrow(1, self.before, tokens.size()[1] - self.before).flatten(0, 1)
-    }
-
-    /// The patches of both views by rank, where ranks say which are hidden. `attention`: of both views of B pictures.
-    fn order(&self, attention: &[Tensor]) -> Option<Tensor> {
-        let pictures = attention.first()?.size()[0] / 2;
-        let scores = [0, 1].map(|view| {
-            let (score, blocks) = self.settings.score_of(view, self.depth);
-            let read = self.attention.iter().zip(attention).filter(|((i, _), _)| blocks.contains(i));
-            let maps: Vec<Tensor> =
-                read.map(|(_, map)| map.narrow(0, view as i64 * pictures, pictures)).collect();
-            patches::scores(score, self.settings.power, &maps, self.before)
-        });
-        Some(patches::order(self.settings.choice, &Tensor::cat(&scores, 0)))
-    }
-}
 
 impl Dino {
     /// Fresh networks. `bf16`: convolutions and matrix products in bfloat16.
@@ -124,17 +76,10 @@ impl Dino {
         let teacher = Follower::new(&student, settings.follow(), false);
         student.encoder().set_drop_path(settings.drop_path);
         let hides = settings.patches.as_ref();
-        let hiding = hides.map(|p| Hiding::new(p, student.encoder(), device)).transpose()?;
+        let hiding = hides.map(|p| Hiding::new(config, settings, p, student.encoder(), device));
+        let hiding = hiding.transpose()?;
         let center = || Tensor::zeros([1, settings.prototypes as i64], (Kind::Float, device));
-        Ok(Self {
-            settings: settings.clone(),
-            seed: config.seed,
-            bf16,
-            student,
-            teacher,
-            centers: [center(), center()],
-            hiding,
-        })
+        Ok(Self { settings: settings.clone(), bf16, student, teacher, centers: [center(), center()], hiding })
     }
 
     /// What the teacher says of both large views, `(2 B, 3, S, S)`.
@@ -144,55 +89,71 @@ impl Dino {
         let (branch, mode) = (self.teacher.branch(), self.teacher.mode(1));
         let Some(hiding) = &self.hiding else {
             let embedding = branch.encode(pair, mode, &[]).embedding;
-            return Taught { class: normalize(&branch.head(&embedding, mode)), embedding, patches: None };
+            let class = normalize(&branch.head(&embedding, mode));
+            return Taught { class, embedding, patches: None, scores: None };
         };
-        let want: Vec<TapId> =
-            std::iter::once(hiding.tokens).chain(hiding.attention.iter().map(|(_, tap)| *tap)).collect();
-        let mut output = branch.encode(pair, mode, &want);
-        let attention = output.taps.split_off(1);
+        let mut output = branch.encode(pair, mode, &hiding.wanted());
+        let seen = output.taps.split_off(1);
         let of_patches = normalize(&branch.head(&hiding.patches(&output.taps[0]), mode));
         Taught {
             class: normalize(&branch.head(&output.embedding, mode)),
             embedding: output.embedding,
-            patches: Some((of_patches, attention)),
+            patches: Some(of_patches),
+            scores: hiding.scores(branch.encoder(), pair, &seen),
         }
     }
 
-    /// Which patches of the two large views the student does not see.
-    fn hide(&self, pair: &Tensor, attention: &[Tensor], step: Step) -> Option<HiddenPatches> {
-        let hiding = self.hiding.as_ref()?;
-        let _mask = within(Phase::Mask);
-        let [h, w] = hiding.grid(pair);
-        let pictures = pair.size()[0] as usize / 2;
-        let mut rng = stream(self.seed, Domain::Mask, step.number, 0);
-        let drawn = patches::draw(&hiding.settings, [h, w], pictures, &mut rng);
-        patches::hidden(&drawn, h * w, hiding.order(attention).as_ref(), pair.device())
+    /// Which patches of the two large views the student does not see, and which are compared.
+    fn choose(
+        &self,
+        pair: &Tensor,
+        scores: Option<&Tensor>,
+        step: Step,
+    ) -> (Option<HiddenPatches>, Option<Compared>) {
+        let Some(hiding) = &self.hiding else { return (None, None) };
+        (hiding.hide(pair, scores, step.number), hiding.compare(scores))
     }
 
     /// What the student makes of the large views, some patches of which are hidden, and of all others; with its graph.
-    fn learn(&self, pair: &Tensor, more: &[Tensor], hidden: Option<&HiddenPatches>) -> Learnt {
+    fn learn(
+        &self,
+        pair: &Tensor,
+        more: &[Tensor],
+        hidden: Option<&HiddenPatches>,
+        compared: Option<&Compared>,
+    ) -> Learnt {
         let _query = within(Phase::Query);
         let _guard = Autocast::bf16(pair.device(), self.bf16);
         let mode = Mode::Train { splits: 1 };
         let both = self.hiding.as_ref().zip(hidden);
         let token = both.map(|(hiding, hidden)| Hidden { mask: &hidden.mask, token: &hiding.token });
-        let want: Vec<TapId> = both.iter().map(|(hiding, _)| hiding.tokens).collect();
+        let reads = self.hiding.as_ref().filter(|_| hidden.is_some() || compared.is_some());
+        let want: Vec<TapId> = reads.iter().map(|hiding| hiding.tokens).collect();
         let output = self.student.encode_hidden(pair, mode, &want, token.as_ref());
         let mut features = vec![output.embedding];
         // views of one size are one batch
         for alike in more.chunk_by(|a, b| a.size() == b.size()) {
             features.push(self.student.encode(&Tensor::cat(alike, 0), mode, &[]).embedding);
         }
-        let classes = features.iter().map(|f| f.size()[0]).sum();
-        if let (Some((hiding, hidden)), Some(tokens)) = (both, output.taps.first()) {
+        let classes: i64 = features.iter().map(|f| f.size()[0]).sum();
+        let places = [hidden.map(|h| &h.places), compared.map(|c| &c.best)];
+        if let (Some(hiding), Some(tokens)) = (reads, output.taps.first()) {
             let patches = hiding.patches(tokens).to_kind(Kind::Float);
-            features.push(patches.index_select(0, &hidden.places));
+            features.extend(places.iter().flatten().map(|places| patches.index_select(0, places)));
         }
         let all = normalize(&self.student.head(&Tensor::cat(&features, 0), mode));
-        let patches = all.size()[0] - classes;
+        let mut at = classes;
+        let [patches, compared] = places.map(|places| {
+            places.map(|places| {
+                let count = places.size()[0];
+                at += count;
+                all.narrow(0, at - count, count)
+            })
+        });
         Learnt {
             class: all.narrow(0, 0, classes),
-            patches: (patches > 0).then(|| all.narrow(0, classes, patches)),
+            patches,
+            compared: compared.map(|x| Hiding::by_view(&x, pair.size()[0])),
         }
     }
 
@@ -213,7 +174,7 @@ impl Dino {
         let temperature = self.settings.temperature_at(epoch);
         let says = |x: &Tensor, center| distillation::targets(&x.matmul(&prototypes), center, temperature);
         let class = says(&taught.class, &self.centers[0]);
-        let seen = taught.patches.as_ref().map(|(patches, _)| patches);
+        let seen = taught.patches.as_ref();
         let patches = seen.zip(hidden).map(|(p, h)| says(&p.index_select(0, &h.places), &self.centers[1]));
         for (center, x) in self.centers.iter().zip([Some(&taught.class), seen]) {
             let Some(x) = x else { continue };
@@ -225,14 +186,13 @@ impl Dino {
         (class, patches)
     }
 
-    /// The losses of class tokens and of patches, and the targets of class tokens.
     fn losses(
         &self,
         taught: &Taught,
         learnt: &Learnt,
-        hidden: Option<&HiddenPatches>,
+        (hidden, compared): (Option<&HiddenPatches>, Option<&Compared>),
         epoch: f64,
-    ) -> [Tensor; 3] {
+    ) -> Losses {
         let _loss = within(Phase::Loss);
         let (class, patches) = tch::no_grad(|| self.targets(taught, hidden, epoch));
         let prototypes = Self::prototypes(&self.student, epoch < self.settings.frozen_epochs);
@@ -244,17 +204,41 @@ impl Dino {
             }
             _ => of_class.zeros_like(),
         };
-        [of_class, of_patches, class]
+        let of_compared = match (&self.settings.dense, &learnt.compared, &taught.patches, compared) {
+            (Some(dense), Some(student), Some(said), Some(Compared { best, worst })) => {
+                let of = |places| Hiding::by_view(&said.index_select(0, places), views);
+                Some(dense_loss(student, &of(best), &of(worst), dense.temperature))
+            }
+            _ => None,
+        };
+        let of_patches = self.hiding.is_some().then_some(of_patches);
+        Losses { of_class, of_patches, of_compared, targets: class }
+    }
+
+    /// All of them by their weights.
+    fn total(&self, losses: &Losses) -> Tensor {
+        let weight = |part: Option<f64>| part.unwrap_or_default();
+        let patches = weight(self.hiding.as_ref().map(|h| h.settings.weight));
+        let dense = weight(self.settings.dense.as_ref().map(|d| d.weight));
+        let more = [(&losses.of_patches, patches), (&losses.of_compared, dense)];
+        let first = losses.of_class.shallow_clone();
+        more.into_iter().fold(first, |sum, (loss, weight)| match loss {
+            Some(loss) => sum + loss * weight,
+            None => sum,
+        })
     }
 
     /// What readers of a metric line see.
-    fn metrics(&self, [of_class, of_patches, targets]: &[Tensor; 3]) -> Vec<(&'static str, Tensor)> {
+    fn metrics(losses: &Losses) -> Vec<(&'static str, Tensor)> {
+        let targets = &losses.targets;
         let entropy = distillation::entropies(targets).mean(Kind::Float);
         let mean = targets.mean_dim([0i64].as_slice(), true, Kind::Float);
         let used = distillation::entropies(&mean).exp().mean(Kind::Float);
-        let patches = self.hiding.as_ref().map(|_| ("patch_loss", of_patches.detach()));
-        let all = [("class_loss", of_class.detach())].into_iter().chain(patches);
-        all.chain([("target_entropy", entropy), ("prototypes_used", used)]).collect()
+        let mut all = vec![("class_loss", losses.of_class.detach())];
+        all.extend(losses.of_patches.as_ref().map(|loss| ("patch_loss", loss.detach())));
+        all.extend(losses.of_compared.as_ref().map(|loss| ("dense_loss", loss.detach())));
+        all.extend([("target_entropy", entropy), ("prototypes_used", used)]);
+        all
     }
 
     /// Adds the large views without their hidden patches to the pictures.
@@ -272,21 +256,18 @@ impl Method for Dino {
         for (title, v) in ["view 1", "view 2"].into_iter().zip(views.pair()) {
             show(&mut preview, title, v);
         }
-        let (taught, pair, hidden) = tch::no_grad(|| {
+        let (taught, pair, (hidden, compared)) = tch::no_grad(|| {
             let pair = Tensor::cat(&views.pair(), 0); // (2 B, 3, S, S)
             let taught = self.teach(&pair);
-            let attention = taught.patches.as_ref().map_or(&[][..], |(_, attention)| attention);
-            let hidden = self.hide(&pair, attention, step);
-            (taught, pair, hidden)
+            let chosen = self.choose(&pair, taught.scores.as_ref(), step);
+            (taught, pair, chosen)
         });
         if let (Some(hiding), Some(hidden)) = (&self.hiding, &hidden) {
             Self::show_hidden(&mut preview, &pair, hiding.grid(&pair), hidden);
         }
-        let learnt = self.learn(&pair, views.more(), hidden.as_ref());
-        let losses = self.losses(&taught, &learnt, hidden.as_ref(), step.epoch);
-        let weight = self.hiding.as_ref().map_or(0.0, |h| h.settings.weight);
-        let loss =
-            if self.hiding.is_some() { &losses[0] + &losses[1] * weight } else { losses[0].shallow_clone() };
+        let learnt = self.learn(&pair, views.more(), hidden.as_ref(), compared.as_ref());
+        let losses = self.losses(&taught, &learnt, (hidden.as_ref(), compared.as_ref()), step.epoch);
+        let loss = self.total(&losses);
         let (mut health, mut metrics) = (None, Vec::new());
         if step.measure {
             let _metrics = within(Phase::Metrics);
@@ -294,7 +275,7 @@ impl Method for Dino {
                 let half = pair.size()[0] / 2;
                 let [q, k] = [learnt.class.narrow(0, 0, half), taught.class.narrow(0, half, half)];
                 health = Some(Health::of(&q, &k, &taught.embedding.narrow(0, 0, half)));
-                metrics = self.metrics(&losses);
+                metrics = Self::metrics(&losses);
             });
         }
         Ok(StepOutput { loss, health, metrics, preview })

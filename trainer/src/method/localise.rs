@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
-use occlude_encoder::TapId;
+use occlude_encoder::{Graph, TapId};
 use occlude_preprocess::Preprocess;
 use tch::{Device, Kind, Tensor};
 
@@ -14,7 +14,7 @@ use crate::augment::HighPassFilter;
 use crate::config::{Config, Guidance, Masking, Saliency};
 use crate::maps::{BorderColour, MapRule, Pictures, fine_maps, maps};
 use crate::mask::{foreground, of_another, on_grid, scaled};
-use crate::model::{Encoder, Mode};
+use crate::model::{Encoder, Mode, map_of};
 
 /// Where the foreground of a prior begins, in standard deviations from the mean of the map: as that of the rule that it is a
 /// part of ([`MapRule::Object`]).
@@ -27,6 +27,8 @@ type Making = fn(MapRule, &Tensor, Pictures<'_>) -> Tensor;
 pub(super) struct Localiser {
     masking: Masking,
     frozen: Option<Frozen>,
+    /// The value that the method's own network localises by, where it does.
+    own: Option<(Graph, [TapId; 1])>,
     prior: Option<BorderColour>,
     /// Of the run's normalisation.
     std: [f32; 3],
@@ -43,13 +45,23 @@ impl Localiser {
         let (size, contract) = (config.image_size, config.preprocess());
         let frozen = match &masking.saliency {
             Saliency::Checkpoint(path) if masking.localises() => {
-                Some(Frozen::open(path, (masking.stage, masking.rule), &contract, size, device)?)
+                Some(Frozen::open(path, masking, &contract, size, device)?)
             }
             _ => None,
         };
-        let map = config.architecture()?.feature_side(masking.stage, size);
+        let arch = config.architecture()?;
+        let own = match frozen.is_none() && masking.localises() {
+            true => {
+                let (graph, name) = (Graph::new(arch), masking.making(arch)?.tap());
+                let tap = graph.tap(&name).with_context(|| format!("{arch} has no `{name}`"))?;
+                Some((graph, [tap]))
+            }
+            false => None,
+        };
+        let map = arch.feature_side(masking.stage, size);
         Ok(Self {
             frozen,
+            own,
             prior: (masking.prior_until > 0.0).then(|| BorderColour::new(&contract, device)),
             std: contract.std,
             grid: masking.cells(map) as i64,
@@ -59,11 +71,16 @@ impl Localiser {
 
     /// Whether the method's own network localises.
     pub(super) fn by_method(&self) -> bool {
-        self.frozen.is_none() && self.masking.localises()
+        self.own.is_some()
     }
 
-    /// The foreground that guides the masks of a view, `(B, h, w)`. `own` is the feature map `(B, C, h, w)` that the
-    /// method's network makes of what encoders see.
+    /// The value of that network that it does by; none where it does not.
+    pub(super) fn tap(&self) -> &[TapId] {
+        self.own.as_ref().map_or(&[], |(_, tap)| tap)
+    }
+
+    /// The foreground that guides the masks of a view, `(B, h, w)`. `own` is the value at [`Self::tap`] that the method's
+    /// network has of what encoders see.
     pub(super) fn find(&self, view: &View, own: impl FnOnce(&Tensor) -> Tensor) -> Tensor {
         if !self.masking.localises() {
             let b = view.input.size()[0];
@@ -71,14 +88,16 @@ impl Localiser {
         }
         match &self.frozen {
             Some(frozen) => self.guide(&frozen.maps(&view.plain, self.making()), view),
-            None => self.of_features(&own(&view.input), view),
+            None => self.of_value(&own(&view.input), view),
         }
     }
 
-    /// The same by the feature map of the method's network.
-    pub(super) fn of_features(&self, features: &Tensor, view: &View) -> Tensor {
-        let pictures = Pictures { pixels: &view.plain, std: self.std };
-        self.guide(&(self.making())(self.masking.rule, features, pictures), view)
+    /// The same by the value at [`Self::tap`] of the method's network.
+    pub(super) fn of_value(&self, value: &Tensor, view: &View) -> Tensor {
+        let (pictures, size) = (Pictures { pixels: &view.plain, std: self.std }, view.plain.size());
+        let Some((graph, [tap])) = &self.own else { unreachable!("asked for where there is a tap") };
+        let features = map_of(graph, *tap, value, [size[2], size[3]]);
+        self.guide(&(self.making())(self.masking.rule, &features, pictures), view)
     }
 
     /// What makes maps of features: as fine as the rule does where a finer grid is asked for.
@@ -118,18 +137,12 @@ struct Frozen {
 
 impl Frozen {
     /// Reads `path`, any checkpoint that holds an encoder. `run` is this run's preprocessing, `size` the side of its views.
-    fn open(
-        path: &Path,
-        (stage, rule): (usize, MapRule),
-        run: &Preprocess,
-        size: usize,
-        device: Device,
-    ) -> Result<Self> {
+    fn open(path: &Path, masking: &Masking, run: &Preprocess, size: usize, device: Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
         let weights = load_encoder(&checkpoint, &LoadOptions::default())?;
         let contract = match checkpoint.metadata().get(meta::PREPROCESS) {
             Some(json) => Preprocess::from_json(json).with_context(|| format!("`{}`", path.display()))?,
-            None => Preprocess::imagenet(224),
+            None => Preprocess::beside(path)?.unwrap_or_else(|| Preprocess::imagenet(224)),
         };
         let channels = |f: &dyn Fn(usize) -> f32| {
             let values: Vec<f32> = (0..3).map(f).collect();
@@ -142,8 +155,16 @@ impl Frozen {
             (factor, shift)
         });
         let filter = contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device));
+        let (arch, rule) = (weights.arch, masking.rule);
+        let making = masking.making(arch).with_context(|| format!("`--saliency {}`", path.display()))?;
+        ensure!(
+            arch.vit().is_none_or(|vit| size.is_multiple_of(vit.patch)),
+            "`--saliency {}`: {arch} wants whole patches, and views have {size} px; hint: another `--image-size`",
+            path.display()
+        );
         let encoder = Encoder::from_checkpoint(&weights, device)?;
-        let tap = encoder.stage(stage).with_context(|| format!("`{}`", path.display()))?;
+        let tap = encoder.graph().tap(&making.tap());
+        let tap = tap.with_context(|| format!("`{}`: {arch} has no `{}`", path.display(), making.tap()))?;
         Ok(Self { encoder, tap, rule, std: contract.std, renormalise, filter })
     }
 
@@ -157,7 +178,8 @@ impl Frozen {
         if let Some(filter) = &self.filter {
             x = filter.apply(&x);
         }
-        let features = self.encoder.forward(&x, Mode::Eval, &[self.tap]).tap();
+        let (value, size) = (self.encoder.forward(&x, Mode::Eval, &[self.tap]).tap(), x.size());
+        let features = self.encoder.map(self.tap, &value, [size[2], size[3]]);
         make(self.rule, &features, Pictures { pixels: &plain, std: self.std })
     }
 }

@@ -1,7 +1,7 @@
 //! The masking part of a method: filter, localise, hide.
 
-use anyhow::{Context, Result};
-use occlude_encoder::{Graph, TapId};
+use anyhow::Result;
+use occlude_encoder::TapId;
 use rand::Rng;
 use tch::{Device, Tensor};
 
@@ -42,8 +42,6 @@ struct Parts {
     masker: Masker,
     localiser: Localiser,
     filter: Option<HighPassFilter>,
-    /// The feature map of the run's own architecture.
-    tap: [TapId; 1],
 }
 
 impl Occluder {
@@ -55,15 +53,10 @@ impl Occluder {
         let epochs = config.epochs as f64;
         let Some(masking) = &config.masking else { return Ok(Self { parts: None, epochs }) };
         let (size, contract) = (config.image_size, config.preprocess());
-        let graph = Graph::new(config.architecture()?);
-        let tap = graph
-            .stage(masking.stage)
-            .with_context(|| format!("{} has no stage {}", graph.arch, masking.stage))?;
         let parts = Parts {
             masker: Masker::new(masking, size, device),
             localiser: Localiser::new(config, masking, device)?,
             filter: contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device)),
-            tap: [tap],
             config: masking.clone(),
         };
         Ok(Self { parts: Some(parts), epochs })
@@ -93,15 +86,15 @@ impl Occluder {
         self.parts.as_ref().is_some_and(|p| p.localiser.by_method())
     }
 
-    /// The feature map of the method's network that localises; none where nothing is masked.
+    /// The value of the method's network that localises; none where it does not.
     pub(super) fn tap(&self) -> &[TapId] {
-        self.parts.as_ref().map_or(&[], |p| p.tap.as_slice())
+        self.parts.as_ref().map_or(&[], |p| p.localiser.tap())
     }
 
-    /// The foreground of a view by the feature map `(B, C, h, w)` that the method's network makes of it; `None` where
-    /// nothing is masked.
-    pub(super) fn foreground(&self, features: &Tensor, view: &View) -> Option<Tensor> {
-        self.parts.as_ref().map(|parts| parts.localiser.of_features(features, view))
+    /// The foreground of a view by the value at [`Self::tap`] that the method's network has of it; `None` where nothing is
+    /// masked.
+    pub(super) fn foreground(&self, value: &Tensor, view: &View) -> Option<Tensor> {
+        self.parts.as_ref().map(|parts| parts.localiser.of_value(value, view))
     }
 
     /// Hard negatives a pair.
@@ -114,8 +107,8 @@ impl Occluder {
         self.parts.as_ref().map_or(1.0, |p| p.config.alpha)
     }
 
-    /// A masked copy of what encoders see of `view`; unmasked where nothing is to be masked. `own` is the feature map
-    /// `(B, C, h, w)` that the method's network makes of it.
+    /// A masked copy of what encoders see of `view`; unmasked where nothing is to be masked. `own` is the value at
+    /// [`Self::tap`] that the method's network has of it.
     pub(super) fn hide(
         &self,
         view: &mut View,

@@ -169,18 +169,8 @@ impl Encoder {
 
     /// A tapped value of pictures of `size` (height, width) as feature map `(N, C, h, w)`. Of tokens it has the patches; of
     /// attention the class token's to them, mean over heads, in one channel.
-    pub fn map(&self, tap: TapId, value: &Tensor, [height, width]: [i64; 2]) -> Tensor {
-        let tap = &self.graph[tap];
-        let (before, stride) = (self.graph.prefix() as i64, tap.stride as i64);
-        let (h, w) = (height / stride, width / stride);
-        match tap.kind {
-            TapKind::Map => value.shallow_clone(),
-            TapKind::Tokens => value.narrow(1, before, h * w).transpose(1, 2).unflatten(2, [h, w]),
-            TapKind::Attention => {
-                let of_class = value.select(2, 0).narrow(2, before, h * w); // (N, heads, h w)
-                of_class.mean_dim([1i64].as_slice(), true, Kind::Float).unflatten(2, [h, w])
-            }
-        }
+    pub fn map(&self, tap: TapId, value: &Tensor, size: [i64; 2]) -> Tensor {
+        map_of(&self.graph, tap, value, size)
     }
 
     /// The place of a stage's feature map among the taps: 2 to 5 of a ResNet.
@@ -321,6 +311,21 @@ impl Encoder {
             },
             op => unary(op, input(0), params),
         })
+    }
+}
+
+/// See [`Encoder::map`]; for those who have the value, but not the encoder.
+pub fn map_of(graph: &Graph, tap: TapId, value: &Tensor, [height, width]: [i64; 2]) -> Tensor {
+    let tap = &graph[tap];
+    let (before, stride) = (graph.prefix() as i64, tap.stride as i64);
+    let (h, w) = (height / stride, width / stride);
+    match tap.kind {
+        TapKind::Map => value.shallow_clone(),
+        TapKind::Tokens => value.narrow(1, before, h * w).transpose(1, 2).unflatten(2, [h, w]),
+        TapKind::Attention => {
+            let of_class = value.select(2, 0).narrow(2, before, h * w); // (N, heads, h w)
+            of_class.mean_dim([1i64].as_slice(), true, Kind::Float).unflatten(2, [h, w])
+        }
     }
 }
 

@@ -13,7 +13,7 @@ mod running;
 mod statistics;
 
 pub use branch::{Aligned, Branch, Follower, Head, Projected, load_branches};
-pub use encoder::{Encoder, Hidden, Mode, Output};
+pub use encoder::{Encoder, Hidden, Mode, Output, map_of};
 pub use mlp::{Init, Mlp};
 pub use named::{Named, ema, find, load};
 pub use optim::Optimizer;

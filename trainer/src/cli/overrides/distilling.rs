@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::{pair, set};
-use crate::config::{Config, PatchChoice, PatchPer, PatchScore, Recipe};
+use crate::config::{BACKGROUND_SHARE, Config, PatchChoice, PatchPer, PatchScore, Recipe};
 
 /// Flags that override the distillation of a recipe.
 #[derive(Args, Debug, Default)]
@@ -38,20 +38,26 @@ pub(super) struct DistilArgs {
     /// Which patches are hidden (iBOT)
     #[arg(long, value_enum)]
     patch_choice: Option<PatchChoice>,
-    /// What `high`, `low` and `hint` rank patches by; of two the second is for the second large view (iBOT)
+    /// What choices other than `block` and `random` look at; of two the second is for the second large view (iBOT)
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SCORES")]
     patch_score: Option<Vec<PatchScore>>,
-    /// Block whose attention `raw`, `log` and `pow` read, from 0, of two the second for the second large view; default: the
-    /// last (iBOT)
+    /// Block whose attention `raw`, `log` and `pow` read, or whose patches `object` does, from 0, of two the second for the second
+    /// large view; default: the last (iBOT)
     #[arg(long, value_delimiter = ',', value_name = "BLOCKS")]
     patch_layer: Option<Vec<usize>>,
     /// Exponent of `--patch-score pow` (iBOT)
     #[arg(long)]
     patch_power: Option<f64>,
-    /// Ranges of the share of patches that is hidden, one of which is drawn: `0-0,0.1-0.5` hides none of every other view (iBOT)
+    /// Ranges of the share of patches that is hidden, one of which is drawn: `0-0,0.1-0.5` hides none of every other view (iBOT;
+    /// of no effect with `--patch-choice background`)
     #[arg(long, value_delimiter = ',', value_name = "RANGES")]
     patch_ratio: Option<Vec<Range>>,
-    /// Share of the large views of which patches are hidden at all (iBOT)
+    /// Probability that `--patch-choice background` hides a patch of the foreground, and one of the background; default: 0.05
+    /// 0.5 (iBOT)
+    #[arg(long, num_args = 2, value_names = ["FG", "BG"])]
+    patch_probability: Option<Vec<f64>>,
+    /// Share of the large views of which patches are hidden at all; default: 0.5 with `--patch-choice background`, else the
+    /// recipe's (iBOT)
     #[arg(long, value_name = "SHARE")]
     patch_share: Option<f64>,
     /// Draw these two for every view of every picture, or for a batch (iBOT)
@@ -60,6 +66,18 @@ pub(super) struct DistilArgs {
     /// Share of the patches that `--patch-choice hint` takes for the most attended, and shows a few of (iBOT)
     #[arg(long, value_name = "SHARE")]
     patch_hint: Option<f64>,
+    /// Weight of the contrastive loss of patches (ibot-dense)
+    #[arg(long)]
+    dense_weight: Option<f64>,
+    /// Temperature of its softmax (ibot-dense)
+    #[arg(long)]
+    dense_temperature: Option<f64>,
+    /// Patches of a large view with the largest scores, which are alike those of the other (ibot-dense)
+    #[arg(long, value_name = "N")]
+    dense_positives: Option<usize>,
+    /// Patches of a large view with the smallest, which they are unlike (ibot-dense)
+    #[arg(long, value_name = "N")]
+    dense_negatives: Option<usize>,
 }
 
 /// `LOW-HIGH`.
@@ -98,6 +116,14 @@ impl DistilArgs {
             || self.patch_share.is_some()
             || self.patch_per.is_some()
             || self.patch_hint.is_some()
+            || self.patch_probability.is_some()
+    }
+
+    fn compares(&self) -> bool {
+        self.dense_weight.is_some()
+            || self.dense_temperature.is_some()
+            || self.dense_positives.is_some()
+            || self.dense_negatives.is_some()
     }
 
     /// Overrides what is given.
@@ -105,7 +131,7 @@ impl DistilArgs {
     /// # Errors
     /// Where the recipe does not have it.
     pub(super) fn apply(self, recipe: Recipe, c: &mut Config) -> Result<()> {
-        let (name, distils, hides) = (recipe.name(), self.distils(), self.hides());
+        let (name, distils, hides, compares) = (recipe.name(), self.distils(), self.hides(), self.compares());
         let dino = c.method.dino_mut();
         ensure!(
             !distils || dino.is_some(),
@@ -115,6 +141,10 @@ impl DistilArgs {
             !hides || dino.as_ref().is_some_and(|d| d.patches.is_some()),
             "`--recipe {name}` hides no patches, but a flag of them was given; hint: `--recipe ibot`"
         );
+        ensure!(
+            !compares || dino.as_ref().is_some_and(|d| d.dense.is_some()),
+            "`--recipe {name}` compares no patches, but a flag of that was given; hint: `--recipe ibot-dense`"
+        );
         let Some(d) = dino else { return Ok(()) };
         set(&mut d.prototypes, self.prototypes);
         set(&mut d.norm_last_layer, self.norm_last_layer);
@@ -123,8 +153,18 @@ impl DistilArgs {
         set(&mut d.teacher_warmup_epochs, self.teacher_warmup_epochs);
         set(&mut d.center_momentum, self.center_momentum);
         set(&mut d.drop_path, self.drop_path);
+        if let Some(dense) = &mut d.dense {
+            set(&mut dense.weight, self.dense_weight);
+            set(&mut dense.temperature, self.dense_temperature);
+            set(&mut dense.positives, self.dense_positives);
+            set(&mut dense.negatives, self.dense_negatives);
+        }
         let Some(p) = &mut d.patches else { return Ok(()) };
         set(&mut p.weight, self.patch_weight);
+        if self.patch_choice == Some(PatchChoice::Background) {
+            p.share = BACKGROUND_SHARE;
+        }
+        set(&mut p.probability, pair(self.patch_probability));
         set(&mut p.choice, self.patch_choice);
         set(&mut p.score, self.patch_score);
         set(&mut p.layer, self.patch_layer);
@@ -158,7 +198,7 @@ mod tests {
              --teacher-warmup-epochs 7 --center-momentum 0.8 --drop-path 0.2 --temperature 0.2 --hidden 77 --dim 33 \
              --patch-weight 0.5 --patch-choice hint --patch-score rollout-mid,pow --patch-layer 11,4 --patch-power 0.3 \
              --patch-ratio 0-0.1,0.2-0.4 --patch-share 0.6 --patch-per batch --patch-hint 0.2 --epochs 50 --momentum-start 0.9 \
-             --lr-end 0.0001",
+             --lr-end 0.0001 --patch-probability 0.1 0.6",
         );
         let mut c = c.expect("valid");
         assert_eq!(c.optimizer.lr_end, 1e-4);
@@ -173,6 +213,27 @@ mod tests {
         assert_eq!(p.score, [PatchScore::RolloutMid, PatchScore::Pow]);
         assert_eq!((p.layer.as_slice(), p.ratio.as_slice()), (&[11, 4][..], &[[0.0, 0.1], [0.2, 0.4]][..]));
         assert_eq!((p.share, p.per, p.hint), (0.6, PatchPer::Batch, 0.2));
+        assert_eq!(p.probability, [0.1, 0.6]);
+        let dense = "--dense-weight 0.5 --dense-temperature 0.1 --dense-positives 4 --dense-negatives 7";
+        let mut c = resolve(&format!("--recipe ibot-dense {dense}")).expect("valid");
+        let d = c.method.dino_mut().expect("DINO").dense.clone().expect("compared");
+        assert_eq!((d.weight, d.temperature, d.positives, d.negatives), (0.5, 0.1, 4, 7));
+        let error = resolve(&format!("--recipe ibot {dense}")).expect_err("refused").to_string();
+        assert!(error.contains("hint: `--recipe ibot-dense`"), "{error}");
+    }
+
+    /// As of masks of pixels: half of the views, unless another share is given.
+    #[test]
+    fn patches_of_the_background_are_hidden_in_half_of_the_views() {
+        let share = |flags: &str| {
+            let mut c = resolve(&format!("--recipe ibot {flags}")).expect("valid");
+            let p = c.method.dino_mut().and_then(|d| d.patches.clone()).expect("hidden");
+            (p.share, p.probability)
+        };
+        assert_eq!(share(""), (1.0, [0.05, 0.5]));
+        assert_eq!(share("--patch-choice background"), (0.5, [0.05, 0.5]));
+        assert_eq!(share("--patch-choice background --patch-share 0.9").0, 0.9);
+        assert_eq!(share("--patch-choice spread --patch-score object").0, 1.0);
     }
 
     #[test]

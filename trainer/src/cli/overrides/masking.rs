@@ -1,6 +1,8 @@
 //! The flags of masking.
 
+use anyhow::{Result, ensure};
 use clap::Args;
+use occlude_encoder::Arch;
 use occlude_saliency::MapRule;
 
 use super::{pair, set};
@@ -12,18 +14,24 @@ pub(super) struct MaskArgs {
     /// What localises: `momentum` (the momentum encoder) or a checkpoint file
     #[arg(long)]
     saliency: Option<Saliency>,
-    /// Stage (3 to 5) whose feature map is the saliency map; its cells are the grid, unless `--mask-grid` says another
+    /// Stage (3 to 5) of a ResNet whose feature map is the saliency map; its cells are the grid, unless `--mask-grid` says another
     #[arg(long)]
     saliency_stage: Option<usize>,
-    /// What makes a map of its features: `sum` (of all channels, as published), `border` (what differs from the border) or
-    /// `object` (what resembles the middle and not the border, in features and colours)
+    /// Block of a vision transformer whose patches or attention are the saliency map, from 0; its patches are the grid, unless
+    /// `--mask-grid` says another; default: the last
+    #[arg(long, value_name = "N", conflicts_with = "saliency_stage")]
+    saliency_block: Option<usize>,
+    /// What makes a map of its features: `sum` (of all channels, as published), `border` (what differs from the border),
+    /// `object` (what resembles the middle and not the border, in features and colours) or `attention` (what a vision
+    /// transformer's class token looks at, which is its default)
     #[arg(long, value_name = "RULE")]
     saliency_rule: Option<MapRule>,
     /// Share of the epochs in which colours and the centre have a part in the scores of cells, falling from all of it to none;
     /// 0: never
     #[arg(long, value_name = "SHARE")]
     prior_until: Option<f64>,
-    /// Cells of masks along a side, at least as many as the map has, which is interpolated; default: those of the map
+    /// Cells of masks along a side, of a ResNet at least as many as the map has, which is interpolated, or averaged where it has
+    /// more; default: those of the map
     #[arg(long, value_name = "N")]
     mask_grid: Option<usize>,
     /// Whose saliency guides the choice of cells
@@ -70,6 +78,7 @@ impl MaskArgs {
     pub(super) fn given(&self) -> bool {
         self.saliency.is_some()
             || self.saliency_stage.is_some()
+            || self.saliency_block.is_some()
             || self.saliency_rule.is_some()
             || self.prior_until.is_some()
             || self.mask_grid.is_some()
@@ -87,10 +96,24 @@ impl MaskArgs {
             || self.alpha.is_some()
     }
 
-    /// Overrides what is given.
-    pub(super) fn apply(self, m: &mut Masking) {
+    /// Overrides what is given, in a run of that architecture.
+    ///
+    /// # Errors
+    /// Where a stage of a vision transformer is asked for.
+    pub(super) fn apply(self, m: &mut Masking, arch: Arch) -> Result<()> {
         set(&mut m.saliency, self.saliency);
+        if arch.vit().is_some() {
+            // a checkpoint may be a ResNet's
+            ensure!(
+                self.saliency_stage.is_none() || m.saliency != Saliency::Momentum,
+                "`--saliency-stage`: {arch} has no stages; hint: `--saliency-block`"
+            );
+            if self.saliency_stage.is_none() {
+                m.rule = MapRule::Attention;
+            }
+        }
         set(&mut m.stage, self.saliency_stage);
+        set(&mut m.block, self.saliency_block.map(Some));
         set(&mut m.rule, self.saliency_rule);
         set(&mut m.prior_until, self.prior_until);
         set(&mut m.grid, self.mask_grid.map(Some));
@@ -109,5 +132,6 @@ impl MaskArgs {
         set(&mut m.negative_ratio, pair(self.negative_ratio));
         set(&mut m.num_nonsem, self.num_nonsem);
         set(&mut m.alpha, self.alpha);
+        Ok(())
     }
 }

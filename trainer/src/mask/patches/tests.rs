@@ -13,8 +13,8 @@ fn settings(change: impl FnOnce(&mut Patches)) -> Patches {
     patches
 }
 
-fn drawn(settings: &Patches, pictures: usize, seed: u64) -> Drawn {
-    draw(settings, GRID, pictures, &mut stream(seed, Domain::Mask, 0, 0))
+fn drawn(settings: &Patches, pictures: usize, seed: u64) -> Vec<Vec<usize>> {
+    draw(settings, GRID, pictures, &mut stream(seed, Domain::Mask, 0, 0)).places
 }
 
 /// Half of the views lose nothing, the others 10 to 50 % of their patches on average less what rectangles leave over.
@@ -114,8 +114,10 @@ fn draws_for_a_batch_are_one() {
 
 #[test]
 fn what_is_drawn_becomes_places_and_weights() {
-    let drawn = vec![vec![1, 3], vec![], vec![0]];
-    let plain = hidden(&drawn, 4, None, Device::Cpu).expect("some");
+    let drawn = Drawn { places: vec![vec![1, 3], vec![], vec![0]], ratio: vec![0.5, 0.0, 0.25] };
+    let by = |choice| settings(|p| p.choice = choice);
+    let all = |choice, scores| hidden(&by(choice), &drawn, [2, 2], scores, Device::Cpu);
+    let plain = all(PatchChoice::Random, None).expect("some");
     let places = |h: &HiddenPatches| Vec::<i64>::try_from(&h.places).expect("numbers");
     assert_eq!(places(&plain), [1, 3, 8]);
     assert_eq!(Vec::<f32>::try_from(&plain.weights).expect("numbers"), [0.5, 0.5, 1.0]);
@@ -124,10 +126,30 @@ fn what_is_drawn_becomes_places_and_weights() {
     let scores =
         Tensor::from_slice(&[0.1f32, 0.4, 0.2, 0.3, 0., 0., 0., 0., 0.3, 0.1, 0.4, 0.2]).view([3, 4]);
     for (choice, expected) in [(PatchChoice::High, [3, 0, 10]), (PatchChoice::Low, [2, 1, 9])] {
-        let ranked = hidden(&drawn, 4, Some(&order(choice, &scores)), Device::Cpu).expect("some");
+        let ranked = all(choice, Some(&scores)).expect("some");
         assert_eq!(places(&ranked), expected, "{choice:?}");
     }
-    assert!(hidden(&vec![vec![]; 3], 4, None, Device::Cpu).is_none());
+    assert_eq!(places(&all(PatchChoice::Block, Some(&scores)).expect("some")), [1, 3, 8], "looks at none");
+    let none = Drawn { places: vec![vec![]; 3], ratio: vec![0.0; 3] };
+    assert!(hidden(&by(PatchChoice::Random), &none, [2, 2], None, Device::Cpu).is_none());
+}
+
+/// The host's number of patches is the device's, whatever is foreground, as the places are drawn before it is known.
+#[test]
+fn spread_patches_are_as_many_as_were_drawn() {
+    let _alone = crate::rng::alone();
+    tch::manual_seed(8);
+    let p = settings(|p| (p.choice, p.ratio) = (PatchChoice::Spread, vec![[0.0, 0.0], [0.0, 0.99]]));
+    for seed in 0..30 {
+        let drawn = draw(&p, GRID, 40, &mut stream(seed, Domain::Mask, 0, 0));
+        let scores =
+            Tensor::rand([80, 196], (Kind::Float, Device::Cpu)).pow_tensor_scalar(1 + seed as i64 % 5);
+        let found = hidden(&p, &drawn, GRID, Some(&scores), Device::Cpu).expect("some");
+        let counts = found.mask.sum_dim_intlist([1i64].as_slice(), false, Kind::Int64);
+        let expected: Vec<i64> = drawn.places.iter().map(|view| view.len() as i64).collect();
+        assert_eq!(Vec::<i64>::try_from(&counts).expect("numbers"), expected);
+        assert!(expected.contains(&0) && expected.iter().any(|&n| n > 150));
+    }
 }
 
 /// Of each score the definition, one number at a time.

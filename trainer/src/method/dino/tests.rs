@@ -126,11 +126,11 @@ fn hidden_patches_are_not_seen() {
     p.ratio = vec![[0.4, 0.4]];
     let method = dino(&c);
     let pair = Tensor::cat(&views().pair(), 0);
-    let hidden = method.hide(&pair, &[], step(0)).expect("some");
+    let hidden = method.choose(&pair, None, step(0)).0.expect("some");
     let mask = enlarge(&hidden.mask.to_kind(Kind::Float).view([-1, 1, 8, 8]), 64);
     assert_eq!(hidden.places.size()[0], hidden.mask.sum(Kind::Int64).int64_value(&[]));
     let other = &pair + mask * Tensor::randn_like(&pair);
-    let learnt = |x: &Tensor| method.learn(x, &[], Some(&hidden));
+    let learnt = |x: &Tensor| method.learn(x, &[], Some(&hidden), None);
     let (a, b) = (learnt(&pair), learnt(&other));
     assert!(distance(&a.class, &b.class) < 1e-6);
     let (a, b) = (a.patches.expect("hidden"), b.patches.expect("hidden"));
@@ -138,7 +138,7 @@ fn hidden_patches_are_not_seen() {
     let taught = |x: &Tensor| tch::no_grad(|| method.teach(x));
     assert!(distance(&taught(&pair).class, &taught(&other).class) > 1e-4);
     // without a token in its place the student sees what the teacher would
-    let none = method.learn(&pair, &[], None);
+    let none = method.learn(&pair, &[], None, None);
     assert!(none.patches.is_none() && distance(&none.class, &learnt(&pair).class) > 1e-5);
 }
 
@@ -158,7 +158,7 @@ fn attention_says_what_is_hidden() {
         let seen = tch::no_grad(|| method.teacher.branch().encode(&pair, Mode::Eval, &want));
         let hidden = tch::no_grad(|| {
             let taught = method.teach(&pair);
-            method.hide(&pair, &taught.patches.expect("seen").1, step(0)).expect("some")
+            method.choose(&pair, taught.scores.as_ref(), step(0)).0.expect("some")
         });
         for i in 0..2 * PICTURES {
             let map = &seen.taps[usize::from(i >= PICTURES)];
@@ -225,4 +225,156 @@ fn state_survives_a_round_trip_and_wrong_state_is_refused() {
         }
         assert_eq!(a.state().iter().filter(|n| n.name.starts_with("center")).count(), names.len().max(2) - 1);
     }
+}
+
+/// A network whose attention says where patches are hidden, of `choice` by `score`, and what the teacher sees of both views.
+fn guided(
+    choice: PatchChoice,
+    score: PatchScore,
+    change: impl FnOnce(&mut config::Dino),
+) -> (Dino, Tensor, Taught) {
+    let mut c = config(Recipe::Ibot);
+    let d = c.method.dino_mut().expect("DINO");
+    let p = d.patches.as_mut().expect("hidden");
+    (p.choice, p.score, p.ratio) = (choice, vec![score], vec![[0.3, 0.3]]);
+    change(d);
+    let method = dino(&c);
+    let pair = Tensor::cat(&views().pair(), 0);
+    let taught = tch::no_grad(|| method.teach(&pair));
+    (method, pair, taught)
+}
+
+/// The patches that are hidden are the very cells that the occluder of a ResNet's views chooses, given the same map.
+#[test]
+fn foreground_and_background_are_hidden_as_cells_are_masked() {
+    let _alone = crate::rng::alone();
+    let float = |x: &Tensor| x.to_kind(Kind::Float).view([2 * PICTURES, 1, 8, 8]);
+    for score in [PatchScore::Raw, PatchScore::Log, PatchScore::RolloutAll, PatchScore::Object] {
+        let (method, pair, taught) = guided(PatchChoice::Spread, score, |_| {});
+        let map = taught.scores.as_ref().expect("looked at").view([2 * PICTURES, 8, 8]);
+        let foreground = crate::mask::foreground(&map, 0.0);
+        tch::manual_seed(3);
+        let hidden = method.choose(&pair, taught.scores.as_ref(), step(0)).0.expect("some");
+        tch::manual_seed(3);
+        let ratio = Tensor::from_slice(&[0.3f32; 2 * PICTURES as usize]);
+        let cells = crate::mask::cells(&foreground, &ratio, 1, crate::mask::Purpose::Positive, false);
+        assert_eq!(float(&hidden.mask), cells, "{score:?}");
+        assert_eq!(hidden.places.size()[0], 2 * PICTURES * 19, "round(0.3 * 64) of each view");
+        let mut places = Tensor::zeros([2 * PICTURES * 64], (Kind::Bool, Device::Cpu));
+        let places = places.index_fill_(0, &hidden.places, 1).view([2 * PICTURES, 64]);
+        assert_eq!(places, hidden.mask);
+        // of the foreground as large a share as of all
+        let there = foreground.flatten(1, -1).sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
+        let inside = (cells.squeeze_dim(1) * &foreground).flatten(1, -1);
+        let inside = inside.sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
+        assert!(distance(&inside, &(there * 0.3)) <= 0.5 + 1e-6, "{score:?}");
+
+        let mut all = Tensor::zeros([2], (Kind::Double, Device::Cpu));
+        let (method, pair, taught) = guided(PatchChoice::Background, score, |_| {});
+        for seed in 0..40 {
+            tch::manual_seed(seed);
+            let hidden = method.choose(&pair, taught.scores.as_ref(), step(0)).0.expect("some");
+            tch::manual_seed(seed);
+            let cells = crate::mask::independent(&foreground, [0.05, 0.5], 1, false);
+            assert_eq!(float(&hidden.mask), cells, "{score:?}");
+            let of = |part: &Tensor| {
+                ((cells.squeeze_dim(1) * part).sum(Kind::Double) / part.sum(Kind::Double)).unsqueeze(0)
+            };
+            all += Tensor::cat(&[of(&foreground), of(&(1.0 - &foreground))], 0) / 40.0;
+        }
+        let [inside, outside] = [0, 1].map(|i| all.double_value(&[i]));
+        assert!((inside - 0.05).abs() < 0.01 && (outside - 0.5).abs() < 0.02, "{inside} {outside}");
+    }
+}
+
+/// Scores by the rule of maps are those of the maps of the teacher's patches.
+#[test]
+fn the_rule_of_maps_scores_patches() {
+    let _alone = crate::rng::alone();
+    let last = |d: &mut config::Dino| d.patches.as_mut().expect("hidden").layer = vec![1, 0];
+    let (method, pair, taught) = guided(PatchChoice::High, PatchScore::Object, last);
+    let encoder = method.teacher.branch().encoder();
+    let maps: Vec<Tensor> = [("block1", 0), ("block0", PICTURES)]
+        .into_iter()
+        .map(|(name, first)| {
+            let tap = encoder.graph().tap(name).expect("a tap");
+            let seen = pair.narrow(0, first, PICTURES);
+            let tokens = tch::no_grad(|| encoder.forward(&seen, Mode::Eval, &[tap]).tap());
+            let features = tokens.narrow(1, 1, 64).transpose(1, 2).reshape([PICTURES, 32, 8, 8]);
+            let pictures = crate::maps::Pictures { pixels: &seen, std: [0.229, 0.224, 0.225] };
+            crate::maps::maps(crate::maps::MapRule::Object, &features, pictures)
+        })
+        .collect();
+    let scores = taught.scores.expect("looked at").view([2 * PICTURES, 8, 8]);
+    assert!(distance(&scores, &Tensor::cat(&maps, 0)) < tolerance::SAME_MATH);
+}
+
+/// Where each patch is hidden by itself the loss is that of the hidden ones, and views that hide nothing have none.
+#[test]
+fn patches_that_are_not_hidden_have_no_part_in_the_loss() {
+    let _alone = crate::rng::alone();
+    let (method, pair, taught) = guided(PatchChoice::Background, PatchScore::Raw, |d| {
+        d.patches.as_mut().expect("hidden").share = 0.5;
+    });
+    let hidden = method.choose(&pair, taught.scores.as_ref(), step(1)).0.expect("some");
+    let counts = hidden.mask.sum_dim_intlist([1i64].as_slice(), false, Kind::Int64);
+    let counts = Vec::<i64>::try_from(&counts).expect("numbers");
+    assert!(counts.contains(&0) && counts.iter().any(|&n| n > 5), "{counts:?}");
+    let mut each = vec![0.0f64; counts.len()];
+    let places = Vec::<i64>::try_from(&hidden.places).expect("numbers");
+    let weights = Vec::<f32>::try_from(&hidden.weights).expect("numbers");
+    for (place, weight) in places.iter().zip(weights) {
+        let (view, patch) = (place / 64, place % 64);
+        let masked = hidden.mask.int64_value(&[view, patch]) == 1;
+        let expected = if masked { 1.0 / counts[view as usize] as f32 } else { 0.0 };
+        assert_eq!(weight, expected);
+        each[view as usize] += f64::from(weight);
+    }
+    for (sum, count) in each.iter().zip(&counts) {
+        assert!((sum - f64::from(u8::from(*count > 0))).abs() < 1e-5);
+    }
+}
+
+/// The patches that are compared are the most and the least attended, and what is learnt from them reaches the student.
+#[test]
+fn the_most_attended_patches_are_compared() {
+    let _alone = crate::rng::alone();
+    let mut c = config(Recipe::IbotDense);
+    let d = c.method.dino_mut().expect("DINO");
+    (d.dense.as_mut().expect("compared").positives, d.dense.as_mut().expect("compared").negatives) = (4, 9);
+    d.dense.as_mut().expect("compared").weight = 0.5;
+    let mut method = dino(&c);
+    let pair = Tensor::cat(&views().pair(), 0);
+    let taught = tch::no_grad(|| method.teach(&pair));
+    let (_, compared) = method.choose(&pair, taught.scores.as_ref(), step(0));
+    let (compared, scores) = (compared.expect("some"), taught.scores.expect("looked at"));
+    for view in 0..2 * PICTURES {
+        let mut order: Vec<i64> = (0..64).collect();
+        order.sort_by(|&a, &b| scores.double_value(&[view, b]).total_cmp(&scores.double_value(&[view, a])));
+        let of = |places: &Tensor, count: i64| {
+            let places = places.narrow(0, view * count, count) - view * 64;
+            Vec::<i64>::try_from(&places).expect("numbers")
+        };
+        assert_eq!(of(&compared.best, 4), order[..4]);
+        assert_eq!(of(&compared.worst, 9), order[55..]);
+    }
+    let out = method.step(&views(), step(0)).expect("a step");
+    let names: Vec<_> = out.metrics.iter().map(|m| m.0).collect();
+    assert_eq!(names, ["class_loss", "patch_loss", "dense_loss", "target_entropy", "prototypes_used"]);
+    let of = |name: &str| out.metrics.iter().find(|m| m.0 == name).expect("there").1.double_value(&[]);
+    let total = of("class_loss") + of("patch_loss") + 0.5 * of("dense_loss");
+    assert!((total - out.loss.double_value(&[])).abs() < 1e-5 && of("dense_loss") > 0.0);
+    // where no other loss says anything of patches
+    let d = c.method.dino_mut().expect("DINO");
+    d.patches.as_mut().expect("hidden").weight = 0.0;
+    let gradient = |weight: f64| {
+        let mut c = c.clone();
+        c.method.dino_mut().and_then(|d| d.dense.as_mut()).expect("compared").weight = weight;
+        let mut method = dino(&c);
+        method.step(&views(), step(0)).expect("a step").loss.backward();
+        assert!(method.teacher.branch().named().iter().all(|n| !n.tensor.grad().defined()));
+        let named = method.trainable();
+        crate::model::find(&named, "encoder_q.blocks.1.attn.qkv.weight").expect("there").grad()
+    };
+    assert!(distance(&gradient(0.0), &gradient(1.0)) > 1e-5);
 }

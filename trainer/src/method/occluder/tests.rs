@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::config::{Guidance, Recipe, Strategy};
+use crate::maps::{MapRule, Pictures, maps};
+use crate::model::{Encoder, Mode};
 use crate::rng::{Domain, stream};
 use occlude_saliency::{Map, prior, upsample};
 use tch::Kind;
@@ -172,13 +174,18 @@ fn whoever_needs_a_foreground_looks_for_it() {
 /// `foreground` against cells whose value is at least the mean and so many deviations more; values at the threshold may
 /// fall on either side.
 fn assert_foreground(found: &Tensor, map: &[f64], deviations: f64) {
+    assert_foreground_to(found, map, deviations, 1e-4);
+}
+
+/// The same of values that differ by less.
+fn assert_foreground_to(found: &Tensor, map: &[f64], deviations: f64, near: f64) {
     let n = map.len() as f64;
     let mean = map.iter().sum::<f64>() / n;
     let std = (map.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
     let limit = mean + deviations * std;
     for (i, (found, value)) in numbers(found).into_iter().zip(map).enumerate() {
         let expected = f64::from(u8::from(*value >= limit));
-        assert!(found == expected || (value - limit).abs() < 1e-4, "{i}: {value} {limit}");
+        assert!(found == expected || (value - limit).abs() < near, "{i}: {value} {limit}");
     }
 }
 
@@ -269,4 +276,104 @@ fn the_first_picture_shows_what_the_course_leads_to() {
     assert_eq!(shown(|m| m.course = Some([0.1, 0.2, 0.9])), (vec!["masked query, later"], 1));
     let both = |m: &mut Masking| (m.course, m.branch) = (Some([0.0, 0.2, 0.9]), Branch::Both);
     assert_eq!(shown(both), (vec!["masked query, later", "masked key, later"], 2));
+}
+
+/// A vision transformer with patches of 8 px, and an occluder of its views.
+fn of_transformer(change: impl FnOnce(&mut Masking)) -> (Encoder, Occluder) {
+    let mut config = config(Recipe::SaliencyMoco);
+    config.arch = "vit_32x2x2_patch8_64".into();
+    let masking = config.masking.as_mut().expect("masked");
+    (masking.strategy, masking.rule) = (Strategy::Zero, MapRule::Attention);
+    change(masking);
+    config.validate().expect("valid");
+    let encoder = Encoder::new(config.architecture().expect("known"), 4, Device::Cpu);
+    (encoder, Occluder::new(&config, Device::Cpu).expect("an occluder"))
+}
+
+/// What a transformer's own values say of its views, and what became of these.
+fn hidden_patches(change: impl FnOnce(&mut Masking)) -> (Encoder, View, Tensor) {
+    let (encoder, occluder) = of_transformer(change);
+    let mut view = occluder.view(&plain(), at(0.0));
+    let own = |x: &Tensor| tch::no_grad(|| encoder.forward(x, Mode::Eval, occluder.tap()).tap());
+    tch::manual_seed(2);
+    let out = occluder.hide(&mut view, Purpose::Positive, own, &mut stream(0, Domain::Mask, 3, 0));
+    (encoder, view, out)
+}
+
+/// The class token's attention, head by head and patch by patch, cut off at its mean; as many patches as the ratio says.
+#[test]
+fn attention_localises_on_the_patches() {
+    let _alone = crate::rng::alone();
+    for (block, ratio) in [(None, 0.25), (Some(0), 0.5)] {
+        let (encoder, view, out) = hidden_patches(|m| (m.block, m.ratio) = (block, [ratio, ratio]));
+        let tap = encoder.graph().tap(&format!("attention{}", block.unwrap_or(1))).expect("a tap");
+        let seen = tch::no_grad(|| encoder.forward(&plain(), Mode::Eval, &[tap]).tap());
+        let foreground = view.foreground.as_ref().expect("found");
+        assert_eq!(foreground.size(), [BATCH, 8, 8]);
+        for i in 0..BATCH {
+            let of = |p: i64| (0..2).map(|h| seen.double_value(&[i, h, 0, 1 + p])).sum::<f64>() / 2.0;
+            assert_foreground_to(&foreground.get(i), &(0..64).map(of).collect::<Vec<_>>(), 0.0, 1e-7);
+        }
+        // patches of 8 px are a quarter of the cells of 16 that are counted
+        let quarters = (64.0 * ratio / 4.0) as i64;
+        assert_eq!(cells(&view, &out), [quarters; BATCH as usize]);
+    }
+}
+
+/// Rules of features read the patches of a block, and a coarser grid averages the map.
+#[test]
+fn rules_of_features_read_patches() {
+    let _alone = crate::rng::alone();
+    for (rule, grid) in
+        [(MapRule::Sum, None), (MapRule::Border, None), (MapRule::Object, None), (MapRule::Border, Some(4))]
+    {
+        let (encoder, view, _) = hidden_patches(|m| (m.rule, m.grid, m.block) = (rule, grid, Some(0)));
+        let tap = encoder.graph().tap("block0").expect("a tap");
+        let tokens = tch::no_grad(|| encoder.forward(&plain(), Mode::Eval, &[tap]).tap());
+        let features = tokens.narrow(1, 1, 64).transpose(1, 2).reshape([BATCH, 32, 8, 8]);
+        let seen = plain();
+        let mut map = maps(rule, &features, Pictures { pixels: &seen, std: [0.229, 0.224, 0.225] });
+        if let Some(cells) = grid {
+            map = map.unsqueeze(1).adaptive_avg_pool2d([cells as i64; 2]).squeeze_dim(1);
+        }
+        let side = grid.map_or(8, |cells| cells as i64);
+        let foreground = view.foreground.as_ref().expect("found");
+        assert_eq!(foreground.size(), [BATCH, side, side]);
+        for i in 0..BATCH {
+            assert_foreground(&foreground.get(i), &numbers(&map.get(i)), rule.deviations());
+        }
+    }
+}
+
+/// With the same numbers in tokens as in a feature map the same pixels are masked, whatever the choice and the fill.
+#[test]
+fn tokens_and_feature_maps_mask_the_same_pixels() {
+    let _alone = crate::rng::alone();
+    tch::manual_seed(5);
+    let map = Tensor::randn([BATCH, 6, 8, 8], (Kind::Float, Device::Cpu));
+    let tokens = Tensor::cat(
+        &[Tensor::ones([BATCH, 1, 6], (Kind::Float, Device::Cpu)), map.flatten(2, 3).transpose(1, 2)],
+        1,
+    );
+    for (choice, strategy, rule) in [
+        (Choice::Spread, Strategy::Hp, MapRule::Sum),
+        (Choice::Background, Strategy::OtherPicture, MapRule::Border),
+        (Choice::Spread, Strategy::Blur, MapRule::Object),
+    ] {
+        let change = |m: &mut Masking| {
+            (m.choice, m.strategy, m.rule, m.prior_until, m.stage) = (choice, strategy, rule, 0.5, 3);
+        };
+        let masked = |occluder: &Occluder, value: &Tensor| {
+            let mut view = occluder.view(&plain(), at(0.1));
+            tch::manual_seed(2);
+            let rng = &mut stream(0, Domain::Mask, 3, 0);
+            occluder.hide(&mut view, Purpose::Positive, |_| value.shallow_clone(), rng)
+        };
+        let (_, transformers) = of_transformer(change);
+        assert_eq!(
+            masked(&occluder(change), &map),
+            masked(&transformers, &tokens),
+            "{choice:?} {strategy:?}"
+        );
+    }
 }

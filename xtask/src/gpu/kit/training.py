@@ -11,7 +11,7 @@ from runner import HOME, Failed, Skipped, cores, read
 
 # all that the trainer has, and which of them keep keys in a queue
 RECIPES = ["moco-v2", "saliency-moco", "saliency-moco-small", "mscn-moco", "simclr", "saliency-simclr", "mixmask", "unmix", "unmix+mixmask",
-           "byol", "byol-small", "lewel-b-eman", "lewel-b", "lewel-m", "lewel-small", "dino", "ibot", "ibot-attmask", "ibot-small"]
+           "byol", "byol-small", "lewel-b-eman", "lewel-b", "lewel-m", "lewel-small", "dino", "ibot", "ibot-attmask", "ibot-dense", "ibot-small"]
 QUEUED = {"moco-v2", "saliency-moco", "mscn-moco", "mixmask", "unmix", "unmix+mixmask", "lewel-m"}
 FULL = {"arch": "resnet50", "size": 224, "batch": 256, "steps": 60, "warm": 20, "queue": 65536, "matmul": 8192, "copy_mib": 2048}
 TINY = {"arch": "resnet18", "size": 32, "batch": 16, "steps": 4, "warm": 2, "queue": 256, "matmul": 256, "copy_mib": 8}
