@@ -61,10 +61,7 @@ pub(super) fn smoothable(products: &[Product]) -> impl Iterator<Item = &Product>
 
 /// What channels are divided by, so that their extents and those of the matrix' columns become the same: the root of the
 /// one's over the root of the other's, SmoothQuant with a strength of one half, <https://arxiv.org/abs/2211.10438>.
-pub(super) fn smoothing(
-    encoder: &Encoder<'_>,
-    seen: &[(&Product, Extents)],
-) -> Result<Smoothing, Error> {
+pub(super) fn smoothing(encoder: &Encoder<'_>, seen: &[(&Product, Extents)]) -> Result<Smoothing, Error> {
     let mut all = Smoothing::new();
     for (product, Extents(extents)) in seen {
         let Some(norm) = &product.norm else { continue };

@@ -24,11 +24,6 @@ fn check_arch(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> 
             _ => Ok(()),
         };
     };
-    if options.dynamic_size {
-        return refuse(
-            "positions are resized when the model is written: a vision transformer takes pictures of one size; hint: `--image-size` instead of `--dynamic-size`",
-        );
-    }
     if !(network.contract.crop as usize).is_multiple_of(vit.patch) {
         return refuse(NO_WHOLE_PATCHES);
     }

@@ -7,6 +7,7 @@ mod check;
 mod fold;
 mod head;
 mod options;
+mod positions;
 mod projection;
 mod quantized;
 mod saliency;
@@ -123,7 +124,7 @@ pub(crate) fn observed<'a>(
     let mut builder = Builder::new(encoder);
     let input = head::input(&mut builder, contract, options.input).filtered;
     let values = match graph.arch.vit() {
-        Some(vit) => vit::encoder(&mut builder, &graph, vit, input, how(network, Some(smoothing)))?,
+        Some(vit) => vit::encoder(&mut builder, &graph, vit, input, how(network, &options, Some(smoothing)))?,
         None => values(&mut builder, &graph, input, network, &options)?,
     };
     let observe = |&id: &NodeId| match id {
@@ -177,7 +178,7 @@ fn values(
     options: &OnnxOptions,
 ) -> Result<Vec<String>, Error> {
     let float = |builder: &mut Builder<'_>, input, fold| match graph.arch.vit() {
-        Some(vit) => vit::encoder(builder, graph, vit, input, how(network, None)),
+        Some(vit) => vit::encoder(builder, graph, vit, input, how(network, options, None)),
         None => body::encoder(builder, graph, input, fold),
     };
     match &options.precision {
@@ -191,7 +192,8 @@ fn values(
         }
         Precision::Int8(integers) => match graph.arch.vit() {
             Some(vit) => {
-                let how = vit::How { integers: Some(integers), ..how(network, Some(&integers.calibration.smoothing)) };
+                let how = how(network, options, Some(&integers.calibration.smoothing));
+                let how = vit::How { integers: Some(integers), ..how };
                 vit::encoder(builder, graph, vit, input, how)
             }
             None => quantized::encoder(builder, graph, input, integers),
@@ -200,8 +202,13 @@ fn values(
 }
 
 /// A vision transformer in floating point.
-fn how<'h>(network: Network<'_>, smoothing: Option<&'h Smoothing>) -> vit::How<'h> {
-    vit::How { side: network.contract.crop as usize, smoothing, integers: None }
+fn how<'h>(network: Network<'_>, options: &OnnxOptions, smoothing: Option<&'h Smoothing>) -> vit::How<'h> {
+    vit::How {
+        side: (!options.dynamic_size).then_some(network.contract.crop as usize),
+        half: options.precision == Precision::Fp16,
+        smoothing,
+        integers: None,
+    }
 }
 
 /// The feature map of a stage.
@@ -367,7 +374,11 @@ fn output_value(
         }
         OutputKind::Tokens => {
             let patches = graph.arch.vit().map_or(0, |vit| network.contract.crop as usize / vit.patch).pow(2);
-            dims.extend([graph.prefix() + patches, graph.arch.feature_dim()].map(Dim::Fixed));
+            dims.push(match options.dynamic_size {
+                true => named("length"),
+                false => Dim::Fixed(graph.prefix() + patches),
+            });
+            dims.push(Dim::Fixed(graph.arch.feature_dim()));
         }
     }
     Ok(Value { name: kind.to_string(), element: Element::Float, dims })

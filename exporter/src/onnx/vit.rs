@@ -6,16 +6,22 @@ use occlude_checkpoint::Encoder;
 use occlude_encoder::{Graph, Node, NodeId, Op, Param, ParamKind, Vit};
 
 use super::builder::Builder;
+use super::positions::any_size;
 use super::quantized::{Quantization, product};
 use crate::calibrate::Smoothing;
-use crate::proto::{Attribute, Weights};
+use crate::proto::{Attribute, Element, Weights};
 use crate::{Error, positions};
+
+/// The patches as a feature map, (N, D, h, w).
+pub(super) const PATCHES: &str = "patch_embed.proj";
 
 /// How a network is written.
 #[derive(Clone, Copy)]
 pub(super) struct How<'h> {
-    /// Side of pictures, in pixels.
-    pub(super) side: usize,
+    /// Side of pictures, in pixels; `None` where they have any size.
+    pub(super) side: Option<usize>,
+    /// Everything is in half precision.
+    pub(super) half: bool,
     /// What normalised channels are divided by.
     pub(super) smoothing: Option<&'h Smoothing>,
     /// Products are in integers.
@@ -122,28 +128,45 @@ impl<'a> Body<'_, 'a> {
 
     /// Room for the class token and registers, and then all that is the same for every picture.
     fn embedded(&mut self, x: &str) -> Result<String, Error> {
-        let pads = self.builder.ints(&[0, self.vit.prefix() as i64, 0, 0, 0, 0]);
+        let (prefix, width) = (self.vit.prefix(), self.vit.width);
+        let pads = self.builder.ints(&[0, prefix as i64, 0, 0, 0, 0]);
         let padded = self.add("Pad", "tokens.pad", &[x, &pads], vec![]);
-        let patches = (self.how.side / self.vit.patch).pow(2);
-        let values = self.same_for_all()?;
-        let same =
-            self.builder.floats("tokens.same", &[1, self.vit.prefix() + patches, self.vit.width], values);
+        let (first, learnt) = self.same_for_all()?;
+        let same = match self.how.side {
+            Some(side) => {
+                let cells = side / self.vit.patch;
+                let patches = positions::resized(Vit { class_position: false, ..self.vit }, &learnt, cells);
+                let all = [first, patches].concat();
+                self.builder.floats("tokens.same", &[1, prefix + cells * cells, width], all)
+            }
+            None => self.same_for_size(first, learnt),
+        };
         Ok(self.add("Add", "tokens.embedded", &[&padded, &same], vec![]))
     }
 
-    /// Class token, registers and positions, (1, T, D).
-    fn same_for_all(&self) -> Result<Vec<f32>, Error> {
+    /// All that is the same for every picture of a size, (1, T, D); positions are resized in single precision.
+    fn same_for_size(&mut self, first: Vec<f32>, learnt: Vec<f32>) -> String {
+        self.builder.set_half(false);
+        let first = self.builder.floats("tokens.first", &[1, self.vit.prefix(), self.vit.width], first);
+        let patches = any_size(self.builder, self.vit, PATCHES, learnt);
+        let axis = vec![Attribute::Int("axis", 1)];
+        let same = self.add("Concat", "tokens.same", &[&first, &patches], axis);
+        self.builder.set_half(self.how.half);
+        if self.how.half { self.builder.cast(&same, Element::Float16) } else { same }
+    }
+
+    /// Class token and registers, (1, prefix, D), the former with its position; and the positions of the grid.
+    fn same_for_all(&self) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let (vit, width) = (self.vit, self.vit.width);
         let mut class = self.builder.parameter("cls_token")?.into_owned();
         let positions = self.builder.parameter("pos_embed")?;
-        let positions = positions::resized(vit, &positions, self.how.side / vit.patch);
         let (own, patches) = positions.split_at(if vit.class_position { width } else { 0 });
         class.iter_mut().zip(own).for_each(|(class, position)| *class += position);
         let registers = match vit.registers {
             0 => Cow::Borrowed(&[] as &[f32]),
             _ => self.builder.parameter("reg_token")?,
         };
-        Ok([class.as_slice(), &registers, patches].concat())
+        Ok(([class.as_slice(), &registers].concat(), patches.to_vec()))
     }
 
     /// Factors of the channels of a node's value.
