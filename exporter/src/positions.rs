@@ -3,7 +3,7 @@
 use occlude_encoder::Vit;
 
 /// PyTorch's cubic where it smooths as well (`antialias=True`), which is Pillow's: a = -0.5.
-const A: f64 = -0.5;
+pub(crate) const A: f64 = -0.5;
 
 /// Of an output cell, the first input cell that it reads and the weights from there on.
 struct Window {

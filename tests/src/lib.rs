@@ -3,6 +3,7 @@
 pub mod licence;
 pub mod map;
 pub mod pictures;
+pub mod processor;
 pub mod run;
 pub mod tolerance;
 pub mod venv;

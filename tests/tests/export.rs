@@ -1,6 +1,6 @@
 //! What `occlude-export` writes, in every form, read by torchvision, PyTorch and ONNX Runtime in Python.
 
-use occlude_tests::{pictures, run, tolerance};
+use occlude_tests::{pictures, processor, run, tolerance};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -178,18 +178,9 @@ fn pictures_of_any_size_where_that_is_asked_for() {
     }
 }
 
-/// Flags of an int8 model for this processor: products of 8 bits overflow where it has no VNNI.
-fn weight_bits() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    if !is_x86_feature_detected!("avx512vnni") && !is_x86_feature_detected!("avxvnni") {
-        return " --reduce-range";
-    }
-    ""
-}
-
 #[test]
 fn halves_and_integers_stay_close() {
-    let int8 = &format!("--precision int8 --calibrate @/pictures{}", weight_bits());
+    let int8 = &format!("--precision int8 --calibrate @/pictures{}", processor::weight_bits());
     let models = [
         onnx("half", "--precision fp16 --input uint8"),
         onnx("half_stages", "--precision fp16 --outputs embedding,res2,res5,projection"),
@@ -219,7 +210,7 @@ fn halves_and_integers_stay_close() {
 #[test]
 fn verify_holds_lower_precision_against_single() {
     let (checkpoint, pictures) = (checkpoint(), place().join("pictures"));
-    let int8 = &format!("--precision int8 --calibrate @/pictures{}", weight_bits());
+    let int8 = &format!("--precision int8 --calibrate @/pictures{}", processor::weight_bits());
     for (name, flags) in [("v16", "--precision fp16"), ("v8", int8)] {
         let model = onnx(name, flags);
         let verify = |more: &[&str]| {
@@ -251,7 +242,7 @@ fn broken_pictures_are_skipped_and_told() {
     let int8 = |out: &PathBuf, pictures: &PathBuf| {
         let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"onnx", &checkpoint, out, &"--image-size", &SIDE];
         arguments.extend([&"--precision" as &dyn AsRef<OsStr>, &"int8", &"--calibrate", pictures]);
-        let bits = weight_bits().trim();
+        let bits = processor::weight_bits().trim();
         if !bits.is_empty() {
             arguments.push(&bits);
         }
@@ -513,7 +504,7 @@ fn other_resnets_are_torchvisions() {
         let pictures = at("pictures");
         run::run("occlude-export", &[&"verify", &single, &file, &pictures, &"--limit", &"2"]).ok();
         let mut flags: Vec<&dyn AsRef<OsStr>> = vec![&"--precision", &"int8", &"--calibrate", &pictures];
-        let bits = weight_bits().trim();
+        let bits = processor::weight_bits().trim();
         if !bits.is_empty() {
             flags.push(&bits);
         }

@@ -1,20 +1,32 @@
 //! The ranges of an encoder's activations on real pictures, which static quantisation needs.
 
 mod histogram;
+mod products;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use occlude_encoder::{Graph, NodeId};
+
 use crate::Error;
 use crate::onnx::{self, InputKind, Network};
 use crate::pictures::Pictures;
 use crate::runtime::Session;
 use histogram::Histogram;
+use products::{Extents, Lengths, Product, products, smoothable};
 
 /// Pictures that are run at once; all activations of these are in memory together.
 const BATCH: usize = 4;
+
+/// A product stays in floating point where rounding what goes into it would change what comes out by more than this share
+/// of its length. With no more than that in each of a transformer's products, embeddings keep a cosine of 0.99.
+const COARSE: f64 = 0.1;
+
+/// What each channel of a normalisation's value is divided by, and the matrix behind it multiplied with; by the name of the
+/// normalisation's node. Only vision transformers have any.
+pub type Smoothing = BTreeMap<String, Vec<f32>>;
 
 /// How a range follows from the values that were seen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,6 +81,11 @@ pub struct Range {
 pub struct Calibration {
     /// By the name of the graph's node.
     pub ranges: BTreeMap<String, Range>,
+    /// The ranges are those behind this.
+    pub smoothing: Smoothing,
+    /// Products of vision transformers that 8 bits are too few for, and the share of their values' length that rounding
+    /// would change.
+    pub coarse: BTreeMap<String, f64>,
     /// How they came about.
     pub method: Method,
     /// On how many pictures.
@@ -80,6 +97,11 @@ pub struct Calibration {
 }
 
 impl Calibration {
+    /// Whether a product has to stay in floating point.
+    pub(crate) fn is_coarse(&self, product: &str) -> bool {
+        self.coarse.contains_key(product)
+    }
+
     /// The range of a node's value.
     pub(crate) fn range(&self, node: &str) -> Result<Range, Error> {
         self.ranges.get(node).copied().ok_or_else(|| Error::NotCalibrated { node: node.to_owned() })
@@ -108,33 +130,132 @@ pub fn calibrate(
     options: &CalibrationOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Calibration, Error> {
-    let mut pictures = Pictures::expand(&options.pictures, options.limit)?;
-    let all = pictures.paths.len();
-    let (nodes, values, model) = onnx::observed(network, input)?;
-    let mut bytes = Vec::new();
-    model.write_to(&mut bytes).map_err(|reason| Error::Write { path: "memory".into(), reason })?;
-    let mut session = Session::from_bytes(&bytes)?;
-    drop(bytes);
-    let mut histograms = vec![Histogram::default(); nodes.len()];
-    for start in (0..all).step_by(BATCH) {
-        let end = all.min(start + BATCH);
-        let (inputs, _) = pictures.load(start..end, network.contract, input);
-        if inputs.len() > 0 {
-            let batch = inputs.batch(0..inputs.len());
-            session.run(&batch, &values, &mut |at, values| histograms[at].add(values))?;
-        }
-        progress(end, all);
+    let graph = Graph::new(network.encoder.arch);
+    match graph.arch.vit() {
+        Some(_) => of_products(&Run { network, input, options }, &graph, progress),
+        None => of_units(&Run { network, input, options }, &graph, progress),
     }
-    pictures.not_all_broken()?;
-    let range = |histogram: &Histogram| match options.method {
-        Method::MinMax => histogram.extremes(),
-        Method::Percentile(percent) => histogram.percentile(percent / 100.0),
-        Method::Entropy => histogram.entropy(),
+}
+
+/// Of a ResNet.
+fn of_units(
+    run: &Run<'_>,
+    graph: &Graph,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Calibration, Error> {
+    let nodes = onnx::quantized_inputs(graph);
+    let smoothing = Smoothing::new();
+    let mut histograms = vec![Histogram::default(); nodes.len()];
+    let take = &mut |at: usize, values: &[f32]| histograms[at].add(values);
+    let pictures = run.watch(&nodes, &smoothing, take, progress)?;
+    let range = |(&id, histogram): (&NodeId, &Histogram)| {
+        (graph.nodes[id].name.clone(), histogram.range(run.options.method))
     };
-    let ranges = nodes.into_iter().zip(histograms.iter().map(range)).collect();
+    let ranges = nodes.iter().zip(&histograms).map(range).collect();
+    Ok(calibration(run.options.method, pictures, ranges))
+}
+
+/// Of a vision transformer: the pictures are looked at once for factors of channels, and once with them.
+fn of_products(
+    run: &Run<'_>,
+    graph: &Graph,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Calibration, Error> {
+    let (encoder, products) = (run.network.encoder, products(graph));
+    let mut first = |done, all| progress(done, 2 * all);
+    let mut seen: Vec<(&Product, Extents)> =
+        smoothable(&products).map(|product| (product, Extents::default())).collect();
+    let nodes: Vec<NodeId> = seen.iter().map(|(product, _)| product.from).collect();
+    let take = &mut |at: usize, values: &[f32]| {
+        let (product, extents): &mut (&Product, Extents) = &mut seen[at];
+        extents.add(values, product.inputs);
+    };
+    run.watch(&nodes, &Smoothing::new(), take, &mut first)?;
+    let smoothing = products::smoothing(encoder, &seen)?;
+
+    let mut second = |done, all| progress(all + done, 2 * all);
+    let mut seen = vec![(Histogram::default(), Lengths::default()); products.len()];
+    let nodes: Vec<NodeId> = products.iter().flat_map(|product| [product.from, product.node]).collect();
+    let take = &mut |at: usize, values: &[f32]| match (at % 2, &mut seen[at / 2]) {
+        (0, (histogram, _)) => histogram.add(values),
+        (_, (_, lengths)) => lengths.add(values, products[at / 2].outputs),
+    };
+    let pictures = run.watch(&nodes, &smoothing, take, &mut second)?;
+    let mut found = calibration(run.options.method, pictures, BTreeMap::new());
+    for (product, (histogram, lengths)) in products.iter().zip(&seen) {
+        let from = &graph.nodes[product.from].name;
+        let range = histogram.range(run.options.method);
+        let loss = products::loss(encoder, product, (range, smoothing.get(from)), lengths);
+        if loss > COARSE {
+            found.notes.push(format!(
+                "`{}` stays in floating point: 8 bits would change what it gives by {:.0} % of its length",
+                product.name,
+                100.0 * loss
+            ));
+            found.coarse.insert(product.name.clone(), loss);
+        }
+        found.ranges.insert(from.clone(), range);
+    }
+    Ok(Calibration { smoothing, ..found })
+}
+
+fn calibration(method: Method, pictures: Pictures, ranges: BTreeMap<String, Range>) -> Calibration {
     let skipped = pictures.skipped();
-    let notes = pictures.notes;
-    Ok(Calibration { ranges, method: options.method, pictures: all - skipped, skipped, notes })
+    Calibration {
+        ranges,
+        smoothing: Smoothing::new(),
+        coarse: BTreeMap::new(),
+        method,
+        pictures: pictures.paths.len() - skipped,
+        skipped,
+        notes: pictures.notes,
+    }
+}
+
+/// What is calibrated, and with which pictures.
+struct Run<'a> {
+    network: Network<'a>,
+    input: InputKind,
+    options: &'a CalibrationOptions,
+}
+
+impl Run<'_> {
+    /// Runs the encoder on all pictures; `take` gets the place of each node in the list, and values.
+    fn watch(
+        &self,
+        nodes: &[NodeId],
+        smoothing: &Smoothing,
+        take: &mut dyn FnMut(usize, &[f32]),
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Pictures, Error> {
+        let mut pictures = Pictures::expand(&self.options.pictures, self.options.limit)?;
+        let all = pictures.paths.len();
+        let (values, model) = onnx::observed(self.network, self.input, nodes, smoothing)?;
+        let mut bytes = Vec::new();
+        model.write_to(&mut bytes).map_err(|reason| Error::Write { path: "memory".into(), reason })?;
+        let mut session = Session::from_bytes(&bytes)?;
+        drop(bytes);
+        for start in (0..all).step_by(BATCH) {
+            let end = all.min(start + BATCH);
+            let (inputs, _) = pictures.load(start..end, self.network.contract, self.input);
+            if inputs.len() > 0 {
+                session.run(&inputs.batch(0..inputs.len()), &values, take)?;
+            }
+            progress(end, all);
+        }
+        pictures.not_all_broken()?;
+        Ok(pictures)
+    }
+}
+
+impl Histogram {
+    fn range(&self, method: Method) -> Range {
+        match method {
+            Method::MinMax => self.extremes(),
+            Method::Percentile(percent) => self.percentile(percent / 100.0),
+            Method::Entropy => self.entropy(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -154,8 +275,15 @@ mod tests {
 
     #[test]
     fn a_range_that_was_not_calibrated_is_an_error() {
-        let (ranges, notes) = (BTreeMap::new(), Vec::new());
-        let empty = Calibration { ranges, method: Method::MinMax, pictures: 0, skipped: 0, notes };
+        let empty = Calibration {
+            ranges: BTreeMap::new(),
+            smoothing: Smoothing::new(),
+            coarse: BTreeMap::new(),
+            method: Method::MinMax,
+            pictures: 0,
+            skipped: 0,
+            notes: Vec::new(),
+        };
         let error = empty.range("layer1.0.relu").expect_err("nothing there");
         assert!(matches!(&error, Error::NotCalibrated { node } if node == "layer1.0.relu"), "{error}");
     }

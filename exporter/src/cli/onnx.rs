@@ -95,9 +95,9 @@ enum PrecisionName {
 /// Parts of an int8 model that stay in floating point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// The first convolution
+    /// The first convolution, or a vision transformer's first block
     First,
-    /// The last residual block
+    /// The last block
     Last,
     /// Nothing
     None,

@@ -6,9 +6,6 @@ use occlude_saliency::MapRule;
 use super::{Network, OnnxOptions, OutputKind, Pool, Precision, Projection, source};
 use crate::Error;
 
-/// What quantisation says of vision transformers.
-pub(super) const NO_INTEGERS: &str = "int8 is for ResNets: activations of vision transformers need finer scales than one for each tensor; hint: `--precision fp16`, or fp32";
-
 /// What is said of pictures that patches do not fill.
 pub(crate) const NO_WHOLE_PATCHES: &str =
     "the picture's side is no multiple of the patch's; hint: `--image-size`";
@@ -27,32 +24,22 @@ fn check_arch(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> 
             _ => Ok(()),
         };
     };
-    if options.dynamic_size {
-        return refuse(
-            "positions are resized when the model is written: a vision transformer takes pictures of one size; hint: `--image-size` instead of `--dynamic-size`",
-        );
-    }
     if !(network.contract.crop as usize).is_multiple_of(vit.patch) {
         return refuse(NO_WHOLE_PATCHES);
     }
-    match options.precision {
-        Precision::Int8(_) => refuse(NO_INTEGERS),
-        _ if !options.fold => {
-            refuse("a vision transformer has no batch normalisation; hint: leave out `--no-fold`")
-        }
-        _ if options.outputs.contains(&OutputKind::Projection) && options.pool != Pool::Class => {
-            refuse("a projection head takes the class token; hint: leave out `--pool`")
-        }
-        _ if network.encoder.whitening.is_some() && options.pool != Pool::Class => {
-            refuse("the checkpoint's whitening takes the class token; hint: leave out `--pool`")
-        }
-        _ if options.saliency.rule == MapRule::Alignment
-            || options.outputs.contains(&OutputKind::Alignment) =>
-        {
-            refuse("alignment maps are of ResNets; hint: `--saliency attention`")
-        }
-        _ => Ok(()),
+    if !options.fold {
+        return refuse("a vision transformer has no batch normalisation; hint: leave out `--no-fold`");
     }
+    if options.outputs.contains(&OutputKind::Projection) && options.pool != Pool::Class {
+        return refuse("a projection head takes the class token; hint: leave out `--pool`");
+    }
+    if network.encoder.whitening.is_some() && options.pool != Pool::Class {
+        return refuse("the checkpoint's whitening takes the class token; hint: leave out `--pool`");
+    }
+    if options.saliency.rule == MapRule::Alignment || options.outputs.contains(&OutputKind::Alignment) {
+        return refuse("alignment maps are of ResNets; hint: `--saliency attention`");
+    }
+    Ok(())
 }
 
 /// What a map has to be made of.

@@ -11,6 +11,7 @@ use super::alignment;
 use super::builder::Builder;
 use super::options::{InputKind, OutputKind, Pool};
 use super::projection::Projection;
+use super::vit::PATCHES;
 use super::{saliency, source, stage, sum};
 use crate::Error;
 use crate::proto::{Attribute, Element, Weights};
@@ -146,7 +147,11 @@ impl Body<'_> {
                 let turned = format!("{}.turned", tap.name);
                 let order = Attribute::Ints("perm", vec![0, 2, 1]);
                 let turned = builder.node("Transpose", &turned, &[&patches], vec![order]);
-                let shape = builder.ints(&[0, tap.channels as i64, side, side]);
+                let shape = match self.any_size {
+                    // the patches' own map has as many channels
+                    true => shape_of(builder, PATCHES),
+                    false => builder.ints(&[0, tap.channels as i64, side, side]),
+                };
                 builder.node("Reshape", &name, &[&turned, &shape], vec![])
             }
             TapKind::Attention => self.attention(builder, tap, &value, side),
@@ -168,7 +173,14 @@ impl Body<'_> {
         let sum = builder.node("ReduceSum", &part("sum"), &[&patches, &axes], vec![keep]);
         let share = builder.floats(&part("share"), &[], vec![1.0 / tap.channels as f32]);
         let mean = builder.node("Mul", &part("mean"), &[&sum, &share], vec![]);
-        let shape = builder.ints(&[0, 1, side, side]);
+        let shape = match self.any_size {
+            true => {
+                let [from, to] = [0, 1].map(|at| builder.ints(&[at]));
+                let like = builder.node("Slice", &part("like"), &[PATCHES, &from, &to, &to], vec![]);
+                shape_of(builder, &like)
+            }
+            false => builder.ints(&[0, 1, side, side]),
+        };
         builder.node("Reshape", &part("map"), &[&mean, &shape], vec![])
     }
 
@@ -191,6 +203,13 @@ impl Body<'_> {
         };
         let mean = |builder: &mut Builder<'_>, name: &str| {
             let patches = self.patches(builder, "pooled", &tokens);
+            if self.any_size {
+                let order = vec![Attribute::Ints("perm", vec![0, 2, 1])];
+                let turned = builder.node("Transpose", "pooled.turned", &[&patches], order);
+                let mean = builder.node("GlobalAveragePool", "pooled.average", &[&turned], vec![]);
+                let axes = builder.ints(&[2]);
+                return builder.node("Squeeze", name, &[&mean, &axes], vec![]);
+            }
             let axes = builder.ints(&[1]);
             let keep = Attribute::Int("keepdims", 0);
             let sum = builder.node("ReduceSum", "pooled.sum", &[&patches, &axes], vec![keep]);
@@ -221,6 +240,12 @@ impl Body<'_> {
         let pooled = builder.node("GlobalAveragePool", "avgpool", &[&features], vec![]);
         builder.node("Flatten", "flatten", &[&pooled], vec![Attribute::Int("axis", 1)])
     }
+}
+
+/// The shape of a value, for `Reshape` alone: shapes are on the CPU, and what computes with them would be, too.
+fn shape_of(builder: &mut Builder<'_>, value: &str) -> String {
+    let name = format!("{value}.shape");
+    if builder.has(&name) { name } else { builder.node("Shape", &name, &[value], vec![]) }
 }
 
 /// Adds the operations of one output; its value is named as [`OutputKind`] is shown.

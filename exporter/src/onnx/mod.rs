@@ -7,6 +7,7 @@ mod check;
 mod fold;
 mod head;
 mod options;
+mod positions;
 mod projection;
 mod quantized;
 mod saliency;
@@ -21,7 +22,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use occlude_checkpoint::Encoder;
-use occlude_encoder::{Graph, Tap};
+use occlude_encoder::{Graph, NodeId, Tap};
 use occlude_preprocess::{Golden, Preprocess};
 use occlude_saliency::{Making, MapRule};
 
@@ -31,6 +32,7 @@ pub use projection::{Alignment, Projection};
 pub use quantized::Quantization;
 
 use crate::Error;
+use crate::calibrate::Smoothing;
 use crate::proto::{Dim, Element, Form, Model, Value};
 use builder::Builder;
 
@@ -105,34 +107,40 @@ pub fn model<'a>(
     Ok(model)
 }
 
-/// The model in single precision that gives the value of every activation that quantisation asks for:
-/// outputs of the graph's units, under the names of their nodes in the first list.
+/// The model in single precision that gives the values of some nodes of the graph, under the names in the list. Those that
+/// quantisation asks for are [`quantized_inputs`] of a ResNet.
 ///
 /// # Errors
 /// As [`model`].
 pub(crate) fn observed<'a>(
     network: Network<'a>,
     input: InputKind,
-) -> Result<(Vec<String>, Vec<String>, OnnxModel<'a>), Error> {
+    nodes: &[NodeId],
+    smoothing: &Smoothing,
+) -> Result<(Vec<String>, OnnxModel<'a>), Error> {
     let Network { encoder, contract, .. } = network;
     let graph = Graph::new(encoder.arch);
-    if graph.arch.vit().is_some() {
-        return Err(Error::Options { reason: check::NO_INTEGERS });
-    }
     let options = OnnxOptions { input, ..OnnxOptions::default() };
     let mut builder = Builder::new(encoder);
-    let input = head::input(&mut builder, contract, options.input);
-    let values = values(&mut builder, &graph, input.filtered, network, &options)?;
-    let points: Vec<usize> =
-        std::iter::once(0).chain(units::units(&graph).into_iter().map(|u| u.out)).collect();
-    // An input may not be an output as well.
-    let first = builder.node("Identity", "observed.input", &[&values[0]], vec![]);
-    let mut observed: Vec<String> = points.iter().map(|&id| values[id].clone()).collect();
-    observed[0] = first;
-    let names = points.iter().map(|&id| graph.nodes[id].name.clone()).collect();
+    let input = head::input(&mut builder, contract, options.input).filtered;
+    let values = match graph.arch.vit() {
+        Some(vit) => vit::encoder(&mut builder, &graph, vit, input, how(network, &options, Some(smoothing)))?,
+        None => values(&mut builder, &graph, input, network, &options)?,
+    };
+    let observe = |&id: &NodeId| match id {
+        // An input may not be an output as well.
+        0 => builder.node("Identity", "observed.input", &[&values[0]], vec![]),
+        _ => values[id].clone(),
+    };
+    let observed: Vec<String> = nodes.iter().map(observe).collect();
     let output = |name: &String| Value { name: name.clone(), element: Element::Float, dims: vec![] };
     let outputs = observed.iter().map(output).collect();
-    Ok((names, observed, assembled(builder, network, &options, outputs, vec![])))
+    Ok((observed, assembled(builder, network, &options, outputs, vec![])))
+}
+
+/// The values of a ResNet that integer operations read or give.
+pub(crate) fn quantized_inputs(graph: &Graph) -> Vec<NodeId> {
+    std::iter::once(0).chain(units::units(graph).into_iter().map(|u| u.out)).collect()
 }
 
 /// The model of all that was added.
@@ -170,7 +178,7 @@ fn values(
     options: &OnnxOptions,
 ) -> Result<Vec<String>, Error> {
     let float = |builder: &mut Builder<'_>, input, fold| match graph.arch.vit() {
-        Some(vit) => vit::encoder(builder, graph, vit, input, network.contract.crop as usize),
+        Some(vit) => vit::encoder(builder, graph, vit, input, how(network, options, None)),
         None => body::encoder(builder, graph, input, fold),
     };
     match &options.precision {
@@ -182,7 +190,24 @@ fn values(
             builder.set_half(false);
             values
         }
-        Precision::Int8(how) => quantized::encoder(builder, graph, input, how),
+        Precision::Int8(integers) => match graph.arch.vit() {
+            Some(vit) => {
+                let how = how(network, options, Some(&integers.calibration.smoothing));
+                let how = vit::How { integers: Some(integers), ..how };
+                vit::encoder(builder, graph, vit, input, how)
+            }
+            None => quantized::encoder(builder, graph, input, integers),
+        },
+    }
+}
+
+/// A vision transformer in floating point.
+fn how<'h>(network: Network<'_>, options: &OnnxOptions, smoothing: Option<&'h Smoothing>) -> vit::How<'h> {
+    vit::How {
+        side: (!options.dynamic_size).then_some(network.contract.crop as usize),
+        half: options.precision == Precision::Fp16,
+        smoothing,
+        integers: None,
     }
 }
 
@@ -349,7 +374,11 @@ fn output_value(
         }
         OutputKind::Tokens => {
             let patches = graph.arch.vit().map_or(0, |vit| network.contract.crop as usize / vit.patch).pow(2);
-            dims.extend([graph.prefix() + patches, graph.arch.feature_dim()].map(Dim::Fixed));
+            dims.push(match options.dynamic_size {
+                true => named("length"),
+                false => Dim::Fixed(graph.prefix() + patches),
+            });
+            dims.push(Dim::Fixed(graph.arch.feature_dim()));
         }
     }
     Ok(Value { name: kind.to_string(), element: Element::Float, dims })

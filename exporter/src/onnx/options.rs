@@ -245,12 +245,15 @@ fn making(options: &OnnxOptions) -> Option<String> {
 /// How the integers came about, for those who find the file.
 fn quantization(precision: &Precision) -> Option<String> {
     let Precision::Int8(q) = precision else { return None };
-    let json = serde_json::json!({
+    let mut json = serde_json::json!({
         "calibration": q.calibration.method.to_string(),
         "pictures": q.calibration.pictures,
         "keep_first": q.keep_first,
         "keep_last": q.keep_last,
         "weight_bits": if q.reduce_range { 7 } else { 8 },
     });
+    if !q.calibration.coarse.is_empty() {
+        json["float"] = q.calibration.coarse.keys().cloned().collect();
+    }
     Some(json.to_string())
 }

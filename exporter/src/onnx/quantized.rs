@@ -1,13 +1,17 @@
-//! The encoder's operations in 8-bit integers: static quantisation, written as `QuantizeLinear` and
+//! A ResNet's operations in 8-bit integers: static quantisation, written as `QuantizeLinear` and
 //! `DequantizeLinear` around the usual operations (QDQ), which runtimes fuse into integer kernels.
 //!
 //! Activations are unsigned bytes with one scale per tensor, weights signed bytes with one scale per
 //! output channel, biases 32-bit: <https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html>,
 //! <https://arxiv.org/abs/2004.09602>.
 
+mod product;
+
 use std::collections::HashSet;
 
-use occlude_encoder::{Graph, Node, NodeId, Param};
+use occlude_encoder::{Graph, Node, NodeId, Param, Vit};
+
+pub(super) use product::product;
 
 use super::body::{attributes, conv_weight, float_unit};
 use super::builder::Builder;
@@ -22,9 +26,9 @@ use crate::proto::{Attribute, Weights};
 pub struct Quantization {
     /// Ranges of the activations.
     pub calibration: Calibration,
-    /// The first convolution stays in floating point.
+    /// The first convolution stays in floating point, or a vision transformer's first block.
     pub keep_first: bool,
-    /// The last residual block stays in floating point.
+    /// The last block stays in floating point.
     pub keep_last: bool,
     /// Weights take 7 bits: for processors without VNNI, whose 8-bit products overflow 16 bits.
     pub reduce_range: bool,
@@ -32,8 +36,14 @@ pub struct Quantization {
 
 impl Quantization {
     /// Largest magnitude of a quantised weight.
-    fn largest(&self) -> f32 {
+    pub(super) fn largest(&self) -> f32 {
         if self.reduce_range { 63.0 } else { 127.0 }
+    }
+
+    /// Whether a product of a vision transformer is one of integers.
+    pub(super) fn covers_product(&self, vit: Vit, name: &str) -> bool {
+        let of = |block: usize| name.starts_with(&format!("blocks.{block}."));
+        !(self.keep_first && of(0) || self.keep_last && of(vit.depth - 1) || self.calibration.is_coarse(name))
     }
 
     /// Whether a unit computes in integers.

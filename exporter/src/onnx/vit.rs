@@ -1,25 +1,45 @@
-//! A vision transformer's operations, in floating point.
+//! A vision transformer's operations, in floating point but for products that are asked for in integers.
 
 use std::borrow::Cow;
 
+use occlude_checkpoint::Encoder;
 use occlude_encoder::{Graph, Node, NodeId, Op, Param, ParamKind, Vit};
 
 use super::builder::Builder;
-use crate::proto::{Attribute, Weights};
+use super::positions::any_size;
+use super::quantized::{Quantization, product};
+use crate::calibrate::Smoothing;
+use crate::proto::{Attribute, Element, Weights};
 use crate::{Error, positions};
 
-/// Adds every operation up to the tokens of the end, for pictures of `side` pixels; gives the value of each node of the
-/// graph that another one, or an output, reads.
+/// The patches as a feature map, (N, D, h, w).
+pub(super) const PATCHES: &str = "patch_embed.proj";
+
+/// How a network is written.
+#[derive(Clone, Copy)]
+pub(super) struct How<'h> {
+    /// Side of pictures, in pixels; `None` where they have any size.
+    pub(super) side: Option<usize>,
+    /// Everything is in half precision.
+    pub(super) half: bool,
+    /// What normalised channels are divided by.
+    pub(super) smoothing: Option<&'h Smoothing>,
+    /// Products are in integers.
+    pub(super) integers: Option<&'h Quantization>,
+}
+
+/// Adds every operation up to the tokens of the end; gives the value of each node of the graph that another one, or an
+/// output, reads.
 pub(super) fn encoder(
     builder: &mut Builder<'_>,
     graph: &Graph,
     vit: Vit,
     input: String,
-    side: usize,
+    how: How<'_>,
 ) -> Result<Vec<String>, Error> {
     let mut values = vec![String::new(); graph.nodes.len()];
     values[0] = input;
-    let mut body = Body { builder, graph, vit, side, values };
+    let mut body = Body { builder, graph, vit, how, values };
     for (id, node) in graph.nodes.iter().enumerate().take(graph.features() + 1).skip(1) {
         let value = body.node(id, node)?;
         body.values[id] = value;
@@ -31,12 +51,11 @@ struct Body<'b, 'a> {
     builder: &'b mut Builder<'a>,
     graph: &'b Graph,
     vit: Vit,
-    /// Of pictures, in pixels.
-    side: usize,
+    how: How<'b>,
     values: Vec<String>,
 }
 
-impl Body<'_, '_> {
+impl<'a> Body<'_, 'a> {
     fn node(&mut self, id: NodeId, node: &Node) -> Result<String, Error> {
         let inputs: Vec<String> = node.inputs.iter().map(|&i| self.values[i].clone()).collect();
         let x = inputs[0].as_str();
@@ -51,9 +70,8 @@ impl Body<'_, '_> {
                 }
             }
             Op::LayerNorm { eps, .. } => {
-                let parts =
-                    [ParamKind::NormWeight, ParamKind::NormBias].map(|kind| self.parameter(node, kind));
-                let [weight, bias] = parts;
+                let [weight, bias] =
+                    [ParamKind::NormWeight, ParamKind::NormBias].map(|kind| self.smoothed(node, kind));
                 let epsilon = Attribute::Float("epsilon", 10f32.powi(-i32::from(eps)));
                 let attributes = vec![Attribute::Int("axis", -1), epsilon];
                 self.add("LayerNormalization", &node.name, &[x, &weight?, &bias?], attributes)
@@ -110,39 +128,79 @@ impl Body<'_, '_> {
 
     /// Room for the class token and registers, and then all that is the same for every picture.
     fn embedded(&mut self, x: &str) -> Result<String, Error> {
-        let pads = self.builder.ints(&[0, self.vit.prefix() as i64, 0, 0, 0, 0]);
+        let (prefix, width) = (self.vit.prefix(), self.vit.width);
+        let pads = self.builder.ints(&[0, prefix as i64, 0, 0, 0, 0]);
         let padded = self.add("Pad", "tokens.pad", &[x, &pads], vec![]);
-        let patches = (self.side / self.vit.patch).pow(2);
-        let values = self.same_for_all()?;
-        let same =
-            self.builder.floats("tokens.same", &[1, self.vit.prefix() + patches, self.vit.width], values);
+        let (first, learnt) = self.same_for_all()?;
+        let same = match self.how.side {
+            Some(side) => {
+                let cells = side / self.vit.patch;
+                let patches = positions::resized(Vit { class_position: false, ..self.vit }, &learnt, cells);
+                let all = [first, patches].concat();
+                self.builder.floats("tokens.same", &[1, prefix + cells * cells, width], all)
+            }
+            None => self.same_for_size(first, learnt),
+        };
         Ok(self.add("Add", "tokens.embedded", &[&padded, &same], vec![]))
     }
 
-    /// Class token, registers and positions, (1, T, D).
-    fn same_for_all(&self) -> Result<Vec<f32>, Error> {
+    /// All that is the same for every picture of a size, (1, T, D); positions are resized in single precision.
+    fn same_for_size(&mut self, first: Vec<f32>, learnt: Vec<f32>) -> String {
+        self.builder.set_half(false);
+        let first = self.builder.floats("tokens.first", &[1, self.vit.prefix(), self.vit.width], first);
+        let patches = any_size(self.builder, self.vit, PATCHES, learnt);
+        let axis = vec![Attribute::Int("axis", 1)];
+        let same = self.add("Concat", "tokens.same", &[&first, &patches], axis);
+        self.builder.set_half(self.how.half);
+        if self.how.half { self.builder.cast(&same, Element::Float16) } else { same }
+    }
+
+    /// Class token and registers, (1, prefix, D), the former with its position; and the positions of the grid.
+    fn same_for_all(&self) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let (vit, width) = (self.vit, self.vit.width);
         let mut class = self.builder.parameter("cls_token")?.into_owned();
         let positions = self.builder.parameter("pos_embed")?;
-        let positions = positions::resized(vit, &positions, self.side / vit.patch);
         let (own, patches) = positions.split_at(if vit.class_position { width } else { 0 });
         class.iter_mut().zip(own).for_each(|(class, position)| *class += position);
         let registers = match vit.registers {
             0 => Cow::Borrowed(&[] as &[f32]),
             _ => self.builder.parameter("reg_token")?,
         };
-        Ok([class.as_slice(), &registers, patches].concat())
+        Ok(([class.as_slice(), &registers].concat(), patches.to_vec()))
     }
 
-    /// The weight as the second factor of a product, (in, out).
-    fn linear(&mut self, node: &Node, x: &str, [inputs, outputs]: [usize; 2]) -> Result<String, Error> {
+    /// Factors of the channels of a node's value.
+    fn factors(&self, node: &str) -> Option<Vec<f32>> {
+        self.how.smoothing.and_then(|smoothing| smoothing.get(node)).cloned()
+    }
+
+    /// A parameter of a normalisation, of which each channel is divided by its factor.
+    fn smoothed(&mut self, node: &Node, kind: ParamKind) -> Result<String, Error> {
+        let Some(factors) = self.factors(&node.name) else { return self.parameter(node, kind) };
+        let param = of_kind(node, kind)?;
+        let values = self.builder.parameter(&param.name)?;
+        let values = values.iter().zip(&factors).map(|(v, f)| v / f).collect();
+        Ok(self.builder.floats(&param.name, &param.shape, values))
+    }
+
+    /// Tokens by a matrix, and the bias.
+    fn linear(&mut self, node: &Node, x: &str, sides: [usize; 2]) -> Result<String, Error> {
         let name = of_kind(node, ParamKind::Weight)?.name.clone();
-        let (encoder, key, len) =
-            (self.builder.encoder(), name.clone(), self.builder.parameter(&name)?.len());
-        let turned = move || Cow::Owned(transposed(&encoder.f32(&key).unwrap_or_default(), inputs));
-        let weight = self.builder.add(&name, &[inputs, outputs], Weights::floats(len, turned));
+        self.builder.parameter(&name)?;
+        let from = &self.graph.nodes[node.inputs[0]].name;
+        let matrix = Matrix { encoder: self.builder.encoder(), name, sides, factors: self.factors(from) };
+        let integers = self.how.integers.filter(|how| how.covers_product(self.vit, &node.name));
+        let product = match integers {
+            Some(how) => {
+                let range = how.calibration.range(from)?;
+                product(self.builder, &node.name, (x, range), matrix, how.largest())
+            }
+            None => {
+                let weight = matrix.add(self.builder);
+                self.add("MatMul", &format!("{}.product", node.name), &[x, &weight], vec![])
+            }
+        };
         let bias = self.parameter(node, ParamKind::Bias)?;
-        let product = self.add("MatMul", &format!("{}.product", node.name), &[x, &weight], vec![]);
         Ok(self.add("Add", &node.name, &[&product, &bias], vec![]))
     }
 
@@ -212,8 +270,36 @@ fn of_kind(node: &Node, kind: ParamKind) -> Result<&Param, Error> {
     node.param(kind).ok_or_else(|| Error::MissingWeight { name: node.name.clone() })
 }
 
+/// The matrix of a product. What it reads may have channels that were divided by factors; then its columns have them.
+pub(super) struct Matrix<'a> {
+    pub(super) encoder: &'a Encoder<'a>,
+    /// Of the parameter.
+    pub(super) name: String,
+    /// Inputs, outputs.
+    pub(super) sides: [usize; 2],
+    pub(super) factors: Option<Vec<f32>>,
+}
+
+impl<'a> Matrix<'a> {
+    /// Values (out, in), read and scaled each time.
+    pub(super) fn values(&self) -> Cow<'a, [f32]> {
+        let values = self.encoder.f32(&self.name).unwrap_or_default();
+        match &self.factors {
+            Some(factors) => values.iter().zip(factors.iter().cycle()).map(|(v, f)| v * f).collect(),
+            None => values,
+        }
+    }
+
+    /// Adds it as the second factor of a product, (in, out), in floating point.
+    fn add(self, builder: &mut Builder<'a>) -> String {
+        let (name, [inputs, outputs]) = (self.name.clone(), self.sides);
+        let turned = move || Cow::Owned(transposed(&self.values(), inputs));
+        builder.add(&name, &[inputs, outputs], Weights::floats(inputs * outputs, turned))
+    }
+}
+
 /// (out, in) -> (in, out)
-fn transposed(weight: &[f32], inputs: usize) -> Vec<f32> {
+pub(super) fn transposed<T: Copy>(weight: &[T], inputs: usize) -> Vec<T> {
     let outputs = weight.len() / inputs.max(1);
     (0..weight.len()).map(|i| weight[i % outputs * inputs + i / outputs]).collect()
 }
