@@ -1,7 +1,5 @@
 //! Which preprocessing contract a checkpoint gets.
 
-use std::path::Path;
-
 use occlude_checkpoint::{Checkpoint, meta};
 use occlude_preprocess::{ContractError, HighPass, Interpolation, Preprocess};
 
@@ -36,11 +34,6 @@ pub(crate) fn stored(checkpoint: &Checkpoint) -> Result<Option<Preprocess>, Erro
     Preprocess::from_json(json).map(Some).map_err(|reason| Error::Contract { origin: origin(), reason })
 }
 
-/// A contract by its name, or of a file.
-fn named(asked: &str) -> Result<Preprocess, Error> {
-    Preprocess::named(asked).map_or_else(|| Ok(Preprocess::read(Path::new(asked))?), Ok)
-}
-
 /// The contract of a checkpoint with the user's changes, and what to tell the user about it.
 ///
 /// A checkpoint without one (any that Occlude did not write) gets the usual ImageNet evaluation
@@ -53,7 +46,7 @@ pub fn contract_of(
     overrides: &ContractOverrides,
 ) -> Result<(Preprocess, Option<String>), Error> {
     let stored = match &overrides.contract {
-        Some(asked) => Some(named(asked)?),
+        Some(asked) => Some(Preprocess::named_or_read(asked)?),
         None => match stored(checkpoint)? {
             Some(stored) => Some(stored),
             None => Preprocess::beside(checkpoint.path())?,

@@ -33,6 +33,9 @@ pub(super) struct HubArgs {
     /// there is none
     #[arg(long, value_name = "PICTURES", num_args = 1..)]
     pub(super) calibrate: Vec<PathBuf>,
+    /// int8: weights of 7 bits, for processors without VNNI
+    #[arg(long, requires = "calibrate")]
+    reduce_range: bool,
     /// Replace files in DIR that exist; never the checkpoint
     #[arg(long)]
     pub(super) force: bool,
@@ -57,7 +60,8 @@ pub(super) fn run(args: HubArgs) -> anyhow::Result<ExitCode> {
     let models = &models[..if args.calibrate.is_empty() { 2 } else { 3 }];
     let hub = Hub::new(&args.dir, &source.encoder, &source.contract, models, (&args.checkpoint, args.force))?;
     for &form in models {
-        write_model(&hub, &source, form, &args.calibrate, &args.checkpoint, args.licence.clone())?;
+        let integers = (args.calibrate.as_slice(), args.reduce_range);
+        write_model(&hub, &source, form, integers, &args.checkpoint, args.licence.clone())?;
     }
     let title = args.title.unwrap_or_else(|| file_name(&args.dir));
     let facts = facts(&checkpoint, &source);
@@ -97,7 +101,7 @@ fn write_model(
     hub: &Hub<'_>,
     source: &Source<'_>,
     form: Model,
-    pictures: &[PathBuf],
+    (pictures, reduce_range): (&[PathBuf], bool),
     checkpoint: &Path,
     licence: Option<String>,
 ) -> anyhow::Result<()> {
@@ -118,7 +122,7 @@ fn write_model(
             )?,
             keep_first: false,
             keep_last: false,
-            reduce_range: false,
+            reduce_range,
         }),
     };
     let options = OnnxOptions { precision, ..defaults };
