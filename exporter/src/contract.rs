@@ -109,13 +109,6 @@ mod tests {
     }
 
     #[test]
-    fn a_contract_is_named_or_read() {
-        assert_eq!(named("augreg").ok(), Preprocess::named("augreg"));
-        let error = named("no/such.json").expect_err("no file").to_string();
-        assert!(error.contains("no/such.json"), "{error}");
-    }
-
-    #[test]
     fn every_override() {
         let filter = HighPass { kernel: 11, sigma: 5.0 };
         let overrides = ContractOverrides {
