@@ -21,7 +21,7 @@ use products::{Extents, Lengths, Product, products, smoothable};
 const BATCH: usize = 4;
 
 /// A product stays in floating point where rounding what goes into it would change what comes out by more than this share
-/// of its length. With no more than that in each of a transformer's products, embeddings keep a cosine of 0.99.
+/// of its length. The networks with outliers put in that docs/transformers.md lists keep a cosine of 0.998 with it.
 const COARSE: f64 = 0.1;
 
 /// What each channel of a normalisation's value is divided by, and the matrix behind it multiplied with; by the name of the

@@ -331,6 +331,5 @@ fn outliers_of_transformers_are_evened_out_or_kept_in_floats() {
     let kept = integers(network, how.clone());
     how.calibration.coarse.clear();
     let lost = integers(network, how);
-    println!("{kept} {lost}");
     assert!(kept > INTEGERS && lost < INTEGERS, "{kept} {lost}");
 }

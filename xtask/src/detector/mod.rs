@@ -13,6 +13,8 @@ use crate::{paths, setup, sh};
 
 /// Splits the photos and draws the true boxes.
 const PREPARE: &str = include_str!("prepare.py");
+/// Holds boxes against the true ones.
+const JUDGE: &str = include_str!("judge.py");
 
 /// Options of `cargo xtask detector`.
 #[derive(clap::Args)]
@@ -92,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     draw(args, &out, &log)?;
     let mut rows = Vec::new();
     for &boxes in &args.boxes {
-        let drawn = judged(&args.python, &out, &of_train(&out, boxes), "train.json")?;
+        let drawn = judged(&args.python, &out, &of_train(&out, boxes))?;
         let detector = trained(args, &out, boxes, &log)?;
         rows.push(json!({"boxes": boxes.name(), "drawn": drawn, "detector": detector}));
         println!("{}", row(boxes, &drawn, &detector));
@@ -159,30 +161,12 @@ fn draw(args: &Args, out: &Path, log: &Path) -> Result<()> {
 }
 
 /// How well boxes fit the true ones of the same pictures, as pycocotools says; a box without a score has 1.
-fn judged(python: &Path, out: &Path, boxes: &Path, truth: &str) -> Result<Value> {
+fn judged(python: &Path, out: &Path, boxes: &Path) -> Result<Value> {
     let mut command = Command::new(python);
-    command.current_dir(out).args(["-c", JUDGE]).arg(truth).arg(boxes);
+    command.current_dir(out).args(["-c", JUDGE, "train.json"]).arg(boxes);
     let text = sh::capture(&mut command)?;
     serde_json::from_str(text.lines().last().unwrap_or_default()).context("pycocotools gave no figures")
 }
-
-/// AP50 and AP of boxes against others of pictures of the same names.
-const JUDGE: &str = r#"
-import contextlib, io, json, sys
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-with contextlib.redirect_stdout(io.StringIO()):
-    truth = COCO(sys.argv[1])
-    numbers = {image["file_name"]: image["id"] for image in truth.dataset["images"]}
-    drawn = json.load(open(sys.argv[2]))
-    names = {image["id"]: image["file_name"] for image in drawn["images"]}
-    keys = ("bbox", "category_id")
-    found = [{**{key: a[key] for key in keys}, "image_id": numbers[names[a["image_id"]]], "score": a.get("score", 1.0)}
-             for a in drawn["annotations"]]
-    judge = COCOeval(truth, truth.loadRes(found), "bbox")
-    judge.evaluate(), judge.accumulate(), judge.summarize()
-print(json.dumps({"ap": judge.stats[0], "ap50": judge.stats[1], "boxes": len(found)}))
-"#;
 
 /// A detector's figures on the test part, trained where they are not there.
 fn trained(args: &Args, out: &Path, boxes: Boxes, log: &Path) -> Result<Value> {
