@@ -293,7 +293,6 @@ fn transformers_of_integers_are_near_plain_ones() {
         let how = calibrated(network);
         assert!(how.calibration.coarse.is_empty(), "{file}: {:?}", how.calibration.coarse);
         let cosine = integers(network, how);
-        println!("{file}: {cosine}");
         assert!(cosine > INTEGERS, "{file}: {cosine}");
     }
 }
