@@ -1,10 +1,10 @@
 //! One process writes into a folder at a time.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::fs::{self, OpenOptions, TryLockError};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use occlude_output::FileLock;
 
 /// The file that is locked; it stays, because a lock on a file that was removed keeps nobody out.
 const NAME: &str = ".lock";
@@ -12,7 +12,7 @@ const NAME: &str = ".lock";
 /// Keeps others from writing into a folder as long as it lives. The system takes the lock back when the process dies, however it does.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Option<File>,
+    _file: Option<FileLock>,
 }
 
 impl Lock {
@@ -23,13 +23,12 @@ impl Lock {
     pub fn take(folder: &Path) -> Result<Self> {
         let path = folder.join(NAME);
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.with_context(|| format!("cannot write `{}`", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => {}
+        let file = open.with_context(|| format!("cannot write `{}`", path.display()))?;
+        let mut lock = match FileLock::try_take(file) {
+            Ok(lock) => lock,
             Err(TryLockError::WouldBlock) => {
-                let mut owner = String::new();
                 // who it is helps, but is not needed
-                let _ = file.read_to_string(&mut owner);
+                let owner = fs::read_to_string(&path).unwrap_or_default();
                 let owner = Some(owner.trim()).filter(|o| !o.is_empty()).unwrap_or("a process");
                 bail!(
                     "`{}` is being written by {owner}; hint: wait until it has ended or stop it, or take another `--out`",
@@ -43,12 +42,12 @@ impl Lock {
                 );
                 return Ok(Self { _file: None });
             }
-        }
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let name = format!("process {} on {}\n", std::process::id(), host.trim());
+        };
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = format!("process {} on {}", std::process::id(), host.trim());
         // the same: for the message alone
-        let _ = file.set_len(0).and_then(|()| file.write_all(name.as_bytes()));
-        Ok(Self { _file: Some(file) })
+        let _ = lock.sign(&name);
+        Ok(Self { _file: Some(lock) })
     }
 }
 

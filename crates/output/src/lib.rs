@@ -7,10 +7,12 @@
 //! - An output that exists is refused unless `--force` is given.
 //! - What is no regular file is refused, and so is a folder that does not exist: before the work, not after it.
 //!
-//! Folders that a tool fills (runs, collections, data sets) have rules of their own.
+//! Folders that a tool fills (runs, collections, data sets) have rules of their own; a [`FileLock`] keeps a second writer out.
 
 mod atomic;
+mod lock;
 mod policy;
 
 pub use atomic::{Draft, write};
+pub use lock::FileLock;
 pub use policy::{Refused, check, is_same_file};

@@ -1,11 +1,13 @@
 //! The store: a folder with one SQLite file and what is derived from it.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use occlude_output::FileLock;
 
 use crate::ann::Ann;
 use crate::check;
@@ -61,7 +63,7 @@ pub struct Store {
     /// Held while indexes are built.
     pub(crate) maintenance: Mutex<()>,
     /// Last: the others are closed when it is given up.
-    _lock: File,
+    _lock: Option<FileLock>,
 }
 
 impl Store {
@@ -159,15 +161,15 @@ impl Drop for Store {
 }
 
 /// Takes the store's folder for this process; given up when the file is closed, by a crash too.
-fn lock_file(dir: &Path) -> Result<File> {
+fn lock_file(dir: &Path) -> Result<Option<FileLock>> {
     let path = dir.join("lock");
     let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
     let file = file.map_err(|reason| Error::Io { path: path.clone(), reason })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
+    match FileLock::try_take(file) {
+        Ok(lock) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Err(Error::Locked { path: dir.to_owned() }),
         // a file system without locks: better without than not at all
-        Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(None),
         Err(TryLockError::Error(reason)) => Err(Error::Io { path, reason }),
     }
 }

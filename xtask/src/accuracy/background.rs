@@ -2,6 +2,7 @@
 //! a time.
 
 use anyhow::{Context, Result, bail};
+use occlude_output::FileLock;
 use rustix::process::{
     Pid, Signal, getpid, getppid, getsid, kill_process, set_parent_process_death_signal, setpriority_process,
 };
@@ -128,12 +129,12 @@ fn describe(status: ExitStatus) -> String {
 ///
 /// # Errors
 /// Where another call has it.
-pub(super) fn lock(folder: &Path) -> Result<File> {
+pub(super) fn lock(folder: &Path) -> Result<FileLock> {
     let path = folder.join(".accuracy.lock");
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = open.with_context(|| format!("could not write `{}`", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => {}
+    let file = open.with_context(|| format!("could not write `{}`", path.display()))?;
+    let mut lock = match FileLock::try_take(file) {
+        Ok(lock) => lock,
         Err(TryLockError::WouldBlock) => {
             let owner = fs::read_to_string(&path).unwrap_or_default();
             bail!(
@@ -145,10 +146,9 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
         Err(TryLockError::Error(error)) => {
             return Err(error).with_context(|| format!("could not lock `{}`", path.display()));
         }
-    }
-    file.set_len(0)?;
-    writeln!(file, "{}", std::process::id())?;
-    Ok(file)
+    };
+    lock.sign(&std::process::id().to_string())?;
+    Ok(lock)
 }
 
 /// Waits until the program that an earlier call left behind in `folder` has ended: it was told to stop, and saves.
