@@ -10,7 +10,7 @@ use crate::eval::localise::resized;
 ///
 /// # Errors
 /// Where one cannot be read, and where the checkpoint says the size.
-pub(super) fn contract_of(
+pub(in crate::cli) fn contract_of(
     checkpoint: &Checkpoint,
     asked: Option<&str>,
     image_size: Option<u32>,

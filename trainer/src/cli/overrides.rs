@@ -1,5 +1,6 @@
 //! The flags that override a recipe.
 
+mod beginning;
 mod distilling;
 mod masking;
 
@@ -8,6 +9,7 @@ use clap::Args;
 
 use super::parts::Parts;
 use crate::config::{ClipBy, Config, Decay, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe, Rule, Shape};
+use beginning::BeginningArgs;
 use distilling::DistilArgs;
 use masking::MaskArgs;
 
@@ -140,6 +142,8 @@ pub(super) struct Overrides {
     #[arg(long)]
     jitter: Option<f64>,
     #[command(flatten)]
+    beginning: BeginningArgs,
+    #[command(flatten)]
     distilling: DistilArgs,
     #[command(flatten)]
     masking: MaskArgs,
@@ -184,7 +188,7 @@ impl Overrides {
         );
         self.networks(recipe, &mut c)?;
         self.distilling.apply(recipe, &mut c)?;
-        set(&mut c.arch, self.arch);
+        set(&mut c.arch, self.arch.clone());
         set(&mut c.image_size, self.image_size);
         let epochs = self.epochs.unwrap_or(c.epochs);
         if let Some(m) = c.method.moco_mut() {
@@ -203,6 +207,7 @@ impl Overrides {
             set(m.epochs, self.momentum_warmup_epochs);
         }
         c.epochs = epochs;
+        self.beginning.apply(&mut c, self.arch.as_deref())?;
         set(&mut c.method.head_mut().dim, self.dim);
         set(&mut c.method.head_mut().hidden, self.hidden.map(Some));
         set(&mut c.method.head_mut().bn, self.head_bn);

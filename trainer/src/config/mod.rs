@@ -4,6 +4,7 @@
 //! work before any file is touched. The resolved value is saved beside every checkpoint.
 
 mod augment;
+mod beginning;
 mod dino;
 mod fills;
 mod following;
@@ -22,6 +23,7 @@ use occlude_preprocess::Preprocess;
 use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, ViewGroup};
+pub use beginning::Beginning;
 pub use dino::{Dense, Dino, PatchChoice, PatchPer, PatchScore, Patches};
 pub use fills::{FillScale, Fills, Kernel};
 pub use masking::{
@@ -141,6 +143,9 @@ pub struct Config {
     pub views: Vec<ViewGroup>,
     /// Masking; absent where views are not masked.
     pub masking: Option<Masking>,
+    /// The weights that it begins with; absent where they are random.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beginning: Option<Beginning>,
     /// Mixing pictures; absent where they are not mixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixing: Option<Mixing>,
@@ -243,7 +248,11 @@ impl Config {
         let side = u32::try_from(self.image_size).unwrap_or(u32::MAX);
         let usual = Preprocess::imagenet(side);
         let resize = if self.trim { usual.resize } else { side };
-        Preprocess { high_pass, resize, ..usual }
+        let usual = Preprocess { high_pass, resize, ..usual };
+        match &self.beginning {
+            Some(Beginning { mean, std, .. }) => Preprocess { mean: *mean, std: *std, ..usual },
+            None => usual,
+        }
     }
 
     /// The configuration with what follows from it, for people: `--show-config` and `config.json`.
@@ -288,6 +297,7 @@ impl Config {
             format!("`--accumulate {}`: expected 1 to 4096 batches", c.accumulate)
         })?;
         c.optimizer.validate(c.epochs)?;
+        c.beginning.as_ref().map_or(Ok(()), |b| b.validate(c.epochs))?;
         c.method.validate(arch, c.batch_size, c.masking.as_ref().map_or(0, |m| m.num_nonsem))?;
         self.validate_views()?;
         check(c.masking.is_none() || !matches!(c.method, Method::Dino(_)), || {

@@ -47,6 +47,7 @@ pub(super) fn moco_v2() -> Config {
         }),
         views: vec![ViewGroup::of(2, moco_views())],
         masking: None,
+        beginning: None,
         mixing: None,
     }
 }

@@ -1,5 +1,6 @@
 //! A run: what it is told, how it starts, how it ends. The engine knows methods through their trait only.
 
+mod begin;
 mod course;
 mod environment;
 mod metrics;
@@ -106,6 +107,7 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     let changed = match resume {
         Some(path) => engine.resume(&path, &identity)?,
         None => {
+            config.beginning.as_ref().map_or(Ok(()), |b| begin::load(engine.method.as_ref(), b))?;
             engine.begin(identity);
             false
         }

@@ -1,5 +1,6 @@
 //! Tests of the loop on a run of a few tiny pictures.
 
+mod begun;
 mod changed;
 mod localised;
 mod paired;

@@ -20,7 +20,7 @@ use crate::augment::Augmenters;
 use crate::config::Config;
 use crate::data::{Fed, LoaderSpec, Pictures, ViewSpec};
 use crate::method::{Health, Method, Step, StepOutput, Views};
-use crate::model::{Optimizer, Statistics};
+use crate::model::{ENCODERS, Optimizer, Rate, Statistics};
 use crate::phase::{Phase, within};
 use crate::rng::seed_device;
 use crate::signals::Interrupt;
@@ -77,7 +77,7 @@ impl<'a> Engine<'a> {
         let views = ViewSpec::of(config);
         let steps = pictures.len() / (config.batch_size * config.accumulate);
         Self {
-            optimizer: Optimizer::new(method.trainable(), o),
+            optimizer: Optimizer::with_rates(method.trainable(), o, rates(config, method.as_ref())),
             schedule: Schedule::new(o, steps, config.epochs),
             augmenters: Augmenters::new(&config.preprocess(), &views, run.device),
             loader: LoaderSpec {
@@ -282,7 +282,11 @@ impl<'a> Engine<'a> {
         if last_of_step {
             {
                 let _optimiser = within(Phase::Optimiser);
-                self.optimizer.step_with(lr, self.schedule.weight_decay(time))?;
+                let decay = self.schedule.weight_decay(time);
+                let waiting = self.config.beginning.as_ref();
+                let encoder =
+                    waiting.map_or(1.0, |b| b.share(step.epoch, self.config.optimizer.warmup_epochs));
+                self.optimizer.step_of(lr, decay, encoder)?;
             }
             self.method.after_step(step)?;
             self.at.step += 1;
@@ -432,6 +436,19 @@ impl<'a> Engine<'a> {
             optimizer: &self.optimizer,
             at: &self.at,
             refreshed: None,
+        }
+    }
+}
+
+/// What layers have for a learning rate: all the same, unless the run goes on from another encoder.
+fn rates<'a>(config: &'a Config, method: &dyn Method) -> impl Fn(&str) -> Rate + use<'a> {
+    let arch = method.encoder().arch();
+    let beginning = config.beginning.as_ref();
+    move |name| {
+        let inner = ENCODERS.iter().find_map(|prefix| name.strip_prefix(prefix));
+        match (beginning, inner) {
+            (Some(beginning), Some(inner)) => Rate { scale: beginning.scale(arch, inner), encoder: true },
+            _ => Rate::default(),
         }
     }
 }

@@ -52,6 +52,8 @@ pub struct Aligned {
 
 /// The prefixes of what is learnt in a checkpoint; those of a follower have `_k` in place of `_q`.
 const ENCODER: &str = "encoder_q.";
+/// The prefixes of encoders in a state: of what learns, and of what follows it.
+pub const ENCODERS: [&str; 2] = [ENCODER, "encoder_k."];
 const PROJECTOR: &str = "head_q.";
 const ALIGNED: &str = "head_obj_q.";
 /// A projector and what is behind it where it distils; `head_q.` away they have DINO's names.

@@ -12,10 +12,10 @@ mod prototypes;
 mod running;
 mod statistics;
 
-pub use branch::{Aligned, Branch, Follower, Head, Projected, load_branches};
+pub use branch::{Aligned, Branch, ENCODERS, Follower, Head, Projected, load_branches};
 pub use encoder::{Encoder, Hidden, Mode, Output, map_of};
 pub use mlp::{Init, Mlp};
 pub use named::{Named, ema, find, load};
-pub use optim::Optimizer;
+pub use optim::{Optimizer, Rate};
 pub use prototypes::Prototypes;
 pub use statistics::Statistics;

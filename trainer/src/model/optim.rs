@@ -22,8 +22,24 @@ pub struct Optimizer {
     groups: Vec<Group>,
 }
 
-/// Parameters that decay, or do not.
+/// How fast a parameter learns, beside others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Factor on the learning rate.
+    pub scale: f64,
+    /// Whether it is of an encoder that may have to wait.
+    pub encoder: bool,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self { scale: 1.0, encoder: false }
+    }
+}
+
+/// Parameters that decay, or do not, and learn as fast.
 struct Group {
+    rate: Rate,
     params: Vec<Tensor>,
     /// Whether they do; LARS then gives each of them its own rate, too.
     decays: bool,
@@ -34,14 +50,30 @@ struct Group {
 impl Optimizer {
     /// State starts at zero, which makes the first step PyTorch's first step.
     pub fn new(params: Vec<Named>, settings: &Settings) -> Self {
+        Self::with_rates(params, settings, |_| Rate::default())
+    }
+
+    /// The same with rates of their own for parameters, by their names.
+    pub fn with_rates(params: Vec<Named>, settings: &Settings, rate: impl Fn(&str) -> Rate) -> Self {
         let (plain, decayed): (Vec<_>, Vec<_>) = match settings.decay {
             Decay::All => (Vec::new(), params),
             // vectors are biases, and scales and shifts of normalisations
             Decay::Weights => params.into_iter().partition(|p| p.tensor.dim() <= 1),
         };
-        let groups = [(decayed, true), (plain, false)];
-        let groups = groups.map(|(params, decays)| Group::new(params, decays, settings.rule));
-        Self { settings: settings.clone(), groups: groups.into() }
+        let mut groups = Vec::new();
+        for (params, decays) in [(decayed, true), (plain, false)] {
+            let mut of_rate: Vec<(Rate, Vec<Named>)> = Vec::new();
+            for param in params {
+                let rate = rate(&param.name);
+                match of_rate.iter_mut().find(|(r, _)| *r == rate) {
+                    Some((_, params)) => params.push(param),
+                    None => of_rate.push((rate, vec![param])),
+                }
+            }
+            let all = of_rate.into_iter();
+            groups.extend(all.map(|(rate, params)| Group::new(params, (decays, rate), settings.rule)));
+        }
+        Self { settings: settings.clone(), groups }
     }
 
     /// Forgets the gradients of the last step.
@@ -64,6 +96,15 @@ impl Optimizer {
     /// # Errors
     /// What libtorch refuses.
     pub fn step_with(&mut self, lr: f64, weight_decay: f64) -> Result<()> {
+        self.step_of(lr, weight_decay, 1.0)
+    }
+
+    /// The same, the encoder's rate being the share `encoder` of what it would be. Where that is 0, the encoder is left
+    /// alone, its momenta too.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn step_of(&mut self, lr: f64, weight_decay: f64, encoder: f64) -> Result<()> {
         if let Some(norm) = self.settings.clip {
             let params = self.groups.iter().flat_map(|g| &g.params);
             let grads: Vec<Tensor> = params.map(Tensor::grad).filter(Tensor::defined).collect();
@@ -73,7 +114,10 @@ impl Optimizer {
             }
         }
         for group in &self.groups {
-            group.step(&self.settings, lr, if group.decays { weight_decay } else { 0.0 })?;
+            let share = group.rate.scale * if group.rate.encoder { encoder } else { 1.0 };
+            if share > 0.0 {
+                group.step(&self.settings, lr * share, if group.decays { weight_decay } else { 0.0 })?;
+            }
         }
         Ok(())
     }
@@ -86,7 +130,7 @@ impl Optimizer {
 }
 
 impl Group {
-    fn new(params: Vec<Named>, decays: bool, rule: Rule) -> Self {
+    fn new(params: Vec<Named>, (decays, rate): (bool, Rate), rule: Rule) -> Self {
         let like = |what: &str, zero: &dyn Fn(&Tensor) -> Tensor| -> Vec<Named> {
             let named =
                 |p: &Named| Named { name: format!("optim.{what}.{}", p.name), tensor: zero(&p.tensor) };
@@ -100,7 +144,7 @@ impl Group {
                 vec![like("mean", &same), like("square", &same), like("step", &counter)]
             }
         };
-        Self { params: params.into_iter().map(|p| p.tensor).collect(), decays, state }
+        Self { rate, params: params.into_iter().map(|p| p.tensor).collect(), decays, state }
     }
 
     fn step(&self, settings: &Settings, lr: f64, weight_decay: f64) -> Result<()> {
@@ -239,6 +283,29 @@ mod tests {
             for (i, e) in (0..).zip(expected) {
                 assert!((p.double_value(&[i]) + e).abs() < 1e-5, "{p:?}");
             }
+        }
+    }
+
+    #[test]
+    fn an_encoder_waits_and_its_layers_have_their_own_rates() {
+        let _alone = crate::rng::alone();
+        let params = [1.0f32; 3].map(|v| Tensor::from_slice(&[v]).set_requires_grad(true));
+        let names = ["head", "encoder.first", "encoder.last"];
+        let named = names.iter().zip(&params).map(|(name, p)| Named::new(*name, p)).collect();
+        let settings = Settings { weight_decay: 0.0, momentum: 0.0, ..settings(Rule::Sgd) };
+        let rate = |name: &str| Rate {
+            scale: if name == "encoder.first" { 0.25 } else { 1.0 },
+            encoder: name.starts_with("encoder."),
+        };
+        let mut optimizer = Optimizer::with_rates(named, &settings, rate);
+        let values = || params.each_ref().map(|p| p.double_value(&[0]));
+        for (share, expected) in
+            [(0.0, [0.5, 1.0, 1.0]), (0.5, [0.0, 0.9375, 0.75]), (1.0, [-0.5, 0.8125, 0.25])]
+        {
+            optimizer.zero_grad();
+            Tensor::stack(&params, 0).sum(Kind::Float).backward();
+            optimizer.step_of(0.5, 0.0, share).expect("a step");
+            assert_eq!(values(), expected, "{share}");
         }
     }
 
