@@ -20,7 +20,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
-use crate::config::Recipe;
+use crate::config::{Config, Recipe};
 use crate::data::Speed;
 use crate::device::{Choice, Precision};
 use crate::engine::{self, Allow, End, OnCollapse, OnlineKnn, Run};
@@ -161,9 +161,12 @@ struct PretrainArgs {
     /// Most minutes between checkpoints to resume from (each replaces the one before); every epoch ends with one
     #[arg(long, default_value_t = 10.0)]
     save_minutes: f64,
-    /// What to do when training has collapsed or diverged
+    /// What to do when training has collapsed or diverged, or the accuracy fell by more than `--max-drop`
     #[arg(long, value_enum, default_value = "rollback")]
     on_collapse: OnCollapse,
+    /// Points of nearest-neighbour accuracy that the encoder may lose against its best; default: 1 with `--init`, else any
+    #[arg(long, value_name = "POINTS", requires = "knn_val", value_parser = points)]
+    max_drop: Option<f64>,
     /// Held-out folder with one sub-folder per class, for nearest-neighbour accuracy along the way
     #[arg(long, value_name = "DIR")]
     knn_val: Option<PathBuf>,
@@ -227,6 +230,23 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+/// Points that an encoder which another run learnt may lose, where nothing is said: about what a measurement on a thousand
+/// pictures is uncertain by.
+const MAX_DROP: f64 = 1.0;
+
+/// How far accuracy may fall, from 0 to 1: what was asked for, or the default of a run from another encoder.
+fn max_drop(asked: Option<f64>, config: &Config, measured: bool) -> Option<f64> {
+    let usual = (config.beginning.is_some() && measured).then_some(MAX_DROP);
+    asked.or(usual).map(|points| points / 100.0)
+}
+
+fn points(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(points) if (0.0..=100.0).contains(&points) => Ok(points),
+        _ => Err("expected points of accuracy from 0 to 100".into()),
+    }
+}
+
 fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
     let config = match args.overrides.resolve(args.recipe) {
         Ok(config) => config,
@@ -262,6 +282,7 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         save_every: args.save_every as usize,
         save_interval: Duration::from_secs_f64((args.save_minutes * 60.0).clamp(0.0, 1e9)),
         on_collapse: args.on_collapse,
+        max_drop: max_drop(args.max_drop, &config, args.knn_val.is_some()),
         online: args.knn_val.map(|val| OnlineKnn { val, train: args.knn_train, every, limit }),
         log_every: args.log_every as usize,
         cache_bytes: args.cache << 20,

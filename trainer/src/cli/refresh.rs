@@ -48,6 +48,7 @@ pub(super) fn run(args: RefreshArgs) -> Result<ExitCode> {
         resume: None,
         allow: Allow::default(),
         on_collapse: OnCollapse::Warn,
+        max_drop: None,
         online: None,
         bn_refresh: args.batches as usize,
         stop_after: None,

@@ -60,8 +60,10 @@ pub struct Run {
     pub resume: Option<PathBuf>,
     /// What may have changed since.
     pub allow: Allow,
-    /// What to do when training has collapsed.
+    /// What to do when training has collapsed, or the accuracy has fallen.
     pub on_collapse: OnCollapse,
+    /// How far, from 0 to 1, accuracy by nearest neighbours may fall under its best; absent: as far as it likes.
+    pub max_drop: Option<f64>,
     /// Nearest-neighbour accuracy along the way.
     pub online: Option<OnlineKnn>,
     /// Batches of unmasked views over which the running statistics of the finished encoder are estimated anew.

@@ -116,6 +116,7 @@ pub(super) fn settings(plan: &Plan) -> Run {
         resume: None,
         allow: Allow::default(),
         on_collapse: OnCollapse::Warn,
+        max_drop: None,
         online: None,
         bn_refresh: 0,
         stop_after: None,

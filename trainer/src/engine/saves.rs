@@ -13,6 +13,8 @@ use crate::model::{Optimizer, Statistics};
 
 /// The checkpoint that is replaced by the next one.
 const LATEST: &str = "latest.safetensors";
+/// The last one whose accuracy had not fallen.
+const GOOD: &str = "good.safetensors";
 
 /// What goes into a checkpoint.
 pub(super) struct State<'a> {
@@ -63,6 +65,30 @@ impl Saves {
             _ => {}
         }
         Ok(path)
+    }
+
+    /// Keeps what was just written to `path` as the one to go back to when the accuracy falls.
+    ///
+    /// # Errors
+    /// Where the folder cannot be written.
+    pub(super) fn keep_good(&self, path: &Path) -> Result<()> {
+        let (good, fresh) = (self.good(), self.out.join(".good.unfinished"));
+        // one file under two names costs nothing; checkpoints are replaced, never written into
+        let _ = std::fs::remove_file(&fresh);
+        std::fs::hard_link(path, &fresh)
+            .or_else(|_| std::fs::copy(path, &fresh).map(drop))
+            .and_then(|()| std::fs::rename(&fresh, &good))
+            .with_context(|| format!("cannot write `{}`; hint: is the disk full?", good.display()))
+    }
+
+    /// The checkpoint to go back to when the accuracy falls.
+    pub(super) fn good(&self) -> PathBuf {
+        self.out.join(GOOD)
+    }
+
+    /// Removes that checkpoint, which a finished run does not need.
+    pub(super) fn drop_good(&self) {
+        let _ = std::fs::remove_file(self.good());
     }
 
     fn save(&self, name: &str, state: &State<'_>) -> Result<PathBuf> {

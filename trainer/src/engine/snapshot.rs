@@ -58,12 +58,15 @@ pub struct RunState {
     pub symptom: Symptom,
     /// The metrics of the epoch under way.
     pub meter: Meter,
+    /// The best accuracy by nearest neighbours so far, 0 to 1; absent before the first measurement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<f64>,
 }
 
 impl Default for Position {
     fn default() -> Self {
-        let run =
-            RunState { lr_scale: 1.0, rollbacks: 0, symptom: Symptom::default(), meter: Meter::default() };
+        let (symptom, meter) = (Symptom::default(), Meter::default());
+        let run = RunState { lr_scale: 1.0, rollbacks: 0, symptom, meter, best: None };
         Self { step: 0, epoch: 0, metrics: Value::Null, run, course: Course::default() }
     }
 }

@@ -2,6 +2,7 @@
 
 mod begun;
 mod changed;
+mod guarded;
 mod localised;
 mod paired;
 mod refreshed;
@@ -63,6 +64,7 @@ fn settings(dir: &Path, out: &str) -> Run {
         resume: None,
         allow: Allow::default(),
         on_collapse: OnCollapse::Warn,
+        max_drop: None,
         online: None,
         bn_refresh: 0,
         stop_after: None,

@@ -1,7 +1,9 @@
 //! The training loop: data, step, schedule, metrics, checkpoints.
 
+mod guard;
 mod recover;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -24,6 +26,7 @@ use crate::model::{ENCODERS, Optimizer, Rate, Statistics};
 use crate::phase::{Phase, within};
 use crate::rng::seed_device;
 use crate::signals::Interrupt;
+use recover::Loss;
 
 #[cfg(test)]
 pub(super) use recover::ROLLBACKS;
@@ -68,7 +71,8 @@ enum Epoch {
         signal: usize,
         whole: bool,
     },
-    Collapsed(String),
+    /// To go back from, and why.
+    Lost(Loss, String),
 }
 
 impl<'a> Engine<'a> {
@@ -116,6 +120,10 @@ impl<'a> Engine<'a> {
             log.write(&event("changed", self.at.epoch, self.at.step, change))?;
         }
         let mut progress = Progress::new(self.total(), self.at.step, self.config.epochs);
+        if let Err(signal) = self.measure_start(&signals, &mut log, &progress)? {
+            progress.finish();
+            return self.leave(signal, true, &mut log);
+        }
         while self.at.epoch < self.config.epochs as u64 {
             match self.epoch(&signals, &mut log, &mut progress)? {
                 Epoch::Done => {}
@@ -123,8 +131,8 @@ impl<'a> Engine<'a> {
                     progress.finish();
                     return self.leave(signal, whole, &mut log);
                 }
-                Epoch::Collapsed(why) => {
-                    if !self.roll_back(&why, &mut log, &mut progress)? {
+                Epoch::Lost(loss, why) => {
+                    if !self.roll_back(loss, &why, &mut log, &mut progress)? {
                         progress.finish();
                         log.report();
                         return Ok(End::Collapsed);
@@ -133,6 +141,7 @@ impl<'a> Engine<'a> {
             }
         }
         progress.finish();
+        self.saves.drop_good();
         Ok(End::Finished)
     }
 
@@ -172,7 +181,7 @@ impl<'a> Engine<'a> {
                     log.write(&line("step", number, self.at.step, stretch.fields()))?;
                     progress.show(number, &self.at.run.meter);
                     if let Some(why) = self.watch(health, log, progress)? {
-                        return Ok(Epoch::Collapsed(why));
+                        return Ok(Epoch::Lost(Loss::Collapse, why));
                     }
                     stretch = Meter::default();
                 }
@@ -348,7 +357,7 @@ impl<'a> Engine<'a> {
     /// What follows the last step of an epoch: measuring, telling, saving.
     fn end_epoch(&mut self, signals: &Interrupt, log: &mut Log, progress: &Progress) -> Result<Epoch> {
         if !self.healthy() {
-            return Ok(Epoch::Collapsed(self.verdict_of_infinity()));
+            return Ok(Epoch::Lost(Loss::Collapse, self.verdict_of_infinity()));
         }
         let epoch = self.at.epoch as usize;
         let last = epoch + 1 == self.config.epochs;
@@ -377,16 +386,22 @@ impl<'a> Engine<'a> {
             progress.say(&describe(refreshed));
             log.write(&event("refreshed", epoch as u64, self.at.step, &describe(refreshed)))?;
         }
-        if let Some(found) = found {
+        if let Some(found) = &found {
             progress.say(&format!("epoch {}: kNN {:.1} % (k {})", epoch + 1, 100.0 * found.top1, found.k));
             log.write(&line("knn", epoch, self.at.step, found.fields()))?;
             log.picture("neighbours.png", self.at.step)?;
+            if let Some(why) = self.fallen(found, log, progress)? {
+                return Ok(Epoch::Lost(Loss::Accuracy, why));
+            }
         }
         if epoch == 0 {
             log.picture("first_batch.png", 0)?;
         }
         log.report();
-        self.save_epoch(epoch, last, refreshed.as_ref())?;
+        let saved = self.save_epoch(epoch, last, refreshed.as_ref())?;
+        if let (Some(path), true) = (&saved, found.is_some() && self.run.max_drop.is_some()) {
+            self.saves.keep_good(path)?;
+        }
         Ok(Epoch::Done)
     }
 
@@ -414,19 +429,23 @@ impl<'a> Engine<'a> {
         Ok(Ok(found))
     }
 
-    fn save_epoch(&self, epoch: usize, last: bool, refreshed: Option<&Statistics>) -> Result<()> {
+    fn save_epoch(
+        &self,
+        epoch: usize,
+        last: bool,
+        refreshed: Option<&Statistics>,
+    ) -> Result<Option<PathBuf>> {
         if !last && !self.trusted() {
-            return Ok(());
+            return Ok(None);
         }
         if last || (epoch + 1).is_multiple_of(self.run.save_every) {
             let path = self.saves.kept(epoch, &saves::State { refreshed, ..self.state() })?;
             if last {
                 tell!("saved `{}`", path.display());
             }
-        } else {
-            self.saves.latest(&self.state())?;
+            return Ok(Some(path));
         }
-        Ok(())
+        self.saves.latest(&self.state()).map(Some)
     }
 
     pub(super) fn state(&self) -> saves::State<'_> {

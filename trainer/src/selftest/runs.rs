@@ -151,6 +151,7 @@ pub(super) fn resume(device: Device) -> Result<Check> {
             save_every: 10,
             save_interval: std::time::Duration::from_secs(600),
             on_collapse: engine::OnCollapse::Warn,
+            max_drop: None,
             online: None,
             log_every: 10,
             cache_bytes: 0,

@@ -20,6 +20,33 @@ pub(in crate::engine) const ROLLBACKS: u32 = 3;
 /// Factor on the learning rate at each rollback.
 const ROLLBACK_LR: f64 = 0.5;
 
+/// Why a run goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Training has collapsed, or diverged.
+    Collapse,
+    /// The encoder is worth less than it was.
+    Accuracy,
+}
+
+impl Loss {
+    /// The event's name, what happened in words, and what to do about it.
+    fn told(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Collapse => (
+                "collapse",
+                "collapsed",
+                "hint: a smaller `--lr`, a longer `--warmup-epochs`, other negatives (docs/recipes.md)",
+            ),
+            Self::Accuracy => (
+                "fall",
+                "fell",
+                "hint: a smaller `--lr` or `--layer-decay`, a longer `--head-warmup`, a larger `--max-drop` (docs/runs.md)",
+            ),
+        }
+    }
+}
+
 impl Engine<'_> {
     /// Begins a run on these pictures.
     pub(in crate::engine) fn begin(&mut self, data: Identity) {
@@ -93,33 +120,45 @@ impl Engine<'_> {
         }
     }
 
-    /// Goes back to the last checkpoint with a lower learning rate; `false` where the run is to stop.
-    pub(super) fn roll_back(&mut self, why: &str, log: &mut Log, progress: &mut Progress) -> Result<bool> {
+    /// Goes back to the last good checkpoint with a lower learning rate; `false` where the run is to stop.
+    pub(super) fn roll_back(
+        &mut self,
+        loss: Loss,
+        why: &str,
+        log: &mut Log,
+        progress: &mut Progress,
+    ) -> Result<bool> {
         let (epoch, step) = (self.at.epoch, self.at.step);
-        log.write(&event("collapse", epoch, step, why))?;
-        let good = snapshot::locate(&self.run.out)?;
-        let hint = "hint: a smaller `--lr`, a longer `--warmup-epochs`, other negatives (docs/recipes.md)";
+        let (name, happened, hint) = loss.told();
+        log.write(&event(name, epoch, step, why))?;
+        let good = match loss {
+            Loss::Collapse => snapshot::locate(&self.run.out)?,
+            Loss::Accuracy => self.saves.good(),
+        };
         let spent = self.at.run.rollbacks >= ROLLBACKS;
         if self.run.on_collapse != OnCollapse::Rollback || spent {
             let tried = if spent { format!(" {ROLLBACKS} rollbacks did not help.") } else { String::new() };
             progress.say(&format!(
-                "collapsed at step {step}: {why}.{tried} The last good checkpoint is `{}`; {hint}",
+                "{happened} at step {step}: {why}.{tried} The last good checkpoint is `{}`; {hint}",
                 good.display()
             ));
-            log.write(&event("stopped", epoch, step, "training collapsed"))?;
+            log.write(&event("stopped", epoch, step, &format!("training {happened}")))?;
+            if loss == Loss::Accuracy {
+                // what was saved since has fallen, too
+                self.go_back(&good)?;
+                self.saves.latest(&self.state())?;
+            }
             return Ok(false);
         }
         let (scale, rollbacks) = (self.at.run.lr_scale * ROLLBACK_LR, self.at.run.rollbacks + 1);
-        let checkpoint = Checkpoint::open(&good)?;
-        self.at = snapshot::describe(&good, &checkpoint)?.at;
-        snapshot::load(&good, &checkpoint, self.method.as_mut(), &self.optimizer)?;
+        self.go_back(&good)?;
         (self.at.run.lr_scale, self.at.run.rollbacks) = (scale, rollbacks);
         self.at.run.symptom = Symptom::default();
         self.finite = Tensor::from(true).to(self.run.device);
         // a run that dies before its next checkpoint must not try the same again
         self.saves.latest(&self.state())?;
         let message = format!(
-            "collapsed at step {step}: {why}. Back to step {} (`{}`) with {scale} times the learning rate",
+            "{happened} at step {step}: {why}. Back to step {} (`{}`) with {scale} times the learning rate",
             self.at.step,
             good.display()
         );
@@ -127,5 +166,12 @@ impl Engine<'_> {
         progress.at(self.at.step);
         log.write(&event("rollback", self.at.epoch, self.at.step, &message))?;
         Ok(true)
+    }
+
+    /// Takes the state of an earlier checkpoint of this run.
+    fn go_back(&mut self, path: &Path) -> Result<()> {
+        let checkpoint = Checkpoint::open(path)?;
+        self.at = snapshot::describe(path, &checkpoint)?.at;
+        snapshot::load(path, &checkpoint, self.method.as_mut(), &self.optimizer)
     }
 }

@@ -1,0 +1,71 @@
+//! Keeps a run from ending with a worse encoder than it had.
+
+use anyhow::Result;
+
+use super::{Engine, event, line};
+use crate::engine::metrics::{Log, Progress};
+use crate::engine::online::Found;
+use crate::engine::watchdog::OnCollapse;
+use crate::signals::Interrupt;
+
+impl Engine<'_> {
+    /// Measures what the encoder is worth before the first step, where that was learnt by another run or is to be held; the
+    /// signal that came before it was done.
+    ///
+    /// # Errors
+    /// Where the measurement fails or cannot be written.
+    pub(super) fn measure_start(
+        &mut self,
+        signals: &Interrupt,
+        log: &mut Log,
+        progress: &Progress,
+    ) -> Result<std::result::Result<(), usize>> {
+        // a run that is held only since it was resumed has nothing to go back to
+        let held = self.run.max_drop.is_some();
+        let unknown = self.at.run.best.is_none() || (held && !self.saves.good().exists());
+        let wanted = unknown && (held || self.config.beginning.is_some());
+        let Some(online) = self.online.as_ref().filter(|_| wanted) else { return Ok(Ok(())) };
+        let found = match self.measure(online, None, signals)? {
+            Ok(found) => found,
+            Err(signal) => return Ok(Err(signal)),
+        };
+        let epoch = self.at.epoch as usize;
+        progress.say(&format!("at the start: kNN {:.1} % (k {})", 100.0 * found.top1, found.k));
+        log.write(&line("knn", epoch, self.at.step, found.fields()))?;
+        self.at.run.best = Some(found.top1);
+        let path = self.saves.latest(&self.state())?;
+        if held {
+            self.saves.keep_good(&path)?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Why the run has to go back, where what was just measured lies too far under the best.
+    ///
+    /// # Errors
+    /// Where a warning cannot be written.
+    pub(super) fn fallen(
+        &mut self,
+        found: &Found,
+        log: &mut Log,
+        progress: &Progress,
+    ) -> Result<Option<String>> {
+        let best = self.at.run.best.unwrap_or(found.top1);
+        self.at.run.best = Some(best.max(found.top1));
+        let Some(limit) = self.run.max_drop.filter(|limit| best - found.top1 > *limit) else {
+            return Ok(None);
+        };
+        let why = format!(
+            "kNN {:.1} % is more than {:.1} points under the best, {:.1} %",
+            100.0 * found.top1,
+            100.0 * limit,
+            100.0 * best
+        );
+        if self.run.on_collapse != OnCollapse::Warn {
+            return Ok(Some(why));
+        }
+        progress.say(&format!("warning: step {}: {why}", self.at.step));
+        log.write(&event("warning", self.at.epoch, self.at.step, &why))?;
+        Ok(None)
+    }
+}
