@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
 
-use super::rows::{ADDED, Budget, EXPERIMENT, METHODS, Row};
+use super::rows::{ADDED, Budget, EXPERIMENT, METHODS, PATCHES, Row};
 
 /// Which arms are run where none are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -12,6 +12,8 @@ pub(super) enum Collection {
     Experiment,
     /// Every method of the papers
     Methods,
+    /// Ways of hiding patches from a vision transformer; `--arch` names one
+    Patches,
 }
 
 /// Flags of a command line, in order, each once.
@@ -141,19 +143,23 @@ impl Arm {
 
     /// Whether its runs show the floors: what pixels and an untrained encoder reach depends on the filter alone.
     pub(super) fn has_floors(&self) -> bool {
-        ["plain", "hp"].contains(&self.name.as_str())
+        ["plain", "hp", "ibot-random"].contains(&self.name.as_str())
     }
 }
 
 fn find(name: &str) -> Option<&'static Row> {
-    METHODS.iter().chain(&ADDED).find(|row| row.name == name)
+    all().find(|row| row.name == name)
+}
+
+fn all() -> impl Iterator<Item = &'static Row> {
+    METHODS.iter().chain(&ADDED).chain(&PATCHES)
 }
 
 fn known(name: &str) -> Result<&'static Row> {
     match find(name) {
         Some(row) => Ok(row),
         None => {
-            let all: Vec<&str> = METHODS.iter().chain(&ADDED).map(|row| row.name).collect();
+            let all: Vec<&str> = all().map(|row| row.name).collect();
             bail!("there is no arm `{name}`; hint: the arms are {}", all.join(", "))
         }
     }
@@ -164,6 +170,7 @@ pub(super) fn choose(names: &[String], collection: Collection, own: &[String]) -
     let rows: Vec<&'static Row> = match (names, collection) {
         ([], _) if !own.is_empty() => Vec::new(),
         ([], Collection::Methods) => METHODS.iter().collect(),
+        ([], Collection::Patches) => PATCHES.iter().collect(),
         ([], Collection::Experiment) => EXPERIMENT.iter().map(|name| known(name)).collect::<Result<_>>()?,
         (names, _) => names.iter().map(|name| known(name)).collect::<Result<_>>()?,
     };
@@ -202,11 +209,11 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_whatever_an_arm_is_held_against_exists() {
-        let names: std::collections::BTreeSet<_> = METHODS.iter().chain(&ADDED).map(|r| r.name).collect();
-        assert_eq!(names.len(), METHODS.len() + ADDED.len());
-        for row in METHODS.iter().chain(&ADDED) {
+        let names: std::collections::BTreeSet<_> = all().map(|r| r.name).collect();
+        assert_eq!(names.len(), METHODS.len() + ADDED.len() + PATCHES.len());
+        for row in all() {
             assert!(row.against.iter().all(|name| names.contains(name) && *name != row.name), "{}", row.name);
-            assert!(row.name == "plain" || !row.against.is_empty(), "{}", row.name);
+            assert!(["plain", "ibot-random"].contains(&row.name) || !row.against.is_empty(), "{}", row.name);
         }
         let experiment = arms(&[], &[]).expect("the experiment");
         assert_eq!(experiment.len(), EXPERIMENT.len());

@@ -113,7 +113,14 @@ impl Experiment {
             "`--epochs` and `--steps` are at least 1"
         );
         ensure!(args.minutes.is_none_or(|m| m > 0.0), "`--minutes` is above 0");
-        let mut shared = Flags::default();
+        let mut shared = Flags::parse(&args.shared).context("`--shared`")?;
+        for kept in ["--seed", "--out", "--resume", "--device", "--epochs"] {
+            ensure!(
+                shared.get(kept).is_none(),
+                "`--shared {}`: `{kept}` is not shared that way",
+                args.shared
+            );
+        }
         shared.or("--arch", &args.arch);
         shared.or("--image-size", &args.image_size);
         shared.or("--batch-size", &args.batch_size);

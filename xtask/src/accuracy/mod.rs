@@ -46,6 +46,15 @@ pub(crate) struct Args {
     /// A further arm, with the flags of another and some of its own instead: `hot=plain --temperature 0.2`
     #[arg(long = "arm", value_name = "NAME=ARM FLAGS")]
     own: Vec<String>,
+    /// Flags of `pretrain` that all arms have unless they say something else: `'--views 1,1,2x16'`
+    #[arg(
+        long,
+        value_name = "FLAGS",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    shared: String,
     /// Seeds of each arm, from 0; the runs of one seed are pairs
     #[arg(long, default_value_t = 5)]
     seeds: u32,

@@ -37,6 +37,7 @@ const BACKGROUND: &str =
 const COMBINED: &str = "--crop-foreground 0.5 --mask-course 0.2 0.6 0.9 --prior-until 0.5";
 
 const SMALL: &str = "saliency-moco-small";
+const IBOT: &str = "ibot-small";
 
 use Set::{Background, Cells, Combined, Common, InBatch, These};
 
@@ -111,6 +112,56 @@ pub(super) const METHODS: [Row; 21] = [
     ),
     row("lewel-b-eman", "LEWEL on BYOL, averaged statistics", "lewel-small", &[], &["byol"]),
     row("lewel-m", "LEWEL on MoCo v2", "lewel-m", &[Common, InBatch], &["plain"]),
+];
+
+/// Which patches iBOT hides from a vision transformer; `--arch` has to be one.
+pub(super) const PATCHES: [Row; 10] = [
+    row("ibot-random", "iBOT, any patches", IBOT, &[These("--patch-choice random")], &[]),
+    row("ibot-none", "no patches hidden", IBOT, &[These("--patch-share 0")], &["ibot-random"]),
+    row("ibot-block", "rectangles", IBOT, &[These("--patch-choice block")], &["ibot-random"]),
+    row("ibot-high", "the most attended", IBOT, &[These("--patch-choice high")], &["ibot-random"]),
+    row(
+        "ibot-hint",
+        "the most attended, a few shown (AttMask)",
+        IBOT,
+        &[These("--patch-choice hint")],
+        &["ibot-random", "ibot-high"],
+    ),
+    row(
+        "ibot-log",
+        "the most attended, logarithms of the heads",
+        IBOT,
+        &[These("--patch-choice high --patch-score log")],
+        &["ibot-random", "ibot-high"],
+    ),
+    row(
+        "ibot-pow",
+        "the most attended, powers of the heads",
+        IBOT,
+        &[These("--patch-choice high --patch-score pow")],
+        &["ibot-random", "ibot-high"],
+    ),
+    row(
+        "ibot-rollout",
+        "the most attended through all blocks",
+        IBOT,
+        &[These("--patch-choice high --patch-score rollout-all")],
+        &["ibot-random", "ibot-high"],
+    ),
+    row(
+        "ibot-spread",
+        "foreground and background in proportion",
+        IBOT,
+        &[These("--patch-choice spread --patch-score object")],
+        &["ibot-random"],
+    ),
+    row(
+        "ibot-background",
+        "mostly of the background",
+        IBOT,
+        &[These("--patch-choice background --patch-score object")],
+        &["ibot-random"],
+    ),
 ];
 
 /// What the experiment adds. Every arm with a map has two controls of its own, equal in everything but where its cells
@@ -285,7 +336,7 @@ impl Row {
                 These(these) => flags += these,
             }
         }
-        let small = [SMALL, "byol-small", "lewel-small"].contains(&self.recipe);
+        let small = [SMALL, IBOT, "byol-small", "lewel-small"].contains(&self.recipe);
         if small || self.flags.iter().any(|set| matches!(set, InBatch)) {
             flags += &format!(" --momentum-warmup-epochs {}", budget.epochs);
         }
