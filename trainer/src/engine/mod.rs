@@ -3,6 +3,7 @@
 mod begin;
 mod course;
 mod environment;
+mod kept;
 mod metrics;
 mod online;
 mod picture;
@@ -27,6 +28,7 @@ use crate::data::{Pictures, Store};
 use crate::lock::Lock;
 use crate::method;
 pub use course::{Allow, Course};
+use kept::Kept;
 use online::Online;
 pub use online::OnlineKnn;
 pub use profile::{Plan, Profile, profile};
@@ -104,12 +106,22 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     let _lock = prepare_folder(run)?;
     let mut engine = Engine::new(config, run, Pictures::Stored(store), method);
     engine.online = online;
+    let watched = (config.beginning.is_some() && run.online.is_none())
+        .then(|| crate::data::open(&run.data).map(|data| (data, identity.hash())))
+        .transpose()?;
+    let neighbours = run.out.join("start_neighbours.json");
     // again, because another process may have written until now
     let resume = run.resume.as_deref().map(snapshot::locate).transpose()?;
     let changed = match resume {
-        Some(path) => engine.resume(&path, &identity)?,
+        Some(path) => {
+            engine.kept = watched.map(|data| Kept::open(data, &neighbours)).transpose()?.flatten();
+            engine.resume(&path, &identity)?
+        }
         None => {
             config.beginning.as_ref().map_or(Ok(()), |b| begin::load(engine.method.as_ref(), b))?;
+            let encoder = (engine.method.encoder(), &config.preprocess());
+            engine.kept =
+                watched.map(|data| Kept::begin(data, &neighbours, encoder, run.workers)).transpose()?;
             engine.begin(identity);
             false
         }

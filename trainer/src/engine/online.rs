@@ -100,7 +100,7 @@ impl Online {
 }
 
 /// At most `limit` of `n` positions, ascending, the same ones every time.
-fn choose(n: usize, limit: usize, of: u64) -> Vec<usize> {
+pub(super) fn choose(n: usize, limit: usize, of: u64) -> Vec<usize> {
     if n <= limit {
         return (0..n).collect();
     }

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use occlude_preprocess::Preprocess;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
+use super::kept::Kept;
 use super::metrics::{Log, Meter, Progress};
-use super::online::{Found, Online};
+use super::online::Online;
 use super::refresh::describe;
 use super::saves::{self, Saves};
 use super::snapshot::Position;
@@ -22,7 +24,7 @@ use crate::augment::Augmenters;
 use crate::config::Config;
 use crate::data::{Fed, LoaderSpec, Pictures, ViewSpec};
 use crate::method::{Health, Method, Step, StepOutput, Views};
-use crate::model::{ENCODERS, Optimizer, Rate, Statistics};
+use crate::model::{ENCODERS, Encoder, Optimizer, Rate, Statistics};
 use crate::phase::{Phase, within};
 use crate::rng::seed_device;
 use crate::signals::Interrupt;
@@ -44,6 +46,8 @@ pub(super) struct Engine<'a> {
     pub(super) saves: Saves,
     watchdog: Watchdog,
     pub(super) online: Option<Online>,
+    /// The neighbours at the start of a run from another encoder, where nobody knows classes.
+    pub(super) kept: Option<Kept>,
     pub(super) at: Position,
     /// What was not as the resumed checkpoint said.
     changes: Vec<String>,
@@ -94,6 +98,7 @@ impl<'a> Engine<'a> {
             saves: Saves::new(&run.out, run.save_interval),
             watchdog: Watchdog::new(config.batch_size, steps as u64),
             online: None,
+            kept: None,
             at: Position::default(),
             changes: Vec::new(),
             pending: Vec::new(),
@@ -366,10 +371,26 @@ impl<'a> Engine<'a> {
             Err(signal) => return Ok(Epoch::Stop { signal, whole: true }),
         };
         let found = match self.online.as_ref().filter(|o| last || o.due(epoch)) {
-            Some(online) => match self.measure(online, refreshed.as_ref(), signals)? {
-                Ok(found) => Some(found),
-                Err(signal) => return Ok(Epoch::Stop { signal, whole: true }),
-            },
+            Some(online) => {
+                let measure =
+                    |encoder: &Encoder, contract: &Preprocess| online.measure(encoder, contract, self.run);
+                match self.measure(measure, refreshed.as_ref(), signals)? {
+                    Ok(found) => Some(found),
+                    Err(signal) => return Ok(Epoch::Stop { signal, whole: true }),
+                }
+            }
+            None => None,
+        };
+        let kept = match &self.kept {
+            Some(kept) => {
+                let measure = |encoder: &Encoder, contract: &Preprocess| {
+                    kept.measure(encoder, contract, self.run.workers)
+                };
+                match self.measure(measure, refreshed.as_ref(), signals)? {
+                    Ok(share) => Some(share),
+                    Err(signal) => return Ok(Epoch::Stop { signal, whole: true }),
+                }
+            }
             None => None,
         };
         let meter = std::mem::take(&mut self.at.run.meter);
@@ -378,10 +399,20 @@ impl<'a> Engine<'a> {
         if broken > 0 {
             fields.insert("broken_files".into(), json!(broken));
         }
+        if let Some(share) = kept {
+            fields.insert("neighbours_kept".into(), json!(share));
+        }
         (self.at.epoch, self.at.course.began) = (self.at.epoch + 1, self.at.step);
         self.at.metrics = Value::Object(fields.clone());
         log.write(&line("epoch", epoch, self.at.step, fields))?;
         progress.epoch(epoch, &meter);
+        if let Some(share) = kept {
+            progress.say(&format!(
+                "epoch {}: {:.1} % of the nearest neighbours are those of the start",
+                epoch + 1,
+                100.0 * share
+            ));
+        }
         if let Some(refreshed) = &refreshed {
             progress.say(&describe(refreshed));
             log.write(&event("refreshed", epoch as u64, self.at.step, &describe(refreshed)))?;
@@ -405,14 +436,14 @@ impl<'a> Engine<'a> {
         Ok(Epoch::Done)
     }
 
-    /// Accuracy by nearest neighbours, or the signal that came before. Nothing can break off a wait for one of its pictures, so
-    /// that the epoch is saved first and a signal ends the process at once.
-    fn measure(
+    /// What `measure` finds of the encoder, or the signal that came before. Nothing can break off a wait for one of its pictures,
+    /// so that the epoch is saved first and a signal ends the process at once.
+    fn measure<T>(
         &self,
-        online: &Online,
+        measure: impl FnOnce(&Encoder, &Preprocess) -> Result<T>,
         refreshed: Option<&Statistics>,
         signals: &Interrupt,
-    ) -> Result<std::result::Result<Found, usize>> {
+    ) -> Result<std::result::Result<T, usize>> {
         if self.trusted() {
             self.saves.latest(&self.state())?;
         }
@@ -422,7 +453,7 @@ impl<'a> Engine<'a> {
         }
         let encoder = self.method.encoder();
         let of_training = refreshed.map(|r| r.exchange(encoder));
-        let found = online.measure(encoder, &self.config.preprocess(), self.run);
+        let found = measure(encoder, &self.config.preprocess());
         of_training.iter().for_each(|r| drop(r.exchange(encoder)));
         let found = found?;
         signals.hold();

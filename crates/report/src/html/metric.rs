@@ -61,8 +61,16 @@ const SIMILARITY: Metric = Metric {
     fit: FREE,
 };
 
+const KEPT: Metric = Metric {
+    name: "neighbours_kept",
+    title: "Neighbours kept",
+    note: "share of the nearest neighbours that were those of the encoder at the start",
+    share: true,
+    fit: ZERO,
+};
+
 /// In the order in which they are shown.
-pub(super) const KNOWN: [Metric; 7] = [LOSS, ACCURACY, SPREAD, SIMILARITY, RATE, SPEED, WAIT];
+pub(super) const KNOWN: [Metric; 8] = [LOSS, ACCURACY, SPREAD, SIMILARITY, KEPT, RATE, SPEED, WAIT];
 
 /// Numbers of a line that are no curve.
 const COUNTS: [&str; 2] = ["seconds", "broken_files"];

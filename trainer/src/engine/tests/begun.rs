@@ -70,6 +70,12 @@ fn it_is_resumed_to_the_bit_without_the_file() {
     let config = begun(Recipe::SaliencyMocoSmall, &of);
     let whole = settings(dir.path(), "whole");
     pretrain(&config, &whole).expect("trained");
+    let shares = |run: &Run| -> Vec<f64> {
+        let rows = rows(run).into_iter().filter(|r| r["kind"] == "epoch");
+        rows.filter_map(|r| r["neighbours_kept"].as_f64()).collect()
+    };
+    let kept = shares(&whole);
+    assert!(kept.len() == 2 && kept.iter().all(|share| (0.0..=1.0).contains(share)), "{kept:?}");
     let mut parts = settings(dir.path(), "parts");
     for step in [2, 4] {
         parts.stop_after = Some(step);
@@ -80,6 +86,7 @@ fn it_is_resumed_to_the_bit_without_the_file() {
     parts.stop_after = None;
     pretrain(&config, &parts).expect("trained");
     assert_eq!(weights(&parts), weights(&whole));
+    assert_eq!(shares(&parts), kept);
 }
 
 #[test]

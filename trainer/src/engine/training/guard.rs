@@ -1,11 +1,13 @@
 //! Keeps a run from ending with a worse encoder than it had.
 
 use anyhow::Result;
+use occlude_preprocess::Preprocess;
 
 use super::{Engine, event, line};
 use crate::engine::metrics::{Log, Progress};
 use crate::engine::online::Found;
 use crate::engine::watchdog::OnCollapse;
+use crate::model::Encoder;
 use crate::signals::Interrupt;
 
 impl Engine<'_> {
@@ -25,7 +27,8 @@ impl Engine<'_> {
         let unknown = self.at.run.best.is_none() || (held && !self.saves.good().exists());
         let wanted = unknown && (held || self.config.beginning.is_some());
         let Some(online) = self.online.as_ref().filter(|_| wanted) else { return Ok(Ok(())) };
-        let found = match self.measure(online, None, signals)? {
+        let measure = |encoder: &Encoder, contract: &Preprocess| online.measure(encoder, contract, self.run);
+        let found = match self.measure(measure, None, signals)? {
             Ok(found) => found,
             Err(signal) => return Ok(Err(signal)),
         };
