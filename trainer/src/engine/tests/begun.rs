@@ -75,7 +75,7 @@ fn it_is_resumed_to_the_bit_without_the_file() {
         rows.filter_map(|r| r["neighbours_kept"].as_f64()).collect()
     };
     let kept = shares(&whole);
-    assert!(kept.len() == 2 && kept.iter().all(|share| (0.0..=1.0).contains(share)), "{kept:?}");
+    assert!(kept.len() == 2 && kept.iter().all(|share| (0.0..1.0).contains(share)), "{kept:?}");
     let mut parts = settings(dir.path(), "parts");
     for step in [2, 4] {
         parts.stop_after = Some(step);
