@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use occlude_checkpoint::{Checkpoint, meta};
-use serde::Deserialize;
+use occlude_preprocess::Preprocess;
 
 use crate::error::Error;
 
@@ -16,20 +16,6 @@ pub struct Normalisation {
     pub std: [f64; 3],
     /// Kernel side in pixels and sigma of the high-pass filter, which Detectron2 has no place for.
     pub high_pass: Option<(u32, f64)>,
-}
-
-/// The part of the contract that is needed here; its other keys belong to others.
-#[derive(Deserialize)]
-struct Json {
-    mean: [f64; 3],
-    std: [f64; 3],
-    high_pass: Option<JsonHighPass>,
-}
-
-#[derive(Deserialize)]
-struct JsonHighPass {
-    kernel: u32,
-    sigma: f64,
 }
 
 impl Normalisation {
@@ -48,24 +34,21 @@ impl Normalisation {
     }
 
     fn parse(path: &Path, json: &str) -> Result<Self, Error> {
-        let fail = |reason: String| Error::Contract { path: path.to_owned(), reason };
-        let Json { mean, std, high_pass } = serde_json::from_str(json).map_err(|e| fail(e.to_string()))?;
-        if !mean.iter().all(|m| (0.0..=1.0).contains(m)) {
-            return Err(fail(format!(
-                "`mean` {mean:?}: expected 0 to 1; hint: 123.675 on the 0..255 scale is 0.485"
-            )));
-        }
-        if !std.iter().all(|&s| s > 0.0 && s <= 1.0) {
-            return Err(fail(format!("`std` {std:?}: expected more than 0 and at most 1")));
-        }
-        let high_pass = high_pass.map(|h| (h.kernel, h.sigma));
-        Ok(Self { mean: mean.map(pixels), std: std.map(pixels), high_pass })
+        let contract = Preprocess::from_json(json)
+            .map_err(|reason| Error::Contract { path: path.to_owned(), reason: reason.to_string() })?;
+        let high_pass = contract.high_pass.map(|filter| (filter.kernel, decimal(filter.sigma)));
+        Ok(Self { mean: contract.mean.map(pixels), std: contract.std.map(pixels), high_pass })
     }
 }
 
 /// From the 0..1 to the 0..255 scale; six decimals, so that 0.485 is 123.675 and not a neighbour.
-fn pixels(x: f64) -> f64 {
-    (x * 255.0 * 1e6).round() / 1e6
+fn pixels(x: f32) -> f64 {
+    (decimal(x) * 255.0 * 1e6).round() / 1e6
+}
+
+/// The number that people wrote, which is the shortest that gives this one.
+fn decimal(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or_else(|_| f64::from(x))
 }
 
 #[cfg(test)]
@@ -95,6 +78,10 @@ mod tests {
             &IMAGENET.replace("0.229", "0.0"),
             &IMAGENET.replace("0.485", "123.675"),
             &IMAGENET.replace("0.225", "57.375"),
+            &IMAGENET.replace(r#""version":1"#, r#""version":2"#),
+            &IMAGENET.replace("RGB", "BGR"),
+            &IMAGENET.replace(r#""crop":224"#, r#""crop":300"#),
+            &IMAGENET.replace(r#""resize""#, r#""size""#),
         ] {
             let err = Normalisation::parse(Path::new("x.safetensors"), json).expect_err("refused");
             assert!(
