@@ -28,4 +28,5 @@ pub mod phase;
 pub mod rng;
 pub mod selftest;
 pub mod signals;
+pub mod teacher;
 pub mod tolerance;

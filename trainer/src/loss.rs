@@ -1,8 +1,9 @@
 //! Losses: pure functions of embeddings. Here those that contrast, [`distillation`] has those of prototypes, [`dense`] that of
-//! patches.
+//! patches, [`relational`] that of similarities.
 
 pub mod dense;
 pub mod distillation;
+pub mod relational;
 
 use tch::{Kind, Tensor};
 

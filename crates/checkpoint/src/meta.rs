@@ -30,6 +30,8 @@ pub const DATA: &str = "occlude.data";
 /// Over how many batches of unmasked views the running statistics were estimated when training was over; absent: they are
 /// those of training.
 pub const BN_REFRESH: &str = "occlude.bn_refresh";
+/// Fingerprint of what the encoder was distilled from; absent: it learnt from no other.
+pub const TEACHER: &str = "occlude.teacher";
 /// The preprocessing contract, JSON.
 pub const PREPROCESS: &str = "occlude.preprocess";
 /// SHA-256 over the query encoder's weights and the preprocessing contract; see

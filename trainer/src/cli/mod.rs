@@ -183,6 +183,10 @@ struct PretrainArgs {
     /// estimated anew; 0: they stay. Default: 100 where queries are masked, else 0. What `--resume` goes on with stays
     #[arg(long, value_name = "N")]
     bn_refresh: Option<usize>,
+    /// Folder to keep what the teacher says of pictures in, so that it looks at them once; default: `teacher` beside the indices
+    /// of data sets (docs/data.md)
+    #[arg(long, value_name = "DIR")]
+    teacher_cache: Option<PathBuf>,
     /// Use deterministic algorithms only, also on CUDA, where they are slower
     #[arg(long)]
     deterministic: bool,
@@ -265,6 +269,13 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         answer!("{}", serde_json::to_string_pretty(&config.resolved()?)?);
         return Ok(ExitCode::SUCCESS);
     }
+    if config.method.lacks_teacher() {
+        tell!(
+            "error: `--recipe {}` has nothing to learn from; hint: `--teacher MODEL` or `--targets EMBEDDINGS.parquet`",
+            config.recipe.name()
+        );
+        return Ok(ExitCode::from(2));
+    }
     if args.deterministic {
         device::be_deterministic();
     }
@@ -286,6 +297,7 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         online: args.knn_val.map(|val| OnlineKnn { val, train: args.knn_train, every, limit }),
         log_every: args.log_every as usize,
         cache_bytes: args.cache << 20,
+        teacher_cache: args.teacher_cache,
         resume: args.resume.map(|path| path.unwrap_or_else(|| args.out.clone())),
         allow: Allow { changed_data: args.allow_changed_data, more_epochs: args.allow_more_epochs },
         bn_refresh: args.bn_refresh.unwrap_or_else(|| {

@@ -3,6 +3,7 @@
 mod beginning;
 mod distilling;
 mod masking;
+mod teaching;
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -12,6 +13,7 @@ use crate::config::{ClipBy, Config, Decay, Mix, MixPer, Mixing, Pattern, QueueSt
 use beginning::BeginningArgs;
 use distilling::DistilArgs;
 use masking::MaskArgs;
+use teaching::TeacherArgs;
 
 /// Flags that override a recipe.
 #[derive(Args, Debug, Default)]
@@ -146,6 +148,8 @@ pub(super) struct Overrides {
     #[command(flatten)]
     distilling: DistilArgs,
     #[command(flatten)]
+    teaching: TeacherArgs,
+    #[command(flatten)]
     masking: MaskArgs,
     /// Which cells of a mixture come from the other picture
     #[arg(long, value_enum)]
@@ -188,6 +192,7 @@ impl Overrides {
         );
         self.networks(recipe, &mut c)?;
         self.distilling.apply(recipe, &mut c)?;
+        self.teaching.apply(recipe, &mut c)?;
         set(&mut c.arch, self.arch.clone());
         set(&mut c.image_size, self.image_size);
         let epochs = self.epochs.unwrap_or(c.epochs);

@@ -45,6 +45,7 @@ pub(super) fn run(args: RefreshArgs) -> Result<ExitCode> {
         save_interval: Duration::MAX,
         log_every: usize::MAX,
         cache_bytes: 0,
+        teacher_cache: None,
         resume: None,
         allow: Allow::default(),
         on_collapse: OnCollapse::Warn,

@@ -3,7 +3,7 @@
 use occlude_encoder::Arch;
 use serde::{Deserialize, Serialize};
 
-use super::{Dino, Invalid, check, positive, unit};
+use super::{Dino, Distill, Invalid, Teacher, check, positive, unit};
 
 /// The method and its hyper-parameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub enum Method {
     Byol(Byol),
     /// Towards what a moving average of the network says of other views, over many prototypes (arXiv 2104.14294).
     Dino(Dino),
+    /// Towards the embeddings of a network that is not trained.
+    Distill(Distill),
 }
 
 /// The projection head.
@@ -181,6 +183,7 @@ impl Method {
             Self::Simclr(s) => &mut s.head,
             Self::Byol(b) => &mut b.head,
             Self::Dino(d) => &mut d.head,
+            Self::Distill(d) => &mut d.head,
         }
     }
 
@@ -190,7 +193,7 @@ impl Method {
             Self::Moco(m) => Some(&mut m.temperature),
             Self::Simclr(s) => Some(&mut s.temperature),
             Self::Dino(d) => Some(&mut d.temperature),
-            Self::Byol(_) => None,
+            Self::Byol(_) | Self::Distill(_) => None,
         }
     }
 
@@ -200,7 +203,7 @@ impl Method {
             Self::Moco(m) => Some(&mut m.bn_splits),
             Self::Simclr(s) => Some(&mut s.bn_splits),
             Self::Byol(b) => Some(&mut b.bn_splits),
-            Self::Dino(_) => None,
+            Self::Dino(_) | Self::Distill(_) => None,
         }
     }
 
@@ -219,12 +222,27 @@ impl Method {
         if let Self::Dino(d) = self { Some(d) } else { None }
     }
 
+    /// Distillation's settings, where it is that.
+    pub fn distill_mut(&mut self) -> Option<&mut Distill> {
+        if let Self::Distill(d) = self { Some(d) } else { None }
+    }
+
+    /// Who is learnt from, where somebody else is.
+    pub fn teacher(&self) -> Option<&Teacher> {
+        if let Self::Distill(d) = self { d.teacher.as_ref() } else { None }
+    }
+
+    /// Whether somebody else is to be learnt from, and nobody is named.
+    pub fn lacks_teacher(&self) -> bool {
+        matches!(self, Self::Distill(Distill { teacher: None, .. }))
+    }
+
     /// The alignment's settings, where the method aligns.
     pub fn align_mut(&mut self) -> Option<&mut Align> {
         match self {
             Self::Moco(m) => m.align.as_mut(),
             Self::Byol(b) => b.align.as_mut(),
-            Self::Simclr(_) | Self::Dino(_) => None,
+            Self::Simclr(_) | Self::Dino(_) | Self::Distill(_) => None,
         }
     }
 
@@ -234,7 +252,7 @@ impl Method {
             Self::Moco(m) => (&mut m.momentum_start, &mut m.momentum, &mut m.momentum_warmup_epochs),
             Self::Byol(b) => (&mut b.momentum_start, &mut b.momentum, &mut b.momentum_warmup_epochs),
             Self::Dino(d) => (&mut d.momentum_start, &mut d.momentum, &mut d.momentum_warmup_epochs),
-            Self::Simclr(_) => return None,
+            Self::Simclr(_) | Self::Distill(_) => return None,
         };
         Some(MomentumFields { start, end, epochs })
     }
@@ -244,13 +262,18 @@ impl Method {
         match self {
             Self::Moco(m) => m.align.as_ref(),
             Self::Byol(b) => b.align.as_ref(),
-            Self::Simclr(_) | Self::Dino(_) => None,
+            Self::Simclr(_) | Self::Dino(_) | Self::Distill(_) => None,
         }
     }
 
-    /// Whether more than two views of a picture have a meaning.
+    /// Whether more views of a picture than it compares have a meaning.
     pub(super) fn takes_more_views(&self) -> bool {
-        matches!(self, Self::Byol(_) | Self::Dino(_))
+        matches!(self, Self::Byol(_) | Self::Dino(_) | Self::Distill(_))
+    }
+
+    /// Views of a picture that there have to be, all of the run's size.
+    pub(super) fn compared_views(&self) -> usize {
+        if matches!(self, Self::Distill(_)) { 1 } else { 2 }
     }
 
     pub(super) fn validate(&self, arch: Arch, batch: usize, nonsem: usize) -> Result<(), Invalid> {
@@ -259,6 +282,7 @@ impl Method {
             Self::Simclr(s) => (&s.head, s.bn_splits),
             Self::Byol(b) => (&b.head, b.bn_splits),
             Self::Dino(d) => (&d.head, 1),
+            Self::Distill(d) => (&d.head, 1),
         };
         check(head.dim >= 2, || format!("`--dim {}`: expected at least 2", head.dim))?;
         check(head.hidden.is_none_or(|n| n >= 1), || "`--hidden 0`: expected at least 1".into())?;
@@ -276,6 +300,7 @@ impl Method {
             Self::Simclr(s) => positive("--temperature", s.temperature),
             Self::Byol(b) => b.validate(nonsem),
             Self::Dino(d) => d.validate(arch),
+            Self::Distill(d) => d.validate(nonsem),
         }
     }
 }

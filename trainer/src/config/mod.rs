@@ -6,6 +6,7 @@
 mod augment;
 mod beginning;
 mod dino;
+mod distill;
 mod fills;
 mod following;
 mod masking;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use augment::{Augment, ViewGroup};
 pub use beginning::Beginning;
 pub use dino::{Dense, Dino, PatchChoice, PatchPer, PatchScore, Patches};
+pub use distill::{Distill, Teacher, TeacherKind};
 pub use fills::{FillScale, Fills, Kernel};
 pub use masking::{
     BACKGROUND_BIASED, BACKGROUND_SHARE, Branch, Choice, Guidance, Masking, Saliency, Strategy,
@@ -83,6 +85,9 @@ pub enum Recipe {
     IbotDense,
     /// iBOT for small images, small data and small budgets (docs/recipes.md)
     IbotSmall,
+    /// The embeddings of another network, `--teacher` or `--targets`, for small images, small data and small budgets
+    /// (docs/recipes.md)
+    Distill,
 }
 
 impl Recipe {
@@ -109,6 +114,7 @@ impl Recipe {
             Self::IbotAttmask => "ibot-attmask",
             Self::IbotDense => "ibot-dense",
             Self::IbotSmall => "ibot-small",
+            Self::Distill => "distill",
         }
     }
 }
@@ -192,6 +198,7 @@ impl Config {
             Recipe::IbotAttmask => transformers::ibot_attmask(),
             Recipe::IbotDense => transformers::ibot_dense(),
             Recipe::IbotSmall => transformers::ibot_small(),
+            Recipe::Distill => distill::distill(),
         }
     }
 
@@ -345,16 +352,21 @@ impl Config {
         self.views.iter().try_for_each(ViewGroup::validate)?;
         let sizes = self.views.iter().flat_map(|g| std::iter::repeat_n(g.size, g.count));
         let sizes: Vec<usize> = sizes.map(|size| size.unwrap_or(self.image_size)).collect();
-        let pair = sizes.len() >= 2 && sizes[..2].iter().all(|&size| size == self.image_size);
-        check(pair, || {
+        let first = self.method.compared_views();
+        let there = sizes.len() >= first && sizes[..first].iter().all(|&size| size == self.image_size);
+        check(there, || {
             format!(
-                "`--views` makes views of {sizes:?} px, and a pair of the run's {} px has to come first; hint: `--views 2`",
+                "`--views` makes views of {sizes:?} px, and {} of the run's {} px has to come first; hint: `--views {first}`",
+                if first == 1 { "one" } else { "a pair" },
                 self.image_size
             )
         })?;
-        check(sizes.len() == 2 || self.method.takes_more_views(), || {
+        if let (Method::Distill(_), Some(masking)) = (&self.method, &self.masking) {
+            Distill::validate_masks(masking, sizes.len())?;
+        }
+        check(sizes.len() == first || self.method.takes_more_views(), || {
             format!(
-                "`--views` makes {} views of a picture, and `{}` compares two; hint: `--recipe byol` and `--recipe dino` take more",
+                "`--views` makes {} views of a picture, and `{}` compares two; hint: `--recipe byol`, `--recipe dino` and `--recipe distill` take more",
                 sizes.len(),
                 self.recipe.name()
             )

@@ -20,7 +20,7 @@ impl Config {
         match &self.method {
             Method::Moco(m) => m.queue + if m.in_batch { self.batch_size - 1 } else { 0 },
             Method::Simclr(_) => 2 * self.batch_size - 2,
-            Method::Byol(_) | Method::Dino(_) => 0,
+            Method::Byol(_) | Method::Dino(_) | Method::Distill(_) => 0,
         }
     }
 

@@ -16,17 +16,20 @@ mod start;
 mod training;
 mod watchdog;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use occlude_checkpoint::Checkpoint;
+use occlude_dataset::{Dataset, Identity};
 use tch::Device;
 
-use crate::config::Config;
+use crate::config::{Config, Teacher};
 use crate::data::{Pictures, Store};
 use crate::lock::Lock;
 use crate::method;
+use crate::teacher::{self, Targets};
 pub use course::{Allow, Course};
 use kept::Kept;
 use online::Online;
@@ -58,6 +61,8 @@ pub struct Run {
     pub log_every: usize,
     /// Bytes of decoded pictures to keep in memory.
     pub cache_bytes: u64,
+    /// Folder of what teachers said of pictures; absent: one beside the indices of data sets, or else in the run's folder.
+    pub teacher_cache: Option<PathBuf>,
     /// Checkpoint to go on from.
     pub resume: Option<PathBuf>,
     /// What may have changed since.
@@ -91,7 +96,7 @@ pub enum End {
 /// Anything wrong with flags, data or files, before any work starts; data that vanish; a file that cannot be written.
 pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     config.validate()?;
-    run.resume.as_deref().map(snapshot::locate).transpose()?;
+    let resumed = run.resume.as_deref().map(snapshot::locate).transpose()?;
     let dataset = crate::data::open(&run.data)?;
     let (n, batch) = (dataset.len(), config.batch_size * config.accumulate);
     ensure!(
@@ -101,8 +106,11 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     );
     let online = run.online.as_ref().map(|o| Online::open(o, &run.data)).transpose()?;
     let identity = dataset.identity();
+    unused(run)?;
+    let (config, targets) = taught(config, run, (&dataset, &identity), resumed.as_deref())?;
+    let config = &config;
     let store = Arc::new(Store::new(dataset, run.cache_bytes));
-    let method = method::build(config, run.bf16, run.device)?;
+    let method = method::build(config, targets.as_ref(), run.bf16, run.device)?;
     let _lock = prepare_folder(run)?;
     let mut engine = Engine::new(config, run, Pictures::Stored(store), method);
     engine.online = online;
@@ -140,14 +148,61 @@ fn prepare_folder(run: &Run) -> Result<Lock> {
     let out = &run.out;
     std::fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
     let lock = Lock::take(out)?;
-    if run.resume.is_none() {
-        ensure!(
-            !out.join("last").exists(),
-            "`{}` already holds a run; hint: `--resume` goes on with it, another `--out` starts anew",
-            out.display()
-        );
-    }
+    unused(run)?;
     Ok(lock)
+}
+
+/// Refuses to begin a run where there is one.
+fn unused(run: &Run) -> Result<()> {
+    ensure!(
+        run.resume.is_some() || !run.out.join("last").exists(),
+        "`{}` already holds a run; hint: `--resume` goes on with it, another `--out` starts anew",
+        run.out.display()
+    );
+    Ok(())
+}
+
+/// What a teacher says of the pictures, where there is one; and the configuration with the numbers that became known by it.
+fn taught(
+    config: &Config,
+    run: &Run,
+    (data, identity): (&Dataset, &Identity),
+    resumed: Option<&Path>,
+) -> Result<(Config, Option<Targets>)> {
+    let Some(teacher) = config.method.teacher() else { return Ok((config.clone(), None)) };
+    let resumed = resumed.map(Checkpoint::open).transpose()?;
+    let before = resumed.as_ref().map(|c| same_teacher(c, teacher)).transpose()?;
+    let beside = || occlude_dataset::default_cache_folder().map(|folder| folder.join("teacher"));
+    let cache = run.teacher_cache.clone().or_else(beside).unwrap_or_else(|| run.out.join("teacher"));
+    let place = teacher::Place { cache: &cache, workers: run.workers, device: run.device };
+    let (mut config, targets) = teacher::targets(config, data, identity, resumed.as_ref(), place)?;
+    if let (Some(before), Some(settings)) = (before, config.method.distill_mut()) {
+        // wherever the file is now
+        settings.teacher = Some(Teacher { dim: targets.as_ref().map(Targets::of_dim), ..before });
+    }
+    Ok((config, targets))
+}
+
+/// The teacher of the run that is resumed.
+fn same_teacher(checkpoint: &Checkpoint, now: &Teacher) -> Result<Teacher> {
+    let path = checkpoint.path();
+    let was = snapshot::describe(path, checkpoint)?.config.method.teacher().cloned();
+    let was = was.with_context(|| {
+        format!(
+            "`{}` is of a run without a teacher; hint: resume with the flags of the first run",
+            path.display()
+        )
+    })?;
+    ensure!(
+        was.identity == now.identity,
+        "`{}` is of a run that learns from `{}` (fingerprint {}), and `{}` is another teacher (fingerprint {}); hint: bring that one back",
+        path.display(),
+        was.path.display(),
+        was.fingerprint,
+        now.path.display(),
+        now.fingerprint
+    );
+    Ok(was)
 }
 
 fn write_config(config: &Config, run: &Run) -> Result<()> {

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::data::{Feed, Pictures, Store};
 use crate::method;
 use crate::phase::{Phase, Recorded, Recording, within};
+use crate::teacher::Targets;
 
 /// Steps whose operators are counted; augmentation and masks differ a little from step to step.
 const COUNTED: u64 = 4;
@@ -77,7 +78,9 @@ pub fn profile(config: &Config, plan: &Plan) -> Result<Profile> {
         pictures.len()
     );
     let run = settings(plan);
-    let method = method::build(config, plan.bf16, plan.device)?;
+    // a teacher has no part in a step
+    let targets = Targets::made_up(config, pictures.len());
+    let method = method::build(config, targets.as_ref(), plan.bf16, plan.device)?;
     let mut steps = Steps::new(Engine::new(config, &run, pictures, method), plan);
     for _ in 0..plan.warmup {
         steps.one()?;
@@ -113,6 +116,7 @@ pub(super) fn settings(plan: &Plan) -> Run {
         save_interval: Duration::MAX,
         log_every: usize::MAX,
         cache_bytes: plan.cache_bytes,
+        teacher_cache: None,
         resume: None,
         allow: Allow::default(),
         on_collapse: OnCollapse::Warn,

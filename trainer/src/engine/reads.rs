@@ -149,8 +149,9 @@ fn plan() -> Plan {
 fn observe(config: &Config, n: usize) -> (Counts, Vec<String>) {
     config.validate().expect("valid");
     let run = profile::settings(&plan());
-    let method = method::build(config, false, device()).expect("a method");
     let pictures = Pictures::Synthetic(100 * config.batch_size * config.accumulate);
+    let targets = Targets::made_up(config, pictures.len());
+    let method = method::build(config, targets.as_ref(), false, device()).expect("a method");
     let mut steps = Steps::new(Engine::new(config, &run, pictures, method), &plan());
     steps.one().expect("a step");
     let observer = Observer::start().expect("an observer");

@@ -16,9 +16,10 @@ use super::{Engine, Run};
 use crate::augment::HighPassFilter;
 use crate::config::{Choice, Config, Guidance};
 use crate::data::{Pictures, Store};
-use crate::method::{self, Views};
+use crate::method;
 use crate::model::Statistics;
 use crate::signals::Interrupt;
+use crate::teacher::Targets;
 
 /// Batches that a run takes where nothing else is said.
 pub const BATCHES: usize = 100;
@@ -52,7 +53,12 @@ impl Engine<'_> {
         let views = feed.take_while(|_| signals.seen().is_none()).flat_map(|batch| {
             let both = batch.and_then(|batch| match batch {
                 Some(batch) => {
-                    tch::no_grad(|| Ok(Views::new(batch.views(&self.augmenters)?)?.pair().map(input)))
+                    // further views may be small ones
+                    tch::no_grad(|| {
+                        let views = batch.views(&self.augmenters)?;
+                        let large = views.iter().take(2).filter(|v| v.size()[3] == size as i64);
+                        Ok(large.map(input).collect::<Vec<_>>())
+                    })
                 }
                 None => bail!(self.no_data()),
             });
@@ -93,7 +99,8 @@ pub fn refresh(path: &Path, out: &Path, run: &Run) -> Result<usize> {
     );
     let mut engine = {
         let store = Arc::new(Store::new(dataset, run.cache_bytes));
-        let method = method::build(&unguided(&config), run.bf16, run.device)?;
+        let targets = Targets::made_up(&config, pictures);
+        let method = method::build(&unguided(&config), targets.as_ref(), run.bf16, run.device)?;
         Engine::new(&config, run, Pictures::Stored(store), method)
     };
     snapshot::load(path, &checkpoint, engine.method.as_mut(), &engine.optimizer)?;

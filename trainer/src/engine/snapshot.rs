@@ -110,6 +110,7 @@ pub(super) fn write(path: &Path, state: &State<'_>) -> Result<()> {
         (meta::RUN.into(), serde_json::to_string(&at.run)?),
         (meta::DATA.into(), serde_json::to_string(&at.course)?),
     ]);
+    metadata.extend(config.method.teacher().map(|t| (meta::TEACHER.into(), t.fingerprint.clone())));
     let branch = method.branch();
     if let Some(refreshed) = refreshed {
         metadata.insert(meta::BN_REFRESH.into(), refreshed.batches.to_string());

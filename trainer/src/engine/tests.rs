@@ -2,6 +2,7 @@
 
 mod begun;
 mod changed;
+mod distilled;
 mod guarded;
 mod localised;
 mod paired;
@@ -61,6 +62,7 @@ fn settings(dir: &Path, out: &str) -> Run {
         save_interval: Duration::from_secs(600),
         log_every: 1,
         cache_bytes: 0,
+        teacher_cache: None,
         resume: None,
         allow: Allow::default(),
         on_collapse: OnCollapse::Warn,

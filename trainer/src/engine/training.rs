@@ -271,12 +271,12 @@ impl<'a> Engine<'a> {
         let time = self.time();
         let step = Step { number, epoch: self.schedule.epoch(time), preview: number == 0, measure };
         seed_device(self.config.seed, number);
-        let first = (number == 0).then(|| batch.indices().to_vec());
+        let indices = batch.indices().to_vec();
         let views = tch::no_grad(|| batch.views(&self.augmenters))?;
-        if let Some(indices) = first {
+        if number == 0 {
             Start::of(self.method.encoder(), &indices, &views)?.write(&self.run.out.join("start.json"))?;
         }
-        let views = Views::new(views)?;
+        let views = Views::new(views, &indices)?;
         let output = self.method.step(&views, step)?;
         if part == 0 {
             let _optimiser = within(Phase::Optimiser);

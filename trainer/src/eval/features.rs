@@ -130,7 +130,7 @@ fn mirrored(x: Tensor, mirror: bool) -> Tensor {
 }
 
 /// The pictures of a chunk that can be read, resized and cropped as `contract` says, in order.
-fn decode(
+pub(crate) fn decode(
     data: &Dataset,
     chunk: &[usize],
     contract: &Preprocess,

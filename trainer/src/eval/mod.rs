@@ -20,6 +20,7 @@ mod training;
 mod whiten;
 
 pub use classifier::Classifier;
+pub(crate) use features::decode;
 pub use features::{Extractor, FeatureSet};
 pub use finetune::finetune;
 pub use folder::Folder;

@@ -186,7 +186,8 @@ impl Byol {
 impl Method for Byol {
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
-        let mut pair = tch::no_grad(|| views.pair().map(|v| self.occluder.view(v, step)));
+        let pair = views.pair()?;
+        let mut pair = tch::no_grad(|| pair.map(|v| self.occluder.view(v, step)));
         for (title, v) in ["view 1", "view 2"].into_iter().zip(&pair) {
             show(&mut preview, title, &v.input);
         }

@@ -253,11 +253,12 @@ impl Dino {
 impl Method for Dino {
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
-        for (title, v) in ["view 1", "view 2"].into_iter().zip(views.pair()) {
+        let first = views.pair()?;
+        for (title, v) in ["view 1", "view 2"].into_iter().zip(first) {
             show(&mut preview, title, v);
         }
         let (taught, pair, (hidden, compared)) = tch::no_grad(|| {
-            let pair = Tensor::cat(&views.pair(), 0); // (2 B, 3, S, S)
+            let pair = Tensor::cat(&first, 0); // (2 B, 3, S, S)
             let taught = self.teach(&pair);
             let chosen = self.choose(&pair, taught.scores.as_ref(), step);
             (taught, pair, chosen)

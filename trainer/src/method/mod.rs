@@ -2,6 +2,7 @@
 
 mod byol;
 mod dino;
+mod distill;
 #[cfg(test)]
 mod fixture;
 mod health;
@@ -10,47 +11,74 @@ mod moco;
 mod occluder;
 mod simclr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
 pub use byol::Byol;
 pub use dino::Dino;
+pub use distill::Distill;
 pub use health::{Contrast, Health};
 pub use moco::{Keys, Moco};
 pub use simclr::Simclr;
 
 use crate::config::{self, Config};
 use crate::model::{Branch, Encoder, Named, Projected};
+use crate::teacher::Targets;
 
-/// The views of a batch, `(B, 3, S, S)` each and normalised, in the order of the configuration's groups: the first two are of
-/// one size.
+/// The views of a batch, `(B, 3, S, S)` each and normalised, in the order of the configuration's groups: the first two, where
+/// there are two, are of one size.
 #[derive(Debug)]
-pub struct Views(Vec<Tensor>);
+pub struct Views {
+    views: Vec<Tensor>,
+    pictures: Vec<i64>,
+}
 
 impl Views {
-    /// Of at least two views.
+    /// Of at least one view; `pictures` has for every row the index of its picture in the data.
     ///
     /// # Errors
-    /// Where there are fewer.
-    pub fn new(views: Vec<Tensor>) -> Result<Self> {
-        ensure!(views.len() >= 2, "{} views of each picture, expected at least two", views.len());
-        Ok(Self(views))
+    /// Where there is none, or a view has not a row for every picture.
+    pub fn new(views: Vec<Tensor>, pictures: &[usize]) -> Result<Self> {
+        ensure!(!views.is_empty(), "no views");
+        for view in &views {
+            let (rows, expected) = (view.size()[0], pictures.len());
+            ensure!(rows == expected as i64, "a view of {rows} pictures, expected {expected}");
+        }
+        Ok(Self { views, pictures: pictures.iter().map(|&i| i as i64).collect() })
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Tensor] {
+        &self.views
     }
 
     /// The first two.
-    pub fn pair(&self) -> [&Tensor; 2] {
-        [&self.0[0], &self.0[1]]
+    ///
+    /// # Errors
+    /// Where there is one.
+    pub fn pair(&self) -> Result<[&Tensor; 2]> {
+        match &self.views[..] {
+            [first, second, ..] => Ok([first, second]),
+            _ => bail!("one view of each picture, expected at least two"),
+        }
     }
 
     /// Those behind the first two.
     pub fn more(&self) -> &[Tensor] {
-        &self.0[2..]
+        self.views.get(2..).unwrap_or_default()
+    }
+
+    /// Of every row the index of its picture in the data.
+    pub fn pictures(&self) -> &[i64] {
+        &self.pictures
     }
 }
 
+/// Of the first pictures of the data.
 impl From<[Tensor; 2]> for Views {
     fn from(pair: [Tensor; 2]) -> Self {
-        Self(pair.into())
+        let pictures = (0..pair[0].size()[0]).collect();
+        Self { views: pair.into(), pictures }
     }
 }
 
@@ -127,17 +155,26 @@ pub trait Method {
     }
 }
 
-/// The method that `config` asks for, with fresh networks on `device`. `bf16`: convolutions and matrix products in
-/// bfloat16.
+/// The method that `config` asks for, with fresh networks on `device`. `targets` are what distillation learns, and nothing to
+/// others. `bf16`: convolutions and matrix products in bfloat16.
 ///
 /// # Errors
-/// Where the configuration names a localisation checkpoint that cannot be used.
-pub fn build(config: &Config, bf16: bool, device: Device) -> Result<Box<dyn Method>> {
+/// Where the configuration names a localisation checkpoint that cannot be used, or distils and there are no targets.
+pub fn build(
+    config: &Config,
+    targets: Option<&Targets>,
+    bf16: bool,
+    device: Device,
+) -> Result<Box<dyn Method>> {
     Ok(match &config.method {
         config::Method::Moco(_) => Box::new(Moco::new(config, bf16, device)?),
         config::Method::Simclr(_) => Box::new(Simclr::new(config, bf16, device)?),
         config::Method::Byol(_) => Box::new(Byol::new(config, bf16, device)?),
         config::Method::Dino(_) => Box::new(Dino::new(config, bf16, device)?),
+        config::Method::Distill(_) => {
+            let targets = targets.context("nothing to learn from; hint: `--teacher` or `--targets`")?;
+            Box::new(Distill::new(config, targets, bf16, device)?)
+        }
     })
 }
 

@@ -129,7 +129,7 @@ impl Occluder {
     pub(super) fn complete(
         &self,
         preview: &mut Option<Preview>,
-        views: &mut [View; 2],
+        views: &mut [View],
         own: impl Fn(&Tensor) -> Tensor,
         rng: &mut impl Rng,
     ) {

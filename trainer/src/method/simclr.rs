@@ -92,7 +92,8 @@ impl Simclr {
 impl Method for Simclr {
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
-        let mut views = tch::no_grad(|| views.pair().map(|v| self.occluder.view(v, step)));
+        let pair = views.pair()?;
+        let mut views = tch::no_grad(|| pair.map(|v| self.occluder.view(v, step)));
         for (title, v) in ["view 1", "view 2"].into_iter().zip(&views) {
             show(&mut preview, title, &v.input);
         }

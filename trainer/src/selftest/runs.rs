@@ -13,6 +13,7 @@ use crate::engine::{self, Run};
 use crate::method::{self, Step};
 use crate::model::Optimizer;
 use crate::rng::seed_device;
+use crate::teacher::Targets;
 use crate::tolerance;
 
 fn small() -> Config {
@@ -23,8 +24,9 @@ fn small() -> Config {
 
 /// Losses of steps on fixed views, with the weights that a network on the CPU starts from.
 fn losses(config: &Config, bf16: bool, device: Device, steps: u64) -> Result<Vec<f64>> {
-    let start = method::build(config, false, Device::Cpu)?;
-    let mut method = method::build(config, bf16, device)?;
+    let targets = Targets::made_up(config, config.batch_size);
+    let start = method::build(config, targets.as_ref(), false, Device::Cpu)?;
+    let mut method = method::build(config, targets.as_ref(), bf16, device)?;
     method.load_state(&start.state())?;
     let mut optimizer = Optimizer::new(method.trainable(), &config.optimizer);
     let side = config.image_size as i64;
@@ -155,6 +157,7 @@ pub(super) fn resume(device: Device) -> Result<Check> {
             online: None,
             log_every: 10,
             cache_bytes: 0,
+            teacher_cache: None,
             resume,
             allow: engine::Allow::default(),
             bn_refresh: 0,

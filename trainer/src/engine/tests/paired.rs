@@ -7,7 +7,7 @@ use tch::Tensor;
 /// First weights, and all views of an epoch, after a step that drew its masks.
 fn seen(config: &Config, run: &Run) -> (Vec<Tensor>, Vec<Tensor>) {
     config.validate().expect("valid");
-    let method = method::build(config, false, Device::Cpu).expect("a method");
+    let method = method::build(config, None, false, Device::Cpu).expect("a method");
     let state =
         method.state().iter().filter(|n| !n.name.starts_with("queue")).map(|n| n.tensor.copy()).collect();
     let dataset = crate::data::open(&run.data).expect("a data set");

@@ -35,7 +35,7 @@ fn dino(config: &Config) -> Dino {
 fn views() -> Views {
     tch::manual_seed(9);
     let view = |side| Tensor::randn([PICTURES, 3, side, side], (Kind::Float, Device::Cpu));
-    Views::new(vec![view(64), view(64), view(32), view(32)]).expect("four")
+    Views::new(vec![view(64), view(64), view(32), view(32)], &[0, 1, 2]).expect("four")
 }
 
 /// Logits of one view, as a user of the parts would compute them.
@@ -51,7 +51,8 @@ fn the_loss_is_that_of_all_pairs_and_the_centre_moves_behind_it() {
     let _alone = crate::rng::alone();
     let mut method = dino(&config(Recipe::Dino));
     let views = views();
-    let all: Vec<Tensor> = views.pair().into_iter().chain(views.more()).map(Tensor::shallow_clone).collect();
+    let all: Vec<Tensor> =
+        views.pair().expect("two").into_iter().chain(views.more()).map(Tensor::shallow_clone).collect();
     let said = [0, 1].map(|i| tch::no_grad(|| logits(method.teacher.branch(), &all[i])));
     tch::no_grad(|| drop(method.centers[0].shallow_clone().fill_(0.0).g_add_(&said[0].get(0).unsqueeze(0))));
     let center = method.centers[0].copy();
@@ -125,7 +126,7 @@ fn hidden_patches_are_not_seen() {
     let p = c.method.dino_mut().and_then(|d| d.patches.as_mut()).expect("hidden");
     p.ratio = vec![[0.4, 0.4]];
     let method = dino(&c);
-    let pair = Tensor::cat(&views().pair(), 0);
+    let pair = Tensor::cat(&views().pair().expect("two"), 0);
     let hidden = method.choose(&pair, None, step(0)).0.expect("some");
     let mask = enlarge(&hidden.mask.to_kind(Kind::Float).view([-1, 1, 8, 8]), 64);
     assert_eq!(hidden.places.size()[0], hidden.mask.sum(Kind::Int64).int64_value(&[]));
@@ -152,7 +153,7 @@ fn attention_says_what_is_hidden() {
         (p.choice, p.ratio, p.share, p.per) = (choice, vec![[0.25, 0.25]], 1.0, PatchPer::Picture);
         (p.score, p.layer) = (vec![PatchScore::Raw], vec![1, 0]);
         let method = dino(&c);
-        let pair = Tensor::cat(&views().pair(), 0);
+        let pair = Tensor::cat(&views().pair().expect("two"), 0);
         let graph = method.student.encoder().graph();
         let want = [1, 0].map(|i| graph.tap(&format!("attention{i}")).expect("a tap"));
         let seen = tch::no_grad(|| method.teacher.branch().encode(&pair, Mode::Eval, &want));
@@ -239,7 +240,7 @@ fn guided(
     (p.choice, p.score, p.ratio) = (choice, vec![score], vec![[0.3, 0.3]]);
     change(d);
     let method = dino(&c);
-    let pair = Tensor::cat(&views().pair(), 0);
+    let pair = Tensor::cat(&views().pair().expect("two"), 0);
     let taught = tch::no_grad(|| method.teach(&pair));
     (method, pair, taught)
 }
@@ -344,7 +345,7 @@ fn the_most_attended_patches_are_compared() {
     (d.dense.as_mut().expect("compared").positives, d.dense.as_mut().expect("compared").negatives) = (4, 9);
     d.dense.as_mut().expect("compared").weight = 0.5;
     let mut method = dino(&c);
-    let pair = Tensor::cat(&views().pair(), 0);
+    let pair = Tensor::cat(&views().pair().expect("two"), 0);
     let taught = tch::no_grad(|| method.teach(&pair));
     let (_, compared) = method.choose(&pair, taught.scores.as_ref(), step(0));
     let (compared, scores) = (compared.expect("some"), taught.scores.expect("looked at"));

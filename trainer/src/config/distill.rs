@@ -1,0 +1,175 @@
+//! Distillation: a network learns the embeddings of another, which is not trained.
+
+use std::path::PathBuf;
+
+use occlude_preprocess::{ContractError, Preprocess};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::recipes::{moco_views, saliency_moco_small};
+use super::{Augment, Branch, Config, Head, Invalid, Masking, Method, Optimizer, Recipe, ViewGroup, check};
+
+/// Towards the embeddings of a finished network, by cosine and by what they say of each other (arXiv 1904.05068, 1907.09682).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distill {
+    /// Projection head; its outputs are as many as a target has numbers: at most, where the teacher has fewer.
+    pub head: Head,
+    /// Weight of the relational loss, beside that of one of the cosines.
+    pub relation_weight: f64,
+    /// Who is learnt from; absent in the recipe alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<Teacher>,
+}
+
+/// Where targets come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Teacher {
+    /// The file, or the folder of several that belong together.
+    pub path: PathBuf,
+    /// What it holds.
+    pub kind: TeacherKind,
+    /// How pictures become what the network sees; absent for embeddings, which were made of pictures already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contract: Option<Value>,
+    /// That of weights and contract, as every artefact of them has it; of a file without one that of its bytes.
+    pub fingerprint: String,
+    /// SHA-256 of all that decides the embeddings: two files of one fingerprint may be of different precision.
+    pub identity: String,
+    /// Numbers of an embedding, once they were seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dim: Option<usize>,
+}
+
+/// What a teacher's file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TeacherKind {
+    /// A network for ONNX Runtime.
+    Onnx,
+    /// The weights of an encoder.
+    Checkpoint,
+    /// Embeddings with the names of their pictures.
+    Embeddings,
+}
+
+impl Teacher {
+    /// How pictures become what the network sees, where it is one.
+    ///
+    /// # Errors
+    /// Where the value is no contract.
+    pub fn preprocess(&self) -> Result<Option<Preprocess>, ContractError> {
+        self.contract.as_ref().map(|json| Preprocess::from_json(&json.to_string())).transpose()
+    }
+}
+
+impl Distill {
+    pub(super) fn validate(&self, nonsem: usize) -> Result<(), Invalid> {
+        let weight = self.relation_weight;
+        check(weight >= 0.0 && weight.is_finite(), || {
+            format!("`--relation-weight {weight}`: expected 0 or more")
+        })?;
+        check(nonsem == 0, || {
+            format!(
+                "`--num-nonsem {nonsem}`: hard negatives are negatives, and distillation has none; hint: `--num-nonsem 0`"
+            )
+        })
+    }
+
+    /// Whether the views that masks are for are there.
+    pub(super) fn validate_masks(masking: &Masking, views: usize) -> Result<(), Invalid> {
+        check(masking.branch != Branch::Key || views > 1, || {
+            "`--branch key` masks the second view, and there is one; hint: `--branch query`, or `--views 2`"
+                .into()
+        })
+    }
+}
+
+/// For tens of passes over thousands of small pictures. A target is of the whole picture, so that views show most of it.
+pub(super) fn distill() -> Config {
+    let base = saliency_moco_small();
+    let views =
+        Augment { crop_min: 0.4, jitter: [0.2, 0.2, 0.2, 0.05], gray_p: 0.1, blur_p: 0.0, ..moco_views() };
+    Config {
+        recipe: Recipe::Distill,
+        epochs: 20,
+        optimizer: Optimizer { warmup_epochs: 1.0, ..base.optimizer },
+        method: Method::Distill(Distill {
+            head: Head { dim: 256, hidden: Some(1024), bn: true, output_bn: false },
+            relation_weight: 1.0,
+            teacher: None,
+        }),
+        views: vec![ViewGroup::of(1, views)],
+        masking: None,
+        ..base
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn distilling(change: impl FnOnce(&mut Config)) -> Result<(), Invalid> {
+        let mut config = distill();
+        change(&mut config);
+        config.validate()
+    }
+
+    fn settings(c: &mut Config) -> &mut Distill {
+        c.method.distill_mut().expect("distillation")
+    }
+
+    #[test]
+    fn one_view_is_enough_and_what_has_no_meaning_is_refused() {
+        assert_eq!(distilling(|_| ()), Ok(()));
+        assert_eq!(distilling(|c| c.views[0].count = 3), Ok(()));
+        let masked = |c: &mut Config| c.masking = Some(c.usual_masking().expect("masks"));
+        assert_eq!(distilling(masked), Ok(()));
+        let cases: [(fn(&mut Config), &str); 6] = [
+            (|c| settings(c).relation_weight = -1.0, "--relation-weight"),
+            (|c| settings(c).relation_weight = f64::INFINITY, "--relation-weight"),
+            (|c| settings(c).head.dim = 1, "--dim"),
+            (|c| c.masking = Config::new(Recipe::SaliencyMoco).masking, "distillation has none"),
+            (|c| c.mixing = Config::new(Recipe::Mixmask).mixing, "MoCo and BYOL only"),
+            (|c| c.views[0].size = Some(96), "[96] px"),
+        ];
+        for (change, part) in cases {
+            let error = distilling(change).expect_err("refused").0;
+            assert!(error.contains(part), "{error}");
+        }
+        let of_key = |c: &mut Config| {
+            masked(c);
+            c.masking.as_mut().expect("masked").branch = Branch::Key;
+        };
+        assert!(distilling(of_key).expect_err("refused").0.contains("--views 2"));
+        assert_eq!(
+            distilling(|c| {
+                of_key(c);
+                c.views[0].count = 2;
+            }),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn a_teacher_survives_json_with_its_contract() {
+        let contract = Preprocess::imagenet(96);
+        let teacher = Teacher {
+            path: "t.onnx".into(),
+            kind: TeacherKind::Onnx,
+            contract: Some(serde_json::from_str(&contract.to_json()).expect("JSON")),
+            fingerprint: "f".into(),
+            identity: "i".into(),
+            dim: None,
+        };
+        let mut config = distill();
+        settings(&mut config).teacher = Some(teacher.clone());
+        let json = serde_json::to_string(&config).expect("serialisable");
+        let read: Config = serde_json::from_str(&json).expect("readable");
+        assert_eq!(read, config);
+        assert_eq!(teacher.preprocess(), Ok(Some(contract)));
+        let odd = Teacher { contract: Some(Value::Null), ..teacher };
+        assert!(odd.preprocess().is_err());
+    }
+}
