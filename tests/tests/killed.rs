@@ -17,15 +17,16 @@ const SIGUSR1: i32 = 10;
 const EPOCHS: [&str; 2] = ["--epochs", "3"];
 const RESUMED: [&str; 3] = ["--epochs", "3", "--resume"];
 
-/// A method of each kind of state: a queue, a network that follows, averaged statistics, a queue of aligned embeddings, a centre, and
-/// one of patches with a token.
-const METHODS: [&str; 6] = [
+/// A method of each kind of state: a queue, a network that follows, averaged statistics, a queue of aligned embeddings, a centre, one
+/// of patches with a token, and targets that another network, `@/teacher`, said.
+const METHODS: [&str; 7] = [
     "--arch resnet18 --recipe saliency-moco --saliency-stage 4 --bn-splits 2 --queue 20",
     "--arch resnet18 --recipe byol --hidden 64 --predictor-hidden 64 --warmup-epochs 0 --views 1,1,2x32 --masks true --saliency-stage 4",
     "--arch resnet18 --recipe lewel-b-eman --hidden 64 --predictor-hidden 64 --warmup-epochs 0",
     "--arch resnet18 --recipe lewel-m --hidden 64 --bn-splits 2 --queue 20 --masks true --saliency-stage 4",
     "--arch vit_64x2x2_patch8_32 --recipe dino --hidden 64 --prototypes 64 --warmup-epochs 0 --views 1,1,2x32",
     "--arch vit_64x2x2_patch8_32 --recipe ibot-attmask --hidden 64 --prototypes 64 --warmup-epochs 0 --views 1,1,2x32",
+    "--arch resnet18 --recipe distill --hidden 64 --warmup-epochs 0 --masks true --saliency-stage 4 --teacher @/teacher/checkpoint_0002.safetensors",
 ];
 
 fn start(folder: &Path, out: &Path, more: &[&str]) -> Child {
@@ -39,9 +40,10 @@ fn start_method(method: &str, folder: &Path, out: &Path, more: &[&str]) -> Child
     let mut command = Command::new(run::tool("occlude-train"));
     command.arg("pretrain").arg(folder.join("train")).arg("--out").arg(out);
     command
-        .args(method.split_whitespace())
+        .args(method.replace('@', &folder.display().to_string()).split_whitespace())
         .args(flags.split_whitespace())
         .args(more)
+        .env("OCCLUDE_CACHE", folder.join("cache"))
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     command.stderr(fs::OpenOptions::new().create(true).append(true).open(out.with_extension("log")).unwrap());
@@ -75,6 +77,8 @@ fn a_run_killed_at_random_moments_ends_bit_equal() {
     let kills: u32 = std::env::var("OCCLUDE_KILLS").map_or(6, |n| n.parse().expect("a number"));
     let folder = run::scratch("killed");
     pictures::tree(&folder.join("train"), 6, 1);
+    let teacher = folder.join("teacher");
+    assert!(start(&folder, &teacher, &EPOCHS).wait().unwrap().success(), "{}", log(&teacher));
     for (i, method) in METHODS.into_iter().enumerate() {
         let folder = folder.join(i.to_string());
         fs::create_dir_all(&folder).unwrap();

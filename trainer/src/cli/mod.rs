@@ -251,14 +251,28 @@ fn points(text: &str) -> std::result::Result<f64, String> {
     }
 }
 
+/// A file that flags name and that cannot be used: the flags make sense, and the job has failed.
+#[derive(Debug)]
+struct Unusable(anyhow::Error);
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl std::error::Error for Unusable {}
+
+/// The exit code of flags that give no configuration: a wrong combination of them is wrong usage, like a wrong flag.
+fn refused(error: &anyhow::Error) -> Result<ExitCode> {
+    tell!("error: {error:#}");
+    Ok(ExitCode::from(if error.is::<Unusable>() { 1 } else { 2 }))
+}
+
 fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
     let config = match args.overrides.resolve(args.recipe) {
         Ok(config) => config,
-        Err(error) => {
-            // a wrong combination of flags is wrong usage, like a wrong flag
-            tell!("error: {error:#}");
-            return Ok(ExitCode::from(2));
-        }
+        Err(error) => return refused(&error),
     };
     if let (Some(batches @ 1..), Err(error)) = (args.bn_refresh, config.can_refresh()) {
         tell!("error: `--bn-refresh {batches}`: {error}; hint: leave it out");

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::Machine;
 use super::overrides::Overrides;
+use super::{Machine, refused};
 use crate::config::Recipe;
 use crate::device::{self, Precision};
 use crate::engine::{self, Plan};
@@ -61,10 +61,7 @@ pub(super) struct ProfileArgs {
 pub(super) fn run(args: ProfileArgs) -> Result<ExitCode> {
     let config = match args.overrides.resolve(args.recipe) {
         Ok(config) => config,
-        Err(error) => {
-            tell!("error: {error:#}");
-            return Ok(ExitCode::from(2));
-        }
+        Err(error) => return refused(&error),
     };
     let [outputs, inputs] =
         [&args.json, &args.data].map(|path| path.as_deref().into_iter().collect::<Vec<_>>());

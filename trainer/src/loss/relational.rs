@@ -46,7 +46,7 @@ mod tests {
         let _alone = crate::rng::alone();
         tch::manual_seed(4);
         let teacher = normalize(&rows(6, 5));
-        let (turn, _) = rows(5, 5).linalg_qr("reduced");
+        let (turn, _) = Tensor::linalg_qr(&rows(5, 5), "reduced");
         let turned = teacher.matmul(&turn);
         assert!(relational_loss(&turned, &teacher).double_value(&[]) < 1e-12);
         assert_eq!(relational_loss(&teacher.narrow(0, 0, 1), &turned.narrow(0, 0, 1)).double_value(&[]), 0.0);

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::set;
+use crate::cli::Unusable;
 use crate::config::{Config, Recipe};
 use crate::teacher;
 
@@ -45,10 +46,11 @@ impl TeacherArgs {
         let Some(settings) = distill else { return Ok(()) };
         set(&mut settings.relation_weight, self.relation_weight);
         if let Some(path) = self.teacher {
-            settings.teacher = Some(teacher::network(&path, self.teacher_contract.as_deref())?);
+            settings.teacher =
+                Some(teacher::network(&path, self.teacher_contract.as_deref()).map_err(Unusable)?);
         }
         if let Some(path) = self.targets {
-            settings.teacher = Some(teacher::said(&path)?);
+            settings.teacher = Some(teacher::said(&path).map_err(Unusable)?);
         }
         Ok(())
     }

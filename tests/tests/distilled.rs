@@ -1,0 +1,157 @@
+//! Distillation from end to end: one network teaches as a checkpoint, as an ONNX file and by embeddings that the server wrote;
+//! what it says is kept, and its student is exported like any other.
+
+use occlude_checkpoint::Checkpoint;
+use occlude_tests::{pictures, run, tolerance};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// How far the first loss may differ between the ways in which a teacher says the same: whitening divides by small
+/// deviations, of which float sums in another order make a little more.
+const LOSS: f64 = 1e-3;
+
+/// Pictures, and a network of one short epoch: a checkpoint, an ONNX file, embeddings in a Parquet file.
+fn place() -> &'static Path {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let folder = run::scratch("distilled");
+        pictures::tree(&folder.join("train"), 10, 1);
+        for (tool, line) in [
+            (
+                "occlude-train",
+                "pretrain @/train --out @/run --recipe saliency-moco-small --arch resnet18 --image-size 32 --batch-size 10 \
+                 --epochs 1 --warmup-epochs 0 --device cpu --precision fp32 --workers 1",
+            ),
+            ("occlude-export", "onnx @/run/checkpoint_0000.safetensors @/teacher.onnx"),
+            ("occlude-serve", "embed @/train --model @/teacher.onnx --out @/teacher.parquet --provider cpu"),
+        ] {
+            run::words(tool, &line.replace('@', &folder.display().to_string())).ok();
+        }
+        folder
+    })
+}
+
+fn file(name: &str) -> PathBuf {
+    place().join(name)
+}
+
+/// Runs `line` with `@` standing for the folder.
+fn said(tool: &str, line: &str) -> run::Said {
+    run::words(tool, &line.replace('@', &place().display().to_string()))
+}
+
+/// One epoch of a student; what the run said.
+fn student(out: &str, data: &str, flags: &str) -> run::Said {
+    let line = format!(
+        "pretrain @/{data} --out @/{out} --recipe distill --image-size 32 --batch-size 10 --epochs 1 --warmup-epochs 0 \
+         --hidden 64 --dim 8 --device cpu --precision fp32 --threads 1 --workers 1 --log-every 1 --teacher-cache @/cache {flags}"
+    );
+    said("occlude-train", &line)
+}
+
+fn first_loss(out: &str) -> f64 {
+    let text = fs::read_to_string(file(out).join("metrics.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    first["loss"].as_f64().unwrap()
+}
+
+fn checkpoint(out: &str) -> Checkpoint {
+    Checkpoint::open(file(out).join("checkpoint_0000.safetensors")).unwrap()
+}
+
+/// What teachers said so far, by folder.
+fn kept() -> Vec<(PathBuf, Vec<f32>)> {
+    let folders = fs::read_dir(file("cache")).into_iter().flatten().flatten().map(|e| e.path());
+    let rows = |folder: PathBuf| {
+        let rows = Checkpoint::open(folder.join("00000000.safetensors")).unwrap();
+        let values = rows.tensor("embeddings").unwrap().to_f32().unwrap();
+        (folder, values)
+    };
+    folders.map(rows).collect()
+}
+
+#[test]
+fn a_teacher_says_the_same_in_every_form_and_is_asked_once() {
+    let teachers = [
+        ("by-onnx", "--teacher @/teacher.onnx", "looks at 30 pictures"),
+        ("by-checkpoint", "--teacher @/run/checkpoint_0000.safetensors", "looks at 30 pictures"),
+        ("by-embeddings", "--targets @/teacher.parquet", "distill on Cpu"),
+        ("again", "--teacher @/teacher.onnx", "says is in"),
+    ];
+    for (out, flags, told) in teachers {
+        let log = student(out, "train", flags).ok().stderr;
+        assert!(log.contains(told), "{out}: {log}");
+    }
+    let kept = kept();
+    assert_eq!(kept.len(), 2, "embeddings of a file are kept there alone");
+    let ([(_, a), (_, b)], largest) = (&kept[..], kept[0].1.iter().fold(0f32, |m, v| m.max(v.abs()))) else {
+        panic!("two")
+    };
+    let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(
+        a.len() == 30 * 512 && f64::from(apart / largest) < tolerance::ONNX_ERROR,
+        "{apart} of {largest}"
+    );
+    let of = |out: &str| (first_loss(out), checkpoint(out));
+    let (loss, first) = of("by-onnx");
+    let teacher = Checkpoint::open(file("run/checkpoint_0000.safetensors")).unwrap();
+    for (out, ..) in teachers {
+        let (found, checkpoint) = of(out);
+        assert!((found - loss).abs() < LOSS, "{out}: {found} {loss}");
+        // weights and contract are the same, whatever the file
+        assert_eq!(
+            checkpoint.metadata()["occlude.teacher"],
+            teacher.metadata()["occlude.fingerprint"],
+            "{out}"
+        );
+    }
+    let again = checkpoint("again");
+    for tensor in first.tensors().filter(|t| !t.name.starts_with("optim.")) {
+        let same = again.tensor(tensor.name).unwrap().to_bytes().unwrap() == tensor.to_bytes().unwrap();
+        assert!(same, "`{}` differs where embeddings came from the cache", tensor.name);
+    }
+    let line = "onnx @/by-onnx/checkpoint_0000.safetensors @/student.onnx --outputs all";
+    said("occlude-export", line).ok();
+    said("occlude-export", "verify @/student.onnx @/by-onnx/checkpoint_0000.safetensors @/train").ok();
+}
+
+#[test]
+fn what_no_teacher_can_answer_is_said_with_a_way_out() {
+    let train = file("train");
+    let more = file("more");
+    for class in pictures::CLASSES {
+        fs::create_dir_all(more.join(class)).unwrap();
+        for entry in fs::read_dir(train.join(class)).unwrap().flatten() {
+            fs::copy(entry.path(), more.join(class).join(entry.file_name())).unwrap();
+        }
+    }
+    fs::copy(train.join("disc/000.png"), more.join("disc/new.png")).unwrap();
+    let names = run::python(
+        include_str!("distilled.py"),
+        &[&file("teacher.onnx"), &file("plain.onnx"), &file("nameless.onnx")],
+    );
+    assert!(names.to_string().contains("vector"), "{names}");
+    let contract = file("contract.json");
+    let teacher = Checkpoint::open(file("run/checkpoint_0000.safetensors")).unwrap();
+    fs::write(&contract, &teacher.metadata()["occlude.preprocess"]).unwrap();
+    for (data, flags, code, part) in [
+        ("more", "--targets @/teacher.parquet", 1, "lacks 1 of 31 pictures, like `disc/new.png`"),
+        ("train", "--teacher @/plain.onnx", 1, "hint: `--teacher-contract FILE`"),
+        ("train", "--teacher @/nameless.onnx --teacher-contract @/contract.json", 1, "no output `embedding`"),
+        ("train", "--teacher @/plain.onnx --teacher-contract imagenet", 1, "as the contract's crop has it"),
+        ("train", "--teacher @/gone.onnx", 1, "gone.onnx"),
+        ("train", "--teacher @/teacher.parquet", 1, "hint: `--targets"),
+        ("train", "", 2, "hint: `--teacher MODEL`"),
+    ] {
+        let said = student("refused", data, flags);
+        assert_eq!(said.code, code, "{flags}: {}", said.stderr);
+        assert!(said.stderr.contains(part), "{flags}: {}", said.stderr);
+        assert!(!file("refused").exists(), "{flags} left a folder");
+    }
+    // with a contract it is as good as any
+    student("foreign", "train", "--teacher @/plain.onnx --teacher-contract @/contract.json").ok();
+    let fingerprint = checkpoint("foreign").metadata()["occlude.teacher"].clone();
+    assert!(fingerprint.len() == 64 && fingerprint != teacher.metadata()["occlude.fingerprint"]);
+}
