@@ -82,7 +82,7 @@ pub(super) struct Overrides {
     /// Move the learning rate every step or every epoch
     #[arg(long, value_enum)]
     lr_per: Option<crate::config::Per>,
-    /// Length of a projection
+    /// Length of a projection; of a target, too, at most (distill)
     #[arg(long)]
     dim: Option<usize>,
     /// Width of the projection head's hidden layer

@@ -165,10 +165,11 @@ fn save(
     tensors.extend(weights.whitening.iter().flat_map(Whitening::tensors_out));
     let json = contract.to_json();
     let fingerprint = weights.fingerprint(&json);
-    let mut metadata: BTreeMap<String, String> = [meta::METHOD, meta::CONFIG, meta::EPOCH, meta::METRICS]
-        .into_iter()
-        .filter_map(|key| Some((key.to_owned(), checkpoint.metadata().get(key)?.clone())))
-        .collect();
+    let mut metadata: BTreeMap<String, String> =
+        [meta::METHOD, meta::CONFIG, meta::EPOCH, meta::METRICS, meta::TEACHER]
+            .into_iter()
+            .filter_map(|key| Some((key.to_owned(), checkpoint.metadata().get(key)?.clone())))
+            .collect();
     for (key, value) in [
         (meta::FORMAT, meta::FORMAT_VERSION),
         (meta::VERSION, env!("CARGO_PKG_VERSION")),
