@@ -35,7 +35,7 @@ fn dino(config: &Config) -> Dino {
 fn views() -> Views {
     tch::manual_seed(9);
     let view = |side| Tensor::randn([PICTURES, 3, side, side], (Kind::Float, Device::Cpu));
-    Views::new(vec![view(64), view(64), view(32), view(32)], &[0, 1, 2]).expect("four")
+    Views::new(vec![view(64), view(64), view(32), view(32)], &[0, 1, 2, 3, 4, 5]).expect("four")
 }
 
 /// Logits of one view, as a user of the parts would compute them.
