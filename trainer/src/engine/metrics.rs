@@ -202,12 +202,14 @@ impl Progress {
     pub(super) fn show(&self, epoch: usize, meter: &Meter) {
         let value = |name| meter.mean(name).unwrap_or(f64::NAN);
         let left = self.left().map_or_else(String::new, |d| format!(", {} left", span(d)));
+        // methods without a softmax tell that of the batch, or none
+        let accuracy = meter.mean("acc1").or_else(|| meter.mean("batch_acc1"));
+        let accuracy = accuracy.map_or_else(String::new, |a| format!(", acc {:.1} %", 100.0 * a));
         let message = format!(
-            "epoch {}/{}, loss {:.3}, acc {:.1} %, {:.0} images/s, {:.0} % waiting for data{left}",
+            "epoch {}/{}, loss {:.3}{accuracy}, {:.0} images/s, {:.0} % waiting for data{left}",
             epoch + 1,
             self.epochs,
             value("loss"),
-            100.0 * value("acc1"),
             meter.rate(),
             100.0 * meter.data_wait()
         );
