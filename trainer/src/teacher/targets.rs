@@ -118,7 +118,7 @@ pub(super) fn projection_of(checkpoint: &Checkpoint) -> Result<[Tensor; 2]> {
 }
 
 /// Targets of `pictures` pictures, of at most `dim` numbers each, of what `embed` says of a range of them, piece by piece:
-/// rows of float32, of NaN where there is nothing to say. Whitened as the training pictures' embeddings ask for, or by
+/// rows of float32, of NaN where there is nothing to say. Their length is left out, which some files have given up already. Whitened as the training pictures' embeddings ask for, or by
 /// `known`; `encoder` is the fingerprint of what made them.
 ///
 /// # Errors
@@ -136,7 +136,7 @@ pub(super) fn make(
         None => {
             let mut moments: Option<Moments> = None;
             for piece in pieces() {
-                let rows = embed(piece)?;
+                let rows = normalize(&embed(piece)?);
                 let there = rows.index_select(0, &readable(&rows).nonzero().squeeze_dim(1));
                 moments.get_or_insert_with(|| Moments::new(rows.size()[1] as usize)).add(&there);
             }
@@ -151,7 +151,7 @@ pub(super) fn make(
     let size = projection[0].size();
     let values = Tensor::zeros([pictures as i64, size[0]], (Kind::Float, Device::Cpu));
     for piece in pieces() {
-        let (start, rows) = (piece.start as i64, embed(piece)?);
+        let (start, rows) = (piece.start as i64, normalize(&embed(piece)?));
         ensure!(
             rows.size()[1] == size[1],
             "embeddings of {} numbers, and targets are made of {}",

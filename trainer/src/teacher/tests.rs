@@ -27,8 +27,14 @@ fn targets_are_whitened_embeddings_of_length_one_wherever_pieces_end() {
     let rows = embeddings(PIECE as i64 + 37, 6);
     let targets = made(&rows, 4, None);
     assert_eq!((targets.len(), targets.dim(), targets.of_dim()), (PIECE + 37, 4, 6));
-    let fitted = Moments::of(&rows).fit(How::Pca(4), "").expect("fits");
-    let expected = normalize(&Whitener::new(&fitted).apply(&rows));
+    let unit = normalize(&rows);
+    let fitted = Moments::of(&unit).fit(How::Pca(4), "").expect("fits");
+    let expected = normalize(&Whitener::new(&fitted).apply(&unit));
+    let longer = &rows * Tensor::arange_start(1, rows.size()[0] + 1, (Kind::Float, Device::Cpu)).unsqueeze(1);
+    assert!(
+        (made(&longer, 4, None).values() - &expected).abs().max().double_value(&[]) < 1e-3,
+        "lengths say nothing"
+    );
     assert!((targets.values() - &expected).abs().max().double_value(&[]) < 1e-4);
     let spread = |x: &Tensor| mean_cosine(x).expect("several");
     assert!(spread(&rows) > 0.5 && spread(targets.values()).abs() < 0.05);
