@@ -151,6 +151,8 @@ class Runner:
         self.deadline = time.monotonic() + 60 * options.minutes
         self.path = os.path.join(self.out, "result.json")
         self.lock, self.running, self.stopped = threading.Lock(), set(), False
+        # what several steps want is made by the first of them
+        self.files = threading.Lock()
         self.card = Card(self.device)
         self.libraries = nvidia_folders()
         self.result = self._open()
@@ -193,8 +195,9 @@ class Runner:
         wheels = glob.glob(os.path.join(HOME, "occlude-*.whl"))
         if not wheels:
             raise Skipped("`occlude-*.whl` is not here; hint: unpack the first part of the kit")
-        if not os.path.isdir(self.site):
-            install(wheels[0], self.site)
+        with self.files:
+            if not os.path.isdir(self.site):
+                install(wheels[0], self.site)
         return [sys.executable, "-m", "occlude", name.removeprefix("occlude-")]
 
     # -- commands
@@ -244,6 +247,9 @@ class Runner:
     def environment(self):
         path = os.pathsep.join(filter(None, [self.site, os.environ.get("PYTHONPATH")]))
         found = {"OCCLUDE_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
+        if self.device == "cpu":
+            # threads that wait by spinning take the cores from those that they wait for
+            found["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "passive")
         runtime = os.path.join(HOME, "lib", "libonnxruntime.so")
         if os.path.exists(runtime):
             found["ORT_DYLIB_PATH"] = runtime
@@ -292,7 +298,7 @@ class Runner:
             row.update(status="skipped", reason="stopped from outside")
         row.update(seconds=round(time.monotonic() - start, 2), began=began, card_mib=self.card.most(start))
         reason = f" ({row['reason']})" if row["reason"] else ""
-        print(f"   {row['status']}{reason}, {row['seconds']:.1f} s", flush=True)
+        print(f"   {name}: {row['status']}{reason}, {row['seconds']:.1f} s", flush=True)
         # a step that could not run takes nothing away from one that did
         if not (row["status"] == "skipped" and done.get("status") == "ok"):
             self.keep(name, row)
