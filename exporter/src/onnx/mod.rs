@@ -6,6 +6,7 @@ mod builder;
 mod check;
 mod fold;
 mod head;
+mod need;
 mod options;
 mod positions;
 mod projection;
@@ -124,7 +125,10 @@ pub(crate) fn observed<'a>(
     let mut builder = Builder::new(encoder);
     let input = head::input(&mut builder, contract, options.input).filtered;
     let values = match graph.arch.vit() {
-        Some(vit) => vit::encoder(&mut builder, &graph, vit, input, how(network, &options, Some(smoothing)))?,
+        Some(vit) => {
+            let how = how(network, &options, Some(smoothing));
+            vit::encoder(&mut builder, &graph, vit, input, (how, &need::of_nodes(&graph, nodes)))?
+        }
         None => values(&mut builder, &graph, input, network, &options)?,
     };
     let observe = |&id: &NodeId| match id {
@@ -178,7 +182,10 @@ fn values(
     options: &OnnxOptions,
 ) -> Result<Vec<String>, Error> {
     let float = |builder: &mut Builder<'_>, input, fold| match graph.arch.vit() {
-        Some(vit) => vit::encoder(builder, graph, vit, input, how(network, options, None)),
+        Some(vit) => {
+            let needs = need::of_outputs(graph, options)?;
+            vit::encoder(builder, graph, vit, input, (how(network, options, None), &needs))
+        }
         None => body::encoder(builder, graph, input, fold),
     };
     match &options.precision {
@@ -194,7 +201,7 @@ fn values(
             Some(vit) => {
                 let how = how(network, options, Some(&integers.calibration.smoothing));
                 let how = vit::How { integers: Some(integers), ..how };
-                vit::encoder(builder, graph, vit, input, how)
+                vit::encoder(builder, graph, vit, input, (how, &need::of_outputs(graph, options)?))
             }
             None => quantized::encoder(builder, graph, input, integers),
         },

@@ -6,6 +6,7 @@ use occlude_checkpoint::Encoder;
 use occlude_encoder::{Graph, Node, NodeId, Op, Param, ParamKind, Vit};
 
 use super::builder::Builder;
+use super::need::Need;
 use super::positions::any_size;
 use super::quantized::{Quantization, product};
 use crate::calibrate::Smoothing;
@@ -28,19 +29,20 @@ pub(super) struct How<'h> {
     pub(super) integers: Option<&'h Quantization>,
 }
 
-/// Adds every operation up to the tokens of the end; gives the value of each node of the graph that another one, or an
-/// output, reads.
+/// Adds every operation up to the tokens of the end that is needed; gives the value of each node of the graph that another
+/// one, or an output, reads. Where the class token alone is needed, the value has no other.
 pub(super) fn encoder(
     builder: &mut Builder<'_>,
     graph: &Graph,
     vit: Vit,
     input: String,
-    how: How<'_>,
+    (how, needs): (How<'_>, &[Need]),
 ) -> Result<Vec<String>, Error> {
     let mut values = vec![String::new(); graph.nodes.len()];
     values[0] = input;
-    let mut body = Body { builder, graph, vit, how, values };
-    for (id, node) in graph.nodes.iter().enumerate().take(graph.features() + 1).skip(1) {
+    let mut body = Body { builder, graph, vit, how, needs, values };
+    let nodes = graph.nodes.iter().enumerate().take(graph.features() + 1).skip(1);
+    for (id, node) in nodes.filter(|&(id, _)| needs[id] != Need::Nothing) {
         let value = body.node(id, node)?;
         body.values[id] = value;
     }
@@ -52,12 +54,20 @@ struct Body<'b, 'a> {
     graph: &'b Graph,
     vit: Vit,
     how: How<'b>,
+    /// Of each node.
+    needs: &'b [Need],
     values: Vec<String>,
 }
 
 impl<'a> Body<'_, 'a> {
     fn node(&mut self, id: NodeId, node: &Node) -> Result<String, Error> {
-        let inputs: Vec<String> = node.inputs.iter().map(|&i| self.values[i].clone()).collect();
+        let alone = self.needs[id] == Need::Class;
+        let inputs: Vec<String> = match node.op {
+            Op::Scores { .. } | Op::Mix { .. } => {
+                node.inputs.iter().map(|&i| self.values[i].clone()).collect()
+            }
+            _ => node.inputs.iter().map(|&i| self.as_needed(i, alone)).collect(),
+        };
         let x = inputs[0].as_str();
         Ok(match node.op {
             Op::Patches { channels, side } => self.patches(node, x, channels, side)?,
@@ -85,7 +95,7 @@ impl<'a> Body<'_, 'a> {
             }
             Op::DropPath { .. } => x.to_owned(),
             Op::Add => self.add("Add", &node.name, &[x, &inputs[1]], vec![]),
-            Op::Scores { heads } => self.scores(&node.name, x, heads),
+            Op::Scores { heads } => self.scores(&node.name, x, heads, alone),
             Op::Mix { heads } => self.mix(&node.name, x, &inputs[1], heads),
             Op::Input
             | Op::Conv { .. }
@@ -95,6 +105,22 @@ impl<'a> Body<'_, 'a> {
             | Op::GlobalAvgPool
             | Op::First => unreachable!("no transformer has `{}` in its body", node.name),
         })
+    }
+
+    /// A node's value (N, T, D) for one that computes all tokens, or the class token alone (N, 1, D).
+    fn as_needed(&mut self, id: NodeId, alone: bool) -> String {
+        let value = self.values[id].clone();
+        if alone && self.needs[id] == Need::All { self.first(&value, 1) } else { value }
+    }
+
+    /// The first of an axis, which stays.
+    fn first(&mut self, value: &str, axis: i64) -> String {
+        let name = format!("{value}.class");
+        if self.builder.has(&name) {
+            return name;
+        }
+        let [from, to, axes] = [0, 1, axis].map(|n| self.builder.ints(&[n]));
+        self.add("Slice", &name, &[value, &from, &to, &axes], vec![])
     }
 
     fn add(&mut self, op: &'static str, name: &str, inputs: &[&str], attributes: Vec<Attribute>) -> String {
@@ -245,8 +271,10 @@ impl<'a> Body<'_, 'a> {
         self.add("Gather", &name, &[&turned, &index], vec![Attribute::Int("axis", 0)])
     }
 
-    fn scores(&mut self, name: &str, qkv: &str, heads: usize) -> String {
+    /// Attention (N, heads, T, T), or the class token's row of it (N, heads, 1, T).
+    fn scores(&mut self, name: &str, qkv: &str, heads: usize, alone: bool) -> String {
         let [q, k] = [0, 1].map(|which| self.part(qkv, heads, which));
+        let q = if alone { self.first(&q, 2) } else { q };
         let scale = ((self.vit.width / heads) as f32).powf(-0.5);
         let scale = self.constant("attention.scale", scale);
         let q = self.add("Mul", &format!("{name}.scaled"), &[&q, &scale], vec![]);
