@@ -1,8 +1,11 @@
 //! The flags of masking.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use clap::Args;
-use occlude_encoder::Arch;
+use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
+use occlude_encoder::{Arch, Vit};
 use occlude_saliency::MapRule;
 
 use super::{pair, set};
@@ -99,9 +102,18 @@ impl MaskArgs {
     /// Overrides what is given, in a run of that architecture.
     ///
     /// # Errors
-    /// Where a stage of a vision transformer is asked for.
+    /// Where a stage of a vision transformer is asked for, the run's own or that of the file that localises.
     pub(super) fn apply(self, m: &mut Masking, arch: Arch) -> Result<()> {
         set(&mut m.saliency, self.saliency);
+        if let (Saliency::Checkpoint(path), Some(_)) = (&m.saliency, self.saliency_stage) {
+            let frozen = transformer(path).map(Arch::Vit);
+            ensure!(
+                frozen.is_none(),
+                "`--saliency-stage` beside `--saliency {}`: {} has no stages; hint: `--saliency-block`",
+                path.display(),
+                frozen.map(|arch| arch.to_string()).unwrap_or_default()
+            );
+        }
         if arch.vit().is_some() {
             // a checkpoint may be a ResNet's
             ensure!(
@@ -134,4 +146,10 @@ impl MaskArgs {
         set(&mut m.alpha, self.alpha);
         Ok(())
     }
+}
+
+/// The vision transformer in a checkpoint; none in another, nor in one that cannot be read, which is said where it is opened.
+fn transformer(path: &Path) -> Option<Vit> {
+    let checkpoint = Checkpoint::open(path).ok()?;
+    load_encoder(&checkpoint, &LoadOptions::default()).ok()?.arch.vit()
 }
