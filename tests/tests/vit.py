@@ -2,12 +2,15 @@
 
 `kernels MODEL`: how many operations of integers the optimised graph has, and how far the answer for a picture alone is from
 that within a batch.
+`fused MODEL WIDE`: operations of the optimised graph, tokens that the perceptrons read, and how far its outputs are from those
+of a model that computes all tokens everywhere.
 `sizes FILE MODEL`: the largest error of a model of any size beside PyTorch with the same weights, on pictures that are not
 square, too; positions are resized by `interpolate`."""
 
 import json
 import sys
 import tempfile
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -37,6 +40,23 @@ def kernels(path):
         "left": count("DequantizeLinear"),
         "apart": float(np.abs(answer(images) - answer(images[:1])).max()),
     }
+
+
+def fused(path, wide):
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = f"{folder}/optimised.onnx"
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        nodes = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    onnx.checker.check_model(path, full_check=True)
+    shapes = onnx.shape_inference.infer_shapes(onnx.load(path)).graph.value_info
+    rows = {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in shapes if value.name.endswith("fc1")}
+    given = session.get_inputs()[0]
+    images = np.random.default_rng(0).normal(size=(3, *given.shape[1:])).astype(np.float32)
+    other = onnxruntime.InferenceSession(wide, providers=["CPUExecutionProvider"])
+    names = ["embedding", "saliency"]
+    apart = [np.abs(a - b).max() for a, b in zip(*(s.run(names, {given.name: images}) for s in (session, other)))]
+    return {"nodes": nodes, "all": nodes.total(), "rows": rows, **dict(zip(names, map(float, apart)))}
 
 
 @torch.no_grad()
@@ -78,4 +98,4 @@ def sizes(file, path):
 
 
 what, *rest = sys.argv[1:]
-print(json.dumps({"kernels": kernels, "sizes": sizes}[what](*rest)))
+print(json.dumps({"kernels": kernels, "fused": fused, "sizes": sizes}[what](*rest)))

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use occlude_tests::tolerance::{self, cosine};
 use occlude_tests::{pictures, processor, run};
 use serde_json::Value;
+use xtask::server::Server;
 
 const ARCH: &str = "vit_16x2x2_patch4_16";
 
@@ -180,7 +181,78 @@ fn what_does_not_go_is_refused_with_what_does() {
         let said = tool("occlude-train", &format!("{masked} {flags}"));
         assert!(said.code == 2 && said.stderr.contains(part), "{}", said.stderr);
     }
+    let frozen =
+        "pretrain @/train --out @/run --recipe saliency-moco --saliency @/vit.safetensors --saliency-stage 4";
+    for arch in [ARCH, "resnet18"] {
+        let said = tool("occlude-train", &format!("{frozen} --arch {arch} --image-size 32"));
+        let part = format!("{ARCH} has no stages; hint: `--saliency-block`");
+        assert!(said.code == 2 && said.stderr.contains(&part), "{}", said.stderr);
+    }
     assert!(!Path::new(&at("run")).exists());
+}
+
+/// Both sides are resized to the contract's, whether the model takes one size or any: what Pillow and ONNX Runtime's own package
+/// make of the picture.
+#[test]
+fn whole_pictures_are_served() {
+    const EXPECTED: &str = include_str!("../../server/tests/http/maps.py");
+    let drawn = pictures::draw(1, &mut pictures::Random::new(7));
+    let wide = image::imageops::crop_imm(&drawn, 0, 0, drawn.width(), drawn.height() * 2 / 3).to_image();
+    let picture = at("wide.png");
+    wide.save(&picture).expect("a picture");
+    let bytes = std::fs::read(&picture).expect("the picture");
+    for (name, flags) in [("whole_one", ""), ("whole_any", "--dynamic-size")] {
+        let model = at(&format!("{name}.onnx"));
+        tool("occlude-export", &format!("onnx @/vit.safetensors {model} {flags}")).ok();
+        let expected = run::python(EXPECTED, &[Path::new(&model), Path::new(&picture)]);
+        let log = at(&format!("{name}.log"));
+        let server = Server::start(Path::new(&model), None, &["--provider", "cpu"], Path::new(&log));
+        let server = server.unwrap_or_else(|error| panic!("{error:#}"));
+        let mut embeddings = Vec::new();
+        for window in ["crop", "whole"] {
+            let expected = &expected[format!("window={window}&map=default&mirror=false&refine=false")];
+            let said =
+                server.client().post(&format!("/v1/analyze?window={window}"), &bytes).expect("an answer");
+            near(&said["embedding"], &expected["embedding"]);
+            near(&said["saliency"]["grid"]["values"], &expected["grid"]);
+            let alone =
+                server.client().post(&format!("/v1/embed?window={window}"), &bytes).expect("an answer");
+            near(&alone["embedding"], &expected["embedding"]);
+            embeddings.push(numbers(&said));
+        }
+        assert!(cosine(&embeddings[0], &embeddings[1]) < tolerance::SERVED_COSINE, "two windows");
+        server.stop().unwrap_or_else(|error| panic!("{error:#}"));
+    }
+}
+
+/// Two lists of numbers, within the bound of models.
+fn near(found: &Value, expected: &Value) {
+    let list = |value: &Value| value.as_array().expect("a list").iter().filter_map(Value::as_f64).collect();
+    let (found, expected): (Vec<f64>, Vec<f64>) = (list(found), list(expected));
+    assert!(found.len() == expected.len() && !found.is_empty(), "{found:?} {expected:?}");
+    for (a, b) in found.iter().zip(&expected) {
+        assert!((a - b).abs() <= tolerance::ONNX_ERROR * b.abs().max(1.0), "{a} {b}");
+    }
+}
+
+/// Operations after ONNX Runtime's own optimisation: normalisations and GELUs are one each, the scale and the turned keys are
+/// within the product; and the class token alone goes on behind the last attention, to the same embedding.
+#[test]
+fn operations_are_fused() {
+    tool("occlude-export", "onnx @/vit.safetensors @/fused.onnx").ok();
+    tool("occlude-export", "onnx @/vit.safetensors @/wide.onnx --outputs embedding,saliency,tokens").ok();
+    let found =
+        run::python(SCRIPT, &[Path::new("fused"), Path::new(&at("fused.onnx")), Path::new(&at("wide.onnx"))]);
+    let count = |ops: &[&str]| ops.iter().filter_map(|op| found["nodes"][op].as_u64()).sum::<u64>();
+    assert_eq!(count(&["LayerNormalization", "SkipLayerNormalization"]), 5, "{found}");
+    assert_eq!((count(&["BiasGelu"]), count(&["Erf", "Gelu"])), (2, 0), "{found}");
+    assert_eq!((count(&["FusedMatMul"]), count(&["Softmax"])), (2, 2), "{found}");
+    assert!(found["all"].as_u64().is_some_and(|all| all <= 75), "{found}");
+    for output in ["embedding", "saliency"] {
+        assert!(found[output].as_f64().is_some_and(|error| error < 1e-6), "{output}: {found}");
+    }
+    let rows = found["rows"].as_object().expect("rows of products");
+    assert_eq!((&rows["blocks.1.mlp.fc1"], &rows["blocks.0.mlp.fc1"]), (&1.into(), &65.into()), "{found}");
 }
 
 /// Preprocessing of a file that does not say it, by name and by file, and what is neither.
