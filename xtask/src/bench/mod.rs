@@ -10,6 +10,7 @@ mod proc;
 mod quantize;
 mod serve;
 mod train;
+mod vit;
 mod wire;
 
 use anyhow::{Context, Result, bail};
@@ -43,7 +44,7 @@ struct Bench {
     run: fn(&Path, &Args) -> Result<Vec<Figure>>,
 }
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 9] = [
     Bench {
         name: "export",
         about: "MoCo ResNet-50 to ONNX and to Detectron2: our tools, PyTorch",
@@ -83,6 +84,11 @@ const BENCHES: [Bench; 8] = [
         name: "train",
         about: "ResNet-18 at 64 px, batch 128: occlude-train, MoCo v2 written in PyTorch, MoCo v2 and BYOL of lightly",
         run: |folder, _| train::run(folder),
+    },
+    Bench {
+        name: "vit",
+        about: "ViT-S/16 at 224 px: ONNX Runtime with our model, with torch.onnx's of timm's; a step of iBOT, in PyTorch with timm",
+        run: |folder, _| vit::run(folder),
     },
 ];
 
