@@ -107,7 +107,7 @@ fn shaken(state: &[Named]) {
 }
 
 fn compare(name: &str, mut config: Config) {
-    let mut method = method::build(&config, false, Device::Cpu).expect("a method");
+    let mut method = method::build(&config, None, false, Device::Cpu).expect("a method");
     shaken(&method.state());
     let steps = EPOCHS as u64 * PER_EPOCH;
     let picture = |side| Tensor::randn([BATCH, 3, side, side], (Kind::Float, Device::Cpu));
@@ -116,11 +116,12 @@ fn compare(name: &str, mut config: Config) {
     let theirs = reference("distilling.py", folder.path(), &question(&mut config), &method.state(), &batches);
     let mut optimizer = Optimizer::new(method.trainable(), &config.optimizer);
     let schedule = Schedule::new(&config.optimizer, PER_EPOCH as usize, EPOCHS);
+    let pictures: Vec<usize> = (0..BATCH as usize).collect();
     let mut worst = [0.0f64; 3];
     for (number, views) in (0..steps).zip(batches) {
         let epoch = schedule.epoch(number);
         let step = Step { number, epoch, preview: false, measure: false };
-        let loss = method.step(&Views::new(views).expect("views"), step).expect("a step").loss;
+        let loss = method.step(&Views::new(views, &pictures).expect("views"), step).expect("a step").loss;
         optimizer.zero_grad();
         loss.backward();
         let error = apart(&loss, &answer(&theirs, &format!("loss.{number}")));

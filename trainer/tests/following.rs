@@ -64,7 +64,7 @@ fn question(c: &Config) -> Value {
         Settings::Moco(m) => {
             (&m.head, json!({ "queue": m.queue, "momentum": m.momentum, "temperature": m.temperature }))
         }
-        Settings::Simclr(_) | Settings::Dino(_) => panic!("another test's"),
+        Settings::Simclr(_) | Settings::Dino(_) | Settings::Distill(_) => panic!("another test's"),
     };
     let mut all = json!({
         "align": align, "dim": head.dim, "hidden": head.hidden, "norm": head.bn, "steps": STEPS, "lr": LR
@@ -93,7 +93,7 @@ fn far(ours: &Tensor, theirs: &Tensor) -> f64 {
 fn compare(recipe: Recipe) {
     let config = config(recipe);
     let name = recipe.name();
-    let mut method = method::build(&config, false, Device::Cpu).expect("a method");
+    let mut method = method::build(&config, None, false, Device::Cpu).expect("a method");
     tch::manual_seed(5);
     let picture = || Tensor::randn([BATCH, 3, SIDE, SIDE], (Kind::Float, Device::Cpu));
     let batches: Vec<[Tensor; 2]> = (0..STEPS).map(|_| [picture(), picture()]).collect();
