@@ -1,6 +1,6 @@
 //! Teachers: finished networks, or what one of them said, as a matrix of targets that is made before training starts.
 //!
-//! A teacher sees whole pictures, once, by its own contract. What it says is kept on disk ([`cache`]); targets are made of that
+//! A teacher sees whole pictures, once, by its own contract. What it says is kept on disk (`cache`); targets are made of that
 //! for every run, which takes seconds.
 
 mod cache;
