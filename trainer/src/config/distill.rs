@@ -126,7 +126,8 @@ mod tests {
         assert_eq!(distilling(|c| c.views[0].count = 3), Ok(()));
         let masked = |c: &mut Config| c.masking = Some(c.usual_masking().expect("masks"));
         assert_eq!(distilling(masked), Ok(()));
-        let cases: [(fn(&mut Config), &str); 6] = [
+        type Change = fn(&mut Config);
+        let cases: [(Change, &str); 6] = [
             (|c| settings(c).relation_weight = -1.0, "--relation-weight"),
             (|c| settings(c).relation_weight = f64::INFINITY, "--relation-weight"),
             (|c| settings(c).head.dim = 1, "--dim"),
