@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
 
+use crate::cli::Unusable;
 use crate::cli::contract::contract_of;
 use crate::config::{Beginning, Config};
 
@@ -33,8 +34,8 @@ impl BeginningArgs {
     /// `arch`: the architecture that was asked for. The epochs of `c` are final.
     pub(super) fn apply(self, c: &mut Config, arch: Option<&str>) -> Result<()> {
         let Some(path) = self.init else { return Ok(()) };
-        let checkpoint = Checkpoint::open(&path)?;
-        let weights = load_encoder(&checkpoint, &LoadOptions::default())?;
+        let checkpoint = Checkpoint::open(&path).map_err(|e| Unusable(e.into()))?;
+        let weights = load_encoder(&checkpoint, &LoadOptions::default()).map_err(|e| Unusable(e.into()))?;
         let found = weights.arch.to_string();
         ensure!(
             arch.is_none_or(|arch| arch == found),
@@ -42,7 +43,7 @@ impl BeginningArgs {
             path.display(),
             arch.unwrap_or_default()
         );
-        let contract = contract_of(&checkpoint, None, None)?;
+        let contract = contract_of(&checkpoint, None, None).map_err(Unusable)?;
         ensure!(
             contract.high_pass.is_none() || c.preprocess().high_pass == contract.high_pass,
             "`--init {}` was trained on high-pass filtered pictures, and this run does not filter as it did; hint: `--strategy hp` at its size",
@@ -58,5 +59,69 @@ impl BeginningArgs {
             layer_decay: self.layer_decay.unwrap_or(LAYER_DECAY),
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::model;
+    use clap::Parser;
+    use occlude_checkpoint::{meta, save_safetensors};
+    use occlude_preprocess::Preprocess;
+    use std::path::Path;
+
+    fn resolve(flags: &str) -> Result<Config> {
+        let line = ["occlude-train", "pretrain", "data"].into_iter().chain(flags.split_whitespace());
+        match Cli::try_parse_from(line)?.command {
+            Command::Pretrain(args) => args.overrides.resolve(args.recipe),
+            _ => anyhow::bail!("another command"),
+        }
+    }
+
+    /// An untrained ResNet-18 that wants pixels of another mean.
+    fn checkpoint(path: &Path) {
+        let encoder = model::Encoder::new(occlude_encoder::Arch::ResNet18, 0, tch::Device::Cpu);
+        let named = encoder.named("");
+        let out: Result<Vec<_>> = named.iter().map(crate::engine::snapshot::to_out).collect();
+        let contract = Preprocess { mean: [0.5, 0.25, 0.75], ..Preprocess::imagenet(64) };
+        let about = [(meta::PREPROCESS.to_owned(), contract.to_json())].into();
+        save_safetensors(path, &out.expect("tensors"), &about).expect("written");
+    }
+
+    #[test]
+    fn the_encoder_says_its_architecture_and_normalisation() {
+        let _alone = crate::rng::alone();
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("start.safetensors");
+        checkpoint(&path);
+        let init = format!("--recipe moco-v2 --epochs 40 --init {}", path.display());
+        let begun = |flags: &str| resolve(&format!("{init} {flags}")).expect("valid");
+        let config = begun("");
+        assert_eq!((config.arch.as_str(), config.preprocess().mean), ("resnet18", [0.5, 0.25, 0.75]));
+        let beginning = config.beginning.expect("it begins with one");
+        assert_eq!((beginning.head_warmup, beginning.layer_decay), (1.0, LAYER_DECAY));
+        assert_eq!(beginning.checkpoint, path);
+        let beginning = begun("--epochs 4 --layer-decay 0.5").beginning.expect("one");
+        assert_eq!((beginning.head_warmup, beginning.layer_decay), (0.4, 0.5));
+        assert_eq!(begun("--head-warmup 0").beginning.map(|b| b.head_warmup), Some(0.0));
+    }
+
+    #[test]
+    fn what_cannot_begin_a_run_is_refused() {
+        let _alone = crate::rng::alone();
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("start.safetensors");
+        checkpoint(&path);
+        let bad = dir.path().join("bad.pth");
+        std::fs::write(&bad, b"nothing").expect("written");
+        let refused = |flags: &str| resolve(flags).expect_err("refused");
+        let wrong = refused(&format!("--arch resnet50 --init {}", path.display()));
+        assert!(format!("{wrong:#}").contains("holds resnet18, and `--arch` says resnet50"), "{wrong:#}");
+        assert!(!wrong.is::<Unusable>(), "the flags contradict each other");
+        let wrong = refused(&format!("--init {}", bad.display()));
+        assert!(wrong.is::<Unusable>() && format!("{wrong:#}").contains("bad.pth"), "{wrong:#}");
+        assert!(format!("{:#}", refused("--layer-decay 0.5")).contains("--init"));
     }
 }
