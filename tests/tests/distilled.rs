@@ -46,7 +46,7 @@ fn said(tool: &str, line: &str) -> run::Said {
 fn student(out: &str, data: &str, flags: &str) -> run::Said {
     let line = format!(
         "pretrain @/{data} --out @/{out} --recipe distill --image-size 32 --batch-size 10 --epochs 1 --warmup-epochs 0 \
-         --hidden 64 --dim 8 --device cpu --precision fp32 --threads 1 --workers 1 --log-every 1 --teacher-cache @/cache {flags}"
+         --hidden 64 --dim 8 --device cpu --precision fp32 --threads 1 --workers 1 --log-every 1 {flags}"
     );
     said("occlude-train", &line)
 }
@@ -82,7 +82,7 @@ fn a_teacher_says_the_same_in_every_form_and_is_asked_once() {
         ("again", "--teacher @/teacher.onnx", "says is in"),
     ];
     for (out, flags, told) in teachers {
-        let log = student(out, "train", flags).ok().stderr;
+        let log = student(out, "train", &format!("{flags} --teacher-cache @/cache")).ok().stderr;
         assert!(log.contains(told), "{out}: {log}");
     }
     let kept = kept();
@@ -142,13 +142,15 @@ fn what_no_teacher_can_answer_is_said_with_a_way_out() {
         ("train", "--teacher @/teacher.parquet", 1, "hint: `--targets"),
         ("train", "", 2, "hint: `--teacher MODEL`"),
     ] {
-        let said = student("refused", data, flags);
+        let said = student("refused", data, &format!("{flags} --teacher-cache @/elsewhere"));
         assert_eq!(said.code, code, "{flags}: {}", said.stderr);
         assert!(said.stderr.contains(part), "{flags}: {}", said.stderr);
         assert!(!file("refused").exists(), "{flags} left a folder");
     }
     // with a contract it is as good as any
-    student("foreign", "train", "--teacher @/plain.onnx --teacher-contract @/contract.json").ok();
+    let teacher_flags =
+        "--teacher @/plain.onnx --teacher-contract @/contract.json --teacher-cache @/elsewhere";
+    student("foreign", "train", teacher_flags).ok();
     let fingerprint = checkpoint("foreign").metadata()["occlude.teacher"].clone();
     assert!(fingerprint.len() == 64 && fingerprint != teacher.metadata()["occlude.fingerprint"]);
 }
