@@ -11,7 +11,9 @@ from runner import HOME, Failed, Skipped, cores, read
 
 # all that the trainer has, and which of them keep keys in a queue
 RECIPES = ["moco-v2", "saliency-moco", "saliency-moco-small", "mscn-moco", "simclr", "saliency-simclr", "mixmask", "unmix", "unmix+mixmask",
-           "byol", "byol-small", "lewel-b-eman", "lewel-b", "lewel-m", "lewel-small", "dino", "ibot", "ibot-attmask", "ibot-dense", "ibot-small"]
+           "byol", "byol-small", "lewel-b-eman", "lewel-b", "lewel-m", "lewel-small", "dino", "ibot", "ibot-attmask", "ibot-dense", "ibot-small", "distill"]
+# whose encoder teaches in `distill`
+TEACHER = "moco-v2"
 QUEUED = {"moco-v2", "saliency-moco", "mscn-moco", "mixmask", "unmix", "unmix+mixmask", "lewel-m"}
 # parts of the selftest other than the recipes
 STAGES = ["forward", "golden", "masks", "colours", "copies", "steps", "resume"]
@@ -90,12 +92,16 @@ def methods(run):
         words += next((flags for name, flags in HEADS.items() if recipe.startswith(name)), [])
         if recipe in QUEUED:
             words += ["--queue", "64"]
+        if recipe == "distill":
+            teacher = os.path.join(run.work, "methods", TEACHER, "checkpoint_0000.safetensors")
+            words += ["--teacher", teacher, "--teacher-cache", fresh(run, "methods/said"), "--hidden", "64", "--dim", "8"]
         if recipe.startswith("saliency") or recipe == "mscn-moco":
             words += ["--saliency-stage", "3"]
         run.command([*words, "--stop-after", "1"], "methods", 60)
         run.command([*words, "--resume"], "methods", 60)
         losses = [row["loss"] for row in lines(out, "step")]
-        shutil.rmtree(out)
+        if recipe != TEACHER:
+            shutil.rmtree(out)
         figures[recipe] = {"losses": losses}
         if len(losses) != 2 or not all(isinstance(loss, float) and math.isfinite(loss) for loss in losses):
             bad.append(recipe)
