@@ -96,16 +96,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("start.safetensors");
         checkpoint(&path);
-        let init = format!("--recipe moco-v2 --epochs 40 --init {}", path.display());
+        let init = format!("--recipe moco-v2 --init {}", path.display());
         let begun = |flags: &str| resolve(&format!("{init} {flags}")).expect("valid");
-        let config = begun("");
+        let config = begun("--epochs 40");
         assert_eq!((config.arch.as_str(), config.preprocess().mean), ("resnet18", [0.5, 0.25, 0.75]));
         let beginning = config.beginning.expect("it begins with one");
         assert_eq!((beginning.head_warmup, beginning.layer_decay), (1.0, LAYER_DECAY));
         assert_eq!(beginning.checkpoint, path);
         let beginning = begun("--epochs 4 --layer-decay 0.5").beginning.expect("one");
         assert_eq!((beginning.head_warmup, beginning.layer_decay), (0.4, 0.5));
-        assert_eq!(begun("--head-warmup 0").beginning.map(|b| b.head_warmup), Some(0.0));
+        assert_eq!(begun("--epochs 40 --head-warmup 0").beginning.map(|b| b.head_warmup), Some(0.0));
     }
 
     #[test]
@@ -116,7 +116,7 @@ mod tests {
         checkpoint(&path);
         let bad = dir.path().join("bad.pth");
         std::fs::write(&bad, b"nothing").expect("written");
-        let refused = |flags: &str| resolve(flags).expect_err("refused");
+        let refused = |flags: &str| resolve(&format!("--recipe moco-v2 {flags}")).expect_err("refused");
         let wrong = refused(&format!("--arch resnet50 --init {}", path.display()));
         assert!(format!("{wrong:#}").contains("holds resnet18, and `--arch` says resnet50"), "{wrong:#}");
         assert!(!wrong.is::<Unusable>(), "the flags contradict each other");

@@ -86,7 +86,9 @@ def methods(run):
             arch = "vit_64x2x2_patch8_64" if run.tiny else "vit_tiny_patch8_64"
             words += ["--arch", arch, "--image-size", "64", "--views", "1,1,2x32:0.05-0.4"]
         else:
-            words += ["--arch", "resnet18", "--image-size", "32", "--bn-splits", "1"]
+            # a student's batch is normalised in one piece anyway
+            splits = [] if recipe == "distill" else ["--bn-splits", "1"]
+            words += ["--arch", "resnet18", "--image-size", "32", *splits]
         if run.device == "cpu":
             words += ["--threads", "1", "--workers", "1"]
         words += next((flags for name, flags in HEADS.items() if recipe.startswith(name)), [])
