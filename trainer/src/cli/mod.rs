@@ -234,8 +234,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-/// Points that an encoder which another run learnt may lose, where nothing is said: about what a measurement on a thousand
-/// pictures is uncertain by.
+/// Points that an encoder which another run learnt may lose, where nothing is said: about one standard error of
+/// half-right answers on two thousand pictures.
 const MAX_DROP: f64 = 1.0;
 
 /// How far accuracy may fall, from 0 to 1: what was asked for, or the default of a run from another encoder.

@@ -13,7 +13,7 @@ use super::{Invalid, check, unit};
 pub struct Beginning {
     /// The file that it was read from.
     pub checkpoint: PathBuf,
-    /// SHA-256 of its weights and their contract: a resumed run does not read the file again.
+    /// SHA-256 of its weights and their contract, which a resumed run compares; weights it takes from its own checkpoint.
     pub fingerprint: String,
     /// What its contract subtracts from pixels on the 0..1 scale, and this run does, too.
     pub mean: [f32; 3],
