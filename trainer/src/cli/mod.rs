@@ -349,6 +349,16 @@ fn loader_speed(args: &SpeedArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The configuration that flags of `pretrain` give, for tests.
+#[cfg(test)]
+fn resolved(flags: &str) -> Result<Config> {
+    let line = ["occlude-train", "pretrain", "data"].into_iter().chain(flags.split_whitespace());
+    match Cli::try_parse_from(line)?.command {
+        Command::Pretrain(args) => args.overrides.resolve(args.recipe),
+        _ => anyhow::bail!("another command"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

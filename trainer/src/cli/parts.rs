@@ -161,17 +161,8 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::resolved as resolve;
     use crate::config::Method;
-    use clap::Parser;
-
-    fn resolve(flags: &str) -> Result<Config> {
-        let line = ["occlude-train", "pretrain", "data"].into_iter().chain(flags.split_whitespace());
-        match Cli::try_parse_from(line)?.command {
-            Command::Pretrain(args) => args.overrides.resolve(args.recipe),
-            _ => anyhow::bail!("another command"),
-        }
-    }
 
     fn refused(flags: &str) -> String {
         format!("{:#}", resolve(flags).expect_err("refused"))

@@ -28,6 +28,7 @@ use crate::model::{ENCODERS, Encoder, Optimizer, Rate, Statistics};
 use crate::phase::{Phase, within};
 use crate::rng::seed_device;
 use crate::signals::Interrupt;
+use guard::Worth;
 use recover::Loss;
 
 #[cfg(test)]
@@ -370,28 +371,9 @@ impl<'a> Engine<'a> {
             Ok(refreshed) => refreshed,
             Err(signal) => return Ok(Epoch::Stop { signal, whole: true }),
         };
-        let found = match self.online.as_ref().filter(|o| last || o.due(epoch)) {
-            Some(online) => {
-                let measure =
-                    |encoder: &Encoder, contract: &Preprocess| online.measure(encoder, contract, self.run);
-                match self.measure(measure, refreshed.as_ref(), signals)? {
-                    Ok(found) => Some(found),
-                    Err(signal) => return Ok(Epoch::Stop { signal, whole: true }),
-                }
-            }
-            None => None,
-        };
-        let kept = match &self.kept {
-            Some(kept) => {
-                let measure = |encoder: &Encoder, contract: &Preprocess| {
-                    kept.measure(encoder, contract, self.run.workers)
-                };
-                match self.measure(measure, refreshed.as_ref(), signals)? {
-                    Ok(share) => Some(share),
-                    Err(signal) => return Ok(Epoch::Stop { signal, whole: true }),
-                }
-            }
-            None => None,
+        let Worth { found, kept } = match self.measure_epoch(last, refreshed.as_ref(), signals)? {
+            Ok(measured) => measured,
+            Err(signal) => return Ok(Epoch::Stop { signal, whole: true }),
         };
         let meter = std::mem::take(&mut self.at.run.meter);
         let mut fields = meter.fields();

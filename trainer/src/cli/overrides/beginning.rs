@@ -65,20 +65,11 @@ impl BeginningArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::resolved as resolve;
     use crate::model;
-    use clap::Parser;
     use occlude_checkpoint::{meta, save_safetensors};
     use occlude_preprocess::Preprocess;
     use std::path::Path;
-
-    fn resolve(flags: &str) -> Result<Config> {
-        let line = ["occlude-train", "pretrain", "data"].into_iter().chain(flags.split_whitespace());
-        match Cli::try_parse_from(line)?.command {
-            Command::Pretrain(args) => args.overrides.resolve(args.recipe),
-            _ => anyhow::bail!("another command"),
-        }
-    }
 
     /// An untrained ResNet-18 that wants pixels of another mean.
     fn checkpoint(path: &Path) {

@@ -179,17 +179,8 @@ impl DistilArgs {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::{Cli, Command};
-    use crate::config::{Config, PatchChoice, PatchPer, PatchScore};
-    use clap::Parser;
-
-    fn resolve(flags: &str) -> anyhow::Result<Config> {
-        let line = ["occlude-train", "pretrain", "data"].into_iter().chain(flags.split_whitespace());
-        match Cli::try_parse_from(line)?.command {
-            Command::Pretrain(args) => args.overrides.resolve(args.recipe),
-            _ => anyhow::bail!("another command"),
-        }
-    }
+    use crate::cli::resolved as resolve;
+    use crate::config::{PatchChoice, PatchPer, PatchScore};
 
     #[test]
     fn flags_of_distillation_reach_their_fields() {

@@ -58,19 +58,10 @@ impl TeacherArgs {
 
 #[cfg(test)]
 mod tests {
-    use crate::cli::{Cli, Command};
-    use crate::config::{Config, TeacherKind};
+    use crate::cli::resolved as resolve;
+    use crate::config::TeacherKind;
     use crate::model::Encoder;
-    use clap::Parser;
     use std::path::Path;
-
-    fn resolve(flags: &str) -> anyhow::Result<Config> {
-        let line = ["occlude-train", "pretrain", "data"].into_iter().chain(flags.split_whitespace());
-        match Cli::try_parse_from(line)?.command {
-            Command::Pretrain(args) => args.overrides.resolve(args.recipe),
-            _ => anyhow::bail!("another command"),
-        }
-    }
 
     fn refused(flags: &str) -> String {
         format!("{:#}", resolve(flags).expect_err("refused"))

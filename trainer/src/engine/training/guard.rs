@@ -5,10 +5,19 @@ use occlude_preprocess::Preprocess;
 
 use super::{Engine, event, line};
 use crate::engine::metrics::{Log, Progress};
-use crate::engine::online::Found;
+use crate::engine::online::{Found, Online};
 use crate::engine::watchdog::OnCollapse;
-use crate::model::Encoder;
+use crate::model::{Encoder, Statistics};
 use crate::signals::Interrupt;
+
+/// What was measured after an epoch.
+#[derive(Default)]
+pub(super) struct Worth {
+    /// Accuracy by nearest neighbours.
+    pub(super) found: Option<Found>,
+    /// Share of the neighbours that are those of the start.
+    pub(super) kept: Option<f64>,
+}
 
 impl Engine<'_> {
     /// Measures what the encoder is worth before the first step, where that was learnt by another run or is to be held; the
@@ -41,6 +50,32 @@ impl Engine<'_> {
             self.saves.keep_good(&path)?;
         }
         Ok(Ok(()))
+    }
+
+    /// What is to be measured after an epoch, where anything is: accuracy by nearest neighbours, or how many of them are those of
+    /// the start; the signal that came before it was done.
+    ///
+    /// # Errors
+    /// Where a measurement fails.
+    pub(super) fn measure_epoch(
+        &self,
+        last: bool,
+        refreshed: Option<&Statistics>,
+        signals: &Interrupt,
+    ) -> Result<std::result::Result<Worth, usize>> {
+        let due = |online: &&Online| last || online.due(self.at.epoch as usize);
+        // one of them at most: where there are classes, nobody asks how many neighbours stayed
+        if let Some(online) = self.online.as_ref().filter(due) {
+            let measure =
+                |encoder: &Encoder, contract: &Preprocess| online.measure(encoder, contract, self.run);
+            return Ok(self
+                .measure(measure, refreshed, signals)?
+                .map(|found| Worth { found: Some(found), kept: None }));
+        }
+        let Some(kept) = &self.kept else { return Ok(Ok(Worth::default())) };
+        let measure =
+            |encoder: &Encoder, contract: &Preprocess| kept.measure(encoder, contract, self.run.workers);
+        Ok(self.measure(measure, refreshed, signals)?.map(|kept| Worth { found: None, kept: Some(kept) }))
     }
 
     /// Why the run has to go back, where what was just measured lies too far under the best.
