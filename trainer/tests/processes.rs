@@ -115,9 +115,11 @@ fn a_second_process_is_kept_from_a_run_and_a_dead_one_keeps_nobody() {
     let (data, out) = (dir.path().join("data"), dir.path().join("run"));
     pictures(&data);
     let mut first = pretrain(&data, &out, &["--epochs", "100000"]);
-    wait_for(&out.join("metrics.jsonl"), &mut first);
     let before = first.id().to_string();
-    for more in [&["--epochs", "100000"][..], &["--epochs", "100000", "--resume"]] {
+    // before and after there is a checkpoint to go on from
+    for (there, resume) in [("metrics.jsonl", false), ("last", false), ("last", true)] {
+        wait_for(&out.join(there), &mut first);
+        let more = &["--epochs", "100000", "--resume"][..if resume { 3 } else { 2 }];
         let (code, told) = end(pretrain(&data, &out, more), 6 * BOUND);
         assert!(code == Some(1) && told.contains(&format!("process {before}")), "{code:?}: {told}");
     }

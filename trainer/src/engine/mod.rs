@@ -106,7 +106,11 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     );
     let online = run.online.as_ref().map(|o| Online::open(o, &run.data)).transpose()?;
     let identity = dataset.identity();
-    unused(run)?;
+    if let Err(used) = unused(run) {
+        // a run that goes on is told with its process, wherever it has got to
+        drop(Lock::take(&run.out)?);
+        return Err(used);
+    }
     let (config, targets) = taught(config, run, (&dataset, &identity), resumed.as_deref())?;
     let config = &config;
     let store = Arc::new(Store::new(dataset, run.cache_bytes));
