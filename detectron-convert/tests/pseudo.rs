@@ -165,7 +165,7 @@ fn what_cannot_be_is_refused_and_writes_nothing() {
     for (options, words) in [
         (with(dir.path().join("gone.onnx")), "cannot read `"),
         (with(text.clone()), "ONNX Runtime cannot load `"),
-        (with(model("no-saliency.onnx")), "expected an output `saliency`"),
+        (with(model("no-saliency.onnx")), "`saliency` is missing"),
         (with(model("no-contract.onnx")), "no metadata `preprocess`"),
         (with(model("bad-contract.onnx")), "metadata `preprocess`: "),
         (of(empty), "no pictures in"),

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use occlude_preprocess::{AllBroken, ContractError, GoldenError, files::ListError};
+use occlude_contract::GoldenError;
+use occlude_preprocess::{AllBroken, ContractError, files::ListError};
 
 use crate::runtime::LibraryError;
 

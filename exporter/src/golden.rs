@@ -5,8 +5,9 @@
 //! answer for themselves, in ONNX Runtime on the processor that exports.
 
 use half::f16;
+use occlude_contract::{Golden, golden};
 use occlude_encoder::{Node, Op};
-use occlude_preprocess::{Golden, Rgb, golden};
+use occlude_preprocess::Rgb;
 
 use crate::onnx::{Network, OnnxModel, OnnxOptions, OutputKind, Precision};
 use crate::pictures::Inputs;

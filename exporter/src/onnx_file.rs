@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use occlude_preprocess::{Golden, Preprocess};
-use occlude_saliency::{Making, rule};
+use occlude_contract::{Golden, InputKind, key};
+use occlude_preprocess::Preprocess;
+use occlude_saliency::Making;
 use prost::Message;
 use tract_onnx::pb::{self, tensor_proto::DataType, tensor_shape_proto::dimension, type_proto};
 
 use crate::Error;
-use crate::onnx::{InputKind, OutputKind, POOL, Pool};
+use crate::onnx::{OutputKind, Pool};
 
 /// A parsed ONNX file.
 pub struct OnnxFile {
@@ -87,7 +88,7 @@ impl OnnxFile {
     /// # Errors
     /// [`Error::Foreign`] where there is none, [`Error::Contract`] where it is invalid.
     pub fn contract(&self) -> Result<Preprocess, Error> {
-        Preprocess::from_json(self.property("preprocess")?).map_err(|reason| Error::Contract {
+        Preprocess::from_json(self.property(key::PREPROCESS)?).map_err(|reason| Error::Contract {
             origin: format!("contract in `{}`", self.path.display()),
             reason,
         })
@@ -109,7 +110,7 @@ impl OnnxFile {
     /// [`Error::Foreign`] where it takes something else.
     pub fn input(&self) -> Result<InputKind, Error> {
         let (inputs, _) = self.ports();
-        [InputKind::Float, InputKind::Uint8]
+        InputKind::ALL
             .into_iter()
             .find(|kind| inputs.len() == 1 && inputs.iter().any(|i| i.name == kind.name()))
             .ok_or_else(|| self.foreign("input `pixel_values` or `images`"))
@@ -131,7 +132,7 @@ impl OnnxFile {
     /// [`Error::Foreign`] where it is made otherwise than by this version's rules.
     pub fn saliency(&self) -> Result<Making, Error> {
         let metadata = self.metadata();
-        let Some(text) = metadata.get(rule::METADATA) else { return Ok(Making::SUM) };
+        let Some(text) = metadata.get(key::SALIENCY) else { return Ok(Making::SUM) };
         let known = serde_json::from_str::<Making>(text).ok().filter(|m| (2..=5).contains(&m.stage));
         known.ok_or_else(|| self.foreign("a saliency map whose rule is known"))
     }
@@ -142,14 +143,14 @@ impl OnnxFile {
     /// [`Error::Foreign`] where it is something else than this version knows.
     pub fn pool(&self) -> Result<Pool, Error> {
         let metadata = self.metadata();
-        let Some(name) = metadata.get(POOL) else { return Ok(Pool::default()) };
+        let Some(name) = metadata.get(key::POOL) else { return Ok(Pool::default()) };
         let known = Pool::ALL.into_iter().find(|pool| pool.name() == *name);
         known.ok_or_else(|| self.foreign("an embedding whose pooling is known"))
     }
 
     /// `fp32`, `fp16` or `int8`; files of the first versions say nothing and are `fp32`.
     pub fn precision(&self) -> &str {
-        self.metadata().get("precision").copied().unwrap_or("fp32")
+        self.metadata().get(key::PRECISION).copied().unwrap_or("fp32")
     }
 
     /// Whether tight tolerances make sense.

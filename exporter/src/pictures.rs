@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use occlude_contract::InputKind;
 use occlude_preprocess::{Broken, Limits, Preprocess, Rgb, files, load, names};
 
 use crate::Error;
-use crate::onnx::InputKind;
 
 /// The pictures of a job, and what there is to say about them.
 #[derive(Debug, Default)]

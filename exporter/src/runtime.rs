@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use occlude_contract::InputKind;
 use ort::value::TensorRef;
 use tract_onnx::prelude::{Datum, InferenceFact, Tensor};
 use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, TypedRunnableModel, tvec};
@@ -11,7 +12,6 @@ use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, TypedRunna
 pub use occlude_onnxruntime::LibraryError;
 use occlude_onnxruntime::environment;
 
-use crate::onnx::InputKind;
 use crate::pictures::{Batch, Pixels};
 use crate::{Error, OnnxFile};
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use occlude_contract::InputKind;
 use occlude_preprocess::Preprocess;
 use occlude_retrieval::Spec;
 
@@ -11,33 +12,6 @@ use crate::config::Limits;
 use crate::gallery::Gallery;
 use crate::metrics::Metrics;
 use crate::rule::MapRule;
-
-/// What the graph takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InputKind {
-    /// `pixel_values`: float32 (N, 3, H, W), normalised; a high-pass filter is inside the graph.
-    Float,
-    /// `images`: uint8 (N, H, W, 3), everything else is inside the graph.
-    Uint8,
-}
-
-impl InputKind {
-    /// Name of the graph's input.
-    pub fn input(self) -> &'static str {
-        match self {
-            Self::Float => "pixel_values",
-            Self::Uint8 => "images",
-        }
-    }
-
-    /// `float` or `uint8`, as the exporter's flag has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Float => "float",
-            Self::Uint8 => "uint8",
-        }
-    }
-}
 
 /// Everything about a model that answers and pages show.
 #[derive(Debug, Clone, PartialEq)]

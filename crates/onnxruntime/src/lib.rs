@@ -1,6 +1,8 @@
-//! Finds and loads ONNX Runtime's shared library, once per process.
+//! Finds and loads ONNX Runtime's shared library, once per process; and runs image encoders in it.
 //!
 //! ONNX Runtime is not linked: the same binary runs with the CPU and with the CUDA build.
+
+pub mod encoder;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -11,9 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::DEVIATIONS;
 use crate::map::Tap;
 
-/// Key of an ONNX file's metadata that holds a [`Making`] as JSON; files without it have [`Making::SUM`].
-pub const METADATA: &str = "saliency";
-
 /// Linear colours on which distances are taken: brightness, red against green, yellow against blue; of R, G, B in 0..1,
 /// weighted as they differ to the eye.
 pub const OPPONENT: [[f64; 3]; 3] = [[0.8 / 3.0, 0.8 / 3.0, 0.8 / 3.0], [1.6, -1.6, 0.0], [0.6, 0.6, -1.2]];

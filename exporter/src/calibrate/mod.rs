@@ -8,10 +8,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use occlude_contract::InputKind;
 use occlude_encoder::{Graph, NodeId};
 
 use crate::Error;
-use crate::onnx::{self, InputKind, Network};
+use crate::onnx::{self, Network};
 use crate::pictures::Pictures;
 use crate::runtime::Session;
 use histogram::Histogram;

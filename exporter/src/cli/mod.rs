@@ -65,9 +65,10 @@ mod tests {
     use super::*;
     use crate::ContractOverrides;
     use crate::calibrate::Method;
-    use crate::onnx::{InputKind, OutputKind};
+    use crate::onnx::OutputKind;
     use crate::torch::TorchLayout;
     use clap::CommandFactory;
+    use occlude_contract::InputKind;
     use occlude_encoder::Arch;
     use occlude_preprocess::{HighPass, Interpolation};
     use onnx::OnnxArgs;

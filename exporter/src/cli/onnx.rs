@@ -4,21 +4,37 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use occlude_checkpoint::Checkpoint;
+use occlude_contract::InputKind;
 use occlude_encoder::Vit;
 use occlude_saliency::{Making, MapRule};
 
 use super::args::{ContractArgs, EncoderArgs, load};
 use crate::calibrate::{Calibration, CalibrationOptions, Method, calibrate};
 use crate::onnx::{
-    InputKind, ModelInfo, Network, OPSETS, OnnxModel, OnnxOptions, OutputKind, Pool, Precision, Projection,
+    ModelInfo, Network, OPSETS, OnnxModel, OnnxOptions, OutputKind, Pool, Precision, Projection,
     Quantization, data_file, model,
 };
 use crate::{Error, golden};
 
 /// Cells along a side of a map, where the stage is not asked for.
 const LEAST_SIDE: usize = 4;
+
+/// The kinds of input, by what their numbers are.
+fn input() -> impl TypedValueParser<Value = InputKind> {
+    let value = |kind: InputKind| {
+        PossibleValue::new(kind.element()).help(match kind {
+            InputKind::Float => "`pixel_values`, float32 (N, 3, H, W), already normalised: what most tools feed",
+            InputKind::Uint8 => {
+                "`images`, uint8 (N, H, W, 3), resized and cropped RGB: a quarter of the bytes, normalised inside the model"
+            }
+        })
+    };
+    PossibleValuesParser::new(InputKind::ALL.map(value))
+        .try_map(|text| InputKind::ALL.into_iter().find(|kind| kind.element() == text).ok_or("no such input"))
+}
 
 #[derive(Debug, Args)]
 pub(super) struct OnnxArgs {
@@ -28,7 +44,7 @@ pub(super) struct OnnxArgs {
     pub(super) out: PathBuf,
     /// What the model takes: `float` is `pixel_values` (N,3,H,W), normalised; `uint8` is `images`
     /// (N,H,W,3), resized and cropped, normalised inside the model
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_parser = input(), default_value = InputKind::default().element())]
     pub(super) input: InputKind,
     /// What the model gives, in this order: embedding, saliency, saliency_sum, projection, alignment (of LEWEL),
     /// tokens (of a vision transformer), res2, res3, res4, res5; the server needs the first two

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use occlude_preprocess::{Golden, Rgb};
+use occlude_contract::{Golden, key};
+use occlude_preprocess::Rgb;
 use serde_json::{Value, json};
 use tract_onnx::pb::{TensorProto, tensor_proto::DataType};
 
 use super::{Inspection, Lines, size};
-use crate::onnx::IDENTITY;
 use crate::onnx_file::Port;
 use crate::{Error, OnnxFile};
 
@@ -26,10 +26,10 @@ pub(super) fn look(file: &OnnxFile) -> Inspection {
             lines.add(label, format!("{} {} ({})", port.name, port.element, port.shape.join(", ")));
         }
     }
-    let identity = file.metadata().get(IDENTITY).copied();
+    let identity = file.metadata().get(key::IDENTITY).copied();
     lines.add("identity", identity.unwrap_or("none: a server tells this model by the file's content"));
     lines.add("golden", golden_text(file));
-    for (key, value) in metadata(file).into_iter().filter(|(key, _)| *key != IDENTITY) {
+    for (key, value) in metadata(file).into_iter().filter(|(key, _)| *key != key::IDENTITY) {
         lines.add_cut("metadata", &format!("{key} = {value}"));
     }
     let operations: Vec<String> = operations(file).into_iter().map(|(op, n)| format!("{op} {n}")).collect();
@@ -46,7 +46,7 @@ pub(super) fn look(file: &OnnxFile) -> Inspection {
 
 /// The metadata without golden data, which is for machines.
 fn metadata(file: &OnnxFile) -> BTreeMap<&str, &str> {
-    let golden = [Golden::IMAGE, Golden::EMBEDDING, Golden::SALIENCY, Golden::SOURCE];
+    let golden = [key::GOLDEN_IMAGE, key::GOLDEN_EMBEDDING, key::GOLDEN_SALIENCY, key::GOLDEN_SOURCE];
     file.metadata().into_iter().filter(|(key, _)| !golden.contains(key)).collect()
 }
 
@@ -127,7 +127,7 @@ fn json(file: &OnnxFile, inputs: &[Port], outputs: &[Port]) -> Value {
         "opset": opsets(file),
         "inputs": inputs.iter().map(port).collect::<Vec<_>>(),
         "outputs": outputs.iter().map(port).collect::<Vec<_>>(),
-        "identity": file.metadata().get(IDENTITY),
+        "identity": file.metadata().get(key::IDENTITY),
         "golden": golden_json(file),
         "metadata": metadata(file),
         "operations": operations(file),

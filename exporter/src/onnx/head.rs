@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 
 use occlude_checkpoint::Whitening;
+use occlude_contract::InputKind;
 use occlude_encoder::{Graph, Tap, TapKind};
 use occlude_preprocess::{HighPass, Preprocess};
 use occlude_saliency::{Making, MapRule};
 
 use super::alignment;
 use super::builder::Builder;
-use super::options::{InputKind, OutputKind, Pool};
+use super::options::{OutputKind, Pool};
 use super::projection::Projection;
 use super::vit::PATCHES;
 use super::{saliency, source, stage, sum};

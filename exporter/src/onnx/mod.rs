@@ -23,12 +23,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use occlude_checkpoint::Encoder;
+use occlude_contract::{Golden, InputKind, key};
 use occlude_encoder::{Graph, NodeId, Tap};
-use occlude_preprocess::{Golden, Preprocess};
+use occlude_preprocess::Preprocess;
 use occlude_saliency::{Making, MapRule};
 
 pub(crate) use check::NO_WHOLE_PATCHES;
-pub use options::{InputKind, ModelInfo, OPSETS, OnnxOptions, OutputKind, POOL, Pool, Precision};
+pub use options::{ModelInfo, OPSETS, OnnxOptions, OutputKind, Pool, Precision};
 pub use projection::{Alignment, Projection};
 pub use quantized::Quantization;
 
@@ -36,10 +37,6 @@ use crate::Error;
 use crate::calibrate::Smoothing;
 use crate::proto::{Dim, Element, Form, Model, Value};
 use builder::Builder;
-
-/// The property that says what a model computes: SHA-256 in lower-case hexadecimal over operations, weights and
-/// preprocessing. Two files with the same one give the same numbers.
-pub const IDENTITY: &str = "occlude.identity";
 
 /// Longest file that protocol buffers can hold; its readers count in 32 bits with a sign.
 const MAX_MESSAGE: u64 = i32::MAX as u64;
@@ -246,7 +243,7 @@ impl OnnxModel<'_> {
         let identity = self.model.identity(&contract.to_json(), &mut |i, values| watch.look(i, values));
         self.doubts = watch.finish()?;
         let unreadable = |reason| Error::Write { path: "memory".into(), reason };
-        self.model.metadata.push((IDENTITY.to_owned(), identity.map_err(unreadable)?));
+        self.model.metadata.push((key::IDENTITY.to_owned(), identity.map_err(unreadable)?));
         Ok(())
     }
 
@@ -255,9 +252,9 @@ impl OnnxModel<'_> {
         &self.doubts
     }
 
-    /// What the model computes, as [`IDENTITY`] says it.
+    /// What the model computes, as [`key::IDENTITY`] says it.
     pub fn identity(&self) -> &str {
-        self.model.metadata.iter().find(|(key, _)| key == IDENTITY).map_or("", |(_, value)| value)
+        self.model.metadata.iter().find(|(key, _)| key == key::IDENTITY).map_or("", |(_, value)| value)
     }
 
     /// Adds golden data to the metadata.

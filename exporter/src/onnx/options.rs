@@ -5,37 +5,14 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use occlude_checkpoint::{Encoder, Whitening};
+use occlude_contract::{InputKind, key, output};
 use occlude_preprocess::Preprocess;
-use occlude_saliency::{Making, rule};
+use occlude_saliency::Making;
 
 use super::quantized::Quantization;
 
 /// The opset versions that can be written: the operations used mean the same in all of them.
 pub const OPSETS: RangeInclusive<i64> = 17..=22;
-
-/// Key of the metadata that holds a [`Pool`]; ResNets have none.
-pub const POOL: &str = "pool";
-
-/// What the model takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum InputKind {
-    /// `pixel_values`, float32 (N, 3, H, W), already normalised: what most tools feed.
-    #[default]
-    Float,
-    /// `images`, uint8 (N, H, W, 3), resized and cropped RGB: a quarter of the bytes, normalised
-    /// inside the model.
-    Uint8,
-}
-
-impl InputKind {
-    /// The input's name in the file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Float => "pixel_values",
-            Self::Uint8 => "images",
-        }
-    }
-}
 
 /// What the model gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,13 +64,13 @@ impl Pool {
 impl fmt::Display for OutputKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Embedding => f.write_str("embedding"),
-            Self::Saliency => f.write_str("saliency"),
-            Self::SaliencySum => f.write_str("saliency_sum"),
-            Self::Stage(stage) => write!(f, "res{stage}"),
-            Self::Projection => f.write_str("projection"),
-            Self::Alignment => f.write_str("alignment"),
-            Self::Tokens => f.write_str("tokens"),
+            Self::Embedding => f.write_str(output::EMBEDDING),
+            Self::Saliency => f.write_str(output::SALIENCY),
+            Self::SaliencySum => f.write_str(output::SALIENCY_SUM),
+            Self::Stage(stage) => f.write_str(&output::stage(*stage)),
+            Self::Projection => f.write_str(output::PROJECTION),
+            Self::Alignment => f.write_str(output::ALIGNMENT),
+            Self::Tokens => f.write_str(output::TOKENS),
         }
     }
 }
@@ -206,19 +183,19 @@ impl ModelInfo {
         options: &OnnxOptions,
     ) -> Vec<(String, String)> {
         let pairs = [
-            ("preprocess", Some(contract.to_json())),
-            ("encoder", Some(encoder.arch.name())),
-            ("method", self.method.clone()),
-            ("fingerprint", Some(self.fingerprint.clone())),
-            ("checkpoint", Some(self.checkpoint.clone())),
-            ("licence", self.licence.clone()),
-            ("normalized", Some(options.normalize.to_string())),
-            ("whitening", encoder.whitening.as_ref().map(whitening)),
-            ("precision", Some(options.precision.name().to_owned())),
-            ("quantization", quantization(&options.precision)),
-            (rule::METADATA, making(options)),
-            (POOL, encoder.arch.vit().map(|_| options.pool.name().to_owned())),
-            ("occlude.version", Some(env!("CARGO_PKG_VERSION").to_owned())),
+            (key::PREPROCESS, Some(contract.to_json())),
+            (key::ENCODER, Some(encoder.arch.name())),
+            (key::METHOD, self.method.clone()),
+            (key::FINGERPRINT, Some(self.fingerprint.clone())),
+            (key::CHECKPOINT, Some(self.checkpoint.clone())),
+            (key::LICENCE, self.licence.clone()),
+            (key::NORMALIZED, Some(options.normalize.to_string())),
+            (key::WHITENING, encoder.whitening.as_ref().map(whitening)),
+            (key::PRECISION, Some(options.precision.name().to_owned())),
+            (key::QUANTIZATION, quantization(&options.precision)),
+            (key::SALIENCY, making(options)),
+            (key::POOL, encoder.arch.vit().map(|_| options.pool.name().to_owned())),
+            (key::VERSION, Some(env!("CARGO_PKG_VERSION").to_owned())),
         ];
         pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
+use occlude_contract::{InputKind, key};
 use occlude_saliency::{Making, MapRule};
 
 pub use neighbours::Agreement;
 pub use report::{Comparison, Difference, PictureResult};
 
-use crate::onnx::{self, InputKind, ModelInfo, Network, OnnxOptions, OutputKind, Pool, Projection};
+use crate::onnx::{self, ModelInfo, Network, OnnxOptions, OutputKind, Pool, Projection};
 use crate::pictures::{Inputs, Pictures};
 use crate::plain::Answering;
 use crate::runtime::{Outputs, Session, TractModel};
@@ -100,7 +101,7 @@ struct Subject<'a> {
 
 impl Subject<'_> {
     fn normalized(&self) -> bool {
-        self.file.metadata().get("normalized") != Some(&"false")
+        self.file.metadata().get(key::NORMALIZED) != Some(&"false")
     }
 
     fn names(&self) -> Vec<String> {

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use occlude_preprocess::{Golden, names};
+use occlude_contract::Golden;
+use occlude_preprocess::names;
 use serde_json::{Value, json};
 
 use super::Agreement;

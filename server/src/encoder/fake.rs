@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use occlude_contract::InputKind;
 use occlude_preprocess::{Preprocess, Rgb};
 
 use crate::batch::{Crop, Encode, EncodeError, Encoded, Features, Plane, Wants};
-use crate::model::{InputKind, ModelInfo};
+use crate::model::ModelInfo;
 use crate::rule::MapRule;
 
 /// Lets encoders through once it is opened.

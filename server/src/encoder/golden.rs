@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use occlude_preprocess::{Golden, Rgb};
+use occlude_contract::Golden;
+use occlude_preprocess::Rgb;
 
 use super::onnx::LoadError;
 use crate::batch::{Crop, Encode, EncodeError, Encoded, Wants};
@@ -96,7 +97,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 mod tests {
     use super::*;
     use crate::encoder::fake::Fake;
-    use occlude_preprocess::{Preprocess, golden};
+    use occlude_contract::golden;
+    use occlude_preprocess::Preprocess;
 
     fn info() -> ModelInfo {
         ModelInfo { provider: "CPU".to_owned(), ..Fake::info("fake", "") }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use occlude_contract::InputKind;
 use occlude_preprocess::{Preprocess, Rgb};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session, SessionOutputs};
@@ -13,7 +14,6 @@ use ort::value::{Tensor, TensorRef};
 
 use super::outputs::{Selected, tensor};
 use crate::batch::{Crop, EncodeError, Wants};
-use crate::model::InputKind;
 
 /// Bound buffers hold at most this many times the pictures of the largest batch, all batch sizes together.
 const KEPT: usize = 4;
@@ -37,11 +37,7 @@ impl Format {
     }
 
     fn shape(&self, n: usize) -> [usize; 4] {
-        let side = self.contract.crop as usize;
-        match self.input {
-            InputKind::Float => [n, 3, side, side],
-            InputKind::Uint8 => [n, side, side, 3],
-        }
+        self.input.shape(n, self.contract.crop as usize)
     }
 
     /// Whether the graph can take a picture.
@@ -94,7 +90,7 @@ impl Host {
         (images, wants): (&[Crop], Wants),
         read: impl FnOnce(&SessionOutputs<'_>) -> Result<T, EncodeError>,
     ) -> Result<T, EncodeError> {
-        let (n, name, options) = (images.len(), format.input.input(), selected.options(wants));
+        let (n, name, options) = (images.len(), format.input.name(), selected.options(wants));
         let outputs = match format.input {
             InputKind::Float => {
                 self.floats.resize(n * format.row(), 0.0);
@@ -173,7 +169,7 @@ impl Bound {
         read: impl FnOnce(&SessionOutputs<'_>) -> Result<T, EncodeError>,
     ) -> Result<T, EncodeError> {
         let buffers = self.of(session, selected, format, (images.len(), selected.possible(wants)))?;
-        let name = format.input.input();
+        let name = format.input.name();
         // Binding is what copies the input to the device, so it is done for every batch.
         match &mut buffers.input {
             Input::Float(tensor) => {

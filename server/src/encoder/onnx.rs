@@ -2,20 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
+use occlude_contract::{Golden, GoldenError, key, output};
+use occlude_onnxruntime::encoder::{self, Mismatch};
 use occlude_onnxruntime::{LibraryError, environment};
-use occlude_preprocess::{ContractError, Golden, GoldenError, Preprocess, Rgb};
+use occlude_preprocess::{ContractError, Preprocess, Rgb};
 use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProvider, cuda::ConvAlgorithmSearch};
 use ort::memory::AllocationDevice;
 use ort::session::{Session, SessionOutputs};
-use ort::value::{TensorElementType, ValueType};
 
 use super::golden::Check;
 use super::io::{Bound, Format, Host};
-use super::outputs::{FEATURES, SUM, Selected, read};
+use super::outputs::{Selected, read};
 use super::{file_kind, files};
 use crate::batch::{Crop, Encode, EncodeError, Encoded, Wants};
 use crate::config::Provider;
-use crate::model::{InputKind, ModelInfo};
+use crate::model::ModelInfo;
 use crate::rule::MapRule;
 
 /// How sessions are made.
@@ -100,16 +101,12 @@ pub enum LoadError {
         reason: String,
     },
     /// An input or output is missing, or is not what the contract makes of a picture.
-    #[error("`{}`: `{name}` is {got}, expected {expected}; hint: export it with `occlude-export onnx`", .path.display())]
+    #[error("`{}`: {mismatch}; hint: export it with `occlude-export onnx`", .path.display())]
     Shape {
         /// The file.
         path: PathBuf,
-        /// The input or output.
-        name: &'static str,
-        /// What the file has.
-        got: String,
-        /// What the server needs.
-        expected: String,
+        /// What is wrong.
+        mismatch: Mismatch,
     },
     /// The golden data in the metadata is unusable.
     #[error("golden data of `{}`: {source}; hint: export the model again with `occlude-export onnx`", .path.display())]
@@ -178,12 +175,6 @@ pub struct Loaded {
 
 /// What is said about a file without golden data.
 const UNCHECKED: &str = "the model has no golden picture, so that its answers cannot be checked on this machine; hint: export it again with `occlude-export onnx`";
-
-/// Metadata with a hash over all that changes what the model answers, written by `occlude-export`.
-const IDENTITY: &str = "occlude.identity";
-
-/// Metadata that say how the saliency is made.
-const RULE: &str = "saliency";
 
 fn is_identity(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -310,7 +301,7 @@ fn golden(path: &Path, session: &Session) -> Result<(Option<Golden>, String), Lo
         .map_err(|e| LoadError::Session { path: path.to_owned(), reason: e.to_string() })?;
     let golden = Golden::read(|key| metadata.custom(key))
         .map_err(|source| LoadError::GoldenData { path: path.to_owned(), source })?;
-    Ok((golden, metadata.custom("precision").unwrap_or_else(|| "fp32".to_owned())))
+    Ok((golden, metadata.custom(key::PRECISION).unwrap_or_else(|| "fp32".to_owned())))
 }
 
 fn describe(
@@ -326,26 +317,30 @@ fn describe(
         let value = metadata.custom(key).filter(|v| !v.is_empty());
         value.ok_or_else(|| LoadError::Metadata { path: path.to_owned(), key })
     };
-    let contract = Preprocess::from_json(&required("preprocess")?)
+    let contract = Preprocess::from_json(&required(key::PREPROCESS)?)
         .map_err(|source| LoadError::Contract { path: path.to_owned(), source })?;
-    let input = check_input(path, session, contract.crop)?;
-    check_output(path, session, "embedding", 2)?;
-    check_output(path, session, "saliency", 3)?;
-    for (name, rank) in [(FEATURES, 4), (SUM, 3)] {
-        if session.outputs().iter().any(|o| o.name() == name) {
-            check_output(path, session, name, rank)?;
+    let unfit = |mismatch| LoadError::Shape { path: path.to_owned(), mismatch };
+    let input = encoder::input(session, contract.crop).map_err(unfit)?;
+    for (name, rank, needed) in [
+        (output::EMBEDDING, 2, true),
+        (output::SALIENCY, 3, true),
+        (output::FEATURES, 4, false),
+        (output::SALIENCY_SUM, 3, false),
+    ] {
+        if needed || session.outputs().iter().any(|o| o.name() == name) {
+            encoder::output(session, name, rank).map_err(unfit)?;
         }
     }
-    let rule = MapRule::read(metadata.custom(RULE).as_deref())
+    let rule = MapRule::read(metadata.custom(key::SALIENCY).as_deref())
         .map_err(|reason| LoadError::Rule { path: path.to_owned(), reason })?;
     Ok(ModelInfo {
         name: options.name.clone(),
-        fingerprint: required("fingerprint")?,
-        identity: metadata.custom(IDENTITY).filter(|v| is_identity(v)).unwrap_or_default(),
-        encoder: metadata.custom("encoder").unwrap_or_else(|| "unknown".to_owned()),
-        method: metadata.custom("method"),
-        licence: metadata.custom("licence"),
-        checkpoint: metadata.custom("checkpoint"),
+        fingerprint: required(key::FINGERPRINT)?,
+        identity: metadata.custom(key::IDENTITY).filter(|v| is_identity(v)).unwrap_or_default(),
+        encoder: metadata.custom(key::ENCODER).unwrap_or_else(|| "unknown".to_owned()),
+        method: metadata.custom(key::METHOD),
+        licence: metadata.custom(key::LICENCE),
+        checkpoint: metadata.custom(key::CHECKPOINT),
         contract,
         input,
         dim: 0,
@@ -355,57 +350,6 @@ fn describe(
         sum: false,
         provider: provider.to_owned(),
     })
-}
-
-fn check_input(path: &Path, session: &Session, crop: u32) -> Result<InputKind, LoadError> {
-    let crop = i64::from(crop);
-    let kinds = [
-        (InputKind::Float, TensorElementType::Float32, [-1, 3, crop, crop]),
-        (InputKind::Uint8, TensorElementType::Uint8, [-1, crop, crop, 3]),
-    ];
-    let [outlet] = session.inputs() else {
-        return Err(shape_error(
-            path,
-            "inputs",
-            format!("{} tensors", session.inputs().len()),
-            "one".to_owned(),
-        ));
-    };
-    let Some((kind, element, expected)) = kinds.into_iter().find(|(k, ..)| k.input() == outlet.name()) else {
-        let got = format!("called `{}`", outlet.name());
-        return Err(shape_error(path, "input", got, "`pixel_values` or `images`".to_owned()));
-    };
-    let fits = match outlet.dtype() {
-        // A dynamic dimension (-1) takes any size; the batch must be one.
-        ValueType::Tensor { ty, shape, .. } => {
-            *ty == element
-                && shape.len() == 4
-                && shape.first() == Some(&-1)
-                && shape.iter().zip(expected).all(|(got, want)| *got == want || *got == -1)
-        }
-        _ => false,
-    };
-    if fits {
-        return Ok(kind);
-    }
-    let expected =
-        format!("{element:?} of shape {expected:?} (-1: dynamic batch), as the contract's crop has it");
-    Err(shape_error(path, kind.input(), format!("{}", outlet.dtype()), expected))
-}
-
-fn check_output(path: &Path, session: &Session, name: &'static str, rank: usize) -> Result<(), LoadError> {
-    let expected = format!("a float tensor of rank {rank}");
-    let Some(outlet) = session.outputs().iter().find(|o| o.name() == name) else {
-        return Err(shape_error(path, name, "missing".to_owned(), expected));
-    };
-    match outlet.dtype() {
-        ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } if shape.len() == rank => Ok(()),
-        other => Err(shape_error(path, name, other.to_string(), expected)),
-    }
-}
-
-fn shape_error(path: &Path, name: &'static str, got: String, expected: String) -> LoadError {
-    LoadError::Shape { path: path.to_owned(), name, got, expected }
 }
 
 impl OnnxEncoder {

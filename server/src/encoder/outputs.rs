@@ -2,18 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use occlude_contract::output::{EMBEDDING, FEATURES, SALIENCY, SALIENCY_SUM as SUM};
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionOutputs};
 
 use crate::batch::{EncodeError, Encoded, Features, Plane, Wants};
 
-/// The output that features come from.
-pub(super) const FEATURES: &str = "res5";
-
-/// The sum of their channels, of models whose saliency is something else.
-pub(super) const SUM: &str = "saliency_sum";
-
 /// What every model has.
-const ALWAYS: [&str; 2] = ["embedding", "saliency"];
+const ALWAYS: [&str; 2] = [EMBEDDING, SALIENCY];
 
 /// The outputs that are asked for, by what is wanted.
 pub(super) struct Selected {
@@ -77,7 +72,7 @@ pub(super) fn tensor<'o>(
 
 /// One result for each of `n` pictures.
 pub(super) fn read(outputs: &SessionOutputs<'_>, n: usize) -> Result<Vec<Encoded>, EncodeError> {
-    let mut rows = rows(n, tensor(outputs, "embedding")?, tensor(outputs, "saliency")?)?;
+    let mut rows = rows(n, tensor(outputs, EMBEDDING)?, tensor(outputs, SALIENCY)?)?;
     if outputs.get(FEATURES).is_some() {
         let (shape, values) = tensor(outputs, FEATURES)?;
         for (row, features) in rows.iter_mut().zip(features(n, shape, values)?) {
@@ -107,10 +102,10 @@ fn rows(
     embedding: (&[i64], &[f32]),
     saliency: (&[i64], &[f32]),
 ) -> Result<Vec<Encoded>, EncodeError> {
-    let &[rows, dim] = embedding.0 else { return Err(wrong(n, "embedding", embedding.0, "(n, d)")) };
+    let &[rows, dim] = embedding.0 else { return Err(wrong(n, EMBEDDING, embedding.0, "(n, d)")) };
     let dim = size(dim);
     if size(rows) != n || dim == 0 {
-        return Err(wrong(n, "embedding", embedding.0, "(n, d)"));
+        return Err(wrong(n, EMBEDDING, embedding.0, "(n, d)"));
     }
     let row = |(e, s): (&[f32], Plane)| Encoded {
         embedding: e.to_vec(),
@@ -119,7 +114,7 @@ fn rows(
         features: None,
         sum: None,
     };
-    let maps = planes(n, "saliency", saliency.0, saliency.1)?;
+    let maps = planes(n, SALIENCY, saliency.0, saliency.1)?;
     Ok(embedding.1.chunks_exact(dim).zip(maps).map(row).collect())
 }
 

@@ -92,7 +92,7 @@ impl From<&ModelInfo> for ModelJson {
             licence: info.licence.clone(),
             checkpoint: info.checkpoint.clone(),
             provider: info.provider.clone(),
-            input: info.input.name(),
+            input: info.input.element(),
             dim: info.dim,
             golden: info.golden,
             features: info.features,

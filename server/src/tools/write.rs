@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use occlude_contract::table;
 use occlude_output::Draft;
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
@@ -108,9 +109,9 @@ fn parquet(
     let failed = |reason| ToolError::Parquet { path: out.to_owned(), reason };
     let pair = |key: &str, value: &str| KeyValue::new(key.to_owned(), value.to_owned());
     let about = vec![
-        pair("occlude.model", &info.name),
-        pair("occlude.fingerprint", &info.fingerprint),
-        pair("occlude.identity", &info.identity),
+        pair(table::MODEL, &info.name),
+        pair(table::FINGERPRINT, &info.fingerprint),
+        pair(table::IDENTITY, &info.identity),
     ];
     let properties = WriterProperties::builder()
         .set_compression(Compression::UNCOMPRESSED)

@@ -1,7 +1,8 @@
 //! One pass of each part, on the device and on the CPU.
 
 use anyhow::Result;
-use occlude_preprocess::{Preprocess, golden};
+use occlude_contract::golden;
+use occlude_preprocess::Preprocess;
 use occlude_torch_ext::{Autocast, Copier, Tf32};
 use tch::{Device, Kind, Tensor};
 

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use occlude_contract::table::{EMBEDDING, FINGERPRINT, PATH};
 use occlude_dataset::Dataset;
 use parquet::column::reader::{ColumnReader, get_typed_column_reader};
 use parquet::data_type::{ByteArrayType, DataType, FloatType};
@@ -17,11 +18,6 @@ use crate::config::{Teacher, TeacherKind};
 
 /// What embedding files end in.
 const ENDING: &str = "parquet";
-/// Columns.
-const PATH: &str = "path";
-const EMBEDDING: &str = "embedding";
-/// Metadata of `occlude-serve embed`.
-const FINGERPRINT: &str = "occlude.fingerprint";
 /// Names that an error shows.
 const SHOWN: usize = 3;
 

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use occlude_contract::{InputKind, key, output};
 use occlude_dataset::Dataset;
-use occlude_onnxruntime::environment;
+use occlude_onnxruntime::{encoder, environment};
 use occlude_preprocess::{Broken, Preprocess, Rgb};
 use ort::ep::{CUDA, ExecutionProvider};
 use ort::session::Session;
-use ort::value::{TensorElementType, TensorRef, ValueType};
 use tch::{Device, Tensor};
 
 use super::checkpoint::placed;
@@ -22,31 +22,8 @@ use crate::eval::decode;
 const BATCH: usize = 16;
 /// Sessions at most: each has its own copy of the weights.
 const SESSIONS: usize = 4;
-/// The output that targets are made of.
-const EMBEDDING: &str = "embedding";
 /// The first byte of a protobuf message that begins with ONNX's `ir_version`.
 const ONNX: u8 = 8;
-/// Metadata of `occlude-export`.
-const PREPROCESS: &str = "preprocess";
-const FINGERPRINT: &str = "fingerprint";
-
-/// How a graph takes pictures: those of `occlude-export`, as the server reads them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Input {
-    /// `(B, 3, S, S)`, normalised.
-    Floats,
-    /// `(B, S, S, 3)`.
-    Bytes,
-}
-
-impl Input {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Floats => "pixel_values",
-            Self::Bytes => "images",
-        }
-    }
-}
 
 /// Whether the file at `path` is an ONNX file, by its name or its first byte.
 pub(super) fn is_that(path: &Path) -> Result<bool> {
@@ -65,7 +42,7 @@ pub(super) fn describe(path: &Path, asked: Option<&Preprocess>) -> Result<Teache
         let metadata = session.metadata().map_err(|e| anyhow!("`{}`: {e}", path.display()))?;
         Ok(metadata.custom(key).filter(|value| !value.is_empty()))
     };
-    let stored = said(PREPROCESS)?.map(|json| Preprocess::from_json(&json)).transpose();
+    let stored = said(key::PREPROCESS)?.map(|json| Preprocess::from_json(&json)).transpose();
     let stored = stored.with_context(|| format!("`{}`", path.display()))?;
     let contract = match (asked, &stored) {
         (Some(contract), _) | (None, Some(contract)) => contract.clone(),
@@ -75,7 +52,7 @@ pub(super) fn describe(path: &Path, asked: Option<&Preprocess>) -> Result<Teache
     let dim = embedding_of(path, &session)?;
     let identity = digest(&files(path), &contract.to_json())?;
     // the stored one is of the stored contract
-    let own = if stored.is_some_and(|stored| stored == contract) { said(FINGERPRINT)? } else { None };
+    let own = if stored.is_some_and(|stored| stored == contract) { said(key::FINGERPRINT)? } else { None };
     let fingerprint = own.unwrap_or_else(|| identity.clone());
     described((path, TeacherKind::Onnx), &contract, fingerprint, identity, dim)
 }
@@ -101,62 +78,26 @@ fn session(path: &Path, threads: usize, device: Device) -> Result<Session> {
 }
 
 /// How the graph takes pictures of `crop` pixels.
-fn input_of(path: &Path, session: &Session, crop: u32) -> Result<Input> {
-    let name = path.display();
-    let [outlet] = session.inputs() else {
-        return Err(anyhow!("`{name}` has {} inputs, expected one", session.inputs().len()));
-    };
-    let found = [Input::Floats, Input::Bytes].into_iter().find(|input| input.name() == outlet.name());
-    let input = found.with_context(|| {
-        format!("`{name}` has the input `{}`, expected `pixel_values` or `images`", outlet.name())
-    })?;
-    let side = i64::from(crop);
-    let (element, expected) = match input {
-        Input::Floats => (TensorElementType::Float32, [-1, 3, side, side]),
-        Input::Bytes => (TensorElementType::Uint8, [-1, side, side, 3]),
-    };
-    let fits = match outlet.dtype() {
-        ValueType::Tensor { ty, shape, .. } => {
-            *ty == element
-                && shape.len() == 4
-                && shape.first() == Some(&-1)
-                && shape.iter().zip(expected).all(|(got, want)| *got == want || *got == -1)
-        }
-        _ => false,
-    };
-    ensure!(
-        fits,
-        "`{name}`: `{}` is {}, expected {element:?} of shape {expected:?} (-1: dynamic), as the contract's crop has it",
-        input.name(),
-        outlet.dtype()
-    );
-    Ok(input)
+fn input_of(path: &Path, session: &Session, crop: u32) -> Result<InputKind> {
+    encoder::input(session, crop).with_context(|| format!("cannot take `{}` as a teacher", path.display()))
 }
 
 /// Numbers of an embedding, where the graph says so.
 fn embedding_of(path: &Path, session: &Session) -> Result<Option<usize>> {
-    let outputs = session.outputs();
-    let found = outputs.iter().find(|output| output.name() == EMBEDDING).map(ort::value::Outlet::dtype);
-    match found {
-        Some(ValueType::Tensor { ty: TensorElementType::Float32, shape, .. }) if shape.len() == 2 => {
-            Ok(shape.last().and_then(|&d| usize::try_from(d).ok()).filter(|&d| d > 0))
-        }
-        other => Err(anyhow!(
-            "`{}` has no output `{EMBEDDING}` of shape (pictures, numbers) in float32, but {}; hint: export it with `occlude-export onnx`, or name its output so",
-            path.display(),
-            match other {
-                Some(dtype) => dtype.to_string(),
-                None => outputs.iter().map(|o| format!("`{}`", o.name())).collect::<Vec<_>>().join(", "),
-            }
-        )),
-    }
+    let shape = encoder::output(session, output::EMBEDDING, 2).with_context(|| {
+        format!(
+            "cannot take `{}` as a teacher; hint: export it with `occlude-export onnx`, or name its output so",
+            path.display()
+        )
+    })?;
+    Ok(shape.last().and_then(|&d| usize::try_from(d).ok()).filter(|&d| d > 0))
 }
 
 /// A network in sessions that work side by side.
 pub(super) struct Model {
     path: PathBuf,
     sessions: Vec<Session>,
-    input: Input,
+    input: InputKind,
     contract: Preprocess,
     workers: usize,
 }
@@ -218,28 +159,14 @@ impl Source for Model {
 }
 
 /// What the graph says of a batch, `(n, D)`.
-fn answer(session: &mut Session, images: &[&Rgb], input: Input, contract: &Preprocess) -> Result<Tensor> {
-    let (n, side) = (images.len(), contract.crop as usize);
-    let outputs = match input {
-        Input::Floats => {
-            let mut floats = vec![0f32; n * 3 * side * side];
-            for (image, out) in images.iter().zip(floats.chunks_exact_mut(3 * side * side)) {
-                contract.normalized_into(image, out);
-            }
-            let tensor = TensorRef::from_array_view(([n, 3, side, side], &*floats))?;
-            session.run(ort::inputs![input.name() => tensor])
-        }
-        Input::Bytes => {
-            let bytes: Vec<u8> = images.iter().flat_map(|image| image.data.iter().copied()).collect();
-            let tensor = TensorRef::from_array_view(([n, side, side, 3], &*bytes))?;
-            session.run(ort::inputs![input.name() => tensor])
-        }
-    }?;
-    let value = outputs.get(EMBEDDING).with_context(|| format!("no output `{EMBEDDING}`"))?;
+fn answer(session: &mut Session, images: &[&Rgb], input: InputKind, contract: &Preprocess) -> Result<Tensor> {
+    let (n, name) = (images.len(), output::EMBEDDING);
+    let outputs = encoder::run(session, input, contract, images)?;
+    let value = outputs.get(name).with_context(|| format!("no output `{name}`"))?;
     let (shape, values) = value.try_extract_tensor::<f32>()?;
     ensure!(
         shape.len() == 2 && shape[0] == n as i64 && shape[1] > 0,
-        "`{EMBEDDING}` of {n} pictures has the shape {shape:?}"
+        "`{name}` of {n} pictures has the shape {shape:?}"
     );
     Ok(Tensor::from_slice(values).view([shape[0], shape[1]]))
 }

@@ -12,6 +12,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use occlude_contract::InputKind;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -24,7 +25,7 @@ use crate::admission::Admitted;
 use crate::batch::Encoded;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;
-use crate::model::{InputKind, Model, ModelInfo};
+use crate::model::{Model, ModelInfo};
 use crate::picture::{encode_all, encode_crops};
 use crate::state::{AppState, Phase};
 
@@ -200,10 +201,10 @@ fn metadata(info: &ModelInfo) -> ModelMetadata {
     let tensor = |name, datatype, shape: &[i64]| TensorMetadata { name, datatype, shape: shape.to_vec() };
     let mut inputs = vec![
         tensor(wire::FILES, "BYTES", &[-1]),
-        tensor(InputKind::Uint8.input(), "UINT8", &[-1, side, side, 3]),
+        tensor(InputKind::Uint8.name(), "UINT8", &[-1, side, side, 3]),
     ];
     if info.input == InputKind::Float {
-        inputs.push(tensor(InputKind::Float.input(), "FP32", &[-1, 3, side, side]));
+        inputs.push(tensor(InputKind::Float.name(), "FP32", &[-1, 3, side, side]));
     }
     ModelMetadata {
         name: info.name.clone(),

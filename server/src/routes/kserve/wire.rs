@@ -1,6 +1,7 @@
 //! Requests of inference, as JSON alone or with tensors in binary behind it.
 
 use bytes::Bytes;
+use occlude_contract::InputKind;
 use occlude_preprocess::Rgb;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -10,7 +11,7 @@ use super::tensor::{Element, files, from_json};
 use crate::batch::Crop;
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
-use crate::model::{InputKind, ModelInfo};
+use crate::model::ModelInfo;
 use crate::picture::Upload;
 use crate::routes::body::too_many;
 use crate::routes::coded::{Item, unpack};
@@ -185,10 +186,10 @@ fn pictures(input: &InputTensor<'_>, rest: Bytes, rules: Rules) -> Result<Pictur
     if input.name == FILES {
         return whole_files(input, data, rules).map(Pictures::Files);
     }
-    if input.name == InputKind::Uint8.input() {
+    if input.name == InputKind::Uint8.name() {
         return crops(input, data, rules).map(Pictures::Crops);
     }
-    let floats = InputKind::Float.input();
+    let floats = InputKind::Float.name();
     if input.name == floats && rules.floats {
         return normalised(input, data, rules).map(Pictures::Crops);
     }

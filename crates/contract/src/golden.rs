@@ -8,7 +8,8 @@ use std::io::Cursor;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use image::{ExtendedColorType, ImageEncoder, codecs::png};
 
-use crate::{DecodeError, Limits, Preprocess, Rgb, decode};
+use crate::key;
+use occlude_preprocess::{DecodeError, Limits, Preprocess, Rgb, decode};
 
 /// Longest short side of a golden picture in pixels: a contract that asks for more enlarges it.
 const LARGEST: u32 = 640;
@@ -50,15 +51,6 @@ pub enum GoldenError {
 }
 
 impl Golden {
-    /// Property of the picture: base64 of the file.
-    pub const IMAGE: &'static str = "golden_image";
-    /// Property of the embedding: base64 of little-endian float32.
-    pub const EMBEDDING: &'static str = "golden_embedding";
-    /// Property of the saliency map, likewise.
-    pub const SALIENCY: &'static str = "golden_saliency";
-    /// Property of what computed the answers.
-    pub const SOURCE: &'static str = "golden_source";
-
     /// Least cosine between an answer and the stored one for a model that computes as its file says, by the file's
     /// `precision`. Eight-bit products overflow on processors without VNNI (0.99973 was measured, docs/export.md).
     pub fn least_cosine(precision: &str) -> f64 {
@@ -73,12 +65,12 @@ impl Golden {
     /// Names and values for the model's metadata.
     pub fn properties(&self) -> Vec<(&'static str, String)> {
         let mut all = vec![
-            (Self::IMAGE, BASE64.encode(&self.image)),
-            (Self::EMBEDDING, text(&self.embedding)),
-            (Self::SOURCE, self.source.clone()),
+            (key::GOLDEN_IMAGE, BASE64.encode(&self.image)),
+            (key::GOLDEN_EMBEDDING, text(&self.embedding)),
+            (key::GOLDEN_SOURCE, self.source.clone()),
         ];
         if !self.saliency.is_empty() {
-            all.insert(2, (Self::SALIENCY, text(&self.saliency)));
+            all.insert(2, (key::GOLDEN_SALIENCY, text(&self.saliency)));
         }
         all
     }
@@ -88,18 +80,20 @@ impl Golden {
     /// # Errors
     /// [`GoldenError`] for data of which a part is missing or broken.
     pub fn read(property: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, GoldenError> {
-        let Some(image) = property(Self::IMAGE) else {
-            let orphan = [Self::EMBEDDING, Self::SALIENCY].into_iter().any(|key| property(key).is_some());
-            return if orphan { Err(GoldenError::Missing { key: Self::IMAGE }) } else { Ok(None) };
+        let Some(image) = property(key::GOLDEN_IMAGE) else {
+            let orphan =
+                [key::GOLDEN_EMBEDDING, key::GOLDEN_SALIENCY].into_iter().any(|key| property(key).is_some());
+            return if orphan { Err(GoldenError::Missing { key: key::GOLDEN_IMAGE }) } else { Ok(None) };
         };
-        let embedding = property(Self::EMBEDDING).ok_or(GoldenError::Missing { key: Self::EMBEDDING })?;
-        let saliency = property(Self::SALIENCY);
-        let wrong = |reason: base64::DecodeError| value(Self::IMAGE, reason.to_string());
+        let embedding =
+            property(key::GOLDEN_EMBEDDING).ok_or(GoldenError::Missing { key: key::GOLDEN_EMBEDDING })?;
+        let saliency = property(key::GOLDEN_SALIENCY);
+        let wrong = |reason: base64::DecodeError| value(key::GOLDEN_IMAGE, reason.to_string());
         Ok(Some(Self {
             image: BASE64.decode(image).map_err(wrong)?,
-            embedding: floats(Self::EMBEDDING, &embedding)?,
-            saliency: saliency.map_or(Ok(vec![]), |text| floats(Self::SALIENCY, &text))?,
-            source: property(Self::SOURCE).unwrap_or_default(),
+            embedding: floats(key::GOLDEN_EMBEDDING, &embedding)?,
+            saliency: saliency.map_or(Ok(vec![]), |text| floats(key::GOLDEN_SALIENCY, &text))?,
+            source: property(key::GOLDEN_SOURCE).unwrap_or_default(),
         }))
     }
 
@@ -211,7 +205,7 @@ mod tests {
         assert_eq!(Golden::read(|key| all.get(key).cloned()).unwrap(), Some(golden.clone()));
         assert_eq!(golden.picture().unwrap(), picture(&Preprocess::imagenet(64)));
         assert_eq!(Golden::read(|_| None).unwrap(), None);
-        let without = read(Golden::SALIENCY, None).unwrap().unwrap();
+        let without = read(key::GOLDEN_SALIENCY, None).unwrap().unwrap();
         assert!(without.saliency.is_empty(), "not every model has one");
     }
 
@@ -237,7 +231,8 @@ mod tests {
             let sum: u64 = right.data.iter().zip(&other.data).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
             sum as f64 / right.data.len() as f64
         };
-        let bicubic = Preprocess { interpolation: crate::Interpolation::Bicubic, ..contract.clone() };
+        let bicubic =
+            Preprocess { interpolation: occlude_preprocess::Interpolation::Bicubic, ..contract.clone() };
         let shifted = Preprocess { resize: contract.resize + 1, ..contract.clone() };
         let swapped = Rgb {
             data: picture.data.chunks(3).flat_map(|p| p.iter().rev().copied()).collect(),
@@ -264,19 +259,19 @@ mod tests {
     #[test]
     fn broken_data_is_refused_by_name() {
         let error = |key, value| read(key, value).unwrap_err().to_string();
-        for key in [Golden::IMAGE, Golden::EMBEDDING] {
+        for key in [key::GOLDEN_IMAGE, key::GOLDEN_EMBEDDING] {
             assert!(error(key, None).starts_with(&format!("`{key}` is missing")), "{key}");
         }
         for (key, value) in [
-            (Golden::IMAGE, "?"),
-            (Golden::EMBEDDING, ""),
-            (Golden::EMBEDDING, "AAAA"),
-            (Golden::EMBEDDING, "AADAfw=="), // NaN
-            (Golden::SALIENCY, "not base64"),
+            (key::GOLDEN_IMAGE, "?"),
+            (key::GOLDEN_EMBEDDING, ""),
+            (key::GOLDEN_EMBEDDING, "AAAA"),
+            (key::GOLDEN_EMBEDDING, "AADAfw=="), // NaN
+            (key::GOLDEN_SALIENCY, "not base64"),
         ] {
             assert!(error(key, Some(value)).starts_with(&format!("`{key}`: ")), "{key} {value}");
         }
-        let picture = read(Golden::IMAGE, Some("AAAA")).unwrap().unwrap().picture();
+        let picture = read(key::GOLDEN_IMAGE, Some("AAAA")).unwrap().unwrap().picture();
         assert!(matches!(picture, Err(GoldenError::Picture(_))), "{picture:?}");
     }
 
@@ -284,7 +279,7 @@ mod tests {
         #[test]
         fn any_text_is_an_error_or_a_value(image in ".*", embedding in ".*", saliency in ".*") {
             let all = BTreeMap::from([
-                (Golden::IMAGE, image), (Golden::EMBEDDING, embedding), (Golden::SALIENCY, saliency),
+                (key::GOLDEN_IMAGE, image), (key::GOLDEN_EMBEDDING, embedding), (key::GOLDEN_SALIENCY, saliency),
             ]);
             if let Ok(Some(golden)) = Golden::read(|key| all.get(key).cloned()) {
                 let _ = golden.picture();
