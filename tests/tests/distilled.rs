@@ -137,7 +137,12 @@ fn what_no_teacher_can_answer_is_said_with_a_way_out() {
     for (data, flags, code, part) in [
         ("more", "--targets @/teacher.parquet", 1, "lacks 1 of 31 pictures, like `disc/new.png`"),
         ("train", "--teacher @/plain.onnx", 1, "hint: `--teacher-contract FILE`"),
-        ("train", "--teacher @/nameless.onnx --teacher-contract @/contract.json", 1, "no output `embedding`"),
+        (
+            "train",
+            "--teacher @/nameless.onnx --teacher-contract @/contract.json",
+            1,
+            "`embedding` is missing (there are `vector`, ",
+        ),
         ("train", "--teacher @/plain.onnx --teacher-contract imagenet", 1, "as the contract's crop has it"),
         ("train", "--teacher @/gone.onnx", 1, "gone.onnx"),
         ("train", "--teacher @/teacher.parquet", 1, "hint: `--targets"),

@@ -67,7 +67,7 @@ pub fn output(session: &Session, name: &'static str, rank: usize) -> Result<Vec<
         Some(other) => other.to_string(),
         None => {
             let all = session.outputs().iter().map(|o| format!("`{}`", o.name())).collect::<Vec<_>>();
-            format!("missing beside {}", all.join(", "))
+            format!("missing (there are {})", all.join(", "))
         }
     };
     Err(Mismatch { name, found, expected: format!("a float tensor of rank {rank}") })

@@ -79,14 +79,15 @@ fn session(path: &Path, threads: usize, device: Device) -> Result<Session> {
 
 /// How the graph takes pictures of `crop` pixels.
 fn input_of(path: &Path, session: &Session, crop: u32) -> Result<InputKind> {
-    encoder::input(session, crop).with_context(|| format!("cannot take `{}` as a teacher", path.display()))
+    encoder::input(session, crop)
+        .map_err(|mismatch| anyhow!("cannot take `{}` as a teacher: {mismatch}", path.display()))
 }
 
 /// Numbers of an embedding, where the graph says so.
 fn embedding_of(path: &Path, session: &Session) -> Result<Option<usize>> {
-    let shape = encoder::output(session, output::EMBEDDING, 2).with_context(|| {
-        format!(
-            "cannot take `{}` as a teacher; hint: export it with `occlude-export onnx`, or name its output so",
+    let shape = encoder::output(session, output::EMBEDDING, 2).map_err(|mismatch| {
+        anyhow!(
+            "cannot take `{}` as a teacher: {mismatch}; hint: export it with `occlude-export onnx`, or name its output so",
             path.display()
         )
     })?;

@@ -6,7 +6,7 @@
 
 use std::f32::consts::{PI, SQRT_2};
 
-/// What the coefficients of zigzag place `i` are multiplied with before [`full`] (side 8) or [`reduced`].
+/// What the coefficients of zigzag place `i` are multiplied with before [`full`] (side 8) or [`Reduced`].
 pub(super) fn scales(quant: &[u16; 64], side: usize) -> [f32; 64] {
     std::array::from_fn(|i| {
         let place = usize::from(ZIGZAG[i]);
@@ -244,34 +244,77 @@ fn flat(value: f32, side: usize, out: &mut [u8], stride: usize) {
     }
 }
 
-/// Transforms the low frequencies of a block into `side` x `side` samples, `side` 4, 2 or 1: the picture reduced by
-/// 8 / `side`.
-pub(super) fn reduced(block: &[f32; 64], side: usize, out: &mut [u8], stride: usize) {
-    match side {
-        4 => small::<4>(block, out, stride),
-        2 => small::<2>(block, out, stride),
-        // the transform's gain to samples of this size is 1/8 in all, as in `scales`
-        _ => flat(block[0], 1, out, stride),
+/// The waves of the transform of `N` numbers: (frequency, sample).
+#[derive(Debug)]
+struct Waves<const N: usize>([[f32; N]; N]);
+
+impl<const N: usize> Waves<N> {
+    fn new() -> Self {
+        Self(std::array::from_fn(|u| {
+            std::array::from_fn(|x| {
+                let norm = if u == 0 { 1.0 } else { 2.0 } / N as f32;
+                norm.sqrt() * ((2 * x + 1) as f32 * u as f32 * PI / (2 * N) as f32).cos()
+            })
+        }))
+    }
+
+    /// Transforms the low frequencies of a block into `N` x `N` samples. `last` is the last zigzag place that is not zero.
+    ///
+    /// Samples that lie below each other are computed side by side: `N` numbers are a vector.
+    #[inline(always)]
+    fn transform(&self, block: &[f32; 64], last: usize, out: &mut [u8], stride: usize) {
+        let Self(waves) = self;
+        if last == 0 {
+            return flat(waves[0][0] * (waves[0][0] * block[0]), N, out, stride);
+        }
+        let mut half = [[0.0f32; N]; N]; // (frequency along x, y)
+        for (u, half) in half.iter_mut().enumerate() {
+            for (v, wave) in waves.iter().enumerate() {
+                add(half, wave, block[v * 8 + u]);
+            }
+        }
+        for x in 0..N {
+            let Some(place) = out.get_mut(x * stride..).and_then(|rest| rest.first_chunk_mut::<N>()) else {
+                return;
+            };
+            let mut column = [0.0f32; N];
+            for (half, wave) in half.iter().zip(waves) {
+                add(&mut column, half, wave[x]);
+            }
+            *place = column.map(level);
+        }
     }
 }
 
-fn small<const N: usize>(block: &[f32; 64], out: &mut [u8], stride: usize) {
-    let basis: [[f32; N]; N] = std::array::from_fn(|x| {
-        std::array::from_fn(|u| {
-            let norm = if u == 0 { 1.0 } else { 2.0 } / N as f32;
-            norm.sqrt() * ((2 * x + 1) as f32 * u as f32 * PI / (2 * N) as f32).cos()
-        })
-    });
-    let mut half = [[0.0f32; N]; N]; // (frequency along x, y)
-    for (u, row) in half.iter_mut().enumerate() {
-        for (y, value) in row.iter_mut().enumerate() {
-            *value = (0..N).map(|v| basis[y][v] * block[v * 8 + u]).sum();
-        }
+/// Adds `factor` times `other`.
+#[inline(always)]
+fn add<const N: usize>(sum: &mut [f32; N], other: &[f32; N], factor: f32) {
+    for (sum, &other) in sum.iter_mut().zip(other) {
+        *sum += other * factor;
     }
-    for (x, basis) in basis.iter().enumerate() {
-        let Some(column) = out.get_mut(x * stride..x * stride + N) else { return };
-        for (y, place) in column.iter_mut().enumerate() {
-            *place = level((0..N).map(|u| basis[u] * half[u][y]).sum());
+}
+
+/// Transforms to less than full size; the waves are computed once.
+#[derive(Debug)]
+pub(super) struct Reduced {
+    quarter: Waves<2>,
+    half: Waves<4>,
+}
+
+impl Reduced {
+    pub(super) fn new() -> Self {
+        Self { quarter: Waves::new(), half: Waves::new() }
+    }
+
+    /// Transforms the low frequencies of a block into `side` x `side` samples, `side` 4, 2 or 1: the picture reduced by
+    /// 8 / `side`. `last` is the last zigzag place that is not zero.
+    #[inline(always)]
+    pub(super) fn run(&self, block: &[f32; 64], last: usize, side: usize, out: &mut [u8], stride: usize) {
+        match side {
+            4 => self.half.transform(block, last, out, stride),
+            2 => self.quarter.transform(block, last, out, stride),
+            // the transform's gain to samples of this size is 1/8 in all, as in `scales`
+            _ => flat(block[0], 1, out, stride),
         }
     }
 }
@@ -342,6 +385,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_reduced_block_of_one_value_comes_out_the_same_by_either_way() {
+        for (value, side) in (-1100..1100).step_by(7).flat_map(|v| [4, 2, 1].map(|side| (v, side))) {
+            let mut coefficients = [0; 64];
+            coefficients[0] = value;
+            let block = block(&coefficients, side);
+            let [mut short, mut long] = [[0; 16]; 2];
+            Reduced::new().run(&block, 0, side, &mut short, side);
+            Reduced::new().run(&block, 63, side, &mut long, side);
+            assert_eq!(short, long, "{value} at {side}");
+        }
+    }
+
     /// A block of low frequencies only, reduced, is its mean over the pixels that fall together.
     #[test]
     fn reduced_blocks_are_means() {
@@ -349,7 +405,7 @@ mod tests {
         (coefficients[0], coefficients[1], coefficients[8]) = (160, -60, 30);
         for side in [4, 2, 1] {
             let mut out = [0; 16];
-            reduced(&block(&coefficients, side), side, &mut out, side);
+            Reduced::new().run(&block(&coefficients, side), 63, side, &mut out, side);
             let step = 8 / side;
             for (x, y) in (0..side * side).map(|i| (i / side, i % side)) {
                 let cells = (0..step * step).map(|i| (x * step + i / step, y * step + i % step));

@@ -21,6 +21,7 @@ pub(super) struct Scanner {
     data: Vec<u8>,
     /// Where the segments between restarts lie in `data`.
     segments: Vec<Range<usize>>,
+    reduced: idct::Reduced,
 }
 
 /// The part of a picture that is wanted, in coded units, and the side that a block of 8 comes out as.
@@ -34,7 +35,8 @@ pub(super) struct Window {
 impl Scanner {
     pub(super) fn new() -> Self {
         let tables = || std::array::from_fn(|_| Table::empty());
-        Self { tables: [tables(), tables()], scales: [[0.0; 64]; 3], data: Vec::new(), segments: Vec::new() }
+        let (data, segments, reduced) = (Vec::new(), Vec::new(), idct::Reduced::new());
+        Self { tables: [tables(), tables()], scales: [[0.0; 64]; 3], data, segments, reduced }
     }
 
     /// Decodes `window` of a file into `planes`. `None` for what the fast path does not read: broken data among it.
@@ -222,7 +224,7 @@ impl Block<'_> {
             block[usize::from(idct::ZIGZAG[at]) & 63] = value as f32 * self.scales[at];
         })?;
         if side < 8 {
-            idct::reduced(&block, side, out, stride);
+            self.scanner.reduced.run(&block, last, side, out, stride);
             return Some(());
         }
         #[cfg(target_arch = "x86_64")]
