@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use occlude_contract::GoldenError;
 use occlude_preprocess::{AllBroken, ContractError, files::ListError};
 
-use crate::runtime::LibraryError;
+use occlude_onnxruntime::LibraryError;
 
 /// Why an export, a verification or an inspection failed.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,6 @@ use ort::value::TensorRef;
 use tract_onnx::prelude::{Datum, InferenceFact, Tensor};
 use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, TypedRunnableModel, tvec};
 
-pub use occlude_onnxruntime::LibraryError;
 use occlude_onnxruntime::environment;
 
 use crate::pictures::{Batch, Pixels};

@@ -2,18 +2,18 @@
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use occlude_preprocess::files::Sample;
+use occlude_preprocess::files::{Listing, Sample};
 use occlude_preprocess::{Broken, LoadError, Rgb, load};
 
 use crate::batch::{Announced, Batcher, EncodeError, Encoded, Reply};
 use crate::config::Limits;
 use crate::model::Model;
-use crate::picture::decode_limits;
 
 /// Tells how it goes.
 pub trait Progress: Sync {
@@ -75,6 +75,13 @@ impl Progress for Report {
     fn skipped(&self, line: &dyn Display) {
         self.clear();
         tracing::warn!("{line}");
+    }
+}
+
+/// Tells what of a folder is left out, if anything.
+pub(crate) fn tell_left_out(dir: &Path, listing: &Listing) {
+    if !listing.left_out.is_empty() {
+        tracing::info!("`{}`: {}", dir.display(), listing.left_out);
     }
 }
 
@@ -144,7 +151,7 @@ impl Shared<'_> {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(sample) = samples.get(i) else { return };
             let announced = model.batcher.announce();
-            match load(&sample.path, &decode_limits(limits)) {
+            match load(&sample.path, &limits.decode()) {
                 Ok(decoded) => {
                     let pixels = model.info.contract.pixels(&decoded.image);
                     let reply = submit(&model.batcher, announced, &pixels);

@@ -285,6 +285,21 @@ impl From<occlude_retrieval::Error> for ApiError {
     }
 }
 
+/// Why there is no picture.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RenderError {
+    #[error(transparent)]
+    Saliency(#[from] occlude_saliency::Error),
+    #[error("cannot write a PNG: {0}")]
+    Png(#[from] png::EncodingError),
+}
+
+impl From<RenderError> for ApiError {
+    fn from(error: RenderError) -> Self {
+        Self::new(Kind::Internal, error.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,8 @@ use crate::bulk::Report;
 use crate::config::{Config, ModelFile, Provider};
 use crate::encoder::files::{digest, files};
 use crate::encoder::{LoadError, Loaded, Options, file_kind, load};
-use crate::gallery::{Gallery, GalleryError};
+use crate::gallery::Gallery;
+use crate::indexing::GalleryError;
 use crate::model::{Model, ModelInfo};
 use crate::state::AppState;
 

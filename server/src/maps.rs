@@ -10,10 +10,9 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::batch::{Encoded, Plane};
-use crate::error::{ApiError, Kind};
+use crate::error::{ApiError, Kind, RenderError};
 use crate::model::ModelInfo;
 use crate::picture::Answer;
-use crate::render::RenderError;
 
 /// What `?map=` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     TextEncoder,
 };
 
 use crate::error::Kind;
+use crate::made::made;
 use crate::process::Process;
 use crate::telemetry;
 
@@ -181,11 +182,6 @@ impl Default for Metrics {
     }
 }
 
-/// The names and buckets are constants, whose validity the tests hold.
-fn made<T>(metric: prometheus::Result<T>) -> T {
-    metric.expect("a metric with a valid name")
-}
-
 fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     made(IntCounterVec::new(Opts::new(name, help), labels))
 }
@@ -335,20 +331,6 @@ fn read(gauges: &Gauges) -> Vec<MetricFamily> {
         .set(1);
     families.extend([depth, info, build].iter().flat_map(Collector::collect));
     families
-}
-
-/// A gauge or counter of the process, made when it is read.
-pub(crate) fn gauge(name: &str, help: &str, value: f64) -> Vec<MetricFamily> {
-    let gauge = made(Gauge::new(name, help));
-    gauge.set(value);
-    gauge.collect()
-}
-
-/// [`gauge`], of what only grows.
-pub(crate) fn counter(name: &str, help: &str, value: f64) -> Vec<MetricFamily> {
-    let counter = made(prometheus::Counter::new(name, help));
-    counter.inc_by(value.max(0.0));
-    counter.collect()
 }
 
 #[cfg(test)]

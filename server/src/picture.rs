@@ -76,10 +76,6 @@ struct Prepared {
     guide: Option<Rgb>,
 }
 
-pub(crate) fn decode_limits(limits: &Limits) -> occlude_preprocess::Limits {
-    occlude_preprocess::Limits { max_pixels: limits.max_pixels, ..Default::default() }
-}
-
 fn facts(decoded: &Decoded) -> Facts {
     Facts {
         width: decoded.image.width,
@@ -140,7 +136,7 @@ async fn fetch_all(
 /// Pixels of all pictures, from their headers; each within the limit, and all together such that an empty server
 /// could take them.
 fn pixels(limits: &Limits, uploads: &[Upload], several: bool) -> Result<u64, ApiError> {
-    let decode = decode_limits(limits);
+    let decode = limits.decode();
     let mut total = 0u64;
     for upload in uploads {
         let size = dimensions(&upload.bytes, &decode);
@@ -164,7 +160,7 @@ async fn encode_one(
 ) -> Result<Answer, ApiError> {
     let announced = model.batcher.announce();
     let (bytes, contract) = (upload.bytes.clone(), model.info.contract.clone());
-    let limits = decode_limits(state.limits());
+    let limits = state.limits().decode();
     let prepare = move || prepare(&bytes, &contract, &limits, look);
     let prepared = state.on_pool(Stage::Decode, Some(&model.info.name), prepare).await?;
     let prepared = prepared.map_err(|e| upload.error(several, ApiError::decode(&e)))?;
@@ -264,11 +260,5 @@ mod tests {
         let image = Rgb { width: 2, height: 2, data: (0..12).collect() };
         assert_eq!(mirrored(&image).data, [3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8]);
         assert_eq!(mirrored(&mirrored(&image)), image);
-    }
-
-    #[test]
-    fn the_server_has_its_own_pixel_limit() {
-        let limits = Limits { max_pixels: 77, ..Limits::default() };
-        assert_eq!(decode_limits(&limits).max_pixels, 77);
     }
 }

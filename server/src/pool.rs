@@ -5,9 +5,8 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::batch::{Encoded, Wants};
-use crate::error::{ApiError, Kind};
+use crate::error::{ApiError, Kind, RenderError};
 use crate::model::ModelInfo;
-use crate::render::RenderError;
 
 /// What `?pool=` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]

@@ -3,9 +3,11 @@
 
 use procfs::process::{LimitValue, Process as Own};
 use procfs::{boot_time_secs, page_size, ticks_per_second};
+use prometheus::Gauge;
+use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 
-use crate::metrics::{counter, gauge};
+use crate::made::made;
 
 /// The process; what never changes is read once.
 #[derive(Default)]
@@ -45,6 +47,20 @@ impl Process {
         }
         families
     }
+}
+
+/// A gauge or counter of the process, made when it is read.
+fn gauge(name: &str, help: &str, value: f64) -> Vec<MetricFamily> {
+    let gauge = made(Gauge::new(name, help));
+    gauge.set(value);
+    gauge.collect()
+}
+
+/// [`gauge`], of what only grows.
+fn counter(name: &str, help: &str, value: f64) -> Vec<MetricFamily> {
+    let counter = made(prometheus::Counter::new(name, help));
+    counter.inc_by(value.max(0.0));
+    counter.collect()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use occlude_saliency::{self as saliency, Map, Mask, Placement, Rect};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::error::RenderError;
 use crate::maps::Maps;
 
 /// What a PNG answer shows.
@@ -139,15 +140,6 @@ struct Rle {
     /// Height, then width.
     size: [u32; 2],
     counts: String,
-}
-
-/// Why there is no picture.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RenderError {
-    #[error(transparent)]
-    Saliency(#[from] saliency::Error),
-    #[error("cannot write a PNG: {0}")]
-    Png(#[from] png::EncodingError),
 }
 
 /// Two decimals: a hundredth of a pixel is finer than any grid.

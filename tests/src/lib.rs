@@ -2,6 +2,7 @@
 
 pub mod licence;
 pub mod map;
+pub mod modules;
 pub mod pictures;
 pub mod processor;
 pub mod run;

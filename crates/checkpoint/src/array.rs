@@ -1,4 +1,4 @@
-//! numpy arrays inside pickles, and pickles of arrays and tensors.
+//! numpy arrays inside pickles.
 //!
 //! The state of an array is (version, shape, type, Fortran order, data):
 //! <https://numpy.org/doc/stable/reference/generated/numpy.ndarray.__setstate__.html>
@@ -6,25 +6,16 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use occlude_pickle::{CallNode, Limits, Node, Value, decode};
+use occlude_pickle::{CallNode, Limits, Node, Value};
 
-use crate::checkpoint::Index;
 use crate::dtype::Dtype;
 use crate::error::{FormatError, StateError};
-use crate::flatten::{Found, TensorSpec, flatten};
-use crate::torch::{self, Stream};
+use crate::flatten::{Found, TensorSpec};
+use crate::stream::Stream;
 use crate::view::{Layout, Storage};
 
 /// More dimensions than numpy has.
 const MAX_RANK: usize = 64;
-
-/// Reads a pickle of arrays or tensors.
-pub(crate) fn read_pickle(file: &[u8]) -> Result<Index, FormatError> {
-    let pickle = decode(file, &Limits::default()).map_err(|e| FormatError::pickle(e, "the pickle"))?;
-    let arrays = Arrays::new(file);
-    // A tensor of torch has no file beside it, either: `pickle.dump` puts its storage into the pickle.
-    flatten(&pickle, &|node| torch::tensor(node, &arrays, &|_| Ok(None)))
-}
 
 /// Reads arrays whose data lies in one file.
 pub(crate) struct Arrays<'f> {

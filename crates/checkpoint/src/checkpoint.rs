@@ -1,4 +1,4 @@
-//! Opening by content, and the index of tensors.
+//! Opening by content.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,49 +9,10 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use crate::error::{Error, FormatError};
+use crate::format::Format;
+use crate::index::{Index, Skipped};
 use crate::tensor::{Entry, Tensor};
-use crate::{array, safetensors, sniff, torch};
-
-/// The format of a file, as its content says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// safetensors.
-    Safetensors,
-    /// `torch.save` since PyTorch 1.6: a zip archive.
-    TorchZip,
-    /// `torch.save` before PyTorch 1.6: a sequence of pickles, then the storages.
-    TorchLegacy,
-    /// A pickle of numpy arrays: Detectron2's and Caffe2's model zoo.
-    NumpyPickle,
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Safetensors => "safetensors",
-            Self::TorchZip => "torch zip",
-            Self::TorchLegacy => "torch legacy",
-            Self::NumpyPickle => "numpy pickle",
-        })
-    }
-}
-
-/// A tensor that the file holds and that is not read here, such as a complex or a quantised one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// Its name.
-    pub name: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// What a parser finds in a file.
-#[derive(Debug, Default)]
-pub(crate) struct Index {
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) metadata: BTreeMap<String, String>,
-    pub(crate) skipped: Vec<Skipped>,
-}
+use crate::{pickled, safetensors, sniff, torch};
 
 /// An open checkpoint: the file mapped into memory and an index of its tensors.
 ///
@@ -213,7 +174,7 @@ fn parse(path: &Path, file: &[u8]) -> Result<(Format, Index), Error> {
         Format::Safetensors => safetensors::read(file).map_err(FormatError::from),
         Format::TorchZip => torch::read_zip(file),
         Format::TorchLegacy => torch::read_legacy(file),
-        Format::NumpyPickle => array::read_pickle(file),
+        Format::NumpyPickle => pickled::read(file),
     };
     Ok((format, index.map_err(fail(format))?))
 }

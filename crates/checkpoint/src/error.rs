@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use occlude_encoder::layout::LayoutError;
 
-use crate::checkpoint::Format;
+use crate::format::Format;
 use crate::report::{LoadReport, join};
 
 /// Why a checkpoint could not be opened, loaded or written.

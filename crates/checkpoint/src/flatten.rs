@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use occlude_pickle::{Global, Id, Leading, Node, Pickle, Value};
 
-use crate::checkpoint::{Index, Skipped};
 use crate::dtype::Dtype;
 use crate::error::{FormatError, StateError};
+use crate::index::{Index, Skipped};
 use crate::tensor::Entry;
 use crate::view::{Layout, Storage};
 

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 
 use crate::dtype::Dtype;
 use crate::error::SaveError;
-use crate::tensor::Tensor;
 
 /// A tensor to write: row-major, little-endian bytes.
 #[derive(Clone, Debug)]
@@ -39,19 +38,6 @@ impl<'a> TensorOut<'a> {
             shape: vec![],
             data: Cow::Owned(value.to_le_bytes().into()),
         }
-    }
-
-    /// A tensor of an open checkpoint under another name, without a copy where the file allows.
-    ///
-    /// # Errors
-    /// As [`Tensor::to_bytes`].
-    pub fn of(name: impl Into<String>, tensor: &Tensor<'a>) -> Result<Self, crate::Error> {
-        Ok(Self {
-            name: name.into(),
-            dtype: tensor.dtype,
-            shape: tensor.shape.to_vec(),
-            data: tensor.to_bytes()?,
-        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use occlude_pickle::{Error, Limits, decode};
 
-use crate::checkpoint::Format;
+use crate::format::Format;
 use crate::zip::Archive;
 use crate::{safetensors, torch};
 

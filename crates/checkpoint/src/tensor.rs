@@ -156,6 +156,21 @@ impl<'a> Tensor<'a> {
     }
 }
 
+impl<'a> TensorOut<'a> {
+    /// A tensor of an open checkpoint under another name, without a copy where the file allows.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_bytes`].
+    pub fn of(name: impl Into<String>, tensor: &Tensor<'a>) -> Result<Self, crate::Error> {
+        Ok(Self {
+            name: name.into(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.to_vec(),
+            data: tensor.to_bytes()?,
+        })
+    }
+}
+
 /// `len` bytes from `offset` on, keeping the kind of the `Cow`.
 fn slice(bytes: Cow<'_, [u8]>, offset: usize, len: usize) -> Option<Cow<'_, [u8]>> {
     let range = offset..offset.checked_add(len)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use occlude_encoder::{Arch, ResNet};
 
-use crate::matching::{Found, Present};
+use crate::present::{Found, Present};
 
 /// (a part of a key's path, whose it is): modules that some ResNets have in their blocks or at their ends.
 const MODULES: [(&str, &str); 9] = [

@@ -16,8 +16,7 @@ use occlude_preprocess::files::LeftOut;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::dataset::Kind;
-use crate::index::{Index, Place, Span};
+use crate::index::{Index, Kind, Place, Span};
 use crate::stamp::Stamp;
 
 /// The last byte counts versions of the layout.

@@ -12,13 +12,11 @@ use occlude_preprocess::{Decoded, Limits, decode, names};
 use crate::Error;
 use crate::cache::{self, CacheFile};
 use crate::folder;
-use crate::index::{Index, NONE};
+use crate::index::{Index, Kind, NONE};
+use crate::limits::MAX_PICTURE_BYTES;
 use crate::list;
 use crate::shards::{self, Shards};
 use crate::stamp::Stamp;
-
-/// Largest file that is read as a picture.
-pub const MAX_PICTURE_BYTES: u64 = 512 << 20;
 
 /// How to open a data set.
 #[derive(Clone, Debug)]
@@ -55,19 +53,6 @@ impl Cache {
             Self::Folder(path) => Some(path.clone()),
             Self::Off => None,
         }
-    }
-}
-
-/// Whether pictures are files, or parts of shards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Files = 0,
-    Shards = 1,
-}
-
-impl Kind {
-    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Files, Self::Shards].into_iter().find(|&kind| kind as u8 == byte)
     }
 }
 

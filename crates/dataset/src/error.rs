@@ -36,7 +36,7 @@ pub enum Error {
         reason: io::Error,
     },
     /// A file that is larger than any picture.
-    #[error("`{name}` has {bytes} bytes: pictures have {} at most", crate::MAX_PICTURE_BYTES)]
+    #[error("`{name}` has {bytes} bytes: pictures have {} at most", crate::limits::MAX_PICTURE_BYTES)]
     TooLarge {
         /// The file, or `shard.tar:key.jpg`.
         name: String,
@@ -90,7 +90,7 @@ pub enum Error {
         classes: usize,
     },
     /// A class number that no data set has.
-    #[error("`{}`: class number {label} is too large; expected less than {}", .path.display(), crate::labels::MAX_CLASSES)]
+    #[error("`{}`: class number {label} is too large; expected less than {}", .path.display(), crate::limits::MAX_CLASSES)]
     ClassNumber {
         /// The list or folder of shards.
         path: PathBuf,

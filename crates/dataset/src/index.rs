@@ -11,6 +11,19 @@ use crate::stamp::Stamp;
 /// No class.
 pub(crate) const NONE: u32 = u32::MAX;
 
+/// Whether pictures are files, or parts of shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Files = 0,
+    Shards = 1,
+}
+
+impl Kind {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Files, Self::Shards].into_iter().find(|&kind| kind as u8 == byte)
+    }
+}
+
 /// A folder or shard that pictures lie in, or another file that the index depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {

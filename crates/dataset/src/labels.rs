@@ -5,9 +5,7 @@ use std::path::Path;
 
 use crate::Error;
 use crate::index::NONE;
-
-/// Numbers of classes beyond this are taken for a mistake: memory for their names is taken.
-pub(crate) const MAX_CLASSES: u32 = 1 << 18;
+use crate::limits::MAX_CLASSES;
 
 /// The different labels of a data set, each held once.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -23,6 +23,7 @@ mod folder;
 mod identity;
 mod index;
 mod labels;
+mod limits;
 mod list;
 pub mod prepare;
 mod progress;
@@ -31,9 +32,10 @@ mod stamp;
 mod tar_scan;
 
 pub use cache::default_folder as default_cache_folder;
-pub use dataset::{Cache, Dataset, MAX_PICTURE_BYTES, Options, Sample};
+pub use dataset::{Cache, Dataset, Options, Sample};
 pub use error::Error;
 pub use identity::Identity;
+pub use limits::MAX_PICTURE_BYTES;
 pub use list::{ESCAPED as LIST_ESCAPED, Head as ListHead, ROOT as LIST_ROOT};
 pub use progress::{Progress, with_workers};
 

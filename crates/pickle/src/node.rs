@@ -23,6 +23,24 @@ pub struct CallNode<'p, 'a> {
     pub state: Option<Node<'p, 'a>>,
 }
 
+impl<'a> Pickle<'a> {
+    /// The result of the program.
+    pub fn root(&self) -> Node<'_, 'a> {
+        self.node(self.root)
+    }
+
+    /// Any value.
+    pub fn node(&self, id: Id) -> Node<'_, 'a> {
+        Node::new(self, id)
+    }
+
+    /// Every value, in the order of creation, also those that the result does not refer to.
+    pub fn nodes(&self) -> impl Iterator<Item = Node<'_, 'a>> {
+        // `decode` holds the number of values below 2^32.
+        (0..self.values.len()).map(|i| self.node(Id(i as u32)))
+    }
+}
+
 impl<'p, 'a> Node<'p, 'a> {
     pub(crate) fn new(pickle: &'p Pickle<'a>, id: Id) -> Self {
         Self { pickle, id }

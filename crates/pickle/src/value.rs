@@ -98,25 +98,9 @@ pub struct Pickle<'a> {
 }
 
 impl<'a> Pickle<'a> {
-    /// The result of the program.
-    pub fn root(&self) -> crate::Node<'_, 'a> {
-        self.node(self.root)
-    }
-
-    /// Any value.
-    pub fn node(&self, id: Id) -> crate::Node<'_, 'a> {
-        crate::Node::new(self, id)
-    }
-
     /// The value itself; an id of another pickle may give `None`.
     pub fn get(&self, id: Id) -> &Value<'a> {
         self.values.get(id.0 as usize).unwrap_or(&Value::None)
-    }
-
-    /// Every value, in the order of creation, also those that the result does not refer to.
-    pub fn nodes(&self) -> impl Iterator<Item = crate::Node<'_, 'a>> {
-        // `decode` holds the number of values below 2^32.
-        (0..self.values.len()).map(|i| self.node(Id(i as u32)))
     }
 
     /// Bytes of the input that the pickle took; what follows it is not looked at.

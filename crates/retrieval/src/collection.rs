@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use crate::ann::Ann;
 use crate::database::{Database, Stored};
 use crate::engine::{Info, Spec};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::filter::Filter;
-use crate::lock::{lock, read};
+use crate::lock::{lock, read, write};
 use crate::rows::Rows;
 
 /// Filters whose matches are kept.
@@ -73,9 +73,18 @@ impl Collection {
         Spec { identity, ..spec }
     }
 
+    /// Whether an approximate index is worth its while.
+    pub(crate) fn wants_ann(&self, exact_numbers: usize) -> bool {
+        read(&self.rows).len().saturating_mul(self.dim()) > exact_numbers
+    }
+
+    pub(crate) fn set_ann(&self, ann: Option<Ann>) {
+        *write(&self.ann) = ann;
+    }
+
     pub(crate) fn check_maker(&self, found: &str) -> Result<()> {
         let spec = self.spec();
-        if spec.maker() == found { Ok(()) } else { Err(Error::other_maker(&self.stored.name, &spec, found)) }
+        if spec.maker() == found { Ok(()) } else { Err(spec.other_maker(&self.stored.name, found)) }
     }
 
     /// Numbers of the rows that the filter matches, those that were deleted since included; sorted.

@@ -39,6 +39,18 @@ impl Spec {
     pub fn maker(&self) -> &str {
         self.identity.as_deref().unwrap_or(&self.fingerprint)
     }
+
+    /// Why vectors of `maker` are refused where this is what a collection was made for: it is of another model, or
+    /// nobody knows of which.
+    pub(crate) fn other_maker(&self, collection: &str, maker: &str) -> Error {
+        let collection = collection.to_owned();
+        match self.identity {
+            None => Error::Unidentified { collection, fingerprint: self.fingerprint.clone() },
+            Some(_) => {
+                Error::Fingerprint { collection, expected: self.maker().to_owned(), found: maker.to_owned() }
+            }
+        }
+    }
 }
 
 /// What there is to know of a collection.
@@ -200,7 +212,7 @@ pub trait Engine: Send + Sync {
                     return Ok((there, false));
                 }
                 if there.spec.fingerprint == spec.fingerprint {
-                    return Err(Error::other_maker(name, &there.spec, spec.maker()));
+                    return Err(there.spec.other_maker(name, spec.maker()));
                 }
                 let (expected, found) = (there.spec.maker().to_owned(), spec.maker().to_owned());
                 Err(Error::Fingerprint { collection: name.to_owned(), expected, found })

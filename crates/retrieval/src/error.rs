@@ -185,17 +185,6 @@ impl Error {
         }
     }
 
-    /// Vectors of `maker` for a collection of another model, or of one that nobody knows.
-    pub(crate) fn other_maker(collection: &str, spec: &crate::Spec, maker: &str) -> Self {
-        let collection = collection.to_owned();
-        match spec.identity {
-            None => Self::Unidentified { collection, fingerprint: spec.fingerprint.clone() },
-            Some(_) => {
-                Self::Fingerprint { collection, expected: spec.maker().to_owned(), found: maker.to_owned() }
-            }
-        }
-    }
-
     pub(crate) fn value(
         what: impl Into<String>,
         expected: impl Into<String>,

@@ -47,6 +47,7 @@ mod error;
 mod filter;
 mod lock;
 mod maintain;
+mod operations;
 mod reserve;
 mod rows;
 mod search;

@@ -5,23 +5,15 @@ use std::fs::{OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use occlude_output::FileLock;
 
-use crate::ann::Ann;
-use crate::check;
 use crate::collection::Collection;
-use crate::database::{Database, FILE, Stored};
-use crate::engine::{Engine, Info, Maintained, Page, Point, Query, Record, Spec, Upserted, With};
+use crate::database::{Database, FILE};
 use crate::error::{Error, Result};
-use crate::filter::Filter;
 use crate::lock::{lock, read, write};
 use crate::reserve::Reserve;
-use crate::{maintain, search};
 
-/// Most collections of a store.
-const MAX_COLLECTIONS: usize = 1000;
 /// Connections that are kept for reading.
 const READERS: usize = 16;
 
@@ -59,7 +51,7 @@ pub struct Store {
     /// Held while something is written, memory included.
     pub(crate) writer: Mutex<Database>,
     readers: Mutex<Vec<Database>>,
-    collections: RwLock<BTreeMap<String, Arc<Collection>>>,
+    pub(crate) collections: RwLock<BTreeMap<String, Arc<Collection>>>,
     /// Held while indexes are built.
     pub(crate) maintenance: Mutex<()>,
     /// Last: the others are closed when it is given up.
@@ -67,9 +59,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in a folder, or makes one. Reads all vectors. After a crash the file is checked first.
-    pub fn open(dir: impl AsRef<Path>, options: &Options) -> Result<Self> {
-        let dir = dir.as_ref();
+    /// The database of a folder and the vectors in it, without approximate indexes.
+    pub(crate) fn read(dir: &Path, options: &Options) -> Result<Self> {
         let io = |reason| Error::Io { path: dir.to_owned(), reason };
         std::fs::create_dir_all(dir).map_err(io)?;
         let lock = lock_file(dir)?;
@@ -80,7 +71,7 @@ impl Store {
         let collections = load(&database)?;
         let reserve = Reserve::new(dir, options.reserve);
         reserve.fill();
-        let store = Self {
+        Ok(Self {
             reserve,
             dir: dir.to_owned(),
             options: options.clone(),
@@ -89,9 +80,7 @@ impl Store {
             collections: RwLock::new(collections),
             maintenance: Mutex::default(),
             _lock: lock,
-        };
-        maintain::load_all(&store)?;
-        Ok(store)
+        })
     }
 
     /// Reads the whole database and checks its structure.
@@ -109,7 +98,7 @@ impl Store {
     }
 
     /// Lends a connection that reads.
-    fn reading<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+    pub(crate) fn reading<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
         let kept = lock(&self.readers).pop();
         let database = kept.map_or_else(|| Database::reader(&self.dir.join(FILE)), Ok)?;
         let done = work(&database)?;
@@ -121,7 +110,7 @@ impl Store {
     }
 
     /// Deletes rows on the disk and then in memory.
-    fn remove(&self, writer: &Database, collection: &Collection, seqs: &[i64]) -> Result<()> {
+    pub(crate) fn remove(&self, writer: &Database, collection: &Collection, seqs: &[i64]) -> Result<()> {
         self.freeing(writer, |tx| seqs.iter().try_for_each(|seq| tx.delete(*seq)))?;
         let mut rows = write(&collection.rows);
         seqs.iter().for_each(|seq| rows.remove(*seq));
@@ -129,14 +118,14 @@ impl Store {
     }
 
     /// A transaction that deletes: where there is no room for it, the reserve makes some.
-    fn freeing<T>(&self, writer: &Database, work: impl Fn(&Database) -> Result<T>) -> Result<T> {
+    pub(crate) fn freeing<T>(&self, writer: &Database, work: impl Fn(&Database) -> Result<T>) -> Result<T> {
         match writer.transaction(&work) {
             Err(Error::Full { .. }) if self.reserve.give() => writer.transaction(&work),
             done => done,
         }
     }
 
-    fn check_memory(&self, collection: &Collection, more: usize) -> Result<()> {
+    pub(crate) fn check_memory(&self, collection: &Collection, more: usize) -> Result<()> {
         let Some(most) = self.options.max_memory else { return Ok(()) };
         let held = |c: &Collection| {
             let rows = read(&c.rows);
@@ -149,14 +138,6 @@ impl Store {
         }
         let reason = format!("{wanted} bytes of vectors in memory, {most} at most");
         Err(Error::Full { reason })
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        // what cannot be saved is built anew at the next start
-        maintain::save_all(self, &mut Maintained::default(), 0);
-        let _ = lock(&self.writer).close();
     }
 }
 
@@ -184,210 +165,4 @@ fn load(database: &Database) -> Result<BTreeMap<String, Arc<Collection>>> {
         }
     })?;
     Ok(collections.into_iter().map(|c| (c.stored.name.clone(), Arc::new(c))).collect())
-}
-
-/// The last of each id, in order.
-fn checked<'a>(points: &'a [Point], dim: usize) -> Result<Vec<check::Checked<'a>>> {
-    check::at_most("points at once", points.len(), check::MAX_BATCH)?;
-    let last: BTreeMap<&str, usize> = points.iter().zip(0..).map(|(p, i)| (p.id.as_str(), i)).collect();
-    let mut kept = Vec::with_capacity(last.len());
-    for (i, point) in points.iter().enumerate() {
-        // those that another one follows are checked too
-        let checked = check::point(point, dim)?;
-        if last.get(point.id.as_str()) == Some(&i) {
-            kept.push(checked);
-        }
-    }
-    Ok(kept)
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-impl Engine for Store {
-    fn create_collection(&self, name: &str, spec: &Spec) -> Result<Info> {
-        check::name(name)?;
-        check::spec(spec)?;
-        let writer = lock(&self.writer);
-        let known = read(&self.collections).len();
-        if self.find(name).is_ok() {
-            return Err(Error::Exists { name: name.to_owned() });
-        }
-        if known >= MAX_COLLECTIONS {
-            return Err(Error::Full { reason: format!("{MAX_COLLECTIONS} collections at most") });
-        }
-        let created = now();
-        let uid = writer.transaction(|tx| tx.create_collection(name, spec, created))?;
-        let stored = Stored { uid, name: name.to_owned(), spec: spec.clone(), created };
-        let collection = Arc::new(Collection::new(stored));
-        let info = collection.info();
-        write(&self.collections).insert(name.to_owned(), collection);
-        Ok(info)
-    }
-
-    fn adopt(&self, name: &str, spec: &Spec) -> Result<Info> {
-        check::spec(spec)?;
-        let writer = lock(&self.writer);
-        let collection = self.find(name)?;
-        let there = collection.spec();
-        let Some(identity) = &spec.identity else { return Ok(collection.info()) };
-        if there.identity.is_none() && (&there.fingerprint, there.dim) == (&spec.fingerprint, spec.dim) {
-            writer.transaction(|tx| tx.set_identity(collection.stored.uid, identity))?;
-            // Only whoever holds the writer sets it.
-            let _ = collection.adopted.set(identity.clone());
-        } else if there.maker() != identity {
-            let (expected, found) = (there.maker().to_owned(), identity.clone());
-            return Err(Error::Fingerprint { collection: name.to_owned(), expected, found });
-        }
-        Ok(collection.info())
-    }
-
-    fn collections(&self) -> Result<Vec<Info>> {
-        Ok(self.all().iter().map(|c| c.info()).collect())
-    }
-
-    fn collection(&self, name: &str) -> Result<Info> {
-        Ok(self.find(name)?.info())
-    }
-
-    fn drop_collection(&self, name: &str) -> Result<()> {
-        let writer = lock(&self.writer);
-        let collection = self.find(name)?;
-        let file = self.freeing(&writer, |tx| tx.drop_collection(collection.stored.uid))?;
-        write(&self.collections).remove(name);
-        if let Some(file) = file {
-            // a file that nothing names any more is deleted at the next start at the latest
-            let _ = std::fs::remove_file(self.dir.join(file));
-        }
-        Ok(())
-    }
-
-    fn upsert(&self, name: &str, maker: &str, points: &[Point]) -> Result<Upserted> {
-        let found = self.find(name)?;
-        found.check_maker(maker)?;
-        let points = checked(points, found.dim())?;
-        let writer = lock(&self.writer);
-        // another one may have taken its name meanwhile
-        let collection = self.find(name)?;
-        if !Arc::ptr_eq(&found, &collection) {
-            return Err(Error::NoCollection { name: name.to_owned() });
-        }
-        let uid = collection.stored.uid;
-        let (gone, seqs) = writer.transaction(|tx| {
-            let (mut gone, mut seqs) = (Vec::new(), Vec::with_capacity(points.len()));
-            for point in &points {
-                if let Some(seq) = tx.seq(uid, point.id)? {
-                    tx.delete(seq)?;
-                    gone.push(seq);
-                }
-                seqs.push(tx.insert(uid, point)?);
-            }
-            // an error undoes the transaction
-            self.check_memory(&collection, points.len() - gone.len())?;
-            Ok((gone, seqs))
-        })?;
-        let mut rows = write(&collection.rows);
-        gone.iter().for_each(|seq| rows.remove(*seq));
-        points.iter().zip(seqs).for_each(|(point, seq)| rows.push(seq, point.id, &point.vector));
-        Ok(Upserted { added: points.len() - gone.len(), replaced: gone.len() })
-    }
-
-    fn delete(&self, name: &str, ids: &[String]) -> Result<usize> {
-        check::at_most("ids at once", ids.len(), check::MAX_BATCH)?;
-        let writer = lock(&self.writer);
-        let collection = self.find(name)?;
-        let found = ids.iter().map(|id| writer.seq(collection.stored.uid, id));
-        let mut seqs: Vec<i64> = found.filter_map(Result::transpose).collect::<Result<_>>()?;
-        seqs.sort_unstable();
-        seqs.dedup();
-        self.remove(&writer, &collection, &seqs)?;
-        Ok(seqs.len())
-    }
-
-    fn delete_where(&self, name: &str, filter: &Filter) -> Result<usize> {
-        let writer = lock(&self.writer);
-        let collection = self.find(name)?;
-        // while the writer is held memory is as the database
-        let matching = collection.matching(filter, &writer)?;
-        let seqs: Vec<i64> = read(&collection.rows).among(&matching).map(|row| row.seq).collect();
-        self.remove(&writer, &collection, &seqs)?;
-        Ok(seqs.len())
-    }
-
-    fn get(&self, name: &str, ids: &[String], with: With) -> Result<Vec<Record>> {
-        check::at_most("ids at once", ids.len(), check::MAX_BATCH)?;
-        let collection = self.find(name)?;
-        self.reading(|db| {
-            // one state for all of them
-            db.snapshot(|db| {
-                let mut records = Vec::with_capacity(ids.len());
-                for id in ids {
-                    if let Some(entry) = db.entry(collection.stored.uid, id)? {
-                        records.push(db.record(entry, collection.dim(), with)?);
-                    }
-                }
-                Ok(records)
-            })
-        })
-    }
-
-    fn scroll(&self, name: &str, page: &Page) -> Result<Vec<Record>> {
-        check::within("`limit`", page.limit, check::MAX_K)?;
-        let collection = self.find(name)?;
-        self.reading(|db| {
-            db.snapshot(|db| {
-                let mut records = Vec::new();
-                db.each_by_id(collection.stored.uid, page.after.as_deref(), |entry| {
-                    if page.filter.as_ref().is_none_or(|f| f.matches(&entry.payload)) {
-                        records.push(db.record(entry, collection.dim(), page.with)?);
-                    }
-                    Ok(records.len() < page.limit)
-                })?;
-                Ok(records)
-            })
-        })
-    }
-
-    fn count(&self, name: &str, filter: Option<&Filter>) -> Result<usize> {
-        let collection = self.find(name)?;
-        let Some(filter) = filter.filter(|f| !f.is_empty()) else { return Ok(read(&collection.rows).len()) };
-        let matching = self.reading(|db| collection.matching(filter, db))?;
-        Ok(read(&collection.rows).among(&matching).count())
-    }
-
-    fn search(&self, name: &str, maker: &str, query: &Query) -> Result<Vec<crate::Hit>> {
-        let collection = self.find(name)?;
-        collection.check_maker(maker)?;
-        self.reading(|db| search::search(&collection, query, db, self.options.exact_numbers))
-    }
-
-    fn probe(&self) -> Result<()> {
-        lock(&self.writer).touch()?;
-        match self.reserve.probe() {
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => Err(Error::Full { reason: e.to_string() }),
-            Err(reason) => Err(Error::Io { path: self.dir.clone(), reason }),
-        }
-    }
-
-    fn maintain(&self, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Maintained> {
-        {
-            // Room that was made for deleting is taken back only when nobody deletes.
-            let _writer = lock(&self.writer);
-            self.reserve.fill();
-        }
-        maintain::maintain(self, go_on)
-    }
-}
-
-impl Collection {
-    /// Whether an approximate index is worth its while.
-    pub(crate) fn wants_ann(&self, exact_numbers: usize) -> bool {
-        read(&self.rows).len().saturating_mul(self.dim()) > exact_numbers
-    }
-
-    pub(crate) fn set_ann(&self, ann: Option<Ann>) {
-        *write(&self.ann) = ann;
-    }
 }

@@ -1,6 +1,6 @@
 //! How often an activation has which size, without knowing the largest beforehand.
 
-use super::Range;
+use crate::ranges::Range;
 
 /// Bins of each sign.
 pub(super) const BINS: usize = 2048;

@@ -4,8 +4,8 @@
 use occlude_checkpoint::Encoder;
 use occlude_encoder::{Graph, NodeId, Op, ParamKind};
 
-use super::{Range, Smoothing};
 use crate::Error;
+use crate::ranges::{Range, Smoothing};
 
 /// A product: tokens by a matrix.
 pub(super) struct Product {

@@ -6,6 +6,7 @@ mod builder;
 mod check;
 mod fold;
 mod head;
+mod matrix;
 mod need;
 mod options;
 mod positions;
@@ -34,8 +35,8 @@ pub use projection::{Alignment, Projection};
 pub use quantized::Quantization;
 
 use crate::Error;
-use crate::calibrate::Smoothing;
 use crate::proto::{Dim, Element, Form, Model, Value};
+use crate::ranges::Smoothing;
 use builder::Builder;
 
 /// Longest file that protocol buffers can hold; its readers count in 32 bits with a sign.

@@ -18,8 +18,8 @@ use super::builder::Builder;
 use super::fold::BatchNorm;
 use super::units::{Begin, Unit, units};
 use crate::Error;
-use crate::calibrate::{Calibration, Range};
 use crate::proto::{Attribute, Weights};
+use crate::ranges::{Calibration, Range};
 
 /// How an encoder becomes integers.
 #[derive(Clone, Debug, PartialEq)]

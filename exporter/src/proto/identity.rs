@@ -54,16 +54,6 @@ impl Model<'_> {
     }
 }
 
-/// A part of a model that has several forms, all of the same numbers: an output, and what its operations and constants
-/// are named below.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Form {
-    /// The output.
-    pub(crate) of: String,
-    /// What it computes, which counts in place of how.
-    pub(crate) what: String,
-}
-
 impl Model<'_> {
     /// Whether something of that name belongs to the form. Lists of integers do, too: their names say what is in them, and
     /// operations have these names.
@@ -106,7 +96,7 @@ fn weights(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Attribute, Dim, Element, Node, Weights};
+    use super::super::{Attribute, Dim, Element, Form, Node, Weights};
     use super::*;
 
     fn model(scale: f32) -> Model<'static> {

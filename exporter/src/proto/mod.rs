@@ -4,12 +4,13 @@
 //! written, so that a model of any size costs no second copy. The wire format:
 //! <https://protobuf.dev/programming-guides/encoding/>.
 
+mod element;
 mod identity;
 mod model;
 mod weights;
 
-pub(crate) use identity::Form;
-pub(crate) use model::{Attribute, Dim, Element, Initializer, Model, Node, Value};
+pub(crate) use element::Element;
+pub(crate) use model::{Attribute, Dim, Form, Initializer, Model, Node, Value};
 pub(crate) use weights::Weights;
 
 use std::io::{self, Write};

@@ -3,30 +3,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::{Form, Message, Stream, Weights};
-
-/// `TensorProto.DataType`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Element {
-    Float = 1,
-    Uint8 = 2,
-    Int8 = 3,
-    Int32 = 6,
-    Int64 = 7,
-    Float16 = 10,
-}
-
-impl Element {
-    /// Bytes of one value.
-    pub(crate) fn size(self) -> u64 {
-        match self {
-            Self::Uint8 | Self::Int8 => 1,
-            Self::Float16 => 2,
-            Self::Float | Self::Int32 => 4,
-            Self::Int64 => 8,
-        }
-    }
-}
+use super::{Element, Message, Stream, Weights};
 
 /// `TensorProto`.
 pub(crate) struct Initializer<'a> {
@@ -148,6 +125,16 @@ pub(crate) struct Model<'a> {
     pub(crate) metadata: Vec<(String, String)>,
     /// What of it says the same in several ways.
     pub(crate) form: Option<Form>,
+}
+
+/// A part of a model that has several forms, all of the same numbers: an output, and what its operations and constants
+/// are named below.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// The output.
+    pub(crate) of: String,
+    /// What it computes, which counts in place of how.
+    pub(crate) what: String,
 }
 
 impl Model<'_> {

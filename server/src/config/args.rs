@@ -181,9 +181,6 @@ pub enum Tool {
     Index(IndexArgs),
 }
 
-/// What environment variables begin with.
-pub const ENVIRONMENT: &str = "OCCLUDE_SERVE_";
-
 /// Settings of the server that its tools use as well; the others need not even make sense to them.
 const OF_TOOLS: [&str; 5] = ["config", "host", "port", "log_level", "log_format"];
 
@@ -247,7 +244,7 @@ fn configuration(given: &ArgMatches, settings: &[Setting]) -> Option<(PathBuf, S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Config;
+    use crate::{Config, ENVIRONMENT};
 
     fn read(words: &[&str], variables: &[(&str, &str)]) -> Result<Args, ConfigError> {
         let words = ["occlude-serve"].iter().chain(words).map(OsString::from);

@@ -10,7 +10,10 @@ use std::ffi::{OsStr, OsString};
 use clap::{Arg, Command};
 
 use super::source::{Origin, Setting, SettingValue, is_list, is_switch, nearest, settable};
-use super::{ConfigError, ENVIRONMENT, ModelFile};
+use super::{ConfigError, ModelFile};
+
+/// What environment variables begin with.
+pub const ENVIRONMENT: &str = "OCCLUDE_SERVE_";
 
 /// What the environment says.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::LoadError;
+use super::error::LoadError;
 
 /// Endings of checkpoints, which have to be exported first.
 const CHECKPOINTS: [&str; 7] = ["pth", "pt", "ckpt", "safetensors", "pkl", "bin", "tar"];

@@ -5,7 +5,7 @@ use std::path::Path;
 use occlude_contract::Golden;
 use occlude_preprocess::Rgb;
 
-use super::onnx::LoadError;
+use super::error::LoadError;
 use crate::batch::{Crop, Encode, EncodeError, Encoded, Wants};
 use crate::model::ModelInfo;
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 
-use super::body::too_large;
+use super::bounds::too_large;
 use crate::error::{ApiError, Kind};
 
 /// Bytes by which an unpacked body grows.

@@ -1,30 +1,17 @@
-//! `/openapi.json`, and Swagger UI that shows it at `/docs/`; nothing of it comes from elsewhere.
+//! Swagger UI at `/docs/`, which shows `/openapi.json`; nothing of it comes from elsewhere.
 
 use std::sync::{Arc, LazyLock};
 
-use axum::Json;
-use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Redirect, Response};
 use utoipa_swagger_ui::{Config, serve};
 
 use super::negotiate::Segment;
-use super::openapi::{Facts, document};
 use crate::error::{ApiError, Kind};
-use crate::state::AppState;
 
 /// Files of this server only; Swagger UI draws its icons from data URLs and sets styles of elements.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-/// This document
-#[utoipa::path(get, path = "/openapi.json", tag = "server", responses(
-    (status = 200, body = serde_json::Value, content_type = "application/json"),
-))]
-pub(super) async fn openapi(State(state): State<AppState>) -> Response {
-    let model = state.models().first().map_or_else(|| "model".to_owned(), |m| m.info.name.clone());
-    Json(document(&Facts { keys: state.keys().required(), model })).into_response()
-}
 
 /// The way to the page of this document
 #[utoipa::path(

@@ -8,7 +8,7 @@ use futures_util::stream;
 use multer::{Field, Multipart};
 use occlude_preprocess::{DecodeError, Limits, dimensions};
 
-use super::body::too_many;
+use super::bounds::too_many;
 use super::names;
 use super::parameters::Parameters;
 use crate::error::{ApiError, Kind};

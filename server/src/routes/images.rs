@@ -14,9 +14,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::body::uploads;
 use super::errors;
-use super::negotiate::{Media, format, query, query_and_fields, within};
+use super::model_used::ModelName;
+use super::negotiate::{Form, Media, format, query, query_and_fields, within};
+use super::neighbours::{Neighbour, neighbours};
 use super::queries::{AnalyzeQuery, EmbedQuery, SaliencyQuery};
-use super::search::{Neighbour, neighbours};
 use super::surround::RequestId;
 use crate::admission::Admitted;
 use crate::clock;
@@ -26,9 +27,9 @@ use crate::maps::{Maps, Reading};
 use crate::metrics::Stage;
 use crate::model::{Model, ModelInfo};
 use crate::npy;
-use crate::picture::{Answer, Look, decode_limits, encode_all_as};
+use crate::picture::{Answer, Look, encode_all_as};
 use crate::pool::Pooling;
-use crate::render::{self, Drawing, Masks, RenderError, Saliency};
+use crate::render::{self, Drawing, Masks, Saliency};
 use crate::state::AppState;
 use crate::window::Window;
 
@@ -46,37 +47,12 @@ pub(super) struct Parts {
     pub(super) neighbours: Option<usize>,
 }
 
-/// How an answer is written.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Form {
-    Json,
-    /// One array of the embeddings (n, D), or of the saliency (n, h, w).
-    Npy,
-    Png(Drawing),
-}
-
 /// The JSON answer of every route that takes pictures.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Answers {
     request_id: String,
     model: ModelName,
     results: Vec<Item>,
-}
-
-/// Which model answered; also an extension of the response, from which its headers are made.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[schema(as = ModelUsed)]
-pub(super) struct ModelName {
-    pub(super) name: String,
-    pub(super) fingerprint: String,
-    pub(super) identity: String,
-}
-
-impl From<&ModelInfo> for ModelName {
-    fn from(info: &ModelInfo) -> Self {
-        let ModelInfo { name, fingerprint, identity, .. } = info;
-        Self { name: name.clone(), fingerprint: fingerprint.clone(), identity: identity.clone() }
-    }
 }
 
 /// One picture's answer.
@@ -282,12 +258,6 @@ fn item(
     })
 }
 
-impl From<RenderError> for ApiError {
-    fn from(error: RenderError) -> Self {
-        ApiError::new(Kind::Internal, error.to_string())
-    }
-}
-
 /// One array of all pictures: of the embeddings where they were asked for, else of the saliency.
 fn array(answers: &[Answer], parts: Parts) -> Result<Response, ApiError> {
     let (row, rows): (Vec<usize>, Vec<Vec<f32>>) = match parts.embedding {
@@ -323,7 +293,7 @@ async fn picture(call: &Call<'_>, mut answers: Vec<Answer>, drawing: Drawing) ->
     let reading = reading.ok_or_else(|| ApiError::new(Kind::Internal, "there is nothing to draw"))?;
     let facts = answer.facts.clone();
     let place = window.placement(&model.info.contract, facts.width, facts.height);
-    let limits = decode_limits(state.limits());
+    let limits = state.limits().decode();
     let draw = move || {
         let (maps, upload) = (Maps::of(&answer, reading)?, answer.upload);
         // Decoded a second time: keeping the pixels while the picture waits would cost far more memory.

@@ -5,8 +5,8 @@ use axum::http::{HeaderMap, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::body::whole;
 use super::parameters::Parameters;
+use super::receive::whole;
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;

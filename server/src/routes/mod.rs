@@ -1,6 +1,7 @@
 //! The router: one file for each family of routes, and what surrounds them all.
 
 mod body;
+mod bounds;
 pub(crate) mod client;
 mod coded;
 mod coding;
@@ -12,14 +13,17 @@ mod images;
 mod json;
 mod kserve;
 mod leftover;
+mod model_used;
 mod names;
 mod negotiate;
+mod neighbours;
 mod openai;
 mod openapi;
 mod ops;
 mod page;
 mod parameters;
 mod queries;
+mod receive;
 mod schemas;
 mod search;
 mod surround;
@@ -49,7 +53,7 @@ pub fn app(state: AppState) -> Router {
         .route("/docs", get(docs::redirect))
         .route("/docs/", get(docs::index))
         .route("/docs/{*file}", get(docs::file))
-        .route("/openapi.json", get(docs::openapi))
+        .route("/openapi.json", get(openapi::openapi))
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(ops::metrics))

@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::errors;
 use crate::error::{ApiError, Kind};
+use crate::render::Drawing;
 
 /// Longest field of a form that counts as a parameter, in bytes.
 const MAX_FIELD: usize = 1024;
@@ -22,6 +23,15 @@ pub(super) enum Media {
     Json,
     Npy,
     Png,
+}
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form {
+    Json,
+    /// One array of the embeddings (n, D), or of the saliency (n, h, w).
+    Npy,
+    Png(Drawing),
 }
 
 impl Media {

@@ -12,14 +12,16 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{too_many, whole};
+use super::bounds::too_many;
 use super::coded::{Item, unpack as picture};
 use super::errors;
-use super::images::{ModelName, in_time};
+use super::images::in_time;
 use super::json::{content_type, is_json, parse, says_nothing};
+use super::model_used::ModelName;
 use super::negotiate::{Media, Segment, media};
 use super::ops::ModelJson;
 use super::parameters::Parameters;
+use super::receive::whole;
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::metrics::Stage;

@@ -2,6 +2,9 @@
 
 use std::sync::LazyLock;
 
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use occlude_preprocess::Format;
 use serde_json::{Map, Value, json};
 use utoipa::{OpenApi, ToSchema};
@@ -9,6 +12,7 @@ use utoipa::{OpenApi, ToSchema};
 use super::surround::OPEN;
 use super::{body, collections, docs, errors, images, kserve, openai, ops, page, search};
 use crate::error::{Body, FlatBody, Kind, Shape};
+use crate::state::AppState;
 
 /// A picture of four pixels, for the examples: base64 of a PNG.
 const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mM4IScnd0KOJYxh1SoGBgAc0gO3A0xgeAAAAABJRU5ErkJggg==";
@@ -49,7 +53,7 @@ const BYTES: &str = "application/octet-stream";
         kserve::model_ready,
         kserve::infer,
         page::index,
-        docs::openapi,
+        openapi,
         docs::redirect,
         docs::index,
         ops::healthz,
@@ -68,16 +72,25 @@ const BYTES: &str = "application/octet-stream";
 )]
 struct Api;
 
+/// This document
+#[utoipa::path(get, path = "/openapi.json", tag = "server", responses(
+    (status = 200, body = serde_json::Value, content_type = "application/json"),
+))]
+pub(super) async fn openapi(State(state): State<AppState>) -> Response {
+    let model = state.models().first().map_or_else(|| "model".to_owned(), |m| m.info.name.clone());
+    Json(document(&Facts { keys: state.keys().required(), model })).into_response()
+}
+
 /// What of the running server is in the document.
-pub(super) struct Facts {
+struct Facts {
     /// Whether requests need a key.
-    pub(super) keys: bool,
+    keys: bool,
     /// Name of the first model.
-    pub(super) model: String,
+    model: String,
 }
 
 /// The document of this server.
-pub(super) fn document(facts: &Facts) -> Value {
+fn document(facts: &Facts) -> Value {
     static DERIVED: LazyLock<Value> =
         LazyLock::new(|| serde_json::to_value(Api::openapi()).unwrap_or_default());
     let mut document = DERIVED.clone();

@@ -5,8 +5,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterIn};
 
-use super::images::Form;
-use super::negotiate::{Media, format, within};
+use super::negotiate::{Form, Media, format, within};
 use crate::error::{ApiError, Kind};
 use crate::maps::{Reading, Source};
 use crate::model::ModelInfo;

@@ -4,31 +4,21 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::errors;
-use super::images::{Answers, Form, MAX_K, Parts, Plan, answer, in_time};
-use super::negotiate::{Media, Segment, media, within};
+use super::images::{Answers, MAX_K, Parts, Plan, answer, in_time};
+use super::negotiate::{Form, Media, Segment, media, within};
 use super::surround::RequestId;
 use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
-use crate::gallery::{Gallery, Hit, thumbnail as draw};
+use crate::gallery::thumbnail as draw;
 use crate::metrics::Stage;
 use crate::state::AppState;
 use crate::window::Window;
 
 const DEFAULT_K: usize = 12;
-
-/// A picture of the gallery that is like the query.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub(super) struct Neighbour {
-    id: usize,
-    path: String,
-    class: Option<String>,
-    cosine: f32,
-    thumbnail: String,
-}
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -39,17 +29,6 @@ struct SearchQuery {
     /// Neighbours of each picture.
     #[param(minimum = 1, maximum = 1000)]
     k: Option<usize>,
-}
-
-pub(super) fn neighbours(gallery: &Gallery, embedding: &[f32], k: usize) -> Vec<Neighbour> {
-    let neighbour = |hit: Hit<'_>| Neighbour {
-        id: hit.id,
-        path: hit.path.to_owned(),
-        class: hit.class.map(ToOwned::to_owned),
-        cosine: hit.cosine,
-        thumbnail: format!("/v1/gallery/{}/thumbnail", hit.id),
-    };
-    gallery.search(embedding, k).into_iter().map(neighbour).collect()
 }
 
 /// The gallery's nearest pictures

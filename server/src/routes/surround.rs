@@ -14,8 +14,8 @@ use futures_util::FutureExt;
 use hyper::body::Body as _;
 
 use super::client::{Peer, address};
-use super::images::ModelName;
 use super::leftover::lend;
+use super::model_used::ModelName;
 use crate::admission::draining;
 use crate::error::{ApiError, Kind, Shape};
 use crate::metrics::Answered;

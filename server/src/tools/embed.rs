@@ -8,11 +8,10 @@ use occlude_preprocess::files::{Listing, Sample, list};
 use occlude_preprocess::names::relative;
 
 use super::journal::Journal;
-use super::write::{Row, names_of, write};
+use super::write::{Format, Row, names_of, write};
 use super::{EncoderArgs, ToolError, Version};
 use crate::batch::Encoded;
-use crate::bulk::{Outcome, Report, Run};
-use crate::gallery::tell_left_out;
+use crate::bulk::{Outcome, Report, Run, tell_left_out};
 
 /// Flags of `occlude-serve embed`.
 #[derive(Debug, Clone, Args)]
@@ -31,17 +30,6 @@ pub struct EmbedArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub encoder: EncoderArgs,
-}
-
-/// Formats of `embed`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// A float32 matrix, one row for each picture.
-    Npy,
-    /// Columns `path`, `class`, `embedding`.
-    Parquet,
-    /// An object a line: `path`, `class`, `embedding`.
-    Jsonl,
 }
 
 impl Format {

@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 
 use super::{EncoderArgs, ToolError, Version};
 use crate::batch::Encoded;
-use crate::bulk::{Report, Run};
-use crate::gallery::{tell_left_out, thumbnail};
+use crate::bulk::{Report, Run, tell_left_out};
+use crate::gallery::thumbnail;
 use crate::model::Model;
 
 /// Points of one transaction.

@@ -18,9 +18,10 @@ use crate::model::Model;
 use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::ListError;
 
-pub use embed::{EmbedArgs, Format, embed};
+pub use embed::{EmbedArgs, embed};
 pub use health::health;
 pub use index::{IndexArgs, Indexed, index};
+pub use write::Format;
 
 /// The model of a bulk job, and how much of the machine it takes.
 #[derive(Debug, Clone, Args)]

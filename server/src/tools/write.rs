@@ -15,7 +15,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde::Serialize;
 
-use super::{Format, ToolError, file_error};
+use super::{ToolError, file_error};
 use crate::model::ModelInfo;
 
 /// Rows of a Parquet row group.
@@ -26,6 +26,17 @@ const SCHEMA: &str = "message embeddings {
     optional binary class (UTF8);
     required group embedding (LIST) { repeated group list { required float element; } }
 }";
+
+/// Formats of `embed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A float32 matrix, one row for each picture.
+    Npy,
+    /// Columns `path`, `class`, `embedding`.
+    Parquet,
+    /// An object a line: `path`, `class`, `embedding`.
+    Jsonl,
+}
 
 /// One picture of the result.
 #[derive(Debug, Clone, PartialEq, Serialize)]

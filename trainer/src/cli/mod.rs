@@ -6,7 +6,6 @@ mod evaluate;
 mod knn;
 mod localise;
 mod overrides;
-mod parts;
 mod profile;
 mod refresh;
 mod report;

@@ -3,16 +3,17 @@
 mod beginning;
 mod distilling;
 mod masking;
+mod parts;
 mod teaching;
 
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::parts::Parts;
 use crate::config::{ClipBy, Config, Decay, Mix, MixPer, Mixing, Pattern, QueueStart, Recipe, Rule, Shape};
 use beginning::BeginningArgs;
 use distilling::DistilArgs;
 use masking::MaskArgs;
+use parts::Parts;
 use teaching::TeacherArgs;
 
 /// Flags that override a recipe.

@@ -6,8 +6,7 @@ use occlude_preprocess::{ContractError, Preprocess};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::recipes::{moco_views, saliency_moco_small};
-use super::{Augment, Branch, Config, Head, Invalid, Masking, Method, Optimizer, Recipe, ViewGroup, check};
+use super::{Branch, Head, Invalid, Masking, check};
 
 /// Towards the embeddings of a finished network, by cosine and by what they say of each other (arXiv 1904.05068, 1907.09682).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,32 +85,13 @@ impl Distill {
     }
 }
 
-/// For tens of passes over thousands of small pictures. A target is of the whole picture, so that views show most of it.
-pub(super) fn distill() -> Config {
-    let base = saliency_moco_small();
-    let views =
-        Augment { crop_min: 0.4, jitter: [0.2, 0.2, 0.2, 0.05], gray_p: 0.1, blur_p: 0.0, ..moco_views() };
-    Config {
-        recipe: Recipe::Distill,
-        epochs: 20,
-        optimizer: Optimizer { warmup_epochs: 1.0, ..base.optimizer },
-        method: Method::Distill(Distill {
-            head: Head { dim: 256, hidden: Some(1024), bn: true, output_bn: false },
-            relation_weight: 1.0,
-            teacher: None,
-        }),
-        views: vec![ViewGroup::of(1, views)],
-        masking: None,
-        ..base
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{Config, Recipe};
     use super::*;
 
     fn distilling(change: impl FnOnce(&mut Config)) -> Result<(), Invalid> {
-        let mut config = distill();
+        let mut config = Config::new(Recipe::Distill);
         change(&mut config);
         config.validate()
     }
@@ -164,7 +144,7 @@ mod tests {
             identity: "i".into(),
             dim: None,
         };
-        let mut config = distill();
+        let mut config = Config::new(Recipe::Distill);
         settings(&mut config).teacher = Some(teacher.clone());
         let json = serde_json::to_string(&config).expect("serialisable");
         let read: Config = serde_json::from_str(&json).expect("readable");

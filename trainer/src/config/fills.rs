@@ -1,4 +1,4 @@
-//! How large the kernels of masking are: published for views of 224 px, scaled to others.
+//! How large the kernels and squares of masking are: published for views of 224 px, scaled to others.
 
 use occlude_preprocess::HighPass;
 use serde::{Deserialize, Serialize};
@@ -9,8 +9,17 @@ const PUBLISHED_SIDE: f64 = 224.0;
 const BLUR: Kernel = Kernel { side: 31, sigma: 10.0 };
 /// The high-pass filter of the `hp` strategy: 11x11, sigma 5.
 const HIGH_PASS: Kernel = Kernel { side: 11, sigma: 5.0 };
+/// Side of the square that a focal query keeps, as a share of the image (200 of 224 pixels).
+const FOCAL_QUERY_SIDE: f64 = 200.0 / 224.0;
+/// Side of the square that a focal hard negative loses (130 of 224 pixels).
+const FOCAL_NEGATIVE_SIDE: f64 = 130.0 / 224.0;
 /// The smallest kernel that does anything.
 const LEAST_SIDE: u32 = 3;
+
+/// The sides in pixels of the squares that a focal query keeps and a focal hard negative loses, for views of side `size`.
+pub fn focal_sides(size: usize) -> [i64; 2] {
+    [FOCAL_QUERY_SIDE, FOCAL_NEGATIVE_SIDE].map(|share| (size as f64 * share).round() as i64)
+}
 
 /// What the sizes of kernels go by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -3,7 +3,7 @@
 use occlude_encoder::Arch;
 use serde::{Deserialize, Serialize};
 
-use super::{Dino, Distill, Invalid, Teacher, check, positive, unit};
+use super::{Dino, Distill, Head, Invalid, Momentum, MomentumFields, Teacher, check, positive, unit};
 
 /// The method and its hyper-parameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,27 +19,6 @@ pub enum Method {
     Dino(Dino),
     /// Towards the embeddings of a network that is not trained.
     Distill(Distill),
-}
-
-/// The projection head.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Head {
-    /// Length of a projection.
-    pub dim: usize,
-    /// Width of the hidden layer; absent: the encoder's feature length.
-    pub hidden: Option<usize>,
-    /// Batch normalisation after the hidden layer.
-    pub bn: bool,
-    /// Batch normalisation of the projection, without a shift or a scale of its own.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub output_bn: bool,
-}
-
-/// What is not there has always been so.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_false(value: &bool) -> bool {
-    !*value
 }
 
 /// Alignment maps (LEWEL, arXiv 2203.14898): the projection head applied to every position says where in the picture each
@@ -140,39 +119,6 @@ pub enum TargetNorm {
     Batch,
     /// By moving averages of the network's running statistics (EMAN, arXiv 2101.08482)
     Eman,
-}
-
-/// The course of a moving average's momentum.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Momentum {
-    /// At the first step.
-    pub start: f64,
-    /// From `epochs` on.
-    pub end: f64,
-    /// Epochs over which it goes from start to end along a half cosine.
-    pub epochs: f64,
-}
-
-impl Momentum {
-    /// The momentum at a time in epochs.
-    pub fn at(self, epoch: f64) -> f64 {
-        if epoch >= self.epochs {
-            return self.end;
-        }
-        let t = epoch / self.epochs;
-        self.start + (self.end - self.start) * (1.0 - (std::f64::consts::PI * t).cos()) / 2.0
-    }
-}
-
-/// The fields of a [`Momentum`] inside a method's settings.
-#[derive(Debug)]
-pub struct MomentumFields<'a> {
-    /// [`Momentum::start`].
-    pub start: &'a mut f64,
-    /// [`Momentum::end`].
-    pub end: &'a mut f64,
-    /// [`Momentum::epochs`].
-    pub epochs: &'a mut f64,
 }
 
 impl Method {

@@ -9,9 +9,11 @@ mod dino;
 mod distill;
 mod fills;
 mod following;
+mod head;
 mod masking;
 mod method;
 mod mixing;
+mod momentum;
 mod optimizer;
 mod recipes;
 mod transformers;
@@ -27,12 +29,14 @@ pub use augment::{Augment, ViewGroup};
 pub use beginning::Beginning;
 pub use dino::{Dense, Dino, PatchChoice, PatchPer, PatchScore, Patches};
 pub use distill::{Distill, Teacher, TeacherKind};
-pub use fills::{FillScale, Fills, Kernel};
+pub use fills::{FillScale, Fills, Kernel, focal_sides};
+pub use head::Head;
 pub use masking::{
     BACKGROUND_BIASED, BACKGROUND_SHARE, Branch, Choice, Guidance, Masking, Saliency, Strategy,
 };
-pub use method::{Align, Byol, Head, Method, Moco, Momentum, MomentumFields, QueueStart, Simclr, TargetNorm};
+pub use method::{Align, Byol, Method, Moco, QueueStart, Simclr, TargetNorm};
 pub use mixing::{Mix, MixMask, MixPer, Mixing, Pattern};
+pub use momentum::{Momentum, MomentumFields};
 pub use optimizer::{ClipBy, Decay, Optimizer, Per, Rule, Shape};
 
 /// The side of views that the published masks are for.
@@ -198,7 +202,7 @@ impl Config {
             Recipe::IbotAttmask => transformers::ibot_attmask(),
             Recipe::IbotDense => transformers::ibot_dense(),
             Recipe::IbotSmall => transformers::ibot_small(),
-            Recipe::Distill => distill::distill(),
+            Recipe::Distill => recipes::distill(),
         }
     }
 
@@ -276,7 +280,7 @@ impl Config {
         }
         if masking.strategy == Strategy::Hp {
             pixels.insert("high_pass".into(), serde_json::to_value(fills.high_pass)?);
-            let [query, negative] = crate::mask::focal_sides(self.image_size);
+            let [query, negative] = focal_sides(self.image_size);
             pixels.insert("focal_query".into(), query.into());
             pixels.insert("focal_negative".into(), negative.into());
         }

@@ -196,3 +196,23 @@ pub(super) fn mixed(recipe: Recipe, mix: Mix) -> Config {
 pub(super) fn mix_mask() -> MixMask {
     MixMask { pattern: Pattern::Block, grid: 8, share: 0.5, per: MixPer::Batch }
 }
+
+/// For tens of passes over thousands of small pictures. A target is of the whole picture, so that views show most of it.
+pub(super) fn distill() -> Config {
+    let base = saliency_moco_small();
+    let views =
+        Augment { crop_min: 0.4, jitter: [0.2, 0.2, 0.2, 0.05], gray_p: 0.1, blur_p: 0.0, ..moco_views() };
+    Config {
+        recipe: Recipe::Distill,
+        epochs: 20,
+        optimizer: Optimizer { warmup_epochs: 1.0, ..base.optimizer },
+        method: Method::Distill(Distill {
+            head: Head { dim: 256, hidden: Some(1024), bn: true, output_bn: false },
+            relation_weight: 1.0,
+            teacher: None,
+        }),
+        views: vec![ViewGroup::of(1, views)],
+        masking: None,
+        ..base
+    }
+}

@@ -4,23 +4,12 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use occlude_dataset::Identity;
-use serde::{Deserialize, Serialize};
 
 use super::Schedule;
 use super::metrics::Meter;
-use super::snapshot::{Loaded, Position, same_config};
+use super::position::{Course, Loaded, Position};
+use super::snapshot::same_config;
 use crate::config::Config;
-
-/// The pictures of a run, and where in them the epoch under way began.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Course {
-    /// What the pictures are.
-    pub data: Identity,
-    /// Steps of an epoch over them.
-    pub steps_per_epoch: u64,
-    /// Step at which the epoch under way began. A product of the two numbers only while the data stay the same.
-    pub began: u64,
-}
 
 /// What a resumed run may find changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

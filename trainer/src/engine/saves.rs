@@ -6,25 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::snapshot::{self, Position};
-use crate::config::Config;
-use crate::method::Method;
-use crate::model::{Optimizer, Statistics};
+use super::snapshot::{self, State};
 
 /// The checkpoint that is replaced by the next one.
 const LATEST: &str = "latest.safetensors";
 /// The last one whose accuracy had not fallen.
 const GOOD: &str = "good.safetensors";
-
-/// What goes into a checkpoint.
-pub(super) struct State<'a> {
-    pub(super) config: &'a Config,
-    pub(super) method: &'a dyn Method,
-    pub(super) optimizer: &'a Optimizer,
-    pub(super) at: &'a Position,
-    /// Running statistics that evaluation is to have in place of training's.
-    pub(super) refreshed: Option<&'a Statistics>,
-}
 
 /// The checkpoints of a run's folder: one that is always replaced, and those that are kept.
 pub(super) struct Saves {

@@ -9,66 +9,23 @@ use occlude_checkpoint::{
     Checkpoint, Dtype, EncoderData, EncoderTensor, ProjectionHead, TensorOut, meta, save_safetensors,
 };
 use occlude_encoder::layout::{Layout, Naming};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use super::course::Course;
-use super::metrics::Meter;
-use super::saves::State;
-use super::watchdog::Symptom;
+use super::position::{Course, Loaded};
+pub use super::position::{Position, RunState};
 use crate::config::Config;
 use crate::method::Method;
-use crate::model::{Branch, Named, Optimizer};
+use crate::model::{Branch, Named, Optimizer, Statistics};
 
-/// Where a run stands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Position {
-    /// Steps of the optimiser done.
-    pub step: u64,
-    /// Epochs completed.
-    pub epoch: u64,
-    /// Metrics of the last epoch.
-    pub metrics: Value,
-    /// What else.
-    pub run: RunState,
-    /// The data, and where the epoch under way began.
-    pub course: Course,
-}
-
-/// What a checkpoint holds besides tensors.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    /// The configuration that it was written with.
-    pub(super) config: Config,
-    /// Where the run stood; its course is still to be held against the data.
-    pub(super) at: Position,
-    /// What it was trained on; absent in files of earlier versions.
-    pub(super) course: Option<Course>,
-}
-
-/// What a run remembers besides its place.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RunState {
-    /// Factor on the learning rate, lowered at each rollback.
-    pub lr_scale: f64,
-    /// Times that the run was rolled back.
-    pub rollbacks: u32,
-    /// What the watchdog has seen.
-    pub symptom: Symptom,
-    /// The metrics of the epoch under way.
-    pub meter: Meter,
-    /// The best accuracy by nearest neighbours so far, 0 to 1; absent before the first measurement.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub best: Option<f64>,
-}
-
-impl Default for Position {
-    fn default() -> Self {
-        let (symptom, meter) = (Symptom::default(), Meter::default());
-        let run = RunState { lr_scale: 1.0, rollbacks: 0, symptom, meter, best: None };
-        Self { step: 0, epoch: 0, metrics: Value::Null, run, course: Course::default() }
-    }
+/// What goes into a checkpoint.
+pub(super) struct State<'a> {
+    pub(super) config: &'a Config,
+    pub(super) method: &'a dyn Method,
+    pub(super) optimizer: &'a Optimizer,
+    pub(super) at: &'a Position,
+    /// Running statistics that evaluation is to have in place of training's.
+    pub(super) refreshed: Option<&'a Statistics>,
 }
 
 /// What precedes the names of tensors that training goes on with, where evaluation has others.

@@ -1,5 +1,6 @@
 //! The training loop: data, step, schedule, metrics, checkpoints.
 
+mod estimate;
 mod guard;
 mod recover;
 
@@ -14,9 +15,9 @@ use tch::{Device, Kind, Tensor};
 use super::kept::Kept;
 use super::metrics::{Log, Meter, Progress};
 use super::online::Online;
-use super::refresh::describe;
-use super::saves::{self, Saves};
-use super::snapshot::Position;
+use super::position::Position;
+use super::saves::Saves;
+use super::snapshot::State;
 use super::start::Start;
 use super::watchdog::{OnCollapse, Reading, Verdict, Watchdog};
 use super::{End, Run, Schedule, picture};
@@ -28,6 +29,7 @@ use crate::model::{ENCODERS, Encoder, Optimizer, Rate, Statistics};
 use crate::phase::{Phase, within};
 use crate::rng::seed_device;
 use crate::signals::Interrupt;
+use estimate::describe;
 use guard::Worth;
 use recover::Loss;
 
@@ -452,7 +454,7 @@ impl<'a> Engine<'a> {
             return Ok(None);
         }
         if last || (epoch + 1).is_multiple_of(self.run.save_every) {
-            let path = self.saves.kept(epoch, &saves::State { refreshed, ..self.state() })?;
+            let path = self.saves.kept(epoch, &State { refreshed, ..self.state() })?;
             if last {
                 tell!("saved `{}`", path.display());
             }
@@ -461,8 +463,8 @@ impl<'a> Engine<'a> {
         self.saves.latest(&self.state()).map(Some)
     }
 
-    pub(super) fn state(&self) -> saves::State<'_> {
-        saves::State {
+    pub(super) fn state(&self) -> State<'_> {
+        State {
             config: self.config,
             method: self.method.as_ref(),
             optimizer: &self.optimizer,

@@ -1,6 +1,10 @@
 //! A linear classifier, and what is trained together with it.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use occlude_checkpoint::save_safetensors;
 use occlude_torch_ext::Autocast;
 use rand::Rng;
 use tch::{Device, Kind, Tensor};
@@ -8,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 use super::protocol::Protocol;
 use super::score::{Scores, ranks};
 use super::source::Examples;
+use crate::engine::snapshot::to_out;
 use crate::model::{Encoder, Mode, Named, Optimizer};
 use crate::rng::{Domain, stream};
 
@@ -48,6 +53,16 @@ impl Classifier {
     /// Its tensors with torchvision's names.
     pub fn named(&self) -> Vec<Named> {
         vec![Named::new("fc.weight", &self.weight), Named::new("fc.bias", &self.bias)]
+    }
+
+    /// Writes it alone.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub(super) fn save(&self, path: &Path) -> Result<()> {
+        let all = self.named().iter().map(to_out).collect::<Result<Vec<_>>>()?;
+        save_safetensors(path, &all, &BTreeMap::new())
+            .with_context(|| format!("cannot save `{}`; hint: is the disk full?", path.display()))
     }
 
     /// How often it is right on features `(N, D)` of the classes `labels`.

@@ -127,16 +127,6 @@ fn save(
         .with_context(|| format!("cannot save `{}`; hint: is the disk full?", path.display()))
 }
 
-/// Writes a classifier alone.
-///
-/// # Errors
-/// Where the file cannot be written.
-pub(super) fn save_fc(path: &Path, fc: &Classifier) -> Result<()> {
-    let all = fc.named().iter().map(to_out).collect::<Result<Vec<_>>>()?;
-    save_safetensors(path, &all, &BTreeMap::new())
-        .with_context(|| format!("cannot save `{}`; hint: is the disk full?", path.display()))
-}
-
 fn fingerprint(encoder: &Encoder, body: &[TensorOut<'_>], contract: &str) -> String {
     let floats = |data: &Cow<'_, [u8]>| {
         let (chunks, _) = data.as_chunks::<4>();

@@ -165,7 +165,7 @@ pub fn linear(
         per_picture: Some(per_picture),
     };
     if let Some(folder) = &folder {
-        super::finetune::save_fc(&folder.file("fc.safetensors"), learner.classifier())?;
+        learner.classifier().save(&folder.file("fc.safetensors"))?;
         folder.finish(&report)?;
     }
     Ok(Outcome::Answer(Box::new(report)))

@@ -4,22 +4,13 @@ use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
 use super::{Purpose, enlarge, to_float};
+use crate::config::focal_sides;
 use crate::device::upload;
 
 /// Share of images that are masked around one square instead of by cells.
 const FOCAL_P: f64 = 0.2;
 /// Share of the others in which all channels lose the same cells.
 const SPATIAL_P: f64 = 0.3;
-/// Side of the square that a focal query keeps, as a share of the image (200 of 224 pixels).
-const FOCAL_QUERY_SIDE: f64 = 200.0 / 224.0;
-/// Side of the square that a focal hard negative loses (130 of 224 pixels).
-const FOCAL_NEGATIVE_SIDE: f64 = 130.0 / 224.0;
-
-/// The sides in pixels of the squares that a focal query keeps and a focal hard negative loses, for views of side `size`.
-pub fn focal_sides(size: usize) -> [i64; 2] {
-    [FOCAL_QUERY_SIDE, FOCAL_NEGATIVE_SIDE].map(|share| (size as f64 * share).round() as i64)
-}
-
 /// Makes the masks of views of one size.
 #[derive(Debug)]
 pub(super) struct Mixture {

@@ -15,9 +15,9 @@ use tch::{Device, Kind, Tensor};
 
 pub use choice::{Chooser, cells, independent};
 pub use fill::of_another_picture;
-pub use high_pass::focal_sides;
 pub use score::{aggregate, foreground, of_another, on_grid, scaled};
 
+pub use crate::config::focal_sides;
 use crate::config::{Fills, Masking, Strategy};
 use crate::device::upload;
 use fill::Fill;

@@ -7,7 +7,8 @@ use occlude_torch_ext::Autocast;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use super::occluder::{Occluder, Side, View};
+use super::occluder::{Occluder, Side};
+use super::view::View;
 use super::{Health, Method, Preview, Step, StepOutput, Views, show, show_maps};
 use crate::config::{self, Config, Mixing, TargetNorm};
 use crate::loss::{distances, normalize};

@@ -4,7 +4,8 @@ use anyhow::{Result, bail, ensure};
 use occlude_torch_ext::Autocast;
 use tch::{Device, Kind, Tensor};
 
-use super::occluder::{Occluder, Side, View};
+use super::occluder::{Occluder, Side};
+use super::view::View;
 use super::{Health, Method, Preview, Step, StepOutput, Views, mean, show};
 use crate::config::{self, Config};
 use crate::device::upload;

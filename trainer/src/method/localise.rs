@@ -9,7 +9,7 @@ use occlude_encoder::{Graph, TapId};
 use occlude_preprocess::Preprocess;
 use tch::{Device, Kind, Tensor};
 
-use super::occluder::View;
+use super::view::View;
 use crate::augment::HighPassFilter;
 use crate::config::{Config, Guidance, Masking, Saliency};
 use crate::maps::{BorderColour, MapRule, Pictures, fine_maps, maps};

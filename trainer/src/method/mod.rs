@@ -10,6 +10,7 @@ mod localise;
 mod moco;
 mod occluder;
 mod simclr;
+mod view;
 
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor};

@@ -6,23 +6,12 @@ use rand::Rng;
 use tch::{Device, Tensor};
 
 use super::localise::Localiser;
+use super::view::View;
 use super::{Preview, Step, show};
 use crate::augment::HighPassFilter;
 use crate::config::{Branch, Choice, Config, Masking};
 use crate::mask::{Extent, Masker, Purpose};
 use crate::phase::{Phase, within};
-
-/// A view on its way through a step.
-pub(super) struct View {
-    /// Normalised, `(B, 3, S, S)`.
-    pub(super) plain: Tensor,
-    /// What encoders see: filtered where the strategy says so.
-    pub(super) input: Tensor,
-    /// `(B, h, w)`, once it is known.
-    pub(super) foreground: Option<Tensor>,
-    /// How much of the epochs is done, 0 to 1.
-    pub(super) done: f64,
-}
 
 /// Which of the two views of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

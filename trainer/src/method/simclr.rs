@@ -4,7 +4,8 @@ use anyhow::{Result, bail};
 use occlude_torch_ext::Autocast;
 use tch::{Device, Tensor};
 
-use super::occluder::{Occluder, Side, View};
+use super::occluder::{Occluder, Side};
+use super::view::View;
 use super::{Health, Method, Preview, Step, StepOutput, Views, show};
 use crate::config::{self, Config};
 use crate::loss::{normalize, nt_xent};

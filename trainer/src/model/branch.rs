@@ -4,8 +4,9 @@ use anyhow::Result;
 use occlude_encoder::{Arch, Mlp as Description, TapId};
 use tch::{Device, Kind, Tensor};
 
-use super::encoder::{Encoder, Hidden, Mode, Output};
+use super::encoder::{Encoder, Hidden, Output};
 use super::mlp::{Init, Mlp};
+use super::mode::Mode;
 use super::named::{Named, ema, load};
 use super::prototypes::Prototypes;
 use crate::config::{self, Align, Momentum};

@@ -8,28 +8,11 @@ use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
 use super::attention;
+use super::mode::Mode;
 use super::named::{Named, find};
 use super::ops::{batch_norm, channels_last, drop_path, initial, unary};
 use super::running::Running;
 use crate::rng::{Domain, stream};
-
-/// How batch normalisation behaves in a forward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Running statistics.
-    Eval,
-    /// Statistics of the batch, in that many groups normalised apart as that many GPUs would;
-    /// running statistics are updated with the mean over the groups.
-    Train {
-        /// Number of groups; divides the batch.
-        splits: i64,
-    },
-    /// As `Train`, but the running statistics stay.
-    Peek {
-        /// Number of groups; divides the batch.
-        splits: i64,
-    },
-}
 
 /// What a forward pass gives.
 #[derive(Debug)]

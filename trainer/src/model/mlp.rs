@@ -3,7 +3,7 @@
 use occlude_encoder::{Graph, Mlp as Description, MlpLayer};
 use tch::{Device, Kind, Tensor};
 
-use super::encoder::Mode;
+use super::mode::Mode;
 use super::named::Named;
 use super::ops::VIT_STD;
 

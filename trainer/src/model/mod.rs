@@ -5,6 +5,7 @@ mod attention;
 mod branch;
 mod encoder;
 mod mlp;
+mod mode;
 mod named;
 mod ops;
 mod optim;
@@ -13,8 +14,9 @@ mod running;
 mod statistics;
 
 pub use branch::{Aligned, Branch, ENCODERS, Follower, Head, Projected, load_branches};
-pub use encoder::{Encoder, Hidden, Mode, Output, map_of};
+pub use encoder::{Encoder, Hidden, Output, map_of};
 pub use mlp::{Init, Mlp};
+pub use mode::Mode;
 pub use named::{Named, ema, find, load};
 pub use optim::{Optimizer, Rate};
 pub use prototypes::Prototypes;

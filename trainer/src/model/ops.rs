@@ -4,7 +4,7 @@ use occlude_encoder::{Graph, Op, ParamKind};
 use tch::{Device, Kind, Tensor};
 
 use super::attention;
-use super::encoder::Mode;
+use super::mode::Mode;
 
 /// Deviation of a vision transformer's matrices, tokens and positions at first, as DINO has it (arXiv 2104.14294).
 pub(super) const VIT_STD: f64 = 0.02;

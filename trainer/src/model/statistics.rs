@@ -4,7 +4,8 @@ use anyhow::Result;
 use occlude_encoder::Graph;
 use tch::Tensor;
 
-use super::encoder::{Encoder, Mode};
+use super::encoder::Encoder;
+use super::mode::Mode;
 use super::named::Named;
 
 /// Running statistics, and how many batches they are the mean of.

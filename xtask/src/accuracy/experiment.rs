@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Args;
-use super::arms::{self, Arm, Flags};
+use super::arms::{self, Arm};
+use super::flags::Flags;
 use super::rows::Budget;
 use crate::{paths, sh};
 

@@ -5,6 +5,7 @@ mod arms;
 mod background;
 mod experiment;
 mod figures;
+mod flags;
 mod job;
 mod pairing;
 mod rows;

@@ -1,6 +1,6 @@
 //! The arms that there are: a table.
 
-use super::arms::Flags;
+use super::flags::Flags;
 
 /// One arm: what it is, and the recipe with its flags besides those that all arms share.
 pub(super) struct Row {

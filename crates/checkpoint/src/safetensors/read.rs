@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::header::{Header, Info, shown};
 use super::{LENGTH_BYTES, MAX_HEADER};
-use crate::checkpoint::{Index, Skipped};
 use crate::dtype::Dtype;
 use crate::error::SafetensorsError;
+use crate::index::{Index, Skipped};
 use crate::tensor::Entry;
 use crate::view::{Layout, Storage};
 

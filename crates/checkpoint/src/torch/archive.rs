@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use occlude_pickle::{Limits, decode};
 
 use super::METADATA_RECORD;
-use super::rebuild::{StorageBytes, tensor};
+use super::rebuild::tensor;
+use super::storage::StorageBytes;
 use crate::array::Arrays;
-use crate::checkpoint::Index;
 use crate::error::{FormatError, StateError, ZipError};
 use crate::flatten::flatten;
+use crate::index::Index;
 use crate::zip::Archive;
 
 /// Bytes of Occlude's own metadata; a few kilobytes in practice.

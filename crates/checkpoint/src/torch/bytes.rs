@@ -4,12 +4,11 @@
 //! legacy stream of its own.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use occlude_pickle::{Limits, Node, Value, decode};
 
-use super::legacy::{MAGIC, PROTOCOL};
-use super::rebuild::{StorageRef, storage};
+use super::storage::{StorageRef, storage};
+use super::{MAGIC, PROTOCOL};
 use crate::array::Arrays;
 use crate::error::{FormatError, StateError};
 use crate::view::Storage;
@@ -80,55 +79,4 @@ fn head_of(head: &[u8]) -> Result<(Owned, Range<usize>), FormatError> {
     let end = numel.checked_mul(element_size).and_then(|len| begin.checked_add(len));
     let end = end.ok_or_else(|| damaged("a storage is not as long as it says"))?;
     Ok((Owned { dtype, type_name }, begin..end))
-}
-
-/// The bytes of a stream, as the pickle holds them.
-pub(crate) enum Stream<'s> {
-    /// As they are; where in the file, if they are there.
-    Raw(&'s [u8], Option<Range<usize>>),
-    /// One code point each, where in the file.
-    Text(&'s str, Range<usize>),
-    /// One code point each, of a text that the file does not hold so.
-    Decoded(Arc<[u8]>),
-}
-
-impl Stream<'_> {
-    /// Its first bytes.
-    fn head(&self, len: usize) -> Result<Vec<u8>, FormatError> {
-        let no_bytes = || FormatError::from(StateError::Legacy("a storage in it is no bytes"));
-        match self {
-            Self::Raw(bytes, _) => Ok(bytes.get(..len.min(bytes.len())).unwrap_or_default().to_vec()),
-            Self::Decoded(bytes) => Ok(bytes.get(..len.min(bytes.len())).unwrap_or_default().to_vec()),
-            Self::Text(text, _) => {
-                let byte = |c: char| u8::try_from(u32::from(c)).ok();
-                text.chars().take(len).map(byte).collect::<Option<_>>().ok_or_else(no_bytes)
-            }
-        }
-    }
-
-    /// A part of it as a storage; `None` where it ends before.
-    fn part(&self, range: Range<usize>) -> Result<Option<Storage>, FormatError> {
-        let at = |place: &Range<usize>, range: &Range<usize>| {
-            Some(place.start.checked_add(range.start)?..place.start.checked_add(range.end)?)
-        };
-        Ok(match self {
-            Self::Raw(bytes, place) => {
-                let part = bytes.get(range.clone());
-                match place {
-                    Some(place) => part.and_then(|_| at(place, &range)).map(Storage::Raw),
-                    None => part.map(|part| Storage::Owned(Arc::from(part))),
-                }
-            }
-            Self::Decoded(bytes) => bytes.get(range).map(|part| Storage::Owned(Arc::from(part))),
-            Self::Text(text, place) => {
-                let offset = |n: usize| match text.char_indices().nth(n) {
-                    Some((offset, _)) => Some(offset),
-                    None => (text.chars().count() == n).then_some(text.len()),
-                };
-                let part = offset(range.start).zip(offset(range.end)).map(|(start, end)| start..end);
-                part.and_then(|part| at(place, &part))
-                    .map(|place| Storage::Latin1 { range: place, len: range.len() })
-            }
-        })
-    }
 }

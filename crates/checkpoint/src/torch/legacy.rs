@@ -7,15 +7,13 @@ use std::collections::HashMap;
 
 use occlude_pickle::{Limits, Node, Pickle, Value, decode};
 
-use super::rebuild::{MAX_KEY, StorageBytes, storage, tensor};
+use super::rebuild::tensor;
+use super::storage::{MAX_KEY, StorageBytes, storage};
+use super::{MAGIC, PROTOCOL};
 use crate::array::Arrays;
-use crate::checkpoint::Index;
 use crate::error::{FormatError, StateError};
 use crate::flatten::flatten;
-
-/// 0x1950a86a20f9469cfc6c, as bytes of a Python integer.
-pub(super) const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-pub(super) const PROTOCOL: i64 = 1001;
+use crate::index::Index;
 
 /// Whether the file begins with a pickle of the magic number.
 pub(crate) fn looks_like(file: &[u8]) -> bool {

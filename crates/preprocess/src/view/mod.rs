@@ -15,6 +15,7 @@ mod kernel;
 mod planes;
 mod resample;
 mod scan;
+mod window;
 
 use image::metadata::Orientation;
 
@@ -24,7 +25,8 @@ use header::Header;
 use kernel::Axis;
 use planes::Plane;
 use resample::{Colour, Resampler};
-use scan::{Scanner, Window};
+use scan::Scanner;
+use window::Window;
 
 /// Memory that a decoder keeps from file to file; what a giant needed more is given back.
 const KEEP: usize = 32 << 20;

@@ -1,7 +1,7 @@
 //! Decoded samples, one plane a component.
 
 use super::header::Component;
-use super::scan::Window;
+use super::window::Window;
 use crate::Rgb;
 
 /// A part of a component's samples, stored column by column: a pass along x then works on whole columns.

@@ -6,6 +6,7 @@ use super::entropy::{Bits, Table, ac, dc};
 use super::header::{Component, Header};
 use super::idct;
 use super::planes::Plane;
+use super::window::Window;
 
 /// Zeros behind every segment, so that reading eight bytes at once rarely meets the end.
 const PADDING: usize = 8;
@@ -22,14 +23,6 @@ pub(super) struct Scanner {
     /// Where the segments between restarts lie in `data`.
     segments: Vec<Range<usize>>,
     reduced: idct::Reduced,
-}
-
-/// The part of a picture that is wanted, in coded units, and the side that a block of 8 comes out as.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Window {
-    pub(super) x: Range<usize>,
-    pub(super) y: Range<usize>,
-    pub(super) side: usize,
 }
 
 impl Scanner {

@@ -2,10 +2,10 @@
 //! floating point, which ONNX Runtime computes as `MatMulIntegerToFloat`.
 
 use super::{activation, quantize_weight, weight_scales};
-use crate::calibrate::Range;
 use crate::onnx::builder::Builder;
-use crate::onnx::vit::{Matrix, transposed};
+use crate::onnx::matrix::{Matrix, transposed};
 use crate::proto::{Attribute, Weights};
+use crate::ranges::Range;
 
 /// Adds `x` (N, T, in) times a matrix, (N, T, out): `x` in unsigned bytes for `range`, the matrix in signed bytes of at most
 /// `largest` with one scale for each output channel.

@@ -12,9 +12,9 @@ use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::model::Model;
 use crate::picture::{Upload, encode_all};
-use crate::routes::body::too_many;
+use crate::routes::bounds::too_many;
 use crate::routes::coded::{Item, unpack};
-use crate::routes::images::ModelName;
+use crate::routes::model_used::ModelName;
 use crate::routes::negotiate::within;
 use crate::state::AppState;
 

@@ -18,9 +18,10 @@ use utoipa::ToSchema;
 
 use self::answer::{InferAnswer, Made};
 use self::wire::{InferRequest, Pictures, Rules};
-use super::body::whole;
 use super::errors;
-use super::images::{ModelName, in_time};
+use super::images::in_time;
+use super::model_used::ModelName;
+use super::receive::whole;
 use crate::admission::Admitted;
 use crate::batch::Encoded;
 use crate::error::{ApiError, Kind};

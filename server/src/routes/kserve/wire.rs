@@ -13,7 +13,7 @@ use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::model::ModelInfo;
 use crate::picture::Upload;
-use crate::routes::body::too_many;
+use crate::routes::bounds::too_many;
 use crate::routes::coded::{Item, unpack};
 use crate::routes::json;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::course::Now;
-use crate::engine::snapshot::{Loaded, Position};
+use crate::engine::position::{Loaded, Position};
 use occlude_dataset::Identity;
 
 fn picture(path: &Path, n: u8) {

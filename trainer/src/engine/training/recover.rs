@@ -9,8 +9,9 @@ use tch::Tensor;
 
 use super::{Engine, Epoch, event};
 use crate::engine::End;
-use crate::engine::course::{Course, Now};
+use crate::engine::course::Now;
 use crate::engine::metrics::{Log, Progress};
+use crate::engine::position::Course;
 use crate::engine::snapshot;
 use crate::engine::watchdog::{OnCollapse, Symptom};
 use crate::signals::Interrupt;

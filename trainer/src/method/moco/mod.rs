@@ -12,7 +12,8 @@ use tch::{Device, Kind, Tensor};
 pub use keys::Keys;
 use queues::Queues;
 
-use super::occluder::{Occluder, Side, View};
+use super::occluder::{Occluder, Side};
+use super::view::View;
 use super::{Health, Method, Preview, Step, StepOutput, Views, mean, show, show_maps};
 use crate::config::{self, Config, Mixing};
 use crate::device::upload;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 
-use super::overrides::set;
+use super::set;
 use crate::config::{Config, Mix, Recipe, TargetNorm};
 
 /// Flags that change what a recipe is made of.

@@ -1,0 +1,119 @@
+//! Why models cannot be served.
+
+use std::path::PathBuf;
+
+use occlude_contract::GoldenError;
+use occlude_onnxruntime::LibraryError;
+use occlude_onnxruntime::encoder::Mismatch;
+use occlude_preprocess::ContractError;
+
+use crate::batch::EncodeError;
+
+/// Why a model cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// No ONNX Runtime.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// No such file.
+    #[error("no model at `{}`{read}; hint: write one with `occlude-export onnx CHECKPOINT {}`", .path.display(), .path.display())]
+    Missing {
+        /// As asked.
+        path: PathBuf,
+        /// What else may have been meant.
+        read: String,
+    },
+    /// Something else than a model.
+    #[error("`{}` is {what}, no ONNX file; hint: {hint}", .path.display())]
+    NoModel {
+        /// As asked.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// What helps.
+        hint: String,
+    },
+    /// CUDA was asked for and cannot run.
+    #[error("`--provider cuda` cannot run: {reason}; hint: {hint}")]
+    Cuda {
+        /// What is missing.
+        reason: String,
+        /// What helps.
+        hint: &'static str,
+    },
+    /// ONNX Runtime does not take the file.
+    #[error("cannot load `{}`: {reason}", .path.display())]
+    Session {
+        /// The file.
+        path: PathBuf,
+        /// ONNX Runtime's words.
+        reason: String,
+    },
+    /// Metadata that every file of the exporter has is missing.
+    #[error("`{}` has no metadata `{key}`; hint: export it with `occlude-export onnx`, which writes the preprocessing contract and the fingerprint into the file", .path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+    },
+    /// The contract in the metadata is unusable.
+    #[error("`{}`: {source}", .path.display())]
+    Contract {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ContractError,
+    },
+    /// The metadata about the saliency are unusable.
+    #[error("`{}`: metadata `saliency`: {reason}; hint: export the model again with `occlude-export onnx`", .path.display())]
+    Rule {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// An input or output is missing, or is not what the contract makes of a picture.
+    #[error("`{}`: {mismatch}; hint: export it with `occlude-export onnx`", .path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        mismatch: Mismatch,
+    },
+    /// The golden data in the metadata is unusable.
+    #[error("golden data of `{}`: {source}; hint: export the model again with `occlude-export onnx`", .path.display())]
+    GoldenData {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: GoldenError,
+    },
+    /// The model computes something else than it did where it was exported.
+    #[error(
+        "`{}` does not answer its golden picture here: cosine {cosine:.6} of the {output} on {provider} {place}, expected at least {least}; hint: check the file with `occlude-export verify`, and whether `--provider cpu` answers it",
+        .path.display()
+    )]
+    Golden {
+        /// The file.
+        path: PathBuf,
+        /// `embedding` or `saliency`.
+        output: &'static str,
+        /// Between the answer and the stored one.
+        cosine: f64,
+        /// What the file's precision allows.
+        least: f64,
+        /// Execution provider that ran it.
+        provider: String,
+        /// `alone` or `at position i of n`.
+        place: String,
+    },
+    /// The first run failed.
+    #[error("`{}` loads but does not run: {source}", .path.display())]
+    Warm {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: EncodeError,
+    },
+}
