@@ -13,7 +13,7 @@ import zipfile
 HERE = pathlib.Path(__file__).parent
 CHECKPOINTS = HERE.parent / "crates/checkpoint/tests/golden"
 PICKLES = HERE.parent / "crates/pickle/tests/golden"
-PICTURES = HERE.parent / "crates/preprocess/tests/views"
+PICTURES = HERE.parent / "crates/views/tests/pictures"
 # Behind the magic number, the protocol and the system information of a legacy stream.
 PARTS_BEFORE_OBJECT = 3
 

@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use occlude_preprocess::{CropBox, Cut, Limits, ViewDecoder, ViewSize};
+use occlude_preprocess::{CropBox, Limits};
+use occlude_views::{Cut, ViewDecoder, ViewSize};
 
 const SIDE: usize = 16;
 

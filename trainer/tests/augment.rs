@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use occlude_preprocess::{Cut, HighPass, Limits, Preprocess, Rgb, ViewDecoder, ViewSize};
+use occlude_preprocess::{HighPass, Limits, Preprocess, Rgb};
 use occlude_train::augment::{Augmenter, HighPassFilter};
 use occlude_train::config::{Config, Recipe};
 use occlude_train::data::{Photometric, View, ViewSpec};
 use occlude_train::rng::{Domain, stream};
+use occlude_views::{Cut, ViewDecoder, ViewSize};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 

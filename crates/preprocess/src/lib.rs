@@ -17,13 +17,14 @@
 mod broken;
 mod contract;
 mod decode;
+mod exif;
 pub mod files;
 mod foreign;
 mod high_pass;
+pub mod jpeg;
 pub mod names;
 mod resize;
 mod rgb;
-mod view;
 mod window;
 
 pub use broken::{AllBroken, Broken, NAMED};
@@ -33,5 +34,4 @@ pub use foreign::ContractFileError;
 pub use high_pass::HighPass;
 pub use resize::{CropBox, Interpolation, resize, resize_crop};
 pub use rgb::Rgb;
-pub use view::{Cut, Opened, Picture, ViewDecoder, ViewSize};
 pub use window::whole;

@@ -164,7 +164,7 @@ fn truncated() {
 }
 
 fn view_file(name: &str) -> Vec<u8> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/views");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../views/tests/pictures");
     std::fs::read(folder.join(name).with_extension("jpg")).expect("a file of this checkout")
 }
 

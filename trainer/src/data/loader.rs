@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use occlude_preprocess::Cut;
+use occlude_views::Cut;
 use tch::Tensor;
 
 use super::crop::{Geometry, Photometric, ViewSpec};

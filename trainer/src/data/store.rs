@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use occlude_dataset::{Dataset, Error};
-use occlude_preprocess::{AllBroken, Broken, DecodeError, Limits, Picture};
+use occlude_preprocess::{AllBroken, Broken, DecodeError, Limits};
+use occlude_views::Picture;
 
 use super::foreground::Foreground;
 

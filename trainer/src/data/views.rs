@@ -1,7 +1,8 @@
 //! From the index of a picture to its views.
 
 use occlude_dataset::Error;
-use occlude_preprocess::{CropBox, Cut, Opened, Picture, ViewDecoder, ViewSize};
+use occlude_preprocess::CropBox;
+use occlude_views::{Cut, Opened, Picture, ViewDecoder, ViewSize};
 
 use super::crop::ViewSpec;
 use super::foreground::Foreground;

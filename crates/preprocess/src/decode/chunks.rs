@@ -3,7 +3,7 @@
 
 use image::metadata::Orientation;
 
-use super::exif;
+use crate::exif;
 
 /// What a file says about its picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

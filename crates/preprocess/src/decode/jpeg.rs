@@ -7,9 +7,9 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
 use super::markers::{self, Markers, is_frame, next_marker, segment};
-use super::segments::Colour;
 use super::{DecodeError, Format, Limits, Note, Raw, scans};
 use crate::Rgb;
+use crate::jpeg::segments::Colour;
 
 /// A progressive file needs some ten scans; each costs a pass over the picture, so a small file
 /// with thousands of them is an attack.

@@ -3,7 +3,7 @@
 //! The decoder fills up what is missing from a truncated file with grey; a training set must not
 //! contain such pictures silently. ITU-T T.81, annex B, has the marker syntax.
 
-use super::segments::Segments;
+use crate::jpeg::segments::Segments;
 
 /// What the walk found.
 #[derive(Clone, Debug, Default)]

@@ -2,13 +2,11 @@
 
 mod chunks;
 mod error;
-pub(crate) mod exif;
 mod jpeg;
 mod markers;
 mod orient;
 mod raster;
 mod scans;
-pub(crate) mod segments;
 
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,7 +35,10 @@ impl Default for Limits {
 
 impl Limits {
     /// Holds a size from a header against the limits.
-    pub(crate) fn check(&self, width: u32, height: u32) -> Result<(), DecodeError> {
+    ///
+    /// # Errors
+    /// [`DecodeError`] for a picture past them.
+    pub fn check(&self, width: u32, height: u32) -> Result<(), DecodeError> {
         if width == 0 || height == 0 {
             return Err(DecodeError::ZeroSize { width, height });
         }

@@ -11,8 +11,9 @@ use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError};
 
 use super::chunks;
-use super::{DecodeError, Format, Limits, Note, Raw, exif};
+use super::{DecodeError, Format, Limits, Note, Raw};
 use crate::Rgb;
+use crate::exif;
 
 /// Bytes that a file may make its decoder allocate for anything but pixels (text, profiles).
 const MAX_METADATA: u64 = 32 << 20;

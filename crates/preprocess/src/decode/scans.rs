@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::markers::{is_frame, next_marker, segment};
-use crate::view::entropy::{Bits, Codes, Table, ac, dc, run_and_value};
+use crate::jpeg::entropy::{Bits, Codes, Table, ac, dc, run_and_value};
 
 /// What is missing, in words that follow `incomplete JPEG: `.
 type Missing = String;

@@ -4,11 +4,10 @@
 //! some crop of the picture touches are transformed, chroma is resampled once from its own resolution to the view's
 //! (the interpolation that a decoder would do first is folded into the weights), and colours are converted at the
 //! view's size. Pictures much larger than any view are decoded at 1/2, 1/4 or 1/8. Everything else (progressive
-//! JPEG, CMYK, PNG, WebP, a file with something broken in it) goes through [`crate::decode()`].
+//! JPEG, CMYK, PNG, WebP, a file with something broken in it) goes through [`occlude_preprocess::decode()`].
 //!
-//! Evaluation and serving do not use this: their contract is [`crate::Preprocess`].
+//! Evaluation and serving do not use this: their contract is [`occlude_preprocess::Preprocess`].
 
-pub(crate) mod entropy;
 mod header;
 mod idct;
 mod kernel;
@@ -17,12 +16,10 @@ mod resample;
 mod scan;
 mod window;
 
-use image::metadata::Orientation;
-
-use crate::decode::{self, DecodeError, Limits};
-use crate::{CropBox, Rgb};
 use header::Header;
+use image::metadata::Orientation;
 use kernel::Axis;
+use occlude_preprocess::{CropBox, DecodeError, Limits, Rgb, decode};
 use planes::Plane;
 use resample::{Colour, Resampler};
 use scan::Scanner;
@@ -172,14 +169,14 @@ impl ViewDecoder {
     /// Reads the header of a file. One that is not decoded the fast way is decoded here.
     ///
     /// # Errors
-    /// [`DecodeError`], as [`crate::decode()`].
+    /// [`DecodeError`], as [`occlude_preprocess::decode()`].
     pub fn open<'a>(&self, bytes: &'a [u8]) -> Result<Opened<'a>, DecodeError> {
         let kind = match bytes.starts_with(&[0xff, 0xd8, 0xff]).then(|| Header::read(bytes)).flatten() {
             Some(header) => {
                 self.limits.check(header.width as u32, header.height as u32)?;
                 Kind::Fast(Box::new(header))
             }
-            None => Kind::Other(decode::decode(bytes, &self.limits)?.image),
+            None => Kind::Other(decode(bytes, &self.limits)?.image),
         };
         Ok(Opened { bytes, kind })
     }
@@ -205,7 +202,7 @@ impl ViewDecoder {
             Kind::Other(image) => Ok(Samples::of(image)),
             Kind::Fast(header) => match self.fast(header, opened.bytes, sizes, Some(cuts), &mut samples) {
                 Some(()) => Ok(samples),
-                None => decode::decode(opened.bytes, &self.limits).map(|d| Samples::of(&d.image)),
+                None => decode(opened.bytes, &self.limits).map(|d| Samples::of(&d.image)),
             },
         };
         let samples = result?;

@@ -6,9 +6,8 @@ mod common;
 use std::path::Path;
 
 use common::{differences, python};
-use occlude_preprocess::{
-    CropBox, Cut, Interpolation, Limits, Rgb, ViewDecoder, ViewSize, decode, resize_crop,
-};
+use occlude_preprocess::{CropBox, Interpolation, Limits, Rgb, decode, resize_crop};
+use occlude_views::{Cut, ViewDecoder, ViewSize};
 use serde_json::Value;
 
 /// Mean absolute difference of pixels of a JPEG, in steps of 1/255: another inverse transform, another interpolation of

@@ -1,12 +1,12 @@
 //! The segments before the one scan of a sequential JPEG (ITU-T T.81, annex B).
 //!
-//! Only what the fast path decodes is understood; everything else is `None` and left to [`crate::decode()`],
+//! Only what the fast path decodes is understood; everything else is `None` and left to [`occlude_preprocess::decode()`],
 //! which also finds the words for what is wrong with a file.
 
 use image::metadata::Orientation;
 
-use super::entropy::Codes;
-use crate::decode::segments::{Colour, Segments};
+use occlude_preprocess::jpeg::entropy::Codes;
+use occlude_preprocess::jpeg::segments::{Colour, Segments};
 
 /// One component of the frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 //!
 //! Samples are 16-bit numbers with 7 fractional bits on the way, so that the two passes together hardly round.
 
-use super::kernel::Kernel;
-use super::planes::Plane;
+use crate::kernel::Kernel;
+use crate::planes::Plane;
 
 /// Columns that are resampled together before they are turned into rows.
 const GROUP: usize = 8;
@@ -36,7 +36,7 @@ impl Resampler {
     /// Resamples `planes` by the kernels into `out`, `(3, side, side)`.
     pub(super) fn run(&mut self, planes: &[Plane], colour: Colour, side: usize, out: &mut [u8]) {
         #[cfg(target_arch = "x86_64")]
-        if super::wide() {
+        if crate::wide() {
             // SAFETY: `wide` found the instructions.
             return unsafe { self.run_avx2(planes, colour, side, out) };
         }
@@ -311,9 +311,9 @@ fn to_rgb(y: &[i16], cb: &[i16], cr: &[i16], [r, g, b]: [&mut [u8]; 3]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernel::Axis;
     use super::*;
-    use crate::Rgb;
+    use crate::kernel::Axis;
+    use occlude_preprocess::Rgb;
 
     fn noise(width: u32, height: u32) -> Vec<Plane> {
         let mut state = 9u32;

@@ -5,9 +5,11 @@ const BITS: u32 = 10;
 
 /// A Huffman table as the file gives it: how many codes there are of each length, and their symbols.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Codes {
-    pub(crate) counts: [u8; 16],
-    pub(crate) symbols: Vec<u8>,
+pub struct Codes {
+    /// How many codes of each length there are, 1 to 16 bits.
+    pub counts: [u8; 16],
+    /// What they stand for, shortest codes first.
+    pub symbols: Vec<u8>,
 }
 
 /// A Huffman table made ready for decoding.
@@ -16,7 +18,7 @@ pub(crate) struct Codes {
 /// the look-up holds, from the low end: the bits to consume (8), run (4), size (4), and the value itself (16)
 /// where code and value fit into [`BITS`] together. An entry of 0 stands for a longer code, or none.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub struct Table {
     codes: Codes,
     lookup: Box<[u32; 1 << BITS]>,
     /// Per length, 1 to 16: the first 16-bit pattern behind its codes, and what leads from a code to its symbol.
@@ -25,14 +27,14 @@ pub(crate) struct Table {
 
 impl Table {
     /// A table in which nothing is a code.
-    pub(crate) fn empty() -> Self {
+    pub fn empty() -> Self {
         let codes = Codes { counts: [0; 16], symbols: Vec::new() };
         Self { codes, lookup: Box::new([0; 1 << BITS]), lengths: [(0, 0); 17] }
     }
 
     /// Takes over `codes`; `None` where they contradict each other. Files of one origin share their tables, so
     /// nothing is done where they are the same as before.
-    pub(crate) fn set(&mut self, codes: &Codes) -> Option<()> {
+    pub fn set(&mut self, codes: &Codes) -> Option<()> {
         if self.codes == *codes {
             return Some(());
         }
@@ -105,7 +107,7 @@ fn extend(bits: u32, size: u32) -> i32 {
 /// Reads bits, most significant first, from data without stuffing. Behind the end there are zeros without end;
 /// [`Bits::overrun`] tells.
 #[derive(Clone, Copy)]
-pub(crate) struct Bits<'a> {
+pub struct Bits<'a> {
     data: &'a [u8],
     at: usize,
     word: u64,
@@ -113,7 +115,8 @@ pub(crate) struct Bits<'a> {
 }
 
 impl<'a> Bits<'a> {
-    pub(crate) fn new(data: &'a [u8]) -> Self {
+    /// Reads from the first byte, which is without stuffing.
+    pub fn new(data: &'a [u8]) -> Self {
         Self { data, at: 0, word: 0, left: 0 }
     }
 
@@ -145,7 +148,7 @@ impl<'a> Bits<'a> {
 
     /// `n` bits, at most 16.
     #[inline]
-    pub(crate) fn take(&mut self, n: u32) -> u32 {
+    pub fn take(&mut self, n: u32) -> u32 {
         if n == 0 {
             return 0;
         }
@@ -158,7 +161,7 @@ impl<'a> Bits<'a> {
     }
 
     /// Whether more was read than there is.
-    pub(crate) fn overrun(&self) -> bool {
+    pub fn overrun(&self) -> bool {
         self.at * 8 > self.data.len() * 8 + self.left as usize
     }
 }
@@ -172,7 +175,7 @@ fn tail(data: &[u8], at: usize) -> u64 {
 
 /// The difference that a block's DC value has to the one before; `None` for what is no code.
 #[inline(always)]
-pub(crate) fn dc(bits: &mut Bits<'_>, table: &Table) -> Option<i32> {
+pub fn dc(bits: &mut Bits<'_>, table: &Table) -> Option<i32> {
     bits.refill();
     let mut entry = table.entry(bits.word);
     if entry == 0 {
@@ -187,7 +190,7 @@ pub(crate) fn dc(bits: &mut Bits<'_>, table: &Table) -> Option<i32> {
 /// Reads the symbol of an AC value in a progressive scan: the run, and the size where a value follows, which is read,
 /// too; `None` for what is no code.
 #[inline]
-pub(crate) fn run_and_value(bits: &mut Bits<'_>, table: &Table) -> Option<(u32, bool)> {
+pub fn run_and_value(bits: &mut Bits<'_>, table: &Table) -> Option<(u32, bool)> {
     if bits.left < 31 {
         bits.refill();
     }
@@ -207,7 +210,7 @@ pub(crate) fn run_and_value(bits: &mut Bits<'_>, table: &Table) -> Option<(u32, 
 /// Reads the 63 AC values of a block, handing each that is not zero to `put` with its place in zigzag order;
 /// returns the last place, 0 where there is none. `None` for what is no code or leaves the block.
 #[inline(always)]
-pub(crate) fn ac(bits: &mut Bits<'_>, table: &Table, put: impl FnMut(usize, i32)) -> Option<usize> {
+pub fn ac(bits: &mut Bits<'_>, table: &Table, put: impl FnMut(usize, i32)) -> Option<usize> {
     // a copy can live in registers
     let mut own = *bits;
     let last = ac_values(&mut own, table, put);

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use image::metadata::Orientation;
 
-use super::exif;
+use crate::exif;
 
 /// What the components of a frame are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Colour {
+pub enum Colour {
     /// One component.
     Grey,
     /// ITU-R 601, full range, as JFIF says.
@@ -26,13 +26,13 @@ const ICC: &[u8] = b"ICC_PROFILE\0";
 
 /// The segments that matter, collected in their order.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Segments<'a> {
+pub struct Segments<'a> {
     /// A JFIF segment was there.
     jfif: bool,
     /// The colour transform that Adobe's segment tells.
     adobe: Option<u8>,
     /// Whether there was any APP14 segment.
-    pub(crate) app14: bool,
+    pub app14: bool,
     /// A block that does not fit into one segment goes on in the next ones.
     exif: Option<Cow<'a, [u8]>>,
     xmp: Option<&'a [u8]>,
@@ -42,7 +42,7 @@ pub(crate) struct Segments<'a> {
 
 impl<'a> Segments<'a> {
     /// Takes the body of a segment.
-    pub(crate) fn take(&mut self, marker: u8, body: &'a [u8]) {
+    pub fn take(&mut self, marker: u8, body: &'a [u8]) {
         match marker {
             0xe0 => self.jfif |= body.len() >= 14 && body.starts_with(b"JFIF\0"),
             0xe1 if body.starts_with(b"Exif\0\0") => match &mut self.exif {
@@ -64,18 +64,18 @@ impl<'a> Segments<'a> {
     }
 
     /// The EXIF orientation, else XMP's.
-    pub(crate) fn orientation(&self) -> Option<Orientation> {
+    pub fn orientation(&self) -> Option<Orientation> {
         exif::either(self.exif.as_deref(), self.xmp)
     }
 
     /// Whether a whole colour profile is there.
-    pub(crate) fn has_profile(&self) -> bool {
+    pub fn has_profile(&self) -> bool {
         self.profile.0 > 0 && self.profile.0 == usize::from(self.profile.1)
     }
 
     /// What components with these ids are, by the rules that libjpeg made common: JFIF means YCbCr whatever else is
     /// said; then Adobe's segment counts, then the ids. `None` for other numbers of components.
-    pub(crate) fn colour(&self, ids: &[u8]) -> Option<Colour> {
+    pub fn colour(&self, ids: &[u8]) -> Option<Colour> {
         Some(match (ids, self.adobe) {
             ([_], _) => Colour::Grey,
             ([_, _, _], _) if self.jfif => Colour::YCbCr,

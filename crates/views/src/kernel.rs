@@ -34,7 +34,7 @@ impl Kernel {
     /// missing pixels are interpolated (3/4 of the nearer and 1/4 of the farther, as JPEG decoders do).
     pub(super) fn set(&mut self, axis: &Axis, size: usize, half: bool) {
         #[cfg(target_arch = "x86_64")]
-        if super::wide() {
+        if crate::wide() {
             // SAFETY: `wide` found the instructions.
             return unsafe { self.set_avx2(axis, size, half) };
         }

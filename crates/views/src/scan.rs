@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::entropy::{Bits, Table, ac, dc};
-use super::header::{Component, Header};
-use super::idct;
-use super::planes::Plane;
-use super::window::Window;
+use crate::header::{Component, Header};
+use crate::idct;
+use crate::planes::Plane;
+use crate::window::Window;
+use occlude_preprocess::jpeg::entropy::{Bits, Table, ac, dc};
 
 /// Zeros behind every segment, so that reading eight bytes at once rarely meets the end.
 const PADDING: usize = 8;
@@ -66,7 +66,7 @@ impl Scanner {
         }
         let job = Job { scanner: self, header, across, window };
         #[cfg(target_arch = "x86_64")]
-        if super::wide() {
+        if crate::wide() {
             // SAFETY: `wide` found the instructions.
             return unsafe { job.run_avx2(planes) };
         }

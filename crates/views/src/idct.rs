@@ -177,7 +177,7 @@ mod wide {
 
     #[target_feature(enable = "avx2,fma")]
     #[inline(never)]
-    pub(in crate::view) fn full(block: &[f32; 64], last: usize, out: &mut [u8], stride: usize) {
+    pub(crate) fn full(block: &[f32; 64], last: usize, out: &mut [u8], stride: usize) {
         if last == 0 {
             return flat(block[0], 8, out, stride);
         }
@@ -372,7 +372,7 @@ mod tests {
                 full(&block(&coefficients, 8), places - 1, &mut out[0], 8);
                 out[1] = out[0];
                 #[cfg(target_arch = "x86_64")]
-                if crate::view::wide() {
+                if crate::wide() {
                     // SAFETY: the machine has the instructions.
                     unsafe { full_avx2(&block(&coefficients, 8), places - 1, &mut out[1], 8) };
                 }

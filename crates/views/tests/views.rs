@@ -7,9 +7,8 @@ use std::path::Path;
 use common::differences;
 use image::ImageEncoder;
 use image::codecs::jpeg::JpegEncoder;
-use occlude_preprocess::{
-    CropBox, Cut, DecodeError, Interpolation, Limits, Rgb, ViewDecoder, ViewSize, decode, resize_crop,
-};
+use occlude_preprocess::{CropBox, DecodeError, Interpolation, Limits, Rgb, decode, resize_crop};
+use occlude_views::{Cut, ViewDecoder, ViewSize};
 use proptest::prelude::*;
 
 /// Mean absolute difference from the plain way, in steps of 1/255: that rounds to bytes four times on the way (after
@@ -21,7 +20,7 @@ const REDUCED_MEAN: f64 = 1.5;
 const FILES: [&str; 7] = ["444", "422", "420", "grey", "restart", "optimised", "progressive"];
 
 fn file(name: &str) -> Vec<u8> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/views");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures");
     std::fs::read(folder.join(name).with_extension("jpg")).expect("a file of this checkout")
 }
 
