@@ -16,10 +16,11 @@ mod resample;
 mod scan;
 mod window;
 
+use occlude_preprocess::{CropBox, DecodeError, Limits, Rgb, decode};
+
 use header::Header;
 use image::metadata::Orientation;
 use kernel::Axis;
-use occlude_preprocess::{CropBox, DecodeError, Limits, Rgb, decode};
 use planes::Plane;
 use resample::{Colour, Resampler};
 use scan::Scanner;

@@ -1,8 +1,9 @@
 //! Decoded samples, one plane a component.
 
+use occlude_preprocess::Rgb;
+
 use crate::header::Component;
 use crate::window::Window;
-use occlude_preprocess::Rgb;
 
 /// A part of a component's samples, stored column by column: a pass along x then works on whole columns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use occlude_preprocess::jpeg::entropy::{Bits, Table, ac, dc};
+
 use crate::header::{Component, Header};
 use crate::idct;
 use crate::planes::Plane;
 use crate::window::Window;
-use occlude_preprocess::jpeg::entropy::{Bits, Table, ac, dc};
 
 /// Zeros behind every segment, so that reading eight bytes at once rarely meets the end.
 const PADDING: usize = 8;
