@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn hints_of_the_decoder_move_to_the_hint() {
         let error = ApiError::decode(&DecodeError::OtherFormat { name: "AVIF" }).at(1, Some("a.avif"));
-        assert_eq!(error.message, "picture 1 (`a.avif`): `AVIF` is not read");
+        assert_eq!(error.message, "picture 1 (`a.avif`): `AVIF` is not supported");
         assert_eq!(error.hint, Some(format!("convert it to {}", Format::LISTED)));
         let error = ApiError::decode(&DecodeError::UnknownFormat { start: vec![1] });
         assert!(error.hint.is_some_and(|hint| hint.contains(Format::LISTED)));

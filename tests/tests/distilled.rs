@@ -76,10 +76,10 @@ fn kept() -> Vec<Vec<Vec<f64>>> {
 #[test]
 fn a_teacher_says_the_same_in_every_form_and_is_asked_once() {
     let teachers = [
-        ("by-onnx", "--teacher @/teacher.onnx", "looks at 30 pictures"),
-        ("by-checkpoint", "--teacher @/run/checkpoint_0000.safetensors", "looks at 30 pictures"),
+        ("by-onnx", "--teacher @/teacher.onnx", "embeds 30 pictures"),
+        ("by-checkpoint", "--teacher @/run/checkpoint_0000.safetensors", "embeds 30 pictures"),
         ("by-embeddings", "--targets @/teacher.parquet", "distill on Cpu"),
-        ("again", "--teacher @/teacher.onnx", "says is in"),
+        ("again", "--teacher @/teacher.onnx", "are cached in"),
     ];
     for (out, flags, told) in teachers {
         let log = student(out, "train", &format!("{flags} --teacher-cache @/cache")).ok().stderr;

@@ -231,7 +231,7 @@ fn wrong_use_is_refused_before_anything_is_computed() {
         ("finetune", "--lr 0", 2, "--lr"),
         ("finetune", "--weight-decay=-1", 2, "--weight-decay"),
         ("finetune", "--list @/nowhere.txt", 1, "nowhere.txt"),
-        ("finetune", "--out @/run", 1, "something else"),
+        ("finetune", "--out @/run", 1, "something other"),
     ] {
         let said = evaluate(task, more);
         assert_eq!(said.code, code, "{task} {more}: {}", said.stderr);

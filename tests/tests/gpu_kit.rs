@@ -251,9 +251,9 @@ fn what_cannot_be_packed_is_refused() {
     let scratch = run::scratch("gpu-refused");
     fs::write(scratch.join("precious"), "x").expect("written");
     let said = xtask(&[&"gpu-kit", &"--data", &scratch.join("nothing")]);
-    assert!(said.code == 1 && said.stderr.contains("is no folder; hint: "), "{}", said.stderr);
+    assert!(said.code == 1 && said.stderr.contains("is not a folder; hint: "), "{}", said.stderr);
     let said = script("data.py", &[&scratch.join("data"), &"128", &"8", &scratch]);
     assert!(said.code == 1 && said.stderr.contains("no JPEG files\nhint: "), "{}", said.stderr);
     let said = xtask(&[&"gpu-report", &scratch.join("precious")]);
-    assert!(said.code == 1 && said.stderr.contains("this is no JSON"), "{}", said.stderr);
+    assert!(said.code == 1 && said.stderr.contains("this is not JSON"), "{}", said.stderr);
 }

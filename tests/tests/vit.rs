@@ -175,7 +175,7 @@ fn what_does_not_go_is_refused_with_what_does() {
     let masked = "pretrain @/train --out @/run --recipe saliency-moco --arch vit_tiny_patch16_224";
     for (flags, part) in [
         ("--saliency-stage 4", "hint: `--saliency-block`"),
-        ("--saliency-block 12", "has the blocks 0 to 11"),
+        ("--saliency-block 12", "has blocks 0 to 11"),
         ("--bn-refresh 5", "hint: leave it out"),
     ] {
         let said = tool("occlude-train", &format!("{masked} {flags}"));

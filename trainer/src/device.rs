@@ -54,7 +54,7 @@ impl Choice {
             Self::Auto => Ok(Device::cuda_if_available()),
             Self::Cuda(n) if Cuda::is_available() && (n as i64) < Cuda::device_count() => Ok(Device::Cuda(n)),
             Self::Cuda(n) => bail!(
-                "`--device cuda:{n}`: {} CUDA devices are usable; hint: `occlude-train doctor` tells what is missing, `--device cpu` runs without",
+                "`--device cuda:{n}`: {} CUDA devices are usable; hint: `occlude-train doctor` reports what is missing, `--device cpu` runs without CUDA",
                 if Cuda::is_available() { Cuda::device_count() } else { 0 }
             ),
         }

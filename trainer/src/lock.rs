@@ -31,13 +31,13 @@ impl Lock {
                 let owner = fs::read_to_string(&path).unwrap_or_default();
                 let owner = Some(owner.trim()).filter(|o| !o.is_empty()).unwrap_or("a process");
                 bail!(
-                    "`{}` is being written by {owner}; hint: wait until it has ended or stop it, or take another `--out`",
+                    "`{}` is being written by {owner}; hint: wait until it has ended or stop it, or use another `--out`",
                     folder.display()
                 )
             }
             Err(TryLockError::Error(error)) => {
                 tell!(
-                    "warning: cannot lock `{}` ({error}): nothing keeps a second process from writing into the folder",
+                    "warning: cannot lock `{}` ({error}): nothing prevents a second process from writing into the folder",
                     path.display()
                 );
                 return Ok(Self { _file: None });

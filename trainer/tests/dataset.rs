@@ -76,7 +76,9 @@ fn imagenet_from_its_archives() {
     let said = done(dir.path(), "imagenet-unpack @/train.tar @/unpacked --workers 2");
     assert!(said.stdout.is_empty() && said.stderr.contains("16 pictures of 2 classes"), "{}", said.stderr);
     assert!(
-        done(dir.path(), "imagenet-unpack @/train.tar @/unpacked").stderr.contains("2 classes were there")
+        done(dir.path(), "imagenet-unpack @/train.tar @/unpacked")
+            .stderr
+            .contains("2 classes were already there")
     );
     assert_eq!(index(dir.path(), "@/unpacked")["pictures"], 16);
 
@@ -166,8 +168,8 @@ fn what_is_no_sound_picture_is_told_and_nothing_is_waited_for() {
     assert!(Command::new("mkfifo").arg(at("n02/pipe.jpg")).status().expect("started").success());
     let said = run(dir.path(), "check @/train");
     assert_eq!(said.code, Some(3), "{}", said.stderr);
-    let left_out = "left out: 2 files: 1 .heic, 1 no regular file; 1 link to folders that are listed already; \
-                    classes without a picture: empty";
+    let left_out = "left out: 2 files: 1 .heic, 1 not a regular file; 1 link to folders that are listed \
+                    already; classes without a picture: empty";
     for line in ["25 pictures, 4 classes", "broken: 1", "half.jpg`: truncated JPEG", left_out] {
         assert!(said.stdout.contains(line), "{line}: {}", said.stdout);
     }

@@ -199,7 +199,7 @@ fn a_file_of_torchvision_gives_what_the_same_weights_give_elsewhere() {
     let line = "@/resnet18.pth @/data --masks @/masks --no-untrained --image-size 64 --json @/theirs.json";
     let said = run(dir.path(), line);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(said.stderr.contains("carries no preprocessing"), "{}", said.stderr);
+    assert!(said.stderr.contains("states no preprocessing"), "{}", said.stderr);
     let theirs: Value =
         serde_json::from_str(&fs::read_to_string(at("theirs.json")).expect("written")).expect("JSON");
     assert!(figure(&theirs, "encoder", "auroc") > 0.0 && theirs["each"].as_array().map(Vec::len) == Some(6));
@@ -254,7 +254,7 @@ fn what_makes_no_sense_is_refused() {
     refused("@/net.safetensors @/data --masks @/masks --boxes @/boxes.json", 2, &["--boxes"]);
     refused("@/net.safetensors @/data --masks @/masks --stage 6", 2, &["--stage"]);
     refused("@/net.safetensors @/data --masks @/masks --size 64 --scales 64", 2, &["--scales"]);
-    refused("@/net.safetensors @/data --masks @/masks --stage 5 --size 32", 2, &["one cell", "hint: "]);
+    refused("@/net.safetensors @/data --masks @/masks --stage 5 --size 32", 2, &["single cell", "hint: "]);
     refused("@/net.safetensors @/data --masks @/masks --rule best", 2, &["border"]);
     refused("@/net.safetensors @/data --masks @/nowhere", 1, &["nowhere"]);
     refused("@/gone.safetensors @/data --masks @/masks", 1, &["gone.safetensors"]);

@@ -38,7 +38,7 @@ impl Client {
         let mut answer = json(path, self.send(path, "application/json", image))?;
         match answer.pointer_mut("/results/0") {
             Some(result) => Ok(result.take()),
-            None => bail!("`{path}` answered no result: {answer}"),
+            None => bail!("`{path}` answered without a result: {answer}"),
         }
     }
 
@@ -67,5 +67,5 @@ fn json(path: &str, answer: Answer) -> Result<Value> {
     if !answer.status().is_success() {
         bail!("`{path}` answered {}: {}", answer.status(), text.trim());
     }
-    serde_json::from_str(&text).with_context(|| format!("`{path}` answered no JSON"))
+    serde_json::from_str(&text).with_context(|| format!("the answer of `{path}` is not JSON"))
 }

@@ -162,7 +162,7 @@ fn tools(report: &mut Report) {
         println!("occlude-train doctor");
         // Its own report says what is wrong; its exit status is counted.
         if sh::show(sh::command(&trainer).arg("doctor")).is_err() {
-            report.missing("occlude-train", "its doctor found something", "see the lines above");
+            report.missing("occlude-train", "its doctor found a problem", "see the lines above");
         }
     }
 }

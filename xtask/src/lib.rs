@@ -31,7 +31,7 @@ struct Cli {
 enum Command {
     /// Fill `.deps/` with libtorch, ONNX Runtime and the Python packages of the tests (about 5 GB)
     Setup(setup::Args),
-    /// Print versions, devices and execution providers, and for each thing missing what to do
+    /// Print versions, devices and execution providers, and what to do for each thing that is missing
     Doctor,
     /// From a folder of images to a served embedding, with a result page
     Quickstart(quickstart::Args),

@@ -20,10 +20,10 @@ const IGNORED: &str = "`--ignored` flag";
 /// Options of `cargo xtask test`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Fail where a test was skipped
+    /// Fail if a test was skipped
     #[arg(long)]
     no_skips: bool,
-    /// What tests may be skipped for all the same, as the list of skipped tests names it; may be repeated
+    /// Need for which tests may be skipped anyway, named as in the list of skipped tests; may be repeated
     #[arg(long, value_name = "NEED", requires = "no_skips")]
     may_lack: Vec<String>,
     /// Arguments for `cargo test`, e.g. `-- -p occlude-serve` or `-- -- --nocapture`
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("`{}` failed ({status})\n{}", sh::line(&cargo), seen.counts());
     }
     if !unforgiven.is_empty() {
-        bail!("tests were skipped for want of {}\n{}", unforgiven.join(", "), seen.counts());
+        bail!("tests were skipped for lack of {}\n{}", unforgiven.join(", "), seen.counts());
     }
     println!("{}", seen.counts());
     Ok(())

@@ -14,7 +14,7 @@ pub enum Error {
     #[error(transparent)]
     Folder(#[from] ListError),
     /// Neither a folder, nor a list, nor a shard.
-    #[error("`{}` is no data set; hint: a folder of pictures, a list (*.txt), a shard (*.tar), or a folder of shards", .path.display())]
+    #[error("`{}` is not a data set; hint: name a folder of pictures, a list (*.txt), a shard (*.tar), or a folder of shards", .path.display())]
     NotADataset {
         /// As asked.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum Error {
         reason: io::Error,
     },
     /// A file that is larger than any picture.
-    #[error("`{name}` has {bytes} bytes: pictures have {} at most", crate::limits::MAX_PICTURE_BYTES)]
+    #[error("`{name}` has {bytes} bytes: pictures may have at most {}", crate::limits::MAX_PICTURE_BYTES)]
     TooLarge {
         /// The file, or `shard.tar:key.jpg`.
         name: String,
@@ -52,7 +52,7 @@ pub enum Error {
         reason: DecodeError,
     },
     /// A tar file whose structure is broken.
-    #[error("`{}` is no sound tar file: {reason}{}", .path.display(), tar_hint(.reason))]
+    #[error("`{}` is not a valid tar file: {reason}{}", .path.display(), tar_hint(.reason))]
     Tar {
         /// The file.
         path: PathBuf,
@@ -104,7 +104,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The target of a command is there already.
-    #[error("`{}` exists and is not empty; hint: another name, or remove it", .path.display())]
+    #[error("`{}` exists and is not empty; hint: use another name, or remove it", .path.display())]
     Exists {
         /// The target.
         path: PathBuf,
@@ -118,7 +118,7 @@ pub enum Error {
         hint: &'static str,
     },
     /// An XML annotation that tells no class.
-    #[error("`{}` tells no class: {reason}", .path.display())]
+    #[error("cannot read a class from `{}`: {reason}", .path.display())]
     Annotation {
         /// The file.
         path: PathBuf,

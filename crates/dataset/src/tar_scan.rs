@@ -64,7 +64,7 @@ pub(crate) fn each(
     let mut archive = tar::Archive::new(Metered { inner: reader, left: &left });
     let mut end = 0;
     for entry in archive.entries_with_seek().map_err(|e| e.to_string())? {
-        let mut entry = entry.map_err(|e| format!("behind byte {end}: {e}"))?;
+        let mut entry = entry.map_err(|e| format!("after byte {end}: {e}"))?;
         left.set(MAX_HEADERS);
         let offset = entry.raw_file_position();
         let stored = match entry.header().entry_type() {
@@ -80,7 +80,7 @@ pub(crate) fn each(
         if span.offset.checked_add(span.len).is_none_or(|end| end > len) {
             let end = offset.saturating_add(span.len);
             return Err(format!(
-                "the entry at byte {offset} ends behind the file, at byte {end} of {len}; {AGAIN}"
+                "the entry at byte {offset} ends beyond the file, at byte {end} of {len}; {AGAIN}"
             ));
         }
         let name = entry.path_bytes().into_owned();
@@ -100,7 +100,7 @@ fn ends_at(mut reader: impl Read + Seek, end: u64, len: u64) -> Result<(), Strin
     let read = reader.seek(SeekFrom::Start(end)).and_then(|_| reader.read_exact(&mut block));
     match read {
         Ok(()) if block == [0; BLOCK] => Ok(()),
-        Ok(()) => Err(format!("no entry and no end at byte {end} of {len}; {AGAIN}")),
+        Ok(()) => Err(format!("neither an entry nor the end at byte {end} of {len}; {AGAIN}")),
         Err(_) => Err(format!(
             "it was cut off: its entries end at byte {end} of {len}, without the zeros that end an archive; {AGAIN}"
         )),
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(scan.index.name(2), long.as_str());
         assert_eq!(scan.index.labels, [0, 1, NONE]);
         let left = scan.index.left_out.to_string();
-        assert_eq!(left, "left out: 4 files: 1 .json, 1 .seg.png, 1 hidden, 1 without an ending");
+        assert_eq!(left, "left out: 4 files: 1 .json, 1 .seg.png, 1 hidden, 1 without an extension");
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn truncated_compressed_and_oversized() {
         let bytes = archive(&[("a.jpg", &[1; 2000])]);
-        assert!(scanned(&bytes[..1500]).expect_err("cut").contains("behind the file"));
+        assert!(scanned(&bytes[..1500]).expect_err("cut").contains("beyond the file"));
         assert!(scanned(&[0x1f; 1024]).is_err());
         let class = [b'x'; MAX_NAME + 1];
         assert!(scanned(&archive(&[("a.cls", &class)])).expect_err("long").contains("`a.cls`"));

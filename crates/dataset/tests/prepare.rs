@@ -141,7 +141,7 @@ fn broken_training_archives() {
     assert!(
         fails(&tar(&[("n1.tar", tar(&[("a.JPEG", vec![1]), ("x/a.JPEG", vec![2])]))])).contains("a.JPEG")
     );
-    assert!(fails(&tar(&[("n1.tar", inner.clone())])[..2000]).contains("ends behind the file"));
+    assert!(fails(&tar(&[("n1.tar", inner.clone())])[..2000]).contains("ends beyond the file"));
     inner.truncate(900);
     assert!(fails(&tar(&[("n1.tar", inner)])).contains("n1.tar"));
     assert!(imagenet_train(&dir.path().join("gone"), &out, &()).is_err());

@@ -20,7 +20,7 @@ pub enum Refused {
         input: PathBuf,
     },
     /// Two results would be one file.
-    #[error("{} for two results; hint: name another output", same(first, second))]
+    #[error("{}; hint: name another output", twice(first, second))]
     Twice {
         /// As given.
         first: PathBuf,
@@ -44,7 +44,7 @@ pub enum Refused {
         folder: PathBuf,
     },
     /// The operating system does not say what is there.
-    #[error("cannot look at `{path}`: {reason}", path = path.display())]
+    #[error("cannot inspect `{path}`: {reason}", path = path.display())]
     Io {
         /// As given.
         path: PathBuf,
@@ -55,9 +55,17 @@ pub enum Refused {
 
 fn same(a: &Path, b: &Path) -> String {
     if a == b {
-        format!("`{}` is input and output", a.display())
+        format!("`{}` is both input and output", a.display())
     } else {
-        format!("`{}` and `{}` are one file", a.display(), b.display())
+        format!("`{}` and `{}` are the same file", a.display(), b.display())
+    }
+}
+
+fn twice(a: &Path, b: &Path) -> String {
+    if a == b {
+        format!("`{}` is named for two results", a.display())
+    } else {
+        format!("`{}` and `{}`, named for two results, are the same file", a.display(), b.display())
     }
 }
 
@@ -113,7 +121,7 @@ fn free(path: &Path, force: bool) -> Result<(), Refused> {
     let no_file = |what| Err(Refused::NoFile { path: owned(), what });
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => return no_file("a folder"),
-        Ok(found) if !found.is_file() => return no_file("no regular file"),
+        Ok(found) if !found.is_file() => return no_file("not a regular file"),
         _ => {}
     }
     // Not through links: one that leads nowhere would be replaced, too.

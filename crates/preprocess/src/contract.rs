@@ -42,7 +42,7 @@ pub enum ContractError {
     #[error("not a preprocessing contract: {0}")]
     Json(String),
     /// Another project's, of something that a contract cannot say.
-    #[error("{0}, which a preprocessing contract cannot say")]
+    #[error("{0}, which a preprocessing contract cannot express")]
     Foreign(String),
     /// Written by a later Occlude.
     #[error(
@@ -83,7 +83,7 @@ pub enum ContractError {
         found: [f32; 3],
     },
     /// An even or zero kernel, or one too wide for the borders to be reflected.
-    #[error("high-pass kernel {kernel}: expected an odd number up to {max}, twice the crop less one")]
+    #[error("high-pass kernel {kernel}: expected an odd number up to {max}, twice the crop minus one")]
     Kernel {
         /// As read.
         kernel: u32,

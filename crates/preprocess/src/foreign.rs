@@ -124,7 +124,9 @@ fn transformers(config: &Value) -> Result<Preprocess, ContractError> {
     let crop = if off("do_center_crop") { None } else { side("crop_size") };
     let (resize, crop) = match (short, crop, side("size")) {
         (Some(short), Some(crop), _) => (short, crop),
-        (Some(_), None, _) => return Err(foreign("there is no centre crop, so that pictures keep any size")),
+        (Some(_), None, _) => {
+            return Err(foreign("there is no centre crop, so pictures would keep any size"));
+        }
         (None, _, Some(side)) => {
             return Err(foreign(format!(
                 "pictures are squashed to {side}x{side}, whatever their proportions"
@@ -150,7 +152,7 @@ fn timm(cfg: &Value) -> Result<Preprocess, ContractError> {
         Some([_, height, width]) if height == width => height.as_u64().and_then(|n| u32::try_from(n).ok()),
         _ => None,
     };
-    let crop = crop.ok_or_else(|| foreign("`input_size` is no square"))?;
+    let crop = crop.ok_or_else(|| foreign("`input_size` is not square"))?;
     if cfg.get("crop_mode").and_then(Value::as_str).is_some_and(|mode| mode != "center") {
         return Err(foreign("`crop_mode` is not `center`"));
     }
@@ -228,7 +230,7 @@ mod tests {
         assert!(read(&other).is_err_and(|e| e.contains("`crop_mode`")));
         other = all;
         other["pretrained_cfg"]["input_size"] = json!([3, 224, 192]);
-        assert!(read(&other).is_err_and(|e| e.contains("no square")));
+        assert!(read(&other).is_err_and(|e| e.contains("not square")));
     }
 
     #[test]

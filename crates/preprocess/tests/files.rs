@@ -132,8 +132,8 @@ fn what_is_left_out_is_told() {
     assert_eq!(listing.samples.len(), 5);
     assert_eq!(
         listing.left_out.to_string(),
-        "left out: 7 files: 2 .heic, 2 hidden, 1 .tar, 1 .txt, 1 without an ending; \
-         3 folders: 1 .git, 1 @eaDir, 1 __MACOSX; classes without a picture: empty, texts"
+        "left out: 7 files: 2 .heic, 2 hidden, 1 .tar, 1 .txt, 1 without an extension; 3 folders: 1 .git, 1 \
+         @eaDir, 1 __MACOSX; classes without a picture: empty, texts"
     );
     let none = list(&dir.path().join("texts")).expect_err("no pictures").to_string();
     assert!(none.contains("left out: 1 file: 1 .txt"), "{none}");

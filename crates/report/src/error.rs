@@ -17,7 +17,7 @@ pub enum Error {
     },
     /// The folder is not one that the trainer wrote.
     #[error(
-        "`{path}` holds no run: neither `config.json` nor `metrics.jsonl` is there; hint: the folder that `--out` of `occlude-train pretrain` named",
+        "`{path}` holds no run: neither `config.json` nor `metrics.jsonl` is there; hint: name the folder that was `--out` of `occlude-train pretrain`",
         path = path.display()
     )]
     NoRun {
@@ -25,7 +25,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A comparison of nothing.
-    #[error("no run to compare; hint: name the folders of one run or more")]
+    #[error("no run to compare; hint: name the folders of one or more runs")]
     Nothing,
 }
 

@@ -49,7 +49,7 @@ fn a_page_tells_a_run() {
         "2 min 02 s",
         "collapse warning",
         "<code>0.1</code>",
-        "50 % of the last epoch went into waiting",
+        "50 % of the last epoch was spent waiting",
         "data:image/png;base64,iVBORw0KGgo",
         "Loss; steps: 4 at step 5, 2 at step 20, lowest 2, highest 4",
         ">queue<",

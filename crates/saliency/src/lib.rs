@@ -76,7 +76,7 @@ pub enum Error {
         index: usize,
     },
     /// Two grids that belong together have different sizes.
-    #[error("a map of {} x {} and a mask or map of {} x {}: expected one size", .map.0, .map.1, .mask.0, .mask.1)]
+    #[error("a map of {} x {} and a mask or map of {} x {}: expected the same size", .map.0, .map.1, .mask.0, .mask.1)]
     Sizes {
         /// Rows and columns of the first.
         map: (usize, usize),

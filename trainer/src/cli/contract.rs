@@ -37,7 +37,7 @@ pub(in crate::cli) fn contract_of(
         return Ok(contract);
     }
     if let Some(stored) = stored {
-        ensure!(image_size.is_none(), "{} says its own image size; hint: leave out `--image-size`", file());
+        ensure!(image_size.is_none(), "{} states its own image size; hint: leave out `--image-size`", file());
         return Ok(stored);
     }
     match Preprocess::beside(path)? {
@@ -45,7 +45,7 @@ pub(in crate::cli) fn contract_of(
         None => {
             let size = image_size.unwrap_or(224);
             let file = file();
-            tell!("{file} carries no preprocessing: assuming ImageNet's at {size} px; hint: `--contract`");
+            tell!("{file} states no preprocessing: assuming ImageNet's at {size} px; hint: `--contract`");
             Ok(Preprocess::imagenet(size))
         }
     }

@@ -27,17 +27,17 @@ pub(super) enum Command {
     Index(Index),
     /// Unpack ImageNet's training archive, a tar file of one tar file per class
     ///
-    /// Classes whose folder is there are skipped: after an interruption, the same command goes on.
+    /// Classes whose folder already exists are skipped, so the same command resumes after an interruption.
     ImagenetUnpack(Unpack),
     /// Sort ImageNet's validation pictures into class folders
     ///
-    /// Pictures that are there are skipped: after an interruption, the same command goes on.
+    /// Pictures that already exist are skipped, so the same command resumes after an interruption.
     #[command(group = ArgGroup::new("truth").required(true))]
     ImagenetVal(Validation),
     /// Take some classes, or a number or share of every class, as links or as a list
     ///
-    /// The choice depends on the seed and on the pictures' paths in the source, on nothing else; 1 % is
-    /// part of 10 % with the same seed.
+    /// The choice depends only on the seed and on the pictures' paths in the source; with the same seed, 1 % is part
+    /// of 10 %.
     #[command(
         group = ArgGroup::new("amount"),
         group = ArgGroup::new("target").required(true).multiple(true),
@@ -46,9 +46,9 @@ pub(super) enum Command {
     Subset(Subset),
     /// Pack a data set into tar shards: key.jpg and key.cls for each picture, and classes.txt
     Shards(Shards),
-    /// Decode every picture; tell broken files, copies, sizes, small classes, and leakage
+    /// Decode every picture; report broken files, copies, sizes, small classes, and leakage
     ///
-    /// Exit code 3 where a file is broken.
+    /// Exit code 3 if a file is broken.
     Check(Check),
 }
 
@@ -77,11 +77,11 @@ pub(super) struct Validation {
     source: PathBuf,
     /// Folder that gets a sub-folder per class
     out: PathBuf,
-    /// Text with the class of each picture in the order of their numbers, a name or a number a line; or
-    /// lines `PICTURE CLASS`
+    /// Text file with the class of each picture in the order of their numbers, one name or number per line; or lines
+    /// `PICTURE CLASS`
     #[arg(long, group = "truth", value_name = "FILE")]
     ground_truth: Option<PathBuf>,
-    /// Names of the numbers in `--ground-truth`: lines `NUMBER NAME`, or names in their order
+    /// Names of the numbers in `--ground-truth`: lines `NUMBER NAME`, or names in that order
     #[arg(long, requires = "ground_truth", value_name = "FILE")]
     synsets: Option<PathBuf>,
     /// Folder with an XML annotation for each picture
@@ -99,7 +99,7 @@ pub(super) struct Subset {
     /// Folder that gets the links
     #[arg(group = "target")]
     out: Option<PathBuf>,
-    /// File with the names of the classes to take, one a line; default: all
+    /// File with the names of the classes to take, one per line; default: all
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
     /// Pictures of each class; default: all
@@ -108,19 +108,19 @@ pub(super) struct Subset {
     /// Per cent of each class, rounded, and at least one picture
     #[arg(long, group = "amount", value_name = "P", value_parser = percent)]
     percent: Option<f64>,
-    /// Take the first pictures of each class by name in place of random ones
+    /// Take the first pictures of each class by name instead of random ones
     #[arg(long, requires = "amount")]
     first: bool,
     /// Seed of the choice
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Write a list (.txt) of the chosen pictures, too or in place of links
+    /// Write a list (.txt) of the chosen pictures, in addition to links or instead of them
     #[arg(long, group = "target", value_name = "FILE")]
     list: Option<PathBuf>,
     /// Kind of links
     #[arg(long, value_enum, default_value = "auto")]
     link: LinkKind,
-    /// Replace the list of `--list` where it exists; never the source
+    /// Replace the file of `--list` if it exists; never the source
     #[arg(long, requires = "list")]
     force: bool,
 }
@@ -131,10 +131,10 @@ pub(super) struct Shards {
     source: PathBuf,
     /// Folder that gets the shards
     out: PathBuf,
-    /// Most bytes of a shard, as `256MiB` or `1GB`
+    /// Maximum size of a shard, like `256MiB` or `1GB`
     #[arg(long, default_value = "256MiB", value_parser = size)]
     size: u64,
-    /// Put the pictures in a random order that this seed decides; without it, they keep theirs
+    /// Shuffle the pictures with this seed; without it, they keep their order
     #[arg(long, value_name = "SEED", num_args = 0..=1, default_missing_value = "0")]
     shuffle: Option<u64>,
     #[command(flatten)]
@@ -148,10 +148,10 @@ pub(super) struct Check {
     /// Another data set, whose pictures must not be in this one
     #[arg(long, value_name = "OTHER")]
     against: Option<PathBuf>,
-    /// Name pictures whose shorter side is below this, pixels
+    /// Report pictures whose shorter side is below this, pixels
     #[arg(long, default_value_t = CheckOptions::default().min_side)]
     min_side: u32,
-    /// Name classes with fewer pictures
+    /// Report classes with fewer pictures than this
     #[arg(long, default_value_t = CheckOptions::default().min_per_class)]
     min_per_class: usize,
     /// Print everything as JSON
@@ -178,7 +178,7 @@ impl Threads {
 /// `--link`.
 #[derive(ValueEnum, Clone, Copy, Debug)]
 enum LinkKind {
-    /// Hard where both ends are on one file system, else symbolic
+    /// Hard if both ends are on one file system, else symbolic
     Auto,
     /// Hard
     Hard,
@@ -198,7 +198,7 @@ impl From<LinkKind> for Link {
 
 /// A share above 0 and at most 100.
 fn percent(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    let value: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
     if value > 0.0 && value <= 100.0 { Ok(value) } else { Err("expected more than 0 and at most 100".into()) }
 }
 
@@ -221,7 +221,7 @@ fn size(text: &str) -> Result<u64, String> {
         }
     };
     let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
-    bytes.filter(|&n| n > 0).ok_or_else(|| format!("`{text}` is no size"))
+    bytes.filter(|&n| n > 0).ok_or_else(|| format!("`{text}` is not a valid size"))
 }
 
 /// A bar on a terminal, nothing elsewhere.
@@ -292,7 +292,7 @@ fn unpack(args: &Unpack) -> Result<ExitCode> {
     let done = args.threads.run(|| prepare::imagenet_train(&args.archive, &args.out, &bar))?;
     drop(bar);
     tell!(
-        "{} pictures of {} classes in `{}`; {} classes were there",
+        "{} pictures of {} classes in `{}`; {} classes were already there",
         done.pictures,
         done.classes - done.skipped,
         args.out.display(),
@@ -305,13 +305,13 @@ fn validation(args: Validation) -> Result<ExitCode> {
     let truth = match (args.ground_truth, args.annotations) {
         (Some(file), _) => Truth::List { file, synsets: args.synsets },
         (None, Some(folder)) => Truth::Annotations(folder),
-        (None, None) => anyhow::bail!("no truth; hint: `--ground-truth` or `--annotations`"),
+        (None, None) => anyhow::bail!("no ground truth; hint: `--ground-truth` or `--annotations`"),
     };
     let bar = Bar::default();
     let done = prepare::imagenet_val(&args.source, &args.out, &truth, args.link.into(), &bar)?;
     drop(bar);
     tell!(
-        "{} pictures of {} classes in `{}`; {} were there",
+        "{} pictures of {} classes in `{}`; {} were already there",
         done.pictures - done.skipped,
         done.classes,
         args.out.display(),
@@ -323,7 +323,11 @@ fn validation(args: Validation) -> Result<ExitCode> {
 fn subset(args: &Subset) -> Result<ExitCode> {
     if let Some(list) = &args.list {
         let named = list.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("txt"));
-        ensure!(named, "`{}` would not be taken for a list; hint: a name that ends in .txt", list.display());
+        ensure!(
+            named,
+            "`{}` would not be read as a list; hint: use a name that ends in .txt",
+            list.display()
+        );
         let inputs: Vec<&Path> =
             [Some(&args.source), args.classes.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
         occlude_output::check(&[list], &inputs, args.force)?;

@@ -27,11 +27,12 @@ use crate::model::Encoder;
 pub(super) struct Common {
     /// Checkpoint of `pretrain`, or any other that holds a known encoder
     pub(super) checkpoint: PathBuf,
-    /// Folder with one sub-folder per class, list, or shards: what is learnt from
+    /// Training data: a folder with one sub-folder per class, a list, or shards
     pub(super) train: PathBuf,
-    /// The same with the same classes: what is classified
+    /// Validation data with the same classes, in any of these forms
     pub(super) val: PathBuf,
-    /// Folder for state and result; the same command goes on there, or prints the result again. Without: nothing is kept
+    /// Folder for state and result; the same command resumes there, or prints the result again. Without it, nothing
+    /// is kept
     #[arg(long)]
     pub(super) out: Option<PathBuf>,
     /// Print JSON
@@ -46,10 +47,10 @@ pub(super) struct Common {
 /// Which pictures were classified rightly, told in a file.
 #[derive(Args, Debug)]
 pub(super) struct PerPictureArgs {
-    /// Write to this file which validation pictures were classified rightly, as JSON
+    /// Write to this file which validation pictures were classified correctly, as JSON
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
     pub(super) per_picture: Option<PathBuf>,
-    /// Replace an existing file of that name; never one that is read
+    /// Replace an existing file of that name; never an input
     #[arg(long)]
     force: bool,
 }
@@ -69,7 +70,7 @@ struct Hyper {
     /// Passes over the training pictures; default: the protocol's
     #[arg(long)]
     epochs: Option<usize>,
-    /// Pictures a step; default: the protocol's. The learning rate is not scaled with it
+    /// Pictures per step; default: the protocol's. The learning rate is not scaled with it
     #[arg(long)]
     batch_size: Option<usize>,
     /// Epochs after which the learning rates fall to a tenth, like `60,80`; default: the protocol's, moved with `--epochs`
@@ -78,13 +79,13 @@ struct Hyper {
     /// L2 penalty on what is trained; default: the protocol's
     #[arg(long)]
     weight_decay: Option<f64>,
-    /// Seed of the first weights, the order and the crops
+    /// Seed of the initial weights, the order and the crops
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Decoded pictures to keep in memory, MiB; 0 decodes every picture every epoch
     #[arg(long, default_value_t = 2048)]
     cache: u64,
-    /// Stop after that many steps, as a signal would (for trying resumption)
+    /// Stop after that many steps, as a signal would (to test resuming)
     #[arg(long, hide = true)]
     stop_after: Option<u64>,
 }
@@ -115,7 +116,7 @@ pub(super) struct FinetuneArgs {
     /// Settings; the flags below override them
     #[arg(long, value_enum, default_value = "transfer")]
     protocol: FinetunePreset,
-    /// File that names the training pictures to use, one a line, relative to TRAIN (1 % and 10 % lists)
+    /// File that names the training pictures to use, one per line, relative to TRAIN (1 % and 10 % lists)
     #[arg(long, value_name = "FILE")]
     list: Option<PathBuf>,
     /// Learning rate of the encoder; default: the protocol's
@@ -124,7 +125,7 @@ pub(super) struct FinetuneArgs {
     /// Learning rate of the classifier; default: the protocol's
     #[arg(long)]
     lr_classifier: Option<f64>,
-    /// Number format of convolutions and matrix products in training; accuracies are told in fp32
+    /// Number format of convolutions and matrix products in training; accuracies are measured in fp32
     #[arg(long, value_enum, default_value = "fp32")]
     precision: Precision,
     #[command(flatten)]
@@ -150,17 +151,17 @@ pub(super) struct EmbedArgs {
 /// How to read a checkpoint.
 #[derive(Args, Debug)]
 pub(super) struct WeightArgs {
-    /// What the encoder's names begin with, where several encoders are in the file
+    /// Prefix of the encoder's tensor names, if the file holds several encoders
     #[arg(long)]
     prefix: Option<String>,
-    /// Architecture, where names and shapes do not tell
+    /// Architecture, if names and shapes do not determine it
     #[arg(long)]
     arch: Option<Arch>,
-    /// Side of the network's input, pixels, for checkpoints that carry no preprocessing
+    /// Side of the network's input, pixels, for checkpoints that state no preprocessing
     #[arg(long)]
     image_size: Option<u32>,
-    /// Preprocessing of checkpoints that do not say theirs: a file (a contract, a `preprocessor_config.json`, timm's
-    /// `config.json`), or the name of published weights: imagenet, dino, ibot, dinov2, mae, deit, augreg
+    /// Preprocessing of checkpoints that do not state theirs: a file (a contract, a `preprocessor_config.json`,
+    /// timm's `config.json`), or the name of published weights: imagenet, dino, ibot, dinov2, mae, deit, augreg
     #[arg(long, value_name = "FILE|NAME")]
     contract: Option<String>,
 }
@@ -177,7 +178,7 @@ pub(super) fn open<'a>(
         let side = contract.crop as usize;
         ensure!(
             side.is_multiple_of(vit.patch),
-            "{} wants pictures of whole patches of {} pixels, not {side}; hint: `--image-size`",
+            "{} needs a picture side that is a multiple of its patch size, {} pixels, not {side}; hint: `--image-size`",
             weights.arch,
             vit.patch
         );
@@ -263,7 +264,7 @@ impl Common {
         let (mut weights, contract) = open(&checkpoint, &self.weights)?;
         if weights.whitening.take().is_some() {
             tell!(
-                "note: the whitening of `{}` is left aside: a classifier that is trained makes its own of what lies before it, and the figure is that of the encoder",
+                "note: the whitening of `{}` is ignored: a classifier that is trained rescales its input anyway, and the result is that of the encoder",
                 self.checkpoint.display()
             );
         }

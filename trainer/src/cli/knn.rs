@@ -27,7 +27,7 @@ const CHECKPOINT: &str = "checkpoint";
 pub(super) struct KnnArgs {
     #[command(flatten)]
     common: Common,
-    /// Numbers of neighbours; default: 1,10,20,100,200, as far as there are training pictures
+    /// Numbers of neighbours; default: 1,10,20,100,200, up to the number of training pictures
     #[arg(long, value_delimiter = ',')]
     k: Vec<i64>,
     /// Every neighbour has one vote; default: exp(cosine / 0.07) votes
@@ -38,8 +38,8 @@ pub(super) struct KnnArgs {
     no_floors: bool,
     #[command(flatten)]
     written: PerPictureArgs,
-    /// Also whiten to that many numbers, fitted on the training pictures without labels: the encoder and the floors
-    /// alike; without, a checkpoint that is whitened is told whitened, and so are the floors
+    /// Also whiten the features of the encoder and of the floors to that many numbers, fitted on the training
+    /// pictures without labels; without it, a checkpoint that is whitened is measured whitened, and so are the floors
     #[arg(long, value_name = "DIM", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     whiten: Option<u64>,
 }
@@ -167,7 +167,7 @@ impl KnnArgs {
         let checkpoint = self.common.checkpoint.display();
         match (self.whiten, own) {
             (Some(_), Some(own)) => {
-                bail!("`{checkpoint}` is whitened already ({own}); hint: leave out `--whiten`")
+                bail!("`{checkpoint}` is already whitened ({own}); hint: leave out `--whiten`")
             }
             (Some(dim), None) => {
                 ensure!(
@@ -271,7 +271,7 @@ impl Measure<'_> {
         match how {
             How::Pca(dim) if name != CHECKPOINT && dim > moments.components() => {
                 let most = moments.components();
-                tell!("note: `{name}` has {most} directions, and is whitened to these instead of {dim}");
+                tell!("note: `{name}` has only {most} directions, and is whitened to these instead of {dim}");
                 How::Pca(most)
             }
             _ => how,

@@ -30,21 +30,22 @@ pub(super) struct LocaliseArgs {
     checkpoint: PathBuf,
     /// Folder of pictures, list, or shards
     data: PathBuf,
-    /// Folder of masks: `a/b.jpg` has `a/b.png` or `b.png`, of its size; what is not zero is foreground
+    /// Folder of masks: `a/b.png` or `b.png` for `a/b.jpg`, of the same size; non-zero pixels are foreground
     #[arg(long, value_name = "DIR")]
     masks: Option<PathBuf>,
-    /// COCO annotations: the boxes of each picture, by `file_name`; the map is held against their area, too
+    /// COCO annotations: the boxes of each picture, by `file_name`; the map is compared with their area, too
     #[arg(long, value_name = "FILE")]
     boxes: Option<PathBuf>,
-    /// What makes a map of the encoder's features: `object` (what resembles the middle and not the border, in features and
-    /// colours), `border` (what differs from the border in features), `sum` (of all channels, as published) or `attention`
-    /// (what a vision transformer's class token looks at); default: `attention` of a vision transformer, else `object`
+    /// How the encoder's features become a map: `object` (what resembles the middle and not the border, in features
+    /// and colours), `border` (what differs from the border in features), `sum` (of all channels, as published) or
+    /// `attention` (what a vision transformer's class token looks at); default: `attention` of a vision transformer,
+    /// else `object`
     #[arg(long)]
     rule: Option<MapRule>,
-    /// The stage whose features these are, 2 to 5; default: 3 for `object`, 4 for `border`, 5 for `sum`
+    /// The stage whose features are used, 2 to 5; default: 3 for `object`, 4 for `border`, 5 for `sum`
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=5))]
     stage: Option<u64>,
-    /// The block of a vision transformer whose patches or attention these are, from 0; default: the last one
+    /// The block of a vision transformer whose patches or attention are used, from 0; default: the last one
     #[arg(long, value_name = "N", conflicts_with = "stage")]
     block: Option<usize>,
     /// Side of the network's input, pixels; default: that of the checkpoint
@@ -53,19 +54,19 @@ pub(super) struct LocaliseArgs {
     /// Several sides of the input, like `96,128`: their maps are averaged on the finest grid
     #[arg(long, value_delimiter = ',', conflicts_with = "size", value_parser = clap::value_parser!(u32).range(8..=4096))]
     scales: Vec<u32>,
-    /// What is seen of a picture, and judged
+    /// Part of a picture that is seen, and judged
     #[arg(long, value_enum, default_value = "whole")]
     window: Window,
     /// Average each map with that of the mirrored picture
     #[arg(long)]
     mirror: bool,
-    /// Leave out the untrained encoder, which costs as much time as the encoder
+    /// Leave out the untrained encoder, which takes as long as the encoder
     #[arg(long)]
     no_untrained: bool,
-    /// Most pictures, spread evenly over the data set; default: all
+    /// Maximum number of pictures, spread evenly over the data set; default: all
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Write all figures, also those of every picture, to this file as JSON
+    /// Write all figures, including those of every picture, to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Folder for `best.png` and `worst.png`: pictures, truth, the encoder's map and the border-colour prior
@@ -123,7 +124,7 @@ impl LocaliseArgs {
         };
         ensure!(self.stage.is_none(), "`--stage`: {arch} has none; hint: `--block`");
         let block = self.block.unwrap_or(vit.depth - 1);
-        ensure!(block < vit.depth, "`--block {block}`: {arch} has the blocks 0 to {}", vit.depth - 1);
+        ensure!(block < vit.depth, "`--block {block}`: {arch} has blocks 0 to {}", vit.depth - 1);
         Ok(occlude_saliency::Making::of_block(rule, block))
     }
 
@@ -203,7 +204,7 @@ fn too_coarse(making: &Making, arch: Arch) -> Option<String> {
     let side = |contract: &Preprocess| tap.side(contract.crop as usize);
     let small = making.contracts.iter().find(|contract| side(contract) < 2)?;
     Some(format!(
-        "`{}` of {arch} at {} px is one cell, which is no map; hint: a smaller `--stage` or a larger `--size`",
+        "`{}` of {arch} at {} px is a single cell, which is not a map; hint: a smaller `--stage` or a larger `--size`",
         making.tap, small.crop
     ))
 }

@@ -29,9 +29,9 @@ use overrides::Overrides;
 
 /// Pretrains image encoders without labels by masking.
 ///
-/// Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 failed; 2 wrong usage;
-/// 3 a check found a difference past its tolerance; 4 training collapsed and was stopped; 130, 143 or 138
-/// stopped by SIGINT, SIGTERM or SIGUSR1 after saving a checkpoint (a second signal ends it at once).
+/// Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a check found a
+/// difference beyond its tolerance; 4 training collapsed and was stopped; 130, 143 or 138 stopped by SIGINT, SIGTERM
+/// or SIGUSR1 after saving a checkpoint (a second signal ends it at once).
 #[derive(Parser, Debug)]
 #[command(name = "occlude-train", version)]
 pub struct Cli {
@@ -45,17 +45,19 @@ enum Command {
     Pretrain(Box<PretrainArgs>),
     /// Measure where the time of pretraining's steps goes
     Profile(Box<profile::ProfileArgs>),
-    /// Estimate the running statistics of a run's encoder anew, on unmasked views, as `pretrain --bn-refresh` does at its end
+    /// Re-estimate the running statistics of a run's encoder on unmasked views, as `pretrain --bn-refresh` does at
+    /// its end
     BnRefresh(refresh::RefreshArgs),
-    /// Classify a validation folder by nearest neighbours, and tell what pixels and an untrained encoder reach
+    /// Classify a validation folder by nearest neighbours, and report what pixels and an untrained encoder reach
     Knn(knn::KnnArgs),
-    /// Train a linear classifier on the frozen encoder and tell its accuracy on a validation folder
+    /// Train a linear classifier on the frozen encoder and report its accuracy on a validation folder
     Linear(Box<evaluate::LinearArgs>),
-    /// Train encoder and classifier on labels, tell the accuracy on a validation folder, and save the model
+    /// Train encoder and classifier on labels, report the accuracy on a validation folder, and save the model
     Finetune(Box<evaluate::FinetuneArgs>),
-    /// Measure how well saliency maps find what is known to be in pictures, beside maps that no network makes
+    /// Measure how well saliency maps find what is known to be in pictures, beside maps that need no network
     Localise(Box<localise::LocaliseArgs>),
-    /// Centre and whiten the embeddings of a checkpoint by pictures without labels, and write a checkpoint that does so
+    /// Fit centring and whitening of a checkpoint's embeddings on unlabelled pictures, and write a checkpoint that
+    /// applies them
     Whiten(whiten::WhitenArgs),
     /// Print embeddings of pictures as JSON lines
     Embed(evaluate::EmbedArgs),
@@ -64,22 +66,22 @@ enum Command {
     /// Prepare and check data sets
     #[command(subcommand)]
     Dataset(dataset::Command),
-    /// Tell versions and devices, and what is missing
+    /// Report versions and devices, and what is missing
     Doctor {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Check that training on a device agrees with the CPU: what to run first on a new machine
+    /// Check that training on a device agrees with the CPU: run this first on a new machine
     Selftest {
         /// `cpu`, `cuda` or `cuda:N`
         #[arg(long, default_value_t = Choice::Cpu)]
         device: Choice,
-        /// Run these parts alone; several with commas between them
+        /// Run only these parts, separated by commas
         #[arg(long, value_enum, value_delimiter = ',', value_name = "STAGE")]
         only: Vec<Stage>,
     },
-    /// Measure how many samples a second of processor time are loaded
+    /// Measure how many samples are loaded per second of processor time
     #[command(hide = true)]
     LoaderSpeed(SpeedArgs),
 }
@@ -91,13 +93,13 @@ struct SpeedArgs {
     /// Side of the views, pixels
     #[arg(long, default_value_t = 224)]
     image_size: usize,
-    /// Pictures a batch
+    /// Pictures per batch
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..))]
     batch_size: u64,
     /// Decode, crop and resize only
     #[arg(long)]
     no_colours: bool,
-    /// Share of the foreground that crops have to hold
+    /// Share of the foreground that crops must hold
     #[arg(long, default_value_t = 0.0)]
     crop_foreground: f64,
     /// How long to measure, seconds
@@ -108,7 +110,7 @@ struct SpeedArgs {
 /// Where and how fast, never what.
 #[derive(Args, Debug, Clone)]
 struct Machine {
-    /// `auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes CUDA where there is any
+    /// `auto`, `cpu`, `cuda` or `cuda:N`; `auto` uses CUDA if available
     #[arg(long, default_value_t = Choice::Auto)]
     device: Choice,
     /// Threads that decode pictures; default: the number of processors
@@ -145,45 +147,48 @@ struct PretrainArgs {
     /// Print the resolved configuration as JSON and stop
     #[arg(long)]
     show_config: bool,
-    /// Go on from the run in `--out`, or from this checkpoint
+    /// Continue the run in `--out`, or from this checkpoint
     #[arg(long, num_args = 0..=1, value_name = "CHECKPOINT")]
     resume: Option<Option<PathBuf>>,
-    /// With `--resume`: go on where the pictures are not those that the checkpoint was trained on, with the next epoch
+    /// With `--resume`: continue with the next epoch even if the pictures are not those that the checkpoint was
+    /// trained on
     #[arg(long, requires = "resume")]
     allow_changed_data: bool,
-    /// With `--resume` and a larger `--epochs`: go on along the course of the learning rate that so many epochs have
+    /// With `--resume` and a larger `--epochs`: continue on the learning-rate schedule of that many epochs
     #[arg(long, requires = "resume")]
     allow_more_epochs: bool,
     /// Epochs between checkpoints that are kept; the last epoch always has one
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     save_every: u64,
-    /// Most minutes between checkpoints to resume from (each replaces the one before); every epoch ends with one
+    /// Maximum minutes between checkpoints to resume from (each replaces the one before); every epoch ends with one
     #[arg(long, default_value_t = 10.0)]
     save_minutes: f64,
     /// What to do when training has collapsed or diverged, or the accuracy fell by more than `--max-drop`
     #[arg(long, value_enum, default_value = "rollback")]
     on_collapse: OnCollapse,
-    /// Points of nearest-neighbour accuracy that the encoder may lose against its best; default: 1 with `--init`, else any
+    /// Points of nearest-neighbour accuracy that the encoder may fall below its best; default: 1 with `--init`, else
+    /// any number
     #[arg(long, value_name = "POINTS", requires = "knn_val", value_parser = points)]
     max_drop: Option<f64>,
-    /// Held-out folder with one sub-folder per class, for nearest-neighbour accuracy along the way
+    /// Held-out folder with one sub-folder per class, for nearest-neighbour accuracy during training
     #[arg(long, value_name = "DIR")]
     knn_val: Option<PathBuf>,
     /// Folder with the same classes, whose pictures are the neighbours; default: the training data
     #[arg(long, value_name = "DIR", requires = "knn_val")]
     knn_train: Option<PathBuf>,
-    /// Epochs between measurements of it
+    /// Epochs between measurements of this accuracy
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     knn_every: u64,
-    /// Most pictures of each folder for it
+    /// Maximum number of pictures of each folder for this accuracy
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     knn_limit: u64,
-    /// Batches of unmasked views, at most an epoch of them, over which the running statistics of the finished encoder are
-    /// estimated anew; 0: they stay. Default: 100 where queries are masked, else 0. What `--resume` goes on with stays
+    /// Batches of unmasked views, at most an epoch of them, over which the running statistics of the finished encoder
+    /// are re-estimated; 0: they stay. Default: 100 if queries are masked, else 0. `--resume` continues with those of
+    /// training
     #[arg(long, value_name = "N")]
     bn_refresh: Option<usize>,
-    /// Folder to keep what the teacher says of pictures in, so that it looks at them once; default: `teacher` beside the indices
-    /// of data sets (docs/data.md)
+    /// Folder that caches the teacher's embeddings, so that it sees each picture once; default: `teacher` beside the
+    /// indices of data sets (docs/data.md)
     #[arg(long, value_name = "DIR")]
     teacher_cache: Option<PathBuf>,
     /// Use deterministic algorithms only, also on CUDA, where they are slower
@@ -198,7 +203,7 @@ struct PretrainArgs {
     /// Number format of convolutions and matrix products
     #[arg(long, value_enum, default_value = "auto")]
     precision: Precision,
-    /// Stop after that many steps with a checkpoint, as a signal would (for trying resumption)
+    /// Stop after that many steps with a checkpoint, as a signal would (to test resuming)
     #[arg(long, hide = true)]
     stop_after: Option<u64>,
     #[command(flatten)]

@@ -32,10 +32,11 @@ pub(super) struct Overrides {
     /// Passes over the data
     #[arg(long)]
     epochs: Option<usize>,
-    /// Pictures a step; without `--lr` the learning rate is scaled with it
+    /// Pictures per step; without `--lr` the learning rate is scaled with it
     #[arg(long)]
     batch_size: Option<usize>,
-    /// Batches whose gradients make one step of the optimiser; without `--lr` the learning rate is scaled with it
+    /// Batches whose gradients are accumulated for one step of the optimiser; without `--lr` the learning rate is
+    /// scaled with it
     #[arg(long)]
     accumulate: Option<usize>,
     /// Peak learning rate
@@ -62,13 +63,13 @@ pub(super) struct Overrides {
     /// What weight decay (and the layers' rates of LARS) apply to
     #[arg(long, value_enum)]
     decay: Option<Decay>,
-    /// Largest norm of the gradients; they are scaled down to it
+    /// Maximum norm of the gradients; larger ones are scaled down to it
     #[arg(long)]
     clip: Option<f64>,
     /// Whose norm `--clip` limits
     #[arg(long, value_enum)]
     clip_by: Option<ClipBy>,
-    /// Course of the learning rate after the warm-up
+    /// Learning-rate schedule after the warm-up
     #[arg(long, value_enum)]
     schedule: Option<Shape>,
     /// Epochs at which `--schedule step` multiplies the learning rate by `--gamma`
@@ -83,7 +84,7 @@ pub(super) struct Overrides {
     /// Move the learning rate every step or every epoch
     #[arg(long, value_enum)]
     lr_per: Option<crate::config::Per>,
-    /// Length of a projection; of a target, too, at most (distill)
+    /// Length of a projection, and maximum length of a target (distill)
     #[arg(long)]
     dim: Option<usize>,
     /// Width of the projection head's hidden layer
@@ -116,14 +117,14 @@ pub(super) struct Overrides {
     /// Temperature of the softmax: of contrast, or of the student (DINO, iBOT)
     #[arg(long)]
     temperature: Option<f64>,
-    /// Groups of the batch that are normalised apart, as that many GPUs would
+    /// Groups of the batch that are normalised separately, as on that many GPUs
     #[arg(long)]
     bn_splits: Option<usize>,
     /// Smallest share of a picture's area that a crop takes
     #[arg(long)]
     crop_min: Option<f64>,
-    /// Least share of a picture's foreground that each crop holds, by colours and the centre; of ten crops the first that
-    /// does, or the best. 0: any crop
+    /// Minimum share of a picture's foreground that each crop holds, judged by colours and the centre: the first of
+    /// ten crops that does, or the best. 0: any crop
     #[arg(long, value_name = "SHARE")]
     crop_foreground: Option<f64>,
     /// Probability of Gaussian blur
@@ -188,7 +189,7 @@ impl Overrides {
             || self.mask_per.is_some();
         ensure!(
             !mixes || c.mixing.as_ref().is_some_and(|m| m.mix != Mix::Unmix),
-            "`--recipe {}` has no MixMask, but a flag of it was given; hint: `--mix mixmask`",
+            "`--recipe {}` has no MixMask, but one of its flags was given; hint: `--mix mixmask`",
             recipe.name()
         );
         self.networks(recipe, &mut c)?;
@@ -281,19 +282,19 @@ impl Overrides {
         let name = recipe.name();
         ensure!(
             !(follows || keys) || c.method.momentum_mut().is_some(),
-            "`--recipe {name}` has no momentum encoder, but a flag of it was given; hint: `--recipe moco-v2`"
+            "`--recipe {name}` has no momentum encoder, but one of its flags was given; hint: `--recipe moco-v2`"
         );
         ensure!(
             !keys || c.method.moco_mut().is_some(),
-            "`--recipe {name}` has no queue and no other negatives, and is symmetric as it is, but a flag of these was given; hint: `--recipe moco-v2`"
+            "`--recipe {name}` has no queue and no other negatives, and is always symmetric, but one of the flags for these was given; hint: `--recipe moco-v2`"
         );
         ensure!(
             self.bn_splits.is_none() || c.method.bn_splits_mut().is_some(),
-            "`--recipe {name}` normalises all views of one size together, where its network normalises batches at all, but `--bn-splits` was given; hint: leave it out"
+            "`--recipe {name}` normalises all views of one size together, if its network normalises batches at all, but `--bn-splits` was given; hint: leave it out"
         );
         ensure!(
             self.temperature.is_none() || c.method.temperature_mut().is_some(),
-            "`--recipe {name}` has no softmax that `--temperature` would belong to; hint: leave it out"
+            "`--recipe {name}` has no softmax for `--temperature` to apply to; hint: leave it out"
         );
         Ok(())
     }
@@ -422,7 +423,7 @@ mod tests {
         let message = |flags: &[&str]| format!("{:#}", with(flags).expect_err("refused"));
         for (flags, part) in [
             (&["--saliency-stage", "4"][..], "no stages; hint: `--saliency-block`"),
-            (&["--saliency-block", "12"], "has the blocks 0 to 11"),
+            (&["--saliency-block", "12"], "has blocks 0 to 11"),
             (&["--mask-grid", "1"], "--mask-grid 1"),
             (&["--saliency-block", "3", "--saliency-stage", "4"], "cannot be used with"),
         ] {

@@ -18,7 +18,7 @@ pub(super) struct ProfileArgs {
     /// Folder, list or shards of pictures, as for `pretrain`
     #[arg(required_unless_present = "synthetic", conflicts_with = "synthetic")]
     data: Option<PathBuf>,
-    /// Random pixels that lie ready instead of pictures: what the device does alone
+    /// Random pixels that are ready in advance instead of pictures: measures the device alone
     #[arg(long)]
     synthetic: bool,
     /// Named hyper-parameters; the flags below override them
@@ -33,13 +33,13 @@ pub(super) struct ProfileArgs {
     /// Write everything as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Replace an existing file of that name; never one that is read
+    /// Replace an existing file of that name; never an input
     #[arg(long)]
     force: bool,
     /// Operators to show by name, those that compute most often first
     #[arg(long, default_value_t = 0)]
     operators: usize,
-    /// Change colours on the CPU with the operators that CUDA gets, to count them
+    /// Change colours on the CPU with the operators used on CUDA, to count them
     #[arg(long)]
     as_on_cuda: bool,
     /// Decoded pictures to keep in memory, MiB

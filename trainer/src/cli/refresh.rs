@@ -17,7 +17,8 @@ pub(super) struct RefreshArgs {
     checkpoint: PathBuf,
     /// The pictures that it was trained on: folder, list or shards
     data: PathBuf,
-    /// The checkpoint to write: the same with other running statistics; those of training lie beside them for `--resume`
+    /// The checkpoint to write: the same with new running statistics; those of training are kept beside them for
+    /// `--resume`
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Batches of views, as large as the run's, at most an epoch of them
@@ -55,7 +56,7 @@ pub(super) fn run(args: RefreshArgs) -> Result<ExitCode> {
         stop_after: None,
     };
     let batches = engine::refresh(&args.checkpoint, &args.out, &run)?;
-    tell!("running statistics estimated anew over {batches} batches of unmasked views");
+    tell!("running statistics re-estimated over {batches} batches of unmasked views");
     answer!("{}", args.out.display());
     Ok(ExitCode::SUCCESS)
 }

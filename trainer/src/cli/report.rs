@@ -16,7 +16,7 @@ pub(super) struct ReportArgs {
     /// The page; default: `report.html` in the folder of the run, `comparison.html` here for several
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Replace an existing page of that name; `report.html` in the folder of a run always is
+    /// Replace an existing page of that name; `report.html` in the folder of a run is always replaced
     #[arg(long)]
     force: bool,
 }

@@ -31,13 +31,13 @@ pub(super) struct WhitenArgs {
     /// Numbers of a whitened embedding: the directions of largest variance
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     dim: u64,
-    /// Take the mean away and leave it at that; embeddings keep their length
+    /// Only subtract the mean; embeddings keep their length
     #[arg(long, conflicts_with = "dim")]
     center: bool,
     /// Checkpoint to write; default: CHECKPOINT with `.whitened` (or `.centered`) before `.safetensors`, beside it
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace the file that is written where it exists; never CHECKPOINT
+    /// Replace the file that is written if it exists; never CHECKPOINT
     #[arg(long)]
     force: bool,
     /// Print JSON
@@ -63,7 +63,7 @@ impl WhitenArgs {
     fn check(&self, weights: &occlude_checkpoint::Encoder<'_>) -> Result<()> {
         if let Some(whitening) = &weights.whitening {
             bail!(
-                "`{}` is whitened already ({whitening}); hint: whiten the checkpoint that it was made from, or the encoder alone, which `occlude-export safetensors` writes",
+                "`{}` is already whitened ({whitening}); hint: whiten the checkpoint that it was made from, or the encoder alone, which `occlude-export safetensors` writes",
                 self.checkpoint.display()
             );
         }
@@ -116,7 +116,7 @@ pub(super) fn whiten(args: &WhitenArgs) -> Result<ExitCode> {
     let (moments, some) = gather(&extractor, &data, args.machine.workers(), numbers)?;
     let whitening = moments
         .fit(args.how(), &weights.fingerprint(&contract.to_json()))
-        .with_context(|| format!("cannot whiten by the pictures of `{}`", args.data.display()))?;
+        .with_context(|| format!("cannot fit a whitening to the pictures of `{}`", args.data.display()))?;
     let spread = [mean_cosine(&some), mean_cosine(&Whitener::new(&whitening).apply(&some))];
     weights.whitening = Some(whitening.clone());
     let fingerprint = save(&out, &checkpoint, &weights, &contract)?;

@@ -168,7 +168,8 @@ impl PatchScore {
 pub enum PatchPer {
     /// Every view of every picture
     Picture,
-    /// All pictures of a batch, as AttMask's code has it; whether a view has hidden patches is drawn for both views apart
+    /// All pictures of a batch, as in AttMask's code; whether a view has hidden patches is drawn for each of the two
+    /// views
     Batch,
 }
 
@@ -211,10 +212,10 @@ impl Dino {
 impl Dense {
     fn validate(&self, hides: bool) -> Result<(), Invalid> {
         check(hides, || {
-            "patches are compared where patches are hidden, too; hint: `--recipe ibot-dense`".into()
+            "patches are compared only where patches are hidden; hint: `--recipe ibot-dense`".into()
         })?;
         check(self.weight >= 0.0 && self.weight.is_finite(), || {
-            format!("`--dense-weight {}`: expected a number from 0 on", self.weight)
+            format!("`--dense-weight {}`: expected 0 or more", self.weight)
         })?;
         positive("--dense-temperature", self.temperature)?;
         check(self.positives >= 1, || "`--dense-positives 0`: expected at least 1".into())?;
@@ -259,7 +260,7 @@ impl Patches {
             )));
         };
         check(self.weight >= 0.0 && self.weight.is_finite(), || {
-            format!("`--patch-weight {}`: expected a number from 0 on", self.weight)
+            format!("`--patch-weight {}`: expected 0 or more", self.weight)
         })?;
         check((1..=2).contains(&self.score.len()), || {
             format!("`--patch-score`: {} scores for two views, expected one or two", self.score.len())
@@ -270,7 +271,7 @@ impl Patches {
         check(self.layer.iter().all(|&layer| layer < vit.depth), || {
             format!("`--patch-layer {:?}`: {arch} has blocks 0 to {}", self.layer, vit.depth - 1)
         })?;
-        check(!self.ratio.is_empty(), || "`--patch-ratio`: expected a range at least".into())?;
+        check(!self.ratio.is_empty(), || "`--patch-ratio`: expected at least one range".into())?;
         check(self.ratio.iter().all(|&[low, high]| 0.0 <= low && low <= high && high < 1.0), || {
             format!("`--patch-ratio {:?}`: expected ranges from 0 to less than 1", self.ratio)
         })?;

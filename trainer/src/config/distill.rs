@@ -79,7 +79,7 @@ impl Distill {
     /// Whether the views that masks are for are there.
     pub(super) fn validate_masks(masking: &Masking, views: usize) -> Result<(), Invalid> {
         check(masking.branch != Branch::Key || views > 1, || {
-            "`--branch key` masks the second view, and there is one; hint: `--branch query`, or `--views 2`"
+            "`--branch key` masks the second view, and there is only one; hint: `--branch query`, or `--views 2`"
                 .into()
         })
     }

@@ -25,9 +25,9 @@ pub fn focal_sides(size: usize) -> [i64; 2] {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum FillScale {
-    /// The view: the same share of it as of 224 px
+    /// The view's size: the same share of it as of 224 px
     View,
-    /// The published pixels, whatever the view is
+    /// The published sizes in pixels, whatever the view's size
     // what checkpoints of earlier versions were trained with
     #[default]
     Published,

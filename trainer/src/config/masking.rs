@@ -121,9 +121,9 @@ pub enum Strategy {
 pub enum Guidance {
     /// The picture's own
     Saliency,
-    /// Nobody's: as many cells, anywhere
+    /// None: as many cells, anywhere
     Random,
-    /// That of another picture of the batch: the control that tells whether it matters where the object is
+    /// That of another picture of the batch: the control that shows whether it matters where the object is
     Other,
 }
 
@@ -203,7 +203,7 @@ impl Masking {
         };
         let block = self.block.unwrap_or(vit.depth.saturating_sub(1));
         check(block < vit.depth, || {
-            format!("`--saliency-block {block}`: {arch} has the blocks 0 to {}", vit.depth - 1)
+            format!("`--saliency-block {block}`: {arch} has blocks 0 to {}", vit.depth - 1)
         })?;
         Ok(Making::of_block(self.rule, block))
     }
@@ -272,7 +272,7 @@ impl Masking {
             let rising = [0.0, start, full, end, 1.0].is_sorted();
             check(rising && start < end, || {
                 format!(
-                    "`--mask-course {start} {full} {end}`: expected three shares of the epochs from 0 to 1 that do not fall, the last above the first"
+                    "`--mask-course {start} {full} {end}`: expected three shares of the epochs from 0 to 1, none below the one before, the last above the first"
                 )
             })?;
         }

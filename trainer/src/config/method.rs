@@ -258,7 +258,7 @@ impl Align {
             self.heads >= 1 && dim.is_multiple_of(self.heads) && channels.is_multiple_of(self.heads),
             || {
                 format!(
-                    "`--align-heads {}` divides not both the {dim} numbers of a projection and the {channels} channels of {arch}; hint: 4 or another common divisor",
+                    "`--align-heads {}` does not divide both the {dim} numbers of a projection and the {channels} channels of {arch}; hint: 4 or another common divisor",
                     self.heads
                 )
             },

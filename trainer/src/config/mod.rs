@@ -248,7 +248,7 @@ impl Config {
     pub fn can_refresh(&self) -> Result<(), Invalid> {
         let arch = self.architecture()?;
         check(arch.vit().is_none(), || {
-            format!("{arch} normalises no batches, so that there are no running statistics to estimate anew")
+            format!("{arch} has no batch normalisation, so there are no running statistics to re-estimate")
         })
     }
 
@@ -313,7 +313,7 @@ impl Config {
         self.validate_views()?;
         check(c.masking.is_none() || !matches!(c.method, Method::Dino(_)), || {
             format!(
-                "`--recipe {}` has no masks of pixels, and hides patches where it hides anything; hint: `--recipe ibot` and its flags `--patch-..`",
+                "`--recipe {}` has no masks of pixels, and hides patches if anything; hint: `--recipe ibot` and its flags `--patch-..`",
                 c.recipe.name()
             )
         })?;
@@ -324,7 +324,7 @@ impl Config {
             "pictures are mixed with MoCo and BYOL only; hint: `--recipe mixmask`".into()
         })?;
         check(c.mixing.is_none() || c.method.align().is_none(), || {
-            "an aligned embedding is taken from where its map points, so that the shares of a mixture do not say whose it is: pictures cannot be mixed with LEWEL; hint: `--recipe byol --mix mixmask`".into()
+            "an aligned embedding is taken from where its map points, so the shares of a mixture do not tell whose it is: pictures cannot be mixed with LEWEL; hint: `--recipe byol --mix mixmask`".into()
         })?;
         self.mixing.as_ref().map_or(Ok(()), Mixing::validate)?;
         if let Some(vit) = arch.vit() {
@@ -334,7 +334,10 @@ impl Config {
                 )
             })?;
             check(c.image_size.is_multiple_of(vit.patch), || {
-                format!("`--image-size {}`: {arch} wants whole patches of {} pixels", c.image_size, vit.patch)
+                format!(
+                    "`--image-size {}`: {arch} needs a multiple of its patch size, {} pixels",
+                    c.image_size, vit.patch
+                )
             })?;
             if let Method::Dino(Dino { dense: Some(dense), .. }) = &c.method {
                 dense.fits(arch.feature_side(5, c.image_size).pow(2))?;
@@ -342,7 +345,7 @@ impl Config {
             let odd = c.views.iter().filter_map(|g| g.size).find(|size| !size.is_multiple_of(vit.patch));
             check(odd.is_none(), || {
                 format!(
-                    "`--views`: views of {} px, and {arch} wants whole patches of {} pixels",
+                    "`--views`: views of {} px, and {arch} needs a multiple of its patch size, {} pixels",
                     odd.unwrap_or_default(),
                     vit.patch
                 )

@@ -84,7 +84,7 @@ impl Masking {
                 "`--negative-ratio 1 1` with `--guidance random` masks whole pictures: hard negatives that show nothing".into()
             ),
             (negatives && self.strategy == Strategy::Hp,
-                "`--negative-ratio 1 1` with `--strategy hp` leaves some of large foregrounds, of which it masks 55 % of the cells at most; hint: another strategy".into()
+                "`--negative-ratio 1 1` with `--strategy hp` leaves parts of large foregrounds, since it masks at most 55 % of the cells; hint: another strategy".into()
             ),
         ];
         all.into_iter().filter(|(wrong, _)| *wrong).map(|(_, sentence)| sentence).collect()

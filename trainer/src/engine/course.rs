@@ -71,11 +71,11 @@ impl Now<'_> {
         let at = loaded.at.epoch;
         ensure!(
             now >= was,
-            "`{name}` is of a run of {was} epochs, {at} of them done; `--epochs` says {now}, and a schedule cannot be shortened; hint: `--epochs {was}`"
+            "`{name}` is from a run of {was} epochs, {at} of them done; `--epochs` says {now}, and a schedule cannot be shortened; hint: `--epochs {was}`"
         );
         ensure!(
             now == was || self.allow.more_epochs,
-            "`{name}` is of a run of {was} epochs, {at} of them done; `--epochs` says {now}, which is another course of the learning rate; hint: `--allow-more-epochs` goes on along that of {now} epochs, `--epochs {was}` along the old one"
+            "`{name}` is from a run of {was} epochs, {at} of them done; `--epochs` says {now}, which changes the learning-rate schedule; hint: `--allow-more-epochs` continues on that of {now} epochs, `--epochs {was}` on the old one"
         );
         same_config(&lengthened(&loaded.config, now), self.config, path)?;
         if now == was {
@@ -100,7 +100,7 @@ impl Now<'_> {
             format!("{:.3e} in epoch {:.2}", scale * new.lr(step), new.epoch(step))
         };
         format!(
-            "{} epochs in place of {}; the learning rate was {before:.3e} and is {}",
+            "{} epochs instead of {}; the learning rate was {before:.3e} and is now {}",
             self.config.epochs,
             saved.epochs,
             (0..=4).map(rate).collect::<Vec<_>>().join(", ")
@@ -113,7 +113,7 @@ impl Now<'_> {
         let done = at.step.checked_sub(was.began).filter(|&done| done <= was.steps_per_epoch);
         let Some(done) = done else {
             bail!(
-                "`{name}` is damaged: step {} lies in no epoch of {} steps that began at step {}",
+                "`{name}` is damaged: step {} is not in an epoch of {} steps that began at step {}",
                 at.step,
                 was.steps_per_epoch,
                 was.began
@@ -125,7 +125,7 @@ impl Now<'_> {
             return Ok(None);
         }
         let what = format!(
-            "`{}` had {} pictures and {} steps an epoch when `{name}` was written, and has {} and {}{}",
+            "`{}` had {} pictures and {} steps per epoch when `{name}` was written, and now has {} and {}{}",
             self.data.display(),
             was.data.pictures,
             was.steps_per_epoch,
@@ -133,7 +133,7 @@ impl Now<'_> {
             self.steps_per_epoch,
             if was.data.pictures == now.pictures {
                 format!(
-                    ", but others or in another order (hash {} then, {} now)",
+                    ", but different ones or in another order (hash {} then, {} now)",
                     was.data.hash(),
                     now.hash()
                 )
@@ -153,13 +153,13 @@ impl Now<'_> {
     fn unknown_data(&self, path: &Path, at: &mut Position) -> Result<Option<String>> {
         let began = at.epoch.checked_mul(self.steps_per_epoch);
         let fits = |&began: &u64| at.step.checked_sub(began).is_some_and(|done| done <= self.steps_per_epoch);
-        let what = format!("`{}` does not say what it was trained on", path.display());
+        let what = format!("`{}` does not record what it was trained on", path.display());
         if let Some(began) = began.filter(fits) {
             at.course = self.course(began);
-            return Ok(Some(format!("{what}: taken for `{}` as it is now", self.data.display())));
+            return Ok(Some(format!("{what}: assuming `{}` as it is now", self.data.display())));
         }
         let what = format!(
-            "{what}, and `{}` has changed since: with {} pictures and {} steps an epoch, step {} is not in epoch {}",
+            "{what}, and `{}` has changed since: with {} pictures and {} steps per epoch, step {} is not in epoch {}",
             self.data.display(),
             self.identity.pictures,
             self.steps_per_epoch,
@@ -173,7 +173,7 @@ impl Now<'_> {
     fn next_epoch(&self, at: &mut Position, what: &str, left: Left) -> Result<Option<String>> {
         ensure!(
             self.allow.changed_data,
-            "{what}; hint: bring the data back, or `--allow-changed-data` goes on with the next epoch on what is there now"
+            "{what}; hint: restore the data, or `--allow-changed-data` continues with the next epoch on what is there now"
         );
         let epochs = self.config.epochs as u64;
         if at.epoch >= epochs {
@@ -183,8 +183,8 @@ impl Now<'_> {
         let over = match left {
             Left::Between => String::new(),
             Left::Ended => format!(" after epoch {}", at.epoch),
-            Left::Within(Some(done)) => format!("; epoch {} is left after {done} steps", at.epoch),
-            Left::Within(None) => format!("; epoch {} is left", at.epoch),
+            Left::Within(Some(done)) => format!("; epoch {} is abandoned after {done} steps", at.epoch),
+            Left::Within(None) => format!("; epoch {} is abandoned", at.epoch),
         };
         if left != Left::Between {
             at.epoch += 1;
@@ -196,7 +196,7 @@ impl Now<'_> {
             epochs + 1
         );
         at.course = self.course(at.step);
-        Ok(Some(format!("{what}{over}; going on with epoch {} (from 0) of {epochs}", at.epoch)))
+        Ok(Some(format!("{what}{over}; continuing with epoch {} (from 0) of {epochs}", at.epoch)))
     }
 
     fn course(&self, began: u64) -> Course {

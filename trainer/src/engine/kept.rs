@@ -63,7 +63,7 @@ impl Kept {
     pub(super) fn open((data, hash): (Dataset, String), path: &Path) -> Result<Option<Self>> {
         let Ok(text) = std::fs::read_to_string(path) else { return Ok(None) };
         let first: First = serde_json::from_str(&text).with_context(|| {
-            format!("`{}` is damaged; hint: remove it, and the run goes on without", path.display())
+            format!("`{}` is damaged; hint: remove it, and the run continues without it", path.display())
         })?;
         Ok((first.data == hash).then_some(Self { data, first }))
     }

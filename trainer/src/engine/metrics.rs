@@ -54,7 +54,7 @@ impl Log {
         self.events.flush()?;
         self.file
             .write_all(line.as_bytes())
-            .context("cannot write `metrics.jsonl`; hint: is the disk full? `--resume` goes on from the last checkpoint")
+            .context("cannot write `metrics.jsonl`; hint: is the disk full? `--resume` continues from the last checkpoint")
     }
 
     /// The numbers of a line, named `step/loss`, `epoch/loss`, `knn/top1`.

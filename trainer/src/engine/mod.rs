@@ -162,7 +162,7 @@ fn prepare_folder(run: &Run) -> Result<Lock> {
 fn unused(run: &Run) -> Result<()> {
     ensure!(
         run.resume.is_some() || !run.out.join("last").exists(),
-        "`{}` already holds a run; hint: `--resume` goes on with it, another `--out` starts anew",
+        "`{}` already holds a run; hint: `--resume` continues it, another `--out` starts a new one",
         run.out.display()
     );
     Ok(())
@@ -195,13 +195,13 @@ fn same_teacher(checkpoint: &Checkpoint, now: &Teacher) -> Result<Teacher> {
     let was = snapshot::describe(path, checkpoint)?.config.method.teacher().cloned();
     let was = was.with_context(|| {
         format!(
-            "`{}` is of a run without a teacher; hint: resume with the flags of the first run",
+            "`{}` is from a run without a teacher; hint: resume with the flags of the first run",
             path.display()
         )
     })?;
     ensure!(
         was.identity == now.identity,
-        "`{}` is of a run that learns from `{}` (fingerprint {}), and `{}` is another teacher (fingerprint {}); hint: bring that one back",
+        "`{}` is from a run that learns from `{}` (fingerprint {}), and `{}` is another teacher (fingerprint {}); hint: use the first one again",
         path.display(),
         was.path.display(),
         was.fingerprint,

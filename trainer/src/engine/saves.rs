@@ -83,7 +83,7 @@ impl Saves {
         let saved = snapshot::save(&path, state);
         saved.with_context(|| match snapshot::locate(&self.out) {
             Ok(good) => format!(
-                "the run stopped at step {}; its last good checkpoint is `{}`, `--resume` goes on from there",
+                "the run stopped at step {}; its last good checkpoint is `{}`, `--resume` continues from there",
                 state.at.step,
                 good.display()
             ),

@@ -166,7 +166,7 @@ pub(super) fn describe(path: &Path, checkpoint: &Checkpoint) -> Result<Loaded> {
     let metadata = checkpoint.metadata();
     ensure!(
         !metadata.contains_key(meta::WHITENING),
-        "`{}` was whitened for use, and holds no state of training; hint: resume from the checkpoint that it was made from",
+        "`{}` was whitened for use, and holds no training state; hint: resume from the checkpoint that it was made from",
         path.display()
     );
     let get = |key: &str| {
@@ -207,7 +207,7 @@ pub(super) fn load(
         let name = &of_training.name[TRAINING.len()..];
         let place = named.iter_mut().find(|n| n.name == name);
         let place = place.with_context(|| {
-            format!("`{}` is damaged: it has `{}` and no `{name}`", path.display(), of_training.name)
+            format!("`{}` is damaged: it has `{}` but no `{name}`", path.display(), of_training.name)
         })?;
         place.tensor = of_training.tensor;
     }

@@ -232,10 +232,10 @@ impl<'a> Engine<'a> {
         let last = self.run.out.display();
         let why = match &self.pictures {
             Pictures::Stored(store) if self.run.data.exists() => store.all_broken().to_string(),
-            _ => format!("no picture of `{data}` is there any more"),
+            _ => format!("no picture of `{data}` is left"),
         };
         format!(
-            "{why}; hint: bring the data back, then `--resume` goes on from the last checkpoint in `{last}`"
+            "{why}; hint: restore the data, then `--resume` continues from the last checkpoint in `{last}`"
         )
     }
 
@@ -392,7 +392,7 @@ impl<'a> Engine<'a> {
         progress.epoch(epoch, &meter);
         if let Some(share) = kept {
             progress.say(&format!(
-                "epoch {}: {:.1} % of the nearest neighbours are those of the start",
+                "epoch {}: {:.1} % of the nearest neighbours are the same as at the start",
                 epoch + 1,
                 100.0 * share
             ));

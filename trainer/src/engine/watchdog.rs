@@ -12,9 +12,9 @@ use crate::method::{Contrast, Health};
 /// What a run does when it has collapsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnCollapse {
-    /// Say so and go on
+    /// Report it and continue
     Warn,
-    /// Go back to the last good checkpoint and go on with half the learning rate; stop when that has not helped
+    /// Return to the last good checkpoint and continue with half the learning rate; stop if that does not help
     Rollback,
     /// Stop, exit code 4; the last good checkpoint stays
     Stop,

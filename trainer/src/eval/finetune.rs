@@ -49,7 +49,7 @@ pub fn finetune(
         return Ok(Outcome::Answer(Box::new(report)));
     }
     let Lr::Value(lr) = protocol.lr else {
-        anyhow::bail!("`auto` is for a frozen encoder; hint: name a learning rate")
+        anyhow::bail!("`auto` is for a frozen encoder; hint: give a learning rate")
     };
     let interrupt = Interrupt::register()?;
     let encoder = load(subject, machine.device)?;

@@ -55,13 +55,13 @@ impl Folder {
         let now: Value = serde_json::from_str(&self.config)?;
         ensure!(
             saved.get("task").is_some(),
-            "`{path}` holds something else than an evaluation; hint: another `--out`"
+            "`{path}` holds something other than an evaluation; hint: use another `--out`"
         );
         let mut differences = Vec::new();
         compare("", saved, &now, &mut differences);
         ensure!(
             differences.is_empty() && saved == &now,
-            "`{path}` holds another evaluation: {}; hint: another `--out`, or the flags of the first call (`{CONFIG}` has them)",
+            "`{path}` holds another evaluation: {}; hint: use another `--out`, or the flags of the first call (`{CONFIG}` has them)",
             differences.join(", ")
         );
         Ok(())
@@ -153,10 +153,10 @@ impl Folder {
         let get = |key: &str| {
             let value = checkpoint.metadata().get(key);
             value.with_context(|| {
-                format!("`{}` is no state of an evaluation: it lacks `{key}`", path.display())
+                format!("`{}` is not the state of an evaluation: it lacks `{key}`", path.display())
             })
         };
-        let damaged = || format!("`{}` is damaged; hint: delete it to start anew", path.display());
+        let damaged = || format!("`{}` is damaged; hint: delete it to start again", path.display());
         let step = get(meta::STEP)?.parse().with_context(damaged)?;
         let history = serde_json::from_str(get(meta::METRICS)?).with_context(damaged)?;
         let tensors = checkpoint.tensors().map(|t| from_checkpoint(&t)).collect::<Result<Vec<_>>>();
@@ -181,7 +181,7 @@ mod tests {
             open(json!({"task": "linear", "lr": 0.2, "steps": [1, 2]})).expect_err("other").to_string();
         assert!(error.contains("`lr` was 0.1, is 0.2") && error.contains("--out"), "{error}");
         std::fs::write(dir.path().join("out/config.json"), r#"{"recipe": "moco-v2"}"#).expect("written");
-        assert!(open(json!({"task": "linear"})).expect_err("a run").to_string().contains("something else"));
+        assert!(open(json!({"task": "linear"})).expect_err("a run").to_string().contains("something other"));
         std::fs::write(dir.path().join("out/config.json"), "{").expect("written");
         assert!(format!("{:#}", open(json!({})).expect_err("damaged")).contains("damaged"));
     }
@@ -198,7 +198,7 @@ mod tests {
         let (tensors, back) = folder.load().expect("read").expect("there");
         assert_eq!((tensors[0].name.as_str(), &tensors[0].tensor, back), ("fc.weight", &tensor, at));
         save_safetensors(&folder.file(STATE), &[], &BTreeMap::new()).expect("written");
-        assert!(folder.load().expect_err("foreign").to_string().contains("no state of an evaluation"));
+        assert!(folder.load().expect_err("foreign").to_string().contains("not the state of an evaluation"));
         folder.finish(&json!({})).expect("finished");
         assert!(!folder.file(STATE).exists());
     }

@@ -62,7 +62,7 @@ pub fn knn_ranks(
         let unlabelled = set.labels.lt(0).sum(Kind::Int64).int64_value(&[]);
         ensure!(
             unlabelled == 0,
-            "{unlabelled} pictures of the {name} set lie in no class folder; hint: one sub-folder per class"
+            "{unlabelled} pictures of the {name} set are in no class folder; hint: one sub-folder per class"
         );
     }
     let classes = train.labels.max().int64_value(&[]).max(val.labels.max().int64_value(&[])) + 1;

@@ -192,7 +192,7 @@ fn prove_unchanged(encoder: &Encoder, subject: &Subject<'_>) -> Result<()> {
     let changed = changed(encoder, subject.weights);
     ensure!(
         changed.is_empty(),
-        "the encoder changed during linear evaluation, so that the result means nothing: {} of its tensors differ from `{}`, first `{}`",
+        "the encoder changed during linear evaluation, so the result is meaningless: {} of its tensors differ from `{}`, first `{}`",
         changed.len(),
         subject.name,
         changed[0]

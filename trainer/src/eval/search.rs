@@ -66,7 +66,7 @@ pub(super) fn search(
 ) -> Result<Search> {
     let (fit, held) = hold_out(&features.labels);
     if held.is_empty() {
-        bail!("`--lr auto` needs a class of at least two pictures to hold one back; hint: name a number");
+        bail!("`--lr auto` needs a class of at least two pictures to hold one back; hint: give a number");
     }
     let (fit, held) = (features.select(&fit), features.select(&held));
     let source = fit.source(protocol, device);

@@ -83,7 +83,7 @@ impl Splits {
             let loose = (0..data.len()).filter(|&i| data.class(i).is_none()).count();
             ensure!(
                 loose == 0,
-                "{loose} pictures of `{}` lie in no class folder; hint: one sub-folder per class",
+                "{loose} pictures of `{}` are in no class folder; hint: one sub-folder per class",
                 path.display()
             );
             Ok(Part { which: (0..data.len()).collect(), data: Arc::new(data) })
@@ -136,7 +136,7 @@ impl Splits {
             match (known, bare) {
                 (Some(&i), _) | (None, &[i]) => kept.insert(i),
                 (None, []) => bail!(
-                    "`{}`, line {number}: no picture `{shown}` in `{}`; hint: names relative to that folder, one a line",
+                    "`{}`, line {number}: no picture `{shown}` in `{}`; hint: use names relative to that folder, one per line",
                     list.display(),
                     root.display()
                 ),

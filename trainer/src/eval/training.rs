@@ -56,7 +56,7 @@ impl Plan<'_> {
         };
         loss.copy_(find(&state, LOSS)?);
         state.retain(|n| n.name != LOSS);
-        learner.load_state(&state).context("the saved state does not fit; hint: another `--out`")?;
+        learner.load_state(&state).context("the saved state does not fit; hint: use another `--out`")?;
         Ok(at)
     }
 }
@@ -78,9 +78,9 @@ pub(super) fn train(
     let mut at = plan.load(learner, &mut loss)?;
     plan.interrupt.inspect(|i| i.hold());
     if at.step > 0 && plan.verbose {
-        tell!("going on at step {} of {}", at.step, steps * epochs);
+        tell!("resuming at step {} of {}", at.step, steps * epochs);
     }
-    ensure!(steps > 0, "no picture to train on, so that there is no step to make");
+    ensure!(steps > 0, "no picture to train on, so there is no step to take");
     while at.step < steps * epochs {
         let (epoch, first) = (at.step / steps, at.step % steps);
         for examples in source.epoch(epoch, first as usize) {
@@ -97,7 +97,7 @@ pub(super) fn train(
             let signal = plan.interrupt.and_then(Interrupt::seen);
             let Some(signal) = signal else {
                 bail!(
-                    "epoch {epoch} ended after {} of {steps} steps, because the threads that read pictures did; hint: what they said is above",
+                    "epoch {epoch} ended after {} of {steps} steps, because the threads that read pictures did; hint: their messages are above",
                     at.step % steps
                 )
             };
@@ -107,7 +107,7 @@ pub(super) fn train(
         let mean = loss.double_value(&[]) / steps as f64;
         ensure!(
             mean.is_finite(),
-            "the loss is {mean} in epoch {epoch}: training has diverged; hint: a smaller learning rate, or `--lr auto` of `linear`"
+            "the loss is {mean} in epoch {epoch}: training has diverged; hint: try a smaller learning rate, or `--lr auto` of `linear`"
         );
         let top1 = validate(learner.classifier());
         at.history.push(json!({ "epoch": epoch, "loss": mean, "val_top1": top1 }));
@@ -128,7 +128,7 @@ pub(super) fn train(
 
 fn stopped(plan: &Plan<'_>, signal: usize, at: &Position) -> End {
     match plan.folder {
-        Some(_) => tell!("stopped and saved after step {}; the same command goes on", at.step),
+        Some(_) => tell!("stopped and saved after step {}; the same command resumes", at.step),
         None => tell!("stopped after step {}; with `--out` it would have been saved", at.step),
     }
     End::Interrupted(signal)

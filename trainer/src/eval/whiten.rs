@@ -86,20 +86,20 @@ impl Moments {
     /// Where there are too few or all are the same, or where more components are asked for than they have numbers.
     pub fn fit(&self, how: How, encoder: &str) -> Result<Whitening> {
         let (pictures, numbers) = (self.pictures(), self.dim());
-        ensure!(pictures >= 2, "{pictures} pictures have no mean to speak of; hint: hundreds of pictures");
+        ensure!(pictures >= 2, "{pictures} pictures are too few for a mean; hint: use hundreds of pictures");
         if let How::Pca(dim) = how {
             ensure!(dim <= numbers, "`{dim}` is more than the {numbers} numbers of these embeddings");
             ensure!(
                 dim < pictures,
-                "whitening to {dim} numbers takes more than {dim} pictures, and there are {pictures}; hint: more pictures, or fewer numbers"
+                "whitening to {dim} numbers takes more than {dim} pictures, and there are {pictures}; hint: use more pictures, or fewer numbers"
             );
         }
         let variance = &self.scatter / (pictures - 1) as f64;
         let total = variance.trace().double_value(&[]);
-        ensure!(total.is_finite(), "the embeddings are no numbers; hint: is the checkpoint sound?");
+        ensure!(total.is_finite(), "the embeddings are not finite numbers; hint: is the checkpoint intact?");
         ensure!(
             total > 0.0,
-            "the embeddings of all {pictures} pictures are the same; hint: are the pictures, and has training collapsed?"
+            "the embeddings of all {pictures} pictures are the same; hint: are the pictures the same, or has training collapsed?"
         );
         let about = |variance, shrinkage| WhiteningInfo {
             pictures: pictures as u64,
@@ -260,7 +260,7 @@ mod tests {
         assert!(refused(&x, How::Pca(10)).contains("more than 10 pictures, and there are 10"));
         assert!(refused(&x.narrow(0, 0, 1), How::Center).contains("1 pictures"));
         assert!(refused(&x.ones_like(), How::Center).contains("are the same"));
-        assert!(refused(&(x.ones_like() * f64::NAN), How::Pca(2)).contains("no numbers"));
+        assert!(refused(&(x.ones_like() * f64::NAN), How::Pca(2)).contains("not finite numbers"));
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl Frozen {
         let making = masking.making(arch).with_context(|| format!("`--saliency {}`", path.display()))?;
         ensure!(
             arch.vit().is_none_or(|vit| size.is_multiple_of(vit.patch)),
-            "`--saliency {}`: {arch} wants whole patches, and views have {size} px; hint: another `--image-size`",
+            "`--saliency {}`: {arch} needs views of whole patches, and they have {size} px; hint: use another `--image-size`",
             path.display()
         );
         let encoder = Encoder::from_checkpoint(&weights, device)?;

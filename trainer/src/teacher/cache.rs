@@ -68,7 +68,7 @@ impl Cache {
             let found = file.metadata().get(&key).map_or("nothing", String::as_str);
             ensure!(
                 found == expected,
-                "`{name}` holds embeddings of another teacher or other pictures: `{key}` is {found}, expected {expected}; hint: delete it, or another `--teacher-cache`"
+                "`{name}` holds embeddings of another teacher or other pictures: `{key}` is {found}, expected {expected}; hint: delete it, or use another `--teacher-cache`"
             );
         }
         let rows = file.tensor(ROWS).with_context(|| format!("no `{ROWS}`")).with_context(hint)?;
@@ -92,7 +92,7 @@ impl Cache {
         };
         written().with_context(|| {
             format!(
-                "cannot keep what the teacher says in `{}`; hint: `--teacher-cache DIR` names another folder",
+                "cannot cache the teacher's embeddings in `{}`; hint: `--teacher-cache DIR` names another folder",
                 self.folder.display()
             )
         })

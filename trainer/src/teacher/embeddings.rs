@@ -49,7 +49,7 @@ fn open(path: &Path) -> Result<SerializedFileReader<File>> {
     let file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     SerializedFileReader::new(file).with_context(|| {
         format!(
-            "`{}` is no Parquet file; hint: `occlude-serve embed DIR --out EMBEDDINGS.parquet`",
+            "`{}` is not a Parquet file; hint: `occlude-serve embed DIR --out EMBEDDINGS.parquet`",
             path.display()
         )
     })
@@ -137,7 +137,7 @@ impl Gathered {
             let starts: Vec<usize> = (0..repetition.len()).filter(|&i| repetition[i] == 0).collect();
             ensure!(
                 paths.len() == count && starts.len() == count && floats.len() == repetition.len(),
-                "{} names, {} embeddings and {} numbers in {count} rows: some are absent",
+                "{} names, {} embeddings and {} numbers in {count} rows: some are missing",
                 paths.len(),
                 starts.len(),
                 floats.len()
@@ -163,7 +163,7 @@ impl Gathered {
         );
         ensure!(
             row.iter().all(|value| value.is_finite()),
-            "the embedding of `{name}` has numbers that are none (infinite or NaN)"
+            "the embedding of `{name}` has values that are not finite (infinite or NaN)"
         );
         match places.get(name) {
             Some(&place) => {
@@ -187,15 +187,11 @@ impl Gathered {
         let others = if self.other.is_empty() {
             String::new()
         } else {
-            format!(
-                " (it has, for instance, {}, which `{}` has not)",
-                shown(self.other),
-                data.root().display()
-            )
+            format!(" (it has, for instance, {}, which `{}` lacks)", shown(self.other), data.root().display())
         };
         ensure!(
             missing.is_empty(),
-            "`{}` lacks {} of {} pictures, like {}{others}; hint: names are paths below the folder that was embedded, so embed `{}` itself; what cannot be read is to be removed",
+            "`{}` lacks {} of {} pictures, like {}{others}; hint: names are paths below the folder that was embedded, so embed `{}` itself, and remove what cannot be read",
             path.display(),
             missing.len(),
             data.len(),

@@ -101,7 +101,7 @@ impl Answers<'_> {
         if let Some(found) = self.cache.read(&which)? {
             if !std::mem::replace(&mut self.told, true) {
                 tell!(
-                    "what `{}` says is in `{}`",
+                    "the embeddings of `{}` are cached in `{}`",
                     self.teacher.path.display(),
                     self.cache.folder().display()
                 );
@@ -110,7 +110,7 @@ impl Answers<'_> {
         }
         self.told = true;
         if self.source.is_none() {
-            tell!("`{}` looks at {} pictures", self.teacher.path.display(), self.data.len());
+            tell!("`{}` embeds {} pictures", self.teacher.path.display(), self.data.len());
             self.source = Some(open(self.teacher, self.place)?);
         }
         let Some(source) = &mut self.source else { unreachable!("just opened") };
@@ -134,7 +134,7 @@ fn numbers(rows: &Tensor, teacher: &Teacher, name: impl Fn(usize) -> String) -> 
     if wrong.any().int64_value(&[]) != 0 {
         let first = wrong.to_kind(tch::Kind::Int64).argmax(0, false).int64_value(&[]) as usize;
         bail!(
-            "`{}` answers `{}` with numbers that are none (infinite or NaN); hint: is it sound, and its contract the right one?",
+            "`{}` gives `{}` values that are not finite (infinite or NaN); hint: is it intact, and is its contract the right one?",
             teacher.path.display(),
             name(first)
         );
@@ -189,7 +189,7 @@ pub fn said(path: &Path) -> Result<Teacher> {
 /// What a teacher is whose contract nobody knows.
 fn unknown(path: &Path) -> anyhow::Error {
     anyhow::anyhow!(
-        "`{}` does not say how it wants pictures; hint: `--teacher-contract FILE` (docs/export.md shows one), or one of {}",
+        "`{}` does not state its preprocessing; hint: `--teacher-contract FILE` (docs/export.md shows one), or one of {}",
         path.display(),
         Preprocess::NAMES.join(", ")
     )

@@ -87,7 +87,7 @@ fn input_of(path: &Path, session: &Session, crop: u32) -> Result<InputKind> {
 fn embedding_of(path: &Path, session: &Session) -> Result<Option<usize>> {
     let shape = encoder::output(session, output::EMBEDDING, 2).map_err(|mismatch| {
         anyhow!(
-            "cannot take `{}` as a teacher: {mismatch}; hint: export it with `occlude-export onnx`, or name its output so",
+            "cannot take `{}` as a teacher: {mismatch}; hint: export it with `occlude-export onnx`, or rename its output to that",
             path.display()
         )
     })?;
@@ -132,7 +132,7 @@ impl Model {
                 .map(|(session, batch)| scope.spawn(move || answer(session, batch, input, contract)))
                 .collect();
             let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Tensor>>| {
-                thread.join().unwrap_or_else(|_| Err(anyhow!("a thread of ONNX Runtime broke off")))
+                thread.join().unwrap_or_else(|_| Err(anyhow!("a thread of ONNX Runtime ended unexpectedly")))
             };
             running.into_iter().map(join).collect()
         });

@@ -109,7 +109,7 @@ impl Targets {
 pub(super) fn projection_of(checkpoint: &Checkpoint) -> Result<[Tensor; 2]> {
     let [weight, bias] = [WEIGHT, BIAS].map(|name| {
         let tensor = checkpoint.tensor(name).with_context(|| {
-            format!("`{}` has no `{name}`; hint: is it of `--recipe distill`?", checkpoint.path().display())
+            format!("`{}` has no `{name}`; hint: is it from `--recipe distill`?", checkpoint.path().display())
         })?;
         let shape: Vec<i64> = tensor.shape.iter().map(|&d| d as i64).collect();
         Ok::<_, anyhow::Error>(Tensor::from_slice(&tensor.to_f32()?).view(shape.as_slice()))
@@ -154,7 +154,7 @@ pub(super) fn make(
         let (start, rows) = (piece.start as i64, normalize(&embed(piece)?));
         ensure!(
             rows.size()[1] == size[1],
-            "embeddings of {} numbers, and targets are made of {}",
+            "embeddings of {} numbers, but targets are made of {}",
             rows.size()[1],
             size[1]
         );

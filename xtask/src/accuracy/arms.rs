@@ -44,7 +44,7 @@ impl Arm {
     fn parse(text: &str) -> Result<Self> {
         let what = || {
             format!(
-                "`--arm {text}` is no arm\nhint: `NAME=ARM --flag value ..`, like `hot=plain --temperature 0.2`"
+                "`--arm {text}` is not an arm\nhint: `NAME=ARM --flag value ..`, like `hot=plain --temperature 0.2`"
             )
         };
         let (name, rest) = text.split_once('=').with_context(what)?;
@@ -53,15 +53,15 @@ impl Arm {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
         ensure!(
             !name.is_empty() && name.chars().all(allowed),
-            "`{name}` cannot name an arm, because a folder is named by it; hint: letters, digits, `.`, `_`, `+` and `-`"
+            "`{name}` cannot be the name of an arm, because its folder has that name; hint: letters, digits, `.`, `_`, `+` and `-`"
         );
         ensure!(
             find(name).is_none(),
-            "there is an arm `{name}` already; hint: another name for `--arm {text}`"
+            "there is already an arm `{name}`; hint: use another name for `--arm {text}`"
         );
         let own = Flags::parse(flags).with_context(what)?;
         for kept in ["--seed", "--out", "--resume", "--device"] {
-            ensure!(own.get(kept).is_none(), "`--arm {text}`: `{kept}` is not an arm's to say");
+            ensure!(own.get(kept).is_none(), "`--arm {text}`: an arm cannot set `{kept}`");
         }
         let row = known(base)?;
         let mut against = vec![row.name.to_owned()];
@@ -208,7 +208,7 @@ mod tests {
         for (own, part) in [
             ("hot", "NAME=ARM"),
             ("a/b=plain", "`a/b`"),
-            ("=plain", "cannot name"),
+            ("=plain", "cannot be the name"),
             ("blur=plain --lr 1", "already"),
             ("hot=cold --lr 1", "no arm `cold`"),
             ("hot=plain lr 1", "before any flag"),

@@ -138,7 +138,7 @@ pub(super) fn lock(folder: &Path) -> Result<FileLock> {
         Err(TryLockError::WouldBlock) => {
             let owner = fs::read_to_string(&path).unwrap_or_default();
             bail!(
-                "`{}` belongs to another `cargo xtask accuracy` that is running (process {})\nhint: wait until it has ended or stop it, or take another `--out`",
+                "`{}` belongs to another `cargo xtask accuracy` that is running (process {})\nhint: wait until it has ended or stop it, or use another `--out`",
                 folder.display(),
                 owner.trim()
             );

@@ -34,14 +34,14 @@ impl Data {
             let part = folder.join(part);
             ensure!(
                 part.is_dir(),
-                "`{}` is no folder\nhint: DATA has `train` and `test`, each with one sub-folder per class",
+                "`{}` is not a folder\nhint: DATA has `train` and `test`, each with one sub-folder per class",
                 part.display()
             );
         }
         let folder = folder.canonicalize().with_context(|| format!("no folder `{}`", folder.display()))?;
         let name = folder.file_name().and_then(|name| name.to_str());
         let name =
-            name.with_context(|| format!("`{}` has no name that is text", folder.display()))?.to_owned();
+            name.with_context(|| format!("the name of `{}` is not text", folder.display()))?.to_owned();
         let pictures = count(&folder.join("train"))?;
         ensure!(pictures > 0, "`{}` has no pictures", folder.join("train").display());
         Ok(Self { name, folder, pictures })
@@ -103,22 +103,22 @@ impl Experiment {
         for (i, set) in data.iter().enumerate() {
             ensure!(
                 data[..i].iter().all(|d| d.name != set.name),
-                "two data sets are called `{}`\nhint: their runs go by the folder's name; rename one, or link to it by another name",
+                "two data sets are called `{}`\nhint: their runs are named after the folder; rename one, or link to it by another name",
                 set.name
             );
         }
         let length = args.epochs.map_or(Length::Steps(args.steps), Length::Epochs);
-        ensure!(args.seeds > 0, "`--seeds` is at least 1");
+        ensure!(args.seeds > 0, "`--seeds` must be at least 1");
         ensure!(
             !matches!(length, Length::Epochs(0) | Length::Steps(0)),
-            "`--epochs` and `--steps` are at least 1"
+            "`--epochs` and `--steps` must be at least 1"
         );
-        ensure!(args.minutes.is_none_or(|m| m > 0.0), "`--minutes` is above 0");
+        ensure!(args.minutes.is_none_or(|m| m > 0.0), "`--minutes` must be above 0");
         let mut shared = Flags::parse(&args.shared).context("`--shared`")?;
         for kept in ["--seed", "--out", "--resume", "--device", "--epochs"] {
             ensure!(
                 shared.get(kept).is_none(),
-                "`--shared {}`: `{kept}` is not shared that way",
+                "`--shared {}`: `{kept}` cannot be shared that way",
                 args.shared
             );
         }
@@ -160,7 +160,7 @@ impl Experiment {
         }
         if jobs.is_none() && self.on_cuda()? {
             self.jobs = JOBS_ON_CUDA;
-            notes.push(format!("a GPU: {JOBS_ON_CUDA} runs side by side (`--jobs` says otherwise)"));
+            notes.push(format!("a GPU: {JOBS_ON_CUDA} runs side by side (`--jobs` changes that)"));
         }
         Ok(notes)
     }
@@ -178,7 +178,7 @@ impl Experiment {
         command.arg("pretrain").arg(data.part("train")).args(flags.words()).arg("--show-config");
         sh::capture(&mut command).with_context(|| {
             format!(
-                "the trainer does not take the flags of the arm `{}`\nhint: `--arms` names the arms to run",
+                "the trainer does not accept the flags of the arm `{}`\nhint: `--arms` names the arms to run",
                 arm.name
             )
         })?;
@@ -190,7 +190,8 @@ impl Experiment {
             return Ok(self.device.starts_with("cuda"));
         }
         let said = sh::capture(sh::command(&self.program).args(["doctor", "--json"]))?;
-        let said: Value = serde_json::from_str(&said).context("`occlude-train doctor --json` is no JSON")?;
+        let said: Value =
+            serde_json::from_str(&said).context("`occlude-train doctor --json` printed no JSON")?;
         Ok(said["cuda"] == true)
     }
 
@@ -282,7 +283,7 @@ fn program(out: &Path, notes: &mut Vec<String>) -> Result<PathBuf> {
         fs::rename(&part, &kept)?;
     } else if now.exists() && hash(&now)? != hash(&kept)? {
         notes.push(format!(
-            "going on with the trainer that the folder began with, which is not the one that is built now\nhint: another `--out` begins with that one; `{}` can be removed where both compute the same",
+            "continuing with the trainer that the folder began with, which is not the one that is built now\nhint: another `--out` begins with that one; `{}` can be removed if both compute the same",
             kept.display()
         ));
     }
@@ -303,7 +304,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Value>> {
         Ok(text) => match serde_json::from_str(&text) {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
-                bail!("`{}` is no JSON ({error})\nhint: remove it, and it is made again", path.display())
+                bail!("`{}` is not JSON ({error})\nhint: remove it, and it is made again", path.display())
             }
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

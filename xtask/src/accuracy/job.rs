@@ -69,7 +69,7 @@ impl<'a> Job<'a> {
             about["flags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         ensure!(
             known == flags,
-            "`{}` was begun with other flags\nthere: {}\nhere:  {}\nhint: take another `--out`, or give the arm another name",
+            "`{}` was begun with other flags\nthere: {}\nhere:  {}\nhint: use another `--out`, or give the arm another name",
             self.folder.display(),
             known.join(" "),
             flags.join(" ")

@@ -35,10 +35,10 @@ pub(crate) struct Args {
     /// Folders with `train` and `test`, each with one sub-folder per class
     #[arg(required = true, value_name = "DATA")]
     data: Vec<PathBuf>,
-    /// Folder of the runs; the same command goes on there, wherever it was
+    /// Folder of the runs; the same command continues there, wherever it was
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Arms to run, where none are named
+    /// Arms to run, if none are named
     #[arg(long, value_enum, default_value = "experiment")]
     set: Collection,
     /// Arms by name
@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// A further arm, with the flags of another and some of its own instead: `hot=plain --temperature 0.2`
     #[arg(long = "arm", value_name = "NAME=ARM FLAGS")]
     own: Vec<String>,
-    /// Flags of `pretrain` that all arms have unless they say something else: `'--views 1,1,2x16'`
+    /// Flags of `pretrain` that all arms have unless they set something else: `'--views 1,1,2x16'`
     #[arg(
         long,
         value_name = "FLAGS",
@@ -68,10 +68,10 @@ pub(crate) struct Args {
     /// Steps of each run, rounded up to whole epochs
     #[arg(long, default_value_t = 3000)]
     steps: u32,
-    /// Epochs of each run, in place of steps
+    /// Epochs of each run, instead of steps
     #[arg(long, conflicts_with = "steps")]
     epochs: Option<u32>,
-    /// Pictures a batch
+    /// Pictures per batch
     #[arg(long, default_value_t = 128)]
     batch_size: u32,
     /// Architecture
@@ -80,7 +80,7 @@ pub(crate) struct Args {
     /// Numbers that whitened features have, of the encoder and of the floors
     #[arg(long, value_name = "DIM", default_value_t = 128)]
     whiten: u32,
-    /// `auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes CUDA where there is any
+    /// `auto`, `cpu`, `cuda` or `cuda:N`; `auto` uses CUDA if available
     #[arg(long, default_value = "auto")]
     device: String,
     /// Runs side by side, each with one thread on the CPU; default: 1, on a GPU 4
@@ -89,10 +89,10 @@ pub(crate) struct Args {
     /// Threads of a run; default: all processors, with `--jobs` one
     #[arg(long)]
     threads: Option<u32>,
-    /// Minutes after which to stop; the same command goes on
+    /// Minutes after which to stop; the same command continues
     #[arg(long)]
     minutes: Option<f64>,
-    /// Say what would run and how long it takes, from the measured speed of a few steps, and stop
+    /// Print what would run and how long it takes, from the measured speed of a few steps, and stop
     #[arg(long)]
     plan: bool,
     /// Do not take the lowest priority
@@ -242,7 +242,7 @@ fn say_plan(experiment: &Experiment) -> Result<()> {
     }
     let jobs = experiment.jobs;
     println!(
-        "\nAbout {} in all, one run after the other; the speed is that of now, with whatever else runs beside it.",
+        "\nAbout {} in all, one run after the other; the speed is the present one, with whatever else is running.",
         span(total)
     );
     if jobs > 1 {

@@ -140,7 +140,7 @@ fn differences(experiment: &Experiment, figures: &Figures<'_>) -> String {
     let mut out = format!("| arm | less | {knn} | {linear} | claim |\n|---|---|---:|---:|---|\n{rows}\n");
     if marked {
         out += &format!(
-            "\\* fewer than {ENOUGH} seeds: the interval is that of the test pictures for these encoders, and says nothing of another seed.\n\n"
+            "\\* fewer than {ENOUGH} seeds: the interval is that of the test pictures for these encoders, and says nothing about another seed.\n\n"
         );
     }
     out

@@ -19,18 +19,18 @@ pub(crate) struct Args {
     url: String,
     /// Folder of JPEG photos, posted in turn
     photos: PathBuf,
-    /// Clients that ask at the same time, each for its next picture when it has its answer; a line for each number
+    /// Clients that ask at the same time, each for its next picture when it has its answer; one line for each number
     #[arg(long, value_delimiter = ',', default_value = "1,16,128")]
     clients: Vec<usize>,
-    /// Seconds of measuring for each number of clients, after a fifth of it that does not count
+    /// Seconds of measuring for each number of clients, after a warm-up of a fifth of it
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
 }
 
 /// Prints one line of JSON for each number of clients.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    ensure!(args.clients.iter().all(|&n| n > 0), "`--clients` are at least 1");
-    let time = Duration::try_from_secs_f64(args.seconds).context("`--seconds` is no time")?;
+    ensure!(args.clients.iter().all(|&n| n > 0), "`--clients` must be at least 1");
+    let time = Duration::try_from_secs_f64(args.seconds).context("`--seconds` is not a valid time")?;
     let requests = requests(&args.photos, 1)?;
     for &clients in &args.clients {
         ask(&args.url, &requests, clients, time / 5)?;

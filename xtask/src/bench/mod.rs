@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// Print the names and stop
     #[arg(long)]
     list: bool,
-    /// Write the figures as JSON, too
+    /// Also write the figures as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Folder of JPEG photos for `loader` and `serve`; without it photos are generated

@@ -43,7 +43,7 @@ impl Wire {
     /// `url`: `http://127.0.0.1:port`. Connects with the first request.
     pub(super) fn new(url: &str) -> Result<Self> {
         let address = url.strip_prefix("http://").unwrap_or(url);
-        let address = address.parse().with_context(|| format!("`{address}` is no address"))?;
+        let address = address.parse().with_context(|| format!("`{address}` is not an address"))?;
         Ok(Self { address, stream: None, buffer: Vec::new() })
     }
 

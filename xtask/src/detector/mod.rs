@@ -29,13 +29,13 @@ pub(crate) struct Args {
     /// Python that can import Detectron2
     #[arg(long, value_name = "PROGRAM")]
     python: PathBuf,
-    /// Folder of what comes of it; detectors that are there are not trained again
+    /// Folder of the results; detectors that are already there are not trained again
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Iterations of each detector
     #[arg(long, default_value_t = 200)]
     iterations: u32,
-    /// Pictures an iteration
+    /// Pictures per iteration
     #[arg(long, default_value_t = 4)]
     batch_size: u32,
     /// Shorter side of the pictures that the detector sees
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// Side of the pictures that the encoder sees
     #[arg(long, default_value_t = 224)]
     map_size: u32,
-    /// Each so many-th picture is for testing
+    /// Share of the pictures for testing: one of this many
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..))]
     test_every: u32,
     /// Detectors of which boxes: maps, maps with the picture's edges, the middle, or the masks themselves
@@ -177,7 +177,7 @@ fn trained(args: &Args, out: &Path, boxes: Boxes, log: &Path) -> Result<Value> {
         if known["settings"] == json!(settings(args, "")) {
             return Ok(known["figures"].clone());
         }
-        bail!("`{}` is of other settings\nhint: another --out", result.display());
+        bail!("`{}` has other settings\nhint: use another --out", result.display());
     }
     let mut driver = Command::new(&args.python);
     driver.current_dir(out).args(["train_detector.py", "--config-file", "objects.yaml"]);

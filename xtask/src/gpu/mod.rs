@@ -15,20 +15,21 @@ use crate::{accuracy, paths, setup, sh, wheel};
 /// Options of `cargo xtask gpu-kit`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folder of JPEG pictures; several may be given. With `train` and `test` (or `validation`), each with one sub-folder per
-    /// class, it is for accuracy, otherwise photos for speed. Without photos some are generated
+    /// Folder of JPEG pictures; several may be given. With `train` and `test` (or `validation`), each with one
+    /// sub-folder per class, it is for accuracy, otherwise its photos are for speed. Without photos some are
+    /// generated
     #[arg(long, value_name = "DIR")]
     data: Vec<PathBuf>,
-    /// Folder to write: `occlude-gpu-kit` and its parts. Replaced where it has been written before
+    /// Folder to write: `occlude-gpu-kit` and its parts. Replaced if it has been written before
     #[arg(long, value_name = "DIR", default_value = "dist/gpu-kit")]
     out: PathBuf,
     /// Epochs of each run of the accuracy stage
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: u32,
-    /// Longest shorter side of the pictures for accuracy; larger ones are made smaller
+    /// Maximum shorter side of the pictures for accuracy; larger ones are scaled down
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(8..))]
     shorter_side: u32,
-    /// Largest part, MiB
+    /// Maximum size of a part, MiB
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(8..=4096))]
     part_mib: u64,
     /// The shortest form, for rehearsing on a CPU: ONNX Runtime and a ResNet-18 as the tests have them, no test programs, no
@@ -60,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for folder in &args.data {
         ensure!(
             folder.is_dir(),
-            "`{}` is no folder; hint: `--data` names a folder of pictures",
+            "`{}` is not a folder; hint: `--data` names a folder of pictures",
             folder.display()
         );
     }
@@ -98,7 +99,7 @@ fn empty(out: &Path) -> Result<()> {
         fs::remove_dir_all(out).with_context(|| format!("could not replace `{}`", out.display()))?;
     }
     if out.exists() && fs::read_dir(out)?.next().is_some() {
-        bail!("`{}` is not empty and no kit\nhint: name another folder with `--out`", out.display());
+        bail!("`{}` is neither empty nor a kit\nhint: name another folder with `--out`", out.display());
     }
     fs::create_dir_all(out.join("scratch")).with_context(|| format!("could not make `{}`", out.display()))
 }
@@ -267,7 +268,7 @@ mod tests {
     fn a_folder_of_the_users_is_never_removed() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("precious"), "x").unwrap();
-        assert!(empty(dir.path()).unwrap_err().to_string().contains("no kit"));
+        assert!(empty(dir.path()).unwrap_err().to_string().contains("nor a kit"));
         assert!(dir.path().join("precious").is_file());
         write(&dir.path().join("occlude-gpu-kit/kit/run.py"), "", 0o644).unwrap();
         empty(dir.path()).unwrap();

@@ -20,7 +20,7 @@ const DOCUMENT: &str = "docs/benchmarks.md";
 pub(crate) struct Args {
     /// `result.json` of the kit
     result: PathBuf,
-    /// Put the tables into docs/benchmarks.md, in place of those of the same machine
+    /// Put the tables into docs/benchmarks.md, instead of those of the same machine
     #[arg(long)]
     write: bool,
 }
@@ -69,14 +69,14 @@ struct Found {
 
 impl Found {
     fn parse(text: &str) -> Result<Self> {
-        let mut whole: Value = serde_json::from_str(text).context("this is no JSON")?;
+        let mut whole: Value = serde_json::from_str(text).context("this is not JSON")?;
         let format = whole["format"].as_u64();
         ensure!(
             format == Some(FORMAT),
-            "format {}, expected {FORMAT}\nhint: take `result.json` of a kit that this checkout made",
+            "format {}, expected {FORMAT}\nhint: use `result.json` of a kit that this checkout made",
             whole["format"]
         );
-        let Value::Object(steps) = whole["steps"].take() else { bail!("`steps` is no object") };
+        let Value::Object(steps) = whole["steps"].take() else { bail!("`steps` is not an object") };
         let goals = whole["goals"].as_array().cloned().unwrap_or_default();
         let tiny = whole["tiny"].as_bool().context("`tiny` is missing")?;
         Ok(Self { machine: whole["machine"].take(), kit: whole["kit"].take(), tiny, steps, goals })

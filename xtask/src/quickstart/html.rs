@@ -158,7 +158,7 @@ pub(super) fn verdict(knn: &Value) -> String {
         apart if apart < 0.0 => format!("{:.1} points less than", -apart),
         apart => format!("{apart:.1} points more than"),
     };
-    let more = if own <= untrained.max(pixels) { ": it takes more epochs, or more images" } else { "" };
+    let more = if own <= untrained.max(pixels) { ": it needs more epochs, or more images" } else { "" };
     format!(
         "{own:.1} % right by {} neighbours: {} the untrained encoder, {} raw pixels{more}",
         largest.unwrap_or_default(),
@@ -219,7 +219,7 @@ mod tests {
             said.contains("50.0 % right by 5") && said.contains("25.0 points more than the untrained"),
             "{said}"
         );
-        assert!(said.contains("25.0 points less than raw pixels: it takes more"), "{said}");
+        assert!(said.contains("25.0 points less than raw pixels: it needs more"), "{said}");
         let whitened = [
             row("checkpoint", 10, 0.1),
             row("checkpoint-whitened", 10, 0.75),
@@ -232,7 +232,7 @@ mod tests {
             said.contains("75.0 % right by 10") && said.contains("50.0 points more than raw pixels"),
             "{said}"
         );
-        assert!(!said.contains("it takes"), "{said}");
+        assert!(!said.contains("it needs"), "{said}");
         assert!(verdict(&Value::Null).contains("no floors"));
     }
 

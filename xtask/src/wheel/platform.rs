@@ -56,7 +56,7 @@ fn replace(bytes: &mut [u8], old: &str, new: &str) -> Result<()> {
     let places: Vec<usize> =
         bytes.windows(pattern.len()).enumerate().filter(|(_, w)| *w == pattern).map(|(i, _)| i).collect();
     ensure!(new.len() <= old.len(), "`{new}` does not fit into `{old}`");
-    let [place] = places[..] else { bail!("`{old}` is there {} times, not once", places.len()) };
+    let [place] = places[..] else { bail!("`{old}` occurs {} times, not once", places.len()) };
     let mut text = new.as_bytes().to_vec();
     text.resize(old.len(), 0);
     bytes[place..place + old.len()].copy_from_slice(&text);

@@ -83,7 +83,7 @@ fn members(archive: &Path, file: &File) -> Result<Vec<Member>, Error> {
         members.windows(2).find(|pair| pair.first().map(|m| &m.class) == pair.last().map(|m| &m.class))
     {
         let class = pair.first().map_or(Path::new(""), |m| Path::new(&m.class));
-        let reason = format!("`{}.tar` is there twice", names::of_path(class));
+        let reason = format!("it holds `{}.tar` twice", names::of_path(class));
         return Err(Error::Tar { path: archive.to_owned(), reason });
     }
     Ok(members)

@@ -82,7 +82,7 @@ fn write_classes(data: &Dataset, folder: &Path) -> Result<(), Error> {
     let holds = |name: &&String| !name.is_empty() && name.trim() == *name && !name.contains(['\n', '\r']);
     if let Some(name) = data.classes().iter().find(|name| !holds(name)) {
         return Err(Error::Unsuitable {
-            what: format!("the class `{}` cannot stand in a line", name.escape_debug()),
+            what: format!("the class `{}` cannot be written as a line", name.escape_debug()),
             hint: "rename its folder",
         });
     }

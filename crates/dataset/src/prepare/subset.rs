@@ -57,7 +57,7 @@ pub fn read_classes(path: &Path) -> Result<Vec<String>, Error> {
         text.lines().filter(|line| !line.starts_with('#')).filter_map(|l| l.split_whitespace().next());
     let names: Vec<String> = words.map(str::to_owned).collect();
     if names.is_empty() {
-        return Err(Error::Empty { path: path.to_owned(), hint: "one name of a class a line" });
+        return Err(Error::Empty { path: path.to_owned(), hint: "one class name per line" });
     }
     Ok(names)
 }
@@ -163,7 +163,7 @@ fn target_folder(data: &Dataset, i: usize) -> Result<PathBuf, Error> {
         }
         Some(class) => Err(Error::Unsuitable {
             what: format!("the class `{class}` cannot be a folder's name"),
-            hint: "`--list` writes a list in place of links",
+            hint: "`--list` writes a list instead of links",
         }),
     }
 }
@@ -172,7 +172,7 @@ fn refuse_shards(data: &Dataset, what: &str) -> Result<(), Error> {
     if data.is_sharded() {
         return Err(Error::Unsuitable {
             what: format!("`{}` has shards: there are no files to {what}", data.root().display()),
-            hint: "choose from the folder that the shards were made of",
+            hint: "choose from the folder that the shards were made from",
         });
     }
     Ok(())

@@ -83,7 +83,7 @@ fn read_list(file: &Path, synsets: Option<&Path>) -> Result<Answers, Error> {
     let names = if rows.iter().any(|(_, _, class)| number(class).is_some()) {
         let synsets = synsets.ok_or_else(|| Error::Unsuitable {
             what: format!("`{}` holds class numbers", file.display()),
-            hint: "`--synsets FILE` tells their names, as lines `NUMBER NAME`",
+            hint: "`--synsets FILE` gives their names, as lines `NUMBER NAME`",
         })?;
         let zero = rows.iter().any(|(_, _, class)| number(class) == Some(0));
         Some(Names::read(synsets, zero)?)
@@ -128,7 +128,7 @@ impl Names {
             let wrong = || Error::Line {
                 path: path.to_owned(),
                 line: *i,
-                reason: "expected `NUMBER NAME` or `NAME`, in all lines the same".to_owned(),
+                reason: "expected `NUMBER NAME` or `NAME`, the same in all lines".to_owned(),
             };
             let first = words.next().ok_or_else(wrong)?;
             match number(first) {

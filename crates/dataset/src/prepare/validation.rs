@@ -57,8 +57,8 @@ pub fn imagenet_val(
     let mut jobs = Vec::with_capacity(pictures.len());
     for (name, from) in pictures {
         let class = answers.class(&names::escape(name.as_encoded_bytes())).ok_or_else(|| Error::Unsuitable {
-            what: format!("nothing tells the class of `{}`", name.display()),
-            hint: "pictures end in their number, as ILSVRC2012_val_00000001.JPEG, or are named in the truth",
+            what: format!("the class of `{}` is unknown", name.display()),
+            hint: "names of pictures must end in their number, like ILSVRC2012_val_00000001.JPEG, or be in the ground truth",
         })?;
         jobs.push((out.join(class), name, from));
     }

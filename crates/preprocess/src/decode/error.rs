@@ -20,7 +20,7 @@ pub enum DecodeError {
         start: Vec<u8>,
     },
     /// A picture format that is not read.
-    #[error("`{name}` is not read; hint: convert it to {}", Format::LISTED)]
+    #[error("`{name}` is not supported; hint: convert it to {}", Format::LISTED)]
     OtherFormat {
         /// Its name.
         name: &'static str,
@@ -61,7 +61,7 @@ pub enum DecodeError {
         missing: String,
     },
     /// A variant of the format that the decoder does not know.
-    #[error("{} of a kind that is not read: {feature}; hint: save it again as an ordinary JPEG or PNG", .format.name())]
+    #[error("unsupported kind of {}: {feature}; hint: save it again as an ordinary JPEG or PNG", .format.name())]
     Unsupported {
         /// What the file begins as.
         format: Format,

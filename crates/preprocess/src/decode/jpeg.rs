@@ -32,7 +32,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> 
         return Err(DecodeError::Truncated { format: Format::Jpeg });
     }
     if found.scans > MAX_SCANS {
-        return Err(corrupt(format!("{} scans, where {MAX_SCANS} are allowed", found.scans)));
+        return Err(corrupt(format!("{} scans, but at most {MAX_SCANS} are allowed", found.scans)));
     }
     scans::check(bytes).map_err(|missing| DecodeError::Incomplete { format: Format::Jpeg, missing })?;
     let mut notes = Vec::new();

@@ -224,7 +224,7 @@ impl Reader {
                     // without any table the usual ones are meant, as in the frames of MJPEG
                     Some(false) if self.tables.iter().flatten().all(Option::is_none) => return Ok(false),
                     Some(false) => {
-                        return Err(format!("scan {} needs a table that is not there", self.scans));
+                        return Err(format!("scan {} needs a table that is missing", self.scans));
                     }
                     None => return Err(format!("no picture data, but other bytes, in scan {}", self.scans)),
                 }

@@ -82,9 +82,9 @@ impl LeftOut {
     fn files_text(&self) -> Option<String> {
         let total = self.files();
         let mut kinds: Vec<(usize, String)> =
-            self.endings.iter().map(|(e, &n)| (n, or(e, "without an ending"))).collect();
+            self.endings.iter().map(|(e, &n)| (n, or(e, "without an extension"))).collect();
         kinds.push((self.hidden, "hidden".to_owned()));
-        kinds.push((self.special, "no regular file".to_owned()));
+        kinds.push((self.special, "not a regular file".to_owned()));
         (total > 0).then(|| format!("{}: {}", number(total, "file"), counted(kinds)))
     }
 
@@ -155,7 +155,7 @@ mod tests {
         for name in ["a.HEIC", "b.heic", "c.txt", "README", "x.a-rather-long-ending"] {
             left.add_file(name.as_ref());
         }
-        assert_eq!(left.to_string(), "left out: 5 files: 2 .heic, 2 without an ending, 1 .txt");
+        assert_eq!(left.to_string(), "left out: 5 files: 2 .heic, 2 without an extension, 1 .txt");
         left.add(LeftOut {
             hidden: 1,
             special: 1,
@@ -166,8 +166,8 @@ mod tests {
         left.add_folder("__MACOSX".as_ref());
         assert_eq!(
             left.to_string(),
-            "left out: 7 files: 2 .heic, 2 without an ending, 1 .txt, 1 hidden, 1 no regular file; \
-             1 folder: 1 __MACOSX; 1 link to folders that are listed already; classes without a picture: e"
+            "left out: 7 files: 2 .heic, 2 without an extension, 1 .txt, 1 hidden, 1 not a regular file; 1 \
+             folder: 1 __MACOSX; 1 link to folders that are listed already; classes without a picture: e"
         );
     }
 
@@ -181,7 +181,7 @@ mod tests {
         left.classes = (0..25).map(|i| i.to_string()).collect();
         let text = left.to_string();
         assert!(
-            text.contains("2000 files: 1000 without an ending, 1 .x0") && text.contains("991 others"),
+            text.contains("2000 files: 1000 without an extension, 1 .x0") && text.contains("991 others"),
             "{text}"
         );
         assert!(text.ends_with("8, 9 and 15 more"), "{text}");

@@ -165,7 +165,7 @@ pub fn open(path: &Path) -> io::Result<File> {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
     }
     if !meta.is_file() {
-        let what = "it is a pipe, a socket or a device; hint: write what it gives to a file first";
+        let what = "it is a pipe, a socket or a device; hint: write its output to a file first";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     File::open(path)
@@ -180,7 +180,10 @@ pub fn read_text(path: &Path) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let size = file.metadata()?.len();
     if size > MAX_TEXT {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{size} bytes are no text file's")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{size} bytes are too many for a text file"),
+        ));
     }
     let mut bytes = Vec::with_capacity(size as usize);
     io::Read::read_to_end(&mut io::Read::take(file, MAX_TEXT), &mut bytes)?;

@@ -112,11 +112,11 @@ fn notes(run: &Run) -> Option<Markup> {
     let mut advice = run.trouble.clone();
     let broken = run.log.epochs.values().next_back().and_then(|row| row.get("broken_files"));
     if let Some(broken) = broken.filter(|&n| n > 0.0) {
-        advice.push(format!("{} pictures could not be read and were passed over", fixed(broken, 0)));
+        advice.push(format!("{} pictures could not be read and were skipped", fixed(broken, 0)));
     }
     if let Some(wait) = WAIT.last(&run.log.epochs).filter(|&share| share > MUCH_WAITING) {
         advice.push(format!(
-            "{wait:.0} % of the last epoch went into waiting for pictures; hint: more `--workers`, or a larger `--cache`"
+            "{wait:.0} % of the last epoch was spent waiting for pictures; hint: more `--workers`, or a larger `--cache`"
         ));
     }
     (!events.is_empty() || !advice.is_empty()).then(|| {

@@ -112,7 +112,7 @@ impl Log {
         }
     }
 
-    /// Adds a row. A step that was there already means that the run went on from an earlier checkpoint: whatever lies
+    /// Adds a row. A step that was there already means that the run resumed from an earlier checkpoint: whatever lies
     /// behind belongs to the stretch that was given up.
     fn again(&mut self, step: u64, row: Row, rows: impl Fn(&mut Self) -> &mut Rows) {
         let newest = rows(self).last_key_value().map(|(&step, _)| step).filter(|&newest| newest >= step);
@@ -124,7 +124,7 @@ impl Log {
             self.steps.split_off(&step.saturating_add(1));
             if !self.announced {
                 let message =
-                    format!("went on from an earlier checkpoint: step {step} follows step {newest}");
+                    format!("resumed from an earlier checkpoint: step {step} follows step {newest}");
                 self.events.push(Event { step: Some(step), epoch: None, name: "resumed".into(), message });
             }
         }

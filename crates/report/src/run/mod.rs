@@ -186,7 +186,7 @@ fn json(path: &Path, trouble: &mut Vec<String>) -> Option<Value> {
     let bytes = small(path, JSON_BYTES, trouble)?;
     let label = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     serde_json::from_slice(&bytes)
-        .map_err(|error| trouble.push(format!("`{}` is no JSON: {error}", label())))
+        .map_err(|error| trouble.push(format!("`{}` is not JSON: {error}", label())))
         .ok()
 }
 
@@ -196,7 +196,7 @@ fn picture(dir: &Path, name: &'static str, trouble: &mut Vec<String>) -> Option<
     match png_size(&png) {
         Some((width, height)) => Some(Picture { name, png, width, height }),
         None => {
-            trouble.push(format!("`{name}.png` is no PNG file"));
+            trouble.push(format!("`{name}.png` is not a PNG file"));
             None
         }
     }
@@ -260,8 +260,8 @@ mod tests {
         ]);
         let run = Run::read(dir.path()).expect("a run");
         assert_eq!(run.trouble.len(), 2, "{:?}", run.trouble);
-        assert!(run.trouble[0].starts_with("`config.json` is no JSON"));
-        assert_eq!(run.trouble[1], "`first_batch.png` is no PNG file");
+        assert!(run.trouble[0].starts_with("`config.json` is not JSON"));
+        assert_eq!(run.trouble[1], "`first_batch.png` is not a PNG file");
         assert_eq!((run.epochs_done(), run.steps_done(), run.seconds()), (1, 5, 2.0));
         assert!(run.environment.is_some());
     }

@@ -18,11 +18,11 @@ const HEAD_WARMUP: f64 = 0.1;
 /// Flags of a run that goes on from another encoder.
 #[derive(Args, Debug, Default)]
 pub(super) struct BeginningArgs {
-    /// Begin with the encoder of this checkpoint, of Occlude or another project, with its architecture and normalisation;
-    /// heads are fresh
+    /// Start from the encoder of this checkpoint, of Occlude or another project, with its architecture and
+    /// normalisation; heads start untrained
     #[arg(long, value_name = "CHECKPOINT")]
     init: Option<PathBuf>,
-    /// Epochs in which the heads learn and the encoder stays as it is; default: a tenth of all, at most one
+    /// Epochs in which the heads learn and the encoder stays frozen; default: a tenth of all, at most one
     #[arg(long, value_name = "EPOCHS", requires = "init")]
     head_warmup: Option<f64>,
     /// Learning rate of a layer (block or stage) as a share of that of the layer behind it; default: 0.75
@@ -46,7 +46,7 @@ impl BeginningArgs {
         let contract = contract_of(&checkpoint, None, None).map_err(Unusable)?;
         ensure!(
             contract.high_pass.is_none() || c.preprocess().high_pass == contract.high_pass,
-            "`--init {}` was trained on high-pass filtered pictures, and this run does not filter as it did; hint: `--strategy hp` at its size",
+            "`--init {}` was trained on high-pass filtered pictures, and this run does not filter in the same way; hint: `--strategy hp` at its size",
             path.display()
         );
         c.arch = found;

@@ -17,16 +17,16 @@ pub(super) struct DistilArgs {
     /// Whether prototypes have length one; otherwise their lengths are learnt (DINO, iBOT)
     #[arg(long)]
     norm_last_layer: Option<bool>,
-    /// Epochs at the start in which prototypes stay as they are (DINO, iBOT)
+    /// Epochs at the start in which prototypes are frozen (DINO, iBOT)
     #[arg(long, value_name = "EPOCHS")]
     frozen_epochs: Option<f64>,
-    /// Temperature of the teacher's softmax in the first epoch, and behind its warm-up (DINO, iBOT)
+    /// Temperature of the teacher's softmax in the first epoch, and after its warm-up (DINO, iBOT)
     #[arg(long, num_args = 2, value_names = ["START", "END"])]
     teacher_temperature: Option<Vec<f64>>,
     /// Epochs of that warm-up (DINO, iBOT)
     #[arg(long, value_name = "EPOCHS")]
     teacher_warmup_epochs: Option<usize>,
-    /// Momentum of the mean that is taken from what the teacher says (DINO, iBOT)
+    /// Momentum of the mean that is subtracted from the teacher's outputs (DINO, iBOT)
     #[arg(long)]
     center_momentum: Option<f64>,
     /// Share of pictures whose last block the student drops; earlier blocks are dropped less (DINO, iBOT)
@@ -38,32 +38,32 @@ pub(super) struct DistilArgs {
     /// Which patches are hidden (iBOT)
     #[arg(long, value_enum)]
     patch_choice: Option<PatchChoice>,
-    /// What choices other than `block` and `random` look at; of two the second is for the second large view (iBOT)
+    /// Score that choices other than `block` and `random` use; of two the second is for the second large view (iBOT)
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SCORES")]
     patch_score: Option<Vec<PatchScore>>,
-    /// Block whose attention `raw`, `log` and `pow` read, or whose patches `object` does, from 0, of two the second for the second
-    /// large view; default: the last (iBOT)
+    /// Block, from 0, whose attention `raw`, `log` and `pow` use, or whose patches `object` uses; of two the second
+    /// is for the second large view; default: the last (iBOT)
     #[arg(long, value_delimiter = ',', value_name = "BLOCKS")]
     patch_layer: Option<Vec<usize>>,
     /// Exponent of `--patch-score pow` (iBOT)
     #[arg(long)]
     patch_power: Option<f64>,
-    /// Ranges of the share of patches that is hidden, one of which is drawn: `0-0,0.1-0.5` hides none of every other view (iBOT;
-    /// of no effect with `--patch-choice background`)
+    /// Ranges of the share of patches that is hidden, one of which is drawn: `0-0,0.1-0.5` hides none of every other
+    /// view (iBOT; no effect with `--patch-choice background`)
     #[arg(long, value_delimiter = ',', value_name = "RANGES")]
     patch_ratio: Option<Vec<Range>>,
     /// Probability that `--patch-choice background` hides a patch of the foreground, and one of the background; default: 0.05
     /// 0.5 (iBOT)
     #[arg(long, num_args = 2, value_names = ["FG", "BG"])]
     patch_probability: Option<Vec<f64>>,
-    /// Share of the large views of which patches are hidden at all; default: 0.5 with `--patch-choice background`, else the
-    /// recipe's (iBOT)
+    /// Share of the large views that have hidden patches at all; default: 0.5 with `--patch-choice background`, else
+    /// the recipe's (iBOT)
     #[arg(long, value_name = "SHARE")]
     patch_share: Option<f64>,
-    /// Draw these two for every view of every picture, or for a batch (iBOT)
+    /// Draw these two for every view of every picture, or once for a batch (iBOT)
     #[arg(long, value_enum)]
     patch_per: Option<PatchPer>,
-    /// Share of the patches that `--patch-choice hint` takes for the most attended, and shows a few of (iBOT)
+    /// Share of the patches that `--patch-choice hint` counts as the most attended, and shows a few of (iBOT)
     #[arg(long, value_name = "SHARE")]
     patch_hint: Option<f64>,
     /// Weight of the contrastive loss of patches (ibot-dense)
@@ -72,10 +72,10 @@ pub(super) struct DistilArgs {
     /// Temperature of its softmax (ibot-dense)
     #[arg(long)]
     dense_temperature: Option<f64>,
-    /// Patches of a large view with the largest scores, which are alike those of the other (ibot-dense)
+    /// Patches of a large view with the largest scores, which are pulled towards those of the other (ibot-dense)
     #[arg(long, value_name = "N")]
     dense_positives: Option<usize>,
-    /// Patches of a large view with the smallest, which they are unlike (ibot-dense)
+    /// Patches of a large view with the smallest scores, which they are pushed away from (ibot-dense)
     #[arg(long, value_name = "N")]
     dense_negatives: Option<usize>,
 }
@@ -135,15 +135,15 @@ impl DistilArgs {
         let dino = c.method.dino_mut();
         ensure!(
             !distils || dino.is_some(),
-            "`--recipe {name}` has no teacher and no prototypes, but a flag of them was given; hint: `--recipe dino`"
+            "`--recipe {name}` has no teacher and no prototypes, but one of their flags was given; hint: `--recipe dino`"
         );
         ensure!(
             !hides || dino.as_ref().is_some_and(|d| d.patches.is_some()),
-            "`--recipe {name}` hides no patches, but a flag of them was given; hint: `--recipe ibot`"
+            "`--recipe {name}` hides no patches, but one of the flags for that was given; hint: `--recipe ibot`"
         );
         ensure!(
             !compares || dino.as_ref().is_some_and(|d| d.dense.is_some()),
-            "`--recipe {name}` compares no patches, but a flag of that was given; hint: `--recipe ibot-dense`"
+            "`--recipe {name}` compares no patches, but one of the flags for that was given; hint: `--recipe ibot-dense`"
         );
         let Some(d) = dino else { return Ok(()) };
         set(&mut d.prototypes, self.prototypes);

@@ -17,24 +17,25 @@ pub(super) struct MaskArgs {
     /// What localises: `momentum` (the momentum encoder) or a checkpoint file
     #[arg(long)]
     saliency: Option<Saliency>,
-    /// Stage (3 to 5) of a ResNet whose feature map is the saliency map; its cells are the grid, unless `--mask-grid` says another
+    /// Stage (3 to 5) of a ResNet whose feature map is the saliency map; its cells are the grid, unless `--mask-grid`
+    /// sets another
     #[arg(long)]
     saliency_stage: Option<usize>,
-    /// Block of a vision transformer whose patches or attention are the saliency map, from 0; its patches are the grid, unless
-    /// `--mask-grid` says another; default: the last
+    /// Block of a vision transformer whose patches or attention are the saliency map, from 0; its patches are the
+    /// grid, unless `--mask-grid` sets another; default: the last
     #[arg(long, value_name = "N", conflicts_with = "saliency_stage")]
     saliency_block: Option<usize>,
-    /// What makes a map of its features: `sum` (of all channels, as published), `border` (what differs from the border),
+    /// How its features become a map: `sum` (of all channels, as published), `border` (what differs from the border),
     /// `object` (what resembles the middle and not the border, in features and colours) or `attention` (what a vision
     /// transformer's class token looks at, which is its default)
     #[arg(long, value_name = "RULE")]
     saliency_rule: Option<MapRule>,
-    /// Share of the epochs in which colours and the centre have a part in the scores of cells, falling from all of it to none;
-    /// 0: never
+    /// Share of the epochs in which colours and the centre contribute to the scores of cells, falling from all to
+    /// nothing; 0: never
     #[arg(long, value_name = "SHARE")]
     prior_until: Option<f64>,
-    /// Cells of masks along a side, of a ResNet at least as many as the map has, which is interpolated, or averaged where it has
-    /// more; default: those of the map
+    /// Cells of masks along a side, for a ResNet at least as many as the map has, which is interpolated, or averaged
+    /// if it has more; default: as many as the map has
     #[arg(long, value_name = "N")]
     mask_grid: Option<usize>,
     /// Whose saliency guides the choice of cells
@@ -49,26 +50,28 @@ pub(super) struct MaskArgs {
     /// What replaces masked cells
     #[arg(long, value_enum)]
     strategy: Option<Strategy>,
-    /// What the kernels of blur and high-pass filter go by: `published` has them as for 224 px, whatever the view is
+    /// What the kernels of blur and high-pass filter are scaled to: `published` keeps them as for 224 px, whatever
+    /// the view's size
     #[arg(long, value_enum)]
     fills: Option<FillScale>,
     /// Which view is masked
     #[arg(long, value_enum)]
     branch: Option<Branch>,
-    /// Range of the masked share of a view's cells (of no effect with `--choice background`)
+    /// Range of the masked share of a view's cells (no effect with `--choice background`)
     #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
     mask_ratio: Option<Vec<f64>>,
     /// Share of the views that are masked, drawn for each; default: 0.5 with `--choice background`, else 1
     #[arg(long, value_name = "SHARE")]
     mask_share: Option<f64>,
-    /// Shares of the epochs at which masks begin, are as large as they get after a linear rise, and end (0.2 0.6 0.9);
-    /// default: always as large. What rises is the masked share of cells, with `--choice background` that of views
+    /// Shares of the epochs at which masks begin, reach their full size after a linear rise, and end (0.2 0.6 0.9);
+    /// default: always at full size. What rises is the masked share of cells, with `--choice background` that of
+    /// views
     #[arg(long, num_args = 3, value_names = ["START", "FULL", "END"])]
     mask_course: Option<Vec<f64>>,
     /// Range of the share of the foreground's cells that hard negatives lose; `1 1` leaves none of it
     #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
     negative_ratio: Option<Vec<f64>>,
-    /// Hard negatives a pair
+    /// Hard negatives per pair
     #[arg(long)]
     num_nonsem: Option<usize>,
     /// Factor on the similarity of hard negatives
@@ -109,7 +112,7 @@ impl MaskArgs {
             let frozen = transformer(path).map(Arch::Vit);
             ensure!(
                 frozen.is_none(),
-                "`--saliency-stage` beside `--saliency {}`: {} has no stages; hint: `--saliency-block`",
+                "`--saliency-stage` with `--saliency {}`: {} has no stages; hint: `--saliency-block`",
                 path.display(),
                 frozen.map(|arch| arch.to_string()).unwrap_or_default()
             );

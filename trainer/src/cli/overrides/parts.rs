@@ -11,15 +11,16 @@ use crate::config::{Config, Mix, Recipe, TargetNorm};
 /// Flags that change what a recipe is made of.
 #[derive(Args, Debug, Default)]
 pub(super) struct Parts {
-    /// Views of a picture, in groups: COUNT, COUNTxSIZE or COUNTxSIZE:LEAST-MOST, where SIZE is their side in pixels and LEAST
-    /// to MOST the share of the picture that a crop takes; each group is drawn as the recipe's of the same place, or its last.
-    /// The first two views have the run's size: `2,6x32:0.05-0.2` adds six small ones
+    /// Views of a picture, in groups: COUNT, COUNTxSIZE or COUNTxSIZE:LEAST-MOST, where SIZE is their side in pixels
+    /// and LEAST to MOST the share of the picture that a crop takes; each group is drawn like the recipe's group in
+    /// the same place, or its last one. The first two views have the run's size: `2,6x32:0.05-0.2` adds six small
+    /// ones
     #[arg(long, value_delimiter = ',', value_name = "GROUPS")]
     views: Option<Vec<Views>>,
-    /// Mask views in a recipe that does not, or do not in one that does; further flags say how
+    /// Mask views in a recipe that does not, or do not mask them in one that does; further flags say how
     #[arg(long)]
     masks: Option<bool>,
-    /// Mix each picture with another of the batch in a recipe that does not; `none` where one does
+    /// Mix each picture with another of the batch in a recipe that does not; `none` turns mixing off in one that does
     #[arg(long, value_enum)]
     mix: Option<Mixture>,
     /// Width of the predictor's hidden layer (BYOL, LEWEL)
@@ -40,8 +41,8 @@ pub(super) struct Parts {
     /// Batch normalisation of projections, as published SimCLR heads have it
     #[arg(long)]
     head_output_bn: Option<bool>,
-    /// Whether evaluation, export and serving take the border off pictures (resize to 8/7 of the side, then crop); default:
-    /// where views are larger than 32 px, of which no picture has any to lose
+    /// Whether evaluation, export and serving trim the border of pictures (resize to 8/7 of the side, then crop);
+    /// default: only if views are larger than 32 px, since pictures of that size have no border to lose
     #[arg(long)]
     trim: Option<bool>,
 }
@@ -135,13 +136,13 @@ impl Parts {
         let aligns = self.align_heads.is_some() || self.align_scale.is_some() || self.align_weight.is_some();
         ensure!(
             !aligns || c.method.align().is_some(),
-            "`--recipe {}` has no alignment maps, but a flag of them was given; hint: `--recipe lewel-b-eman`",
+            "`--recipe {}` has no alignment maps, but one of their flags was given; hint: `--recipe lewel-b-eman`",
             recipe.name()
         );
         let predicts = self.predictor_hidden.is_some() || self.target.is_some();
         ensure!(
             !predicts || c.method.byol_mut().is_some(),
-            "`--recipe {}` has no predictor and no target, but a flag of them was given; hint: `--recipe byol`",
+            "`--recipe {}` has no predictor and no target, but one of their flags was given; hint: `--recipe byol`",
             recipe.name()
         );
         if let Some(align) = c.method.align_mut() {

@@ -13,19 +13,19 @@ use crate::teacher;
 /// Flags of distillation.
 #[derive(Args, Debug, Default)]
 pub(super) struct TeacherArgs {
-    /// Learn the embeddings of this network, which sees whole pictures once: an ONNX file that the server takes, or a checkpoint
-    /// of Occlude or another project (distill)
+    /// Learn the embeddings of this network, which sees whole pictures once: an ONNX file that the server accepts, or
+    /// a checkpoint of Occlude or another project (distill)
     #[arg(long, value_name = "MODEL", conflicts_with = "targets")]
     teacher: Option<PathBuf>,
-    /// Learn the embeddings in this Parquet file of `occlude-serve embed`, or in all of a folder, by the names of pictures
-    /// (distill)
+    /// Learn the embeddings in this Parquet file of `occlude-serve embed`, or in all such files of a folder, matched
+    /// by the names of pictures (distill)
     #[arg(long, value_name = "EMBEDDINGS")]
     targets: Option<PathBuf>,
-    /// How pictures become what the teacher sees, where its file does not say or is to be overruled: a contract, a
+    /// Preprocessing of the teacher's pictures, if its file does not state it or to override it: a contract, a
     /// `preprocessor_config.json`, or a name like `dinov2` (distill)
     #[arg(long, value_name = "FILE", requires = "teacher")]
     teacher_contract: Option<String>,
-    /// Weight of the loss that compares how alike pictures are to the student and to the teacher (distill)
+    /// Weight of the loss that compares how similar pictures are to the student and to the teacher (distill)
     #[arg(long, value_name = "WEIGHT")]
     relation_weight: Option<f64>,
 }
@@ -40,7 +40,7 @@ impl TeacherArgs {
         let distill = c.method.distill_mut();
         ensure!(
             !given || distill.is_some(),
-            "`--recipe {}` learns from no other network, but a flag of that was given; hint: `--recipe distill`",
+            "`--recipe {}` learns from no other network, but one of the flags for that was given; hint: `--recipe distill`",
             recipe.name()
         );
         let Some(settings) = distill else { return Ok(()) };
@@ -88,7 +88,7 @@ mod tests {
         bare(&path);
         let teacher = format!("--recipe distill --teacher {}", path.display());
         let message = refused(&teacher);
-        assert!(message.contains("does not say how") && message.contains("--teacher-contract"), "{message}");
+        assert!(message.contains("does not state") && message.contains("--teacher-contract"), "{message}");
         let with = |more: &str| {
             let mut c = resolve(&format!("{teacher} --teacher-contract imagenet {more}")).expect("valid");
             c.method.distill_mut().expect("distillation").clone()
@@ -117,8 +117,8 @@ mod tests {
             (format!("--recipe distill --teacher {}", path("a.onnx")), "a.onnx"),
             (format!("--recipe distill --teacher {}", path("c.pth")), "c.pth"),
             (format!("--recipe distill --teacher {}", path("b.parquet")), "hint: `--targets"),
-            (format!("--recipe distill --targets {}", path("b.parquet")), "no Parquet file"),
-            (format!("--recipe distill --targets {}", path("c.pth")), "no Parquet file"),
+            (format!("--recipe distill --targets {}", path("b.parquet")), "not a Parquet file"),
+            (format!("--recipe distill --targets {}", path("c.pth")), "not a Parquet file"),
             ("--recipe distill --teacher a --targets b".into(), "cannot be used with"),
             ("--recipe distill --queue 5".into(), "no momentum encoder"),
             ("--recipe distill --temperature 0.1".into(), "no softmax"),

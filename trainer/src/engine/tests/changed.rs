@@ -41,11 +41,11 @@ fn other_data_are_refused_with_both_numbers_and_begin_the_next_epoch_where_they_
     let others: Change = |data| picture(&data.join("even/00.png"), 3);
     // change, steps before it, what the message says, steps an epoch after it, where the next epoch is left to begin
     for (change, stop, says, steps, in_words) in [
-        (more, 1, ["had 12 pictures and 3 steps", "has 16 and 4"], 4, "epoch 0 is left after 1 steps"),
+        (more, 1, ["had 12 pictures and 3 steps", "has 16 and 4"], 4, "epoch 0 is abandoned after 1 steps"),
         (more, 3, ["had 12 pictures and 3 steps", "has 16 and 4"], 4, "after epoch 0"),
-        (one_more, 2, ["had 12 pictures", "has 13 and 3"], 3, "epoch 0 is left after 2 steps"),
-        (fewer, 2, ["had 12 pictures", "has 6 and 1"], 1, "epoch 0 is left"),
-        (others, 2, ["had 12 pictures", "has 12 and 3, but others"], 3, "epoch 0 is left"),
+        (one_more, 2, ["had 12 pictures", "has 13 and 3"], 3, "epoch 0 is abandoned after 2 steps"),
+        (fewer, 2, ["had 12 pictures", "has 6 and 1"], 1, "epoch 0 is abandoned"),
+        (others, 2, ["had 12 pictures", "has 12 and 3, but different ones"], 3, "epoch 0 is abandoned"),
     ] {
         let dir = tempfile::tempdir().expect("a folder");
         let mut run = stopped(dir.path(), "run", &config, stop);
@@ -116,7 +116,7 @@ fn more_epochs_follow_the_longer_schedule_where_they_are_allowed() {
         pretrain(&short, &run).expect("trained");
         (run.stop_after, run.resume) = (None, Some(run.out.clone()));
         let error = pretrain(&long, &run).expect_err("not allowed").to_string();
-        assert!(error.contains("of a run of 2 epochs") && error.contains("says 4"), "{error}");
+        assert!(error.contains("from a run of 2 epochs") && error.contains("says 4"), "{error}");
         assert!(error.contains("--allow-more-epochs"), "{error}");
         run.allow.more_epochs = true;
         let error = pretrain(&epochs(&short, 1), &run).expect_err("fewer").to_string();
@@ -133,7 +133,7 @@ fn more_epochs_follow_the_longer_schedule_where_they_are_allowed() {
         for lr in [before.lr(after.min(5)), schedule.lr(after)] {
             assert!(told.contains(&format!("{lr:.3e}")), "{lr:.3e}: {told}");
         }
-        assert!(told.contains("4 epochs in place of 2"), "{told}");
+        assert!(told.contains("4 epochs instead of 2"), "{told}");
         // from here on it is a run of four epochs
         run.allow = Allow::default();
         assert_eq!(pretrain(&long, &run).expect("nothing is left"), End::Finished);

@@ -40,7 +40,7 @@ fn a_fall_is_undone_with_a_lower_rate_and_what_was_good_stays() {
     let warned = Run { on_collapse: OnCollapse::Warn, ..measured(dir.path(), "warned", -2.0) };
     assert_eq!(pretrain(&config, &warned).expect("trained"), End::Finished);
     assert_eq!(events(&warned, "fall"), 0);
-    let said = rows(&warned).iter().filter(|r| r["message"].to_string().contains("under the best")).count();
+    let said = rows(&warned).iter().filter(|r| r["message"].to_string().contains("below the best")).count();
     assert_eq!(said, 2, "after either epoch");
 }
 

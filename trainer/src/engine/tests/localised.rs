@@ -40,5 +40,5 @@ fn a_checkpoint_of_either_kind_localises_for_either_kind() {
     odd.image_size = 36;
     odd.masking.as_mut().expect("masked").stage = 4;
     let odd = refused("6", &odd);
-    assert!(odd.contains("whole patches, and views have 36 px"), "{odd}");
+    assert!(odd.contains("whole patches, and they have 36 px"), "{odd}");
 }

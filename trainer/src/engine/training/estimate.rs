@@ -14,7 +14,7 @@ use crate::signals::Interrupt;
 
 /// A sentence about what was done.
 pub(super) fn describe(refreshed: &Statistics) -> String {
-    format!("running statistics estimated anew over {} batches of unmasked views", refreshed.batches)
+    format!("running statistics re-estimated over {} batches of unmasked views", refreshed.batches)
 }
 
 impl Engine<'_> {
@@ -60,7 +60,7 @@ impl Engine<'_> {
             _ if refreshed.batches == wanted => Ok(Ok(Some(refreshed))),
             Some(signal) => Ok(Err(signal)),
             None => bail!(
-                "{} of {wanted} batches came for the running statistics, because the threads that read pictures ended; hint: what they said is above; `--resume` goes on from the last checkpoint",
+                "only {} of {wanted} batches arrived for the running statistics, because the threads that read pictures ended; hint: their messages are above; `--resume` continues from the last checkpoint",
                 refreshed.batches
             ),
         }

@@ -94,7 +94,7 @@ impl Engine<'_> {
             return Ok(None);
         };
         let why = format!(
-            "kNN {:.1} % is more than {:.1} points under the best, {:.1} %",
+            "kNN {:.1} % is more than {:.1} points below the best, {:.1} %",
             100.0 * found.top1,
             100.0 * limit,
             100.0 * best

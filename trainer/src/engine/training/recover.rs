@@ -90,15 +90,15 @@ impl Engine<'_> {
         let step = self.at.step;
         if !whole {
             tell!(
-                "stopped within step {}, whose pictures did not come, and not saved; `--resume` goes on from the last checkpoint",
+                "stopped within step {}, whose pictures did not arrive, without saving; `--resume` continues from the last checkpoint",
                 step + 1
             );
         } else if self.healthy() {
             let path = self.saves.latest(&self.state())?;
-            tell!("stopped after step {step}, saved `{}`; `--resume` goes on", path.display());
+            tell!("stopped after step {step}, saved `{}`; `--resume` continues the run", path.display());
         } else {
             let why = self.verdict_of_infinity();
-            tell!("stopped, and not saved: {why}; `--resume` goes on from the last good checkpoint");
+            tell!("stopped without saving: {why}; `--resume` continues from the last good checkpoint");
         }
         log.write(&event("interrupted", self.at.epoch, step, "stopped by a signal"))?;
         log.report();
@@ -114,7 +114,7 @@ impl Engine<'_> {
         match signals.seen() {
             Some(signal) => Ok(Epoch::Stop { signal, whole: parts == 0 }),
             None => bail!(
-                "epoch {} ended after {done} of {} steps, because the threads that read pictures did; hint: what they said is above; `--resume` goes on from the last checkpoint",
+                "epoch {} ended after {done} of {} steps, because the threads that read pictures did; hint: their messages are above; `--resume` continues from the last checkpoint",
                 self.at.epoch,
                 self.schedule.steps_per_epoch()
             ),

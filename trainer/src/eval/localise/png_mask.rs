@@ -23,7 +23,7 @@ pub(super) fn read(path: &Path, picture: &str, (width, height): (u32, u32)) -> R
         .with_context(|| format!("cannot read {}", name()))?;
     ensure!(
         bytes.starts_with(b"\x89PNG\r\n\x1a\n"),
-        "{} is no PNG file; hint: masks are PNG, with 1 or 8 bits a pixel or a palette",
+        "{} is not a PNG file; hint: masks are PNG files with 1 or 8 bits per pixel or a palette",
         name()
     );
     let mut decoder = Decoder::new(std::io::Cursor::new(bytes));
@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path, picture: &str, (width, height): (u32, u32)) -> R
     let size = reader.info().size();
     if size != (width, height) {
         bail!(
-            "{} is {}x{} pixels and its picture `{picture}`, upright, {width}x{height}; hint: a mask has the size of its picture",
+            "{} is {}x{} pixels, and its picture `{picture}` is {width}x{height} upright; hint: a mask must have the size of its picture",
             name(),
             size.0,
             size.1
@@ -137,7 +137,7 @@ mod tests {
             assert!(told.contains("m.png") && told.contains("broken"), "{cut}: {told}");
         }
         std::fs::write(&path, b"\xff\xd8\xff\xe0 a photo").expect("written");
-        assert!(error((3, 2)).contains("is no PNG file"), "{}", error((3, 2)));
+        assert!(error((3, 2)).contains("is not a PNG file"), "{}", error((3, 2)));
         std::fs::remove_file(&path).expect("removed");
         assert!(error((3, 2)).contains("cannot read mask"));
     }

@@ -63,7 +63,7 @@ impl Truths {
             };
             if let Some(other) = owners.insert(path.clone(), i) {
                 bail!(
-                    "`{}` and `{}` have one mask, `{}`; hint: put masks into folders as the pictures are",
+                    "`{}` and `{}` have the same mask, `{}`; hint: put masks into the same sub-folders as the pictures",
                     data.name(other),
                     data.name(i),
                     path.display()
@@ -188,7 +188,7 @@ impl Coco {
         for image in self.images {
             let boxes = Boxes { size: image.width.zip(image.height), rects: Vec::new() };
             if let Some((other, _)) = by_id.insert(image.id.to_string(), (image.file_name.clone(), boxes)) {
-                bail!("`{name}`: images `{other}` and `{}` have one id, {}", image.file_name, image.id);
+                bail!("`{name}`: images `{other}` and `{}` have the same id, {}", image.file_name, image.id);
             }
         }
         for a in self.annotations.into_iter().filter(|a| a.iscrowd == 0) {
@@ -203,7 +203,7 @@ impl Coco {
             );
             let image = by_id.get_mut(&a.image_id.to_string());
             let image = image.with_context(|| {
-                format!("`{name}`: annotation {id} is of image {}, which is not there", a.image_id)
+                format!("`{name}`: annotation {id} refers to image {}, which is missing", a.image_id)
             })?;
             image.1.rects.push((id, rect));
         }
@@ -246,13 +246,13 @@ impl Boxes {
     /// Cut to a picture of that size and name.
     fn inside(&self, picture: &str, (width, height): (u32, u32)) -> Result<Vec<Rect>> {
         if let Some((w, h)) = self.size.filter(|&size| size != (width, height)) {
-            bail!("`{picture}` is, upright, {width}x{height} pixels, and {w}x{h} in the annotations");
+            bail!("`{picture}` is {width}x{height} pixels upright, and {w}x{h} in the annotations");
         }
         let cut = |(id, rect): &(String, Rect)| {
             let inside = rect.clamp(f64::from(width), f64::from(height));
             ensure!(
                 inside.width > 0.0 && inside.height > 0.0,
-                "annotation {id} has the box [{}, {}, {}, {}], outside of `{picture}` of {width}x{height} pixels",
+                "annotation {id} has the box [{}, {}, {}, {}], outside `{picture}` of {width}x{height} pixels",
                 rect.left,
                 rect.top,
                 rect.width,

@@ -109,7 +109,7 @@ fn what_is_missing_twice_there_or_no_number_is_refused_by_name() {
     for (groups, part) in [
         (&[&[a, a][..]], "two embeddings of `cat/a.png`"),
         (&[&[a, ("cat/b.png", &[1.0, 2.0, 3.0])][..]], "`cat/b.png` has 3 numbers, expected 2"),
-        (&[&[a, ("cat/b.png", &[1.0, f32::NAN])][..]], "`cat/b.png` has numbers that are none"),
+        (&[&[a, ("cat/b.png", &[1.0, f32::NAN])][..]], "`cat/b.png` has values that are not finite"),
     ] {
         let message = refused(groups);
         assert!(message.contains(part) && message.contains("e.parquet"), "{message}");

@@ -82,7 +82,7 @@ fn a_rehearsal_has_no_speeds() {
 #[test]
 fn another_format_is_refused() {
     let message = |text: &str| format!("{:#}", Found::parse(text).err().expect("refused"));
-    assert!(message("{").contains("no JSON"));
+    assert!(message("{").contains("not JSON"));
     assert!(message("[]").contains("format null, expected 1"));
     assert!(message(r#"{"format": 2}"#).contains("hint: "));
     assert!(message(r#"{"format": 1, "steps": []}"#).contains("`steps`"));

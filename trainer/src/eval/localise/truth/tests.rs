@@ -38,7 +38,10 @@ fn masks_are_found_by_path_and_by_name() {
     assert!(found[&0].ends_with("masks/a/1.png") && found[&1].ends_with("masks/2.png"), "{found:?}");
     std::fs::rename(dir.path().join("masks/a/1.png"), dir.path().join("masks/1.png")).expect("moved");
     let told = refused(find(&[0, 1, 2]));
-    assert!(told.contains("have one mask") && told.contains("a/1.jpg") && told.contains("b/1.jpg"), "{told}");
+    assert!(
+        told.contains("have the same mask") && told.contains("a/1.jpg") && told.contains("b/1.jpg"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -97,7 +100,7 @@ fn annotations_that_make_no_sense_are_told() {
         refused(Truths::boxes(&data, &[0, 1], &annotations(dir.path(), images, boxes)))
     };
     for (boxes, names) in [
-        (json!([{ "id": 5, "image_id": 3, "bbox": [0, 0, 1, 1] }]), "image 3, which is not there"),
+        (json!([{ "id": 5, "image_id": 3, "bbox": [0, 0, 1, 1] }]), "image 3, which is missing"),
         (json!([{ "id": 5, "image_id": 1, "bbox": [0, 0, 0, 1] }]), "annotation 5 has the box"),
         (json!([{ "id": 5, "image_id": 1 }]), "holds no COCO annotations"),
     ] {
@@ -107,7 +110,7 @@ fn annotations_that_make_no_sense_are_told() {
     let told = open(&json!([{ "id": 1, "file_name": "1.jpg" }]), &json!([]));
     assert!(told.contains("1 of 2 pictures") && told.contains("a/2.jpg"), "{told}");
     let twice = json!([{ "id": 1, "file_name": "1.jpg" }, { "id": 1, "file_name": "2.jpg" }]);
-    assert!(open(&twice, &json!([])).contains("have one id"));
+    assert!(open(&twice, &json!([])).contains("have the same id"));
     let twice = json!([{ "id": 1, "file_name": "1.jpg" }, { "id": 2, "file_name": "1.jpg" }]);
     assert!(open(&twice, &json!([])).contains("two images"));
     // the name of two pictures is not that of either
