@@ -146,7 +146,7 @@ struct Work {
 /// Tells systemd, where it has started the server.
 pub(crate) fn supervisor(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!("cannot tell the supervisor: {error}");
+        tracing::warn!("cannot notify the supervisor: {error}");
     }
 }
 
