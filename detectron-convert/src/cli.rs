@@ -45,14 +45,14 @@ enum Command {
 struct ConvertArgs {
     /// The checkpoint: safetensors, `torch.save` of any version, or a pickle of numpy arrays.
     checkpoint: PathBuf,
-    /// The pickle to write; its name must end in `.pkl`, which is how Detectron2 tells formats apart.
+    /// The pickle to write; its name must end in `.pkl`, which is how Detectron2 recognises the format.
     out: PathBuf,
-    /// What the names of the encoder begin with in the checkpoint, such as `module.encoder_q`;
-    /// default: found, and an error where several encoders could be meant.
+    /// Prefix of the encoder's names in the checkpoint, such as `module.encoder_q`; default: detected, with an error
+    /// if several encoders are possible.
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
     /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
-    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2; default: as the checkpoint says or shows.
+    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2; default: from the checkpoint's metadata or shapes.
     #[arg(long, value_name = "A")]
     arch: Option<Arch>,
     /// Also write the projection head, as `stem.fc.*`, the way MoCo's script does; Detectron2 does not
@@ -89,7 +89,7 @@ struct ImportArgs {
     /// The safetensors file to write.
     out: PathBuf,
     /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
-    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2; default: as names and shapes show.
+    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2; default: from names and shapes.
     #[arg(long, value_name = "A")]
     arch: Option<Arch>,
     /// Replace OUT.safetensors where it exists.
@@ -99,9 +99,9 @@ struct ImportArgs {
 
 /// Check that Detectron2 would load every array of a pickle.
 ///
-/// Always: the outer dictionary, names, shapes, types and values, without Python. Where Python can import
-/// detectron2: its own checkpointer loads the pickle into the detector of the YAML, and every tensor is
-/// compared. The result says which of the two was done.
+/// Always: the outer dictionary, names, shapes, types and values, without Python. Where Python can import detectron2:
+/// its own checkpointer loads the pickle into the detector of the YAML, and every tensor is compared. The result says
+/// which of the two was done.
 #[derive(Debug, clap::Args)]
 struct VerifyArgs {
     /// The pickle.
@@ -110,13 +110,13 @@ struct VerifyArgs {
     #[arg(long, value_name = "YAML")]
     config: Option<PathBuf>,
     /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
-    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2; default: as names and shapes show.
+    /// resnext101_64x4d, wide_resnet50_2 or wide_resnet101_2; default: from names and shapes.
     #[arg(long, value_name = "A")]
     arch: Option<Arch>,
     /// Interpreter that has detectron2; default: the variable OCCLUDE_PYTHON, else python3.
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
-    /// Fail where Detectron2 cannot be imported; default: check the structure only and say so.
+    /// Fail if Detectron2 cannot be imported; default: check the structure only and report that.
     #[arg(long)]
     require_detectron2: bool,
     /// Print one JSON object instead of text.
@@ -126,7 +126,7 @@ struct VerifyArgs {
 
 /// Write the Python script that trains and evaluates detectors with what `convert` wrote.
 ///
-/// The path is printed on stdout; `python OUT.py --help` tells the rest.
+/// The path is printed on stdout; `python OUT.py --help` explains the rest.
 #[derive(Debug, clap::Args)]
 struct DriverArgs {
     /// The file to write, or a folder, which gets `train_detector.py`.
@@ -137,12 +137,13 @@ struct DriverArgs {
     force: bool,
 }
 
-/// Write boxes of what a model's saliency maps show, as COCO annotations: a detector of objects without classes can be
-/// trained with them, and nobody has labelled anything.
+/// Write boxes of what a model's saliency maps show, as COCO annotations: a class-agnostic object detector can be
+/// trained with them, without any labels.
 ///
-/// Each picture is seen whole (squashed to the model's size; of one longer than 4:1 the middle). Connected parts of the map's
-/// foreground become annotations of one category `object`, with box, mask (compressed RLE), area and a score, the mean
-/// of the map inside, scaled to 0..1. Broken pictures are told and left out. The path is printed on stdout.
+/// Each picture is seen whole (squashed to the model's size; of one longer than 4:1 the middle). Connected parts of
+/// the map's foreground become annotations of one category `object`, with box, mask (compressed RLE), area and a
+/// score, the mean of the map inside, scaled to 0..1. Broken pictures are reported and skipped. The path is printed on
+/// stdout.
 #[derive(Debug, clap::Args)]
 struct PseudoBoxesArgs {
     /// Folder of pictures, flat or with sub-folders; names in the file are relative to it.
@@ -153,17 +154,18 @@ struct PseudoBoxesArgs {
     /// The JSON to write.
     #[arg(short, long, value_name = "JSON")]
     out: PathBuf,
-    /// Cells at or above this many standard deviations from the map's mean are foreground, -100 to 100; default: as the
-    /// model says, -0.6 where it says nothing.
+    /// Cells at or above this many standard deviations from the map's mean are foreground, -100 to 100; default: the
+    /// model's own, or -0.6 if it has none.
     #[arg(long, value_name = "D", allow_hyphen_values = true, value_parser = deviations)]
     threshold: Option<f64>,
-    /// Parts that cover less than this share of the picture, 0 to 1, are left out.
+    /// Parts that cover less than this share of the picture, 0 to 1, are skipped.
     #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = share)]
     min_area: f64,
-    /// Around what the map shows, or as many and as large in the middle of each picture: the baseline.
+    /// Boxes around what the map shows, or as many and as large ones in the middle of each picture, as a baseline.
     #[arg(long, value_enum, value_name = "B", default_value_t = Boxes::Map)]
     boxes: Boxes,
-    /// Give the map the picture's edges before boxes are taken, by the guided filter that the server's `refine=true` has.
+    /// Align the map with the picture's edges before boxes are taken, by the guided filter of the server's
+    /// `refine=true`.
     #[arg(long)]
     refine: bool,
     /// Replace an existing file; never the model or a picture.

@@ -40,7 +40,7 @@ pub enum Error {
         arch: Arch,
     },
     /// The checkpoint's preprocessing contract cannot be understood.
-    #[error("the preprocessing contract of `{path}` cannot be read: {reason}", path = path.display())]
+    #[error("cannot read the preprocessing contract of `{path}`: {reason}", path = path.display())]
     Contract {
         /// The checkpoint.
         path: PathBuf,
@@ -57,7 +57,7 @@ pub enum Error {
     },
     /// Names of Caffe2, whose weights are another network's.
     #[error(
-        "`{path}` has Caffe2's names (`{name}`): such weights take BGR pixels that are not divided, stride in the 1x1 convolutions and have no batch statistics, so that torchvision's network would compute something else with them; hint: Detectron2 itself trains from them",
+        "`{path}` has Caffe2's names (`{name}`): such weights take BGR pixels that are not divided, stride in the 1x1 convolutions and have no batch statistics, so torchvision's network would compute something else with them; hint: Detectron2 itself can train from them",
         path = path.display()
     )]
     Caffe2 {
@@ -77,7 +77,7 @@ pub enum Error {
     },
     /// A detector that takes pixels in another way than torchvision's network.
     #[error(
-        "`{path}` takes pixels of mean {mean:?} and standard deviation {std:?}: BGR, or not divided by the deviation, which the preprocessing contract cannot say",
+        "`{path}` takes pixels of mean {mean:?} and standard deviation {std:?}: BGR, or not divided by the deviation, which the preprocessing contract cannot express",
         path = path.display()
     )]
     Pixels {
@@ -98,7 +98,7 @@ pub enum Error {
     },
     /// A network that Detectron2's detectors cannot stand on.
     #[error(
-        "{arch} is a vision transformer, and the files that are written here are for Detectron2's ResNet detectors; hint: ViTDet, in its project folder, takes timm's names: `occlude-export torch`; or take boxes from its maps: `occlude-detectron pseudo-boxes`"
+        "{arch} is a vision transformer, and the files written here are for Detectron2's ResNet detectors; hint: ViTDet, in its project folder, takes timm's names: `occlude-export torch`; or take boxes from its maps: `occlude-detectron pseudo-boxes`"
     )]
     Transformer {
         /// It.
@@ -149,7 +149,7 @@ pub enum Error {
         reason: io::Error,
     },
     /// A checkpoint, and no pickle of arrays.
-    #[error("`{path}` is {format}, not a pickle of numpy arrays; hint: `occlude-detectron convert` makes one of it", path = path.display())]
+    #[error("`{path}` is {format}, not a pickle of numpy arrays; hint: `occlude-detectron convert` turns it into one", path = path.display())]
     NoPickle {
         /// The file.
         path: PathBuf,
@@ -157,7 +157,7 @@ pub enum Error {
         format: Format,
     },
     /// The settings to verify with do not exist.
-    #[error("`{path}` does not exist or is no file; hint: `--config` takes the YAML that `convert` wrote", path = .0.display())]
+    #[error("`{path}` does not exist or is not a file; hint: `--config` takes the YAML that `convert` wrote", path = .0.display())]
     NoConfig(PathBuf),
     /// There are no pictures.
     #[error(transparent)]

@@ -69,7 +69,7 @@ impl Settings {
         }
         say("WEIGHTS is relative to the folder that training starts in.".into());
         if recipe.row().head == Head::C4 {
-            say("Res5ROIHeadsExtraNorm is Res5ROIHeads with one more normalisation behind res5; the training script has".into());
+            say("Res5ROIHeadsExtraNorm is Res5ROIHeads with one more normalisation after res5; the training script has".into());
             say("to register it, as that of `occlude-detectron driver` does.".into());
         }
         if norm != Norm::Bn {

@@ -81,7 +81,7 @@ fn outside(pickle: &Pickle<'_>) -> (Vec<String>, Option<&'static str>) {
     let foreign = foreign_globals(pickle);
     let unloadable = match (foreign.is_empty(), problems.is_empty()) {
         (false, _) => Some("the pickle refers to more than arrays, and Python would execute it"),
-        (true, false) => Some("the outer dictionary is wrong"),
+        (true, false) => Some("the outer dictionary is invalid"),
         (true, true) => None,
     };
     problems.extend(foreign.into_iter().map(|global| {
@@ -95,14 +95,15 @@ fn outer_dictionary(pickle: &Pickle<'_>) -> Vec<String> {
     let root = pickle.root();
     let mut problems = Vec::new();
     if root.get("model").and_then(Node::entries).is_none() {
-        problems.push("it has no dictionary `model`: Detectron2 takes the file for one of Caffe2".to_owned());
+        problems.push("it has no dictionary `model`: Detectron2 takes the file for a Caffe2 one".to_owned());
     }
     if root.get("__author__").and_then(Node::as_str).is_none() {
-        problems.push("it has no text `__author__`: Detectron2 takes the file for one of Caffe2".to_owned());
+        problems.push("it has no text `__author__`: Detectron2 takes the file for a Caffe2 one".to_owned());
     }
     if root.get("matching_heuristics").and_then(Node::as_bool) != Some(true) {
         problems.push(
-            "`matching_heuristics` is not True: Detectron2 matches no bare name to a detector's".to_owned(),
+            "`matching_heuristics` is not True: Detectron2 does not match bare names to a detector's"
+                .to_owned(),
         );
     }
     problems
@@ -137,7 +138,11 @@ fn arrays(
             .map(|m| format!("`{}`: expected the shape {:?}, got {:?}", theirs(&m.name), m.expected, m.got)),
     );
     problems.extend(
-        matched.report.unused.iter().map(|name| format!("`{}` is no part of {}", theirs(name), matched.arch)),
+        matched
+            .report
+            .unused
+            .iter()
+            .map(|name| format!("`{}` is not part of {}", theirs(name), matched.arch)),
     );
     for param in Graph::new(matched.arch).params() {
         let Some(tensor) = named.encoder.get(&param.name) else { continue };
@@ -148,7 +153,7 @@ fn arrays(
         problems.extend(value_problem(path, param.kind, tensor)?);
     }
     let (head, others): (Vec<_>, Vec<_>) = named.others.iter().partition(|name| name.starts_with("stem.fc."));
-    problems.extend(others.iter().map(|name| format!("`{name}` is no name of an encoder")));
+    problems.extend(others.iter().map(|name| format!("`{name}` is not a name of an encoder")));
     Ok((matched.arch, head.into_iter().map(str::to_owned).collect()))
 }
 
@@ -164,7 +169,7 @@ fn value_problem(path: &Path, kind: ParamKind, tensor: &Tensor<'_>) -> Result<Op
     Ok(match check_values(path, kind, tensor) {
         Ok(()) => None,
         Err(CheckpointError::Value { value, count, reason: BadValue::NotFinite, .. }) => {
-            Some(format!("`{name}` holds values that are no numbers ({count}, the first is {value})"))
+            Some(format!("`{name}` holds values that are not finite ({count}, the first is {value})"))
         }
         Err(CheckpointError::Value { value, count, .. }) => {
             Some(format!("`{name}` holds negative variances ({count}, the first is {value})"))

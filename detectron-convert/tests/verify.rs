@@ -60,13 +60,13 @@ fn one_wrong_thing_each() {
     });
     assert!(dtype.contains("expected the type F32, got F16"), "{dtype}");
     let infinite = problem(|t| common::fill(common::tensor(t, name), f32::NAN));
-    assert!(infinite.contains("no numbers"), "{infinite}");
+    assert!(infinite.contains("not finite"), "{infinite}");
     let negative = problem(|t| common::fill(common::tensor(t, "res3.1.conv2.norm.running_var"), -1.0));
     assert!(negative.contains("negative variances"), "{negative}");
     let other = problem(|t| t.push(TensorOut::f32("queue", [1], &[1.0])));
-    assert!(other.contains("`queue` is no name of an encoder"), "{other}");
+    assert!(other.contains("`queue` is not a name of an encoder"), "{other}");
     let block = problem(|t| t.push(TensorOut::f32("res3.9.conv2.norm.bias", [1], &[1.0])));
-    assert!(block.contains("is no part of resnet18"), "{block}");
+    assert!(block.contains("is not part of resnet18"), "{block}");
 }
 
 #[test]

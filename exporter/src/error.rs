@@ -44,7 +44,7 @@ pub enum Error {
     },
     /// A value that is no number, or became infinite when it was converted.
     #[error(
-        "`{name}` would hold {value} in the model, and everything behind it be no number; hint: `occlude-export inspect` shows the checkpoint's values, and `--no-fold` keeps batch normalisation apart"
+        "`{name}` would hold {value} in the model, and everything after it would be NaN or infinite; hint: `occlude-export inspect` shows the checkpoint's values, and `--no-fold` keeps batch normalisation separate"
     )]
     NotFinite {
         /// The initialiser, named like the parameter.
@@ -54,7 +54,7 @@ pub enum Error {
     },
     /// A weight that fp16 cannot hold.
     #[error(
-        "`{name}` holds {value}, and the largest number of fp16 is {limit}; hint: `--precision fp32`",
+        "`{name}` holds {value}, but the largest number of fp16 is {limit}; hint: `--precision fp32`",
         limit = half::f16::MAX
     )]
     HalfOverflow {
@@ -64,7 +64,7 @@ pub enum Error {
         value: f32,
     },
     /// A layer whose output is too large for the model's numbers.
-    #[error("`{layer}` answers the golden picture with {value}{}", too_large(*limit))]
+    #[error("`{layer}` gives {value} for the golden picture{}", too_large(*limit))]
     Activation {
         /// The first such layer.
         layer: String,
@@ -102,7 +102,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// No projection head that can be read.
-    #[error("`{}` has no projection head that can be read: {reason}", .path.display())]
+    #[error("cannot read the projection head of `{}`: {reason}", .path.display())]
     Projection {
         /// The checkpoint.
         path: PathBuf,
@@ -180,8 +180,8 @@ fn folder_hint(path: &std::path::Path) -> &'static str {
 /// Why a value is too large, and what to do.
 fn too_large(limit: f32) -> String {
     if limit < f32::MAX {
-        format!(", and the largest number of fp16 is {limit}; hint: `--precision fp32`")
+        format!(", but the largest number of fp16 is {limit}; hint: `--precision fp32`")
     } else {
-        ": the weights do not work with this preprocessing; hint: see --mean and --std, and whether the checkpoint is the right one".to_owned()
+        ": the weights do not work with this preprocessing; hint: check --mean and --std, and whether this is the right checkpoint".to_owned()
     }
 }

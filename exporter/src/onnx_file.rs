@@ -122,7 +122,7 @@ impl OnnxFile {
     /// [`Error::Foreign`] where one is something else.
     pub fn outputs(&self) -> Result<Vec<OutputKind>, Error> {
         let (_, outputs) = self.ports();
-        let kind = |port: &Port| port.name.parse().map_err(|_| self.foreign("outputs that are all known"));
+        let kind = |port: &Port| port.name.parse().map_err(|_| self.foreign("known set of outputs"));
         outputs.iter().map(kind).collect()
     }
 
@@ -134,7 +134,7 @@ impl OnnxFile {
         let metadata = self.metadata();
         let Some(text) = metadata.get(key::SALIENCY) else { return Ok(Making::SUM) };
         let known = serde_json::from_str::<Making>(text).ok().filter(|m| (2..=5).contains(&m.stage));
-        known.ok_or_else(|| self.foreign("a saliency map whose rule is known"))
+        known.ok_or_else(|| self.foreign("known rule for its saliency map"))
     }
 
     /// What of a vision transformer's tokens the embedding is; files of others say nothing.
@@ -145,7 +145,7 @@ impl OnnxFile {
         let metadata = self.metadata();
         let Some(name) = metadata.get(key::POOL) else { return Ok(Pool::default()) };
         let known = Pool::ALL.into_iter().find(|pool| pool.name() == *name);
-        known.ok_or_else(|| self.foreign("an embedding whose pooling is known"))
+        known.ok_or_else(|| self.foreign("known pooling for its embedding"))
     }
 
     /// `fp32`, `fp16` or `int8`; files of the first versions say nothing and are `fp32`.

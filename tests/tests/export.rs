@@ -161,7 +161,7 @@ fn verify_finds_a_wrong_golden_answer() {
     assert!(number(&verify(&model).ok().json()["golden"], "cosine") > 0.9999);
     let said = verify(&changed);
     assert_eq!(said.code, 3, "{}", said.stderr);
-    assert!(said.stderr.contains("golden picture is not answered"), "{}", said.stderr);
+    assert!(said.stderr.contains("does not reproduce the outputs of its golden picture"), "{}", said.stderr);
 }
 
 #[test]

@@ -168,7 +168,7 @@ fn what_does_not_go_is_refused_with_what_does() {
     let detectron = tool("occlude-detectron", "convert @/vit.safetensors @/vit.pkl");
     assert!(detectron.code == 1 && detectron.stderr.contains("pseudo-boxes"), "{}", detectron.stderr);
     let size = tool("occlude-export", "onnx @/vit.safetensors @/x.onnx --image-size 30");
-    assert!(size.code == 1 && size.stderr.contains("no multiple of the patch"), "{}", size.stderr);
+    assert!(size.code == 1 && size.stderr.contains("not a multiple of the patch"), "{}", size.stderr);
     let stage = tool("occlude-export", "onnx @/vit.safetensors @/x.onnx --saliency-stage 3");
     assert!(stage.code == 1 && stage.stderr.contains("--saliency-tap"), "{}", stage.stderr);
     assert!(!Path::new(&at("x.onnx")).exists());

@@ -52,7 +52,7 @@ impl<'f> Arrays<'f> {
         };
         match parts {
             Some(parts) => self.array(&parts).map(Some),
-            None => Ok(Some(Found::Skipped("its state is not one that numpy writes".into()))),
+            None => Ok(Some(Found::Skipped("its state is not in the form that numpy writes".into()))),
         }
     }
 
@@ -60,18 +60,18 @@ impl<'f> Arrays<'f> {
         let skipped = |reason: &str| Ok(Found::Skipped(reason.to_owned()));
         let shape = parts.shape.items().filter(|s| s.len() <= MAX_RANK);
         let shape = shape.and_then(|s| s.map(Node::as_usize).collect::<Option<Vec<_>>>());
-        let Some(shape) = shape else { return skipped("its shape is no tuple of sizes") };
-        let Some((dtype, swapped)) = dtype(parts.dtype) else { return skipped("its type is not read here") };
-        let Some(data) = data(parts.data) else { return skipped("its data is no bytes") };
+        let Some(shape) = shape else { return skipped("its shape is not a tuple of sizes") };
+        let Some((dtype, swapped)) = dtype(parts.dtype) else { return skipped("its type is not supported") };
+        let Some(data) = data(parts.data) else { return skipped("its data is not bytes") };
         let (storage, len) = match data {
             Data::Raw(bytes) => (self.raw(bytes)?, bytes.len()),
             Data::Text(text) => match self.latin1(text)? {
                 Some(decoded) => decoded,
-                None => return skipped("its data is no bytes"),
+                None => return skipped("its data is not bytes"),
             },
         };
         if dtype.bytes_of(&shape) != Some(len) {
-            return skipped("its data is not as long as its shape asks");
+            return skipped("its data does not have the length that its shape requires");
         }
         let layout = layout(&shape, parts.fortran);
         Ok(Found::Tensor(TensorSpec { dtype, shape, storage, layout, swapped }))

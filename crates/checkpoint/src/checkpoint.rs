@@ -155,7 +155,7 @@ fn map(path: &Path) -> Result<Mmap, Error> {
     if !metadata.is_file() {
         let looks = match metadata.is_dir() {
             true => "it is a folder; hint: name the checkpoint file in it",
-            false => "it is no regular file, which could be mapped into memory",
+            false => "it is not a regular file, which is needed to map it into memory",
         };
         return Err(Error::Unrecognised { path: path.to_owned(), looks });
     }

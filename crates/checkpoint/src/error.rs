@@ -23,7 +23,7 @@ pub enum Error {
         reason: io::Error,
     },
     /// The content is no checkpoint format that is read here.
-    #[error("`{path}` is no checkpoint that can be read: {looks}", path = path.display())]
+    #[error("cannot read `{path}` as a checkpoint: {looks}", path = path.display())]
     Unrecognised {
         /// The file.
         path: PathBuf,
@@ -77,7 +77,7 @@ pub enum Error {
     },
     /// The configuration beside the file is of a network that only looks like one of ours.
     #[error(
-        "`{path}` has `{setting}`: {what}, which is not supported and which the weights alone do not show",
+        "`{path}` has `{setting}`: {what}, which is not supported and does not show in the weights alone",
         path = path.display()
     )]
     Setting {
@@ -137,12 +137,12 @@ pub enum Error {
 pub enum BadValue {
     /// Infinite or no number, in single precision.
     #[error(
-        "all that is computed from it would be no number; hint: the training has diverged or the file is damaged, take an earlier checkpoint"
+        "everything computed from it would be NaN or infinite; hint: the training has diverged or the file is damaged, use an earlier checkpoint"
     )]
     NotFinite,
     /// A running variance below zero.
     #[error(
-        "a variance is never negative; hint: the file is damaged, or its statistics were rounded to below zero: set those to 0 in PyTorch and save it again"
+        "a variance is never negative; hint: the file is damaged, or its statistics were rounded below zero: set those to 0 in PyTorch and save it again"
     )]
     Negative,
 }
@@ -211,19 +211,19 @@ pub enum ZipError {
     #[error("record `{0}` overlaps the one before it, which `torch.save` never writes")]
     Overlap(String),
     /// A record that would be unpacked somewhere else.
-    #[error("record `{0}` names a place outside of the archive")]
+    #[error("record `{0}` points outside the archive")]
     Path(String),
     /// A record with a password.
     #[error("record `{0}` is encrypted")]
     Encrypted(String),
     /// A record that does not lie in the file.
-    #[error("record `{0}` reaches past its place in the file or has no header: truncated or damaged")]
+    #[error("record `{0}` extends past its place in the file or has no header: truncated or damaged")]
     Outside(String),
     /// A zip archive of something else.
     #[error("the zip archive has no `data.pkl`, so `torch.save` did not write it")]
     NoPickle,
     /// Several checkpoints in one archive.
-    #[error("the zip archive has several `data.pkl`")]
+    #[error("the zip archive has several records `data.pkl`")]
     TwoPickles,
 }
 
@@ -282,7 +282,7 @@ pub enum StateError {
         bytes: usize,
     },
     /// A tensor whose description has the wrong form.
-    #[error("a tensor is not described the way `torch.save` does")]
+    #[error("a tensor is not described the way `torch.save` does it")]
     BadTensor,
     /// More than any checkpoint has.
     #[error("the file has more than {limit} {what}")]
@@ -324,7 +324,7 @@ pub enum SafetensorsError {
     #[error("bad header: {0}")]
     Header(serde_json::Error),
     /// A tensor's byte range and its shape disagree.
-    #[error("tensor `{name}` of shape {shape:?} and type {dtype} cannot take the bytes {begin}..{end}")]
+    #[error("tensor `{name}` of shape {shape:?} and type {dtype} cannot occupy the bytes {begin}..{end}")]
     Size {
         /// The tensor.
         name: String,

@@ -158,7 +158,7 @@ impl<'r, 'p, 'a> Walk<'r, 'p, 'a> {
             match self.node(node, At { outer: false, beside: true }) {
                 Err(FormatError::State(error @ StateError::TooLarge { .. })) => {
                     self.within.clear();
-                    let (mut name, reason) = (path.join("."), format!("it was left out: {error}"));
+                    let (mut name, reason) = (path.join("."), format!("it was skipped: {error}"));
                     name.truncate(name.floor_char_boundary(MAX_NAME));
                     if self.index.skipped.len() < MAX_TENSORS {
                         self.index.skipped.push(Skipped { name, reason });

@@ -69,7 +69,7 @@ pub fn match_encoder(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<E
     let (found, mut report) = compare(arch, &present);
     let own = checkpoint.metadata().contains_key(meta::ARCH);
     report.assumed = (small && layout.naming != Naming::Unpooled && !own).then(|| {
-        "a stem of stride 1 without pooling, as small pictures want it, which the file does not say"
+        "a stem of stride 1 without pooling, as for small pictures, which the file does not specify"
             .to_owned()
     });
     (report.surplus, report.unused) = left_over(keys.read(), &layout, arch, &found);

@@ -24,7 +24,7 @@ impl FromStr for ProjectionHead {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (prefix, layers) = text.split_once(": ").ok_or_else(|| format!("`{text}` names no prefix"))?;
+        let (prefix, layers) = text.split_once(": ").ok_or_else(|| format!("`{text}` has no prefix"))?;
         Ok(Self { prefix: prefix.to_owned(), mlp: layers.parse()? })
     }
 }

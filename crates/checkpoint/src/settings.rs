@@ -23,9 +23,9 @@ const SETTINGS: [(&str, &str, &str); 3] = [
     (
         "downsample_in_bottleneck",
         "false",
-        "its bottleneck blocks stride in their first 1x1 convolution (ResNet v1), not in the 3x3 one",
+        "its bottleneck blocks have their stride in the first 1x1 convolution (ResNet v1), not in the 3x3 one",
     ),
-    ("downsample_in_first_stage", "false", "its first stage strides as well"),
+    ("downsample_in_first_stage", "false", "its first stage has a stride as well"),
     ("hidden_act", "\"relu\"", "its activation is not ReLU"),
 ];
 

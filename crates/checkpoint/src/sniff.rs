@@ -36,7 +36,7 @@ fn looks_like_pickle(file: &[u8]) -> bool {
 const OTHERS: [(&[u8], &str); 9] = [
     (
         b"version https://git-lfs",
-        "it is a pointer of git-lfs, not the file itself; hint: run `git lfs pull` where it came from",
+        "it is a git-lfs pointer, not the file itself; hint: run `git lfs pull` where it came from",
     ),
     (b"<!DOCTYPE", "it is a web page; hint: the download needs another address or a login"),
     (b"<!doctype", "it is a web page; hint: the download needs another address or a login"),

@@ -19,7 +19,7 @@ pub(crate) enum Stream<'s> {
 impl Stream<'_> {
     /// Its first bytes.
     pub(crate) fn head(&self, len: usize) -> Result<Vec<u8>, FormatError> {
-        let no_bytes = || FormatError::from(StateError::Legacy("a storage in it is no bytes"));
+        let no_bytes = || FormatError::from(StateError::Legacy("a storage in it is not bytes"));
         match self {
             Self::Raw(bytes, _) => Ok(bytes.get(..len.min(bytes.len())).unwrap_or_default().to_vec()),
             Self::Decoded(bytes) => Ok(bytes.get(..len.min(bytes.len())).unwrap_or_default().to_vec()),

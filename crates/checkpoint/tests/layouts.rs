@@ -188,7 +188,7 @@ fn tensors_that_are_not_read_are_named_where_they_are_missed() {
             "xla",
             ["118 matched, 2 missing", "_rebuild_device_tensor_from_cpu_tensor", "hint: move it to the CPU"],
         ),
-        ("xla", ["118 matched, 2 missing", "_rebuild_device_tensor_from_numpy", "a tensor of XLA"]),
+        ("xla", ["118 matched, 2 missing", "_rebuild_device_tensor_from_numpy", "a tensor on XLA"]),
     ] {
         let message = refused(name).to_string();
         for part in parts {
@@ -201,7 +201,7 @@ fn tensors_that_are_not_read_are_named_where_they_are_missed() {
 #[test]
 fn a_trainer_is_walked_as_far_as_it_makes_sense() {
     let checkpoint = open("trainer.pth");
-    let left_out: Vec<_> = checkpoint.skipped().iter().filter(|s| s.reason.contains("left out")).collect();
+    let left_out: Vec<_> = checkpoint.skipped().iter().filter(|s| s.reason.contains("was skipped")).collect();
     assert!(left_out.iter().any(|s| s.name == "trainer" && s.reason.contains("64 levels")), "{left_out:?}");
     assert_eq!(checkpoint.names().filter(|name| !name.starts_with("trainer.")).count(), 120);
     // No tensors, no trace.
@@ -247,7 +247,7 @@ fn other_networks_are_not_taken_for_one_of_ours() {
             ["squeeze-and-excitation (SE-ResNet), which is not supported", "`layer1.0.se.fc1.weight`"],
         ),
         ("small_wide", ["a 3x3 first convolution, as for CIFAR", "neither `resnet18-small` nor"]),
-        ("no_pool", ["a ResNet without pooling behind a stem", "`f.`"]),
+        ("no_pool", ["a ResNet without pooling after a stem", "`f.`"]),
         ("blurred", ["anti-aliased", "which is not supported"]),
         ("pooled", ["a ResNet-D: its shortcuts are pooled", "which is not supported"]),
         ("clip", ["CLIP's ResNet", "which is not supported"]),

@@ -32,7 +32,7 @@ pub struct Golden {
 #[non_exhaustive]
 pub enum GoldenError {
     /// Some of the properties are there, another one is not.
-    #[error("`{key}` is missing, but other golden data is there")]
+    #[error("`{key}` is missing, but other golden data is present")]
     Missing {
         /// The one that is not.
         key: &'static str,

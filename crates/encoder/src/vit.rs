@@ -222,7 +222,7 @@ impl Vit {
                 } else if let Ok(side) = part.parse() {
                     *image = side;
                 } else {
-                    return Err(format!("`{part}` is unknown"));
+                    return Err(format!("unknown part `{part}`"));
                 }
             }
         }
@@ -288,7 +288,7 @@ mod tests {
             ("vit_mini_patch16_224", "like `vit_small_patch16_224`"),
             ("vit_small_patch0_224", "a patch of 0: expected 1 to 128"),
             ("vit_small_patch16_100", "patches of 16 pixels do not fill 100"),
-            ("vit_small_patch16_clip_224", "`clip` is unknown"),
+            ("vit_small_patch16_clip_224", "unknown part `clip`"),
             ("vit_32x2x5_patch8_32", "5 heads do not divide a width of 32"),
             ("vit_99999x2x3_patch8_32", "a width of 99999"),
             ("vit_small_patch16_0", "a grid of 0"),

@@ -17,7 +17,7 @@ const VARIABLE: &str = "ORT_DYLIB_PATH";
 pub enum LibraryError {
     /// Nowhere to be found.
     #[error(
-        "no ONNX Runtime library; hint: `pip install onnxruntime` beside an installed wheel of Occlude, `cargo xtask setup` in a checkout, or set {VARIABLE} to libonnxruntime.so (looked for {})",
+        "no ONNX Runtime library; hint: `pip install onnxruntime` alongside an installed wheel of Occlude, `cargo xtask setup` in a checkout, or set {VARIABLE} to libonnxruntime.so (looked for {})",
         .looked.iter().map(|p| format!("`{}`", p.display())).collect::<Vec<_>>().join(", ")
     )]
     Missing {

@@ -19,7 +19,7 @@ pub enum Error {
         op: u8,
     },
     /// A protocol of the future.
-    #[error("pickle protocol {got} at byte {at}: protocols 0 to 5 are read")]
+    #[error("pickle protocol {got} at byte {at}: protocols 0 to 5 are supported")]
     Protocol {
         /// Offset.
         at: usize,
@@ -27,7 +27,7 @@ pub enum Error {
         got: u8,
     },
     /// Instructions that refer to something outside of the file.
-    #[error("pickle instruction {op} at byte {at} refers to {what}, which the file does not hold")]
+    #[error("pickle instruction {op} at byte {at} refers to {what}, which the file does not contain")]
     External {
         /// Offset.
         at: usize,

@@ -127,7 +127,7 @@ impl Ann {
 
     /// Writes the index to a file.
     pub(crate) fn save(&self, path: &Path) -> Result<Shape, String> {
-        let path = path.to_str().ok_or("the path is no UTF-8")?;
+        let path = path.to_str().ok_or("the path is not UTF-8")?;
         self.index.save(path).map_err(|e| e.to_string())?;
         Ok(Shape { dim: self.index.dimensions(), rows: self.len(), upto: self.upto })
     }
@@ -135,7 +135,7 @@ impl Ann {
     /// Reads a file that this code wrote: who calls has made sure that it did, bit for bit, for the library
     /// trusts what it reads.
     pub(crate) fn load(path: &Path, shape: &Shape) -> Result<Self, String> {
-        let name = path.to_str().ok_or("the path is no UTF-8")?;
+        let name = path.to_str().ok_or("the path is not UTF-8")?;
         let mut ann = Self::new(shape.dim, 0)?;
         ann.index.load(name).map_err(|e| e.to_string())?;
         let found = Shape { dim: ann.index.dimensions(), rows: ann.len(), upto: shape.upto };

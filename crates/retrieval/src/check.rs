@@ -54,7 +54,7 @@ pub(crate) fn at_most(what: &str, found: usize, most: usize) -> Result<()> {
 
 /// The target of a search, scaled to length 1.
 pub(crate) fn target(vector: &[f32], dim: usize) -> Result<Vec<f32>> {
-    scaled("the vector looked for", vector, dim)
+    scaled("the query vector", vector, dim)
 }
 
 fn scaled(whose: &str, vector: &[f32], dim: usize) -> Result<Vec<f32>> {

@@ -98,7 +98,7 @@ impl Database {
             Error::Database { path, reason }
                 if reason.sqlite_error_code() == Some(ErrorCode::NotADatabase) =>
             {
-                Error::Foreign { path, reason: "it is no SQLite database".to_owned() }
+                Error::Foreign { path, reason: "it is not an SQLite database".to_owned() }
             }
             other => other,
         })?;
@@ -443,7 +443,7 @@ fn failed(path: &Path, reason: rusqlite::Error) -> Error {
     let path = path.to_owned();
     match reason.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => {
-            Error::Full { reason: format!("no room for `{}`: {reason}", path.display()) }
+            Error::Full { reason: format!("no space for `{}`: {reason}", path.display()) }
         }
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             Error::Corrupt { path, reason: reason.to_string() }

@@ -48,13 +48,13 @@ pub enum Error {
         id: String,
     },
     /// A name that is taken.
-    #[error("collection `{name}` exists already")]
+    #[error("collection `{name}` already exists")]
     Exists {
         /// As asked.
         name: String,
     },
     /// A name that no collection can have.
-    #[error("`{name}` is no name of a collection; hint: 1 to 64 of a-z, 0-9, `_` and `-`")]
+    #[error("`{name}` is not a valid collection name; hint: use 1 to 64 of a-z, 0-9, `_` and `-`")]
     Name {
         /// As asked, shortened.
         name: String,
@@ -100,9 +100,9 @@ pub enum Error {
     },
     /// A collection of a release without identities, whose vectors may be of any precision.
     #[error(
-        "collection `{collection}` was made by a release that noted weights and preprocessing of its model (fingerprint \
-         `{fingerprint}`), but not its precision; hint: say once which model filled it, by PUT with `\"adopt\": true` or \
-         by `occlude-serve index --adopt`, or fill a new collection"
+        "collection `{collection}` was made by a release that recorded weights and preprocessing of its model \
+         (fingerprint `{fingerprint}`), but not its precision; hint: declare once which model filled it, by PUT with \
+         `\"adopt\": true` or by `occlude-serve index --adopt`, or fill a new collection"
     )]
     Unidentified {
         /// The collection.
@@ -139,7 +139,7 @@ pub enum Error {
         reason: rusqlite::Error,
     },
     /// A file of another program in the database's place.
-    #[error("`{}` is no store of vectors: {reason}", .path.display())]
+    #[error("`{}` is not a vector store: {reason}", .path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -160,7 +160,7 @@ pub enum Error {
         known: i64,
     },
     /// A database that is damaged.
-    #[error("`{}` is damaged: {reason}; hint: put a copy back, or salvage it with sqlite3's `.recover`", .path.display())]
+    #[error("`{}` is damaged: {reason}; hint: restore a copy, or salvage it with sqlite3's `.recover`", .path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,

@@ -230,7 +230,7 @@ impl Parser {
         let Some(key) = object.get("key") else {
             return self.filter(value, at, depth + 1).map(Clause::Filter);
         };
-        let key = key.as_str().ok_or_else(|| bad(at, "`key` is no string"))?;
+        let key = key.as_str().ok_or_else(|| bad(at, "`key` is not a string"))?;
         short("`key`", key, at)?;
         let mut others = object.iter().filter(|(name, _)| *name != "key");
         let (Some((name, value)), None) = (others.next(), others.next()) else {
@@ -264,7 +264,7 @@ impl Parser {
         match value {
             Value::String(text) => short("the string", text, at)?,
             Value::Number(_) | Value::Bool(_) => {}
-            _ => return Err(bad(at, "expected a string, a number or a truth value")),
+            _ => return Err(bad(at, "expected a string, a number or a boolean")),
         }
         Ok(value.clone())
     }

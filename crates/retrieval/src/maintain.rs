@@ -127,7 +127,8 @@ pub(crate) fn save_all(store: &Store, done: &mut Maintained, part: usize) {
 fn save(store: &Store, collection: &Arc<Collection>) -> std::result::Result<(), String> {
     let uid = collection.stored.uid;
     let temporary = store.dir.join(format!("{PREFIX}{uid}.tmp"));
-    let shape = read(&collection.ann).as_ref().map(|ann| ann.save(&temporary)).ok_or("there is none")??;
+    let shape =
+        read(&collection.ann).as_ref().map(|ann| ann.save(&temporary)).ok_or("there is no index")??;
     let (bytes, sha256) = digest(&temporary, true).map_err(|e| e.to_string())?;
     let file = format!("{PREFIX}{uid}-{}{ENDING}", sha256.get(..16).unwrap_or_default());
     let rows = shape.rows;
@@ -207,10 +208,10 @@ fn load(store: &Store, collection: &Collection, cache: &Cache) -> std::result::R
     let path = store.dir.join(&cache.file);
     let bytes = std::fs::metadata(&path).map_err(|e| e.to_string())?.len();
     if cache.format != ann::format() || bytes != cache.bytes || cache.shape.dim != collection.dim() {
-        return Err("written otherwise".to_owned());
+        return Err("written in another format".to_owned());
     }
     if digest(&path, false).map_err(|e| e.to_string())? != (cache.bytes, cache.sha256.clone()) {
-        return Err("changed since".to_owned());
+        return Err("changed since it was written".to_owned());
     }
     Ann::load(&path, &cache.shape)
 }

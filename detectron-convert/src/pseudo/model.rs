@@ -77,7 +77,7 @@ impl Model {
         let outputs =
             encoder::run(&mut self.session, self.input, &self.contract, pictures).map_err(&failed)?;
         let wrong = |what: String| Error::Model { path: self.path.clone(), what };
-        let output = outputs.get(name).ok_or_else(|| wrong(format!("it gave no `{name}`")))?;
+        let output = outputs.get(name).ok_or_else(|| wrong(format!("it returned no `{name}`")))?;
         let (shape, values) = output.try_extract_tensor::<f32>().map_err(&failed)?;
         let sides: Vec<usize> = shape.iter().map(|&s| usize::try_from(s).unwrap_or(0)).collect();
         match sides[..] {

@@ -104,7 +104,7 @@ fn of_products(
         let loss = products::loss(encoder, product, (range, smoothing.get(from)), lengths);
         if loss > COARSE {
             found.notes.push(format!(
-                "`{}` stays in floating point: 8 bits would change what it gives by {:.0} % of its length",
+                "`{}` stays in floating point: 8 bits would change its output by {:.0} % of its length",
                 product.name,
                 100.0 * loss
             ));

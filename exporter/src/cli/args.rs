@@ -10,12 +10,12 @@ use crate::{ContractOverrides, Error, contract_of};
 /// Which encoder of a checkpoint.
 #[derive(Debug, Args)]
 pub(super) struct EncoderArgs {
-    /// What the encoder's keys begin with, such as `encoder_k`; default: found in the file
+    /// Prefix of the encoder's keys, such as `encoder_k`; default: found in the file
     #[arg(long, value_name = "P")]
     pub(super) prefix: Option<String>,
     /// Architecture: resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d,
     /// resnext101_64x4d, wide_resnet50_2, wide_resnet101_2, resnet18-small, resnet50-small, or a vision transformer
-    /// such as vit_small_patch16_224; default: as the file says or its shapes tell
+    /// such as vit_small_patch16_224; default: from the file, or from its shapes
     #[arg(long, value_name = "A")]
     pub(super) arch: Option<Arch>,
 }
@@ -32,9 +32,9 @@ impl EncoderArgs {
     next_help_heading = "Preprocessing (default: the checkpoint's contract, else ImageNet's at 224 pixels)"
 )]
 pub(super) struct ContractArgs {
-    /// Contract of the weights: a file (ours, transformers' `preprocessor_config.json`, or timm's `config.json`), or a
-    /// name: imagenet, dino, ibot, dinov2, mae, deit, augreg; default: the checkpoint's, or a `preprocessor_config.json`
-    /// beside it
+    /// Contract of the weights: a file (Occlude's, transformers' `preprocessor_config.json`, or timm's `config.json`),
+    /// or a name: imagenet, dino, ibot, dinov2, mae, deit, augreg; default: the checkpoint's, or a
+    /// `preprocessor_config.json` beside it
     #[arg(long, value_name = "FILE|NAME")]
     contract: Option<String>,
     /// Side of the centre crop in pixels; the resize keeps its proportion to it
@@ -140,7 +140,7 @@ fn check_fingerprint(
 fn parse_triple(text: &str) -> Result<[f32; 3], String> {
     let values: Vec<f32> = text
         .split(',')
-        .map(|v| v.trim().parse().map_err(|_| format!("`{v}` is no number")))
+        .map(|v| v.trim().parse().map_err(|_| format!("`{v}` is not a number")))
         .collect::<Result<_, _>>()?;
     values.try_into().map_err(|v: Vec<f32>| format!("expected three numbers, got {}", v.len()))
 }

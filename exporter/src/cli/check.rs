@@ -24,7 +24,7 @@ pub(super) struct VerifyArgs {
     /// value as a share of its largest; default: 0.0001, for int8 0.01
     #[arg(long, value_name = "X")]
     pub(super) tolerance: Option<f64>,
-    /// Most pictures taken from each folder, spread evenly; 0 takes all
+    /// Maximum number of pictures taken from each folder, spread evenly; 0 takes all
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(super) limit: usize,
     /// Pictures to look for neighbours in, for models in fp16 or int8; default: the other pictures
@@ -79,13 +79,15 @@ pub(super) fn run_verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !comparison.answers_golden() {
-        eprintln!("error: the golden picture is not answered as the file says; hint: export the model again");
+        eprintln!(
+            "error: the model does not reproduce the outputs of its golden picture; hint: export the model again"
+        );
     } else if comparison.same_fingerprint() {
         let hint = match comparison.precision.as_str() {
             "int8" => "; hint: for an x86 processor without VNNI export with `--reduce-range`",
             _ => "",
         };
-        eprintln!("error: differences past the tolerance of {tolerance}{hint}");
+        eprintln!("error: differences above the tolerance of {tolerance}{hint}");
     } else {
         eprintln!("error: the model was not written from this checkpoint; hint: export it again");
     }

@@ -29,8 +29,8 @@ pub(super) struct HubArgs {
     /// Results for the page, JSON as `occlude-train knn --json` prints it
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(super) figures: Vec<PathBuf>,
-    /// Pictures like those that the model will see, or folders of them, for `onnx/model_quantized.onnx`; without
-    /// there is none
+    /// Pictures like those that the model will see, or folders of them, for `onnx/model_quantized.onnx`; without them
+    /// it is not written
     #[arg(long, value_name = "PICTURES", num_args = 1..)]
     pub(super) calibrate: Vec<PathBuf>,
     /// int8: weights of 7 bits, for processors without VNNI

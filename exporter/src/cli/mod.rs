@@ -17,9 +17,9 @@ pub const EXIT_DIFFERENT: u8 = 3;
 /// Converts encoder checkpoints to ONNX, safetensors and torch, verifies models on real pictures, and
 /// shows what is in checkpoints and ONNX files.
 ///
-/// Reads safetensors, torch (zip and legacy) and Detectron2 pickles, told apart by content; needs
-/// neither PyTorch nor Python. Data goes to stdout, messages to stderr. Exit codes: 0 done,
-/// 1 failed, 2 wrong usage, 3 verification past the tolerance.
+/// Reads safetensors, torch (zip and legacy) and Detectron2 pickles, told apart by content; needs neither PyTorch nor
+/// Python. Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 verification above
+/// the tolerance.
 #[derive(Debug, Parser)]
 #[command(name = "occlude-export", version, propagate_version = true)]
 pub struct Cli {
@@ -33,7 +33,7 @@ enum Command {
     Onnx(onnx::OnnxArgs),
     /// Run an ONNX model on pictures in ONNX Runtime and tract, and compare both with the checkpoint
     Verify(check::VerifyArgs),
-    /// Write a folder as models are published in: for transformers, timm and ONNX Runtime, with a page about the model
+    /// Write a folder to publish a model with: for transformers, timm and ONNX Runtime, with a page about the model
     Hub(hub::HubArgs),
     /// Show what is in a checkpoint or an ONNX file
     Inspect(check::InspectArgs),

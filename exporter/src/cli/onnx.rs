@@ -26,14 +26,14 @@ const LEAST_SIDE: usize = 4;
 fn input() -> impl TypedValueParser<Value = InputKind> {
     let value = |kind: InputKind| {
         PossibleValue::new(kind.element()).help(match kind {
-            InputKind::Float => "`pixel_values`, float32 (N, 3, H, W), already normalised: what most tools feed",
+            InputKind::Float => "`pixel_values`, float32 (N, 3, H, W), already normalised: what most tools supply",
             InputKind::Uint8 => {
                 "`images`, uint8 (N, H, W, 3), resized and cropped RGB: a quarter of the bytes, normalised inside the model"
             }
         })
     };
     PossibleValuesParser::new(InputKind::ALL.map(value))
-        .try_map(|text| InputKind::ALL.into_iter().find(|kind| kind.element() == text).ok_or("no such input"))
+        .try_map(|text| InputKind::ALL.into_iter().find(|kind| kind.element() == text).ok_or("unknown input"))
 }
 
 #[derive(Debug, Args)]
@@ -42,11 +42,11 @@ pub(super) struct OnnxArgs {
     pub(super) checkpoint: PathBuf,
     /// File to write
     pub(super) out: PathBuf,
-    /// What the model takes: `float` is `pixel_values` (N,3,H,W), normalised; `uint8` is `images`
-    /// (N,H,W,3), resized and cropped, normalised inside the model
+    /// What the model takes as input: `float` is `pixel_values` (N,3,H,W), normalised; `uint8` is `images` (N,H,W,3),
+    /// resized and cropped, normalised inside the model
     #[arg(long, value_parser = input(), default_value = InputKind::default().element())]
     pub(super) input: InputKind,
-    /// What the model gives, in this order: embedding, saliency, saliency_sum, projection, alignment (of LEWEL),
+    /// Outputs of the model, in this order: embedding, saliency, saliency_sum, projection, alignment (of LEWEL),
     /// tokens (of a vision transformer), res2, res3, res4, res5; the server needs the first two
     #[arg(long, value_delimiter = ',', default_value = "embedding,saliency")]
     pub(super) outputs: Vec<OutputKind>,
@@ -56,15 +56,15 @@ pub(super) struct OnnxArgs {
     /// vision transformer's class token looks at); default: `attention` of a vision transformer, else `object`
     #[arg(long, value_name = "RULE", value_parser = rule)]
     pub(super) saliency: Option<MapRule>,
-    /// The stage that it is made of, 2 to 5; default: 3 for `object`, 4 for `border`, 5 for the others, or the
-    /// one before where that has fewer than 4x4 cells
+    /// Stage that the map is made from, 2 to 5; default: 3 for `object`, 4 for `border`, 5 for the others, or the one
+    /// before if that has fewer than 4x4 cells
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=5))]
     pub(super) saliency_stage: Option<u8>,
-    /// What the map is made of, by its name: res2 to res5, or of a vision transformer with N blocks block0
-    /// (patches) or attention0 to blockN-1 or attentionN-1; default: the last of them
+    /// What the map is made from, by name: res2 to res5, or of a vision transformer with N blocks block0 (patches) or
+    /// attention0 to blockN-1 or attentionN-1; default: the last of them
     #[arg(long, value_name = "TAP", conflicts_with = "saliency_stage")]
     pub(super) saliency_tap: Option<String>,
-    /// What of a vision transformer the embedding is
+    /// Which tokens of a vision transformer make the embedding
     #[arg(long, value_enum, default_value_t)]
     pub(super) pool: Pool,
     #[command(flatten)]
@@ -81,13 +81,13 @@ pub(super) struct OnnxArgs {
     /// Licence of the weights, kept in the file's metadata
     #[arg(long, value_name = "L")]
     pub(super) licence: Option<String>,
-    /// Take pictures of any size; without, only those of the contract
+    /// Accept pictures of any size; default: only the contract's
     #[arg(long)]
     pub(super) dynamic_size: bool,
-    /// Write the weights to OUT.onnx.data; models past 2 GiB always do
+    /// Write the weights to OUT.onnx.data; models above 2 GiB always do
     #[arg(long)]
     pub(super) external_data: bool,
-    /// Replace OUT, and OUT.onnx.data where it is written, where they exist; never the checkpoint or a picture
+    /// Replace OUT, and OUT.onnx.data if it is written, where they exist; never the checkpoint or a picture
     #[arg(long)]
     pub(super) force: bool,
     #[command(flatten)]
@@ -129,11 +129,11 @@ pub(super) struct PrecisionArgs {
     /// Pictures like those that the model will see, or folders of them; int8 needs some
     #[arg(long, value_name = "PICTURES", num_args = 1.., required_if_eq("precision", "int8"))]
     pub(super) calibrate: Vec<PathBuf>,
-    /// How ranges follow from values: min-max, entropy, or percentile:P, which leaves the share
-    /// outside P per cent out at each end
+    /// How ranges are derived from values: min-max, entropy, or percentile:P, which cuts off the share outside P per
+    /// cent at each end
     #[arg(long, value_name = "M", default_value = "min-max")]
     pub(super) calibration: Method,
-    /// Most pictures taken from each folder, spread evenly; 0 takes all
+    /// Maximum number of pictures taken from each folder, spread evenly; 0 takes all
     #[arg(long, value_name = "N", default_value_t = CALIBRATION_LIMIT)]
     calibration_limit: usize,
     /// Parts of an int8 model that stay in floating point
@@ -288,7 +288,7 @@ fn rule(text: &str) -> Result<MapRule, String> {
 /// The stage of a tap's name.
 fn stage_of(tap: &str) -> Result<u8, Error> {
     let stage = tap.strip_prefix("res").and_then(|n| n.parse().ok()).filter(|n| (2..=5).contains(n));
-    let reason = "`--saliency-tap` of a ResNet is one of res2, res3, res4, res5";
+    let reason = "`--saliency-tap` of a ResNet must be one of res2, res3, res4, res5";
     stage.ok_or(Error::Options { reason })
 }
 
@@ -309,7 +309,7 @@ fn of_blocks(vit: Vit, rule: Option<MapRule>, stage: Option<u8>, tap: Option<&st
             Some(block) if block < vit.depth => block,
             _ => {
                 return refuse(
-                    "`--saliency-tap` of a vision transformer is attention0 .. with the rule `attention`, and block0 .. with others, up to its last block",
+                    "`--saliency-tap` of a vision transformer must be attention0 .. with the rule `attention`, and block0 .. with others, up to its last block",
                 );
             }
         },
@@ -343,7 +343,7 @@ pub(super) fn add_golden(
     options: &OnnxOptions,
     model: &mut OnnxModel<'_>,
 ) -> Result<(), Error> {
-    let without = "the file has no golden picture, so that the server cannot check its answers at start";
+    let without = "the file has no golden picture, so the server cannot check its outputs at start";
     match golden::of(network, options, model) {
         Ok(Some(golden)) => model.set_golden(&golden),
         Ok(None) => eprintln!("note: {without}: it has no output `embedding`"),

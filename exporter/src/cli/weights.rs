@@ -19,8 +19,8 @@ pub(super) struct SafetensorsArgs {
     /// Replace OUT where it exists; never the checkpoint
     #[arg(long)]
     pub(super) force: bool,
-    /// Write the whitening of a whitened checkpoint as well, as `whiten.weight` and `whiten.bias`: Occlude's tools then
-    /// read the file whitened, and strict loaders refuse it. Without: the encoder alone
+    /// Write the whitening of a whitened checkpoint as well, as `whiten.weight` and `whiten.bias`: Occlude's tools
+    /// then read the file whitened, and strict loaders refuse it. Without this flag: the encoder alone
     #[arg(long)]
     keep_whitening: bool,
     #[command(flatten)]
@@ -38,15 +38,15 @@ pub(super) struct TorchArgs {
     /// What the file looks like to the script that loads it
     #[arg(long, value_enum, default_value_t)]
     pub(super) layout: TorchLayout,
-    /// Also write a classifier of zeros with that many classes, so that an unchanged torchvision model
-    /// loads strictly; it has to be trained
+    /// Also write a classifier of zeros with this many classes, so that an unchanged torchvision model loads strictly;
+    /// it has to be trained
     #[arg(long, value_name = "CLASSES")]
     pub(super) fc: Option<usize>,
     /// Replace OUT where it exists; never the checkpoint
     #[arg(long)]
     pub(super) force: bool,
-    /// Write the whitening of a whitened checkpoint as well, as `whiten.weight` and `whiten.bias`: Occlude's tools then
-    /// read the file whitened, and strict loaders refuse it. Without: the encoder alone
+    /// Write the whitening of a whitened checkpoint as well, as `whiten.weight` and `whiten.bias`: Occlude's tools
+    /// then read the file whitened, and strict loaders refuse it. Without this flag: the encoder alone
     #[arg(long)]
     keep_whitening: bool,
     #[command(flatten)]

@@ -27,7 +27,7 @@ pub(super) fn look(file: &OnnxFile) -> Inspection {
         }
     }
     let identity = file.metadata().get(key::IDENTITY).copied();
-    lines.add("identity", identity.unwrap_or("none: a server tells this model by the file's content"));
+    lines.add("identity", identity.unwrap_or("none: a server identifies this model by the file's content"));
     lines.add("golden", golden_text(file));
     for (key, value) in metadata(file).into_iter().filter(|(key, _)| *key != key::IDENTITY) {
         lines.add_cut("metadata", &format!("{key} = {value}"));
@@ -61,7 +61,7 @@ fn golden(file: &OnnxFile) -> Result<Option<(Golden, Rgb)>, Error> {
 fn golden_text(file: &OnnxFile) -> String {
     match golden(file) {
         Ok(Some((golden, picture))) => format!(
-            "picture of {}x{} ({}), embedding of {}, saliency of {} values, answered by {}",
+            "picture of {}x{} ({}), embedding of {}, saliency of {} values, computed by {}",
             picture.width,
             picture.height,
             size(golden.image.len() as u64),
@@ -69,7 +69,7 @@ fn golden_text(file: &OnnxFile) -> String {
             golden.saliency.len(),
             golden.source
         ),
-        Ok(None) => "none: a server cannot check this model's answers".to_owned(),
+        Ok(None) => "none: a server cannot check this model's outputs".to_owned(),
         Err(error) => format!("broken: {error}"),
     }
 }

@@ -8,7 +8,7 @@ use crate::Error;
 
 /// What is said of pictures that patches do not fill.
 pub(crate) const NO_WHOLE_PATCHES: &str =
-    "the picture's side is no multiple of the patch's; hint: `--image-size`";
+    "the picture's side is not a multiple of the patch's; hint: `--image-size`";
 
 /// What vision transformers cannot do, and ResNets.
 fn check_arch(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
@@ -31,13 +31,13 @@ fn check_arch(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> 
         return refuse("a vision transformer has no batch normalisation; hint: leave out `--no-fold`");
     }
     if options.outputs.contains(&OutputKind::Projection) && options.pool != Pool::Class {
-        return refuse("a projection head takes the class token; hint: leave out `--pool`");
+        return refuse("the projection head uses the class token; hint: leave out `--pool`");
     }
     if network.encoder.whitening.is_some() && options.pool != Pool::Class {
-        return refuse("the checkpoint's whitening takes the class token; hint: leave out `--pool`");
+        return refuse("the checkpoint's whitening uses the class token; hint: leave out `--pool`");
     }
     if options.saliency.rule == MapRule::Alignment || options.outputs.contains(&OutputKind::Alignment) {
-        return refuse("alignment maps are of ResNets; hint: `--saliency attention`");
+        return refuse("only ResNets have alignment maps; hint: `--saliency attention`");
     }
     Ok(())
 }
@@ -49,7 +49,7 @@ fn check_map(network: Network<'_>, options: &OnnxOptions) -> Result<(), Error> {
     let compared = matches!(options.saliency.rule, MapRule::Border | MapRule::Object);
     match compared && side < 3 && !options.dynamic_size {
         true => Err(Error::Options {
-            reason: "a map of fewer than 3x3 cells has no middle; hint: a smaller `--saliency-stage`, a larger `--image-size`, or `--saliency sum`",
+            reason: "a map of fewer than 3x3 cells has no middle; hint: use a smaller `--saliency-stage`, a larger `--image-size`, or `--saliency sum`",
         }),
         false => Ok(()),
     }
@@ -62,7 +62,7 @@ pub(super) fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), E
         return refuse("batch normalisation can only stay unfolded in fp32; hint: leave out `--no-fold`");
     }
     if options.outputs.is_empty() {
-        return refuse("a model needs an output; hint: `--outputs embedding,saliency`");
+        return refuse("a model needs at least one output; hint: `--outputs embedding,saliency`");
     }
     check_arch(network, options)?;
     if options.outputs.contains(&OutputKind::Saliency) {
@@ -79,7 +79,7 @@ pub(super) fn check(network: Network<'_>, options: &OnnxOptions) -> Result<(), E
         );
     }
     if options.saliency.rule == MapRule::Alignment && options.saliency.stage != 5 {
-        return refuse("alignment maps are of stage 5; hint: leave out `--saliency-stage`");
+        return refuse("alignment maps come from stage 5; hint: leave out `--saliency-stage`");
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ pub enum Pool {
     Class,
     /// The mean of the patches
     Mean,
-    /// Both, one behind the other
+    /// Both, one after the other
     #[value(name = "cls+mean")]
     Both,
 }

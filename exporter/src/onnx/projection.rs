@@ -308,7 +308,7 @@ fn layer(mut leaves: Leaves, inputs: usize) -> Result<Layer, String> {
         [channels] if channels == inputs => {
             let (mean, var) = (take("running_mean", channels)?, take("running_var", channels)?);
             let (Some(mean), Some(var)) = (mean, var) else {
-                return Err("a normalisation without running statistics is not read here".to_owned());
+                return Err("a normalisation without running statistics is not supported".to_owned());
             };
             let bias = take("bias", channels)?.unwrap_or_else(|| vec![0.0; channels]);
             let factor =

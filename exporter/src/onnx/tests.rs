@@ -197,7 +197,7 @@ fn what_transformers_cannot_be_is_refused() {
     let usual =
         || OnnxOptions { saliency: Making::of_block(MapRule::Attention, 1), ..OnnxOptions::default() };
     for (side, options, reason) in [
-        (17, usual(), "no multiple of the patch"),
+        (17, usual(), "not a multiple of the patch"),
         (16, OnnxOptions { fold: false, ..usual() }, "no batch normalisation"),
         (16, OnnxOptions { saliency: Making::SUM, ..usual() }, "no such stage"),
         (16, OnnxOptions { saliency: Making::of_block(MapRule::Attention, 2), ..usual() }, "no such block"),

@@ -68,7 +68,7 @@ pub fn verify(
     let (input, saliency, pool) = (file.input()?, file.saliency()?, file.pool()?);
     let subject = Subject { file: &file, network, outputs, input, saliency, pool };
     if options.maps.is_some() && !subject.outputs.contains(&OutputKind::Saliency) {
-        return Err(file.foreign("the output `saliency`, which `--maps` shows"));
+        return Err(file.foreign("output `saliency`, which `--maps` shows"));
     }
     let mut pictures = Pictures::expand(pictures, options.limit)?;
     let mut gallery = Pictures::default();

@@ -42,7 +42,7 @@ pub enum Provider {
 pub enum LogFormat {
     /// For people.
     Text,
-    /// An object a line, for log collectors.
+    /// One JSON object per line, for log collectors.
     Json,
 }
 

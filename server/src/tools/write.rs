@@ -34,7 +34,7 @@ pub enum Format {
     Npy,
     /// Columns `path`, `class`, `embedding`.
     Parquet,
-    /// An object a line: `path`, `class`, `embedding`.
+    /// One object per line: `path`, `class`, `embedding`.
     Jsonl,
 }
 

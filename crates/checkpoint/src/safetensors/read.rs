@@ -66,7 +66,7 @@ fn entries(
     let mut index = Index { metadata, ..Index::default() };
     for (name, info) in tensors {
         let Some(dtype) = Dtype::from_name(&info.dtype) else {
-            let reason = format!("its type `{}` is not read here", shown(&info.dtype));
+            let reason = format!("its type `{}` is not supported", shown(&info.dtype));
             index.skipped.push(Skipped { name, reason });
             continue;
         };

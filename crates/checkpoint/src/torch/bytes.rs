@@ -70,7 +70,7 @@ fn head_of(head: &[u8]) -> Result<(Owned, Range<usize>), FormatError> {
     next("the key of a storage")?;
     let found = object.root().persistent().and_then(storage);
     let StorageRef { dtype, element_size, numel, type_name, .. } =
-        found.ok_or_else(|| damaged("a storage in it is none"))?;
+        found.ok_or_else(|| damaged("a storage in it is not valid"))?;
     let count = head.get(at..).and_then(|rest| rest.first_chunk());
     if count.map(|count| u64::from_le_bytes(*count)) != Some(numel as u64) {
         return Err(damaged("a storage is not as long as it says"));

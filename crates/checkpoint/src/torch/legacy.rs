@@ -61,11 +61,11 @@ impl<'a> Stream<'a> {
         keys: &Pickle<'_>,
     ) -> Result<HashMap<String, StorageBytes>, FormatError> {
         let declared = declared(object);
-        let keys = keys.root().items().ok_or(StateError::Legacy("its storage keys are no list"))?;
+        let keys = keys.root().items().ok_or(StateError::Legacy("its storage keys are not a list"))?;
         let mut storages = HashMap::new();
         for key in keys {
             let key = key.as_str().filter(|key| key.len() <= MAX_KEY);
-            let key = key.ok_or(StateError::Legacy("a storage key is no short string"))?;
+            let key = key.ok_or(StateError::Legacy("a storage key is not a short string"))?;
             let &(size, numel) =
                 declared.get(key).ok_or(StateError::Legacy("a storage belongs to no tensor"))?;
             let short = || StateError::StorageMissing { key: key.to_owned() };

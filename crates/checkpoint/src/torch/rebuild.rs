@@ -53,10 +53,10 @@ const KINDS: [(&str, &str); 6] = [
     ("sparse", ": a sparse tensor; hint: `to_dense()`"),
     (
         "meta_tensor",
-        ": a tensor of the device `meta`, which has no values; hint: save after the weights are loaded",
+        ": a tensor on the device `meta`, which has no values; hint: save after the weights are loaded",
     ),
-    ("device_tensor", ": a tensor of XLA or another device; hint: move it to the CPU before it is saved"),
-    ("xla", ": a tensor of XLA; hint: move it to the CPU before it is saved"),
+    ("device_tensor", ": a tensor on XLA or another device; hint: move it to the CPU before it is saved"),
+    ("xla", ": a tensor on XLA; hint: move it to the CPU before it is saved"),
     ("nested", ": a nested tensor"),
 ];
 
@@ -90,7 +90,7 @@ fn rebuild(call: &CallNode<'_, '_>, source: &Source<'_, '_>) -> Result<Option<Fo
             }
             ("torch._utils" | "torch._tensor", other) if other.starts_with("_rebuild_") => {
                 let kind = KINDS.iter().find(|(part, _)| other.contains(part)).map_or("", |(_, kind)| kind);
-                let reason = format!("it was made by `{other}`, which is not read here{kind}");
+                let reason = format!("it was made by `{other}`, which is not supported{kind}");
                 return Ok(Some(Found::Skipped(reason)));
             }
             _ => return Ok(None),
@@ -129,7 +129,7 @@ fn plain(name: &str, args: &[Node<'_, '_>], source: &Source<'_, '_>) -> Result<F
     let dtype = if v3 { named.and_then(named_dtype) } else { storage.dtype };
     let Some(dtype) = dtype else {
         let name = named.map_or(storage.type_name, |global| &global.name);
-        return Ok(Found::Skipped(format!("its type (`{name}`) is not read here")));
+        return Ok(Found::Skipped(format!("its type (`{name}`) is not supported")));
     };
     let Place { bytes, len, swapped } = source.place(&storage)?;
     let offset = offset.as_usize().and_then(|o| o.checked_add(storage.offset)).ok_or_else(bad)?;

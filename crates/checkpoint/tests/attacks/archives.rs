@@ -54,10 +54,14 @@ fn sizes_and_offsets_that_lie_outside() {
 fn names() {
     let storage = || Record::new("a/data/0", &[0; 64]);
     for name in ["../evil", "/etc/passwd", "a/../../evil", "a\\..\\evil", ".."] {
-        refused_for(name, &with(&[storage(), Record::new(name, b"x")]), "outside of the archive");
+        refused_for(name, &with(&[storage(), Record::new(name, b"x")]), "points outside the archive");
     }
     refused_for("twice", &with(&[storage(), storage()]), "two records named `a/data/0`");
-    refused_for("two pickles", &with(&[storage(), Record::new("b/data.pkl", b"N.")]), "several `data.pkl`");
+    refused_for(
+        "two pickles",
+        &with(&[storage(), Record::new("b/data.pkl", b"N.")]),
+        "several records `data.pkl`",
+    );
     let long = "x".repeat(60_000);
     refused_for("long", &with(&[storage(), Record::new(&long, b"x")]), "1024");
     // The storage's key is a path.
@@ -136,8 +140,8 @@ fn legacy_streams_that_contradict_themselves() {
     let sound = [body, &keys(zero), &storage].concat();
     assert!(crate::measure::open("sound", &sound).is_ok());
     for (name, file, reason) in [
-        ("no keys", [body, b"N."].concat(), "no list"),
-        ("a number as a key", [body, &keys("K\x01")].concat(), "no short string"),
+        ("no keys", [body, b"N."].concat(), "are not a list"),
+        ("a number as a key", [body, &keys("K\x01")].concat(), "is not a short string"),
         ("an unknown key", [body, &keys("X\x01\0\0\x001"), &storage].concat(), "belongs to no tensor"),
         ("a key twice", [body, &keys(&zero.repeat(2)), &storage, &storage].concat(), "appears twice"),
         ("no storage", [body, &keys(zero)].concat(), "not in the file"),

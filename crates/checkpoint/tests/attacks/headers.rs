@@ -32,14 +32,14 @@ fn ranges_overlap_nor_leave_holes() {
     refused_for(
         "another size",
         &file(&tensors(&[tensor("a", "[3]", 0, 8)]), 8),
-        "cannot take the bytes 0..8",
+        "cannot occupy the bytes 0..8",
     );
 }
 
 #[test]
 fn sizes_that_overflow() {
     for shape in ["[18446744073709551615]", "[4294967296,4294967296]", "[18446744073709551615,4]"] {
-        refused_for(shape, &file(&tensors(&[tensor("a", shape, 0, 8)]), 8), "cannot take");
+        refused_for(shape, &file(&tensors(&[tensor("a", shape, 0, 8)]), 8), "cannot occupy");
     }
     let end = u64::MAX;
     refused_for("an end", &file(&tensors(&[tensor("a", "[2]", 0, end)]), 8), "need 18446744073709551615");
@@ -104,6 +104,6 @@ fn files_that_are_none() {
     assert!(made.success());
     for path in [pipe.as_path(), std::path::Path::new("/dev/zero")] {
         let message = Checkpoint::open(path).map(drop).expect_err("refused").to_string();
-        assert!(message.contains("no regular file"), "{message}");
+        assert!(message.contains("not a regular file"), "{message}");
     }
 }

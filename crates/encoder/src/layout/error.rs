@@ -48,7 +48,7 @@ impl fmt::Display for LayoutError {
             ),
             Self::NoPooling { prefix } => write!(
                 f,
-                "the `nn.Sequential` below the prefix `{prefix}` is a ResNet without pooling behind a stem that is not the 3x3 convolution of networks for CIFAR (`resnet18-small`, `resnet50-small`): its strides are not in the file, and it is not supported"
+                "the `nn.Sequential` below the prefix `{prefix}` is a ResNet without pooling after a stem that is not the 3x3 convolution of networks for CIFAR (`resnet18-small`, `resnet50-small`): its strides are not in the file, and it is not supported"
             ),
             Self::NoSuchPrefix { asked, found } if found.is_empty() => {
                 write!(f, "no encoder below the prefix `{asked}`, nor below any other")

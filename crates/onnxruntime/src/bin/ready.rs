@@ -45,7 +45,7 @@ impl Job {
                 TensorRT::default().with_fp16(true).build().error_on_failure(),
                 CUDA::default().build().error_on_failure(),
             ]),
-            other => Err(format!("no provider is named `{other}`; hint: `cpu`, `cuda` or `tensorrt`").into()),
+            other => Err(format!("unknown provider `{other}`; hint: use `cpu`, `cuda` or `tensorrt`").into()),
         }
     }
 }
@@ -54,14 +54,14 @@ impl Job {
 fn shape(session: &Session, batch: i64) -> Result<(String, TensorElementType, Vec<i64>), Failure> {
     let input = session.inputs().first().ok_or("the model has no input")?;
     let ValueType::Tensor { ty, shape, .. } = input.dtype() else {
-        return Err(format!("the input `{}` is no tensor", input.name()).into());
+        return Err(format!("the input `{}` is not a tensor", input.name()).into());
     };
     let mut sides: Vec<i64> = shape.iter().copied().collect();
     if let Some(first) = sides.first_mut() {
         *first = batch;
     }
     if sides.iter().any(|&side| side < 1) {
-        return Err(format!("the input `{}` has free sides: {sides:?}", input.name()).into());
+        return Err(format!("the input `{}` has dynamic sides: {sides:?}", input.name()).into());
     }
     Ok((input.name().to_owned(), *ty, sides))
 }

@@ -237,5 +237,5 @@ impl<W: Write> Encoder<W> {
 }
 
 fn unavailable(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("pickles of protocol 2 have no {what}"))
+    io::Error::new(io::ErrorKind::InvalidInput, format!("pickles of protocol 2 cannot hold {what}"))
 }

@@ -103,7 +103,7 @@ fn what_is_no_filter_is_told_with_its_place() {
         (json!({"musst": []}), "`musst`: expected `must`"),
         (json!({"must": {}}), "`must`: expected a list"),
         (json!({"must": [1]}), "`must[0]`: expected an object"),
-        (json!({"must": [{"key": 1, "match": 1}]}), "`must[0]`: `key` is no string"),
+        (json!({"must": [{"key": 1, "match": 1}]}), "`must[0]`: `key` is not a string"),
         (json!({"must": [{"key": "", "match": 1}]}), "`key` has 0 bytes"),
         (json!({"must": [{"key": "a"}]}), "expected one of"),
         (json!({"must": [{"key": "a", "match": 1, "any": []}]}), "expected one of"),

@@ -123,7 +123,7 @@ fn a_foreign_file_is_no_store() {
         fs::write(&file, bytes).unwrap();
         let (kind, message) = refused(dir.path());
         assert_eq!(kind, Kind::Corrupt, "{message}");
-        assert!(message.contains("store.sqlite") && message.contains("is no "), "{message}");
+        assert!(message.contains("store.sqlite") && message.contains("is not a "), "{message}");
         assert_eq!(fs::read(&file).unwrap(), bytes, "it is left as it is");
     }
 }
