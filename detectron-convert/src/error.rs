@@ -9,6 +9,7 @@ use occlude_encoder::Arch;
 /// Why a checkpoint could not be converted, imported or verified, or boxes not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Error {
     /// The checkpoint cannot be read, or the pickle not be written.
     #[error(transparent)]
@@ -34,34 +35,22 @@ pub enum Error {
         "recipe `{recipe}` does not fit {arch}: Detectron2 builds the C4 head from bottleneck blocks; hint: `--recipe coco-fpn-1x`"
     )]
     RecipeArch {
-        /// As asked.
         recipe: &'static str,
         /// Of the checkpoint.
         arch: Arch,
     },
     /// The checkpoint's preprocessing contract cannot be understood.
     #[error("cannot read the preprocessing contract of `{path}`: {reason}", path = path.display())]
-    Contract {
-        /// The checkpoint.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    Contract { path: PathBuf, reason: String },
     /// The YAML, the script or the boxes could not be written.
     #[error("cannot write `{path}`: {reason}", path = path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        reason: io::Error,
-    },
+    Write { path: PathBuf, reason: io::Error },
     /// Names of Caffe2, whose weights are another network's.
     #[error(
         "`{path}` has Caffe2's names (`{name}`): such weights take BGR pixels that are not divided, stride in the 1x1 convolutions and have no batch statistics, so torchvision's network would compute something else with them; hint: Detectron2 itself can train from them",
         path = path.display()
     )]
     Caffe2 {
-        /// The file.
         path: PathBuf,
         /// One of them.
         name: String,
@@ -71,17 +60,13 @@ pub enum Error {
         "`{path}` has a stem without batch statistics (mean 0, variance 1, trained scale): a detector that started from Caffe2's weights, which take BGR pixels and stride in the 1x1 convolutions; torchvision's network would compute something else with them",
         path = path.display()
     )]
-    FrozenNorm {
-        /// The file.
-        path: PathBuf,
-    },
+    FrozenNorm { path: PathBuf },
     /// A detector that takes pixels in another way than torchvision's network.
     #[error(
         "`{path}` takes pixels of mean {mean:?} and standard deviation {std:?}: BGR, or not divided by the deviation, which the preprocessing contract cannot express",
         path = path.display()
     )]
     Pixels {
-        /// The file.
         path: PathBuf,
         /// Its `pixel_mean`.
         mean: [f64; 3],
@@ -113,7 +98,6 @@ pub enum Error {
     /// Parameters are missing, mis-shaped or too many.
     #[error("`{path}` does not hold a complete {arch}: {report}; hint: `--arch` names another one", path = path.display())]
     Incomplete {
-        /// The file.
         path: PathBuf,
         /// What it was held against.
         arch: Arch,
@@ -123,7 +107,6 @@ pub enum Error {
     /// Two tensors would be one parameter.
     #[error("`{path}`: `{first}` and `{second}` are both `{name}`: two encoders in one file", path = path.display())]
     TwoNames {
-        /// The file.
         path: PathBuf,
         /// torchvision's name.
         name: String,
@@ -142,20 +125,10 @@ pub enum Error {
     },
     /// The file to verify cannot be read.
     #[error("cannot read `{path}`: {reason}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        reason: io::Error,
-    },
+    Read { path: PathBuf, reason: io::Error },
     /// A checkpoint, and no pickle of arrays.
     #[error("`{path}` is {format}, not a pickle of numpy arrays; hint: `occlude-detectron convert` turns it into one", path = path.display())]
-    NoPickle {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        format: Format,
-    },
+    NoPickle { path: PathBuf, format: Format },
     /// The settings to verify with do not exist.
     #[error("`{path}` does not exist or is not a file; hint: `--config` takes the YAML that `convert` wrote", path = .0.display())]
     NoConfig(PathBuf),
@@ -173,7 +146,6 @@ pub enum Error {
     Model {
         /// The ONNX file.
         path: PathBuf,
-        /// What is wrong.
         what: String,
     },
     /// ONNX Runtime does not load or run the model.
@@ -191,7 +163,6 @@ pub enum Error {
     Map {
         /// The picture, below its folder.
         picture: String,
-        /// What is wrong.
         reason: occlude_saliency::Error,
     },
     /// The interpreter did not start, or the script in it failed.

@@ -11,6 +11,7 @@ use occlude_onnxruntime::LibraryError;
 /// Why an export, a verification or an inspection failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Error {
     /// The checkpoint cannot be opened, or holds no complete encoder.
     #[error(transparent)]
@@ -26,7 +27,6 @@ pub enum Error {
     Contract {
         /// Where it comes from.
         origin: String,
-        /// What is wrong with it.
         reason: ContractError,
     },
     /// The weights are not those that the checkpoint was saved with.
@@ -35,7 +35,6 @@ pub enum Error {
         .path.display()
     )]
     Fingerprint {
-        /// The checkpoint.
         path: PathBuf,
         /// In its metadata.
         stored: String,
@@ -49,7 +48,6 @@ pub enum Error {
     NotFinite {
         /// The initialiser, named like the parameter.
         name: String,
-        /// The value.
         value: f32,
     },
     /// A weight that fp16 cannot hold.
@@ -60,7 +58,6 @@ pub enum Error {
     HalfOverflow {
         /// The initialiser, named like the parameter.
         name: String,
-        /// The value.
         value: f32,
     },
     /// A layer whose output is too large for the model's numbers.
@@ -75,23 +72,13 @@ pub enum Error {
     },
     /// A map that cannot be shown on its picture.
     #[error("cannot show the map of `{path}`: {reason}")]
-    Map {
-        /// The picture.
-        path: String,
-        /// Why.
-        reason: String,
-    },
+    Map { path: String, reason: String },
     /// A file that must not be written.
     #[error(transparent)]
     Output(#[from] occlude_output::Refused),
     /// An output file cannot be written.
     #[error("cannot write `{}`: {reason}{}", .path.display(), folder_hint(.path))]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: io::Error,
-    },
+    Write { path: PathBuf, reason: io::Error },
     /// A file of a preprocessing contract.
     #[error("{0}; hint: `--contract` takes a file, or one of {names}", names = occlude_preprocess::Preprocess::NAMES.join(", "))]
     ContractFile(#[from] occlude_preprocess::ContractFileError),
@@ -104,7 +91,6 @@ pub enum Error {
     /// No projection head that can be read.
     #[error("cannot read the projection head of `{}`: {reason}", .path.display())]
     Projection {
-        /// The checkpoint.
         path: PathBuf,
         /// Where it was looked for, or what is wrong with it.
         reason: String,
@@ -117,16 +103,10 @@ pub enum Error {
     },
     /// An ONNX file cannot be read.
     #[error("cannot read `{}`: {reason}", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: io::Error,
-    },
+    Read { path: PathBuf, reason: io::Error },
     /// A file that is not an ONNX model.
     #[error("`{}` is not an ONNX model: {reason}", .path.display())]
     NotOnnx {
-        /// The file.
         path: PathBuf,
         /// What the parser says.
         reason: String,
@@ -136,20 +116,10 @@ pub enum Error {
         "`{}` has no {what}; hint: only models written by `occlude-export onnx` can be verified",
         .path.display()
     )]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What is missing.
-        what: &'static str,
-    },
+    Foreign { path: PathBuf, what: &'static str },
     /// The golden data of an ONNX model is broken.
     #[error("golden data of `{}`: {reason}; hint: export the model again", .path.display())]
-    Golden {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: GoldenError,
-    },
+    Golden { path: PathBuf, reason: GoldenError },
     /// No usable ONNX Runtime library.
     #[error(transparent)]
     Library(#[from] LibraryError),

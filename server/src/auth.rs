@@ -25,39 +25,29 @@ pub struct Keys {
 
 /// Why a file of keys cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum KeyError {
     /// It cannot be read or written.
     #[error("cannot {verb} the keys in `{}`: {source}; hint: `occlude-serve key NAME --file FILE` makes one", .path.display())]
     File {
         /// `read` or `write`.
         verb: &'static str,
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// A line is no key.
     #[error("`{}`, line {line}: expected `NAME sha256:` and 64 hexadecimal digits, as `occlude-serve key` writes them", .path.display())]
     Line {
-        /// The file.
         path: PathBuf,
         /// Counted from 1.
         line: usize,
     },
     /// A name that is there already, or none that can be written in a line.
     #[error("`{name}` cannot name a new key: {why}")]
-    Name {
-        /// As given.
-        name: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
+    Name { name: String, why: &'static str },
     /// No keys: with a file of keys nobody could ask anything.
     #[error("`{}` has no keys; hint: `occlude-serve key NAME --file {}` adds one", .path.display(), .path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
+    Empty { path: PathBuf },
     /// The system gave no random bytes.
     #[error("cannot get random bytes for a key: {0}")]
     Random(getrandom::Error),

@@ -26,13 +26,13 @@ use crate::state::AppState;
 
 /// Why the server does not run.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum StartError {
     /// The address is taken, or not ours.
     #[error("cannot listen on {address}: {source}; hint: choose another with {host} and {port}")]
     Listen {
         /// As configured.
         address: String,
-        /// Why.
         source: std::io::Error,
         /// The setting of the host.
         host: String,
@@ -44,31 +44,16 @@ pub enum StartError {
     Signal(std::io::Error),
     /// The keys cannot be read.
     #[error("{setting}: {source}")]
-    Keys {
-        /// The setting.
-        setting: String,
-        /// Why.
-        source: KeyError,
-    },
+    Keys { setting: String, source: KeyError },
     /// A model cannot be served.
     #[error(transparent)]
     Model(#[from] LoadError),
     /// The collections cannot be opened.
     #[error("{setting}: {source}")]
-    Store {
-        /// The setting.
-        setting: String,
-        /// Why.
-        source: occlude_retrieval::Error,
-    },
+    Store { setting: String, source: occlude_retrieval::Error },
     /// The gallery cannot be indexed.
     #[error("{setting}: {source}")]
-    Gallery {
-        /// The setting.
-        setting: String,
-        /// Why.
-        source: GalleryError,
-    },
+    Gallery { setting: String, source: GalleryError },
 }
 
 /// Tells one version of a file from another: length, time of change, and the file itself.

@@ -11,21 +11,19 @@ use crate::report::{LoadReport, join};
 /// Why a checkpoint could not be opened, loaded or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Error {
     /// The operating system refused.
     #[error("cannot {action} `{path}`: {reason}", path = path.display())]
     Io {
         /// `open`, `map`, `write`.
         action: &'static str,
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         reason: io::Error,
     },
     /// The content is no checkpoint format that is read here.
     #[error("cannot read `{path}` as a checkpoint: {looks}", path = path.display())]
     Unrecognised {
-        /// The file.
         path: PathBuf,
         /// What it looks like instead, with a hint where there is one.
         looks: &'static str,
@@ -33,28 +31,20 @@ pub enum Error {
     /// A damaged, hostile or unsupported file of a known format.
     #[error("cannot read `{path}` as {format}: {reason}", path = path.display())]
     Damaged {
-        /// The file.
         path: PathBuf,
         /// What its first bytes say it is.
         format: Format,
-        /// What is wrong.
         reason: FormatError,
     },
     /// A tensor's bytes cannot be decoded.
     #[error("tensor `{name}`: {reason}")]
-    Tensor {
-        /// The tensor.
-        name: String,
-        /// What is wrong.
-        reason: &'static str,
-    },
+    Tensor { name: String, reason: &'static str },
     /// A value that no network can compute with.
     #[error(
         "`{path}`: `{name}` holds {value} ({count} such values, the first at {at}): {reason}",
         path = path.display()
     )]
     Value {
-        /// The file.
         path: PathBuf,
         /// The tensor, as the file names it.
         name: String,
@@ -64,17 +54,11 @@ pub enum Error {
         at: usize,
         /// How many there are in the tensor.
         count: usize,
-        /// What is wrong with it.
         reason: BadValue,
     },
     /// No encoder, or more than one, in the state dict.
     #[error("`{path}`: {reason}", path = path.display())]
-    Layout {
-        /// The file.
-        path: PathBuf,
-        /// What was found.
-        reason: LayoutError,
-    },
+    Layout { path: PathBuf, reason: LayoutError },
     /// The configuration beside the file is of a network that only looks like one of ours.
     #[error(
         "`{path}` has `{setting}`: {what}, which is not supported and does not show in the weights alone",
@@ -91,7 +75,6 @@ pub enum Error {
     /// The metadata names an architecture that does not exist here.
     #[error("`{path}`: {reason}; hint: name one with `--arch`", path = path.display())]
     Arch {
-        /// The file.
         path: PathBuf,
         /// The name, and those that are known.
         reason: occlude_encoder::UnknownArch,
@@ -102,11 +85,9 @@ pub enum Error {
         path = path.display()
     )]
     Strict {
-        /// The file.
         path: PathBuf,
         /// The architecture it was held against.
         arch: occlude_encoder::Arch,
-        /// The prefix.
         prefix: String,
         /// What matched and what did not.
         report: Box<LoadReport>,
@@ -117,7 +98,6 @@ pub enum Error {
         path = path.display()
     )]
     Whitening {
-        /// The file.
         path: PathBuf,
         /// What is missing or does not fit.
         reason: String,
@@ -127,7 +107,6 @@ pub enum Error {
     Save {
         /// The target.
         path: PathBuf,
-        /// What is wrong.
         reason: SaveError,
     },
 }
@@ -150,6 +129,7 @@ pub enum BadValue {
 /// What is wrong with a file, by the layer that found it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum FormatError {
     /// In a safetensors file.
     #[error(transparent)]
@@ -162,7 +142,6 @@ pub enum FormatError {
     Pickle {
         /// Which one of the file.
         part: &'static str,
-        /// What is wrong.
         reason: occlude_pickle::Error,
     },
     /// In what the pickle describes.
@@ -179,6 +158,7 @@ impl FormatError {
 /// What is wrong with a zip archive.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ZipError {
     /// No directory at the end: nearly always a download that stopped.
     #[error("the zip archive has no directory at its end: truncated; hint: download the file again")]
@@ -191,7 +171,6 @@ pub enum ZipError {
     TooManyRecords {
         /// As claimed.
         got: u64,
-        /// The cap.
         limit: u64,
     },
     /// Two records of one name, about which readers disagree.
@@ -202,7 +181,6 @@ pub enum ZipError {
         "record `{name}` is compressed (method {method}), which `torch.save` never does; hint: unzip the archive and zip it with `zip -0`"
     )]
     Compressed {
-        /// The record.
         name: String,
         /// zip's number of the method.
         method: u16,
@@ -230,6 +208,7 @@ pub enum ZipError {
 /// What is wrong with the objects that a pickle describes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum StateError {
     /// Nothing in it is a tensor.
     #[error("no tensors found: the file holds {holds}{}", referring(globals))]
@@ -289,7 +268,6 @@ pub enum StateError {
     TooLarge {
         /// Of what.
         what: &'static str,
-        /// The cap.
         limit: usize,
     },
 }
@@ -303,6 +281,7 @@ fn referring(globals: &[String]) -> String {
 /// The format: <https://github.com/huggingface/safetensors#format>
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum SafetensorsError {
     /// Shorter than its own header.
     #[error("the file has {got} bytes, its header alone needs {expected}: truncated")]
@@ -317,7 +296,6 @@ pub enum SafetensorsError {
     HeaderTooLarge {
         /// As claimed.
         got: u64,
-        /// The cap.
         limit: u64,
     },
     /// The header is not the JSON it should be; also repeated names.
@@ -326,7 +304,6 @@ pub enum SafetensorsError {
     /// A tensor's byte range and its shape disagree.
     #[error("tensor `{name}` of shape {shape:?} and type {dtype} cannot occupy the bytes {begin}..{end}")]
     Size {
-        /// The tensor.
         name: String,
         /// As declared.
         dtype: String,
@@ -340,7 +317,6 @@ pub enum SafetensorsError {
     /// The tensors' ranges overlap or leave holes.
     #[error("tensor `{name}` begins at byte {got}, the one before it ends at {expected}")]
     Gap {
-        /// The tensor.
         name: String,
         /// Where it should begin.
         expected: u64,
@@ -360,6 +336,7 @@ pub enum SafetensorsError {
 /// Why a file could not be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum SaveError {
     /// The operating system refused.
     #[error("{0}")]
@@ -373,7 +350,6 @@ pub enum SaveError {
     /// The data is not as long as shape and type ask.
     #[error("tensor `{name}` of shape {shape:?} and type {dtype} cannot have {got} bytes")]
     Length {
-        /// The tensor.
         name: String,
         /// Its shape.
         shape: Vec<usize>,
@@ -385,7 +361,6 @@ pub enum SaveError {
     /// numpy has no such type.
     #[error("tensor `{name}`: numpy has no {dtype}")]
     Dtype {
-        /// The tensor.
         name: String,
         /// Its type.
         dtype: crate::Dtype,

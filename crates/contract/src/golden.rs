@@ -30,6 +30,7 @@ pub struct Golden {
 /// Why golden data cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum GoldenError {
     /// Some of the properties are there, another one is not.
     #[error("`{key}` is missing, but other golden data is present")]
@@ -39,12 +40,7 @@ pub enum GoldenError {
     },
     /// A property is not what the exporter writes.
     #[error("`{key}`: {reason}")]
-    Value {
-        /// Its name.
-        key: &'static str,
-        /// What is wrong.
-        reason: String,
-    },
+    Value { key: &'static str, reason: String },
     /// The picture does not decode.
     #[error("`golden_image`: {0}")]
     Picture(#[from] DecodeError),

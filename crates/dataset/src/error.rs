@@ -9,22 +9,19 @@ use occlude_preprocess::{DecodeError, names};
 /// Why a data set cannot be opened, read or prepared.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Error {
     /// A folder that is missing, no folder, unreadable, or without pictures.
     #[error(transparent)]
     Folder(#[from] ListError),
     /// Neither a folder, nor a list, nor a shard.
     #[error("`{}` is not a data set; hint: name a folder of pictures, a list (*.txt), a shard (*.tar), or a folder of shards", .path.display())]
-    NotADataset {
-        /// As asked.
-        path: PathBuf,
-    },
+    NotADataset { path: PathBuf },
     /// A file or folder that cannot be read.
     #[error("cannot read `{name}`: {reason}")]
     Read {
         /// The file, or `shard.tar:key.jpg`.
         name: String,
-        /// Why.
         reason: io::Error,
     },
     /// A file or folder that cannot be written.
@@ -32,7 +29,6 @@ pub enum Error {
     Write {
         /// The target.
         path: PathBuf,
-        /// Why.
         reason: io::Error,
     },
     /// A file that is larger than any picture.
@@ -48,13 +44,11 @@ pub enum Error {
     Decode {
         /// The file, or `shard.tar:key.jpg`.
         name: String,
-        /// Why.
         reason: DecodeError,
     },
     /// A tar file whose structure is broken.
     #[error("`{}` is not a valid tar file: {reason}{}", .path.display(), tar_hint(.reason))]
     Tar {
-        /// The file.
         path: PathBuf,
         /// What is wrong, and where.
         reason: String,
@@ -70,7 +64,6 @@ pub enum Error {
     /// A line of a text file that makes no sense.
     #[error("`{}`, line {line}: {reason}", .path.display())]
     Line {
-        /// The file.
         path: PathBuf,
         /// From 1.
         line: usize,
@@ -82,7 +75,6 @@ pub enum Error {
     UnknownClass {
         /// The list or folder of shards.
         path: PathBuf,
-        /// As found.
         label: String,
         /// The file of names.
         names: PathBuf,
@@ -94,7 +86,6 @@ pub enum Error {
     ClassNumber {
         /// The list or folder of shards.
         path: PathBuf,
-        /// As found.
         label: String,
     },
     /// Names longer than 4 GiB in all.
@@ -119,18 +110,10 @@ pub enum Error {
     },
     /// An XML annotation that tells no class.
     #[error("cannot read a class from `{}`: {reason}", .path.display())]
-    Annotation {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
+    Annotation { path: PathBuf, reason: String },
     /// Worker threads could not be started.
     #[error("cannot start worker threads: {reason}")]
-    Threads {
-        /// Why.
-        reason: String,
-    },
+    Threads { reason: String },
 }
 
 /// What to do about a tar file, unless the reason says it.

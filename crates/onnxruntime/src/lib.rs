@@ -14,6 +14,7 @@ const VARIABLE: &str = "ORT_DYLIB_PATH";
 
 /// Why there is no ONNX Runtime.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum LibraryError {
     /// Nowhere to be found.
     #[error(
@@ -32,12 +33,7 @@ pub enum LibraryError {
     },
     /// The file is no usable ONNX Runtime.
     #[error("cannot load ONNX Runtime from `{}`: {reason}; hint: version 1.23 or later is needed", .path.display())]
-    Load {
-        /// The file.
-        path: PathBuf,
-        /// The loader's words.
-        reason: String,
-    },
+    Load { path: PathBuf, reason: String },
 }
 
 /// The process's ONNX Runtime environment, loaded on the first call. There can be one only, so the first outcome is

@@ -7,46 +7,26 @@ use std::path::{Path, PathBuf};
 /// Why a file must not be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Refused {
     /// Something is there already.
     #[error("`{path}` exists; hint: `--force` replaces it", path = .0.display())]
     Exists(PathBuf),
     /// It would replace what it is made from.
     #[error("{}; hint: name another output, the input would be lost", same(output, input))]
-    Input {
-        /// As given.
-        output: PathBuf,
-        /// As given.
-        input: PathBuf,
-    },
+    Input { output: PathBuf, input: PathBuf },
     /// Two results would be one file.
     #[error("{}; hint: name another output", twice(first, second))]
-    Twice {
-        /// As given.
-        first: PathBuf,
-        /// As given.
-        second: PathBuf,
-    },
+    Twice { first: PathBuf, second: PathBuf },
     /// A folder, a device or a pipe.
     #[error("`{path}` is {what}; hint: name a file", path = path.display())]
-    NoFile {
-        /// As given.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
+    NoFile { path: PathBuf, what: &'static str },
     /// Its folder is not there.
     #[error("cannot write `{path}`: there is no folder `{folder}`; hint: create the folder first", path = path.display(), folder = folder.display())]
-    NoFolder {
-        /// As given.
-        path: PathBuf,
-        /// What is missing.
-        folder: PathBuf,
-    },
+    NoFolder { path: PathBuf, folder: PathBuf },
     /// The operating system does not say what is there.
     #[error("cannot inspect `{path}`: {reason}", path = path.display())]
     Io {
-        /// As given.
         path: PathBuf,
         /// What it says.
         reason: io::Error,

@@ -3,17 +3,14 @@
 /// Why a pickle was refused. `at` is the offset of the instruction in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Error {
     /// The data ends inside of an instruction or before the end of the program.
     #[error("the pickle ends at byte {at} in the middle of its data: truncated")]
-    Truncated {
-        /// Offset.
-        at: usize,
-    },
+    Truncated { at: usize },
     /// A byte that is no instruction of protocols 0 to 5.
     #[error("unknown pickle instruction 0x{op:02x} at byte {at}")]
     UnknownOp {
-        /// Offset.
         at: usize,
         /// The byte.
         op: u8,
@@ -21,7 +18,6 @@ pub enum Error {
     /// A protocol of the future.
     #[error("pickle protocol {got} at byte {at}: protocols 0 to 5 are supported")]
     Protocol {
-        /// Offset.
         at: usize,
         /// As the file says.
         got: u8,
@@ -29,35 +25,21 @@ pub enum Error {
     /// Instructions that refer to something outside of the file.
     #[error("pickle instruction {op} at byte {at} refers to {what}, which the file does not contain")]
     External {
-        /// Offset.
         at: usize,
-        /// The instruction.
         op: &'static str,
         /// What it refers to.
         what: &'static str,
     },
     /// An instruction takes more than there is.
     #[error("pickle instruction {op} at byte {at} takes more values than the stack has")]
-    StackUnderflow {
-        /// Offset.
-        at: usize,
-        /// The instruction.
-        op: &'static str,
-    },
+    StackUnderflow { at: usize, op: &'static str },
     /// An instruction closes a container that was never opened.
     #[error("pickle instruction {op} at byte {at} has no MARK before it")]
-    NoMark {
-        /// Offset.
-        at: usize,
-        /// The instruction.
-        op: &'static str,
-    },
+    NoMark { at: usize, op: &'static str },
     /// An instruction meets a value of the wrong kind.
     #[error("pickle instruction {op} at byte {at} expected {expected}, got {got}")]
     Operand {
-        /// Offset.
         at: usize,
-        /// The instruction.
         op: &'static str,
         /// What it takes.
         expected: &'static str,
@@ -67,7 +49,6 @@ pub enum Error {
     /// A memo slot is read before it is written.
     #[error("the pickle refers at byte {at} to memo slot {slot}, which is empty")]
     MemoMissing {
-        /// Offset.
         at: usize,
         /// The slot.
         slot: u64,
@@ -75,9 +56,7 @@ pub enum Error {
     /// Text that is no number, no quoted string or no name.
     #[error("pickle instruction {op} at byte {at}: expected {expected}")]
     Text {
-        /// Offset.
         at: usize,
-        /// The instruction.
         op: &'static str,
         /// What it should be.
         expected: &'static str,
@@ -85,11 +64,9 @@ pub enum Error {
     /// More than [`Limits`](crate::Limits) allows.
     #[error("the pickle has more than {limit} {what} (reached at byte {at})")]
     Limit {
-        /// Offset.
         at: usize,
         /// Of what.
         what: &'static str,
-        /// The cap.
         limit: usize,
     },
     /// A global that no checkpoint needs and that attacks do.
@@ -97,7 +74,6 @@ pub enum Error {
         "the pickle refers at byte {at} to `{module}.{name}`, which could run code when Python loads the file; nothing was executed; hint: do not load this file in Python, and ask its author for another"
     )]
     Dangerous {
-        /// Offset.
         at: usize,
         /// Its module.
         module: String,

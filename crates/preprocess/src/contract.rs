@@ -37,6 +37,7 @@ pub struct Preprocess {
 /// What is wrong with a contract.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ContractError {
     /// Not JSON, or not the keys and types of a contract.
     #[error("not a preprocessing contract: {0}")]
@@ -48,54 +49,37 @@ pub enum ContractError {
     #[error(
         "preprocessing contract of version {found}: this build reads version {VERSION}; hint: update Occlude"
     )]
-    Version {
-        /// As read.
-        found: u64,
-    },
+    Version { found: u64 },
     /// A colour order other than RGB.
     #[error("colour order `{found}`: expected `RGB`")]
-    Colour {
-        /// As read.
-        found: String,
-    },
+    Colour { found: String },
     /// A size of zero, or beyond what can be allocated for every picture.
     #[error("`{field}` is {found}: expected 1 to {MAX_SIDE}")]
     Size {
         /// `resize` or `crop`.
         field: &'static str,
-        /// As read.
         found: u32,
     },
     /// The crop does not fit into the resized picture.
     #[error("`crop` {crop} is larger than `resize` {resize}")]
-    CropTooLarge {
-        /// As read.
-        crop: u32,
-        /// As read.
-        resize: u32,
-    },
+    CropTooLarge { crop: u32, resize: u32 },
     /// A mean outside of the scale of pixels, or a standard deviation that is none of values on it.
     #[error("`{field}` {found:?}: expected {}{}", range(field), scale_hint(found))]
     Statistics {
         /// `mean` or `std`.
         field: &'static str,
-        /// As read.
         found: [f32; 3],
     },
     /// An even or zero kernel, or one too wide for the borders to be reflected.
     #[error("high-pass kernel {kernel}: expected an odd number up to {max}, twice the crop minus one")]
     Kernel {
-        /// As read.
         kernel: u32,
         /// The widest that fits the crop.
         max: u32,
     },
     /// A width of the Gaussian that is not positive.
     #[error("high-pass sigma {found}: expected a finite number above 0")]
-    Sigma {
-        /// As read.
-        found: f32,
-    },
+    Sigma { found: f32 },
 }
 
 /// What a statistic may be.

@@ -22,23 +22,14 @@ const PROCESSOR: &str = "preprocessor_config.json";
 
 /// A file that gives no contract.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ContractFileError {
     /// It cannot be read.
     #[error("cannot read `{path}`: {reason}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        reason: io::Error,
-    },
+    Read { path: PathBuf, reason: io::Error },
     /// It is no contract.
     #[error("`{path}`: {reason}", path = path.display())]
-    Contract {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: ContractError,
-    },
+    Contract { path: PathBuf, reason: ContractError },
 }
 
 type Statistics = ([f32; 3], [f32; 3]);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 /// Why a run could not be shown.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Error {
     /// The operating system refused.
     #[error("cannot {action} `{path}`: {reason}", path = path.display())]
@@ -12,7 +13,6 @@ pub enum Error {
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
         reason: io::Error,
     },
     /// The folder is not one that the trainer wrote.
@@ -20,10 +20,7 @@ pub enum Error {
         "`{path}` holds no run: neither `config.json` nor `metrics.jsonl` is there; hint: name the folder that was `--out` of `occlude-train pretrain`",
         path = path.display()
     )]
-    NoRun {
-        /// The folder.
-        path: PathBuf,
-    },
+    NoRun { path: PathBuf },
     /// A comparison of nothing.
     #[error("no run to compare; hint: name the folders of one or more runs")]
     Nothing,

@@ -32,27 +32,17 @@ pub enum Kind {
 /// Why a store cannot be opened, or an operation was refused. No operation that fails changes anything.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum Error {
     /// A name that no collection has.
     #[error("no collection `{name}`")]
-    NoCollection {
-        /// As asked.
-        name: String,
-    },
+    NoCollection { name: String },
     /// A search by the id of a point that is not there.
     #[error("no point `{id}` in collection `{collection}`")]
-    NoPoint {
-        /// The collection.
-        collection: String,
-        /// As asked.
-        id: String,
-    },
+    NoPoint { collection: String, id: String },
     /// A name that is taken.
     #[error("collection `{name}` already exists")]
-    Exists {
-        /// As asked.
-        name: String,
-    },
+    Exists { name: String },
     /// A name that no collection can have.
     #[error("`{name}` is not a valid collection name; hint: use 1 to 64 of a-z, 0-9, `_` and `-`")]
     Name {
@@ -82,7 +72,6 @@ pub enum Error {
     Filter {
         /// Path inside the filter.
         at: String,
-        /// What is wrong.
         reason: String,
     },
     /// Vectors of another model than the collection's.
@@ -91,7 +80,6 @@ pub enum Error {
          hint: embed with the model that filled the collection, or make a new collection"
     )]
     Fingerprint {
-        /// The collection.
         collection: String,
         /// Identity of its model.
         expected: String,
@@ -105,7 +93,6 @@ pub enum Error {
          `\"adopt\": true` or by `occlude-serve index --adopt`, or fill a new collection"
     )]
     Unidentified {
-        /// The collection.
         collection: String,
         /// Fingerprint of its model.
         fingerprint: String,
@@ -127,32 +114,24 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
         reason: io::Error,
     },
     /// The database failed.
     #[error("`{}`: {reason}", .path.display())]
     Database {
-        /// The file.
         path: PathBuf,
         /// What SQLite says.
         reason: rusqlite::Error,
     },
     /// A file of another program in the database's place.
     #[error("`{}` is not a vector store: {reason}", .path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        reason: String,
-    },
+    Foreign { path: PathBuf, reason: String },
     /// A database of a later release.
     #[error(
         "`{}` has schema version {found}, this release knows {known}; hint: open it with the release that wrote it",
         .path.display()
     )]
     Newer {
-        /// The file.
         path: PathBuf,
         /// Its version.
         found: i64,
@@ -162,7 +141,6 @@ pub enum Error {
     /// A database that is damaged.
     #[error("`{}` is damaged: {reason}; hint: restore a copy, or salvage it with sqlite3's `.recover`", .path.display())]
     Corrupt {
-        /// The file.
         path: PathBuf,
         /// What is wrong, and where.
         reason: String,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 /// A setting that makes no sense, alone or beside another. `setting` and `other` are what a message calls one: the
 /// flag, the variable, or key and file.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ConfigError {
     /// Nothing to serve.
     #[error(
@@ -14,32 +15,23 @@ pub enum ConfigError {
     NoModel,
     /// A count of nothing.
     #[error("{setting} must be at least 1")]
-    Zero {
-        /// The setting.
-        setting: String,
-    },
+    Zero { setting: String },
     /// Not a usable number of seconds.
     #[error("{setting} is {value} s; hint: use more than 0 s and at most 86400 s")]
     Seconds {
-        /// The setting.
         setting: String,
         /// What was given.
         value: f64,
     },
     /// Two models of one name.
     #[error("two models are called `{name}`; hint: `--model NAME=FILE` gives one another name")]
-    SameName {
-        /// The name.
-        name: String,
-    },
+    SameName { name: String },
     /// A value that cannot be what the setting is.
     #[error("{setting} is `{value}`: {reason}; hint: `occlude-serve --help` says what `--{flag}` takes")]
     Setting {
-        /// The setting.
         setting: String,
         /// What was given.
         value: String,
-        /// What is wrong with it.
         reason: String,
         /// The flag of the setting.
         flag: String,
@@ -49,15 +41,12 @@ pub enum ConfigError {
     Unreadable {
         /// What names the file.
         setting: String,
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// The configuration file is no TOML.
     #[error("`{}` is not valid TOML: {reason}", .path.display())]
     Toml {
-        /// The file.
         path: PathBuf,
         /// The parser's words.
         reason: String,
@@ -65,9 +54,7 @@ pub enum ConfigError {
     /// The configuration file sets what does not exist.
     #[error("`{}` sets `{key}`, which is not a flag; hint: did you mean `{near}`? `occlude-serve --help` lists them", .path.display())]
     UnknownKey {
-        /// The file.
         path: PathBuf,
-        /// The key.
         key: String,
         /// The flag that is most alike.
         near: String,
@@ -75,9 +62,7 @@ pub enum ConfigError {
     /// The configuration file sets a flag to what it cannot be.
     #[error("`{}` sets `{key}` to {value}, expected {expected}", .path.display())]
     Value {
-        /// The file.
         path: PathBuf,
-        /// The key.
         key: String,
         /// What is there.
         value: String,

@@ -11,6 +11,7 @@ use crate::batch::EncodeError;
 
 /// Why a model cannot be served.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum LoadError {
     /// No ONNX Runtime.
     #[error(transparent)]
@@ -18,84 +19,40 @@ pub enum LoadError {
     /// No such file.
     #[error("no model at `{}`{read}; hint: write one with `occlude-export onnx CHECKPOINT {}`", .path.display(), .path.display())]
     Missing {
-        /// As asked.
         path: PathBuf,
         /// What else may have been meant.
         read: String,
     },
     /// Something else than a model.
     #[error("`{}` is {what}, not an ONNX file; hint: {hint}", .path.display())]
-    NoModel {
-        /// As asked.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-        /// What helps.
-        hint: String,
-    },
+    NoModel { path: PathBuf, what: &'static str, hint: String },
     /// CUDA was asked for and cannot run.
     #[error("`--provider cuda` cannot run: {reason}; hint: {hint}")]
-    Cuda {
-        /// What is missing.
-        reason: String,
-        /// What helps.
-        hint: &'static str,
-    },
+    Cuda { reason: String, hint: &'static str },
     /// ONNX Runtime does not take the file.
     #[error("cannot load `{}`: {reason}", .path.display())]
-    Session {
-        /// The file.
-        path: PathBuf,
-        /// ONNX Runtime's words.
-        reason: String,
-    },
+    Session { path: PathBuf, reason: String },
     /// Metadata that every file of the exporter has is missing.
     #[error("`{}` has no metadata `{key}`; hint: export it with `occlude-export onnx`, which writes the preprocessing contract and the fingerprint into the file", .path.display())]
-    Metadata {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: &'static str,
-    },
+    Metadata { path: PathBuf, key: &'static str },
     /// The contract in the metadata is unusable.
     #[error("`{}`: {source}", .path.display())]
-    Contract {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: ContractError,
-    },
+    Contract { path: PathBuf, source: ContractError },
     /// The metadata about the saliency are unusable.
     #[error("`{}`: metadata `saliency`: {reason}; hint: export the model again with `occlude-export onnx`", .path.display())]
-    Rule {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    Rule { path: PathBuf, reason: String },
     /// An input or output is missing, or is not what the contract makes of a picture.
     #[error("`{}`: {mismatch}; hint: export it with `occlude-export onnx`", .path.display())]
-    Shape {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        mismatch: Mismatch,
-    },
+    Shape { path: PathBuf, mismatch: Mismatch },
     /// The golden data in the metadata is unusable.
     #[error("golden data of `{}`: {source}; hint: export the model again with `occlude-export onnx`", .path.display())]
-    GoldenData {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: GoldenError,
-    },
+    GoldenData { path: PathBuf, source: GoldenError },
     /// The model computes something else than it did where it was exported.
     #[error(
         "`{}` does not reproduce the outputs of its golden picture here: cosine {cosine:.6} of the {output} on {provider} {place}, expected at least {least}; hint: check the file with `occlude-export verify`, and whether `--provider cpu` reproduces them",
         .path.display()
     )]
     Golden {
-        /// The file.
         path: PathBuf,
         /// `embedding` or `saliency`.
         output: &'static str,
@@ -110,10 +67,5 @@ pub enum LoadError {
     },
     /// The first run failed.
     #[error("`{}` loads but does not run: {source}", .path.display())]
-    Warm {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: EncodeError,
-    },
+    Warm { path: PathBuf, source: EncodeError },
 }

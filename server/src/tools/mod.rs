@@ -85,6 +85,7 @@ impl EncoderArgs {
 
 /// Why a bulk job ended.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ToolError {
     /// The folder cannot be listed.
     #[error(transparent)]
@@ -100,10 +101,7 @@ pub enum ToolError {
     Store(#[from] occlude_retrieval::Error),
     /// The result's name tells no format.
     #[error("`{}`: the extension is not that of a known format; hint: end it in .npy, .parquet or .jsonl, or add `--format`", .path.display())]
-    Format {
-        /// As given.
-        path: PathBuf,
-    },
+    Format { path: PathBuf },
     /// A result that must not be written.
     #[error(transparent)]
     Output(#[from] occlude_output::Refused),
@@ -119,20 +117,10 @@ pub enum ToolError {
     },
     /// A file cannot be read or written.
     #[error("`{}`: {reason}", .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: std::io::Error,
-    },
+    File { path: PathBuf, reason: std::io::Error },
     /// A Parquet file cannot be written.
     #[error("`{}`: {reason}", .path.display())]
-    Parquet {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: parquet::errors::ParquetError,
-    },
+    Parquet { path: PathBuf, reason: parquet::errors::ParquetError },
     /// A server that does not answer, or cannot yet.
     #[error("`{url}` is not ready: {why}")]
     Health {

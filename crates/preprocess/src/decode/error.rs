@@ -9,6 +9,7 @@ use crate::names;
 /// Why bytes are not a picture that can be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum DecodeError {
     /// No bytes at all.
     #[error("the file is empty")]
@@ -21,31 +22,21 @@ pub enum DecodeError {
     },
     /// A picture format that is not read.
     #[error("`{name}` is not supported; hint: convert it to {}", Format::LISTED)]
-    OtherFormat {
-        /// Its name.
-        name: &'static str,
-    },
+    OtherFormat { name: &'static str },
     /// Larger than the limits.
     #[error(
         "{width}x{height} pixels: the limits are {} pixels and {} along a side",
         .limits.max_pixels, .limits.max_side
     )]
     TooLarge {
-        /// From the header.
         width: u32,
-        /// From the header.
         height: u32,
         /// What was allowed.
         limits: Limits,
     },
     /// A side of zero pixels.
     #[error("{width}x{height} pixels: the picture has no area")]
-    ZeroSize {
-        /// From the header.
-        width: u32,
-        /// From the header.
-        height: u32,
-    },
+    ZeroSize { width: u32, height: u32 },
     /// The file ends before its picture does.
     #[error("truncated {}: the file ends before the picture does", .format.name())]
     Truncated {
@@ -57,7 +48,6 @@ pub enum DecodeError {
     Incomplete {
         /// What the file begins as.
         format: Format,
-        /// What is missing.
         missing: String,
     },
     /// A variant of the format that the decoder does not know.
@@ -81,21 +71,12 @@ pub enum DecodeError {
 /// Why a picture file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum LoadError {
     /// The file cannot be read.
     #[error("cannot read `{}`: {reason}", names::of_path(.path))]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: io::Error,
-    },
+    Read { path: PathBuf, reason: io::Error },
     /// The file is not a usable picture.
     #[error("`{}`: {reason}", names::of_path(.path))]
-    Decode {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: DecodeError,
-    },
+    Decode { path: PathBuf, reason: DecodeError },
 }

@@ -43,38 +43,27 @@ pub struct Sample {
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ListError {
     /// Nothing has this name.
     #[error("no such folder: `{}`", .path.display())]
-    Missing {
-        /// As asked.
-        path: PathBuf,
-    },
+    Missing { path: PathBuf },
     /// The name is a file's.
     #[error("`{}` is not a folder; hint: name the folder that holds the pictures", .path.display())]
-    NotAFolder {
-        /// As asked.
-        path: PathBuf,
-    },
+    NotAFolder { path: PathBuf },
     /// No picture anywhere below.
     #[error(
         "no pictures in `{}`{}; hint: files named *.jpg, *.png, *.webp, *.bmp, *.gif or *.tif are read, in the folder itself or in one sub-folder per class",
         .path.display(), but(.left_out)
     )]
     Empty {
-        /// As asked.
         path: PathBuf,
         /// What is there instead.
         left_out: Box<LeftOut>,
     },
     /// A folder on the way cannot be read.
     #[error("cannot list `{}`: {reason}", .path.display())]
-    Read {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        reason: io::Error,
-    },
+    Read { path: PathBuf, reason: io::Error },
 }
 
 /// `, left out: ...`, where something was.
