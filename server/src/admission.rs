@@ -87,7 +87,7 @@ pub(crate) fn overloaded(state: &AppState) -> ApiError {
     let waiting = state.in_flight() as f64;
     let seconds = state.metrics().rate().map_or(1.0, |rate| (waiting / rate.max(0.1)).ceil());
     ApiError::new(Kind::Overloaded, "the server is full")
-        .hint("try again after the seconds in `Retry-After`")
+        .hint("try again after the number of seconds in `Retry-After`")
         .retry_after(seconds.clamp(1.0, MAX_RETRY) as u64)
 }
 

@@ -45,7 +45,7 @@ pub enum KeyError {
         line: usize,
     },
     /// A name that is there already, or none that can be written in a line.
-    #[error("`{name}` is no name for a new key: {why}")]
+    #[error("`{name}` cannot name a new key: {why}")]
     Name {
         /// As given.
         name: String,
@@ -59,7 +59,7 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// The system gave no random bytes.
-    #[error("no random bytes for a key: {0}")]
+    #[error("cannot get random bytes for a key: {0}")]
     Random(getrandom::Error),
 }
 
@@ -125,11 +125,11 @@ pub fn create(name: &str, path: &Path) -> Result<String, KeyError> {
     let wrong = |why| KeyError::Name { name: name.to_owned(), why };
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
-        return Err(wrong("take 1 to 64 letters, digits and `-_.@`"));
+        return Err(wrong("expected 1 to 64 letters, digits and `-_.@`"));
     }
     match Keys::read(path) {
         Ok(keys) if keys.rows.iter().any(|(known, _)| known == name) => {
-            return Err(wrong("the file has a key of this name; delete its line to replace it"));
+            return Err(wrong("the file already has a key of this name; delete its line to replace it"));
         }
         Ok(_) | Err(KeyError::Empty { .. }) => {}
         // A line more would spoil what is somebody else's file, a model for example.

@@ -191,7 +191,7 @@ fn collect<E: From<EncodeError>>(
 ) -> Result<usize, E> {
     let mut done = 0;
     for (i, reply) in receiver {
-        let gone = |_| EncodeError::Runtime("the worker is gone".to_owned());
+        let gone = |_| EncodeError::Runtime("the worker has stopped".to_owned());
         keep(i, reply.blocking_recv().map_err(gone).and_then(|r| r)?)?;
         done += 1;
     }

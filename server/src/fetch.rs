@@ -119,11 +119,11 @@ impl Resolver for Gate {
         let host = uri.host().unwrap_or_default();
         let named = self.hosts.named.iter().any(|h| h.eq_ignore_ascii_case(host));
         if !self.hosts.named.is_empty() && !named {
-            return Err(refused(&format!("the host `{host}` is not one that pictures may be fetched from")));
+            return Err(refused(&format!("pictures may not be fetched from the host `{host}`")));
         }
         let found = self.dns.resolve(uri, config, timeout)?;
         if !named && let Some(address) = found.iter().find(|a| !is_public(a.ip())) {
-            return Err(refused(&format!("{} is no public address", address.ip())));
+            return Err(refused(&format!("{} is not a public address", address.ip())));
         }
         Ok(found)
     }

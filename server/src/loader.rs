@@ -195,8 +195,9 @@ impl Work {
             tracing::info!("collection `{name}`: {count} points of the model `{model}`");
             if info.spec.identity.is_none() {
                 tracing::warn!(
-                    "collection `{name}` does not note the precision of its model: pictures and vectors are refused; hint: PUT \
-                     /v1/collections/{name} with {{\"model\": .., \"adopt\": true}} says whose it is"
+                    "collection `{name}` does not record the precision of its model: pictures and vectors are \
+                     refused; hint: declare its model by PUT /v1/collections/{name} with {{\"model\": .., \"adopt\": \
+                     true}}"
                 );
             }
         }
@@ -240,13 +241,13 @@ impl Work {
             let name = watched.file.name.clone();
             let replaced = watched.is_replaced();
             if everything && !replaced && !watched.failed && watched.stamps() == watched.tried {
-                tracing::info!("model `{name}` is unchanged and goes on");
+                tracing::info!("model `{name}` is unchanged and stays in use");
             } else if everything || replaced {
                 watched.look();
                 let file = watched.file.clone();
                 // What was only touched, or copied over itself, answers as before.
                 if !watched.failed && digest(&watched.paths).is_ok_and(|d| d == watched.digest) {
-                    tracing::info!("model `{name}` is unchanged and goes on");
+                    tracing::info!("model `{name}` is unchanged and stays in use");
                     continue;
                 }
                 let loaded = self.replace(&file);
@@ -275,7 +276,7 @@ impl Work {
             }
             Err(error) => {
                 self.state.metrics().reload(&file.name, "failed");
-                tracing::error!("{error}; model `{}` goes on as it was", file.name);
+                tracing::error!("{error}; model `{}` stays in use as it was", file.name);
                 None
             }
         }
@@ -349,8 +350,8 @@ fn open(config: &Config, state: &AppState, file: &ModelFile) -> Result<(Model, S
     let Loaded { info, encoders, note, warning, digest } = load(&file.path, &options)?;
     announce(&info, config.provider, note.as_deref(), start.elapsed());
     match (info.golden, warning) {
-        (Some(cosine), _) => tracing::info!("golden picture: answered, cosine {cosine:.6}"),
-        (None, warning) => tracing::warn!("{}", warning.unwrap_or("the answers were not checked")),
+        (Some(cosine), _) => tracing::info!("golden picture: reproduced, cosine {cosine:.6}"),
+        (None, warning) => tracing::warn!("{}", warning.unwrap_or("the outputs were not checked")),
     }
     let encoders = encoders.into_iter().map(|e| Box::new(e) as Box<dyn Encode>).collect();
     Ok((Model::start(info, encoders, &config.limits, state.metrics()), digest))
@@ -362,7 +363,7 @@ fn announce(info: &ModelInfo, asked: Provider, note: Option<&str>, time: Duratio
     let (fingerprint, identity) = (short(fingerprint), short(identity));
     let side = info.contract.crop;
     tracing::info!(
-        "model `{name}`: {encoder}, {side} px, {dim} numbers, fingerprint {fingerprint}, identity {identity}, loaded in {time:.1?}"
+        "model `{name}`: {encoder}, {side} px, {dim} dimensions, fingerprint {fingerprint}, identity {identity}, loaded in {time:.1?}"
     );
     match (asked, note) {
         (Provider::Auto, Some(why)) => tracing::info!("provider: {provider} (`auto`; not CUDA: {why})"),

@@ -31,12 +31,12 @@ impl Source {
         let extra = self == Self::Sum && !model.rule.is_sum();
         if extra && !model.sum {
             let message = format!(
-                "the map of `{}` is made by the rule `{}`, and it has no output `saliency_sum`",
+                "the map of `{}` is made by the rule `{}`, and the model has no output `saliency_sum`",
                 model.name, model.rule.rule
             );
             return Err(ApiError::new(Kind::BadRequest, message).hint(
-                "export the model with the sum beside it: \
-                 `occlude-export onnx --outputs embedding,saliency,saliency_sum`",
+                "export the model with the sum as well: `occlude-export onnx --outputs \
+                 embedding,saliency,saliency_sum`",
             ));
         }
         Ok(extra)
@@ -119,7 +119,7 @@ impl Plane {
 /// A map among the model's outputs.
 fn plane(encoded: &Encoded, sum: bool) -> Result<Plane, ApiError> {
     if sum {
-        let missing = || ApiError::new(Kind::EncoderFailed, "the model gave no `saliency_sum`");
+        let missing = || ApiError::new(Kind::EncoderFailed, "the model returned no `saliency_sum`");
         return encoded.sum.clone().ok_or_else(missing);
     }
     let (height, width) = encoded.grid;

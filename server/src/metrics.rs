@@ -153,11 +153,15 @@ impl Default for Metrics {
             ),
             latency: histograms(
                 "occlude_request_seconds",
-                "time of requests",
+                "duration of requests",
                 &["method", "route", "status"],
             ),
-            errors: counters("occlude_errors_total", "error answers by code", &["code"]),
-            stages: histograms("occlude_stage_seconds", "time by stage of a request", &["model", "stage"]),
+            errors: counters("occlude_errors_total", "error responses by code", &["code"]),
+            stages: histograms(
+                "occlude_stage_seconds",
+                "duration of each stage of a request",
+                &["model", "stage"],
+            ),
             batch: made(Histogram::with_opts(
                 HistogramOpts::new("occlude_batch_size", "pictures in one run of the model")
                     .buckets(SIZES.to_vec()),
@@ -165,7 +169,7 @@ impl Default for Metrics {
             images: counters("occlude_images_total", "pictures encoded", &["model"]),
             reloads: counters(
                 "occlude_model_reloads_total",
-                "models loaded again while serving",
+                "models reloaded while serving",
                 &["model", "result"],
             ),
             process: Process::default(),
@@ -300,11 +304,11 @@ fn read(gauges: &Gauges) -> Vec<MetricFamily> {
     let whole = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     let mut families = Vec::new();
     for (name, help, value) in [
-        ("occlude_ready", "1 when every route can answer", usize::from(gauges.ready)),
+        ("occlude_ready", "1 if every route can answer", usize::from(gauges.ready)),
         ("occlude_in_flight_images", "pictures admitted and not yet answered", gauges.in_flight),
-        ("occlude_in_flight_pixels", "pixels of them", gauges.in_flight_pixels),
+        ("occlude_in_flight_pixels", "pixels of those pictures", gauges.in_flight_pixels),
         ("occlude_gallery_images", "pictures that can be found by search", gauges.gallery),
-        ("occlude_collections_writable", "1 when something can be added", usize::from(gauges.writable)),
+        ("occlude_collections_writable", "1 if something can be added", usize::from(gauges.writable)),
     ] {
         let gauge = made(IntGauge::new(name, help));
         gauge.set(whole(value));
@@ -314,7 +318,7 @@ fn read(gauges: &Gauges) -> Vec<MetricFamily> {
     lost.inc_by(gauges.spans_lost);
     families.extend(lost.collect());
     let vector = |name, help, labels: &[&str]| made(IntGaugeVec::new(Opts::new(name, help), labels));
-    let depth = vector("occlude_queue_depth", "pictures that wait for a batch", &["model"]);
+    let depth = vector("occlude_queue_depth", "pictures waiting for a batch", &["model"]);
     let labels = ["model", "fingerprint", "identity", "provider"];
     let info = vector("occlude_model_info", "a model, and the execution provider that runs it", &labels);
     for ModelGauges { name, fingerprint, identity, provider, queue_depth } in &gauges.models {

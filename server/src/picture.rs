@@ -145,7 +145,8 @@ fn pixels(limits: &Limits, uploads: &[Upload], several: bool) -> Result<u64, Api
     }
     if total > limits.max_queue_pixels {
         let most = limits.max_queue_pixels;
-        let message = format!("the pictures have {total} pixels together, {most} are taken at once");
+        let message =
+            format!("the pictures have {total} pixels together, at most {most} are accepted at once");
         let error = ApiError::new(Kind::TooManyImages, message);
         return Err(error.hint("split the request"));
     }
@@ -169,7 +170,7 @@ async fn encode_one(
     let encoded = try_join_all(replies.into_iter().map(answered)).await?;
     let encoded = encoded.into_iter().map(finite).collect::<Result<Vec<_>, _>>();
     let mut encoded = encoded.map_err(|e| upload.error(several, e))?.into_iter();
-    let first = encoded.next().ok_or_else(|| failed("the model gave no answer"))?;
+    let first = encoded.next().ok_or_else(|| failed("the model returned no result"))?;
     Ok(Answer { upload, facts, encoded: first, mirrored: encoded.next(), guide })
 }
 
@@ -198,7 +199,7 @@ async fn answered(reply: Reply) -> Result<Encoded, ApiError> {
     let start = Instant::now();
     let reply = reply.await;
     telemetry::stage("queue and encode", start.elapsed());
-    let encoded = reply.map_err(|_| failed("the worker is gone"))?;
+    let encoded = reply.map_err(|_| failed("the worker has stopped"))?;
     encoded.map_err(|e| failed(e.to_string()))
 }
 
@@ -207,7 +208,7 @@ fn finite(encoded: Encoded) -> Result<Encoded, ApiError> {
     if encoded.embedding.iter().chain(&encoded.saliency).chain(sum).all(|v| v.is_finite()) {
         return Ok(encoded);
     }
-    Err(failed("the model answered with numbers that are not finite"))
+    Err(failed("the model returned values that are not finite"))
 }
 
 fn failed(message: impl Into<String>) -> ApiError {

@@ -47,7 +47,7 @@ impl Pooling {
         if self.pool == Pool::All {
             return Ok(encoded.embedding.clone());
         }
-        let missing = || ApiError::new(Kind::EncoderFailed, "the model gave no feature map");
+        let missing = || ApiError::new(Kind::EncoderFailed, "the model returned no feature map");
         let features = encoded.features.as_ref().ok_or_else(missing)?;
         let pooled = || {
             let map = Map::new(encoded.grid.0, encoded.grid.1, &encoded.saliency)?;

@@ -24,9 +24,9 @@ impl Process {
         if let Ok(stat) = own.stat() {
             let ticks = ticks_per_second() as f64;
             let cpu = (stat.utime + stat.stime) as f64 / ticks;
-            families.extend(counter("process_cpu_seconds_total", "CPU time of user and system", cpu));
+            families.extend(counter("process_cpu_seconds_total", "user and system CPU time", cpu));
             let resident = stat.rss as f64 * page_size() as f64;
-            families.extend(gauge("process_resident_memory_bytes", "memory that is resident", resident));
+            families.extend(gauge("process_resident_memory_bytes", "resident memory", resident));
             let virtual_ = stat.vsize as f64;
             families.extend(gauge("process_virtual_memory_bytes", "virtual memory", virtual_));
             families.extend(gauge("process_threads", "threads", stat.num_threads as f64));
@@ -34,7 +34,7 @@ impl Process {
             if let Some(at) = *self.started.get_or_init(started) {
                 families.extend(gauge(
                     "process_start_time_seconds",
-                    "when the process began, in Unix seconds",
+                    "start time of the process, in Unix seconds",
                     at,
                 ));
             }
@@ -43,7 +43,7 @@ impl Process {
             families.extend(gauge("process_open_fds", "open file descriptors", open as f64));
         }
         if let Ok(LimitValue::Value(most)) = own.limits().map(|l| l.max_open_files.soft_limit) {
-            families.extend(gauge("process_max_fds", "file descriptors that may be open", most as f64));
+            families.extend(gauge("process_max_fds", "most file descriptors that may be open", most as f64));
         }
         families
     }

@@ -35,7 +35,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         };
         let again = async {
             while hangup.recv().await.is_some() {
-                tracing::info!("SIGHUP: reading keys again, and models that have changed");
+                tracing::info!("SIGHUP: reloading keys, and models that have changed");
                 // Not behind the loader, which may be indexing for hours: a key that is gone opens nothing any more.
                 reload_keys(&config, &state).await;
                 loader.reload();
@@ -43,8 +43,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: finishing what was accepted"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: finishing what was accepted"),
+            _ = terminate.recv() => tracing::info!("SIGTERM: finishing accepted requests"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: finishing accepted requests"),
             () = load => {}
             () = again => {}
         }
@@ -103,10 +103,10 @@ async fn reload_keys(config: &Config, state: &AppState) {
     match tokio::task::spawn_blocking(move || Keys::read(&path)).await {
         Ok(Ok(keys)) => {
             state.set_keys(keys);
-            tracing::info!("keys were read again");
+            tracing::info!("keys were reloaded");
         }
-        Ok(Err(error)) => tracing::error!("{error}; the keys read before go on"),
-        Err(error) => tracing::error!("keys were not read: {error}; those read before go on"),
+        Ok(Err(error)) => tracing::error!("{error}; the previous keys stay in use"),
+        Err(error) => tracing::error!("keys were not reloaded: {error}; the previous ones stay in use"),
     }
 }
 

@@ -154,15 +154,15 @@ impl AppState {
         use occlude_retrieval::Kind;
 
         let problem = error.and_then(|e| match e.kind() {
-            Kind::Full => Some("there is no room on the disk"),
-            Kind::Io => Some("the disk cannot be written"),
+            Kind::Full => Some("no space left on the disk"),
+            Kind::Io => Some("the disk cannot be written to"),
             _ => None,
         });
         let mut known = self.0.store_problem.write().unwrap_or_else(PoisonError::into_inner);
         if *known != problem {
             match (problem, error) {
                 (Some(problem), Some(error)) => tracing::error!("collections: {problem}: {error}"),
-                _ => tracing::info!("collections can be written again"),
+                _ => tracing::info!("collections are writable again"),
             }
         }
         *known = problem;
@@ -182,11 +182,11 @@ impl AppState {
             return Err(match self.0.expected.store {
                 true => loading("the collections are being opened"),
                 false => ApiError::new(Kind::NotFound, "this server has no collections")
-                    .hint("who operates it can give it a folder to keep them in"),
+                    .hint("its operator can give it a folder to keep them in"),
             });
         };
         let start = Instant::now();
-        let crashed = |_| ApiError::new(Kind::Internal, "the work on a collection was aborted");
+        let crashed = |_| ApiError::new(Kind::Internal, "work on a collection was aborted");
         let done = tokio::task::spawn_blocking(move || work(&*store)).await.map_err(crashed)?;
         self.metrics().observe(Stage::Store, None, start.elapsed());
         if let Err(error) = &done
@@ -320,16 +320,16 @@ impl AppState {
             Some(gallery) if gallery.identity() == model.info.identity => Ok(gallery),
             Some(gallery) => {
                 let message = format!(
-                    "the gallery was indexed by the model {}, the query is by {} (`{}`)",
+                    "the gallery was indexed by the model {}, the query was embedded by {} (`{}`)",
                     gallery.identity(),
                     model.info.identity,
                     model.info.name
                 );
-                Err(ApiError::new(Kind::WrongModel, message).hint("leave `model` out"))
+                Err(ApiError::new(Kind::WrongModel, message).hint("leave out `model`"))
             }
             None if self.0.expected.gallery => Err(loading("the gallery is being indexed")),
             None => Err(ApiError::new(Kind::NotFound, "this server has no gallery")
-                .hint("who operates it can give it a folder of pictures to search among")),
+                .hint("its operator can give it a folder of pictures to search")),
         }
     }
 
@@ -393,7 +393,7 @@ impl AppState {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let crashed = |_| ApiError::new(Kind::Internal, "the work on a picture was aborted");
+        let crashed = |_| ApiError::new(Kind::Internal, "work on a picture was aborted");
         let permit = Arc::clone(&self.0.decoders).acquire_owned().await;
         let run = move || {
             let _permit = permit;

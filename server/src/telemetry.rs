@@ -220,7 +220,7 @@ impl Exporter {
         self.lost.fetch_add(spans.len() as u64, Ordering::Relaxed);
         if self.complained.is_none_or(|at| at.elapsed() > QUIET) {
             self.complained = Some(Instant::now());
-            tracing::warn!("the collector at `{}` takes no traces: {error}", self.url);
+            tracing::warn!("the collector at `{}` does not accept traces: {error}", self.url);
         }
     }
 }

@@ -16,16 +16,16 @@ use crate::tools::{EmbedArgs, IndexArgs};
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "occlude-serve", version, args_override_self = true, after_help = AFTER)]
 pub struct Args {
-    /// Something else than serving
+    /// A task other than serving
     #[command(subcommand)]
     pub command: Option<Tool>,
 
-    /// ONNX file written by `occlude-export onnx`, as FILE or NAME=FILE; its preprocessing contract is obeyed. Several
-    /// models are served side by side; requests that name none are answered by the first
+    /// ONNX file written by `occlude-export onnx`, as FILE or NAME=FILE; its preprocessing contract is applied.
+    /// Several models are served side by side; requests that name none go to the first
     #[arg(long, value_name = "[NAME=]FILE", help_heading = MODEL)]
     pub model: Vec<String>,
-    /// Where the models run: `cuda` fails at start where it cannot run, `auto` takes CUDA if it works, else the CPU,
-    /// and says so
+    /// Where the models run: `cuda` fails at start if it cannot run; `auto` uses CUDA if it works, else the CPU, and
+    /// reports which
     #[arg(long, value_enum, default_value_t = Provider::Auto, help_heading = MODEL)]
     pub provider: Provider,
     /// Sessions of each model that encode side by side, each with its own copy of the weights
@@ -34,22 +34,22 @@ pub struct Args {
     /// Threads within one session, on the CPU [default: cores divided by workers]
     #[arg(long, value_name = "N", help_heading = MODEL)]
     pub intra_threads: Option<usize>,
-    /// Most bytes of GPU memory that one session takes for weights and activations, like `4GiB` [default: as needed]
+    /// Maximum bytes of GPU memory that one session uses for weights and activations, like `4GiB` [default: as needed]
     #[arg(long, value_name = "BYTES", value_parser = units::bytes, help_heading = MODEL)]
     pub gpu_mem_limit: Option<usize>,
-    /// Seconds between looks at the model files; a file that was replaced is loaded while the old one goes on
-    /// answering. 0: only on SIGHUP
+    /// Seconds between checks of the model files; a replaced file is loaded while the old model keeps answering. 0:
+    /// only on SIGHUP
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = units::seconds, help_heading = MODEL)]
     pub watch: f64,
     /// Folder of pictures (flat, or one sub-folder per class) that is indexed at start for `/v1/search`
     #[arg(long, value_name = "DIR", help_heading = MODEL)]
     pub gallery: Option<PathBuf>,
 
-    /// Folder that keeps collections; without it there are none
+    /// Folder for collections; without it there are none
     #[arg(long, value_name = "DIR", help_heading = MODEL)]
     pub data: Option<PathBuf>,
 
-    /// Most pictures in one run of the model
+    /// Maximum number of pictures in one run of the model
     #[arg(long, default_value_t = 8, value_name = "N", help_heading = WORK)]
     pub max_batch: usize,
     /// Longest time in milliseconds that a picture waits for others to share its batch; it waits only while others
@@ -59,85 +59,85 @@ pub struct Args {
     /// Pictures that are decoded at the same time [default: cores]
     #[arg(long, value_name = "N", help_heading = WORK)]
     pub decode_threads: Option<usize>,
-    /// Most pictures in the server at once, decoding or waiting; above it, requests are answered 429
+    /// Maximum number of pictures in the server at once, decoding or waiting; above it, requests are answered 429
     #[arg(long, default_value_t = 256, value_name = "N", help_heading = WORK)]
     pub max_queue: usize,
-    /// Most pixels of all pictures in the server at once; above it, requests are answered 429
+    /// Maximum pixels of all pictures in the server at once; above it, requests are answered 429
     #[arg(long, default_value = "1000000000", value_name = "N", value_parser = units::count, help_heading = WORK)]
     pub max_queue_pixels: u64,
-    /// Most bytes of request bodies held at once, all requests together; above it, requests are answered 429
+    /// Maximum bytes of request bodies held at once, over all requests; above it, requests are answered 429
     #[arg(long, default_value = "256MiB", value_name = "BYTES", value_parser = units::bytes, help_heading = WORK)]
     pub max_buffered: usize,
 
-    /// Most pictures in one request
+    /// Maximum number of pictures in one request
     #[arg(long, default_value_t = 32, value_name = "N", help_heading = REQUESTS)]
     pub max_images: usize,
     /// Largest request body in bytes; sizes may have a unit: `20MiB` is 20 times 2^20, `20MB` 20 million
     #[arg(long, default_value = "20MiB", value_name = "BYTES", value_parser = units::bytes, help_heading = REQUESTS)]
     pub max_body: usize,
-    /// Most pixels (width times height) of one picture
+    /// Maximum pixels (width times height) of one picture
     #[arg(long, default_value = "50000000", value_name = "N", value_parser = units::count, help_heading = REQUESTS)]
     pub max_pixels: u64,
     /// Seconds from the last byte of a request to its answer, 504 after that; times may have a unit, like `500ms`,
     /// `30s` or `2min`
     #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = units::seconds, help_heading = REQUESTS)]
     pub timeout: f64,
-    /// Seconds that a client has for sending its headers. A body may take longer, as long as each such time brings
+    /// Seconds that a client has to send its headers. A body may take longer, as long as each such period delivers
     /// `--min-rate`; 408 after that
     #[arg(long, default_value = "20", value_name = "SECONDS", value_parser = units::seconds, help_heading = REQUESTS)]
     pub read_timeout: f64,
-    /// Least bytes a second of a body, on average over each `--read-timeout`; 0: a single byte is enough
+    /// Minimum bytes per second of a body, averaged over each `--read-timeout`; 0: a single byte is enough
     #[arg(long, default_value = "2KiB", value_name = "BYTES", value_parser = units::bytes, help_heading = REQUESTS)]
     pub min_rate: usize,
 
     /// Fetch pictures that requests name by web address (`http://`, `https://`); only from public addresses
     #[arg(long, help_heading = REQUESTS)]
     pub allow_url_fetch: bool,
-    /// With `--allow-url-fetch`: only from this host, which may then be of the local network; may be given several
+    /// With `--allow-url-fetch`: only from this host, which may then be on the local network; may be given several
     /// times
     #[arg(long, value_name = "HOST", help_heading = REQUESTS)]
     pub url_host: Vec<String>,
 
-    /// Address or name to listen on; 0.0.0.0 opens the server to the network. Of a name's addresses the first of IPv4
-    /// is taken, else the first
+    /// Address or name to listen on; 0.0.0.0 opens the server to the network. Of a name's addresses the first IPv4 one
+    /// is used, else the first
     #[arg(long, default_value = "127.0.0.1", value_parser = host::parse, help_heading = NETWORK)]
     pub host: String,
     /// Port to listen on; 0 takes a free one, printed at start
     #[arg(long, default_value_t = 8080, help_heading = NETWORK)]
     pub port: u16,
-    /// Most connections at once; further ones wait to be accepted
+    /// Maximum number of connections at once; further ones wait to be accepted
     #[arg(long, default_value_t = 1024, value_name = "N", help_heading = NETWORK)]
     pub max_connections: usize,
-    /// Seconds that a connection is kept open between requests; more than a load balancer in front keeps its own, which
-    /// for most is 60
+    /// Seconds that a connection is kept open between requests; longer than a load balancer in front keeps its own,
+    /// which is usually 60
     #[arg(long, default_value = "75", value_name = "SECONDS", value_parser = units::seconds, help_heading = NETWORK)]
     pub keep_alive_timeout: f64,
     /// Seconds for answering accepted requests after SIGTERM or SIGINT, before connections are cut
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = units::seconds, help_heading = NETWORK)]
     pub drain_timeout: f64,
-    /// File of hashed API keys, written by `occlude-serve key`; without it nobody is asked for one. Read again on
-    /// SIGHUP
+    /// File of hashed API keys, written by `occlude-serve key`; without it no key is required. Reloaded on SIGHUP
     #[arg(long, value_name = "FILE", help_heading = NETWORK)]
     pub api_keys: Option<PathBuf>,
     /// Origin whose web pages may call the server, as `https://example.org`, or `*` for all; may be given several times
     #[arg(long, value_name = "ORIGIN", help_heading = NETWORK)]
     pub cors_origin: Vec<String>,
 
-    /// Address or network of a proxy, like `10.0.0.0/8`, that is believed when it says whose requests it passes on
-    /// (`X-Forwarded-For`, `Forwarded`); may be given several times
+    /// Address or network of a proxy, like `10.0.0.0/8`, that is trusted to name the clients whose requests it
+    /// forwards (`X-Forwarded-For`, `Forwarded`); may be given several times
     #[arg(long, value_name = "CIDR", help_heading = NETWORK)]
     pub trusted_proxy: Vec<String>,
 
-    /// Least severe messages that are logged to stderr: `error`, `warn`, `info` (a line for every request) or `debug`
+    /// Lowest level of messages that are logged to stderr: `error`, `warn`, `info` (a line for every request) or
+    /// `debug`
     #[arg(long, default_value = "info", value_name = "LEVEL", help_heading = LOGS)]
     pub log_level: tracing::Level,
     /// How messages are written
     #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = LOGS)]
     pub log_format: LogFormat,
-    /// OpenTelemetry collector that is sent a trace of each request, by OTLP over HTTP, like `http://127.0.0.1:4318`
+    /// OpenTelemetry collector to send a trace of each request to, by OTLP over HTTP, like `http://127.0.0.1:4318`
     #[arg(long, value_name = "URL", help_heading = LOGS)]
     pub otlp_endpoint: Option<String>,
-    /// TOML file with any of these flags as keys, like `max-batch = 16`; environment and command line come first
+    /// TOML file with any of these flags as keys, like `max-batch = 16`; environment and command line take precedence
     #[arg(long, value_name = "FILE", help_heading = LOGS)]
     pub config: Option<PathBuf>,
 
@@ -150,20 +150,20 @@ pub struct Args {
 }
 
 const MODEL: &str = "Models";
-const WORK: &str = "Work at once";
+const WORK: &str = "Concurrency";
 const REQUESTS: &str = "Requests";
 const NETWORK: &str = "Network";
 const LOGS: &str = "Logs and configuration";
-const AFTER: &str = "Every flag of the server is also an environment variable (`--max-batch` is OCCLUDE_SERVE_MAX_BATCH) and a key of \
-     the file that `--config` names; those of the subcommands are not. Variables that are lists have commas or line \
-     breaks between their values; empty ones count as unset.";
+const AFTER: &str = "Every flag of the server is also an environment variable (`--max-batch` is \
+     OCCLUDE_SERVE_MAX_BATCH) and a key of the file that `--config` names; those of the subcommands are not. Lists \
+     in variables are separated by commas or line breaks; empty variables count as unset.";
 
 /// What the program does besides serving.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Tool {
-    /// Make an API key: its hash is added to the file, the key itself is printed and kept nowhere
+    /// Create an API key: its hash is added to the file, the key itself is printed and not stored
     Key {
-        /// Who it is for; logs name it
+        /// Whom it is for; logs show it
         name: String,
         /// File for `--api-keys`
         #[arg(long, value_name = "FILE")]
@@ -175,9 +175,10 @@ pub enum Tool {
         #[arg(value_name = "URL")]
         url: Option<String>,
     },
-    /// Write the embeddings of a folder to a file; the same command goes on where it was stopped
+    /// Write the embeddings of a folder to a file; the same command resumes a stopped run
     Embed(EmbedArgs),
-    /// Put the pictures of a folder into a collection; the same command goes on, and later adds what is new
+    /// Put the pictures of a folder into a collection; the same command resumes a stopped run, and later adds what is
+    /// new
     Index(IndexArgs),
 }
 

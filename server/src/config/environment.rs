@@ -48,15 +48,17 @@ pub(super) fn read(
         } else {
             let known: Vec<String> = settable(command).map(variable).collect();
             let near = nearest(name, known.iter().map(String::as_str));
-            found.notes.push(format!("`{name}` is no setting and is ignored; hint: did you mean `{near}`?"));
+            found
+                .notes
+                .push(format!("`{name}` is not a setting and is ignored; hint: did you mean `{near}`?"));
         }
     }
     if !links.is_empty() {
         links.sort();
         let names = links.join(", ");
         found.notes.push(format!(
-            "ignored {names}: Kubernetes' links to a Service, no settings; hint: `enableServiceLinks: false` in the pod's \
-             spec leaves them out"
+            "ignored {names}: Kubernetes service links, not settings; hint: `enableServiceLinks: false` in the pod's \
+             spec omits them"
         ));
     }
     Ok(found)

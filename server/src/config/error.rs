@@ -19,7 +19,7 @@ pub enum ConfigError {
         setting: String,
     },
     /// Not a usable number of seconds.
-    #[error("{setting} is {value} s; hint: more than 0 s, at most 86400 s")]
+    #[error("{setting} is {value} s; hint: use more than 0 s and at most 86400 s")]
     Seconds {
         /// The setting.
         setting: String,
@@ -55,7 +55,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The configuration file is no TOML.
-    #[error("`{}` is no TOML: {reason}", .path.display())]
+    #[error("`{}` is not valid TOML: {reason}", .path.display())]
     Toml {
         /// The file.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// The configuration file sets what does not exist.
-    #[error("`{}` sets `{key}`, which is no flag; hint: did you mean `{near}`? `occlude-serve --help` lists them", .path.display())]
+    #[error("`{}` sets `{key}`, which is not a flag; hint: did you mean `{near}`? `occlude-serve --help` lists them", .path.display())]
     UnknownKey {
         /// The file.
         path: PathBuf,
@@ -95,7 +95,7 @@ pub enum ConfigError {
         limit: u64,
     },
     /// A setting has no effect without another.
-    #[error("{setting} does nothing without {other}")]
+    #[error("{setting} has no effect without {other}")]
     Without {
         /// What is set.
         setting: String,

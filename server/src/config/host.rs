@@ -10,7 +10,8 @@ pub(crate) fn parse(text: &str) -> Result<String, String> {
     if bare.parse::<IpAddr>().is_ok() || (!bare.is_empty() && !bare.contains(odd)) {
         return Ok(bare.to_owned());
     }
-    Err("expected an address or a name, like `0.0.0.0`, `::1` or `localhost`; the port has a setting of its own".to_owned())
+    Err("expected an address or a name, like `0.0.0.0`, `::1` or `localhost`; the port is a separate setting"
+        .to_owned())
 }
 
 /// As it stands before a port.
@@ -22,7 +23,7 @@ pub(crate) fn with_port(host: &str, port: u16) -> String {
 pub(crate) fn resolve(host: &str, port: u16) -> std::io::Result<SocketAddr> {
     let found: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
     let first = found.iter().find(|a| a.is_ipv4()).or(found.first());
-    first.copied().ok_or_else(|| std::io::Error::other("the name has no address"))
+    first.copied().ok_or_else(|| std::io::Error::other("the name does not resolve to an address"))
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ fn reason(error: &clap::Error) -> String {
     }
     match error.source() {
         Some(source) => source.to_string(),
-        None => "a value is needed".to_owned(),
+        None => "a value is required".to_owned(),
     }
 }
 

@@ -34,7 +34,7 @@ const TIMES: [(&str, f64); 12] = [
 pub(crate) fn bytes(text: &str) -> Result<usize, String> {
     let value = scaled(text, |unit| unit.strip_suffix('b').unwrap_or(unit).to_owned());
     let value = value.ok_or("expected bytes, like `20971520`, `20MiB` or `1GB`")?;
-    usize::try_from(value).map_err(|_| "more bytes than this machine can count".to_owned())
+    usize::try_from(value).map_err(|_| "more bytes than this machine can address".to_owned())
 }
 
 /// A number of things: `50000000`, `50_000_000`, `50M`.

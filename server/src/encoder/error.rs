@@ -24,7 +24,7 @@ pub enum LoadError {
         read: String,
     },
     /// Something else than a model.
-    #[error("`{}` is {what}, no ONNX file; hint: {hint}", .path.display())]
+    #[error("`{}` is {what}, not an ONNX file; hint: {hint}", .path.display())]
     NoModel {
         /// As asked.
         path: PathBuf,
@@ -91,7 +91,7 @@ pub enum LoadError {
     },
     /// The model computes something else than it did where it was exported.
     #[error(
-        "`{}` does not answer its golden picture here: cosine {cosine:.6} of the {output} on {provider} {place}, expected at least {least}; hint: check the file with `occlude-export verify`, and whether `--provider cpu` answers it",
+        "`{}` does not reproduce the outputs of its golden picture here: cosine {cosine:.6} of the {output} on {provider} {place}, expected at least {least}; hint: check the file with `occlude-export verify`, and whether `--provider cpu` reproduces them",
         .path.display()
     )]
     Golden {

@@ -28,16 +28,17 @@ pub(crate) fn check(path: &Path, name: &str) -> Result<(), LoadError> {
         return Err(LoadError::Session { path, reason: error.to_string() });
     }
     if start.is_empty() {
-        let hint = "copy it again, or export it anew with `occlude-export onnx`".to_owned();
+        let hint = "copy it again, or export it again with `occlude-export onnx`".to_owned();
         return Err(LoadError::NoModel { path, what: "empty", hint });
     }
     if start.starts_with(b"version https://git-lfs") {
-        let hint = "`git lfs pull` fetches what it stands for".to_owned();
-        return Err(LoadError::NoModel { path, what: "a pointer of Git LFS", hint });
+        let hint = "`git lfs pull` fetches the file itself".to_owned();
+        return Err(LoadError::NoModel { path, what: "a Git LFS pointer", hint });
     }
     if is_checkpoint(&path, &start) {
         let out = path.with_extension("onnx");
-        let hint = format!("`occlude-export onnx {} {}` makes a model of it", path.display(), out.display());
+        let hint =
+            format!("`occlude-export onnx {} {}` turns it into a model", path.display(), out.display());
         return Err(LoadError::NoModel { path, what: "a checkpoint", hint });
     }
     Ok(())
@@ -70,7 +71,7 @@ fn in_folder(path: &Path) -> String {
     match files.iter().find(|p| ends(p, &CHECKPOINTS)) {
         Some(checkpoint) => {
             format!(
-                "`occlude-export onnx {} model.onnx` makes a model of a checkpoint in it",
+                "`occlude-export onnx {} model.onnx` turns a checkpoint in it into a model",
                 checkpoint.display()
             )
         }

@@ -65,7 +65,7 @@ pub struct Loaded {
 }
 
 /// What is said about a file without golden data.
-const UNCHECKED: &str = "the model has no golden picture, so that its answers cannot be checked on this machine; hint: export it again with `occlude-export onnx`";
+const UNCHECKED: &str = "the model has no golden picture, so its outputs cannot be checked on this machine; hint: export it again with `occlude-export onnx`";
 
 fn is_identity(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -146,7 +146,7 @@ fn cuda_available() -> Result<(), LoadError> {
         Ok(true) => Ok(()),
         _ => Err(LoadError::Cuda {
             reason: "this ONNX Runtime is built without CUDA".to_owned(),
-            hint: "point ORT_DYLIB_PATH to the library of the onnxruntime-gpu package, or take `--provider cpu`",
+            hint: "point ORT_DYLIB_PATH to the library of the onnxruntime-gpu package, or use `--provider cpu`",
         }),
     }
 }

@@ -96,14 +96,14 @@ fn packing(headers: &HeaderMap) -> Result<Packing, ApiError> {
             match boundary.filter(|b| !b.is_empty()) {
                 Some(boundary) => Ok(Packing::Multipart { boundary: boundary.to_owned() }),
                 None => Err(ApiError::new(Kind::BadRequest, "the multipart content type has no boundary")
-                    .hint("let the HTTP client write the header, e.g. curl -F file=@photo.jpg")),
+                    .hint("let the HTTP client set the header, e.g. curl -F file=@photo.jpg")),
             }
         }
         essence if is_json(essence) => Ok(Packing::Json),
         essence if says_nothing(essence) => Ok(Packing::Unknown),
         image if image.starts_with("image/") => Ok(Packing::Raw),
         other => {
-            let message = format!("content type `{other}` is not taken");
+            let message = format!("content type `{other}` is not supported");
             let hint = "send image/*, application/octet-stream, multipart/form-data or application/json";
             Err(ApiError::new(Kind::UnsupportedMediaType, message).hint(hint))
         }

@@ -60,7 +60,7 @@ fn bytes(text: &str) -> Result<Vec<u8>, String> {
         return base64(text.as_bytes());
     }
     let Some((head, data)) = text.split_once(',') else {
-        return Err("a data URL without a comma in front of its data".to_owned());
+        return Err("a data URL without a comma before its data".to_owned());
     };
     // What follows `#` is no part of the data (fetch.spec.whatwg.org, "data: URL processor").
     let data = data.split('#').next().unwrap_or_default().as_bytes();
@@ -82,7 +82,7 @@ fn base64(text: &[u8]) -> Result<Vec<u8>, String> {
     } else {
         Cow::Borrowed(text)
     };
-    BASE64.decode(text).map_err(|e| format!("no base64: {}", e.to_string().to_lowercase()))
+    BASE64.decode(text).map_err(|e| format!("invalid base64: {}", e.to_string().to_lowercase()))
 }
 
 #[cfg(test)]

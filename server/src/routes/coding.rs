@@ -33,7 +33,7 @@ impl Coding {
             ["gzip" | "x-gzip"] => Ok(Some(Self::Gzip)),
             ["deflate"] => Ok(Some(Self::Deflate)),
             other => {
-                let message = format!("content encoding `{}` is not taken", other.join(", "));
+                let message = format!("content encoding `{}` is not supported", other.join(", "));
                 let error = ApiError::new(Kind::UnsupportedMediaType, message);
                 Err(error.hint("send the body as it is, or compressed once: `gzip` or `deflate`"))
             }
@@ -58,7 +58,7 @@ impl Coding {
             let name = if self == Self::Gzip { "gzip" } else { "deflate" };
             ApiError::new(
                 Kind::BadRequest,
-                format!("the body is not what its content encoding `{name}` says: {why}"),
+                format!("the body does not match its content encoding `{name}`: {why}"),
             )
         })?;
         if whole.len() > limit { Err(too_large(limit)) } else { Ok(whole.into()) }

@@ -55,12 +55,12 @@ pub(super) async fn read(bytes: Bytes, boundary: &str, limit: usize) -> Result<S
 }
 
 fn broken(error: &multer::Error) -> ApiError {
-    ApiError::new(Kind::BadRequest, format!("broken multipart body: {error}"))
+    ApiError::new(Kind::BadRequest, format!("invalid multipart body: {error}"))
 }
 
 fn fileless(unchosen: bool, fields: &[(String, Bytes)]) -> ApiError {
     let message = if unchosen {
-        "no file was chosen: the form's only file has neither a name nor a byte".to_owned()
+        "no file was chosen: the form's only file has neither a name nor any bytes".to_owned()
     } else if fields.is_empty() {
         "the form has no file".to_owned()
     } else {

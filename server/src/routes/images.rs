@@ -286,8 +286,8 @@ fn array(answers: &[Answer], parts: Parts) -> Result<Response, ApiError> {
 async fn picture(call: &Call<'_>, mut answers: Vec<Answer>, drawing: Drawing) -> Result<Response, ApiError> {
     let Call { state, plan: Plan { model, parts, window, .. }, .. } = call;
     let Some(answer) = answers.pop().filter(|_| answers.is_empty()) else {
-        return Err(ApiError::new(Kind::BadRequest, "a PNG answer shows one picture")
-            .hint("send one picture a request, or accept application/json"));
+        return Err(ApiError::new(Kind::BadRequest, "a PNG response shows a single picture")
+            .hint("send one picture per request, or accept application/json"));
     };
     let reading = parts.saliency.map(|(reading, _)| reading);
     let reading = reading.ok_or_else(|| ApiError::new(Kind::Internal, "there is nothing to draw"))?;

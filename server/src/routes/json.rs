@@ -60,7 +60,7 @@ pub(super) async fn body<T: DeserializeOwned + Send + 'static>(
     let (head, sent) = request.into_parts();
     // Said expressly: pages of other origins may send every other type without asking.
     if !content_type(&head.headers).is_some_and(|t| is_json(&t.essence)) {
-        let message = "this route takes application/json";
+        let message = "this route accepts only application/json";
         return Err(ApiError::new(Kind::UnsupportedMediaType, message)
             .hint("send the header `content-type: application/json`"));
     }

@@ -122,6 +122,6 @@ async fn not_found(uri: axum::http::Uri) -> ApiError {
 }
 
 async fn method_not_allowed(method: axum::http::Method, uri: axum::http::Uri) -> ApiError {
-    ApiError::new(Kind::MethodNotAllowed, format!("`{}` does not take {method}", uri.path()))
+    ApiError::new(Kind::MethodNotAllowed, format!("`{}` does not accept {method}", uri.path()))
         .hint("pictures are sent with POST, everything else is read with GET")
 }

@@ -130,7 +130,7 @@ pub(super) fn query_and_fields<T: DeserializeOwned + IntoParams>(
         if value.len() > MAX_FIELD {
             return Err(bad(name, format!("{} bytes, {MAX_FIELD} at most", value.len())));
         }
-        let text = std::str::from_utf8(value).map_err(|_| bad(name, "no UTF-8".to_owned()))?;
+        let text = std::str::from_utf8(value).map_err(|_| bad(name, "not UTF-8".to_owned()))?;
         all.append_pair(name, text);
     }
     let together = Uri::try_from(format!("/?{}", all.finish()));
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(of("/?k=3", &[("model", "é".as_bytes())]), asked(Some("é"), Some(3)));
         assert!(of("/?k=3", &[("k", b"3")]).unwrap_err().contains("duplicate field `k`"));
         assert!(
-            of("/", &[("k", b"x")]).is_err() && of("/", &[("k", b"\xff")]).unwrap_err().contains("no UTF-8")
+            of("/", &[("k", b"x")]).is_err() && of("/", &[("k", b"\xff")]).unwrap_err().contains("not UTF-8")
         );
         assert!(of("/", &[("model", &[b'a'; 1025])]).unwrap_err().contains("1024 at most"));
     }

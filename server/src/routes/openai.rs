@@ -54,7 +54,7 @@ struct EmbeddingsRequest {
 #[derive(Deserialize, ToSchema)]
 #[serde(
     untagged,
-    expecting = "`input` is a picture in base64 or a list of them; text and tokens are not taken"
+    expecting = "`input` is a picture in base64 or a list of them; text and tokens are not supported"
 )]
 enum Input {
     One(String),
@@ -189,9 +189,9 @@ async fn embed(state: &AppState, request: Request) -> Result<Response, ApiError>
 fn json_only(headers: &HeaderMap) -> Result<(), ApiError> {
     let taken = |t: &Parameters| is_json(&t.essence) || says_nothing(&t.essence);
     let Some(other) = content_type(headers).filter(|t| !taken(t)) else { return Ok(()) };
-    let message = format!("content type `{}` is not taken", other.essence);
+    let message = format!("content type `{}` is not supported", other.essence);
     Err(ApiError::new(Kind::UnsupportedMediaType, message)
-        .hint("send application/json; /v1/embed takes files and forms"))
+        .hint("send application/json; /v1/embed accepts files and forms"))
 }
 
 /// What is left of a request once its pictures are taken out.
@@ -223,8 +223,8 @@ fn unpack(bytes: &[u8], limit: usize) -> Result<(Asked, Vec<Upload>), ApiError> 
 fn fits(dimensions: Option<usize>, info: &ModelInfo) -> Result<(), ApiError> {
     match dimensions {
         Some(asked) if asked != info.dim => {
-            let message = format!("`dimensions` is {asked}, the model `{}` has {}", info.name, info.dim);
-            Err(ApiError::new(Kind::InvalidRequest, message).hint("leave `dimensions` out"))
+            let message = format!("`dimensions` is {asked}, but the model `{}` has {}", info.name, info.dim);
+            Err(ApiError::new(Kind::InvalidRequest, message).hint("leave out `dimensions`"))
         }
         _ => Ok(()),
     }

@@ -24,9 +24,10 @@ const BYTES: &str = "application/octet-stream";
 #[openapi(
     info(
         title = "occlude-serve",
-        description = "Embeddings and saliency of pictures. Every answer to a request names it in `x-request-id`; \
-                       errors have one shape, whose `code` is part of the API. What is not HTTP, or has a head that is \
-                       too large, is answered 400 or 431 without a body or that header."
+        description = "Embeddings and saliency of pictures. Every response carries the id of its request in \
+                       `x-request-id`; all errors have the same shape, and their `code` is part of the API. Anything \
+                       that is not HTTP, or has a head that is too large, gets a 400 or 431 without a body or that \
+                       header."
     ),
     paths(
         images::embed,

@@ -43,7 +43,7 @@ impl EmbedQuery {
         let pool = self.pool.unwrap_or_default();
         if self.threshold.is_some() && pool == Pool::All {
             let error = ApiError::new(Kind::BadRequest, "`threshold` has no effect on this embedding");
-            return Err(error.hint("it takes `pool=foreground` with it"));
+            return Err(error.hint("it requires `pool=foreground`"));
         }
         pooling(pool, self.threshold, model)
     }
@@ -145,8 +145,8 @@ impl SaliencyQuery {
     pub(super) fn own(&self) -> Result<&AnalyzeQuery, ApiError> {
         for (name, given) in NOT_OF_SALIENCY.into_iter().zip([self.0.k.is_some(), self.0.pool.is_some()]) {
             if given {
-                let message = format!("`{name}` is no parameter of /v1/saliency");
-                return Err(ApiError::new(Kind::BadRequest, message).hint("/v1/analyze takes it"));
+                let message = format!("`{name}` is not a parameter of /v1/saliency");
+                return Err(ApiError::new(Kind::BadRequest, message).hint("/v1/analyze accepts it"));
             }
         }
         Ok(&self.0)

@@ -60,7 +60,7 @@ async fn receive(state: &AppState, admitted: &mut Admitted, mut body: Body) -> R
             Err(_) => return Err(too_slow(whole.len() - before, read_timeout)),
         };
         let Some(frame) = frame else { return Ok(whole.freeze()) };
-        let broken = |e| ApiError::new(Kind::BadRequest, format!("the body broke off: {e}"));
+        let broken = |e| ApiError::new(Kind::BadRequest, format!("the body was interrupted: {e}"));
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         if whole.len() + data.len() > max_body {
             return Err(too_large(max_body));
@@ -71,6 +71,6 @@ async fn receive(state: &AppState, admitted: &mut Admitted, mut body: Body) -> R
 }
 
 fn too_slow(bytes: usize, time: Duration) -> ApiError {
-    let message = format!("the body came too slowly: {bytes} bytes in {} s", time.as_secs_f64());
+    let message = format!("the body arrived too slowly: {bytes} bytes in {} s", time.as_secs_f64());
     ApiError::new(Kind::ReadTimeout, message).hint("send a smaller picture, or try a faster connection")
 }

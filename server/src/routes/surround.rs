@@ -136,7 +136,8 @@ pub(super) async fn surround(State(state): State<AppState>, mut request: Request
 async fn run(next: Next, request: Request) -> Response {
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     answered.unwrap_or_else(|_| {
-        ApiError::new(Kind::Internal, "the request was broken off by a defect of the server").into_response()
+        ApiError::new(Kind::Internal, "the request was aborted by an internal error of the server")
+            .into_response()
     })
 }
 
@@ -164,9 +165,9 @@ fn authorise(state: &AppState, route: &str, headers: &HeaderMap) -> Result<Optio
         Some(name) => Ok(Some(name.to_owned())),
         None => Err(ApiError::new(
             Kind::Unauthorized,
-            "this server asks for an API key, and has none like yours",
+            "this server requires an API key, and the request has none that it knows",
         )
-        .hint("send it as `Authorization: Bearer KEY`; the operator makes keys with `occlude-serve key`")),
+        .hint("send it as `Authorization: Bearer KEY`; the operator creates keys with `occlude-serve key`")),
     }
 }
 

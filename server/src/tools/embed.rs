@@ -18,10 +18,10 @@ use crate::bulk::{Outcome, Report, Run, tell_left_out};
 pub struct EmbedArgs {
     /// Folder of pictures, flat or with one sub-folder for each class
     pub dir: PathBuf,
-    /// File to write; its ending tells the format: .npy (names of the rows go to OUT.paths.txt), .parquet or .jsonl
+    /// File to write; its extension sets the format: .npy (names of the rows go to OUT.paths.txt), .parquet or .jsonl
     #[arg(short, long, value_name = "OUT")]
     pub out: PathBuf,
-    /// Format, where the ending does not tell
+    /// Format, if the extension does not set it
     #[arg(long, value_enum)]
     pub format: Option<Format>,
     /// Replace OUT, and OUT.paths.txt, where they exist; never the model or a picture
@@ -121,7 +121,7 @@ fn fill(
     let todo: Vec<Sample> = listing.samples.iter().filter(open).cloned().collect();
     let before = listing.samples.len() - todo.len();
     if before > 0 {
-        tracing::info!("going on: {before} of {} pictures are done", listing.samples.len());
+        tracing::info!("resuming: {before} of {} pictures are done", listing.samples.len());
     }
     let report = Report::new("embedding");
     let limits = args.encoder.limits();

@@ -21,7 +21,7 @@ pub fn health(asked: Option<&str>, (host, port): (&str, u16)) -> Result<String, 
     let mut answer = answer.map_err(|e| failed(e.to_string()))?;
     let text = answer.body_mut().read_to_string().map_err(|e| failed(e.to_string()))?;
     let body: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let status = body.get("status").and_then(|s| s.as_str()).unwrap_or("no server of this kind").to_owned();
+    let status = body.get("status").and_then(|s| s.as_str()).unwrap_or("not an occlude server").to_owned();
     if !answer.status().is_success() {
         return Err(failed(status));
     }

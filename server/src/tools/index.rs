@@ -31,7 +31,7 @@ pub struct IndexArgs {
     /// Folder of the collections, as `--data` of the server, which must not be running on it
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// Collection to fill; it is made where there is none
+    /// Collection to fill; created if it does not exist
     #[arg(long, value_name = "NAME")]
     pub collection: String,
     /// Keep a small JPEG of each picture in its payload, as the data URL `thumbnail`
@@ -40,8 +40,8 @@ pub struct IndexArgs {
     /// Delete the points of pictures that are no longer in the folder
     #[arg(long)]
     pub prune: bool,
-    /// Say of a collection that an older release made, and that does not note its model's precision, that it is this
-    /// model's
+    /// Declare that a collection from an older release, which does not record its model's precision, belongs to this
+    /// model
     #[arg(long)]
     pub adopt: bool,
     #[allow(missing_docs)]
@@ -88,7 +88,7 @@ pub fn index(args: &IndexArgs) -> Result<Indexed, ToolError> {
     }
     store.maintain(&|| true)?;
     tracing::info!(
-        "collection `{}`: {} encoded, {} were there, {} skipped, {} deleted",
+        "collection `{}`: {} encoded, {} already present, {} skipped, {} deleted",
         args.collection,
         indexed.encoded,
         indexed.kept,

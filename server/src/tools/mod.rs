@@ -29,7 +29,7 @@ pub struct EncoderArgs {
     /// ONNX file written by `occlude-export onnx`, as FILE or NAME=FILE
     #[arg(long, value_name = "[NAME=]FILE")]
     pub model: ModelFile,
-    /// Where the model runs: `auto` takes CUDA if it works, else the CPU
+    /// Where the model runs: `auto` uses CUDA if it works, else the CPU
     #[arg(long, value_enum, default_value_t = Provider::Auto)]
     pub provider: Provider,
     /// Sessions side by side, each with its own copy of the weights
@@ -38,16 +38,16 @@ pub struct EncoderArgs {
     /// Threads within one session, on the CPU [default: cores divided by workers]
     #[arg(long, value_name = "N")]
     pub intra_threads: Option<usize>,
-    /// Most bytes of GPU memory that one session takes for weights and activations, like `4GiB` [default: as needed]
+    /// Maximum bytes of GPU memory that one session uses for weights and activations, like `4GiB` [default: as needed]
     #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
     pub gpu_mem_limit: Option<usize>,
     /// Pictures that are decoded at the same time [default: cores]
     #[arg(long, value_name = "N")]
     pub decode_threads: Option<usize>,
-    /// Most pictures in one run of the model
+    /// Maximum number of pictures in one run of the model
     #[arg(long, default_value_t = 8, value_name = "N")]
     pub max_batch: usize,
-    /// Most pixels (width times height) of one picture
+    /// Maximum pixels (width times height) of one picture
     #[arg(long, default_value = "100000000", value_name = "N", value_parser = units::count)]
     pub max_pixels: u64,
 }
@@ -99,7 +99,7 @@ pub enum ToolError {
     #[error(transparent)]
     Store(#[from] occlude_retrieval::Error),
     /// The result's name tells no format.
-    #[error("`{}`: no format goes by this name; hint: end it in .npy, .parquet or .jsonl, or add `--format`", .path.display())]
+    #[error("`{}`: the extension is not that of a known format; hint: end it in .npy, .parquet or .jsonl, or add `--format`", .path.display())]
     Format {
         /// As given.
         path: PathBuf,
@@ -108,7 +108,7 @@ pub enum ToolError {
     #[error(transparent)]
     Output(#[from] occlude_output::Refused),
     /// What an interrupted run left belongs to another model.
-    #[error("`{}` was left by a run with the model {found}, this one is {expected}; hint: delete it to begin anew", .path.display())]
+    #[error("`{}` was left by a run with the model {found}, this one is {expected}; hint: delete it to start over", .path.display())]
     OtherRun {
         /// The file of the interrupted run.
         path: PathBuf,

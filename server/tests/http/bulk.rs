@@ -35,16 +35,16 @@ fn a_folder_is_indexed_and_later_what_is_new() {
     let index = || said(&tool(&["index", folder], &flags));
     let first = index();
     assert!(
-        first.contains("2 encoded, 0 were there, 1 skipped, 0 deleted") && first.contains("broken.png"),
+        first.contains("2 encoded, 0 already present, 1 skipped, 0 deleted") && first.contains("broken.png"),
         "{first}"
     );
     std::fs::write(photos.join("blue/c.png"), png(30, 30, [0, 0, 9])).unwrap();
     std::fs::write(photos.join("blue/b.png"), png(31, 30, [0, 0, 99])).unwrap();
     std::fs::remove_file(photos.join("red/a.png")).unwrap();
     let second = index();
-    assert!(second.contains("2 encoded, 0 were there, 1 skipped, 1 deleted"), "{second}");
+    assert!(second.contains("2 encoded, 0 already present, 1 skipped, 1 deleted"), "{second}");
     let third = index();
-    assert!(third.contains("0 encoded, 2 were there, 1 skipped, 0 deleted"), "{third}");
+    assert!(third.contains("0 encoded, 2 already present, 1 skipped, 0 deleted"), "{third}");
 
     let server = Running::start(&["--data", data.to_str().unwrap()]);
     server.wait_for("collection `c`: 2 points");

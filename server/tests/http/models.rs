@@ -85,7 +85,7 @@ fn a_replaced_file_is_served_without_dropping_a_request() {
         install("tiny-uint8.onnx", &model);
         server.wait_for("model `live` was replaced");
         std::fs::write(&model, "no model at all").unwrap();
-        server.wait_for("goes on as it was");
+        server.wait_for("stays in use as it was");
         let before = answered.load(Ordering::Relaxed);
         while answered.load(Ordering::Relaxed) < before + 10 {
             std::thread::sleep(Duration::from_millis(5));
@@ -160,7 +160,7 @@ fn a_gallery_is_searched_while_its_model_is_replaced() {
     // Where the pictures cannot be indexed any more, everything stays.
     std::fs::remove_dir_all(&photos).unwrap();
     install("tiny.onnx", &model);
-    assert!(server.wait_for("goes on as it was").contains("`--gallery`"));
+    assert!(server.wait_for("stays in use as it was").contains("`--gallery`"));
     assert_eq!(search(), new);
 }
 

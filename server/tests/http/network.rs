@@ -83,9 +83,9 @@ fn keys_are_made_and_read_again_on_sighup() {
     let bob = key("bob");
     assert!(refused(with(&bob)), "not read yet");
     server.signal("HUP");
-    server.wait_for("keys were read again");
+    server.wait_for("keys were reloaded");
     assert!(!refused(with(&bob)));
-    server.wait_for("is unchanged and goes on");
+    server.wait_for("is unchanged and stays in use");
 }
 
 /// The loader is busy with the gallery for a long time; nobody waits for it.
@@ -122,7 +122,7 @@ fn a_revoked_key_is_refused_while_a_gallery_is_indexed() {
     let left: String = text.lines().filter(|l| !l.starts_with("alice ")).map(|l| format!("{l}\n")).collect();
     std::fs::write(&keys, left).unwrap();
     server.signal("HUP");
-    server.wait_for("keys were read again");
+    server.wait_for("keys were reloaded");
     assert!(with(&alice).contains("\"unauthorized\""));
     assert!(server.get("/readyz").contains("\"indexing gallery\""), "it is not through yet");
 }

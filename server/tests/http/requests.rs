@@ -267,7 +267,7 @@ async fn an_id_twice_is_refused_with_both_places() {
         assert_eq!((refused.status.as_u16(), refused.code().as_str()), (400, "bad_request"), "{route}");
         let said = refused.json()["error"]["message"].as_str().unwrap().to_owned();
         let name = if list == "files" { "a.png" } else { "a" };
-        assert_eq!(said, format!("the id `{name}` is there twice: {list}[{first}] and {list}[{second}]"));
+        assert_eq!(said, format!("the id `{name}` appears twice: {list}[{first}] and {list}[{second}]"));
     }
     assert_eq!(post(&app, "/v1/collections/c/count", &[], "").await.json(), json!({"count": 0}));
     let (kind, body) = form(&files);

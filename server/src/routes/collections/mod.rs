@@ -65,7 +65,7 @@ struct Create {
     params(("name" = String, Path, description = "Name of the collection", example = "photos")),
     request_body = Option<Create>,
     responses(
-        (status = 200, body = schemas::Collection, description = "It is there for the same model"),
+        (status = 200, body = schemas::Collection, description = "It exists for the same model"),
         (status = 201, body = schemas::Collection, description = "It is new"),
         errors::CollectionBody
     )
@@ -107,7 +107,7 @@ pub(super) async fn show(State(state): State<AppState>, Segment(name): Segment) 
 #[utoipa::path(
     delete, path = "/v1/collections/{name}", operation_id = "delete_collection", tag = "collections",
     params(("name" = String, Path, description = "Name of the collection", example = "photos")),
-    responses((status = 204, description = "It is gone, with all its points"), errors::Collection)
+    responses((status = 204, description = "It was deleted with all its points"), errors::Collection)
 )]
 pub(super) async fn remove(State(state): State<AppState>, Segment(name): Segment) -> Response {
     let run = async {

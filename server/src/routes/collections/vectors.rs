@@ -48,7 +48,7 @@ impl Collection {
                 self.info.name
             );
             ApiError::new(Kind::WrongModel, message)
-                .hint("serve that model beside the others, send vectors, or fill a new collection")
+                .hint("serve that model alongside the others, send vectors, or fill a new collection")
         })
     }
 
@@ -70,7 +70,8 @@ impl Collection {
         asked: Upsert,
     ) -> Result<(Vec<Point>, String), ApiError> {
         if asked.points.len() > MAX_POINTS {
-            let message = format!("{} points in one request, {MAX_POINTS} are taken", asked.points.len());
+            let message =
+                format!("{} points in one request, at most {MAX_POINTS} are accepted", asked.points.len());
             return Err(ApiError::new(Kind::TooManyImages, message).hint("split the request"));
         }
         distinct(asked.points.iter().map(|p| p.id.as_str()), "points")?;
@@ -123,10 +124,10 @@ impl Collection {
             // The store refuses another fingerprint as it refuses another identity.
             Some(identity) if given == spec.fingerprint || given == spec.maker() => Ok(Some(identity)),
             None if given == spec.fingerprint && given != spec.maker() => {
-                let message = "a `fingerprint` tells weights and preprocessing of the model that made a vector, not its \
-                               precision";
+                let message = "a `fingerprint` identifies weights and preprocessing of the model that made a vector, \
+                               but not its precision";
                 Err(ApiError::new(Kind::InvalidRequest, message)
-                    .hint("send `identity`, which answers of /v1/embed carry beside it"))
+                    .hint("send `identity`, which responses of /v1/embed carry as well"))
             }
             _ => Ok(Some(given)),
         }
@@ -177,7 +178,7 @@ impl Collection {
 
 /// The name of a form's field says nothing about the file in it.
 fn nameless(place: usize) -> ApiError {
-    let error = ApiError::new(Kind::InvalidRequest, "the file has no name, which would be its point's id");
+    let error = ApiError::new(Kind::InvalidRequest, "the file has no name to use as the id of its point");
     error
         .at(place, None)
         .hint("send a form with file names (curl -F file=@photo.jpg), or JSON with an `id` for each point")
@@ -193,7 +194,7 @@ fn distinct<'a>(ids: impl Iterator<Item = &'a str>, list: &str) -> Result<(), Ap
     for (place, id) in ids.enumerate() {
         if let Some(before) = places.insert(id, place) {
             let short: String = id.chars().take(MAX_ID_BYTES).collect();
-            let message = format!("the id `{short}` is there twice: {list}[{before}] and {list}[{place}]");
+            let message = format!("the id `{short}` appears twice: {list}[{before}] and {list}[{place}]");
             return Err(ApiError::new(Kind::BadRequest, message).hint("send each id once"));
         }
     }
@@ -202,7 +203,7 @@ fn distinct<'a>(ids: impl Iterator<Item = &'a str>, list: &str) -> Result<(), Ap
 
 fn unnamed_vector() -> ApiError {
     ApiError::new(Kind::InvalidRequest, "a `vector` without the `identity` of the model that made it")
-        .hint("answers of /v1/embed carry it; vectors of another model would be silently wrong")
+        .hint("responses of /v1/embed carry it; vectors of another model would be silently wrong")
 }
 
 /// Nobody knows the precision of what is in it.

@@ -268,6 +268,7 @@ fn answer(made: Made) -> Response {
 fn header_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
     let Some(value) = headers.get(&HEADER_LENGTH) else { return Ok(None) };
     let parsed = value.to_str().ok().and_then(|v| v.parse().ok());
-    let error = || ApiError::new(Kind::BadRequest, "`Inference-Header-Content-Length` is no number of bytes");
+    let error =
+        || ApiError::new(Kind::BadRequest, "`Inference-Header-Content-Length` is not a number of bytes");
     parsed.map(Some).ok_or_else(error)
 }

@@ -64,7 +64,7 @@ pub(super) fn from_json<T: Element>(name: &str, json: &str, count: usize) -> Res
     if found.len() == count {
         return Ok(found);
     }
-    Err(bad(format!("the data has {} elements, the shape {count}", found.len())))
+    Err(bad(format!("the data has {} elements, but the shape has {count}", found.len())))
 }
 
 struct Flat<'a, T> {
@@ -83,7 +83,7 @@ impl<'de, T: Element> DeserializeSeed<'de> for Flat<'_, T> {
 
 impl<T: Element> Flat<'_, T> {
     fn push<E: Error>(self, value: Option<T>) -> Result<(), E> {
-        let value = value.ok_or_else(|| E::custom(format!("a value that is no {}", T::DATATYPE)))?;
+        let value = value.ok_or_else(|| E::custom(format!("a value that is not {}", T::DATATYPE)))?;
         if self.out.len() == self.count {
             return Err(E::custom(format!("the data has more elements than the shape, {}", self.count)));
         }
@@ -133,17 +133,17 @@ pub(super) fn files(name: &str, mut data: Bytes, count: usize) -> Result<Vec<Byt
         if found.len() == count {
             return Err(bad("the data has more elements than the shape"));
         }
-        let length = data.try_get_u32_le().map_err(|_| bad("the length of an element is cut off"))?;
+        let length = data.try_get_u32_le().map_err(|_| bad("the length of an element is truncated"))?;
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length > data.len() {
-            return Err(bad(&format!("an element of {length} bytes, {} are left", data.len())));
+            return Err(bad(&format!("an element of {length} bytes, but {} are left", data.len())));
         }
         found.push(data.split_to(length));
     }
     if found.len() == count {
         return Ok(found);
     }
-    Err(bad(&format!("the data has {} elements, the shape {count}", found.len())))
+    Err(bad(&format!("the data has {} elements, but the shape has {count}", found.len())))
 }
 
 #[cfg(test)]
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn other_values_and_counts_are_refused() {
         let text = |json| from_json::<u8>("x", json, 2).unwrap_err().message;
-        assert!(text("[1]").ends_with("the data has 1 elements, the shape 2"));
+        assert!(text("[1]").ends_with("the data has 1 elements, but the shape has 2"));
         assert!(text("[1,2,3]").contains("more elements than the shape, 2"));
         for json in ["[1,256]", "[1,-1]", "[1,2.5]", "[1,\"2\"]", "[1,null]", "[1,true]", "{}"] {
             assert!(from_json::<u8>("x", json, 2).is_err(), "{json}");
@@ -179,9 +179,9 @@ mod tests {
     fn lengths_are_held_against_what_is_there() {
         let files = |bytes: &[u8], n| files("x", Bytes::copy_from_slice(bytes), n).map_err(|e| e.message);
         assert_eq!(files(&[1, 0, 0, 0, 9, 0, 0, 0, 0], 2).unwrap(), [vec![9u8], vec![]]);
-        assert!(files(&[1, 0, 0, 0, 9], 2).unwrap_err().contains("1 elements, the shape 2"));
+        assert!(files(&[1, 0, 0, 0, 9], 2).unwrap_err().contains("1 elements, but the shape has 2"));
         assert!(files(&[1, 0, 0, 0, 9], 0).unwrap_err().contains("more elements"));
-        assert!(files(&[2, 0, 0, 0, 9], 1).unwrap_err().contains("of 2 bytes, 1 are left"));
+        assert!(files(&[2, 0, 0, 0, 9], 1).unwrap_err().contains("of 2 bytes, but 1 are left"));
         assert!(files(&[255; 4], 1).is_err() && files(&[1, 0, 0], 1).is_err());
     }
 

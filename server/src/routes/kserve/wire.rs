@@ -141,7 +141,7 @@ pub(super) fn parse(bytes: &Bytes, json: Option<usize>, rules: Rules) -> Result<
     let split = json.unwrap_or(bytes.len());
     let Some(head) = bytes.get(..split) else {
         let message =
-            format!("`Inference-Header-Content-Length` is {split}, the body has {} bytes", bytes.len());
+            format!("`Inference-Header-Content-Length` is {split}, but the body has {} bytes", bytes.len());
         return Err(ApiError::new(Kind::BadRequest, message));
     };
     let request: InferRequest<'_> = json::parse(head).map_err(|e| e.hint(HINT))?;
@@ -164,11 +164,11 @@ fn outputs(asked: Option<&[OutputRequest]>, binary: bool) -> Result<Vec<Output>,
             return Err(invalid(format!("there is no output `{name}`: expected `embedding` or `saliency`")));
         };
         if parameters.classification.is_some() || parameters.shared_memory_region.is_some() {
-            let what = "`classification` and shared memory are not offered";
+            let what = "`classification` and shared memory are not supported";
             return Err(invalid(format!("output `{name}`: {what}")));
         }
         if outputs.iter().any(|o| o.name == name) {
-            return Err(invalid(format!("output `{name}` is asked for twice")));
+            return Err(invalid(format!("output `{name}` is requested twice")));
         }
         outputs.push(Output { name, binary: parameters.binary_data.unwrap_or(binary) });
     }
@@ -200,17 +200,19 @@ fn pictures(input: &InputTensor<'_>, rest: Bytes, rules: Rules) -> Result<Pictur
 fn data<'a>(input: &InputTensor<'a>, rest: Bytes) -> Result<Data<'a>, ApiError> {
     let name = &input.name;
     if input.parameters.shared_memory_region.is_some() {
-        return Err(invalid(format!("input `{name}`: shared memory is not offered")));
+        return Err(invalid(format!("input `{name}`: shared memory is not supported")));
     }
     match (input.data, input.parameters.binary_data_size) {
         (Some(data), None) if rest.is_empty() => Ok(Data::Json(data.get())),
         (None, Some(size)) if rest.len() == size => Ok(Data::Binary(rest)),
         (None, Some(size)) => {
-            let message =
-                format!("input `{name}`: `binary_data_size` is {size}, {} bytes follow the json", rest.len());
+            let message = format!(
+                "input `{name}`: `binary_data_size` is {size}, but {} bytes follow the JSON",
+                rest.len()
+            );
             Err(invalid(message))
         }
-        (Some(_), None) => Err(invalid(format!("{} bytes follow the json that no input has", rest.len()))),
+        (Some(_), None) => Err(invalid(format!("{} bytes after the JSON belong to no input", rest.len()))),
         _ => Err(invalid(format!("input `{name}`: expected either `data` or `binary_data_size`"))),
     }
 }

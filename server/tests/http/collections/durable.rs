@@ -33,11 +33,11 @@ fn a_full_disk_is_told_and_can_be_cleaned() {
     assert!(full.starts_with("HTTP/1.1 507") && full.contains("\"storage_full\""), "{full}");
     let ready = server.get("/readyz");
     assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("\"writable\":false"), "{ready}");
-    assert!(ready.contains("no room on the disk"), "{ready}");
+    assert!(ready.contains("no space left on the disk"), "{ready}");
     assert!(server.get("/metrics").contains("occlude_collections_writable 0"));
     let told =
         Command::new(env!("CARGO_BIN_EXE_occlude-serve")).args(["health", &server.address]).output().unwrap();
-    assert!(String::from_utf8_lossy(&told.stdout).contains("no room on the disk"));
+    assert!(String::from_utf8_lossy(&told.stdout).contains("no space left on the disk"));
     // Nothing is left, not for the log either.
     let mut others = std::fs::File::create(disk.path().join("others")).unwrap();
     while std::io::Write::write_all(&mut others, &[7; 512]).is_ok() {}
@@ -45,7 +45,7 @@ fn a_full_disk_is_told_and_can_be_cleaned() {
     assert!(gone.contains("\"count\":3"), "{gone}");
     assert!(send("DELETE", "/v1/collections/c", json!({})).starts_with("HTTP/1.1 204"));
     std::fs::remove_file(disk.path().join("others")).unwrap();
-    server.wait_for("can be written again");
+    server.wait_for("are writable again");
     assert!(server.get("/readyz").contains("\"writable\":true"));
     drop((server, unmount));
 }

@@ -79,11 +79,11 @@ fn what_is_not_taken_is_named() {
     assert!(fails("images", "UINT8", "[]", data, &[]).contains("expected [n, 1, 1, 3]"));
     assert!(fails("images", "UINT8", "[0,1,1,3]", data, &[]).contains("no picture"));
     assert!(fails("images", "UINT8", "[3,1,1,3]", data, &[]).contains("more than 2 pictures"));
-    assert!(fails("images", "UINT8", "[2,1,1,3]", data, &[]).contains("3 elements, the shape 6"));
+    assert!(fails("images", "UINT8", "[2,1,1,3]", data, &[]).contains("3 elements, but the shape has 6"));
     let size = r#""parameters":{"binary_data_size":3}"#;
-    assert!(fails("images", "UINT8", "[1,1,1,3]", size, &[1, 2]).contains("is 3, 2 bytes follow"));
+    assert!(fails("images", "UINT8", "[1,1,1,3]", size, &[1, 2]).contains("is 3, but 2 bytes follow"));
     assert!(fails("images", "UINT8", "[2,1,1,3]", size, &[1, 2, 3]).contains("3 bytes: expected 6"));
-    assert!(fails("images", "UINT8", "[1,1,1,3]", data, &[1]).contains("1 bytes follow"));
+    assert!(fails("images", "UINT8", "[1,1,1,3]", data, &[1]).contains("1 bytes after"));
     let neither = r#""parameters":{}"#;
     assert!(fails("images", "UINT8", "[1,1,1,3]", neither, &[]).contains("expected either"));
     let shared = r#""parameters":{"shared_memory_region":"r"}"#;
@@ -92,7 +92,7 @@ fn what_is_not_taken_is_named() {
     assert!(fails("files", "BYTES", "[1]", other, &[]).contains("`np`: expected `base64`"));
     assert!(pixels(r#"{"inputs":[]}"#, &[]).unwrap_err().contains("0 inputs"));
     let long = parse(&Bytes::from_static(b"{}"), Some(3), RULES).err().unwrap();
-    assert_eq!((long.kind, long.message.contains("is 3, the body has 2")), (Kind::BadRequest, true));
+    assert_eq!((long.kind, long.message.contains("is 3, but the body has 2")), (Kind::BadRequest, true));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn outputs_are_chosen() {
     let twice = r#","outputs":[{"name":"saliency"},{"name":"saliency"}]"#;
     assert!(asked(twice).unwrap_err().contains("twice"));
     let classes = r#","outputs":[{"name":"embedding","parameters":{"classification":3}}]"#;
-    assert!(asked(classes).unwrap_err().contains("not offered"));
+    assert!(asked(classes).unwrap_err().contains("not supported"));
 }
 
 proptest! {
