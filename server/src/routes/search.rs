@@ -59,9 +59,9 @@ pub(super) async fn search(
 pub(super) async fn thumbnail(
     State(state): State<AppState>,
     Segment(id): Segment,
+    _admitted: Admitted,
 ) -> Result<impl IntoResponse, ApiError> {
     let missing = || ApiError::new(Kind::NotFound, format!("no picture `{id}` in the gallery"));
-    let _admitted = Admitted::new(&state)?;
     let gallery = state.indexed().ok_or_else(missing)?;
     let file = id.parse().ok().and_then(|id| gallery.file(id)).ok_or_else(missing)?.to_owned();
     let limits = state.limits().clone();

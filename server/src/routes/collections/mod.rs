@@ -69,9 +69,9 @@ struct Create {
 pub(super) async fn create(
     State(state): State<AppState>,
     Segment(name): Segment,
+    mut admitted: Admitted,
     request: Request,
 ) -> Result<(StatusCode, Json<Info>), ApiError> {
-    let mut admitted = Admitted::new(&state)?;
     let asked: Create = json::body_or_default(&state, &mut admitted, request).await?;
     let spec = state.model(asked.model.as_deref())?.info.spec();
     let make = move |store: &dyn Engine| {
@@ -107,8 +107,8 @@ pub(super) async fn show(
 pub(super) async fn remove(
     State(state): State<AppState>,
     Segment(name): Segment,
+    _admitted: Admitted,
 ) -> Result<StatusCode, ApiError> {
-    let _admitted = Admitted::new(&state)?;
     state.on_store(move |s| s.drop_collection(&name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -154,9 +154,9 @@ pub(super) struct Upserted {
 pub(super) async fn upsert(
     State(state): State<AppState>,
     Segment(name): Segment,
+    mut admitted: Admitted,
     request: Request,
 ) -> Result<(Extensions, Json<Upserted>), ApiError> {
-    let mut admitted = Admitted::new(&state)?;
     let collection = Collection::find(&state, name).await?;
     let (head, body) = request.into_parts();
     let (points, maker) = match unpacked(&state, &mut admitted, &head.headers, body).await? {
@@ -207,9 +207,9 @@ pub(super) struct Count {
 pub(super) async fn delete(
     State(state): State<AppState>,
     Segment(name): Segment,
+    mut admitted: Admitted,
     request: Request,
 ) -> Result<Json<Count>, ApiError> {
-    let mut admitted = Admitted::new(&state)?;
     let asked: Delete = json::body(&state, &mut admitted, request).await?;
     let which = match (asked.ids, filter(asked.filter)?) {
         (Some(ids), None) => Which::Ids(unique(ids, "ids")?),
@@ -258,9 +258,9 @@ struct Points {
 pub(super) async fn scroll(
     State(state): State<AppState>,
     Segment(name): Segment,
+    mut admitted: Admitted,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut admitted = Admitted::new(&state)?;
     let asked: Scroll = json::body(&state, &mut admitted, request).await?;
     let limit = within("limit", asked.limit.unwrap_or(LIMIT.1), (1, LIMIT.1))?;
     let with = With { vector: asked.with_vector, payload: asked.with_payload.unwrap_or(true) };
@@ -297,9 +297,9 @@ struct CountQuery {
 pub(super) async fn count(
     State(state): State<AppState>,
     Segment(name): Segment,
+    mut admitted: Admitted,
     request: Request,
 ) -> Result<Json<Count>, ApiError> {
-    let mut admitted = Admitted::new(&state)?;
     let asked: CountQuery = json::body_or_default(&state, &mut admitted, request).await?;
     let filter = filter(asked.filter)?;
     let count = state.on_store(move |s| s.count(&name, filter.as_ref())).await?;
