@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::error::{ApiError, Kind};
@@ -11,6 +13,10 @@ use crate::state::AppState;
 const MAX_RETRY: f64 = 60.0;
 
 /// A request that is in; it counts until this is dropped, by its answer or because its client left.
+///
+/// Handlers that let every request in take it as an extractor, after the one of the path; the others call [`Self::new`]
+/// once they have checked what costs nothing. It is dropped when the handler returns, before what it returned becomes a
+/// response: a handler whose answer may be long makes the response itself.
 pub(crate) struct Admitted {
     state: AppState,
     pictures: OwnedSemaphorePermit,
@@ -61,6 +67,14 @@ impl Admitted {
         let got = take(self.state.pixels(), count).ok_or_else(|| overloaded(&self.state))?;
         add(&mut self.pixels, got);
         Ok(())
+    }
+}
+
+impl FromRequestParts<AppState> for Admitted {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        Self::new(state)
     }
 }
 

@@ -20,7 +20,6 @@ use super::neighbours::{Neighbour, neighbours};
 use super::queries::{AnalyzeQuery, EmbedQuery, SaliencyQuery};
 use super::surround::RequestId;
 use crate::admission::Admitted;
-use crate::clock;
 use crate::error::{ApiError, Kind};
 use crate::gallery::Gallery;
 use crate::maps::{Maps, Reading};
@@ -82,17 +81,17 @@ struct Item {
 ))]
 pub(super) async fn embed(
     State(state): State<AppState>,
-    id: Extension<RequestId>,
+    Extension(id): Extension<RequestId>,
     request: Request,
-) -> Response {
-    let run = answer(&state, id.0, request, |asked: &EmbedQuery, headers| {
+) -> Result<Response, ApiError> {
+    answer(&state, id, request, |asked: &EmbedQuery, headers| {
         let media = format(asked.format, headers, &[Media::Json, Media::Npy])?;
         let form = if media == Media::Npy { Form::Npy } else { Form::Json };
         let model = state.model(asked.model.as_deref())?;
         let parts = Parts { embedding: Some(asked.pooling(&model.info)?), ..Parts::default() };
         Ok(Plan { form, parts, window: asked.window.unwrap_or_default(), model })
-    });
-    in_time(&state, run).await
+    })
+    .await
 }
 
 /// What a model looks at in pictures
@@ -106,17 +105,17 @@ pub(super) async fn embed(
 ))]
 pub(super) async fn saliency(
     State(state): State<AppState>,
-    id: Extension<RequestId>,
+    Extension(id): Extension<RequestId>,
     request: Request,
-) -> Response {
-    let run = answer(&state, id.0, request, |asked: &SaliencyQuery, headers| {
+) -> Result<Response, ApiError> {
+    answer(&state, id, request, |asked: &SaliencyQuery, headers| {
         let asked = asked.own()?;
         let model = state.model(asked.model.as_deref())?;
         let parts = Parts { saliency: Some(asked.saliency(&model.info)?), ..Parts::default() };
         let form = asked.form(headers, &[Media::Json, Media::Png, Media::Npy])?;
         Ok(Plan { form, parts, window: asked.window(), model })
-    });
-    in_time(&state, run).await
+    })
+    .await
 }
 
 /// Embeddings, saliency and neighbours of pictures from one run of the model
@@ -126,10 +125,10 @@ pub(super) async fn saliency(
 ))]
 pub(super) async fn analyze(
     State(state): State<AppState>,
-    id: Extension<RequestId>,
+    Extension(id): Extension<RequestId>,
     request: Request,
-) -> Response {
-    let run = answer(&state, id.0, request, |asked: &AnalyzeQuery, headers| {
+) -> Result<Response, ApiError> {
+    answer(&state, id, request, |asked: &AnalyzeQuery, headers| {
         let model = state.model(asked.model.as_deref())?;
         let parts = Parts {
             embedding: Some(asked.pooling(&model.info)?),
@@ -138,21 +137,8 @@ pub(super) async fn analyze(
         };
         let form = asked.form(headers, &[Media::Json, Media::Png])?;
         Ok(Plan { form, parts, window: asked.window(), model })
-    });
-    in_time(&state, run).await
-}
-
-/// 504 when the answer takes longer than `--timeout` from the end of the request.
-pub(super) async fn in_time(
-    state: &AppState,
-    run: impl Future<Output = Result<Response, ApiError>>,
-) -> Response {
-    let limit = state.limits().timeout;
-    let late = || {
-        let message = format!("no answer within {} s", limit.as_secs_f64());
-        Err(ApiError::new(Kind::Timeout, message).hint("send fewer pictures at once, or try again later"))
-    };
-    clock::in_time(limit, run).await.unwrap_or_else(late).into_response()
+    })
+    .await
 }
 
 /// What a request asks of its pictures.

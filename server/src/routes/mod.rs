@@ -29,6 +29,7 @@ mod search;
 mod surround;
 #[cfg(test)]
 pub(crate) mod tests_support;
+mod timeout;
 
 use std::time::Duration;
 
@@ -57,6 +58,26 @@ pub fn app(state: AppState) -> Router {
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(ops::metrics))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{model}", get(openai::model))
+        .route("/v2", get(kserve::server))
+        .route("/v2/health/live", get(kserve::live))
+        .route("/v2/health/ready", get(kserve::ready))
+        .route("/v2/models/{model}", get(kserve::model))
+        .route("/v2/models/{model}/ready", get(kserve::model_ready))
+        .route("/v2/models/{model}/versions/{version}", get(kserve::model))
+        .route("/v2/models/{model}/versions/{version}/ready", get(kserve::model_ready))
+        .merge(timed(&state))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(state.clone(), surround::surround))
+        .with_state(state)
+}
+
+/// The routes under the time-out of requests: those that run a model or read a disk. The others only tell what is in
+/// memory.
+fn timed(state: &AppState) -> Router<AppState> {
+    Router::new()
         .route("/v1/embed", post(images::embed))
         .route("/v1/saliency", post(images::saliency))
         .route("/v1/analyze", post(images::analyze))
@@ -73,21 +94,9 @@ pub fn app(state: AppState) -> Router {
         .route("/v1/collections/{name}/search", post(collections::search))
         .route("/v1/gallery/{id}/thumbnail", get(search::thumbnail))
         .route("/v1/embeddings", post(openai::embeddings))
-        .route("/v1/models", get(openai::models))
-        .route("/v1/models/{model}", get(openai::model))
-        .route("/v2", get(kserve::server))
-        .route("/v2/health/live", get(kserve::live))
-        .route("/v2/health/ready", get(kserve::ready))
-        .route("/v2/models/{model}", get(kserve::model))
-        .route("/v2/models/{model}/ready", get(kserve::model_ready))
         .route("/v2/models/{model}/infer", post(kserve::infer))
-        .route("/v2/models/{model}/versions/{version}", get(kserve::model))
-        .route("/v2/models/{model}/versions/{version}/ready", get(kserve::model_ready))
         .route("/v2/models/{model}/versions/{version}/infer", post(kserve::infer))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(state.clone(), surround::surround))
-        .with_state(state)
+        .route_layer(from_fn_with_state(state.clone(), timeout::in_time))
 }
 
 /// Answers what browsers ask before a page of another origin may call. Around [`app`]: a preflight carries no key.

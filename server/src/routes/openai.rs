@@ -15,7 +15,6 @@ use utoipa::ToSchema;
 use super::bounds::too_many;
 use super::coded::{Item, unpack as picture};
 use super::errors;
-use super::images::in_time;
 use super::json::{content_type, is_json, parse, says_nothing};
 use super::model_used::ModelName;
 use super::negotiate::{Media, Segment, media};
@@ -165,21 +164,20 @@ pub(super) async fn model(State(state): State<AppState>, Segment(id): Segment) -
     (status = 200, body = EmbeddingsAnswer),
     errors::Pictures
 ))]
-pub(super) async fn embeddings(State(state): State<AppState>, request: Request) -> Response {
-    in_time(&state, embed(&state, request)).await
-}
-
-async fn embed(state: &AppState, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn embeddings(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     media(&head.headers, &[Media::Json])?;
     json_only(&head.headers)?;
-    let mut admitted = Admitted::new(state)?;
-    let bytes = whole(state, &mut admitted, &head.headers, body).await?;
+    let mut admitted = Admitted::new(&state)?;
+    let bytes = whole(&state, &mut admitted, &head.headers, body).await?;
     let limit = state.limits().max_images;
     let (asked, uploads) = state.on_pool(Stage::Parse, None, move || unpack(&bytes, limit)).await??;
     let model = state.model(Some(&asked.model))?;
     fits(asked.dimensions, &model.info)?;
-    let answers = encode_all(state, &model, &mut admitted, uploads).await?;
+    let answers = encode_all(&state, &model, &mut admitted, uploads).await?;
     let answer = describe(&model.info, answers, asked.format);
     let mut response = Json(answer).into_response();
     response.extensions_mut().insert(ModelName::from(&model.info));

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::errors;
-use super::images::{Answers, MAX_K, Parts, Plan, answer, in_time};
+use super::images::{Answers, MAX_K, Parts, Plan, answer};
 use super::negotiate::{Form, Media, Segment, media, within};
 use super::surround::RequestId;
 use crate::admission::Admitted;
@@ -38,17 +38,17 @@ struct SearchQuery {
 ))]
 pub(super) async fn search(
     State(state): State<AppState>,
-    id: Extension<RequestId>,
+    Extension(id): Extension<RequestId>,
     request: Request,
-) -> Response {
-    let run = answer(&state, id.0, request, |asked: &SearchQuery, headers| {
+) -> Result<Response, ApiError> {
+    answer(&state, id, request, |asked: &SearchQuery, headers| {
         let k = within("k", asked.k.unwrap_or(DEFAULT_K), (1, MAX_K))?;
         media(headers, &[Media::Json])?;
         let parts = Parts { neighbours: Some(k), ..Parts::default() };
         let model = state.model(asked.model.as_deref())?;
         Ok(Plan { form: Form::Json, parts, window: Window::Crop, model })
-    });
-    in_time(&state, run).await
+    })
+    .await
 }
 
 /// A small JPEG of a picture in the gallery
@@ -56,13 +56,12 @@ pub(super) async fn search(
     params(("id" = usize, Path, description = "Number of the picture", example = 0)),
     responses((status = 200, body = Vec<u8>, content_type = "image/jpeg"), errors::Gallery)
 )]
-pub(super) async fn thumbnail(State(state): State<AppState>, Segment(id): Segment) -> Response {
-    in_time(&state, jpeg(&state, &id)).await
-}
-
-async fn jpeg(state: &AppState, id: &str) -> Result<Response, ApiError> {
+pub(super) async fn thumbnail(
+    State(state): State<AppState>,
+    Segment(id): Segment,
+    _admitted: Admitted,
+) -> Result<impl IntoResponse, ApiError> {
     let missing = || ApiError::new(Kind::NotFound, format!("no picture `{id}` in the gallery"));
-    let _admitted = Admitted::new(state)?;
     let gallery = state.indexed().ok_or_else(missing)?;
     let file = id.parse().ok().and_then(|id| gallery.file(id)).ok_or_else(missing)?.to_owned();
     let limits = state.limits().clone();
@@ -70,5 +69,5 @@ async fn jpeg(state: &AppState, id: &str) -> Result<Response, ApiError> {
     let made = state.on_pool(Stage::Render, None, move || draw(&file, &limits)).await?;
     let bytes = made.map_err(|_| missing().hint("it was moved or changed since the server was started"))?;
     let headers = [(header::CONTENT_TYPE, "image/jpeg"), (header::CACHE_CONTROL, "private, max-age=600")];
-    Ok((headers, bytes).into_response())
+    Ok((headers, bytes))
 }

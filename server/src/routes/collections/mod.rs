@@ -4,7 +4,7 @@ mod vectors;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{Extensions, StatusCode};
 use axum::response::{IntoResponse, Response};
 use occlude_retrieval::{Engine, Filter, Hit, Info, Page, Record, With};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,6 @@ use utoipa::{IntoParams, ToSchema};
 use self::vectors::{Collection, one_of, unique};
 use super::body::{self, Unpacked, unpacked};
 use super::coded::{Item, unpack};
-use super::images::in_time;
 use super::negotiate::{Segment, query, query_and_fields, within};
 use super::{errors, json, schemas};
 use crate::admission::Admitted;
@@ -29,7 +28,7 @@ const LIMIT: (usize, usize) = (12, 1000);
 const MAX_POINTS: usize = 1000;
 
 #[derive(Serialize, ToSchema)]
-struct Collections {
+pub(super) struct Collections {
     #[schema(value_type = Vec<schemas::Collection>)]
     collections: Vec<Info>,
 }
@@ -39,12 +38,9 @@ struct Collections {
     get, path = "/v1/collections", operation_id = "list_collections", tag = "collections",
     responses((status = 200, body = Collections), errors::Collections)
 )]
-pub(super) async fn list(State(state): State<AppState>) -> Response {
-    let run = async {
-        let collections = state.on_store(|s| s.collections()).await?;
-        Ok(Json(Collections { collections }).into_response())
-    };
-    in_time(&state, run).await
+pub(super) async fn list(State(state): State<AppState>) -> Result<Json<Collections>, ApiError> {
+    let collections = state.on_store(|s| s.collections()).await?;
+    Ok(Json(Collections { collections }))
 }
 
 #[derive(Deserialize, Default, ToSchema)]
@@ -73,23 +69,20 @@ struct Create {
 pub(super) async fn create(
     State(state): State<AppState>,
     Segment(name): Segment,
+    mut admitted: Admitted,
     request: Request,
-) -> Response {
-    let run = async {
-        let mut admitted = Admitted::new(&state)?;
-        let asked: Create = json::body_or_default(&state, &mut admitted, request).await?;
-        let spec = state.model(asked.model.as_deref())?.info.spec();
-        let make = move |store: &dyn Engine| {
-            if asked.adopt && store.collection(&name).is_ok() {
-                store.adopt(&name, &spec)?;
-            }
-            store.ensure_collection(&name, &spec)
-        };
-        let (info, new) = state.on_store(make).await?;
-        let status = if new { StatusCode::CREATED } else { StatusCode::OK };
-        Ok((status, Json(info)).into_response())
+) -> Result<(StatusCode, Json<Info>), ApiError> {
+    let asked: Create = json::body_or_default(&state, &mut admitted, request).await?;
+    let spec = state.model(asked.model.as_deref())?.info.spec();
+    let make = move |store: &dyn Engine| {
+        if asked.adopt && store.collection(&name).is_ok() {
+            store.adopt(&name, &spec)?;
+        }
+        store.ensure_collection(&name, &spec)
     };
-    in_time(&state, run).await
+    let (info, new) = state.on_store(make).await?;
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(info)))
 }
 
 /// One collection
@@ -98,9 +91,11 @@ pub(super) async fn create(
     params(("name" = String, Path, description = "Name of the collection", example = "photos")),
     responses((status = 200, body = schemas::Collection), errors::Collection)
 )]
-pub(super) async fn show(State(state): State<AppState>, Segment(name): Segment) -> Response {
-    let run = async { Ok(Json(state.on_store(move |s| s.collection(&name)).await?).into_response()) };
-    in_time(&state, run).await
+pub(super) async fn show(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+) -> Result<Json<Info>, ApiError> {
+    Ok(Json(state.on_store(move |s| s.collection(&name)).await?))
 }
 
 /// Deletes a collection
@@ -109,13 +104,13 @@ pub(super) async fn show(State(state): State<AppState>, Segment(name): Segment) 
     params(("name" = String, Path, description = "Name of the collection", example = "photos")),
     responses((status = 204, description = "It was deleted with all its points"), errors::Collection)
 )]
-pub(super) async fn remove(State(state): State<AppState>, Segment(name): Segment) -> Response {
-    let run = async {
-        let _admitted = Admitted::new(&state)?;
-        state.on_store(move |s| s.drop_collection(&name)).await?;
-        Ok(StatusCode::NO_CONTENT.into_response())
-    };
-    in_time(&state, run).await
+pub(super) async fn remove(
+    State(state): State<AppState>,
+    Segment(name): Segment,
+    _admitted: Admitted,
+) -> Result<StatusCode, ApiError> {
+    state.on_store(move |s| s.drop_collection(&name)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -141,7 +136,7 @@ struct NewPoint {
 }
 
 #[derive(Serialize, ToSchema)]
-struct Upserted {
+pub(super) struct Upserted {
     added: usize,
     replaced: usize,
 }
@@ -159,27 +154,22 @@ struct Upserted {
 pub(super) async fn upsert(
     State(state): State<AppState>,
     Segment(name): Segment,
+    mut admitted: Admitted,
     request: Request,
-) -> Response {
-    let run = async {
-        let mut admitted = Admitted::new(&state)?;
-        let collection = Collection::find(&state, name).await?;
-        let (head, body) = request.into_parts();
-        let (points, maker) = match unpacked(&state, &mut admitted, &head.headers, body).await? {
-            Unpacked::Json(bytes) => {
-                let parse = move || json::parse::<Upsert>(&bytes);
-                let asked = state.on_pool(Stage::Parse, None, parse).await??;
-                collection.points(&state, &mut admitted, asked).await?
-            }
-            Unpacked::Files(sent) => collection.files(&state, &mut admitted, sent.uploads).await?,
-        };
-        let name = collection.info.name;
-        let done = state.on_store(move |s| s.upsert(&name, &maker, &points)).await?;
-        let mut response = Json(Upserted { added: done.added, replaced: done.replaced }).into_response();
-        response.extensions_mut().extend(collection.served);
-        Ok(response)
+) -> Result<(Extensions, Json<Upserted>), ApiError> {
+    let collection = Collection::find(&state, name).await?;
+    let (head, body) = request.into_parts();
+    let (points, maker) = match unpacked(&state, &mut admitted, &head.headers, body).await? {
+        Unpacked::Json(bytes) => {
+            let parse = move || json::parse::<Upsert>(&bytes);
+            let asked = state.on_pool(Stage::Parse, None, parse).await??;
+            collection.points(&state, &mut admitted, asked).await?
+        }
+        Unpacked::Files(sent) => collection.files(&state, &mut admitted, sent.uploads).await?,
     };
-    in_time(&state, run).await
+    let name = collection.info.name;
+    let done = state.on_store(move |s| s.upsert(&name, &maker, &points)).await?;
+    Ok((collection.served, Json(Upserted { added: done.added, replaced: done.replaced })))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -201,7 +191,7 @@ fn filter(sent: Option<Value>) -> Result<Option<Filter>, ApiError> {
 }
 
 #[derive(Serialize, ToSchema)]
-struct Count {
+pub(super) struct Count {
     count: usize,
 }
 
@@ -217,24 +207,21 @@ struct Count {
 pub(super) async fn delete(
     State(state): State<AppState>,
     Segment(name): Segment,
+    mut admitted: Admitted,
     request: Request,
-) -> Response {
-    let run = async {
-        let mut admitted = Admitted::new(&state)?;
-        let asked: Delete = json::body(&state, &mut admitted, request).await?;
-        let which = match (asked.ids, filter(asked.filter)?) {
-            (Some(ids), None) => Which::Ids(unique(ids, "ids")?),
-            (None, Some(filter)) => Which::Matching(filter),
-            _ => return Err(one_of("`ids` or `filter`")),
-        };
-        let work = move |store: &dyn Engine| match which {
-            Which::Ids(ids) => store.delete(&name, &ids),
-            Which::Matching(filter) => store.delete_where(&name, &filter),
-        };
-        let count = state.on_store(work).await?;
-        Ok(Json(Count { count }).into_response())
+) -> Result<Json<Count>, ApiError> {
+    let asked: Delete = json::body(&state, &mut admitted, request).await?;
+    let which = match (asked.ids, filter(asked.filter)?) {
+        (Some(ids), None) => Which::Ids(unique(ids, "ids")?),
+        (None, Some(filter)) => Which::Matching(filter),
+        _ => return Err(one_of("`ids` or `filter`")),
     };
-    in_time(&state, run).await
+    let work = move |store: &dyn Engine| match which {
+        Which::Ids(ids) => store.delete(&name, &ids),
+        Which::Matching(filter) => store.delete_where(&name, &filter),
+    };
+    let count = state.on_store(work).await?;
+    Ok(Json(Count { count }))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -271,29 +258,26 @@ struct Points {
 pub(super) async fn scroll(
     State(state): State<AppState>,
     Segment(name): Segment,
+    mut admitted: Admitted,
     request: Request,
-) -> Response {
-    let run = async {
-        let mut admitted = Admitted::new(&state)?;
-        let asked: Scroll = json::body(&state, &mut admitted, request).await?;
-        let limit = within("limit", asked.limit.unwrap_or(LIMIT.1), (1, LIMIT.1))?;
-        let with = With { vector: asked.with_vector, payload: asked.with_payload.unwrap_or(true) };
-        if asked.ids.as_ref().is_some_and(|ids| ids.len() > LIMIT.1) {
-            let message = format!("more than {} `ids` in one request", LIMIT.1);
-            return Err(ApiError::new(Kind::InvalidRequest, message));
-        }
-        let ids = asked.ids.map(|ids| unique(ids, "ids")).transpose()?;
-        let page = Page { after: asked.after, limit, filter: filter(asked.filter)?, with };
-        let work = move |store: &dyn Engine| match ids {
-            Some(ids) => Ok((store.get(&name, &ids, with)?, false)),
-            None => store.scroll(&name, &page).map(|points| (points, true)),
-        };
-        let (points, paged) = state.on_store(work).await?;
-        let last = points.last().map(|p| p.id.clone());
-        let next = last.filter(|_| paged && points.len() == limit);
-        Ok(Json(Points { points, next }).into_response())
+) -> Result<Response, ApiError> {
+    let asked: Scroll = json::body(&state, &mut admitted, request).await?;
+    let limit = within("limit", asked.limit.unwrap_or(LIMIT.1), (1, LIMIT.1))?;
+    let with = With { vector: asked.with_vector, payload: asked.with_payload.unwrap_or(true) };
+    if asked.ids.as_ref().is_some_and(|ids| ids.len() > LIMIT.1) {
+        let message = format!("more than {} `ids` in one request", LIMIT.1);
+        return Err(ApiError::new(Kind::InvalidRequest, message));
+    }
+    let ids = asked.ids.map(|ids| unique(ids, "ids")).transpose()?;
+    let page = Page { after: asked.after, limit, filter: filter(asked.filter)?, with };
+    let work = move |store: &dyn Engine| match ids {
+        Some(ids) => Ok((store.get(&name, &ids, with)?, false)),
+        None => store.scroll(&name, &page).map(|points| (points, true)),
     };
-    in_time(&state, run).await
+    let (points, paged) = state.on_store(work).await?;
+    let last = points.last().map(|p| p.id.clone());
+    let next = last.filter(|_| paged && points.len() == limit);
+    Ok(Json(Points { points, next }).into_response())
 }
 
 #[derive(Deserialize, Default, ToSchema)]
@@ -313,16 +297,13 @@ struct CountQuery {
 pub(super) async fn count(
     State(state): State<AppState>,
     Segment(name): Segment,
+    mut admitted: Admitted,
     request: Request,
-) -> Response {
-    let run = async {
-        let mut admitted = Admitted::new(&state)?;
-        let asked: CountQuery = json::body_or_default(&state, &mut admitted, request).await?;
-        let filter = filter(asked.filter)?;
-        let count = state.on_store(move |s| s.count(&name, filter.as_ref())).await?;
-        Ok(Json(Count { count }).into_response())
-    };
-    in_time(&state, run).await
+) -> Result<Json<Count>, ApiError> {
+    let asked: CountQuery = json::body_or_default(&state, &mut admitted, request).await?;
+    let filter = filter(asked.filter)?;
+    let count = state.on_store(move |s| s.count(&name, filter.as_ref())).await?;
+    Ok(Json(Count { count }))
 }
 
 #[derive(Deserialize, Default, ToSchema)]
@@ -384,32 +365,27 @@ pub(super) async fn search(
     State(state): State<AppState>,
     Segment(name): Segment,
     request: Request,
-) -> Response {
-    let run = async {
-        let mut asked: SearchQuery = query(request.uri())?;
-        let mut admitted = Admitted::new(&state)?;
-        let collection = Collection::find(&state, name).await?;
-        let (head, body) = request.into_parts();
-        let (mut search, pictures) = match unpacked(&state, &mut admitted, &head.headers, body).await? {
-            Unpacked::Json(bytes) => {
-                let parse = move || json::parse::<Search>(&bytes);
-                let mut search = state.on_pool(Stage::Parse, None, parse).await??;
-                let image = search.image.take().map(|item| unpack(0, item)).transpose()?;
-                (search, image.into_iter().collect())
-            }
-            Unpacked::Files(sent) => {
-                asked = query_and_fields(&head.uri, &sent.fields)?.unwrap_or(asked);
-                (Search::default(), sent.uploads)
-            }
-        };
-        search.limit = search.limit.or(asked.limit);
-        let (query, maker) = collection.query(&state, &mut admitted, search, pictures).await?;
-        let Collection { info, served, .. } = collection;
-        let name = info.name.clone();
-        let hits = state.on_store(move |s| s.search(&name, &maker, &query)).await?;
-        let mut response = Json(Found { collection: info.name, hits }).into_response();
-        response.extensions_mut().extend(served);
-        Ok(response)
+) -> Result<Response, ApiError> {
+    let mut asked: SearchQuery = query(request.uri())?;
+    let mut admitted = Admitted::new(&state)?;
+    let collection = Collection::find(&state, name).await?;
+    let (head, body) = request.into_parts();
+    let (mut search, pictures) = match unpacked(&state, &mut admitted, &head.headers, body).await? {
+        Unpacked::Json(bytes) => {
+            let parse = move || json::parse::<Search>(&bytes);
+            let mut search = state.on_pool(Stage::Parse, None, parse).await??;
+            let image = search.image.take().map(|item| unpack(0, item)).transpose()?;
+            (search, image.into_iter().collect())
+        }
+        Unpacked::Files(sent) => {
+            asked = query_and_fields(&head.uri, &sent.fields)?.unwrap_or(asked);
+            (Search::default(), sent.uploads)
+        }
     };
-    in_time(&state, run).await
+    search.limit = search.limit.or(asked.limit);
+    let (query, maker) = collection.query(&state, &mut admitted, search, pictures).await?;
+    let Collection { info, served, .. } = collection;
+    let name = info.name.clone();
+    let hits = state.on_store(move |s| s.search(&name, &maker, &query)).await?;
+    Ok((served, Json(Found { collection: info.name, hits })).into_response())
 }

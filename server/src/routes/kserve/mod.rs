@@ -19,7 +19,6 @@ use utoipa::ToSchema;
 use self::answer::{InferAnswer, Made};
 use self::wire::{InferRequest, Pictures, Rules};
 use super::errors;
-use super::images::in_time;
 use super::model_used::ModelName;
 use super::receive::whole;
 use crate::admission::Admitted;
@@ -158,8 +157,24 @@ pub(super) async fn model_ready(State(state): State<AppState>, at: Place) -> Res
         (InferAnswer<'_> = "application/json"), (Vec<u8> = "application/octet-stream")
     )), errors::Inference)
 )]
-pub(super) async fn infer(State(state): State<AppState>, at: Place, request: Request) -> Response {
-    in_time(&state, run(&state, at, request)).await
+pub(super) async fn infer(
+    State(state): State<AppState>,
+    at: Place,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
+    let model = at.model(&state)?;
+    let json = header_length(&head.headers)?;
+    let mut admitted = Admitted::new(&state)?;
+    let bytes = whole(&state, &mut admitted, &head.headers, body).await?;
+    let rules = Rules::of(state.limits(), &model.info);
+    let (asked, pictures) =
+        state.on_pool(Stage::Parse, None, move || wire::parse(&bytes, json, rules)).await??;
+    let encoded = encode(&state, &model, &mut admitted, pictures).await?;
+    let info = Arc::clone(&model);
+    let write = move || answer::write(&info.info, VERSION, &asked, &encoded);
+    let made = state.on_pool(Stage::Render, Some(&model.info.name), write).await??;
+    Ok(named(answer(made), &model.info))
 }
 
 /// A model and perhaps a version of it, from the path.
@@ -223,22 +238,6 @@ fn metadata(info: &ModelInfo) -> ModelMetadata {
             provider: info.provider.clone(),
         },
     }
-}
-
-async fn run(state: &AppState, at: Place, request: Request) -> Result<Response, ApiError> {
-    let (head, body) = request.into_parts();
-    let model = at.model(state)?;
-    let json = header_length(&head.headers)?;
-    let mut admitted = Admitted::new(state)?;
-    let bytes = whole(state, &mut admitted, &head.headers, body).await?;
-    let rules = Rules::of(state.limits(), &model.info);
-    let (asked, pictures) =
-        state.on_pool(Stage::Parse, None, move || wire::parse(&bytes, json, rules)).await??;
-    let encoded = encode(state, &model, &mut admitted, pictures).await?;
-    let info = Arc::clone(&model);
-    let write = move || answer::write(&info.info, VERSION, &asked, &encoded);
-    let made = state.on_pool(Stage::Render, Some(&model.info.name), write).await??;
-    Ok(named(answer(made), &model.info))
 }
 
 async fn encode(
