@@ -2,6 +2,7 @@
 
 mod estimate;
 mod guard;
+mod health;
 mod recover;
 
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use occlude_preprocess::Preprocess;
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use super::kept::Kept;
 use super::metrics::{Log, Meter, Progress};
@@ -19,18 +20,19 @@ use super::position::Position;
 use super::saves::Saves;
 use super::snapshot::State;
 use super::start::Start;
-use super::watchdog::{OnCollapse, Reading, Verdict, Watchdog};
+use super::watchdog::{OnCollapse, Watchdog};
 use super::{End, Run, Schedule, picture};
 use crate::augment::Augmenters;
 use crate::config::Config;
 use crate::data::{Fed, LoaderSpec, Pictures, ViewSpec};
-use crate::method::{Health, Method, Step, StepOutput, Views};
+use crate::method::{Method, Step, Views};
 use crate::model::{ENCODERS, Encoder, Optimizer, Rate, Statistics};
 use crate::phase::{Phase, within};
 use crate::rng::seed_device;
 use crate::signals::Interrupt;
 use estimate::describe;
 use guard::Worth;
+use health::{Measured, measured};
 use recover::Loss;
 
 #[cfg(test)]
@@ -58,16 +60,6 @@ pub(super) struct Engine<'a> {
     pending: Vec<Measured>,
     /// Whether every loss since the last look was a finite number; on the device, so that nothing waits for it.
     finite: Tensor,
-}
-
-/// The metrics of a step, on the device until somebody wants to see them.
-pub(super) struct Measured {
-    names: Vec<&'static str>,
-    /// One a name.
-    values: Tensor,
-    /// Where among them those are that the watchdog looks at.
-    health: Option<Health<usize>>,
-    lr: f64,
 }
 
 /// How an epoch ended.
@@ -239,27 +231,6 @@ impl<'a> Engine<'a> {
         )
     }
 
-    /// Reads what was measured from the device, which waits for it, into the meters; the health of the last step.
-    fn settle(&mut self, stretch: &mut Meter) -> Option<Health<f64>> {
-        let pending = std::mem::take(&mut self.pending);
-        if pending.is_empty() {
-            return None;
-        }
-        let all: Vec<&Tensor> = pending.iter().map(|m| &m.values).collect();
-        let read = Tensor::cat(&all, 0).to_device(Device::Cpu);
-        let (mut at, mut last) = (0, None);
-        for Measured { names, lr, health, .. } in &pending {
-            let values =
-                names.iter().zip(at..).map(|(name, i)| ((*name).to_owned(), read.double_value(&[i])));
-            let named: Vec<(String, f64)> = values.chain([("lr".to_owned(), *lr)]).collect();
-            last = health.as_ref().map(|h| h.map(|&i| named[i].1));
-            at += names.len() as i64;
-            stretch.add(&named);
-            self.at.run.meter.add(&named);
-        }
-        last
-    }
-
     /// Forward and backward of one batch, and the optimiser's step after the last one of a step. Metrics are computed
     /// only when asked, and stay on the device.
     pub(super) fn batch(
@@ -315,51 +286,6 @@ impl<'a> Engine<'a> {
     /// data changed.
     fn time(&self) -> u64 {
         self.at.epoch * self.schedule.steps_per_epoch() + (self.at.step - self.at.course.began)
-    }
-
-    /// Shows the health of the last batch to the watchdog; the reason where the run has collapsed.
-    fn watch(
-        &mut self,
-        health: Option<Health<f64>>,
-        log: &mut Log,
-        progress: &Progress,
-    ) -> Result<Option<String>> {
-        let reading = Reading { finite: self.finite_so_far(), health };
-        let warned = !self.at.run.symptom.none();
-        match self.watchdog.look(&mut self.at.run.symptom, self.at.step, reading) {
-            Verdict::Fine => Ok(None),
-            Verdict::Collapsed(why) if self.run.on_collapse != OnCollapse::Warn || !reading.finite => {
-                Ok(Some(why))
-            }
-            Verdict::Warn(why) | Verdict::Collapsed(why) => {
-                if !warned {
-                    progress.say(&format!("warning: step {}: {why}", self.at.step));
-                    log.write(&event("warning", self.at.epoch, self.at.step, &why))?;
-                }
-                Ok(None)
-            }
-        }
-    }
-
-    fn finite_so_far(&self) -> bool {
-        self.finite.int64_value(&[]) != 0
-    }
-
-    /// Whether every loss was finite, and every number that a checkpoint would hold is.
-    fn healthy(&self) -> bool {
-        let sums: Vec<Tensor> = self
-            .method
-            .state()
-            .iter()
-            .chain(&self.optimizer.state())
-            .filter(|n| n.tensor.kind() == Kind::Float)
-            .map(|n| n.tensor.detach().sum(Kind::Double))
-            .collect();
-        self.finite_so_far() && Tensor::stack(&sums, 0).isfinite().all().int64_value(&[]) != 0
-    }
-
-    fn verdict_of_infinity(&self) -> String {
-        format!("the loss or a weight is not a finite number at step {}", self.at.step)
     }
 
     /// What follows the last step of an epoch: measuring, telling, saving.
@@ -485,22 +411,6 @@ fn rates<'a>(config: &'a Config, method: &dyn Method) -> impl Fn(&str) -> Rate +
             _ => Rate::default(),
         }
     }
-}
-
-fn measured(output: &StepOutput, lr: f64) -> Measured {
-    let health = output.health.iter().flat_map(Health::named).map(|(name, t)| (name, t.detach()));
-    let (names, values): (Vec<_>, Vec<Tensor>) = std::iter::once(("loss", output.loss.detach()))
-        .chain(output.metrics.iter().map(|(name, t)| (*name, t.detach())))
-        .chain(health)
-        .unzip();
-    let mut place = 1 + output.metrics.len();
-    let health = output.health.as_ref().map(|h| {
-        h.map(|_| {
-            place += 1;
-            place - 1
-        })
-    });
-    Measured { names, values: Tensor::stack(&values, 0), health, lr }
 }
 
 fn line(kind: &str, epoch: usize, step: u64, fields: Map<String, Value>) -> Value {
