@@ -127,7 +127,7 @@ mod tests {
             assert!(message.starts_with("picture 3: "), "{message}");
         }
         let named = unpack(1, Item::Named { name: "a.jpg".to_owned(), data: "!".to_owned() });
-        assert!(named.err().unwrap().message.starts_with("picture 1 (`a.jpg`): no base64"));
+        assert!(named.err().unwrap().message.starts_with("picture 1 (`a.jpg`): invalid base64"));
     }
 
     #[test]
