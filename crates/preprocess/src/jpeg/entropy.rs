@@ -16,7 +16,7 @@ pub struct Codes {
 ///
 /// A symbol is a run of zeros (high four bits) and the size of the value that follows (low four). An entry of
 /// the look-up holds, from the low end: the bits to consume (8), run (4), size (4), and the value itself (16)
-/// where code and value fit into [`BITS`] together. An entry of 0 stands for a longer code, or none.
+/// where code and value fit into `BITS` together. An entry of 0 stands for a longer code, or none.
 #[derive(Debug)]
 pub struct Table {
     codes: Codes,
