@@ -89,10 +89,11 @@ pub(crate) struct Batch<'a> {
 impl Batch<'_> {
     /// (N, 3, H, W) of floats, (N, H, W, 3) of bytes.
     pub(crate) fn shape(&self) -> [usize; 4] {
-        match self.pixels {
-            Pixels::Float(_) => [self.rows, 3, self.side, self.side],
-            Pixels::Uint8(_) => [self.rows, self.side, self.side, 3],
-        }
+        let kind = match self.pixels {
+            Pixels::Float(_) => InputKind::Float,
+            Pixels::Uint8(_) => InputKind::Uint8,
+        };
+        kind.shape(self.rows, self.side)
     }
 }
 

@@ -97,10 +97,12 @@ fn tract_error(action: &'static str) -> impl Fn(tract_onnx::prelude::TractError)
 impl TractModel {
     pub(crate) fn load(file: &OnnxFile, side: usize) -> Result<Self, Error> {
         let failed = tract_error("load the model");
-        let fact = match file.input()? {
-            InputKind::Float => InferenceFact::dt_shape(f32::datum_type(), tvec!(1, 3, side, side)),
-            InputKind::Uint8 => InferenceFact::dt_shape(u8::datum_type(), tvec!(1, side, side, 3)),
+        let kind = file.input()?;
+        let element = match kind {
+            InputKind::Float => f32::datum_type(),
+            InputKind::Uint8 => u8::datum_type(),
         };
+        let fact = InferenceFact::dt_shape(element, kind.shape(1, side));
         let plan = tract_onnx::onnx()
             .model_for_path(file.path())
             .and_then(|model| model.with_input_fact(0, fact))

@@ -10,5 +10,3 @@ pub const FINGERPRINT: &str = "occlude.fingerprint";
 pub const IDENTITY: &str = crate::key::IDENTITY;
 /// Metadata of the file: name of the model.
 pub const MODEL: &str = "occlude.model";
-/// Column: class of the picture, where it has one.
-pub const CLASS: &str = "class";

@@ -1,6 +1,7 @@
 //! Colours and orientation as the metadata of files tells them, against Pillow: by the decoder, and by views of JPEG
 //! data.
 
+#[path = "../../preprocess/tests/common/mod.rs"]
 mod common;
 
 use std::path::Path;

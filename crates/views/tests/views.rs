@@ -1,5 +1,6 @@
 //! Views straight from JPEG data against the plain way: decode everything, crop, resize.
 
+#[path = "../../preprocess/tests/common/mod.rs"]
 mod common;
 
 use std::path::Path;

@@ -1,10 +1,11 @@
 //! Answers of inference, as JSON alone or with tensors in binary behind it.
 
+use occlude_contract::output::EMBEDDING;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::tensor::Element;
-use super::wire::{Asked, EMBEDDING};
+use super::wire::Asked;
 use crate::batch::Encoded;
 use crate::error::{ApiError, Kind};
 use crate::model::ModelInfo;
@@ -89,8 +90,8 @@ fn gather(name: &str, rows: &[Encoded]) -> Result<(Vec<usize>, Vec<f32>), ApiErr
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::SALIENCY;
     use super::*;
+    use occlude_contract::output::SALIENCY;
 
     #[test]
     fn outputs_have_one_shape() {

@@ -13,6 +13,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use occlude_contract::InputKind;
+use occlude_contract::output::{EMBEDDING, SALIENCY};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -228,8 +229,8 @@ fn metadata(info: &ModelInfo) -> ModelMetadata {
         platform: "onnxruntime_onnx",
         inputs,
         outputs: vec![
-            tensor(wire::EMBEDDING, "FP32", &[-1, i64::try_from(info.dim).unwrap_or(-1)]),
-            tensor(wire::SALIENCY, "FP32", &[-1, -1, -1]),
+            tensor(EMBEDDING, "FP32", &[-1, i64::try_from(info.dim).unwrap_or(-1)]),
+            tensor(SALIENCY, "FP32", &[-1, -1, -1]),
         ],
         parameters: ModelParameters {
             fingerprint: info.fingerprint.clone(),

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use occlude_contract::InputKind;
+use occlude_contract::output::{EMBEDDING, SALIENCY};
 use occlude_preprocess::Rgb;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -19,9 +20,6 @@ use crate::routes::json;
 
 /// The input of whole files.
 pub(super) const FILES: &str = "files";
-/// The outputs.
-pub(super) const EMBEDDING: &str = "embedding";
-pub(super) const SALIENCY: &str = "saliency";
 
 const HINT: &str = "GET /v2/models/NAME shows the inputs and outputs; docs/server.md has examples";
 
