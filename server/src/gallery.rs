@@ -6,6 +6,7 @@ use image::codecs::jpeg::JpegEncoder;
 use occlude_preprocess::files::{Listing, Sample};
 use occlude_preprocess::names::relative;
 use occlude_preprocess::{Interpolation, LoadError, load, resize};
+use occlude_retrieval::Vectors;
 
 use crate::config::Limits;
 
@@ -24,9 +25,7 @@ struct Entry {
 pub struct Gallery {
     entries: Vec<Entry>,
     classes: Vec<String>,
-    /// (n, dim), rows of length 1.
-    vectors: Vec<f32>,
-    dim: usize,
+    vectors: Vectors,
     skipped: usize,
     identity: String,
 }
@@ -58,10 +57,9 @@ impl Gallery {
             let Sample { path, class } = &listing.samples[i];
             Entry { relative: relative(dir, path), path: path.clone(), class: *class }
         };
-        let dim = rows.first().map_or(0, |(_, v)| v.len());
         let entries = rows.iter().map(|(i, _)| entry(*i)).collect();
-        let vectors = rows.into_iter().flat_map(|(_, v)| unit(v)).collect();
-        Self { entries, classes: listing.classes, vectors, dim, skipped, identity: identity.to_owned() }
+        let vectors = Vectors::new(rows.into_iter().map(|(_, v)| v));
+        Self { entries, classes: listing.classes, vectors, skipped, identity: identity.to_owned() }
     }
 
     /// Pictures that can be found.
@@ -87,19 +85,8 @@ impl Gallery {
     /// The `k` pictures whose embeddings have the largest cosine with `query`, best first; of equals the one that
     /// was listed first. Exact: every picture is compared.
     pub fn search(&self, query: &[f32], k: usize) -> Vec<Hit<'_>> {
-        if self.dim == 0 || query.len() != self.dim {
-            return Vec::new();
-        }
-        let query = unit(query.to_vec());
-        let mut scored: Vec<(f32, usize)> =
-            self.vectors.chunks_exact(self.dim).map(|row| dot(row, &query)).zip(0..).collect();
-        let best = |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        if k < scored.len() {
-            scored.select_nth_unstable_by(k, best);
-            scored.truncate(k);
-        }
-        scored.sort_unstable_by(best);
-        scored.into_iter().filter_map(|(cosine, id)| self.hit(id, cosine)).collect()
+        let found = self.vectors.nearest(query, k).into_iter();
+        found.filter_map(|(id, cosine)| self.hit(id, cosine)).collect()
     }
 
     fn hit(&self, id: usize, cosine: f32) -> Option<Hit<'_>> {
@@ -139,54 +126,11 @@ pub(crate) fn thumbnail(path: &Path, limits: &Limits) -> Result<Vec<u8>, LoadErr
     written.map(|()| out).map_err(failed)
 }
 
-/// Scaled to length 1; a vector of zeros stays so, and is like nothing.
-fn unit(mut vector: Vec<f32>) -> Vec<f32> {
-    let norm = dot(&vector, &vector).sqrt();
-    if norm > 0.0 {
-        vector.iter_mut().for_each(|v| *v /= norm);
-    }
-    vector
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    // Eight sums side by side, which the compiler turns into vector instructions.
-    let mut sums = [0f32; 8];
-    let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a_chunks.zip(b_chunks) {
-        for ((s, x), y) in sums.iter_mut().zip(x).zip(y) {
-            *s += x * y;
-        }
-    }
-    sums.iter().sum::<f32>() + rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::routes::tests_support::png;
     use std::fs;
-
-    #[test]
-    fn search_is_the_same_as_sorting_everything() {
-        let n = 500;
-        let value = |i: usize| ((i * 7919 + 13) % 101) as f32 - 50.0;
-        let rows = (0..n).map(|i| (i, (0..11).map(|j| value(i * 11 + j)).collect())).collect();
-        let samples = vec![Sample { path: "d/x".into(), class: None }; n];
-        let gallery = Gallery::new("d".as_ref(), Listing { samples, ..Listing::default() }, rows, "");
-        let query: Vec<f32> = (0..11).map(|j| value(j * 31)).collect();
-        let mut naive: Vec<(usize, f32)> = gallery
-            .vectors
-            .chunks(11)
-            .map(|v| v.iter().zip(unit(query.clone())).map(|(a, b)| a * b).sum())
-            .enumerate()
-            .collect();
-        naive.sort_by(|a, b| b.1.total_cmp(&a.1));
-        for (hit, (_, cosine)) in gallery.search(&query, 25).iter().zip(&naive) {
-            assert!((hit.cosine - cosine).abs() < 1e-5);
-        }
-        assert_eq!(gallery.search(&query, 25).len(), 25);
-    }
 
     #[test]
     fn thumbnails_are_small_jpegs() {

@@ -155,25 +155,7 @@ pub(super) fn resume(device: Device) -> Result<Check> {
     let run = |out: &str, stop_after, resume| {
         let out = folder.0.join(out);
         let resume = if resume { Some(out.clone()) } else { None };
-        let run = Run {
-            data: data.clone(),
-            out,
-            device,
-            bf16: false,
-            workers: 2,
-            save_every: 10,
-            save_interval: std::time::Duration::from_secs(600),
-            on_collapse: engine::OnCollapse::Warn,
-            max_drop: None,
-            online: None,
-            log_every: 10,
-            cache_bytes: 0,
-            teacher_cache: None,
-            resume,
-            allow: engine::Allow::default(),
-            bn_refresh: 0,
-            stop_after,
-        };
+        let run = Run { out, resume, stop_after, log_every: 10, ..Run::bare(data.clone(), device, 2) };
         engine::pretrain(&config, &run)
     };
     run("whole", None, false)?;

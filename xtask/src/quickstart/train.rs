@@ -34,10 +34,8 @@ pub(super) struct Plan<'a> {
 /// What a finished run left.
 pub(super) struct Trained {
     pub(super) checkpoint: PathBuf,
-    /// Picture of the first batch's views, saliency and masks.
-    pub(super) first_batch: PathBuf,
-    pub(super) config: String,
-    pub(super) steps: Vec<Value>,
+    /// The trainer's page about it.
+    pub(super) report: PathBuf,
     pub(super) epochs: Vec<Value>,
     pub(super) seconds: f64,
 }
@@ -110,13 +108,10 @@ fn read(metrics: &Path, kind: &str) -> Vec<Value> {
 fn collect(out: &Path, seconds: f64) -> Result<Trained> {
     let last = out.join("last");
     let newest = fs::read_to_string(&last).with_context(|| format!("no checkpoint: `{}`", last.display()))?;
-    let metrics = out.join("metrics.jsonl");
     Ok(Trained {
         checkpoint: out.join(newest.trim()),
-        first_batch: out.join("first_batch.png"),
-        config: fs::read_to_string(out.join("config.json")).unwrap_or_default(),
-        steps: read(&metrics, "step"),
-        epochs: read(&metrics, "epoch"),
+        report: out.join("report.html"),
+        epochs: read(&out.join("metrics.jsonl"), "epoch"),
         seconds,
     })
 }
