@@ -319,7 +319,8 @@ mod tests {
         let _alone = crate::rng::alone();
         let contract = Preprocess::imagenet(16);
         let pixels: Vec<u8> = (0..40 * 3 * 16 * 16).map(|i| (i * 31 % 256) as u8).collect();
-        let view = View { size: 16, pixels: pixels.clone(), photometric: vec![Photometric::NONE; 40] };
+        let photometric = vec![Photometric::NONE; 40];
+        let view = View { size: 16, pixels: pixels.clone(), placed: Vec::new(), photometric };
         let y = Augmenter::new(&contract, 16, 2.0, Device::Cpu).apply(&view);
         assert_eq!(y.size(), [40, 3, 16, 16]);
         let expected =
