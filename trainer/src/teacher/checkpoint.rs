@@ -57,14 +57,14 @@ impl Source for Frozen {
             return self.look(data, which, grid);
         }
         let set = Extractor::Encoder(&self.encoder, &self.contract).run_some(data, which, self.workers)?;
-        let embeddings = self.whitened(set.features);
+        let embeddings = self.whitened(&set.features);
         Ok(Some(Said::gathered(&[Said { embeddings, cells: None }], &set.samples, which)))
     }
 }
 
 impl Frozen {
-    fn whitened(&self, features: Tensor) -> Tensor {
-        self.whitener.as_ref().map_or_else(|| features.shallow_clone(), |w| w.apply(&features))
+    fn whitened(&self, features: &Tensor) -> Tensor {
+        self.whitener.as_ref().map_or_else(|| features.shallow_clone(), |w| w.apply(features))
     }
 
     /// The same embeddings, and the last feature map or the patch tokens that they are made of.
@@ -86,7 +86,7 @@ impl Frozen {
                 let cells = reduced(&encoder.map(tap, &out.taps[0], size), grid);
                 (out.embedding.to_device(Device::Cpu), cells.to_device(Device::Cpu))
             });
-            parts.push(Said { embeddings: self.whitened(embeddings), cells: Some(cells) });
+            parts.push(Said { embeddings: self.whitened(&embeddings), cells: Some(cells) });
             there.extend(read.iter().map(|(i, _)| *i));
         }
         Ok((!parts.is_empty()).then(|| Said::gathered(&parts, &there, which)))
