@@ -329,6 +329,8 @@ mod tests {
         let store = store(&dir, 0);
         let all: Vec<_> = Loader::start(&store, &spec(1), 0, 0).collect();
         assert!(all.len() == 2 && all.iter().all(Option::is_some));
+        let mut views = all.iter().flatten().flat_map(|b| &b.views);
+        assert!(views.all(|v| v.placed.len() == 4 && v.placed.iter().all(|p| p.picture == (40, 30))));
         assert_eq!(store.broken(), 1);
         assert!(batches(&folder(8, 0), 2, 0).iter().all(Option::is_none));
     }
