@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::fetch::Hosts;
+use crate::pictures::fetch::Hosts;
 
 pub use args::{Args, Tool};
 pub use environment::ENVIRONMENT;

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::errors;
 use crate::error::{ApiError, Kind};
-use crate::render::Drawing;
+use crate::pictures::render::Drawing;
 
 /// Longest field of a form that counts as a parameter, in bytes.
 const MAX_FIELD: usize = 1024;

@@ -7,12 +7,12 @@ use utoipa::openapi::path::{Parameter, ParameterIn};
 
 use super::negotiate::{Form, Media, format, within};
 use crate::error::{ApiError, Kind};
-use crate::maps::{Reading, Source};
-use crate::model::ModelInfo;
-use crate::pool::{Pool, Pooling};
-use crate::render::{Drawing, Masks, View};
-use crate::rule::DEVIATIONS;
-use crate::window::Window;
+use crate::inference::model::ModelInfo;
+use crate::inference::rule::DEVIATIONS;
+use crate::pictures::maps::{Reading, Source};
+use crate::pictures::pooling::{Pool, Pooling};
+use crate::pictures::render::{Drawing, Masks, View};
+use crate::pictures::window::Window;
 
 /// Longest side of a drawn picture, unless asked otherwise, and the most that can be asked.
 const SIDE: (u32, u32) = (1024, 4096);

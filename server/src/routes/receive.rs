@@ -9,12 +9,12 @@ use http_body_util::BodyExt;
 
 use super::bounds::too_large;
 use super::coding::Coding;
-use crate::admission::Admitted;
-use crate::clock;
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
-use crate::metrics::Stage;
-use crate::state::AppState;
+use crate::observe::metrics::Stage;
+use crate::serving::admission::Admitted;
+use crate::serving::clock;
+use crate::serving::state::AppState;
 
 /// Receives the whole body within the limits of size and time, and unpacks it where it is compressed.
 pub(super) async fn whole(

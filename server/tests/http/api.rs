@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::common::*;
+use crate::fake::{Fake, Gate};
 use axum::body::Body;
 use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use occlude_preprocess::{Preprocess, Rgb, decode};
-use occlude_serve::encoder::fake::{Fake, Gate};
 use occlude_serve::{AppState, Expected, Gallery, Limits, Progress, app};
 use serde_json::{Value, json};
 

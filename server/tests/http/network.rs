@@ -4,11 +4,11 @@ use std::process::Command;
 
 use axum::body::Body;
 use axum::http::StatusCode;
-use occlude_serve::encoder::fake::Fake;
 use occlude_serve::{Cors, Keys, Limits, app, create_key, cross_origin};
 
 use crate::binary::{Running, fails, pictures};
 use crate::common::*;
+use crate::fake::Fake;
 
 #[tokio::test]
 async fn only_those_with_a_key_are_answered() {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use axum::http::StatusCode;
-use occlude_serve::encoder::fake::Fake;
 use occlude_serve::{Keys, Kind, Limits, app, create_key};
 use serde_json::Value;
 
 use crate::binary::{Running, pictures, python};
 use crate::common::*;
+use crate::fake::Fake;
 
 /// The router's source: it cannot be asked for its routes.
 const ROUTER: &str = include_str!("../../src/routes/mod.rs");

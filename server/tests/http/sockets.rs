@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use occlude_serve::encoder::fake::{Fake, Gate};
+use crate::fake::{Fake, Gate};
 use occlude_serve::{AppState, Limits, Timeouts, app, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
