@@ -109,7 +109,6 @@ pub(super) async fn saliency(
     request: Request,
 ) -> Result<Response, ApiError> {
     answer(&state, id, request, |asked: &SaliencyQuery, headers| {
-        let asked = asked.own()?;
         let model = state.model(asked.model.as_deref())?;
         let parts = Parts { saliency: Some(asked.saliency(&model.info)?), ..Parts::default() };
         let form = asked.form(headers, &[Media::Json, Media::Png, Media::Npy])?;

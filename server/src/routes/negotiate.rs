@@ -25,6 +25,24 @@ pub(super) enum Media {
     Png,
 }
 
+/// Of [`Media`], what a route without pictures in its answers documents.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its shape is used: another format is read, and refused by its name")]
+pub(super) enum JsonOrNpy {
+    Json,
+    Npy,
+}
+
+/// Likewise, of a route without arrays.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its shape is used: another format is read, and refused by its name")]
+pub(super) enum JsonOrPng {
+    Json,
+    Png,
+}
+
 /// How an answer is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Form {
