@@ -50,10 +50,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         }
     };
     let timeouts = Timeouts {
-        head: config.limits.read_timeout,
-        keep_alive: config.keep_alive_timeout,
-        drain: config.drain_timeout,
-        max_connections: config.max_connections,
+        head: config.limits.read_timeout.time(),
+        keep_alive: config.network.keep_alive_timeout.time(),
+        drain: config.network.drain_timeout.time(),
+        max_connections: config.network.max_connections,
     };
     let router = cross_origin(app(state.clone()), &config.cors);
     serve(listener, router, state.clone(), timeouts, end).await;
@@ -66,15 +66,19 @@ pub async fn run(config: Config) -> Result<(), StartError> {
 /// The state before anything is loaded.
 fn prepared(config: &Config) -> Result<AppState, StartError> {
     let expected = Expected {
-        models: config.models.iter().map(|m| m.name.clone()).collect(),
-        gallery: config.gallery.is_some(),
-        store: config.data.is_some(),
+        models: config.served.models.iter().map(|m| m.name.clone()).collect(),
+        gallery: config.served.gallery.is_some(),
+        store: config.served.data.is_some(),
     };
     let state = AppState::new(config.limits.clone(), expected);
     if let Some(hosts) = &config.fetch {
-        state.set_fetcher(Fetcher::new(hosts.clone(), config.limits.read_timeout, config.limits.max_body));
+        state.set_fetcher(Fetcher::new(
+            hosts.clone(),
+            config.limits.read_timeout.time(),
+            config.limits.max_body,
+        ));
     }
-    if let Some(path) = &config.api_keys {
+    if let Some(path) = &config.network.api_keys {
         let setting = config.sources.name("api-keys");
         state.set_keys(Keys::read(path).map_err(|source| StartError::Keys { setting, source })?);
     }
@@ -87,19 +91,19 @@ fn prepared(config: &Config) -> Result<AppState, StartError> {
 
 async fn listen(config: &Config) -> Result<TcpListener, StartError> {
     let failed = |source| StartError::Listen {
-        address: host::with_port(&config.host, config.port),
+        address: host::with_port(&config.network.host, config.network.port),
         source,
         host: config.sources.name("host"),
         port: config.sources.name("port"),
     };
-    let (name, port) = (config.host.clone(), config.port);
+    let (name, port) = (config.network.host.clone(), config.network.port);
     let found = tokio::task::spawn_blocking(move || host::resolve(&name, port)).await;
     let address = found.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(failed)?;
     TcpListener::bind(address).await.map_err(failed)
 }
 
 async fn reload_keys(config: &Config, state: &AppState) {
-    let Some(path) = config.api_keys.clone() else { return };
+    let Some(path) = config.network.api_keys.clone() else { return };
     match tokio::task::spawn_blocking(move || Keys::read(&path)).await {
         Ok(Ok(keys)) => {
             state.set_keys(keys);

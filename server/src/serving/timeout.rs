@@ -14,7 +14,7 @@ pub(crate) async fn in_time(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let limit = state.limits().timeout;
+    let limit = state.limits().timeout.time();
     let late = || {
         let message = format!("no answer within {} s", limit.as_secs_f64());
         ApiError::new(Kind::Timeout, message).hint("send fewer pictures at once, or try again later")
@@ -43,7 +43,7 @@ mod tests {
 
     #[tokio::test]
     async fn late_answers_are_errors_and_receiving_a_body_does_not_count() {
-        let limits = Limits { timeout: Duration::from_millis(200), ..Limits::default() };
+        let limits = Limits { timeout: Duration::from_millis(200).into(), ..Limits::default() };
         let state = AppState::new(limits, Expected::default());
         let app = Router::new()
             .route("/work", get(wait))

@@ -25,8 +25,8 @@ async fn every_answer_has_an_id() {
         max_queue: 1,
         max_batch: 1,
         max_images: 1,
-        timeout: Duration::from_millis(150),
-        read_timeout: Duration::from_millis(60),
+        timeout: Duration::from_millis(150).into(),
+        read_timeout: Duration::from_millis(60).into(),
         ..Limits::default()
     };
     let gate = Gate::default();

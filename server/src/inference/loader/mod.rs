@@ -41,7 +41,7 @@ impl Loader {
         let (orders, received) = channel();
         let (done, loaded) = oneshot::channel();
         std::thread::spawn(move || {
-            let watched = config.models.iter().cloned();
+            let watched = config.served.models.iter().cloned();
             let watched = watched.map(Watched::new).collect();
             let mut work = Work { config, state, watched };
             let result = work.prepare();
@@ -90,10 +90,10 @@ impl Work {
 
     /// What can be known to be wrong before a model is loaded, which takes its time.
     fn check(&self) -> Result<(), StartError> {
-        for ModelFile { name, path } in &self.config.models {
+        for ModelFile { name, path } in &self.config.served.models {
             file_kind::check(path, name)?;
         }
-        if let Some(dir) = &self.config.gallery {
+        if let Some(dir) = &self.config.served.gallery {
             list(dir).map_err(|e| self.no_gallery(e.into()))?;
         }
         Ok(())
@@ -104,15 +104,15 @@ impl Work {
     }
 
     fn open_store(&self) -> Result<(), StartError> {
-        let Some(dir) = &self.config.data else { return Ok(()) };
+        let Some(dir) = &self.config.served.data else { return Ok(()) };
         let failed = |source| StartError::Store { setting: self.config.sources.name("data"), source };
         self.state.open_store(dir).map_err(failed)
     }
 
     /// The pictures of the gallery as `model` sees them, where it is the first model and they are not what is served.
     fn index(&self, model: &Model) -> Result<Option<Gallery>, StartError> {
-        let Some(dir) = &self.config.gallery else { return Ok(None) };
-        let first = self.config.models.first().is_some_and(|m| m.name == model.info.name);
+        let Some(dir) = &self.config.served.gallery else { return Ok(None) };
+        let first = self.config.served.models.first().is_some_and(|m| m.name == model.info.name);
         if !first || self.state.indexed().is_some_and(|g| g.identity() == model.info.identity) {
             return Ok(None);
         }
@@ -126,7 +126,7 @@ impl Work {
     /// Until the server ends: loads again what is replaced, and everything on demand.
     fn watch(&mut self, orders: &Receiver<()>) {
         loop {
-            let order = match self.config.watch {
+            let order = match self.config.served.watch() {
                 Some(every) => orders.recv_timeout(every),
                 None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
@@ -190,15 +190,15 @@ impl Work {
 fn open(config: &Config, state: &AppState, file: &ModelFile) -> Result<(Model, String), StartError> {
     let start = Instant::now();
     let options = Options {
-        provider: config.provider,
-        workers: config.workers,
-        intra_threads: config.intra_threads,
+        provider: config.served.provider,
+        workers: config.served.workers,
+        intra_threads: config.served.intra_threads(),
         max_batch: config.limits.max_batch,
         name: file.name.clone(),
-        gpu_mem_limit: config.gpu_mem_limit,
+        gpu_mem_limit: config.served.gpu_mem_limit,
     };
     let Loaded { info, encoders, note, warning, digest } = load(&file.path, &options)?;
-    announce(&info, config.provider, note.as_deref(), start.elapsed());
+    announce(&info, config.served.provider, note.as_deref(), start.elapsed());
     match (info.golden, warning) {
         (Some(cosine), _) => tracing::info!("golden picture: reproduced, cosine {cosine:.6}"),
         (None, warning) => tracing::warn!("{}", warning.unwrap_or("the outputs were not checked")),
