@@ -6,10 +6,11 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::inference::encode::{Crop, Encode, EncodeError, Encoded, Wants};
@@ -45,13 +46,6 @@ struct Shared {
     max_batch: usize,
     max_delay: Duration,
     metrics: ModelMetrics,
-}
-
-impl Shared {
-    /// A panic while the lock is held cannot leave the queue half-changed, so a poisoned lock is usable.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The queue, and its workers until it is dropped.
@@ -91,20 +85,20 @@ impl Batcher {
 
     /// Says that a picture will be submitted soon, so that a batch may wait for it.
     pub fn announce(&self) -> Announced {
-        self.shared.lock().preparing += 1;
+        self.shared.state.lock().preparing += 1;
         Announced { shared: Arc::clone(&self.shared), open: true }
     }
 
     /// Pictures that wait.
     pub fn depth(&self) -> usize {
-        self.shared.lock().queue.len()
+        self.shared.state.lock().queue.len()
     }
 }
 
 impl Drop for Batcher {
     /// Encodes what is queued, then ends the workers.
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
+        self.shared.state.lock().closed = true;
         self.shared.changed.notify_all();
         for worker in self.workers.drain(..) {
             // A worker catches the panics of its encoder; there is nothing else to report.
@@ -137,7 +131,7 @@ impl Announced {
         images: Vec<Crop>,
         wants: Wants,
     ) -> Result<Vec<Reply>, QueueFull> {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         state.preparing -= 1;
         self.open = false;
         // Those who left make room before anybody is turned away.
@@ -160,7 +154,7 @@ impl Announced {
 impl Drop for Announced {
     fn drop(&mut self) {
         if self.open {
-            self.shared.lock().preparing -= 1;
+            self.shared.state.lock().preparing -= 1;
             self.shared.changed.notify_one();
         }
     }
@@ -174,14 +168,14 @@ fn work(shared: &Shared, mut encoder: Box<dyn Encode>) {
 
 /// Blocks until a batch is due; `None` when the queue is closed and empty.
 fn next_batch(shared: &Shared) -> Option<Vec<Job>> {
-    let mut state = shared.lock();
+    let mut state = shared.state.lock();
     loop {
         state.queue.retain(|job| !job.reply.is_closed());
         let Some(oldest) = state.queue.front() else {
             if state.closed {
                 return None;
             }
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            shared.changed.wait(&mut state);
             continue;
         };
         let left = shared.max_delay.saturating_sub(oldest.since.elapsed());
@@ -190,7 +184,7 @@ fn next_batch(shared: &Shared) -> Option<Vec<Job>> {
             let count = state.queue.len().min(shared.max_batch);
             return Some(state.queue.drain(..count).collect());
         }
-        state = shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        shared.changed.wait_for(&mut state, left);
     }
 }
 

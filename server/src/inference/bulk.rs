@@ -3,13 +3,13 @@
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use occlude_preprocess::files::{Listing, Sample};
 use occlude_preprocess::{Broken, LoadError, Rgb, load};
+use parking_lot::Mutex;
 
 use crate::config::Limits;
 use crate::inference::batcher::{Announced, Batcher, Reply};
@@ -57,7 +57,7 @@ impl Report {
 impl Progress for Report {
     fn at(&self, done: usize, total: usize) {
         let every = if self.terminal { Duration::from_millis(100) } else { Duration::from_secs(5) };
-        let Ok(mut last) = self.last.try_lock() else { return };
+        let Some(mut last) = self.last.try_lock() else { return };
         if last.elapsed() < every {
             return;
         }
@@ -139,7 +139,7 @@ impl Run<'_> {
             drop(sender);
             collect(&receiver, keep)
         })?;
-        let broken = shared.broken.into_inner().unwrap_or_default();
+        let broken = shared.broken.into_inner();
         let first_error = (broken.count() > 0).then(|| broken.first().to_owned());
         Ok(Outcome { done, skipped: broken.count(), first_error })
     }
@@ -168,7 +168,7 @@ impl Shared<'_> {
     }
 
     fn skip(&self, error: &LoadError) {
-        let line = self.broken.lock().ok().and_then(|mut broken| broken.add(error));
+        let line = self.broken.lock().add(error);
         if let Some(line) = line {
             self.run.progress.skipped(&line);
         }

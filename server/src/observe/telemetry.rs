@@ -4,13 +4,14 @@
 //!
 //! Spans leave from a thread of their own; where the collector is slow or gone, spans are lost and requests go on.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::HeaderMap;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 /// Spans that wait; further ones are lost.
@@ -107,7 +108,7 @@ impl Trace {
 
     /// Ends the request.
     pub(crate) fn end(&self, to: &Telemetry, name: &str, status: u16, attributes: &[Value]) {
-        let stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        let stages = self.stages.lock();
         for (name, began, took) in stages.iter() {
             let Some(id) = random(8) else { return };
             to.send(json!({
@@ -131,7 +132,7 @@ pub(crate) fn stage(name: &'static str, took: Duration) {
     // Outside of a traced request there is nobody to tell.
     let _ = TRACE.try_with(|trace| {
         if let Some(began) = began {
-            trace.stages.lock().unwrap_or_else(PoisonError::into_inner).push((name, began, took));
+            trace.stages.lock().push((name, began, took));
         }
     });
 }

@@ -5,7 +5,7 @@
 //! within bounds, before the answer goes out; where the bounds do not suffice, the answer announces that the connection ends.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use axum::extract::Request;
 use axum::http::header;
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Longest time for throwing a body away.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,9 +33,9 @@ struct Source {
 struct Lent(Arc<Mutex<Source>>);
 
 impl Lent {
-    /// Never held across a wait; a panic cannot leave the body half-read.
+    /// Never held across a wait.
     fn source(&self) -> MutexGuard<'_, Source> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

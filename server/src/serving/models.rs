@@ -1,6 +1,6 @@
 //! The models that are served, and the gallery that is searched.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::state::AppState;
 use crate::error::{ApiError, Kind};
@@ -15,7 +15,7 @@ impl AppState {
         if let Some(gallery) = self.indexed().filter(|g| g.identity() == model.info.identity) {
             model.attach(&gallery);
         }
-        let mut models = self.0.models.write().unwrap_or_else(PoisonError::into_inner);
+        let mut models = self.0.models.write();
         match models.iter().position(|m| m.info.name == model.info.name) {
             Some(i) => models[i] = model,
             None => models.push(model),
@@ -30,7 +30,7 @@ impl AppState {
         for model in self.models().iter().filter(|m| m.info.identity == gallery.identity()) {
             model.attach(&gallery);
         }
-        *self.0.gallery.write().unwrap_or_else(PoisonError::into_inner) = Some(gallery);
+        *self.0.gallery.write() = Some(gallery);
     }
 
     /// Serves a model and the gallery that it indexed, in place of the model of the same name and its gallery: no
@@ -38,18 +38,18 @@ impl AppState {
     pub fn set_model_with_gallery(&self, model: Model, gallery: Gallery) {
         let gallery = Arc::new(gallery);
         model.attach(&gallery);
-        *self.0.gallery.write().unwrap_or_else(PoisonError::into_inner) = Some(gallery);
+        *self.0.gallery.write() = Some(gallery);
         self.set_model(model);
     }
 
     /// The models that are loaded, the one for requests that name none first.
     pub fn models(&self) -> Vec<Arc<Model>> {
-        self.0.models.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.models.read().clone()
     }
 
     /// The model of this name, or the first one; 503 while it is being loaded, 404 when there is none.
     pub(crate) fn model(&self, name: Option<&str>) -> Result<Arc<Model>, ApiError> {
-        let models = self.0.models.read().unwrap_or_else(PoisonError::into_inner);
+        let models = self.0.models.read();
         let expected = &self.0.expected.models;
         let Some(name) = name.or(expected.first().map(String::as_str)) else {
             return models.first().cloned().ok_or_else(|| ApiError::loading("the model is being loaded"));
@@ -66,7 +66,7 @@ impl AppState {
     }
 
     pub(crate) fn indexed(&self) -> Option<Arc<Gallery>> {
-        self.0.gallery.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.gallery.read().clone()
     }
 
     /// The gallery for a query by `model`: 503 while it is indexed, 404 when there is none, 409 where its vectors

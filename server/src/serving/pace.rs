@@ -5,7 +5,7 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{Request, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::service::Service;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -54,7 +55,7 @@ impl Pace {
 
     /// Never held across a wait.
     fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+        self.phase.lock()
     }
 
     fn due(&self) -> Option<Instant> {
@@ -75,13 +76,13 @@ impl Pace {
     fn answered(&self) {
         *self.phase() = Phase::Idle { since: Instant::now(), limit: self.limits.idle };
         // hyper does not read again of itself where a read that began during the answer is still waiting.
-        if let Some(reader) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(reader) = self.reader.lock().take() {
             reader.wake();
         }
     }
 
     fn unbounded(&self, reader: &Waker) {
-        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader.clone());
+        *self.reader.lock() = Some(reader.clone());
     }
 }
 

@@ -2,11 +2,12 @@
 //! files beside this one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use ipnet::IpNet;
 use occlude_retrieval::Engine;
+use parking_lot::RwLock;
 
 use super::keys::Keys;
 use super::room::Room;
@@ -103,16 +104,16 @@ impl AppState {
 
     /// Tells a collector of requests from now on.
     pub fn set_telemetry(&self, telemetry: Telemetry) {
-        *self.0.telemetry.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(telemetry));
+        *self.0.telemetry.write() = Some(Arc::new(telemetry));
     }
 
     pub(crate) fn telemetry(&self) -> Option<Arc<Telemetry>> {
-        self.0.telemetry.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.telemetry.read().clone()
     }
 
     /// Sends the last spans.
     pub(crate) fn close_telemetry(&self) {
-        drop(self.0.telemetry.write().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.0.telemetry.write().take());
     }
 
     pub(crate) fn fetcher(&self) -> Option<&Fetcher> {
@@ -130,11 +131,11 @@ impl AppState {
 
     /// Asks for one of these keys from now on.
     pub fn set_keys(&self, keys: Keys) {
-        *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        *self.0.keys.write() = Arc::new(keys);
     }
 
     pub(crate) fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.0.keys.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.keys.read())
     }
 
     /// Answers new requests with 503 from now on.

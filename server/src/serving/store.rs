@@ -1,7 +1,7 @@
 //! The collections: opened, asked off the async threads, and kept in order.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use occlude_retrieval::{Engine, Options, Store};
@@ -41,16 +41,16 @@ impl AppState {
 
     /// Answers about collections from this store from now on.
     pub fn set_store(&self, store: Arc<dyn Engine>) {
-        *self.0.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
+        *self.0.store.write() = Some(store);
     }
 
     pub(crate) fn store(&self) -> Option<Arc<dyn Engine>> {
-        self.0.store.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.store.read().clone()
     }
 
     /// Lets go of the store, so that it is closed as soon as nobody works on it any more.
     pub(crate) fn close_store(&self) {
-        drop(self.0.store.write().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.0.store.write().take());
     }
 
     /// Notes whether the disk takes what is to be kept; what has no room in a limit of the store's says nothing of it.
@@ -62,7 +62,7 @@ impl AppState {
             Kind::Io => Some("the disk cannot be written to"),
             _ => None,
         });
-        let mut known = self.0.store_problem.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.store_problem.write();
         if *known != problem {
             match (problem, error) {
                 (Some(problem), Some(error)) => tracing::error!("collections: {problem}: {error}"),
@@ -74,7 +74,7 @@ impl AppState {
 
     /// Why nothing can be added to collections, if so.
     pub(crate) fn store_problem(&self) -> Option<&'static str> {
-        *self.0.store_problem.read().unwrap_or_else(PoisonError::into_inner)
+        *self.0.store_problem.read()
     }
 
     /// Asks the store, off the async threads; 503 while it is being opened, 404 when there is none.

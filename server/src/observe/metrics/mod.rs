@@ -5,9 +5,10 @@ mod recent;
 mod stage;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, TextEncoder};
@@ -164,13 +165,13 @@ impl Metrics {
     pub fn observe_batch(&self, model: &str, size: usize) {
         self.images.with_label_values(&[model]).inc_by(size as u64);
         self.batch.observe(size as f64);
-        *self.batches.lock().unwrap_or_else(PoisonError::into_inner).entry(size).or_default() += 1;
+        *self.batches.lock().entry(size).or_default() += 1;
         self.recent.add(size);
     }
 
     /// Batches by size so far.
     pub fn batches(&self) -> Vec<(usize, u64)> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(s, n)| (*s, *n)).collect()
+        self.batches.lock().iter().map(|(s, n)| (*s, *n)).collect()
     }
 
     /// Pictures encoded a second, over the last ten seconds; `None` while there was nothing to measure.

@@ -1,8 +1,9 @@
 //! The rate of the last seconds, which `Retry-After` is estimated from.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// How long pictures are remembered.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -13,7 +14,7 @@ pub(super) struct Recent(Mutex<VecDeque<(Instant, usize)>>);
 
 impl Recent {
     pub(super) fn add(&self, size: usize) {
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.0.lock();
         recent.push_back((Instant::now(), size));
         while recent.front().is_some_and(|(at, _)| at.elapsed() > WINDOW) {
             recent.pop_front();
@@ -22,7 +23,7 @@ impl Recent {
 
     /// Pictures a second; `None` while there was nothing to measure.
     pub(super) fn per_second(&self) -> Option<f64> {
-        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = self.0.lock();
         let fresh = recent.iter().filter(|(at, _)| at.elapsed() <= WINDOW);
         let (first, count) = fresh.fold((None, 0), |(first, n), (at, size)| (first.or(Some(*at)), n + size));
         // One batch alone has a count but no duration: at least a tenth of a second keeps the rate sane.
