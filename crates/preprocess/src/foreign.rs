@@ -85,14 +85,14 @@ impl Preprocess {
         if weights.is_file() && path.is_file() { Self::read(&path).map(Some) } else { Ok(None) }
     }
 
-    /// [`Self::beside`] by [`Self::from_foreign_exactly`].
+    /// The contract of the `preprocessor_config.json` in a folder, by [`Self::from_foreign_exactly`]; `None` where there is
+    /// none.
     ///
     /// # Errors
     /// [`ContractFileError`].
-    pub fn beside_exactly(weights: &Path) -> Result<Option<Self>, ContractFileError> {
-        let path = weights.with_file_name(PROCESSOR);
-        let there = weights.is_file() && path.is_file();
-        there.then(|| of_file(&path, Self::from_foreign_exactly)).transpose()
+    pub fn of_folder_exactly(folder: &Path) -> Result<Option<Self>, ContractFileError> {
+        let path = folder.join(PROCESSOR);
+        path.is_file().then(|| of_file(&path, Self::from_foreign_exactly)).transpose()
     }
 
     /// Reads a contract, a `preprocessor_config.json` of transformers, or the `pretrained_cfg` of timm's `config.json`.

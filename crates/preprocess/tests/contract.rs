@@ -4,7 +4,8 @@ mod common;
 
 use common::{differences, picture};
 use occlude_preprocess::{
-    Center, ContractError, CropBox, Fit, HighPass, Interpolation, Limits, Preprocess, Rgb, load, resize, resize_crop,
+    Center, ContractError, CropBox, Fit, HighPass, Interpolation, Limits, Preprocess, Rgb, load, resize,
+    resize_crop,
 };
 use proptest::prelude::*;
 
