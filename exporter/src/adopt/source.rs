@@ -202,7 +202,7 @@ impl Files {
     /// The bytes of an initialiser in its file.
     fn values(&self, tensor: &TensorProto) -> Result<&[u8], Error> {
         let location = entry(tensor, "location").unwrap_or_default();
-        let file = self.data.iter().find(|(name, _)| name == location).map_or(&[][..], |(_, data)| data);
+        let file = self.data.iter().find(|(name, _)| name == location).map_or(&[][..], |(_, data)| &data[..]);
         let number = |key: &str| match entry(tensor, key) {
             None => Some(None),
             Some(text) => text.parse::<usize>().ok().map(Some),

@@ -115,7 +115,7 @@ impl<'f> Draft<'_, 'f> {
         let Self { source, chosen, crop, .. } = self;
         let renamed =
             chosen.choice.output == output::EMBEDDING && (chosen.rank > 1 || chosen.choice.normalize);
-        let x = if renamed { RENAMED } else { &chosen.choice.output };
+        let x = if renamed { RENAMED } else { chosen.choice.output.as_str() };
         let (before, after) = (nodes::before(chosen), nodes::after(chosen, x, source.opset));
         let [input, embedding] = nodes::ports(chosen, *crop);
         let mut all = Pieces::default();
@@ -179,11 +179,9 @@ fn initializer<'f>(field: &Field<'f>, values: &'f [u8], place: Option<(&str, u64
         all.there(values);
         return all;
     };
-    let entry = |key: &str, value: &str| Message::default().text(1, key).text(2, value);
-    for (key, value) in
-        [("location", file), ("offset", &offset.to_string()), ("length", &values.len().to_string())]
-    {
-        all.message(number::EXTERNAL_DATA as u32, &entry(key, value));
+    let (offset, length) = (offset.to_string(), values.len().to_string());
+    for (key, value) in [("location", file), ("offset", offset.as_str()), ("length", length.as_str())] {
+        all.message(number::EXTERNAL_DATA as u32, &Message::default().text(1, key).text(2, value));
     }
     all.made(Message::default().int(number::DATA_LOCATION as u32, 1).bytes());
     all
