@@ -5,7 +5,7 @@ use std::fs;
 use occlude_export::adopt::{AdoptOptions, Pooling, adopt};
 use occlude_export::{Error, Refusal};
 use occlude_preprocess::Preprocess;
-use tract_onnx::pb::{ModelProto, tensor_proto::DataType};
+use tract_onnx::pb::{AttributeProto, ModelProto, TensorProto, tensor_proto::DataType};
 
 use crate::place::{Place, asked, clip, embeds, golden, golden_model};
 use crate::tiny::{float, graph, node, port, tiny, tiny_options, written};
@@ -129,4 +129,24 @@ fn processors_that_cannot_be_honoured_are_named() {
     fs::write(place.at("filtered.json"), filtered).expect("written");
     let contract = Some(place.at("filtered.json").display().to_string());
     assert_eq!(place.refusal(&model, AdoptOptions { contract, ..options() }), Refusal::HighPass);
+}
+
+/// Weights in another file are moved for initialisers alone, and need a file.
+#[test]
+fn weights_in_other_places_are_refused() {
+    let place = Place::new();
+    let nodes = || vec![node("Flatten", &["pixel_values"], "output", Some(1))];
+    let away = TensorProto { data_location: Some(1), ..float("away", 1.0) };
+    let mut constant = node("Constant", &[], "constant", None);
+    let value =
+        AttributeProto { name: "value".to_owned(), r#type: 4, t: Some(away.clone()), ..Default::default() };
+    constant.attribute.push(value);
+    let inside = tiny(None, [vec![constant], nodes()].concat(), vec![]);
+    for (model, part) in [
+        (inside, "values of the operation `constant` are in another file"),
+        (tiny(None, nodes(), vec![away]), "`away` names no file"),
+    ] {
+        let reason = place.refusal(&written(&place, &model), tiny_options());
+        assert!(matches!(&reason, Refusal::Weights(text) if text.contains(part)), "{reason}");
+    }
 }
