@@ -70,7 +70,9 @@ pub enum Refusal {
     )]
     Run { pictures: String, crop: u32, reason: String, hint: &'static str },
     /// An answer that depends on the other pictures of a batch.
-    #[error("a picture's answer changes within a batch of {batch} (cosine {cosine:.6}, expected 1): {hint}")]
+    #[error(
+        "a picture's answer changes within a batch of {batch} (cosine {cosine:.6}, expected 1); hint: {hint}"
+    )]
     Batch { batch: usize, cosine: f64, hint: &'static str },
     /// An answer that is none.
     #[error("its embedding of the golden picture is {found}; hint: {hint}")]

@@ -69,7 +69,7 @@ impl Subject<'_> {
         };
         let one = pictures == "one picture";
         let hint = match (one, self.fixed) {
-            (false, true) => "the number of pictures is built into it: export it with a dynamic batch",
+            (false, true) => "export it with a dynamic batch: the number of pictures is built into it",
             _ => "`--contract` says another size of the crop",
         };
         Refusal::Run { pictures: pictures.to_owned(), crop: self.contract.crop, reason, hint }
@@ -79,10 +79,10 @@ impl Subject<'_> {
     fn of_batch(&self) -> &'static str {
         match (self.precision, self.fixed) {
             ("int8", _) => {
-                "it scales its integers by all pictures of a batch; take the file in single precision, or one that is quantised statically"
+                "take the file in single precision, or one that is quantised statically: this one scales its integers by all pictures of a batch"
             }
-            (_, true) => "the number of pictures is built into it; export it with a dynamic batch",
-            _ => "it mixes pictures; export it in evaluation mode",
+            (_, true) => "export it with a dynamic batch: the number of pictures is built into it",
+            _ => "export it in evaluation mode: this graph mixes pictures",
         }
     }
 }

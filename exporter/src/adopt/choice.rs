@@ -78,7 +78,8 @@ impl Tensor {
         };
         let dims = tensor.shape.iter().flat_map(|s| &s.dim);
         let side = |value: &Option<dimension::Value>| match value {
-            Some(dimension::Value::DimValue(n)) => Some(*n),
+            // Some exporters write -1 for any.
+            Some(dimension::Value::DimValue(n)) if *n > 0 => Some(*n),
             _ => None,
         };
         let sides = dims.map(|d| side(&d.value)).collect();
@@ -166,7 +167,7 @@ fn output<'s>(outputs: &'s [ValueInfoProto], asked: &Asked) -> Result<&'s ValueI
     let fits = |o: &&ValueInfoProto| asked.pool.is_none() || Tensor::of(o).sides.len() > 2;
     let fitting: Vec<_> = outputs.iter().filter(fits).collect();
     match fitting.as_slice() {
-        [one] => Ok(one),
+        &[one] => Ok(one),
         [] => Err(Refusal::NoOutput { name: "last_hidden_state".to_owned(), found: names(outputs) }),
         several => {
             let each = several.iter().map(|o| format!("`{}`, {}", o.name, Tensor::of(o).text()));
@@ -184,7 +185,7 @@ fn pooled(name: &str, tensor: &Tensor, asked: &Asked) -> Result<(usize, Option<P
     if tensor.element != Some(DataType::Float) {
         return refuse("floats of 32 bits", "take the file in single precision");
     }
-    let (vector, tokens) = ("a vector per picture", "`--pool cls` or `--pool mean`, which make one vector");
+    let vector = "a vector per picture";
     let asked_pool = asked.pool.filter(|pool| *pool != Pooling::Pooler);
     let skips = asked.skip > 0 && (tensor.sides.len() != 3 || asked_pool != Some(Pooling::Mean));
     if skips {
@@ -199,7 +200,11 @@ fn pooled(name: &str, tensor: &Tensor, asked: &Asked) -> Result<(usize, Option<P
         }
         (4, Some(Pooling::Mean)) => Ok((3, Some(Pooling::Mean))),
         (4, _) => refuse(vector, "this is a map: `--pool mean` takes its mean"),
-        _ => refuse(tokens, "`--output` names another one"),
+        (0, _) => refuse(
+            "a shape in the graph",
+            "`onnx.shape_inference.infer_shapes` finds it, or `--output` names another one",
+        ),
+        _ => refuse("a vector, tokens or a map per picture", "`--output` names another one"),
     }
 }
 
