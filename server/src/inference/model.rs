@@ -43,6 +43,8 @@ pub struct ModelInfo {
     pub golden: Option<f64>,
     /// Whether the model has an output for [`crate::Features`].
     pub features: bool,
+    /// Whether it has a saliency map at all; models of other projects have none.
+    pub maps: bool,
     /// How its saliency is made.
     pub rule: MapRule,
     /// Whether it has the channel sum as an output beside its saliency.

@@ -43,6 +43,9 @@ impl Source {
     }
 }
 
+/// What models without a map are good for.
+const WITHOUT_MAPS: &str = "/v1/embed and /v1/search need none";
+
 /// What a request wants of the map.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Reading {
@@ -59,6 +62,10 @@ pub(crate) struct Reading {
 impl Reading {
     /// By this rule of this model, at the threshold asked for or the rule's own.
     pub(crate) fn new(source: Source, asked: Option<f64>, model: &ModelInfo) -> Result<Self, ApiError> {
+        if !model.maps {
+            let message = format!("`{}` has no saliency map: it is a model of another project", model.name);
+            return Err(ApiError::new(Kind::BadRequest, message).hint(WITHOUT_MAPS));
+        }
         let sum = source.is_extra(model)?;
         let own = if sum { saliency::DEVIATIONS } else { model.rule.deviations };
         Ok(Self { sum, deviations: asked.unwrap_or(own), mirror: false, refine: false })
@@ -167,6 +174,8 @@ mod tests {
         assert_eq!(at(Source::Sum, None, &border(true)), Ok((true, -0.6)));
         assert_eq!(at(Source::Sum, Some(2.0), &border(true)), Ok((true, 2.0)));
         assert_eq!(at(Source::Sum, None, &border(false)), Err(Kind::BadRequest));
+        let without = ModelInfo { maps: false, ..own };
+        assert_eq!(at(Source::Default, None, &without), Err(Kind::BadRequest));
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Pooling {
     /// read.
     pub(crate) fn wants(self, model: &ModelInfo) -> Result<Wants, ApiError> {
         let features = self.pool == Pool::Foreground;
-        if features && !model.features {
+        if features && !(model.features && model.maps) {
             let message = format!("`{}` has no feature map to pool the foreground from", model.name);
             return Err(ApiError::new(Kind::InvalidRequest, message).hint(
                 "export the model with the feature output: \
@@ -80,6 +80,11 @@ mod tests {
             Encoded { embedding: vec![1.0], saliency, grid: (4, 4), features: Some(features), sum: None };
         let pooling = Pooling { pool: Pool::Foreground, deviations: 0.5 };
         assert_eq!(pooling.embedding(&encoded).unwrap(), [0.6, 0.8]);
+        let info = crate::encoder::fake::Fake::info("fake", "f00d");
+        for (features, maps, possible) in [(true, true, true), (true, false, false), (false, true, false)] {
+            let model = ModelInfo { features, maps, ..info.clone() };
+            assert_eq!(pooling.wants(&model).is_ok(), possible, "{features} {maps}");
+        }
         let all = Pooling { pool: Pool::All, ..pooling };
         assert_eq!(all.embedding(&encoded).unwrap(), [1.0]);
     }

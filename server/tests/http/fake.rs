@@ -64,6 +64,7 @@ impl Fake {
             dim: Self::DIM,
             golden: None,
             features: false,
+            maps: true,
             rule: MapRule::default(),
             sum: false,
             provider: "none".to_owned(),

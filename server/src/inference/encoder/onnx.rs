@@ -212,9 +212,11 @@ fn describe(
         .map_err(|source| LoadError::Contract { path: path.to_owned(), source })?;
     let unfit = |mismatch| LoadError::Shape { path: path.to_owned(), mismatch };
     let input = encoder::input(session, contract.crop).map_err(unfit)?;
+    // Models of other projects give no map; one of ours without it was exported for something else.
+    let adopted = metadata.custom(key::ADOPTED).is_some();
     for (name, rank, needed) in [
         (output::EMBEDDING, 2, true),
-        (output::SALIENCY, 3, true),
+        (output::SALIENCY, 3, !adopted),
         (output::FEATURES, 4, false),
         (output::SALIENCY_SUM, 3, false),
     ] {
@@ -238,6 +240,7 @@ fn describe(
         golden: None,
         features: false,
         rule,
+        maps: session.outputs().iter().any(|o| o.name() == output::SALIENCY),
         sum: false,
         provider: provider.to_owned(),
     })

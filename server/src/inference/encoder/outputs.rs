@@ -7,38 +7,38 @@ use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, Sess
 
 use crate::inference::encode::{EncodeError, Encoded, Features, Plane, Wants};
 
-/// What every model has.
-const ALWAYS: [&str; 2] = [EMBEDDING, SALIENCY];
-
 /// The outputs that are asked for, by what is wanted.
 pub(super) struct Selected {
     /// All that can be had.
     all: Wants,
+    /// Whether there is a saliency map, which is asked for in any case then.
+    maps: bool,
     options: BTreeMap<Wants, RunOptions<HasSelectedOutputs>>,
     plain: RunOptions<HasSelectedOutputs>,
 }
 
-/// Names of the outputs for what is wanted.
-fn names(wants: Wants) -> impl Iterator<Item = &'static str> {
-    let extra = [(FEATURES, wants.features), (SUM, wants.sum)];
-    ALWAYS.into_iter().chain(extra.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name))
+/// Names of the outputs for what is wanted, with the saliency map or without.
+fn names(wants: Wants, maps: bool) -> impl Iterator<Item = &'static str> {
+    let all = [(EMBEDDING, true), (SALIENCY, maps), (FEATURES, wants.features), (SUM, wants.sum)];
+    all.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name)
 }
 
 impl Selected {
     /// Those of a session that has been checked; others than saliency and embedding only where it has them.
     pub(super) fn new(session: &Session) -> ort::Result<Self> {
+        let has = |name: &str| session.outputs().iter().any(|o| o.name() == name);
+        let maps = has(SALIENCY);
         let select = |wants| {
-            let all = names(wants).fold(OutputSelector::no_default(), OutputSelector::with);
+            let all = names(wants, maps).fold(OutputSelector::no_default(), OutputSelector::with);
             Ok::<_, ort::Error>(RunOptions::new()?.with_outputs(all))
         };
-        let has = |name: &str| session.outputs().iter().any(|o| o.name() == name);
         let all = Wants { features: has(FEATURES), sum: has(SUM) };
         let some = |wants: Wants| wants.or(all) == all;
         let sets = [(true, false), (false, true), (true, true)];
         let sets = sets.map(|(features, sum)| Wants { features, sum }).into_iter().filter(|w| some(*w));
         let options = sets.map(|wants| Ok::<_, ort::Error>((wants, select(wants)?)));
         let options = options.collect::<ort::Result<_>>()?;
-        Ok(Self { all, options, plain: select(Wants::default())? })
+        Ok(Self { all, maps, options, plain: select(Wants::default())? })
     }
 
     /// All that can be had.
@@ -56,7 +56,7 @@ impl Selected {
     }
 
     pub(super) fn names(&self, wants: Wants) -> impl Iterator<Item = &'static str> {
-        names(self.possible(wants))
+        names(self.possible(wants), self.maps)
     }
 }
 
@@ -72,7 +72,8 @@ pub(super) fn tensor<'o>(
 
 /// One result for each of `n` pictures.
 pub(super) fn read(outputs: &SessionOutputs<'_>, n: usize) -> Result<Vec<Encoded>, EncodeError> {
-    let mut rows = rows(n, tensor(outputs, EMBEDDING)?, tensor(outputs, SALIENCY)?)?;
+    let saliency = outputs.get(SALIENCY).map(|_| tensor(outputs, SALIENCY)).transpose()?;
+    let mut rows = rows(n, tensor(outputs, EMBEDDING)?, saliency)?;
     if outputs.get(FEATURES).is_some() {
         let (shape, values) = tensor(outputs, FEATURES)?;
         for (row, features) in rows.iter_mut().zip(features(n, shape, values)?) {
@@ -100,7 +101,7 @@ fn size(side: i64) -> usize {
 fn rows(
     n: usize,
     embedding: (&[i64], &[f32]),
-    saliency: (&[i64], &[f32]),
+    saliency: Option<(&[i64], &[f32])>,
 ) -> Result<Vec<Encoded>, EncodeError> {
     let &[rows, dim] = embedding.0 else { return Err(wrong(n, EMBEDDING, embedding.0, "(n, d)")) };
     let dim = size(dim);
@@ -114,7 +115,11 @@ fn rows(
         features: None,
         sum: None,
     };
-    let maps = planes(n, SALIENCY, saliency.0, saliency.1)?;
+    let none = || Plane { height: 0, width: 0, values: vec![] };
+    let maps = match saliency {
+        Some((shape, values)) => planes(n, SALIENCY, shape, values)?,
+        None => std::iter::repeat_with(none).take(n).collect(),
+    };
     Ok(embedding.1.chunks_exact(dim).zip(maps).map(row).collect())
 }
 
@@ -153,9 +158,12 @@ mod tests {
 
     #[test]
     fn outputs_are_split_by_rows() {
-        let made = rows(2, (&[2, 2], &[1., 2., 3., 4.]), (&[2, 1, 3], &[5., 6., 7., 8., 9., 10.])).unwrap();
+        let saliency: (&[i64], &[f32]) = (&[2, 1, 3], &[5., 6., 7., 8., 9., 10.]);
+        let made = rows(2, (&[2, 2], &[1., 2., 3., 4.]), Some(saliency)).unwrap();
         assert_eq!(made[0], encoded(&[1., 2.], &[5., 6., 7.]));
         assert_eq!(made[1], encoded(&[3., 4.], &[8., 9., 10.]));
+        let without = rows(2, (&[2, 2], &[1., 2., 3., 4.]), None).unwrap();
+        assert_eq!(without[1], Encoded { grid: (0, 0), ..encoded(&[3., 4.], &[]) });
         let maps = features(2, &[2, 2, 1, 1], &[1., 2., 3., 4.]).unwrap();
         assert_eq!(maps[1], Features { channels: 2, height: 1, width: 1, values: vec![3., 4.] });
         let sums = planes(2, SUM, &[2, 1, 2], &[1., 2., 3., 4.]).unwrap();
@@ -168,7 +176,7 @@ mod tests {
             EncodeError::Output { output, .. } => output,
             other => panic!("{other:?}"),
         };
-        let fails = |e: &[i64], s: &[i64]| name(rows(2, (e, &[0.0; 8]), (s, &[0.0; 8])).unwrap_err());
+        let fails = |e: &[i64], s: &[i64]| name(rows(2, (e, &[0.0; 8]), Some((s, &[0.0; 8]))).unwrap_err());
         assert_eq!(fails(&[2, 2, 1], &[2, 1, 1]), "embedding");
         assert_eq!(fails(&[1, 2], &[2, 1, 1]), "embedding");
         assert_eq!(fails(&[2, 0], &[2, 1, 1]), "embedding");

@@ -223,15 +223,16 @@ fn metadata(info: &ModelInfo) -> ModelMetadata {
     if info.input == InputKind::Float {
         inputs.push(tensor(InputKind::Float.name(), "FP32", &[-1, 3, side, side]));
     }
+    let mut outputs = vec![tensor(EMBEDDING, "FP32", &[-1, i64::try_from(info.dim).unwrap_or(-1)])];
+    if info.maps {
+        outputs.push(tensor(SALIENCY, "FP32", &[-1, -1, -1]));
+    }
     ModelMetadata {
         name: info.name.clone(),
         versions: [VERSION],
         platform: "onnxruntime_onnx",
         inputs,
-        outputs: vec![
-            tensor(EMBEDDING, "FP32", &[-1, i64::try_from(info.dim).unwrap_or(-1)]),
-            tensor(SALIENCY, "FP32", &[-1, -1, -1]),
-        ],
+        outputs,
         parameters: ModelParameters {
             fingerprint: info.fingerprint.clone(),
             identity: info.identity.clone(),
