@@ -84,6 +84,8 @@ impl ContractOverrides {
             mean: self.mean.unwrap_or(base.mean),
             std: self.std.unwrap_or(base.std),
             high_pass: self.high_pass.unwrap_or(base.high_pass),
+            fit: base.fit,
+            center: base.center,
         }
     }
 }
@@ -127,6 +129,7 @@ mod tests {
             mean: [0.5; 3],
             std: [0.25; 3],
             high_pass: Some(filter),
+            ..Preprocess::imagenet(64)
         };
         assert_eq!(overrides.apply(&Preprocess::imagenet(224)), expected);
         let without = ContractOverrides { high_pass: Some(None), ..Default::default() };

@@ -1,12 +1,14 @@
 //! What can go wrong.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use occlude_contract::GoldenError;
 use occlude_preprocess::{AllBroken, ContractError, files::ListError};
 
 use occlude_onnxruntime::LibraryError;
+
+use crate::refusal::Refusal;
 
 /// Why an export, a verification or an inspection failed.
 #[derive(Debug, thiserror::Error)]
@@ -111,9 +113,12 @@ pub enum Error {
         /// What the parser says.
         reason: String,
     },
+    /// Another project's model that cannot be taken over exactly.
+    #[error("cannot take over `{}`: {reason}", .path.display())]
+    Adopt { path: PathBuf, reason: Box<Refusal> },
     /// An ONNX model without something that every model of ours has.
     #[error(
-        "`{}` has no {what}; hint: only models written by `occlude-export onnx` can be verified",
+        "`{}` has no {what}; hint: only models written by `occlude-export onnx` or `adopt` can be verified",
         .path.display()
     )]
     Foreign { path: PathBuf, what: &'static str },
@@ -141,8 +146,14 @@ pub enum Error {
     Folder(#[from] ListError),
 }
 
+impl Error {
+    pub(crate) fn refused(path: &Path, reason: Refusal) -> Self {
+        Self::Adopt { path: path.to_owned(), reason: Box::new(reason) }
+    }
+}
+
 /// What to say where the folder of an output is the trouble.
-fn folder_hint(path: &std::path::Path) -> &'static str {
+fn folder_hint(path: &Path) -> &'static str {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     if folder.is_some_and(|p| !p.is_dir()) { "; hint: create the folder first" } else { "" }
 }

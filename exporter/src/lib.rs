@@ -6,6 +6,7 @@
 //! pictures and holds both against a third, plain computation from the checkpoint itself
 //! ([`reference`](mod@reference)); [`inspect()`] reads either kind of file.
 
+pub mod adopt;
 pub mod calibrate;
 pub mod cli;
 mod contract;
@@ -21,6 +22,7 @@ mod positions;
 mod proto;
 mod ranges;
 pub mod reference;
+mod refusal;
 mod runtime;
 mod safetensors;
 mod saliency;
@@ -32,6 +34,7 @@ pub use error::Error;
 pub use inspect::{Inspection, inspect};
 pub use occlude_onnxruntime::LibraryError;
 pub use onnx_file::{OnnxFile, Port};
+pub use refusal::Refusal;
 pub use safetensors::write_safetensors;
 pub use torch::{TorchLayout, TorchOptions, write_torch};
 pub use verify::{Agreement, Comparison, Difference, PictureResult, VerifyOptions, verify};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use occlude_contract::InputKind;
+use ort::session::SessionOutputs;
 use ort::value::TensorRef;
 
 use occlude_onnxruntime::environment;
@@ -50,23 +51,47 @@ impl Session {
         take: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
         let failed = ort_error("run the model");
-        let shape = batch.shape();
-        let outputs = match &batch.pixels {
-            Pixels::Float(data) => {
-                let tensor = TensorRef::from_array_view((shape, &**data)).map_err(&failed)?;
-                self.0.run(ort::inputs![InputKind::Float.name() => tensor])
-            }
-            Pixels::Uint8(data) => {
-                let tensor = TensorRef::from_array_view((shape, &**data)).map_err(&failed)?;
-                self.0.run(ort::inputs![InputKind::Uint8.name() => tensor])
-            }
-        }
-        .map_err(&failed)?;
+        let input = match &batch.pixels {
+            Pixels::Float(_) => InputKind::Float,
+            Pixels::Uint8(_) => InputKind::Uint8,
+        };
+        let outputs = self.outputs(input.name(), batch)?;
         for (at, name) in names.iter().enumerate() {
             let value = outputs.get(name).ok_or_else(|| missing_output("ONNX Runtime", name))?;
             take(at, value.try_extract_tensor::<f32>().map_err(&failed)?.1);
         }
         Ok(())
+    }
+
+    /// Runs a batch of a model that calls its input something else; `take` gets the shape and the values of one output.
+    pub(crate) fn run_as(
+        &mut self,
+        input: &str,
+        batch: &Batch<'_>,
+        output: &str,
+        take: &mut dyn FnMut(&[i64], &[f32]),
+    ) -> Result<(), Error> {
+        let outputs = self.outputs(input, batch)?;
+        let value = outputs.get(output).ok_or_else(|| missing_output("ONNX Runtime", output))?;
+        let (shape, values) = value.try_extract_tensor::<f32>().map_err(ort_error("run the model"))?;
+        take(shape, values);
+        Ok(())
+    }
+
+    fn outputs(&mut self, input: &str, batch: &Batch<'_>) -> Result<SessionOutputs<'_>, Error> {
+        let failed = ort_error("run the model");
+        let shape = batch.shape();
+        match &batch.pixels {
+            Pixels::Float(data) => {
+                let tensor = TensorRef::from_array_view((shape, &**data)).map_err(&failed)?;
+                self.0.run(ort::inputs![input => tensor])
+            }
+            Pixels::Uint8(data) => {
+                let tensor = TensorRef::from_array_view((shape, &**data)).map_err(&failed)?;
+                self.0.run(ort::inputs![input => tensor])
+            }
+        }
+        .map_err(&failed)
     }
 
     /// Runs a batch; one entry per picture.

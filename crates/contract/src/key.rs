@@ -26,6 +26,8 @@ pub const QUANTIZATION: &str = "quantization";
 pub const SALIENCY: &str = "saliency";
 /// What of a vision transformer's tokens the embedding is; ResNets have none.
 pub const POOL: &str = "pool";
+/// What of another project's model became the embedding, JSON; models of Occlude have none.
+pub const ADOPTED: &str = "adopted";
 /// Version of Occlude that wrote the file.
 pub const VERSION: &str = "occlude.version";
 /// Golden picture: base64 of a PNG.

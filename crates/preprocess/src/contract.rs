@@ -16,7 +16,7 @@ const MAX_STD: f32 = 1.0;
 
 /// How pictures become the tensors that an encoder was trained on.
 ///
-/// Short side to `resize` with antialiasing, centre `crop` x `crop`, divided by 255, normalised
+/// Short side (or both sides: [`Fit`]) to `resize` with antialiasing, centre `crop` x `crop`, divided by 255, normalised
 /// per channel, then optionally high-pass filtered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocess {
@@ -32,6 +32,32 @@ pub struct Preprocess {
     pub std: [f32; 3],
     /// Filter of encoders trained on high-pass pictures; comes last.
     pub high_pass: Option<HighPass>,
+    /// Which sides become `resize` pixels long.
+    pub fit: Fit,
+    /// Where the crop lies if as many pixels cannot be left out at both ends.
+    pub center: Center,
+}
+
+/// Which sides of a picture are resized to the contract's length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// The short one; the other follows, so that proportions stay.
+    #[default]
+    Short,
+    /// Both: the picture is squashed to a square, as the processors of SigLIP and ViT do it.
+    Squash,
+}
+
+/// How half a pixel is rounded where the crop cannot lie in the very middle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Center {
+    /// To the even neighbour, as torchvision's `CenterCrop` does.
+    #[default]
+    Even,
+    /// Down, as the processors of transformers do.
+    Down,
 }
 
 /// What is wrong with a contract.
@@ -111,6 +137,15 @@ struct Json {
     mean: [f32; 3],
     std: [f32; 3],
     high_pass: Option<HighPass>,
+    // Left out where they are the usual ones: files and fingerprints from before them stay what they were.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    fit: Fit,
+    #[serde(default, skip_serializing_if = "is_usual")]
+    center: Center,
+}
+
+fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Preprocess {
@@ -124,6 +159,8 @@ impl Preprocess {
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
             high_pass: None,
+            fit: Fit::default(),
+            center: Center::default(),
         }
     }
 
@@ -138,6 +175,8 @@ impl Preprocess {
             mean: self.mean,
             std: self.std,
             high_pass: self.high_pass,
+            fit: self.fit,
+            center: self.center,
         };
         serde_json::to_string(&json).expect("numbers and strings always serialise")
     }
@@ -167,6 +206,8 @@ impl Preprocess {
             mean: json.mean,
             std: json.std,
             high_pass: json.high_pass,
+            fit: json.fit,
+            center: json.center,
         };
         contract.validate()?;
         Ok(contract)
@@ -206,8 +247,8 @@ impl Preprocess {
         Ok(())
     }
 
-    /// Resizes the short side to `resize`, keeping the aspect, and cuts `crop` x `crop` from the
-    /// centre, with the rounding of torchvision's `Resize` and `CenterCrop`.
+    /// Resizes the short side to `resize`, keeping the aspect, or both sides ([`Fit`]), and cuts `crop` x `crop` from the
+    /// centre, with the rounding of torchvision's `Resize` and of [`Center`].
     ///
     /// Only the pixels of the crop are computed, whatever the aspect of the picture. A picture
     /// without area comes out black.
@@ -222,11 +263,17 @@ impl Preprocess {
 
     /// Along one side of the picture: its length after resizing, and what of it the crop shows.
     fn window(&self, side: u32, other: u32) -> Part {
-        let short = u64::from(side.min(other));
-        let resized = u64::from(self.resize) * u64::from(side) / short;
+        let resized = match self.fit {
+            Fit::Short => u64::from(self.resize) * u64::from(side) / u64::from(side.min(other)),
+            Fit::Squash => u64::from(self.resize),
+        };
         let outputs = u32::try_from(resized).unwrap_or(u32::MAX);
-        let first = half_to_even(i64::from(outputs) - i64::from(self.crop)).max(0);
-        Part { outputs, first: first as u32, count: self.crop }
+        let left_out = i64::from(outputs) - i64::from(self.crop);
+        let first = match self.center {
+            Center::Even => half_to_even(left_out),
+            Center::Down => left_out.div_euclid(2),
+        };
+        Part { outputs, first: first.max(0) as u32, count: self.crop }
     }
 
     /// The part of a `width` x `height` picture that [`Self::pixels`] shows, in its pixels.

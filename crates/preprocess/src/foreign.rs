@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::{ContractError, Interpolation, Preprocess};
+use crate::processor::{self, foreign, triple};
+use crate::{Center, ContractError, Fit, Interpolation, Preprocess};
 
 /// (name, resize, crop, mean and deviation): evaluation transforms of published vision transformers, all bicubic.
 const NAMED: [(&str, u32, u32, Statistics); 6] = [
@@ -48,7 +49,7 @@ impl Preprocess {
         }
         let (_, resize, crop, (mean, std)) = *NAMED.iter().find(|row| row.0 == name)?;
         let interpolation = Interpolation::Bicubic;
-        Some(Self { resize, crop, interpolation, mean, std, high_pass: None })
+        Some(Self { resize, crop, interpolation, mean, std, ..Self::imagenet(crop) })
     }
 
     /// What a user asks for: [`Self::named`], or else [`Self::read`] of that file.
@@ -59,15 +60,20 @@ impl Preprocess {
         Self::named(asked).map_or_else(|| Self::read(Path::new(asked)), Ok)
     }
 
+    /// [`Self::named_or_read`], a file by [`Self::from_foreign_exactly`].
+    ///
+    /// # Errors
+    /// [`ContractFileError`].
+    pub fn named_or_read_exactly(asked: &str) -> Result<Self, ContractFileError> {
+        Self::named(asked).map_or_else(|| of_file(Path::new(asked), Self::from_foreign_exactly), Ok)
+    }
+
     /// [`Self::from_foreign`] of a file.
     ///
     /// # Errors
     /// [`ContractFileError`].
     pub fn read(path: &Path) -> Result<Self, ContractFileError> {
-        let unread = |reason| ContractFileError::Read { path: path.to_owned(), reason };
-        let text = std::fs::read_to_string(path).map_err(unread)?;
-        Self::from_foreign(&text)
-            .map_err(|reason| ContractFileError::Contract { path: path.to_owned(), reason })
+        of_file(path, Self::from_foreign)
     }
 
     /// The contract of the `preprocessor_config.json` beside a file of weights, `None` where there is none.
@@ -79,15 +85,38 @@ impl Preprocess {
         if weights.is_file() && path.is_file() { Self::read(&path).map(Some) } else { Ok(None) }
     }
 
-    /// Reads a contract, a `preprocessor_config.json` of transformers, or the `pretrained_cfg` of timm's `config.json`.
+    /// The contract of the `preprocessor_config.json` in a folder, by [`Self::from_foreign_exactly`]; `None` where there is
+    /// none.
     ///
     /// # Errors
-    /// [`ContractError`]; also for what a contract cannot say, such as pictures that are squashed to a square.
+    /// [`ContractFileError`].
+    pub fn of_folder_exactly(folder: &Path) -> Result<Option<Self>, ContractFileError> {
+        let path = folder.join(PROCESSOR);
+        path.is_file().then(|| of_file(&path, Self::from_foreign_exactly)).transpose()
+    }
+
+    /// Reads a contract, a `preprocessor_config.json` of transformers, or the `pretrained_cfg` of timm's `config.json`.
+    ///
+    /// The crop is the usual one ([`Center::Even`]), whichever project's file it is: what is read here has always become
+    /// part of fingerprints like that. [`Self::from_foreign_exactly`] rounds as the project does.
+    ///
+    /// # Errors
+    /// [`ContractError`]; also for what a contract cannot say, such as pictures that are padded.
     pub fn from_foreign(text: &str) -> Result<Self, ContractError> {
+        let contract = Self::from_foreign_exactly(text)?;
+        let own = Self::from_json(text).is_ok();
+        Ok(if own { contract } else { Self { center: Center::Even, ..contract } })
+    }
+
+    /// The same to the pixel, for what has to answer as it does in the project that the file is from.
+    ///
+    /// # Errors
+    /// As [`Self::from_foreign`].
+    pub fn from_foreign_exactly(text: &str) -> Result<Self, ContractError> {
         let value: Value = serde_json::from_str(text).map_err(|e| ContractError::Json(e.to_string()))?;
         let contract = match (value.get("pretrained_cfg"), value.get("image_mean")) {
             (Some(cfg), _) => timm(cfg)?,
-            (None, Some(_)) => transformers(&value)?,
+            (None, Some(_)) => processor::read(&value)?,
             (None, None) => return Self::from_json(text),
         };
         contract.validate()?;
@@ -95,45 +124,13 @@ impl Preprocess {
     }
 }
 
-fn foreign(what: impl Into<String>) -> ContractError {
-    ContractError::Foreign(what.into())
-}
-
-/// <https://huggingface.co/docs/transformers/main_classes/image_processor>
-fn transformers(config: &Value) -> Result<Preprocess, ContractError> {
-    let off = |key: &str| config.get(key).and_then(Value::as_bool) == Some(false);
-    if let Some(key) = ["do_resize", "do_normalize", "do_rescale"].into_iter().find(|key| off(key)) {
-        return Err(foreign(format!("`{key}` is off")));
-    }
-    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-    let side = |key: &str| {
-        let value = config.get(key)?;
-        let (height, width) = (value.get("height").and_then(number), value.get("width").and_then(number));
-        number(value).or_else(|| height.filter(|_| height == width))
-    };
-    let short = config.get("size").and_then(|size| size.get("shortest_edge")).and_then(number);
-    let crop = if off("do_center_crop") { None } else { side("crop_size") };
-    let (resize, crop) = match (short, crop, side("size")) {
-        (Some(short), Some(crop), _) => (short, crop),
-        (Some(_), None, _) => {
-            return Err(foreign("there is no centre crop, so pictures would keep any size"));
-        }
-        (None, _, Some(side)) => {
-            return Err(foreign(format!(
-                "pictures are squashed to {side}x{side}, whatever their proportions"
-            )));
-        }
-        (None, _, None) => return Err(foreign("there is no `size`")),
-    };
-    let interpolation = match config.get("resample").and_then(Value::as_u64) {
-        None | Some(2) => Interpolation::Bilinear,
-        Some(3) => Interpolation::Bicubic,
-        Some(other) => {
-            return Err(foreign(format!("`resample` is {other}: expected 2 (bilinear) or 3 (bicubic)")));
-        }
-    };
-    let (mean, std) = (triple(config, "image_mean")?, triple(config, "image_std")?);
-    Ok(Preprocess { resize, crop, interpolation, mean, std, high_pass: None })
+fn of_file(
+    path: &Path,
+    read: impl Fn(&str) -> Result<Preprocess, ContractError>,
+) -> Result<Preprocess, ContractFileError> {
+    let unread = |reason| ContractFileError::Read { path: path.to_owned(), reason };
+    let text = std::fs::read_to_string(path).map_err(unread)?;
+    read(&text).map_err(|reason| ContractFileError::Contract { path: path.to_owned(), reason })
 }
 
 /// <https://huggingface.co/docs/timm/models> `pretrained_cfg`: the short side becomes the crop divided by `crop_pct`.
@@ -144,9 +141,11 @@ fn timm(cfg: &Value) -> Result<Preprocess, ContractError> {
         _ => None,
     };
     let crop = crop.ok_or_else(|| foreign("`input_size` is not square"))?;
-    if cfg.get("crop_mode").and_then(Value::as_str).is_some_and(|mode| mode != "center") {
-        return Err(foreign("`crop_mode` is not `center`"));
-    }
+    let fit = match cfg.get("crop_mode").and_then(Value::as_str) {
+        None | Some("center") => Fit::Short,
+        Some("squash") => Fit::Squash,
+        Some(other) => return Err(foreign(format!("`crop_mode` is `{other}`"))),
+    };
     let share = cfg.get("crop_pct").and_then(Value::as_f64).filter(|share| *share > 0.0 && *share <= 1.0);
     let resize = (f64::from(crop) / share.unwrap_or(0.875)).floor() as u32;
     let interpolation = match cfg.get("interpolation").and_then(Value::as_str) {
@@ -155,15 +154,7 @@ fn timm(cfg: &Value) -> Result<Preprocess, ContractError> {
         Some(other) => return Err(foreign(format!("`interpolation` is `{other}`"))),
     };
     let (mean, std) = (triple(cfg, "mean")?, triple(cfg, "std")?);
-    Ok(Preprocess { resize, crop, interpolation, mean, std, high_pass: None })
-}
-
-fn triple(value: &Value, key: &str) -> Result<[f32; 3], ContractError> {
-    let numbers: Option<Vec<f32>> = value
-        .get(key)
-        .and_then(Value::as_array)
-        .and_then(|all| all.iter().map(|v| v.as_f64().map(|v| v as f32)).collect());
-    numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| foreign(format!("`{key}` is not three numbers")))
+    Ok(Preprocess { resize, crop, interpolation, mean, std, fit, ..Preprocess::imagenet(crop) })
 }
 
 #[cfg(test)]
@@ -194,8 +185,14 @@ mod tests {
         };
         assert_eq!(with("resample", json!(2)).expect("read").interpolation, Interpolation::Bilinear);
         assert_eq!(with("crop_size", json!(192)).expect("read").crop, 192);
+        let squashed = with("size", json!({"height": 256, "width": 256})).expect("read");
+        assert_eq!((squashed.fit, squashed.resize, squashed.crop), (Fit::Squash, 256, 224));
+        let exactly = Preprocess::from_foreign_exactly(&dinov2().to_string()).expect("read");
+        assert_eq!(exactly, Preprocess { center: Center::Down, ..read(&dinov2()).expect("read") });
+        let own = exactly.to_json();
+        assert_eq!(Preprocess::from_foreign(&own).as_ref(), Ok(&exactly), "our own form says it");
         for (key, value, reason) in [
-            ("size", json!({"height": 224, "width": 224}), "squashed to 224x224"),
+            ("size", json!({"height": 256, "width": 224}), "no square"),
             ("do_center_crop", json!(false), "no centre crop"),
             ("do_normalize", json!(false), "`do_normalize` is off"),
             ("resample", json!(1), "`resample` is 1"),
@@ -218,6 +215,8 @@ mod tests {
         assert_eq!(read(&all), Ok(Preprocess::named("augreg").expect("known")));
         let mut other = all.clone();
         other["pretrained_cfg"]["crop_mode"] = json!("squash");
+        assert_eq!(read(&other).expect("read").fit, Fit::Squash);
+        other["pretrained_cfg"]["crop_mode"] = json!("border");
         assert!(read(&other).is_err_and(|e| e.contains("`crop_mode`")));
         other = all;
         other["pretrained_cfg"]["input_size"] = json!([3, 224, 192]);

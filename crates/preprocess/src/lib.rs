@@ -23,12 +23,13 @@ mod foreign;
 mod high_pass;
 pub mod jpeg;
 pub mod names;
+mod processor;
 mod resize;
 mod rgb;
 mod window;
 
 pub use broken::{AllBroken, Broken, NAMED};
-pub use contract::{ContractError, Preprocess};
+pub use contract::{Center, ContractError, Fit, Preprocess};
 pub use decode::{DecodeError, Decoded, Format, Limits, LoadError, Note, decode, dimensions, load};
 pub use foreign::ContractFileError;
 pub use high_pass::HighPass;

@@ -4,7 +4,8 @@ mod common;
 
 use common::{differences, picture};
 use occlude_preprocess::{
-    ContractError, CropBox, HighPass, Interpolation, Limits, Preprocess, Rgb, load, resize, resize_crop,
+    Center, ContractError, CropBox, Fit, HighPass, Interpolation, Limits, Preprocess, Rgb, load, resize,
+    resize_crop,
 };
 use proptest::prelude::*;
 
@@ -19,6 +20,8 @@ fn the_canonical_form_is_fixed() {
         Preprocess::imagenet(224).to_json(),
         r#"{"version":1,"color":"RGB","resize":256,"crop":224,"interpolation":"bilinear","mean":[0.485,0.456,0.406],"std":[0.229,0.224,0.225],"high_pass":null}"#
     );
+    let squashed = Preprocess { fit: Fit::Squash, center: Center::Down, ..Preprocess::imagenet(224) };
+    assert!(squashed.to_json().ends_with(r#""high_pass":null,"fit":"squash","center":"down"}"#));
     assert!(filtered().to_json().ends_with(r#""high_pass":{"kernel":11,"sigma":5.0}}"#));
 }
 
@@ -27,6 +30,7 @@ fn round_trip() {
     for contract in [
         Preprocess::imagenet(224),
         filtered(),
+        Preprocess { fit: Fit::Squash, center: Center::Down, ..Preprocess::imagenet(64) },
         Preprocess {
             interpolation: Interpolation::Bicubic,
             mean: [0.1, 1.0 / 3.0, 0.7],
@@ -34,6 +38,32 @@ fn round_trip() {
         },
     ] {
         assert_eq!(Preprocess::from_json(&contract.to_json()), Ok(contract));
+    }
+}
+
+/// Squashed, the crop is cut from a square of `resize`; all of it where both are the same.
+#[test]
+fn squashed_pictures() {
+    let picture = picture(90, 51);
+    let contract = Preprocess { resize: 40, fit: Fit::Squash, ..Preprocess::imagenet(32) };
+    let all = resize(&picture, 40, 40, contract.interpolation);
+    let row = |y: usize| all.data[((y + 4) * 40 + 4) * 3..][..32 * 3].to_vec();
+    assert_eq!(contract.pixels(&picture).data, (0..32).flat_map(row).collect::<Vec<u8>>());
+    assert_eq!(contract.shown(90, 51), CropBox { left: 9.0, top: 5.1, width: 72.0, height: 40.8 });
+    let whole = Preprocess { resize: 32, ..contract };
+    assert_eq!(whole.pixels(&picture), resize(&picture, 32, 32, whole.interpolation));
+    assert_eq!(whole.shown(90, 51), CropBox { left: 0.0, top: 0.0, width: 90.0, height: 51.0 });
+}
+
+/// Of 7 pixels that are left out, torchvision has 4 before the crop and transformers 3.
+#[test]
+fn half_pixels_are_rounded_as_the_contract_says() {
+    let even = Preprocess { resize: 32, ..Preprocess::imagenet(32) };
+    let down = Preprocess { center: Center::Down, ..even.clone() };
+    let left = |contract: &Preprocess, width| contract.shown(width, 32).left;
+    assert_eq!((left(&even, 39), left(&down, 39)), (4.0, 3.0));
+    for width in [32, 37, 38] {
+        assert_eq!(left(&even, width), left(&down, width), "{width}");
     }
 }
 

@@ -11,9 +11,9 @@ use crate::{VerifyOptions, inspect, verify};
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// Model that `occlude-export onnx` wrote
+    /// Model that `occlude-export onnx` or `adopt` wrote
     onnx: PathBuf,
-    /// Checkpoint that it was written from
+    /// Checkpoint that it was written from; for a model that was taken over, the original ONNX file
     checkpoint: PathBuf,
     /// Pictures, or folders of pictures
     #[arg(required = true)]
@@ -84,12 +84,15 @@ pub(super) fn run_verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         );
     } else if comparison.same_fingerprint() {
         let hint = match comparison.precision.as_str() {
-            "int8" => "; hint: for an x86 processor without VNNI export with `--reduce-range`",
+            "int8" if !comparison.adopted => {
+                "; hint: for an x86 processor without VNNI export with `--reduce-range`"
+            }
             _ => "",
         };
         eprintln!("error: differences above the tolerance of {tolerance}{hint}");
     } else {
-        eprintln!("error: the model was not written from this checkpoint; hint: export it again");
+        let from = if comparison.adopted { "file" } else { "checkpoint" };
+        eprintln!("error: the model was not written from this {from}; hint: export it again");
     }
     Ok(ExitCode::from(EXIT_DIFFERENT))
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod adopt;
 mod args;
 mod check;
 mod hub;
@@ -31,6 +32,8 @@ pub struct Cli {
 enum Command {
     /// Write an ONNX model with the outputs `embedding` and `saliency`
     Onnx(onnx::OnnxArgs),
+    /// Make another project's ONNX image encoder a model that the server takes
+    Adopt(adopt::AdoptArgs),
     /// Run an ONNX model on pictures in ONNX Runtime and tract, and compare both with the checkpoint
     Verify(check::VerifyArgs),
     /// Write a folder to publish a model with: for transformers, timm and ONNX Runtime, with a page about the model
@@ -48,6 +51,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = Cli::try_parse_from(args).unwrap_or_else(|e| e.exit());
     let result = match cli.command {
         Command::Onnx(args) => onnx::run(args),
+        Command::Adopt(args) => adopt::run(args),
         Command::Hub(args) => hub::run(args),
         Command::Verify(args) => check::run_verify(args),
         Command::Inspect(args) => check::run_inspect(args),
@@ -64,6 +68,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 mod tests {
     use super::*;
     use crate::ContractOverrides;
+    use crate::adopt::Pooling;
     use crate::calibrate::Method;
     use crate::onnx::OutputKind;
     use crate::torch::TorchLayout;
@@ -144,6 +149,26 @@ mod tests {
             panic!("hub")
         };
         assert_eq!((args.figures.len(), args.calibrate.len(), args.force), (2, 1, true));
+    }
+
+    #[test]
+    fn adopt_flags() {
+        let adopt = |flags: &str| match parse(&format!("adopt in.onnx -o out.onnx {flags}")) {
+            Ok(Cli { command: Command::Adopt(args) }) => Ok(args),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.exit_code()),
+        };
+        let plain = adopt("").expect("valid");
+        assert_eq!((plain.pool, plain.skip_tokens, plain.no_normalize), (None, 0, false));
+        let all = adopt(
+            "--contract dino --output x --pool mean --skip-tokens 5 --no-normalize --licence MIT --external-data --force",
+        );
+        let all = all.expect("valid");
+        assert_eq!((all.contract.as_deref(), all.output.as_deref()), (Some("dino"), Some("x")));
+        assert_eq!((all.pool, all.skip_tokens), (Some(Pooling::Mean), 5));
+        assert!(all.no_normalize && all.external_data && all.force && all.licence.is_some());
+        assert_eq!(adopt("--pool max").expect_err("unknown"), 2);
+        assert!(parse("adopt in.onnx").is_err(), "no output");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use occlude_checkpoint::Encoder;
 use occlude_encoder::Graph;
-use occlude_preprocess::Preprocess;
+use occlude_preprocess::{Fit, Preprocess};
 use serde_json::Value;
 
 use super::Model;
@@ -45,7 +45,11 @@ impl Card {
             encoder.arch,
             count as f64 / 1e6
         );
-        let size = format!("short side to {} px, centre {} px", contract.resize, contract.crop);
+        let sides = match contract.fit {
+            Fit::Short => "short side",
+            Fit::Squash => "both sides",
+        };
+        let size = format!("{sides} to {} px, centre {} px", contract.resize, contract.crop);
         let prepared =
             [("pictures", size), ("mean", numbers(contract.mean)), ("deviation", numbers(contract.std))];
         let facts = self.facts.iter().cloned();

@@ -1,7 +1,7 @@
 //! What lies beside the weights, in the words of the project that reads it.
 
 use occlude_encoder::{Arch, ResNet, Vit};
-use occlude_preprocess::{Interpolation, Preprocess};
+use occlude_preprocess::{Fit, Interpolation, Preprocess};
 use serde_json::{Map, Value, json};
 
 use super::weights;
@@ -87,11 +87,15 @@ pub(super) fn processor(contract: &Preprocess) -> Value {
         Interpolation::Bilinear => 2,
         Interpolation::Bicubic => 3,
     };
+    let size = match contract.fit {
+        Fit::Short => json!({"shortest_edge": contract.resize}),
+        Fit::Squash => json!({"height": contract.resize, "width": contract.resize}),
+    };
     json!({
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": true,
         "do_resize": true,
-        "size": {"shortest_edge": contract.resize},
+        "size": size,
         "resample": resample,
         "do_center_crop": true,
         "crop_size": {"height": contract.crop, "width": contract.crop},
@@ -114,6 +118,10 @@ pub(super) fn timm(arch: Arch, contract: &Preprocess) -> Value {
         Interpolation::Bilinear => "bilinear",
         Interpolation::Bicubic => "bicubic",
     };
+    let mode = match contract.fit {
+        Fit::Short => "center",
+        Fit::Squash => "squash",
+    };
     // timm rounds the quotient of crop and share down
     let share = f64::from(contract.crop) / (f64::from(contract.resize) + 0.5);
     json!({
@@ -129,7 +137,7 @@ pub(super) fn timm(arch: Arch, contract: &Preprocess) -> Value {
             "fixed_input_size": vit.is_some(),
             "interpolation": interpolation,
             "crop_pct": share,
-            "crop_mode": "center",
+            "crop_mode": mode,
             "mean": triple(contract.mean),
             "std": triple(contract.std),
             "num_classes": 0,
@@ -179,7 +187,8 @@ mod tests {
     /// What is written is read as the same contract, by whichever project's reader.
     #[test]
     fn contracts_survive() {
-        for mut contract in [Preprocess::imagenet(64), Preprocess::imagenet(224)] {
+        let squashed = Preprocess { fit: Fit::Squash, ..Preprocess::imagenet(96) };
+        for mut contract in [Preprocess::imagenet(64), Preprocess::imagenet(224), squashed] {
             for (resize, interpolation) in
                 [(contract.crop, Interpolation::Bilinear), (contract.crop + 31, Interpolation::Bicubic)]
             {

@@ -40,7 +40,7 @@ use crate::ranges::Smoothing;
 use builder::Builder;
 
 /// Longest file that protocol buffers can hold; its readers count in 32 bits with a sign.
-const MAX_MESSAGE: u64 = i32::MAX as u64;
+pub(crate) const MAX_MESSAGE: u64 = i32::MAX as u64;
 
 /// What becomes a model.
 #[derive(Clone, Copy, Debug)]

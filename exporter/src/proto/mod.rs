@@ -81,6 +81,13 @@ impl<'a> Message<'a> {
         self.fields.iter().map(Field::len).sum()
     }
 
+    /// The encoded message, in memory.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write_to(&mut out).expect("memory takes what is written to it");
+        out
+    }
+
     /// Writes the encoded message.
     pub(crate) fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         self.fields.iter().try_for_each(|f| f.write_to(out))
@@ -128,6 +135,15 @@ impl Field<'_> {
             }
         }
     }
+}
+
+/// What stands before `len` bytes that are a field of their own.
+pub(crate) fn head(number: u32, len: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    for value in [u64::from(number) << 3 | 2, len] {
+        write_varint(&mut out, value).expect("memory takes what is written to it");
+    }
+    out
 }
 
 fn varint_len(value: u64) -> u64 {

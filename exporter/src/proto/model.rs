@@ -23,7 +23,7 @@ impl Initializer<'_> {
         self.weights.byte_len() >= INLINE
     }
 
-    fn message(&self, external: Option<(&str, u64)>) -> Message<'_> {
+    pub(crate) fn message(&self, external: Option<(&str, u64)>) -> Message<'_> {
         let tensor = Message::default()
             .each(&self.dims, |m, &d| m.int(1, d as i64))
             .int(2, self.weights.element() as i64)
@@ -72,7 +72,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(super) fn message(&self) -> Message<'_> {
+    pub(crate) fn message(&self) -> Message<'_> {
         Message::default()
             .each(&self.inputs, |m, name| m.text(1, name))
             .text(2, &self.output)
@@ -99,7 +99,7 @@ pub(crate) struct Value {
 }
 
 impl Value {
-    fn message(&self) -> Message<'_> {
+    pub(crate) fn message(&self) -> Message<'_> {
         let shape = Message::default().each(&self.dims, |m, dim| {
             let side = match dim {
                 Dim::Fixed(n) => Message::default().int(1, *n as i64),

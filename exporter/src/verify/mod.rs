@@ -1,7 +1,9 @@
 //! Does an ONNX file compute what the checkpoint says, in two runtimes, on real pictures?
 
+mod adopted;
 mod neighbours;
 mod report;
+mod run;
 mod sheet;
 
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
 use occlude_contract::{InputKind, key};
+use occlude_preprocess::Preprocess;
 use occlude_saliency::{Making, MapRule};
 
 pub use neighbours::Agreement;
@@ -22,9 +25,10 @@ use crate::runtime::TractModel;
 use crate::runtime::{Outputs, Session};
 use crate::{Error, OnnxFile, golden, plain};
 use neighbours::Embedded;
+use run::{BATCH, measure, per_picture, reproduced};
 
-/// Pictures that ONNX Runtime gets at once; a batch that is not full is run as it is.
-const BATCH: usize = 8;
+/// What `--maps` needs.
+const MAPS: &str = "output `saliency`, which `--maps` shows";
 
 /// How to verify.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +43,7 @@ pub struct VerifyOptions {
     pub maps: Option<PathBuf>,
 }
 
-/// Holds a model against the checkpoint that it was written from, on pictures (files or folders), by the
+/// Holds a model against the checkpoint that it was written from (or the ONNX file that it was taken over from), on pictures (files or folders), by the
 /// contract in the file's metadata; its golden answer and the fingerprint as well.
 ///
 /// A model in single precision is run in ONNX Runtime (in batches) and in tract (one by one), and held
@@ -56,6 +60,12 @@ pub fn verify(
     options: &VerifyOptions,
 ) -> Result<Comparison, Error> {
     let file = OnnxFile::open(model)?;
+    if let Some(choice) = adopted::choice(&file)? {
+        if options.maps.is_some() {
+            return Err(file.foreign(MAPS));
+        }
+        return adopted::verify(&file, &choice, (checkpoint, pictures, options.limit));
+    }
     let contract = file.contract()?;
     let checkpoint = Checkpoint::open(checkpoint)?;
     let encoder = load_encoder(&checkpoint, &options.load)?;
@@ -70,7 +80,7 @@ pub fn verify(
     let (input, saliency, pool) = (file.input()?, file.saliency()?, file.pool()?);
     let subject = Subject { file: &file, network, outputs, input, saliency, pool };
     if options.maps.is_some() && !subject.outputs.contains(&OutputKind::Saliency) {
-        return Err(file.foreign("output `saliency`, which `--maps` shows"));
+        return Err(file.foreign(MAPS));
     }
     let mut pictures = Pictures::expand(pictures, options.limit)?;
     let mut gallery = Pictures::default();
@@ -86,7 +96,7 @@ pub fn verify(
     }
     comparison.skipped = pictures.skipped() + gallery.skipped();
     comparison.notes = [pictures.notes, gallery.notes].concat();
-    comparison.golden = subject.golden()?;
+    comparison.golden = reproduced(&file, &contract, input)?;
     comparison.fingerprint = (file.property("fingerprint")?.to_owned(), computed);
     Ok(comparison)
 }
@@ -137,6 +147,7 @@ impl Subject<'_> {
         let times = [Some(("ONNX Runtime", ort_time)), tract_time, Some(("plain", plain_time))];
         Ok(Comparison {
             precision: self.file.precision().to_owned(),
+            adopted: false,
             whitened: self.network.encoder.whitening.is_some(),
             results: results.collect(),
             agreement: None,
@@ -167,19 +178,6 @@ impl Subject<'_> {
         Ok(None)
     }
 
-    /// How far the model is from its golden answer; `None` where it has none.
-    fn golden(&self) -> Result<Option<Difference>, Error> {
-        let Some(golden) = self.file.golden()? else { return Ok(None) };
-        let broken = |reason| Error::Golden { path: self.file.path().to_owned(), reason };
-        let contract = self.network.contract;
-        let pixels = contract.pixels(&golden.picture().map_err(broken)?);
-        let expected = golden::outputs(&golden);
-        let names: Vec<String> = expected.keys().cloned().collect();
-        let inputs = Inputs::prepared(vec![pixels], contract, self.input);
-        let rows = Session::from_file(self.file.path())?.rows(&inputs.batch(0..1), &names)?;
-        Ok(rows.first().map(|row| Difference::of(row, &expected)))
-    }
-
     /// A model in lower precision: the one in single precision, and neighbours.
     fn against_single(&self, pictures: &mut Pictures, gallery: &mut Pictures) -> Result<Comparison, Error> {
         let mut session = Session::from_file(self.file.path())?;
@@ -203,6 +201,7 @@ impl Subject<'_> {
             .collect();
         Ok(Comparison {
             precision: self.file.precision().to_owned(),
+            adopted: false,
             whitened: self.network.encoder.whitening.is_some(),
             agreement: Agreement::of(&queries, gallery.as_ref()),
             results,
@@ -274,14 +273,4 @@ impl Pair<'_> {
 fn saliency(ours: &Outputs, theirs: &Outputs) -> [Vec<f32>; 2] {
     let name = OutputKind::Saliency.to_string();
     [ours, theirs].map(|outputs| outputs.get(&name).cloned().unwrap_or_default())
-}
-
-fn measure<T>(f: impl FnOnce() -> Result<T, Error>) -> Result<(T, Duration), Error> {
-    let start = Instant::now();
-    f().map(|result| (result, start.elapsed()))
-}
-
-/// Milliseconds.
-fn per_picture(time: Duration, pictures: usize) -> f64 {
-    time.as_secs_f64() * 1e3 / pictures.max(1) as f64
 }

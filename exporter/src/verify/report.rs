@@ -43,6 +43,8 @@ pub struct PictureResult {
 pub struct Comparison {
     /// `fp32`, `fp16`, `int8`.
     pub precision: String,
+    /// Whether the reference is the ONNX file of another project that the model was taken over from.
+    pub adopted: bool,
     /// Whether the embeddings are whitened.
     pub whitened: bool,
     /// One entry per picture.
@@ -173,7 +175,11 @@ impl Comparison {
     }
 
     fn reference(&self) -> &'static str {
-        if self.is_single_precision() { "checkpoint" } else { "fp32" }
+        match self.adopted {
+            true => "original",
+            false if self.is_single_precision() => "checkpoint",
+            false => "fp32",
+        }
     }
 
     /// The whole result.
@@ -258,11 +264,12 @@ impl fmt::Display for Comparison {
         }
         let times: Vec<String> = self.times.iter().map(|(name, time)| format!("{name} {time:.0}")).collect();
         writeln!(f, "milliseconds per picture: {}", times.join(", "))?;
-        let (file, checkpoint) = &self.fingerprint;
+        let (file, other) = &self.fingerprint;
+        let of = if self.adopted { "original" } else { "checkpoint" };
         if self.same_fingerprint() {
-            write!(f, "fingerprint {file}: the checkpoint's")
+            write!(f, "fingerprint {file}: the {of}'s")
         } else {
-            write!(f, "fingerprint {file}: the checkpoint has {checkpoint}")
+            write!(f, "fingerprint {file}: the {of} has {other}")
         }
     }
 }
@@ -306,6 +313,7 @@ mod tests {
         let difference = Difference::of(a, b);
         Comparison {
             whitened: false,
+            adopted: false,
             precision: "fp32".to_owned(),
             results: vec![PictureResult {
                 path: "a.jpg".into(),
@@ -362,6 +370,9 @@ mod tests {
             |other: &Outputs| Comparison { precision: "int8".to_owned(), ..comparison(other, &good) };
         assert!(quantized(&outputs(&[0.61, 0.79], &[1.5])).passes(1e-2), "only the cosine counts");
         assert!(!quantized(&outputs(&[0.9, 0.1], &[1.0])).passes(1e-2));
+        let adopted = Comparison { adopted: true, ..passed.clone() };
+        assert!(adopted.to_string().contains("the original's"), "{adopted}");
+        assert!(adopted.json(1e-4)["worst"]["original"].is_object());
         assert!(passed.to_string().contains("a.jpg") && passed.to_string().contains("fingerprint f"));
         assert_eq!(passed.json(1e-4)["passed"], true);
     }

@@ -10,9 +10,9 @@ use utoipa::ToSchema;
 use super::errors;
 
 use crate::gallery::Gallery;
-use crate::model::ModelInfo;
-use crate::rule::MapRule;
-use crate::state::{AppState, Phase};
+use crate::inference::model::ModelInfo;
+use crate::inference::rule::MapRule;
+use crate::serving::state::{AppState, Phase};
 
 /// Whether the process answers
 ///
@@ -66,6 +66,8 @@ pub(super) struct ModelJson {
     golden: Option<f64>,
     /// Whether `pool=foreground` is possible.
     features: bool,
+    /// Whether it has a saliency map at all; models of other projects have none.
+    maps: bool,
     /// How its saliency map is made, and where the foreground begins by default.
     saliency: MapRule,
     /// Whether the channel sum is there beside it, for `map=sum`; a model whose rule is the sum needs no second one.
@@ -96,6 +98,7 @@ impl From<&ModelInfo> for ModelJson {
             dim: info.dim,
             golden: info.golden,
             features: info.features,
+            maps: info.maps,
             saliency: info.rule.clone(),
             saliency_sum: info.sum,
             preprocess: serde_json::from_str(&info.contract.to_json()).unwrap_or_default(),

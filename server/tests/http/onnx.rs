@@ -135,6 +135,37 @@ fn features_come_when_they_are_wanted() {
     );
 }
 
+/// A model of another project has no map: it embeds like the model of the same weights that has one, and where a map is
+/// asked for, the answer says that there is none.
+#[tokio::test]
+async fn a_model_without_a_map_embeds() {
+    let loaded = load(&fixture("adopted.onnx"), &options()).unwrap();
+    assert!(!loaded.info.maps && load(&fixture("tiny.onnx"), &options()).unwrap().info.maps);
+    let (app, with) = (app(onnx_state("adopted.onnx")), app(onnx_state("tiny.onnx")));
+    let picture = png_of(36, 36, &ramp(36, 36));
+    let embedding = |json: Value| floats(&json["results"][0]["embedding"]);
+    let [found, expected] = [
+        post(&app, "/v1/embed", &[], picture.clone()).await,
+        post(&with, "/v1/embed", &[], picture.clone()).await,
+    ];
+    assert_eq!(found.status, StatusCode::OK);
+    assert!(close(&embedding(found.json()), &embedding(expected.json())));
+    for path in ["/v1/saliency", "/v1/analyze"] {
+        let answer = post(&app, path, &[], picture.clone()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
+        let error = answer.json()["error"].clone();
+        assert!(error["message"].as_str().unwrap().contains("has no saliency map"), "{error}");
+        assert!(error["hint"].as_str().unwrap().contains("/v1/embed"), "{error}");
+    }
+    let foreground = post(&app, "/v1/embed?pool=foreground", &[], picture).await;
+    assert_eq!(foreground.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let ready = get(&app, "/readyz").await.json();
+    assert_eq!(ready["models"][0]["maps"], false, "{ready}");
+    let name = ready["models"][0]["name"].as_str().unwrap();
+    let outputs = get(&app, &format!("/v2/models/{name}")).await.json()["outputs"].clone();
+    assert_eq!((outputs.as_array().unwrap().len(), &outputs[0]["name"]), (1, &Value::from("embedding")));
+}
+
 fn refused(name: &str) -> LoadError {
     load(&fixture(name), &options()).err().unwrap_or_else(|| panic!("{name} was taken"))
 }

@@ -12,7 +12,7 @@ use crate::model::{Encoder, Mode};
 use crate::parallel;
 
 /// Pictures a forward pass.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// Side of the pictures whose raw pixels are compared.
 const PIXEL_SIDE: u32 = 16;
 
@@ -148,7 +148,7 @@ pub(crate) fn decode(
 }
 
 /// `(N, 3, H, W)`: what the contract makes of cropped pictures of one size, on `device`.
-pub(super) fn network_input(images: &[&Rgb], contract: &Preprocess, device: Device) -> Tensor {
+pub(crate) fn network_input(images: &[&Rgb], contract: &Preprocess, device: Device) -> Tensor {
     let (h, w) = images.first().map_or((0, 0), |i| (i64::from(i.height), i64::from(i.width)));
     let pixels: Vec<u8> = images.iter().flat_map(|i| i.data.iter().copied()).collect();
     let x = Tensor::from_slice(&pixels).view([-1, h, w, 3]).to(device).permute([0, 3, 1, 2]);

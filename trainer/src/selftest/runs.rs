@@ -120,7 +120,18 @@ pub(super) fn methods(device: Device) -> Result<Vec<Check>> {
             bound,
         ))
     };
-    Recipe::value_variants().iter().map(check).collect()
+    let half = |&recipe: &Recipe| -> Result<Check> {
+        let config = tiny(recipe);
+        let found = worst(&losses(&config, true, device, 1)?, &losses(&config, false, device, 1)?);
+        let bound = if config.masking.is_some() { tolerance::OTHER_DRAWS } else { tolerance::BF16_LOSS };
+        Ok(Check::at_most(
+            format!("loss of the first step, {}, bfloat16, relative error", recipe.name()),
+            found,
+            bound,
+        ))
+    };
+    let recipes = Recipe::value_variants();
+    recipes.iter().map(check).chain(recipes.iter().map(half)).collect()
 }
 
 /// One step with everything that a step can have.

@@ -8,15 +8,21 @@ use std::path::{Path, PathBuf};
 
 use super::html::{escape, frame, knn_html, picture, picture_file, rows, verdict};
 use super::serve::Answer;
+use super::train::ACCURACIES;
 use super::{Results, Run};
 use crate::sh;
 
+/// What the encoder learnt from.
+const TAUGHT: &str = "<p>The encoder is a student: from a crop of an image it learnt to say what a published network, \
+    the teacher, says of the whole image. The teacher was trained on ImageNet with labels, the student on these images \
+    without any. <code>--recipe saliency-moco-small</code> trains without a teacher.</p>";
+
 /// What the kNN table is.
 const FLOORS: &str = "<p>Every held-back image is given the class of the training images whose embeddings are nearest \
-    to its own. No label was used before. Two floors tell what that is worth: <em>untrained encoder</em> is the same \
-    network with random weights, <em>raw pixels</em> are the images themselves at 16 by 16. Whitening, fitted on the \
-    training images without labels, gives every direction of the embeddings the same weight; the floors get it, \
-    too. What does not beat them has learnt nothing of use.</p>";
+    to its own. Their labels were not used before. Two floors tell what that is worth: <em>untrained encoder</em> is \
+    the same network with random weights, <em>raw pixels</em> are the images themselves at 16 by 16. Whitening, fitted \
+    on the training images without labels, gives every direction of the embeddings the same weight; the floors get \
+    it, too. What does not beat them has learnt nothing of use.</p>";
 
 /// What a row of neighbours is.
 const FOUND: &str = "<p>Each row: a held-back image, what the encoder takes for its object, and its nearest training \
@@ -49,7 +55,8 @@ pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
 
 fn knn(results: &Results) -> String {
     let verdict = escape(&verdict(&results.knn));
-    format!("<p class=\"verdict\">{verdict}.</p>{}{FLOORS}", knn_html(&results.knn))
+    let taught = if results.taught { TAUGHT } else { "" };
+    format!("<p class=\"verdict\">{verdict}.</p>{}{taught}{FLOORS}", knn_html(&results.knn))
 }
 
 fn section(page: &mut String, title: &str, body: &str) {
@@ -64,12 +71,12 @@ fn training(results: &Results) -> Result<String> {
     let last = results.trained.epochs.last();
     let figure = |key: &str| last.and_then(|row| row.get(key)).and_then(Value::as_f64);
     let mut figures = vec![("epochs".to_owned(), results.trained.epochs.len().to_string())];
-    for (key, name, unit) in [
-        ("loss", "last loss", 1.0),
-        ("acc1", "contrastive accuracy %", 100.0),
-        ("images_per_s", "images/s", 1.0),
-    ] {
-        figures.extend(figure(key).map(|value| (name.to_owned(), format!("{:.2}", unit * value))));
+    let shares = ACCURACIES.map(|(key, name)| (key, format!("{name} %"), 100.0));
+    let plain = |key, name: &str| (key, name.to_owned(), 1.0);
+    let all =
+        [plain("loss", "last loss")].into_iter().chain(shares).chain([plain("images_per_s", "images/s")]);
+    for (key, name, unit) in all {
+        figures.extend(figure(key).map(|value| (name, format!("{:.2}", unit * value))));
     }
     Ok(rows(&figures) + &frame(&page, "the trainer's page about the run"))
 }

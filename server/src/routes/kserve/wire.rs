@@ -9,11 +9,11 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::tensor::{Element, files, from_json};
-use crate::batch::Crop;
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
-use crate::model::ModelInfo;
-use crate::picture::Upload;
+use crate::inference::encode::Crop;
+use crate::inference::model::ModelInfo;
+use crate::pictures::encoding::Upload;
 use crate::routes::bounds::too_many;
 use crate::routes::coded::{Item, unpack};
 use crate::routes::json;
@@ -96,12 +96,14 @@ pub(super) struct Rules {
     crop: u32,
     /// Whether floats are taken.
     floats: bool,
+    /// Whether there is a saliency map.
+    maps: bool,
 }
 
 impl Rules {
     pub(super) fn of(limits: &Limits, model: &ModelInfo) -> Self {
         let floats = model.input == InputKind::Float;
-        Self { max_images: limits.max_images, crop: model.contract.crop, floats }
+        Self { max_images: limits.max_images, crop: model.contract.crop, floats, maps: model.maps }
     }
 
     /// Values of a raw picture.
@@ -143,7 +145,7 @@ pub(super) fn parse(bytes: &Bytes, json: Option<usize>, rules: Rules) -> Result<
         return Err(ApiError::new(Kind::BadRequest, message));
     };
     let request: InferRequest<'_> = json::parse(head).map_err(|e| e.hint(HINT))?;
-    let outputs = outputs(request.outputs.as_deref(), request.parameters.binary_data_output)?;
+    let outputs = outputs(request.outputs.as_deref(), request.parameters.binary_data_output, rules.maps)?;
     let [input] = request.inputs.as_slice() else {
         return Err(invalid(format!("{} inputs: expected one", request.inputs.len())));
     };
@@ -151,15 +153,16 @@ pub(super) fn parse(bytes: &Bytes, json: Option<usize>, rules: Rules) -> Result<
     Ok((Asked { id: request.id, outputs }, pictures))
 }
 
-fn outputs(asked: Option<&[OutputRequest]>, binary: bool) -> Result<Vec<Output>, ApiError> {
-    let all = [EMBEDDING, SALIENCY];
+fn outputs(asked: Option<&[OutputRequest]>, binary: bool, maps: bool) -> Result<Vec<Output>, ApiError> {
+    let all = if maps { &[EMBEDDING, SALIENCY][..] } else { &[EMBEDDING] };
     let Some(asked) = asked.filter(|a| !a.is_empty()) else {
-        return Ok(all.map(|name| Output { name, binary }).to_vec());
+        return Ok(all.iter().map(|&name| Output { name, binary }).collect());
     };
     let mut outputs: Vec<Output> = Vec::new();
     for OutputRequest { name, parameters } in asked {
-        let Some(name) = all.into_iter().find(|known| known == name) else {
-            return Err(invalid(format!("there is no output `{name}`: expected `embedding` or `saliency`")));
+        let Some(&name) = all.iter().find(|known| *known == name) else {
+            let known = if maps { "`embedding` or `saliency`" } else { "`embedding`" };
+            return Err(invalid(format!("there is no output `{name}`: expected {known}")));
         };
         if parameters.classification.is_some() || parameters.shared_memory_region.is_some() {
             let what = "`classification` and shared memory are not supported";

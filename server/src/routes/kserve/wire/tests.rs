@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-const RULES: Rules = Rules { max_images: 2, crop: 1, floats: true };
+const RULES: Rules = Rules { max_images: 2, crop: 1, floats: true, maps: true };
 
 fn read(json: &str, binary: &[u8]) -> Result<(Asked, Pictures), String> {
     let bytes = [json.as_bytes(), binary].concat().into();
@@ -114,6 +114,20 @@ fn outputs_are_chosen() {
     assert!(asked(twice).unwrap_err().contains("twice"));
     let classes = r#","outputs":[{"name":"embedding","parameters":{"classification":3}}]"#;
     assert!(asked(classes).unwrap_err().contains("not supported"));
+}
+
+#[test]
+fn a_model_without_a_map_has_one_output() {
+    let asked = |outputs: &str| {
+        let json = format!(
+            r#"{{"inputs":[{{"name":"images","datatype":"UINT8","shape":[1,1,1,3],"data":[1,2,3]}}]{outputs}}}"#
+        );
+        let read = parse(&json.into(), None, Rules { maps: false, ..RULES });
+        read.map(|r| r.0.outputs).map_err(|e| e.message)
+    };
+    assert_eq!(asked("").unwrap(), [Output { name: EMBEDDING, binary: false }]);
+    let error = asked(r#","outputs":[{"name":"saliency"}]"#).unwrap_err();
+    assert_eq!(error, "there is no output `saliency`: expected `embedding`");
 }
 
 proptest! {

@@ -1,0 +1,345 @@
+//! A model of another project, as it lies in its files.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+
+use memmap2::Mmap;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tract_onnx::pb::{self, AttributeProto, NodeProto, TensorProto, tensor_proto::DataType};
+
+use super::wire::{self, Field};
+use crate::Error;
+use crate::refusal::Refusal;
+
+/// Fields of `ModelProto`, `GraphProto` and `TensorProto` that are of interest (onnx.proto of ONNX 1.18).
+pub(super) mod number {
+    pub(in crate::adopt) const GRAPH: u64 = 7;
+    pub(in crate::adopt) const OPSET: u64 = 8;
+    pub(in crate::adopt) const METADATA: u64 = 14;
+    pub(in crate::adopt) const NODE: u64 = 1;
+    pub(in crate::adopt) const INITIALIZER: u64 = 5;
+    pub(in crate::adopt) const INPUT: u64 = 11;
+    pub(in crate::adopt) const OUTPUT: u64 = 12;
+    pub(in crate::adopt) const VALUE_INFO: u64 = 13;
+    pub(in crate::adopt) const SPARSE: u64 = 15;
+    pub(in crate::adopt) const EXTERNAL_DATA: u64 = 13;
+    pub(in crate::adopt) const DATA_LOCATION: u64 = 14;
+}
+
+/// `TensorProto.DataLocation.EXTERNAL`.
+const EXTERNAL: Option<i32> = Some(1);
+
+/// Operations by which a model that computes with integers is known.
+const INTEGERS: [&str; 6] = [
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "ConvInteger",
+    "MatMulNBits",
+];
+
+/// The files, mapped: weights are never held in memory.
+pub(super) struct Files {
+    path: PathBuf,
+    model: Mmap,
+    /// Files of weights, by the names that the model has for them.
+    data: Vec<(String, Mmap)>,
+}
+
+/// What the model says, with places in its files.
+pub(super) struct Source<'f> {
+    /// Fields of the model and of its graph.
+    pub(super) model: Vec<Field<'f>>,
+    pub(super) graph: Vec<Field<'f>>,
+    pub(super) opset: i64,
+    pub(super) metadata: Vec<(String, String)>,
+    /// Inputs that no initialiser gives.
+    pub(super) inputs: Vec<pb::ValueInfoProto>,
+    pub(super) outputs: Vec<pb::ValueInfoProto>,
+    /// Names of all values that operations give.
+    pub(super) values: BTreeSet<String>,
+    /// `fp32`, `fp16` or `int8`.
+    pub(super) precision: &'static str,
+    /// Weights that lie in other files, in the order of the initialisers.
+    pub(super) external: Vec<External<'f>>,
+}
+
+/// An initialiser with its values in another file.
+#[derive(Clone, Copy)]
+pub(super) struct External<'f> {
+    /// Its message.
+    pub(super) tensor: &'f [u8],
+    pub(super) values: &'f [u8],
+}
+
+fn map(path: &Path) -> std::io::Result<Mmap> {
+    let file = File::open(path)?;
+    // SAFETY: the mapping is private to this process and read-only. Somebody who truncates the file meanwhile ends the
+    // process (SIGBUS) rather than corrupting anything.
+    unsafe { Mmap::map(&file) }
+}
+
+impl Files {
+    /// Maps the model and the files that its initialisers name.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::NotOnnx`], and [`Error::Adopt`] for weights that are not there.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let model = map(path).map_err(|reason| Error::Read { path: path.to_owned(), reason })?;
+        let mut data: Vec<(String, Mmap)> = Vec::new();
+        for field in parts(path, &model)?.1.iter().filter(|f| f.number == number::INITIALIZER) {
+            let Some(tensor) = external(path, field.content)? else { continue };
+            let Some(location) = entry(&tensor, "location") else {
+                return Err(Error::refused(
+                    path,
+                    Refusal::Weights(format!("`{}` names no file", tensor.name)),
+                ));
+            };
+            if data.iter().any(|(name, _)| name == location) {
+                continue;
+            }
+            let missing = |reason: String| {
+                let (tensor, file) = (tensor.name.clone(), path.with_file_name(location));
+                Error::refused(path, Refusal::External { tensor, file, reason })
+            };
+            let plain = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
+            if !Path::new(location).components().all(plain) {
+                return Err(missing("expected a file in the model's folder".to_owned()));
+            }
+            let mapped = map(&path.with_file_name(location)).map_err(|e| missing(e.to_string()))?;
+            data.push((location.to_owned(), mapped));
+        }
+        Ok(Self { path: path.to_owned(), model, data })
+    }
+
+    /// Every file that is read.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        let data = self.data.iter().map(|(name, _)| self.path.with_file_name(name));
+        std::iter::once(self.path.clone()).chain(data).collect()
+    }
+
+    /// What the model says.
+    ///
+    /// # Errors
+    /// [`Error::NotOnnx`], and [`Error::Adopt`] for weights that are not there or in a place that cannot be moved.
+    pub(super) fn read(&self) -> Result<Source<'_>, Error> {
+        let (model, graph) = parts(&self.path, &self.model)?;
+        let opset = |f: &Field<'_>| pb::OperatorSetIdProto::decode(f.content).ok();
+        let opsets = model.iter().filter(|f| f.number == number::OPSET).filter_map(opset);
+        let own = |set: &pb::OperatorSetIdProto| set.domain.is_empty() || set.domain == "ai.onnx";
+        let opset = opsets.filter(own).map(|set| set.version).max().unwrap_or_default();
+        let all = |fields: &[Field<'_>], number| self.decoded::<pb::ValueInfoProto>(fields, number);
+        let (inputs, outputs) = (all(&graph, number::INPUT)?, all(&graph, number::OUTPUT)?);
+        let metadata = self.decoded::<pb::StringStringEntryProto>(&model, number::METADATA)?;
+        let mut source = Source {
+            opset,
+            metadata: metadata.into_iter().map(|p| (p.key, p.value)).collect(),
+            inputs,
+            outputs,
+            values: BTreeSet::new(),
+            precision: "fp32",
+            external: Vec::new(),
+            model,
+            graph,
+        };
+        self.tensors(&mut source)?;
+        self.operations(&mut source)?;
+        Ok(source)
+    }
+
+    fn broken(&self, reason: String) -> Error {
+        Error::NotOnnx { path: self.path.clone(), reason }
+    }
+
+    fn decoded<M: Message + Default>(&self, fields: &[Field<'_>], number: u64) -> Result<Vec<M>, Error> {
+        let found = fields.iter().filter(|f| f.number == number);
+        found.map(|f| M::decode(f.content).map_err(|e| self.broken(e.to_string()))).collect()
+    }
+
+    /// Initialisers: which inputs they give, in which numbers they are, and where they lie.
+    fn tensors<'f>(&'f self, source: &mut Source<'f>) -> Result<(), Error> {
+        let mut given = BTreeSet::new();
+        for field in source.graph.iter().filter(|f| f.number == number::INITIALIZER) {
+            let head = head(&self.path, field.content)?;
+            if [DataType::Float16, DataType::Bfloat16].map(|t| t as i32).contains(&head.data_type) {
+                source.precision = "fp16";
+            }
+            if head.data_location == EXTERNAL {
+                let values = self.values(&head)?;
+                source.external.push(External { tensor: field.content, values });
+            }
+            given.insert(head.name);
+        }
+        if source.graph.iter().any(|f| f.number == number::SPARSE && holds_external(f.content, 0)) {
+            return Err(Error::refused(
+                &self.path,
+                Refusal::Weights("sparse weights are in another file".to_owned()),
+            ));
+        }
+        source.inputs.retain(|input| !given.contains(&input.name));
+        source.values.extend(given);
+        Ok(())
+    }
+
+    fn operations(&self, source: &mut Source<'_>) -> Result<(), Error> {
+        for field in source.graph.iter().filter(|f| f.number == number::NODE) {
+            let node = NodeProto::decode(field.content).map_err(|e| self.broken(e.to_string()))?;
+            if node.attribute.iter().any(|a| attribute_has_external(a, 0)) {
+                let reason = format!("values of the operation `{}` are in another file", node.name);
+                return Err(Error::refused(&self.path, Refusal::Weights(reason)));
+            }
+            if INTEGERS.contains(&node.op_type.as_str()) || node.op_type.starts_with("QLinear") {
+                source.precision = "int8";
+            }
+            source.values.extend(node.output);
+        }
+        Ok(())
+    }
+
+    /// The bytes of an initialiser in its file.
+    fn values(&self, tensor: &TensorProto) -> Result<&[u8], Error> {
+        let location = entry(tensor, "location").unwrap_or_default();
+        let file = self.data.iter().find(|(name, _)| name == location).map_or(&[][..], |(_, data)| &data[..]);
+        let number = |key: &str| match entry(tensor, key) {
+            None => Some(None),
+            Some(text) => text.parse::<usize>().ok().map(Some),
+        };
+        let found = || {
+            let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
+            let rest = file.get(offset..)?;
+            length.map_or(Some(rest), |length| rest.get(..length))
+        };
+        found().ok_or_else(|| {
+            let said = |key| entry(tensor, key).unwrap_or("none");
+            let reason = format!(
+                "it has {} bytes, and the model asks for {} from {} on",
+                file.len(),
+                said("length"),
+                said("offset")
+            );
+            let (name, file) = (tensor.name.clone(), self.path.with_file_name(location));
+            Error::refused(&self.path, Refusal::External { tensor: name, file, reason })
+        })
+    }
+
+    /// Adds the model to a hash, with the weights that lie beside it.
+    pub(super) fn hash(&self, source: &Source<'_>, hash: &mut Sha256) {
+        hash.update((self.model.len() as u64).to_le_bytes());
+        hash.update(&self.model);
+        for External { tensor, values } in &source.external {
+            hash.update((tensor.len() as u64).to_le_bytes());
+            hash.update(tensor);
+            hash.update((values.len() as u64).to_le_bytes());
+            hash.update(values);
+        }
+    }
+}
+
+/// The fields of model and graph.
+type Parts<'f> = (Vec<Field<'f>>, Vec<Field<'f>>);
+
+fn parts<'f>(path: &Path, bytes: &'f [u8]) -> Result<Parts<'f>, Error> {
+    let broken = |reason: &str| Error::NotOnnx { path: path.to_owned(), reason: reason.to_owned() };
+    let cut = |_| broken("it is no message of protocol buffers, or ends in the middle");
+    let model = wire::fields(bytes).map_err(cut)?;
+    let graphs: Vec<_> = model.iter().filter(|f| f.number == number::GRAPH).collect();
+    // Any short file parses as some message; a model has a graph and says its opset.
+    let [graph] = graphs.as_slice() else { return Err(broken("no graph or no operator set in it")) };
+    let graph = wire::fields(graph.content).map_err(cut)?;
+    if !model.iter().any(|f| f.number == number::OPSET) {
+        return Err(broken("no graph or no operator set in it"));
+    }
+    Ok((model, graph))
+}
+
+/// An initialiser without its values, which may be large.
+fn head(path: &Path, tensor: &[u8]) -> Result<TensorProto, Error> {
+    const VALUES: [u64; 7] = [4, 5, 6, 7, 9, 10, 11];
+    let broken = |reason: String| Error::NotOnnx { path: path.to_owned(), reason };
+    let fields = wire::fields(tensor).map_err(|_| broken("an initialiser ends in the middle".to_owned()))?;
+    let kept = fields.iter().filter(|f| !VALUES.contains(&f.number));
+    let bytes = kept.flat_map(|f| f.whole).copied().collect::<Vec<u8>>();
+    TensorProto::decode(bytes.as_slice()).map_err(|e| broken(e.to_string()))
+}
+
+/// The head of an initialiser whose values lie in another file.
+fn external(path: &Path, tensor: &[u8]) -> Result<Option<TensorProto>, Error> {
+    Ok(Some(head(path, tensor)?).filter(|head| head.data_location == EXTERNAL))
+}
+
+fn entry<'t>(tensor: &'t TensorProto, key: &str) -> Option<&'t str> {
+    tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str())
+}
+
+/// How deep graphs of attributes may lie in each other.
+const DEPTH: usize = 32;
+
+/// Whether an attribute, or a graph in it, has values in another file.
+fn attribute_has_external(attribute: &AttributeProto, depth: usize) -> bool {
+    let tensors = attribute.t.iter().chain(&attribute.tensors);
+    let graphs = attribute.g.iter().chain(&attribute.graphs);
+    let in_graph = |graph: &pb::GraphProto| {
+        depth > DEPTH
+            || graph.initializer.iter().any(|t| t.data_location == EXTERNAL)
+            || graph.node.iter().flat_map(|n| &n.attribute).any(|a| attribute_has_external(a, depth + 1))
+    };
+    tensors.into_iter().any(|t| t.data_location == EXTERNAL) || graphs.into_iter().any(in_graph)
+}
+
+/// Whether a sparse tensor (its values and indices are tensors) has values in another file.
+fn holds_external(message: &[u8], depth: usize) -> bool {
+    let fields = wire::fields(message).unwrap_or_default();
+    let own = |f: &Field<'_>| f.number == number::DATA_LOCATION && f.value == 1;
+    let below =
+        |f: &Field<'_>| [1, 2].contains(&f.number) && depth < 1 && holds_external(f.content, depth + 1);
+    fields.iter().any(|f| own(f) || below(f))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8], path: &Path) -> Result<usize, String> {
+        std::fs::write(path, bytes).expect("written");
+        let files = Files::open(path).map_err(|e| e.to_string())?;
+        files.read().map(|source| source.values.len()).map_err(|e| e.to_string())
+    }
+
+    /// Whatever a byte is changed to, and wherever the file ends, reading gives a model or an error.
+    #[test]
+    fn broken_files_are_errors_or_models() {
+        let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/adopt/dinov2/onnx/model.onnx");
+        let bytes = std::fs::read(whole).expect("there");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model.onnx");
+        let missing = read(&bytes, &path).expect_err("its weights are elsewhere");
+        assert!(missing.contains("model.onnx_data"), "{missing}");
+        let mut place = 1usize;
+        for _ in 0..400 {
+            place = (place * 7919 + 13) % bytes.len();
+            let mut changed = bytes.clone();
+            changed[place] = changed[place].wrapping_add(1 + (place % 255) as u8);
+            let _ = read(&changed, &path);
+            let _ = read(&bytes[..place], &path);
+        }
+    }
+
+    /// Weights may not lie outside of the model's folder.
+    #[test]
+    fn paths_lead_nowhere_else() {
+        let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/adopt/dinov2/onnx/model.onnx");
+        let mut bytes = std::fs::read(whole).expect("there");
+        let name = b"model.onnx_data";
+        let places: Vec<usize> =
+            bytes.windows(name.len()).enumerate().filter(|(_, w)| w == name).map(|(at, _)| at).collect();
+        for at in places {
+            bytes[at..at + name.len()].copy_from_slice(b"../../../../etc");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = read(&bytes, &folder.path().join("model.onnx")).expect_err("outside");
+        assert!(error.contains("expected a file in the model's folder"), "{error}");
+    }
+}
