@@ -7,21 +7,20 @@ mod run;
 mod sheet;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
 use occlude_contract::{InputKind, key};
-use occlude_preprocess::Preprocess;
 use occlude_saliency::{Making, MapRule};
 
 pub use neighbours::Agreement;
 pub use report::{Comparison, Difference, PictureResult};
 
 use crate::onnx::{self, ModelInfo, Network, OnnxOptions, OutputKind, Pool, Projection};
-use crate::pictures::{Inputs, Pictures};
+use crate::pictures::Pictures;
 use crate::plain::Answering;
 use crate::runtime::{Outputs, Session, TractModel};
-use crate::{Error, OnnxFile, golden, plain};
+use crate::{Error, OnnxFile, plain};
 use neighbours::Embedded;
 use run::{BATCH, measure, per_picture, reproduced};
 
