@@ -7,11 +7,10 @@ mod run;
 mod sheet;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
 use occlude_contract::{InputKind, key};
-use occlude_preprocess::Preprocess;
 use occlude_saliency::{Making, MapRule};
 
 pub use neighbours::Agreement;
@@ -23,7 +22,7 @@ use crate::plain::Answering;
 #[cfg(feature = "tract")]
 use crate::runtime::TractModel;
 use crate::runtime::{Outputs, Session};
-use crate::{Error, OnnxFile, golden, plain};
+use crate::{Error, OnnxFile, plain};
 use neighbours::Embedded;
 use run::{BATCH, measure, per_picture, reproduced};
 
