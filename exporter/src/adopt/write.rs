@@ -4,7 +4,6 @@ use std::io::{self, Write};
 
 use occlude_contract::output;
 use prost::Message as _;
-use tract_onnx::pb::StringStringEntryProto;
 
 use super::choice::Chosen;
 use super::nodes;
@@ -107,7 +106,7 @@ impl<'f> Draft<'_, 'f> {
 
     /// Whether a property of the original is said anew.
     fn says(&self, property: &Field<'_>) -> bool {
-        let key = StringStringEntryProto::decode(property.content).map(|p| p.key).unwrap_or_default();
+        let key = Entry::decode(property.content).map(|p| p.key).unwrap_or_default();
         self.metadata.iter().any(|(ours, _)| *ours == key)
     }
 
