@@ -111,11 +111,7 @@ fn missing_output(runtime: &'static str, output: &str) -> Error {
 
 /// The outputs for each picture in tract, one picture at a time; `None` in a build without it.
 #[cfg(feature = "tract")]
-pub(crate) fn in_tract(
-    file: &OnnxFile,
-    inputs: &Inputs,
-    side: usize,
-) -> Result<Option<Vec<Outputs>>, Error> {
+pub(crate) fn in_tract(file: &OnnxFile, inputs: &Inputs, side: usize) -> Result<Option<Vec<Outputs>>, Error> {
     let model = tract::TractModel::load(file, side)?;
     (0..inputs.len()).map(|i| model.run(&inputs.batch(i..i + 1))).collect::<Result<_, _>>().map(Some)
 }

@@ -9,6 +9,7 @@ use super::choice::Chosen;
 use super::nodes;
 use super::source::{External, Source, number};
 use super::wire::{self, Field};
+use crate::proto::read::Entry;
 use crate::proto::{Message, head};
 
 /// Offsets in a data file are multiples of this, so that runtimes can map tensors.

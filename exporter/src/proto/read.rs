@@ -208,7 +208,10 @@ mod tests {
 
     #[test]
     fn element_types_have_names() {
-        assert_eq!([FLOAT, FLOAT16, BFLOAT16, 22].map(element_name), ["float", "float16", "bfloat16", "int4"]);
+        assert_eq!(
+            [FLOAT, FLOAT16, BFLOAT16, 22].map(element_name),
+            ["float", "float16", "bfloat16", "int4"]
+        );
         assert_eq!([-1, 99].map(element_name), ["?"; 2]);
     }
 }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use occlude_contract::{InputKind, key};
-use occlude_preprocess::Preprocess;
 
 use super::report::{Comparison, Difference, PictureResult};
 use super::run::{BATCH, measure, per_picture, reproduced};
@@ -96,4 +95,3 @@ fn answers(original: &Path, choice: &Choice, inputs: &Inputs) -> Result<Vec<Outp
     };
     (0..inputs.len()).map(one).collect()
 }
-

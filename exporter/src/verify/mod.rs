@@ -7,7 +7,7 @@ mod run;
 mod sheet;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
 use occlude_contract::{InputKind, key};
@@ -18,7 +18,7 @@ pub use neighbours::Agreement;
 pub use report::{Comparison, Difference, PictureResult};
 
 use crate::onnx::{self, ModelInfo, Network, OnnxOptions, OutputKind, Pool, Projection};
-use crate::pictures::{Inputs, Pictures};
+use crate::pictures::Pictures;
 use crate::plain::Answering;
 use crate::runtime::{Outputs, Session, in_tract};
 use crate::{Error, OnnxFile, golden, plain};
