@@ -12,11 +12,8 @@ use ort::value::TensorRef;
 
 use occlude_onnxruntime::environment;
 
-use crate::Error;
-use crate::pictures::{Batch, Pixels};
-
-#[cfg(feature = "tract")]
-pub(crate) use tract::TractModel;
+use crate::pictures::{Batch, Inputs, Pixels};
+use crate::{Error, OnnxFile};
 
 /// The outputs for one picture, by name.
 pub(crate) type Outputs = BTreeMap<String, Vec<f32>>;
@@ -110,4 +107,16 @@ impl Session {
 fn missing_output(runtime: &'static str, output: &str) -> Error {
     let reason = format!("the model has no output `{output}`");
     Error::Runtime { runtime, action: "run the model", reason }
+}
+
+/// The outputs for each picture in tract, one picture at a time; `None` in a build without it.
+#[cfg(feature = "tract")]
+pub(crate) fn in_tract(file: &OnnxFile, inputs: &Inputs, side: usize) -> Result<Option<Vec<Outputs>>, Error> {
+    let model = tract::TractModel::load(file, side)?;
+    (0..inputs.len()).map(|i| model.run(&inputs.batch(i..i + 1))).collect::<Result<_, _>>().map(Some)
+}
+
+#[cfg(not(feature = "tract"))]
+pub(crate) fn in_tract(_: &OnnxFile, _: &Inputs, _: usize) -> Result<Option<Vec<Outputs>>, Error> {
+    Ok(None)
 }

@@ -7,10 +7,10 @@ use std::path::{Component, Path, PathBuf};
 use memmap2::Mmap;
 use prost::Message;
 use sha2::{Digest, Sha256};
-use tract_onnx::pb::{self, AttributeProto, NodeProto, TensorProto, tensor_proto::DataType};
 
 use super::wire::{self, Field};
 use crate::Error;
+use crate::proto::read::{Attribute, BFLOAT16, Entry, FLOAT16, Graph, Node, Opset, Tensor, Value};
 use crate::refusal::Refusal;
 
 /// Fields of `ModelProto`, `GraphProto` and `TensorProto` that are of interest (onnx.proto of ONNX 1.18).
@@ -57,8 +57,8 @@ pub(super) struct Source<'f> {
     pub(super) opset: i64,
     pub(super) metadata: Vec<(String, String)>,
     /// Inputs that no initialiser gives.
-    pub(super) inputs: Vec<pb::ValueInfoProto>,
-    pub(super) outputs: Vec<pb::ValueInfoProto>,
+    pub(super) inputs: Vec<Value>,
+    pub(super) outputs: Vec<Value>,
     /// Names of all values that operations give.
     pub(super) values: BTreeSet<String>,
     /// `fp32`, `fp16` or `int8`.
@@ -127,13 +127,13 @@ impl Files {
     /// [`Error::NotOnnx`], and [`Error::Adopt`] for weights that are not there or in a place that cannot be moved.
     pub(super) fn read(&self) -> Result<Source<'_>, Error> {
         let (model, graph) = parts(&self.path, &self.model)?;
-        let opset = |f: &Field<'_>| pb::OperatorSetIdProto::decode(f.content).ok();
+        let opset = |f: &Field<'_>| Opset::decode(f.content).ok();
         let opsets = model.iter().filter(|f| f.number == number::OPSET).filter_map(opset);
-        let own = |set: &pb::OperatorSetIdProto| set.domain.is_empty() || set.domain == "ai.onnx";
+        let own = |set: &Opset| set.domain.is_empty() || set.domain == "ai.onnx";
         let opset = opsets.filter(own).map(|set| set.version).max().unwrap_or_default();
-        let all = |fields: &[Field<'_>], number| self.decoded::<pb::ValueInfoProto>(fields, number);
+        let all = |fields: &[Field<'_>], number| self.decoded::<Value>(fields, number);
         let (inputs, outputs) = (all(&graph, number::INPUT)?, all(&graph, number::OUTPUT)?);
-        let metadata = self.decoded::<pb::StringStringEntryProto>(&model, number::METADATA)?;
+        let metadata = self.decoded::<Entry>(&model, number::METADATA)?;
         let mut source = Source {
             opset,
             metadata: metadata.into_iter().map(|p| (p.key, p.value)).collect(),
@@ -164,7 +164,7 @@ impl Files {
         let mut given = BTreeSet::new();
         for field in source.graph.iter().filter(|f| f.number == number::INITIALIZER) {
             let head = head(&self.path, field.content)?;
-            if [DataType::Float16, DataType::Bfloat16].map(|t| t as i32).contains(&head.data_type) {
+            if [FLOAT16, BFLOAT16].contains(&head.element) {
                 source.precision = "fp16";
             }
             if head.data_location == EXTERNAL {
@@ -186,7 +186,7 @@ impl Files {
 
     fn operations(&self, source: &mut Source<'_>) -> Result<(), Error> {
         for field in source.graph.iter().filter(|f| f.number == number::NODE) {
-            let node = NodeProto::decode(field.content).map_err(|e| self.broken(e.to_string()))?;
+            let node = Node::decode(field.content).map_err(|e| self.broken(e.to_string()))?;
             if node.attribute.iter().any(|a| attribute_has_external(a, 0)) {
                 let reason = format!("values of the operation `{}` are in another file", node.name);
                 return Err(Error::refused(&self.path, Refusal::Weights(reason)));
@@ -200,7 +200,7 @@ impl Files {
     }
 
     /// The bytes of an initialiser in its file.
-    fn values(&self, tensor: &TensorProto) -> Result<&[u8], Error> {
+    fn values(&self, tensor: &Tensor) -> Result<&[u8], Error> {
         let location = entry(tensor, "location").unwrap_or_default();
         let file = self.data.iter().find(|(name, _)| name == location).map_or(&[][..], |(_, data)| &data[..]);
         let number = |key: &str| match entry(tensor, key) {
@@ -256,21 +256,21 @@ fn parts<'f>(path: &Path, bytes: &'f [u8]) -> Result<Parts<'f>, Error> {
 }
 
 /// An initialiser without its values, which may be large.
-fn head(path: &Path, tensor: &[u8]) -> Result<TensorProto, Error> {
+fn head(path: &Path, tensor: &[u8]) -> Result<Tensor, Error> {
     const VALUES: [u64; 7] = [4, 5, 6, 7, 9, 10, 11];
     let broken = |reason: String| Error::NotOnnx { path: path.to_owned(), reason };
     let fields = wire::fields(tensor).map_err(|_| broken("an initialiser ends in the middle".to_owned()))?;
     let kept = fields.iter().filter(|f| !VALUES.contains(&f.number));
     let bytes = kept.flat_map(|f| f.whole).copied().collect::<Vec<u8>>();
-    TensorProto::decode(bytes.as_slice()).map_err(|e| broken(e.to_string()))
+    Tensor::decode(bytes.as_slice()).map_err(|e| broken(e.to_string()))
 }
 
 /// The head of an initialiser whose values lie in another file.
-fn external(path: &Path, tensor: &[u8]) -> Result<Option<TensorProto>, Error> {
+fn external(path: &Path, tensor: &[u8]) -> Result<Option<Tensor>, Error> {
     Ok(Some(head(path, tensor)?).filter(|head| head.data_location == EXTERNAL))
 }
 
-fn entry<'t>(tensor: &'t TensorProto, key: &str) -> Option<&'t str> {
+fn entry<'t>(tensor: &'t Tensor, key: &str) -> Option<&'t str> {
     tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str())
 }
 
@@ -278,10 +278,10 @@ fn entry<'t>(tensor: &'t TensorProto, key: &str) -> Option<&'t str> {
 const DEPTH: usize = 32;
 
 /// Whether an attribute, or a graph in it, has values in another file.
-fn attribute_has_external(attribute: &AttributeProto, depth: usize) -> bool {
-    let tensors = attribute.t.iter().chain(&attribute.tensors);
-    let graphs = attribute.g.iter().chain(&attribute.graphs);
-    let in_graph = |graph: &pb::GraphProto| {
+fn attribute_has_external(attribute: &Attribute, depth: usize) -> bool {
+    let tensors = attribute.tensor.iter().chain(&attribute.tensors);
+    let graphs = attribute.graph.iter().chain(&attribute.graphs);
+    let in_graph = |graph: &Graph| {
         depth > DEPTH
             || graph.initializer.iter().any(|t| t.data_location == EXTERNAL)
             || graph.node.iter().flat_map(|n| &n.attribute).any(|a| attribute_has_external(a, depth + 1))

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 
 use occlude_contract::output;
 use prost::Message as _;
-use tract_onnx::pb::StringStringEntryProto;
 
 use super::choice::Chosen;
 use super::nodes;
 use super::source::{External, Source, number};
 use super::wire::{self, Field};
+use crate::proto::read::Entry;
 use crate::proto::{Message, head};
 
 /// Offsets in a data file are multiples of this, so that runtimes can map tensors.
@@ -107,7 +107,7 @@ impl<'f> Draft<'_, 'f> {
 
     /// Whether a property of the original is said anew.
     fn says(&self, property: &Field<'_>) -> bool {
-        let key = StringStringEntryProto::decode(property.content).map(|p| p.key).unwrap_or_default();
+        let key = Entry::decode(property.content).map(|p| p.key).unwrap_or_default();
         self.metadata.iter().any(|(ours, _)| *ours == key)
     }
 

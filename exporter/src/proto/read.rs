@@ -54,8 +54,29 @@ pub(crate) struct Graph {
 /// `NodeProto`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Node {
+    #[prost(string, repeated, tag = "2")]
+    pub(crate) output: Vec<String>,
+    #[prost(string, tag = "3")]
+    pub(crate) name: String,
     #[prost(string, tag = "4")]
     pub(crate) op_type: String,
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) attribute: Vec<Attribute>,
+}
+
+/// `AttributeProto`, of which the tensors and graphs.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Attribute {
+    /// `t`.
+    #[prost(message, optional, tag = "5")]
+    pub(crate) tensor: Option<Tensor>,
+    /// `g`.
+    #[prost(message, optional, tag = "6")]
+    pub(crate) graph: Option<Graph>,
+    #[prost(message, repeated, tag = "10")]
+    pub(crate) tensors: Vec<Tensor>,
+    #[prost(message, repeated, tag = "11")]
+    pub(crate) graphs: Vec<Graph>,
 }
 
 /// `TensorProto`, without its values.
@@ -68,6 +89,10 @@ pub(crate) struct Tensor {
     pub(crate) element: i32,
     #[prost(string, tag = "8")]
     pub(crate) name: String,
+    #[prost(message, repeated, tag = "13")]
+    pub(crate) external_data: Vec<Entry>,
+    #[prost(int32, optional, tag = "14")]
+    pub(crate) data_location: Option<i32>,
 }
 
 /// `ValueInfoProto`.
@@ -112,6 +137,11 @@ pub(crate) struct Side {
     #[prost(string, optional, tag = "2")]
     pub(crate) name: Option<String>,
 }
+
+/// `TensorProto.DataType` of single precision, and of the two halves of it.
+pub(crate) const FLOAT: i32 = 1;
+pub(crate) const FLOAT16: i32 = 10;
+pub(crate) const BFLOAT16: i32 = 16;
 
 /// The names of `TensorProto.DataType`, by their numbers.
 const ELEMENTS: [&str; 24] = [
@@ -178,7 +208,10 @@ mod tests {
 
     #[test]
     fn element_types_have_names() {
-        assert_eq!([1, 10, 16, 22].map(element_name), ["float", "float16", "bfloat16", "int4"]);
+        assert_eq!(
+            [FLOAT, FLOAT16, BFLOAT16, 22].map(element_name),
+            ["float", "float16", "bfloat16", "int4"]
+        );
         assert_eq!([-1, 99].map(element_name), ["?"; 2]);
     }
 }

@@ -11,7 +11,7 @@ use crate::pictures::{Batch, Pixels};
 use crate::{Error, OnnxFile};
 
 /// The model in tract, for one picture at a time.
-pub(crate) struct TractModel {
+pub(super) struct TractModel {
     plan: Arc<TypedRunnableModel>,
     outputs: Vec<String>,
 }
@@ -21,7 +21,7 @@ fn tract_error(action: &'static str) -> impl Fn(tract_onnx::prelude::TractError)
 }
 
 impl TractModel {
-    pub(crate) fn load(file: &OnnxFile, side: usize) -> Result<Self, Error> {
+    pub(super) fn load(file: &OnnxFile, side: usize) -> Result<Self, Error> {
         let failed = tract_error("load the model");
         let kind = file.input()?;
         let element = match kind {
@@ -39,7 +39,7 @@ impl TractModel {
     }
 
     /// Runs a batch of one picture.
-    pub(crate) fn run(&self, batch: &Batch<'_>) -> Result<Outputs, Error> {
+    pub(super) fn run(&self, batch: &Batch<'_>) -> Result<Outputs, Error> {
         let input = match &batch.pixels {
             Pixels::Float(data) => Tensor::from_shape(&batch.shape(), data),
             Pixels::Uint8(data) => Tensor::from_shape(&batch.shape(), data),

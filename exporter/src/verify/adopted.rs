@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use occlude_contract::{InputKind, key};
-use occlude_preprocess::Preprocess;
 
 use super::report::{Comparison, Difference, PictureResult};
 use super::run::{BATCH, measure, per_picture, reproduced};
 use crate::adopt::{self, Choice};
 use crate::pictures::{Inputs, Pictures};
-use crate::runtime::{Outputs, Session, TractModel};
+use crate::runtime::{Outputs, Session, in_tract};
 use crate::{Error, OnnxFile};
 
 /// What the embedding is made of, where the file is one that was taken over.
@@ -44,14 +43,15 @@ pub(super) fn verify(
         Ok(starts.map(batch).collect::<Result<Vec<_>, Error>>()?.concat())
     })?;
     let (theirs, their_time) = measure(|| answers(original, choice, &inputs))?;
-    let (tract, tract_time) = measure(|| Ok(in_tract(file, &contract, &inputs)))?;
+    let (tract, tract_time) = measure(|| Ok(in_tract(file, &inputs, contract.crop as usize)))?;
     let mut notes = pictures.notes.clone();
     let mut times = vec![("ONNX Runtime", time), ("the original", their_time)];
     let tract = match tract {
-        Ok(rows) => {
+        Ok(Some(rows)) => {
             times.push(("tract", tract_time));
             rows
         }
+        Ok(None) => vec![],
         Err(error) => {
             notes.push(format!("note: compared in ONNX Runtime alone: {error}"));
             vec![]
@@ -94,9 +94,4 @@ fn answers(original: &Path, choice: &Choice, inputs: &Inputs) -> Result<Vec<Outp
         Ok(Outputs::from([(occlude_contract::output::EMBEDDING.to_owned(), embedding)]))
     };
     (0..inputs.len()).map(one).collect()
-}
-
-fn in_tract(file: &OnnxFile, contract: &Preprocess, inputs: &Inputs) -> Result<Vec<Outputs>, Error> {
-    let model = TractModel::load(file, contract.crop as usize)?;
-    (0..inputs.len()).map(|i| model.run(&inputs.batch(i..i + 1))).collect()
 }

@@ -17,7 +17,7 @@ pub use neighbours::Agreement;
 pub use report::{Comparison, Difference, PictureResult};
 
 use crate::onnx::{self, ModelInfo, Network, OnnxOptions, OutputKind, Pool, Projection};
-use crate::pictures::{Inputs, Pictures};
+use crate::pictures::Pictures;
 use crate::plain::Answering;
 #[cfg(feature = "tract")]
 use crate::runtime::TractModel;
@@ -130,7 +130,8 @@ impl Subject<'_> {
             let batch = |at: usize| session.rows(&inputs.batch(at..paths.len().min(at + BATCH)), &names);
             Ok(starts.map(batch).collect::<Result<Vec<_>, Error>>()?.concat())
         })?;
-        let tract = self.in_tract(&inputs)?;
+        let side = self.network.contract.crop as usize;
+        let (tract, tract_time) = measure(|| in_tract(self.file, &inputs, side))?;
         let (plain, plain_time) = measure(|| {
             let how = Answering { normalize: self.normalized(), saliency: self.saliency, pool: self.pool };
             let plain = |pixels| plain::outputs(self.network, &self.outputs, how, pixels);
@@ -138,11 +139,11 @@ impl Subject<'_> {
         })?;
         let results = paths.iter().enumerate().map(|(i, path)| PictureResult {
             path: path.clone(),
-            tract: tract.as_ref().map(|(rows, _)| Difference::of(&ort[i], &rows[i])),
+            tract: tract.as_ref().map(|rows| Difference::of(&ort[i], &rows[i])),
             reference: Difference::of(&ort[i], &plain[i]),
             saliency: saliency(&ort[i], &plain[i]),
         });
-        let tract_time = tract.as_ref().map(|(_, time)| ("tract", *time));
+        let tract_time = tract.is_some().then_some(("tract", tract_time));
         let times = [Some(("ONNX Runtime", ort_time)), tract_time, Some(("plain", plain_time))];
         Ok(Comparison {
             precision: self.file.precision().to_owned(),
@@ -160,21 +161,6 @@ impl Subject<'_> {
                 .map(|&(name, time)| (name, per_picture(time, paths.len())))
                 .collect(),
         })
-    }
-
-    /// The outputs for each picture in tract, and how long it took; `None` in a build without it.
-    #[cfg(feature = "tract")]
-    fn in_tract(&self, inputs: &Inputs) -> Result<Option<(Vec<Outputs>, Duration)>, Error> {
-        measure(|| {
-            let model = TractModel::load(self.file, self.network.contract.crop as usize)?;
-            (0..inputs.len()).map(|i| model.run(&inputs.batch(i..i + 1))).collect::<Result<Vec<_>, _>>()
-        })
-        .map(Some)
-    }
-
-    #[cfg(not(feature = "tract"))]
-    fn in_tract(&self, _: &Inputs) -> Result<Option<(Vec<Outputs>, Duration)>, Error> {
-        Ok(None)
     }
 
     /// A model in lower precision: the one in single precision, and neighbours.
