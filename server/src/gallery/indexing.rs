@@ -5,10 +5,10 @@ use std::path::Path;
 use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::{ListError, list};
 
-use crate::inference::encode::{EncodeError, Encoded};
-use crate::inference::bulk::{Outcome, Progress, Run, tell_left_out};
 use crate::config::Limits;
 use crate::gallery::Gallery;
+use crate::inference::bulk::{Outcome, Progress, Run, tell_left_out};
+use crate::inference::encode::{EncodeError, Encoded};
 use crate::inference::model::Model;
 
 /// Why a folder could not be indexed.
@@ -54,8 +54,8 @@ impl Gallery {
 mod tests {
     use super::*;
     use crate::fake::Fake;
-    use crate::tests_support::{fake_model, png};
     use crate::serving::state::{AppState, Expected};
+    use crate::tests_support::{fake_model, png};
     use std::fmt::Display;
     use std::fs;
     use std::sync::Mutex;

@@ -19,7 +19,7 @@ use crate::observe::metrics::{ModelMetrics, Stage};
 /// The queue has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the queue is full")]
-pub struct QueueFull;
+pub(crate) struct QueueFull;
 
 /// What a submitted picture's owner waits on.
 pub(crate) type Reply = oneshot::Receiver<Result<Encoded, EncodeError>>;
@@ -49,25 +49,25 @@ struct Shared {
 }
 
 /// The queue, and its workers until it is dropped.
-pub struct Batcher {
+pub(crate) struct Batcher {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
 
 /// How a [`Batcher`] batches.
 #[derive(Debug, Clone, Copy)]
-pub struct Batching {
+pub(crate) struct Batching {
     /// Pictures that may wait.
-    pub capacity: usize,
+    pub(crate) capacity: usize,
     /// Pictures of one batch.
-    pub max_batch: usize,
+    pub(crate) max_batch: usize,
     /// Longest wait for a batch to fill.
-    pub max_delay: Duration,
+    pub(crate) max_delay: Duration,
 }
 
 impl Batcher {
     /// Starts one worker for each encoder.
-    pub fn start(encoders: Vec<Box<dyn Encode>>, how: Batching, metrics: ModelMetrics) -> Self {
+    pub(crate) fn start(encoders: Vec<Box<dyn Encode>>, how: Batching, metrics: ModelMetrics) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -84,13 +84,13 @@ impl Batcher {
     }
 
     /// Says that a picture will be submitted soon, so that a batch may wait for it.
-    pub fn announce(&self) -> Announced {
+    pub(crate) fn announce(&self) -> Announced {
         self.shared.state.lock().preparing += 1;
         Announced { shared: Arc::clone(&self.shared), open: true }
     }
 
     /// Pictures that wait.
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.shared.state.lock().queue.len()
     }
 }
@@ -108,19 +108,19 @@ impl Drop for Batcher {
 }
 
 /// A picture on its way; dropping it takes the announcement back.
-pub struct Announced {
+pub(crate) struct Announced {
     shared: Arc<Shared>,
     open: bool,
 }
 
 impl Announced {
     /// Queues the picture. Dropping the reply withdraws it: a picture that nobody waits for is not encoded.
-    pub fn submit(self, image: impl Into<Crop>) -> Result<Reply, QueueFull> {
+    pub(crate) fn submit(self, image: impl Into<Crop>) -> Result<Reply, QueueFull> {
         self.submit_wanting(image, Wants::default())
     }
 
     /// [`Self::submit`] for those who want more than embedding and saliency.
-    pub fn submit_wanting(self, image: impl Into<Crop>, wants: Wants) -> Result<Reply, QueueFull> {
+    pub(crate) fn submit_wanting(self, image: impl Into<Crop>, wants: Wants) -> Result<Reply, QueueFull> {
         self.submit_together(vec![image.into()], wants)?.pop().ok_or(QueueFull)
     }
 

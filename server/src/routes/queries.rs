@@ -62,7 +62,7 @@ fn deviations(asked: Option<f64>) -> Result<Option<f64>, ApiError> {
 /// own, so that it documents what it takes and refuses all else; a macro, since serde's `flatten` reads no numbers from a
 /// query string.
 macro_rules! map_query {
-    ($name:ident, formats: $formats:ty, own: { $($own:tt)* }) => {
+    ($name:ident, formats: $formats:ident, own: { $($own:tt)* }) => {
         #[derive(Deserialize, IntoParams)]
         #[into_params(parameter_in = Query)]
         #[serde(deny_unknown_fields)]
