@@ -19,9 +19,7 @@ pub use report::{Comparison, Difference, PictureResult};
 use crate::onnx::{self, ModelInfo, Network, OnnxOptions, OutputKind, Pool, Projection};
 use crate::pictures::Pictures;
 use crate::plain::Answering;
-#[cfg(feature = "tract")]
-use crate::runtime::TractModel;
-use crate::runtime::{Outputs, Session};
+use crate::runtime::{Outputs, Session, in_tract};
 use crate::{Error, OnnxFile, plain};
 use neighbours::Embedded;
 use run::{BATCH, measure, per_picture, reproduced};

@@ -1,8 +1,8 @@
 //! Flags, environment and file, and the validated configuration that they resolve to.
 //!
-//! A setting is declared once, as a field of a group ([`Served`], [`Limits`], [`Network`], [`Logs`]) or of [`Args`]: its
-//! flag, its help, its default and how its text is read. Environment and file take names and values from there, and the
-//! configuration holds the same groups, checked.
+//! A setting is declared once, as a field of a group ([`Served`], [`Limits`], [`Network`], [`Logs`]) or of [`Args`]:
+//! its flag, its help, its default and how its text is read. Environment and file take names and values from there, and
+//! the configuration holds the same groups, checked.
 
 mod args;
 mod check;

@@ -5,8 +5,8 @@ use std::time::Duration;
 /// Longest time of a setting in seconds: a day.
 const LONGEST: f64 = 86_400.0;
 
-/// A time of a setting, in seconds as it was given. Whether it is a usable one is checked together with the other settings,
-/// so that the message names the place where it stands.
+/// A time of a setting, in seconds as it was given. Whether it is a usable one is checked together with the other
+/// settings, so that the message names the place where it stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Seconds(f64);
 

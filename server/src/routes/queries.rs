@@ -58,8 +58,8 @@ fn deviations(asked: Option<f64>) -> Result<Option<f64>, ApiError> {
     asked.map(|asked| within("threshold", asked, DEVIATIONS)).transpose()
 }
 
-/// A query of a route that shows maps: what all of them take, and what is the route's own. Each route has a struct of its
-/// own, so that it documents what it takes and refuses all else; a macro, since serde's `flatten` reads no numbers from a
+/// A query of a route that shows maps: what all of them take, and what is the route's own. Each route has a struct,
+/// so that it documents what it takes and refuses all else. A macro, since serde's `flatten` reads no numbers from a
 /// query string.
 macro_rules! map_query {
     ($name:ident, formats: $formats:ident, own: { $($own:tt)* }) => {

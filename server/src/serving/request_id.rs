@@ -1,7 +1,7 @@
 //! The id of a request: a layer around everything that answers.
 //!
-//! The layer of `tower-http` keeps whatever a client sends, which then stands in logs and answers; here only plain words are
-//! taken over.
+//! The layer of `tower-http` keeps whatever a client sends, which then stands in logs and answers; here only plain
+//! words are taken over.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;

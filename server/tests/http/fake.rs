@@ -1,5 +1,5 @@
-//! An encoder without a model: answers by arithmetic, fails when told to, and can be held at a gate. The unit tests of the
-//! crate use it as well.
+//! An encoder without a model: answers by arithmetic, fails when told to, and can be held at a gate. The unit tests of
+//! the crate use it as well.
 
 use std::sync::{Arc, Condvar, Mutex};
 
