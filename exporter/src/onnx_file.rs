@@ -8,16 +8,16 @@ use occlude_contract::{Golden, InputKind, key};
 use occlude_preprocess::Preprocess;
 use occlude_saliency::Making;
 use prost::Message;
-use tract_onnx::pb::{self, tensor_proto::DataType, tensor_shape_proto::dimension, type_proto};
 
 use crate::Error;
 use crate::onnx::{OutputKind, Pool};
+use crate::proto::read::{self, Model, Value};
 
 /// A parsed ONNX file.
 pub struct OnnxFile {
     path: PathBuf,
     bytes: Vec<u8>,
-    proto: pb::ModelProto,
+    proto: Model,
 }
 
 /// An input or output of a graph.
@@ -39,7 +39,7 @@ impl OnnxFile {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let bytes = fs::read(path).map_err(|reason| Error::Read { path: path.to_owned(), reason })?;
         let not_onnx = |reason: String| Error::NotOnnx { path: path.to_owned(), reason };
-        let proto = pb::ModelProto::decode(bytes.as_slice()).map_err(|e| not_onnx(e.to_string()))?;
+        let proto = Model::decode(bytes.as_slice()).map_err(|e| not_onnx(e.to_string()))?;
         // Any short file parses as some message; a model has a graph and says its opset.
         if proto.graph.is_none() || proto.opset_import.is_empty() {
             return Err(not_onnx("no graph or no operator set in it".to_owned()));
@@ -58,7 +58,7 @@ impl OnnxFile {
     }
 
     /// The parsed model.
-    pub fn proto(&self) -> &pb::ModelProto {
+    pub(crate) fn proto(&self) -> &Model {
         &self.proto
     }
 
@@ -163,19 +163,17 @@ impl OnnxFile {
     }
 }
 
-fn port(value: &pb::ValueInfoProto) -> Port {
-    let tensor =
-        value.r#type.as_ref().and_then(|t| t.value.as_ref()).map(|type_proto::Value::TensorType(t)| t);
-    let element = tensor.and_then(|t| DataType::try_from(t.elem_type).ok());
-    let dims = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.dim.as_slice()).unwrap_or_default();
-    let shape = dims.iter().map(|d| match &d.value {
-        Some(dimension::Value::DimValue(n)) => n.to_string(),
-        Some(dimension::Value::DimParam(name)) => name.clone(),
-        None => "?".to_owned(),
+fn port(value: &Value) -> Port {
+    let tensor = value.kind.as_ref().and_then(|kind| kind.tensor.as_ref());
+    let sides = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.sides.as_slice()).unwrap_or_default();
+    let shape = sides.iter().map(|side| match (side.number, &side.name) {
+        (Some(n), _) => n.to_string(),
+        (None, Some(name)) => name.clone(),
+        (None, None) => "?".to_owned(),
     });
     Port {
         name: value.name.clone(),
-        element: element.map_or("?".to_owned(), |e| e.as_str_name().to_lowercase()),
+        element: tensor.map_or("?", |t| read::element_name(t.element)).to_owned(),
         shape: shape.collect(),
     }
 }

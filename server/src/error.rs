@@ -177,6 +177,11 @@ impl ApiError {
         self
     }
 
+    /// For what will be there soon.
+    pub(crate) fn loading(message: &str) -> Self {
+        Self::new(Kind::Loading, message).hint("`GET /readyz` says when it is done").retry_after(1)
+    }
+
     /// A picture that could not be decoded.
     pub fn decode(error: &DecodeError) -> Self {
         let kind = match error {

@@ -1,60 +1,60 @@
 //! Occlude's feature server: an image in, its embedding and saliency out, over HTTP.
 //!
-//! `routes` (types and handlers) hand pictures to `batch` (a bounded queue and its workers, which know the
-//! [`Encode`] trait only), whose workers own `encoder`s (ONNX Runtime, or a fake in tests). `error` maps every kind
-//! of failure to a status once. [`app`] makes the router that tests drive in process; [`serve()`] puts it on a socket.
+//! - `config`: flags, environment and file, and the validated configuration that they resolve to.
+//! - `serving`: the socket, the layers around all routes, and the state that handlers share.
+//! - `routes`: the handlers, one file for each family of routes, and the OpenAPI document.
+//! - `pictures`: from uploaded bytes to the model's input, and from its answer to maps, masks and drawings.
+//! - `inference`: models, loaded and replaced while requests run; a queue for each, whose workers know the [`Encode`]
+//!   trait only.
+//! - `gallery`: a folder of pictures, indexed for search.
+//! - `observe`: metrics, traces and logs.
+//! - `tools`: what the program does besides serving, with the same model code.
+//! - `error`: every kind of failure, and its status, once.
+//!
+//! [`app`] makes the application that tests drive in process; [`serve()`] puts it on a socket; [`run`] does everything
+//! from a configuration.
 
-mod admission;
-mod auth;
-mod batch;
-mod bulk;
-mod clock;
 mod config;
-pub mod encoder;
 mod error;
-mod fetch;
 mod gallery;
-mod indexing;
-mod loader;
-mod logs;
-mod made;
-mod maps;
-mod metrics;
-mod model;
-mod npy;
-mod pace;
-mod picture;
-mod pool;
-mod process;
-mod render;
+mod inference;
+mod observe;
+mod pictures;
 mod routes;
-mod rule;
-mod serve;
-mod startup;
-mod state;
-mod telemetry;
+mod serving;
 mod tools;
-mod window;
 
-pub use auth::{KeyError, Keys, create as create_key};
-pub use batch::{Batcher, Crop, Encode, EncodeError, Encoded, Features, Plane, QueueFull, Wants};
-pub use bulk::Progress;
+// The encoder of the tests knows the crate from outside alone, so that both kinds of tests share it.
+#[cfg(test)]
+extern crate self as occlude_serve;
+#[cfg(test)]
+#[allow(dead_code, reason = "the tests of the binary use the rest")]
+#[path = "../tests/http/fake.rs"]
+mod fake;
+#[cfg(test)]
+mod tests_support;
+
 pub use config::{
-    Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, ModelFile, Provider, Sources, Tool,
+    Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, Logs, ModelFile, Network, Provider,
+    Seconds, Served, Sources, Tool,
 };
 pub use error::{ApiError, Kind};
-pub use fetch::{Fetcher, Hosts};
+pub use gallery::indexing::GalleryError;
 pub use gallery::{Gallery, Hit};
-pub use indexing::GalleryError;
-pub use loader::StartError;
-pub use logs::start as start_logs;
-pub use metrics::{Metrics, ModelMetrics};
-pub use model::{Model, ModelInfo};
+pub use inference::bulk::Progress;
+pub use inference::encode::{Crop, Encode, EncodeError, Encoded, Features, Plane, Wants};
+pub use inference::encoder;
+pub use inference::loader::StartError;
+pub use inference::model::{Model, ModelInfo};
+pub use inference::rule::MapRule;
+pub use observe::logs::start as start_logs;
+pub use observe::metrics::{Metrics, ModelMetrics};
+pub use observe::telemetry::Telemetry;
 pub use occlude_contract::InputKind;
-pub use routes::{app, cross_origin};
-pub use rule::MapRule;
-pub use serve::{Timeouts, serve};
-pub use startup::run;
-pub use state::{AppState, Expected};
-pub use telemetry::Telemetry;
+pub use pictures::fetch::{Fetcher, Hosts};
+pub use serving::app::{app, cross_origin};
+pub use serving::keys::{KeyError, Keys, create as create_key};
+pub use serving::socket::{Timeouts, serve};
+pub use serving::startup::run;
+pub use serving::state::{AppState, Expected};
 pub use tools::{EmbedArgs, EncoderArgs, Format, IndexArgs, Indexed, ToolError, embed, health, index};

@@ -12,8 +12,8 @@ fn main() -> ExitCode {
     };
     let done = match args.command {
         Some(tool) => {
-            start_logs(args.log_level, LogFormat::Text);
-            use_tool(tool, (&args.host, args.port))
+            start_logs(args.logs.log_level, LogFormat::Text);
+            use_tool(tool, (&args.network.host, args.network.port))
         }
         None => match args.resolve() {
             Ok(config) => serve(config),
@@ -44,7 +44,7 @@ fn wrong_usage(error: &dyn std::fmt::Display) -> ExitCode {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
-    start_logs(config.log_level, config.log_format);
+    start_logs(config.logs.log_level, config.logs.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(run(config));
     // A picture that is being decoded cannot be interrupted; nobody waits for it any more.

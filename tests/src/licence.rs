@@ -1,48 +1,12 @@
 //! SPDX licence expressions against a list of accepted licences.
 
+use spdx::{Expression, ParseMode};
+
 /// Whether the expression can be satisfied with accepted licences only. `OR` and the old `/` offer a choice, `AND`
 /// asks for both, `WITH` keeps its exception as part of the name. Anything unreadable is not accepted.
 pub fn accepted(expression: &str, allowed: &[String]) -> bool {
-    let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
-    let mut tokens: Vec<&str> = spaced.split_whitespace().rev().collect();
-    let answer = either(&mut tokens, allowed);
-    tokens.is_empty() && answer == Some(true)
-}
-
-fn either(tokens: &mut Vec<&str>, allowed: &[String]) -> Option<bool> {
-    let mut answer = both(tokens, allowed)?;
-    while tokens.last() == Some(&"OR") {
-        tokens.pop();
-        answer |= both(tokens, allowed)?;
-    }
-    Some(answer)
-}
-
-fn both(tokens: &mut Vec<&str>, allowed: &[String]) -> Option<bool> {
-    let mut answer = one(tokens, allowed)?;
-    while tokens.last() == Some(&"AND") {
-        tokens.pop();
-        answer &= one(tokens, allowed)?;
-    }
-    Some(answer)
-}
-
-fn one(tokens: &mut Vec<&str>, allowed: &[String]) -> Option<bool> {
-    match tokens.pop()? {
-        "(" => {
-            let answer = either(tokens, allowed)?;
-            (tokens.pop()? == ")").then_some(answer)
-        }
-        "OR" | "AND" | "WITH" | ")" => None,
-        name => {
-            let mut name = name.to_owned();
-            if tokens.last() == Some(&"WITH") {
-                tokens.pop();
-                name = format!("{name} WITH {}", tokens.pop()?);
-            }
-            Some(allowed.contains(&name))
-        }
-    }
+    Expression::parse_mode(expression, ParseMode::LAX)
+        .is_ok_and(|parsed| parsed.evaluate(|licence| allowed.contains(&licence.to_string())))
 }
 
 #[cfg(test)]

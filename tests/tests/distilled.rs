@@ -115,6 +115,53 @@ fn a_teacher_says_the_same_in_every_form_and_is_asked_once() {
     said("occlude-export", "verify @/student.onnx @/by-onnx/checkpoint_0000.safetensors @/train").ok();
 }
 
+/// The last feature map of the same weights, by libtorch and by ONNX Runtime: the same first loss, beside the embeddings'.
+#[test]
+fn parts_of_pictures_are_learnt_from_a_checkpoint_and_from_an_onnx_file() {
+    let outputs = "onnx @/run/checkpoint_0000.safetensors @/parts.onnx --outputs embedding,res5";
+    said("occlude-export", outputs).ok();
+    let runs = [
+        ("parts-onnx", "--teacher @/parts.onnx"),
+        ("parts-checkpoint", "--teacher @/run/checkpoint_0000.safetensors"),
+        ("parts-again", "--teacher @/parts.onnx"),
+        ("parts-none", "--teacher @/parts.onnx --dense-weight 0"),
+    ];
+    let first = |out: &str| {
+        let text = fs::read_to_string(file(out).join("metrics.jsonl")).unwrap();
+        serde_json::from_str::<Value>(text.lines().next().unwrap()).unwrap()
+    };
+    for (out, flags) in runs {
+        let weight = if flags.contains("dense") { "" } else { "--dense-weight 0.5" };
+        let log =
+            student(out, "train", &format!("{flags} {weight} --teacher-cache @/parts-cache")).ok().stderr;
+        assert_eq!(
+            log.contains("targets of 1 x 1 cells a picture"),
+            !flags.contains("dense"),
+            "{out}: {log}"
+        );
+        assert_eq!(
+            log.contains("are cached in"),
+            matches!(out, "parts-again" | "parts-none"),
+            "{out}: {log}"
+        );
+    }
+    let number = |out: &str, key: &str| first(out)[key].as_f64().unwrap();
+    let parts = ["cosine_loss", "relation_loss", "dense_loss"].map(|key| number("parts-onnx", key));
+    let total = parts[0] + parts[1] + 0.5 * parts[2];
+    assert!((number("parts-onnx", "loss") - total).abs() < 1e-5 && parts[2] > 0.0, "{parts:?}");
+    let apart = number("parts-checkpoint", "dense_loss") - parts[2];
+    assert!(apart.abs() < LOSS, "{apart}");
+    assert_eq!(first("parts-again")["dense_loss"], first("parts-onnx")["dense_loss"]);
+    assert!(first("parts-none").get("dense_loss").is_none());
+    let names = |out: &str| {
+        let names = checkpoint(out).tensors().map(|t| t.name.to_owned()).collect::<Vec<_>>();
+        names.into_iter().filter(|name| name.contains("cells") && !name.starts_with("optim.")).count()
+    };
+    // two linear layers, a normalisation with its statistics, and how targets are made
+    assert!(names("parts-onnx") > 8 && names("parts-none") == 0, "{}", names("parts-onnx"));
+    said("occlude-export", "onnx @/parts-onnx/checkpoint_0000.safetensors @/parts-student.onnx").ok();
+}
+
 #[test]
 fn what_no_teacher_can_answer_is_said_with_a_way_out() {
     let train = file("train");
@@ -144,6 +191,8 @@ fn what_no_teacher_can_answer_is_said_with_a_way_out() {
             "`embedding` is missing (there are `vector`, ",
         ),
         ("train", "--teacher @/plain.onnx --teacher-contract imagenet", 1, "as the contract's crop has it"),
+        ("train", "--teacher @/teacher.onnx --dense-weight 1", 1, "says nothing of the parts of a picture"),
+        ("train", "--targets @/teacher.parquet --dense-weight 1", 2, "one embedding of each picture"),
         ("train", "--teacher @/gone.onnx", 1, "gone.onnx"),
         ("train", "--teacher @/teacher.parquet", 1, "hint: `--targets"),
         ("train", "", 2, "hint: `--teacher MODEL`"),

@@ -306,7 +306,7 @@ mod tests {
             let mut rng = crate::rng::stream(4, crate::rng::Domain::View, side as u64, 0);
             let photometric: Vec<_> = (0..41).map(|_| spec.draw(50, 60, &mut rng).1).collect();
             let pixels = (0..41 * 3 * side * side).map(|i| (i * i / 7 % 256) as u8).collect();
-            let view = View { size: side, pixels, photometric };
+            let view = View { size: side, pixels, placed: Vec::new(), photometric };
             let augmenter = Augmenter::new(&contract, side, augment.blur_sigma[1], Device::Cpu);
             let (ours, expected) = (augmenter.on_host(&view), augmenter.batched(&view));
             let apart = distance(&ours, &expected);
@@ -319,7 +319,8 @@ mod tests {
         let _alone = crate::rng::alone();
         let contract = Preprocess::imagenet(16);
         let pixels: Vec<u8> = (0..40 * 3 * 16 * 16).map(|i| (i * 31 % 256) as u8).collect();
-        let view = View { size: 16, pixels: pixels.clone(), photometric: vec![Photometric::NONE; 40] };
+        let photometric = vec![Photometric::NONE; 40];
+        let view = View { size: 16, pixels: pixels.clone(), placed: Vec::new(), photometric };
         let y = Augmenter::new(&contract, 16, 2.0, Device::Cpu).apply(&view);
         assert_eq!(y.size(), [40, 3, 16, 16]);
         let expected =

@@ -24,6 +24,7 @@ pub mod mask;
 pub mod method;
 pub mod mix;
 pub mod model;
+mod parallel;
 pub mod phase;
 pub mod rng;
 pub mod selftest;

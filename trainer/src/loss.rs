@@ -1,6 +1,7 @@
 //! Losses: pure functions of embeddings. Here those that contrast, [`distillation`] has those of prototypes, [`dense`] that of
-//! patches, [`relational`] that of similarities.
+//! patches, [`relational`] that of similarities, [`cells`] that of a teacher's cells.
 
+pub mod cells;
 pub mod dense;
 pub mod distillation;
 pub mod relational;

@@ -96,7 +96,12 @@ fn colours_equal_torchvisions_in_every_order() {
         .collect();
     let contract = Preprocess::imagenet(SIDE as u32);
     let augmenter = Augmenter::new(&contract, SIDE, SIGMA[1], Device::Cpu);
-    let ours = augmenter.apply(&View { size: SIDE, pixels: pixels.clone(), photometric: cases.clone() });
+    let ours = augmenter.apply(&View {
+        size: SIDE,
+        pixels: pixels.clone(),
+        placed: Vec::new(),
+        photometric: cases.clone(),
+    });
     let side = SIDE as i64;
     let tensor = Tensor::from_slice(&pixels).view([-1, 3, side, side]);
     let by_operators = augmenter.on_device(&tensor, &cases);

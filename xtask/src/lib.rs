@@ -8,6 +8,7 @@ mod check;
 pub mod client;
 mod detector;
 mod doctor;
+mod files;
 mod gpu;
 pub mod paths;
 mod quickstart;

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use occlude_output::Draft;
 use occlude_preprocess::files::LeftOut;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -64,12 +65,11 @@ impl CacheFile {
         if !index.places.iter().all(|place| place.stamp.is_settled(now)) {
             return Ok(());
         }
-        let folder = self.file.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(&encode(kind, &self.path, index))?;
-        file.persist(&self.file).map_err(|e| e.error)?;
-        Ok(())
+        fs::create_dir_all(self.file.parent().unwrap_or(Path::new(".")))?;
+        let mut draft = Draft::beside(&self.file)?;
+        draft.write_all(&encode(kind, &self.path, index))?;
+        // what a power cut spoils, the checksum finds
+        draft.finish_unflushed()
     }
 }
 

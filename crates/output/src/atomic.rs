@@ -19,6 +19,17 @@ pub fn write(path: &Path, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> i
     draft.finish()
 }
 
+/// Gives a file that another program wrote, or that was copied, its final name: `from` is flushed to the disk and renamed to
+/// `path` in the same file system, whose folder is flushed too. Nobody ever sees a half-written `path`.
+///
+/// # Errors
+/// What the operating system reports; unless only the last flush failed, the old content of `path` stays, and `from` too.
+pub fn place(from: &Path, path: &Path) -> io::Result<()> {
+    File::open(from)?.sync_all()?;
+    fs::rename(from, path)?;
+    sync_folder(parent(path))
+}
+
 /// A file in the making, for those who cannot write it in one closure as [`write()`] does: it grows under a hidden name
 /// beside its own, and goes where it is not finished.
 #[derive(Debug)]
@@ -49,7 +60,7 @@ impl Draft {
     /// What the operating system reports; the old content is there then.
     pub fn finish(self) -> io::Result<()> {
         let target = self.target.clone();
-        self.place(File::sync_all)?;
+        self.named(File::sync_all)?;
         sync_folder(parent(&target))
     }
 
@@ -59,10 +70,10 @@ impl Draft {
     /// # Errors
     /// What the operating system reports; the old content is there then.
     pub fn finish_unflushed(self) -> io::Result<()> {
-        self.place(|_| Ok(()))
+        self.named(|_| Ok(()))
     }
 
-    fn place(self, flush: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+    fn named(self, flush: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         flush(&file)?;
         drop(file);
@@ -187,6 +198,19 @@ mod tests {
             finish(draft)?;
             assert_eq!((fs::read_to_string(&path)?.as_str(), entries(dir.path())), ("whole", 1));
             fs::remove_file(&path)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_finished_file_takes_the_place_of_another() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (from, path) = (dir.path().join("a.part"), dir.path().join("a.bin"));
+        assert_eq!(place(&from, &path).expect_err("nothing there").kind(), io::ErrorKind::NotFound);
+        for content in ["first", "second"] {
+            fs::write(&from, content)?;
+            place(&from, &path)?;
+            assert_eq!((fs::read_to_string(&path)?.as_str(), entries(dir.path())), (content, 1));
         }
         Ok(())
     }

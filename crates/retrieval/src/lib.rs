@@ -54,6 +54,7 @@ mod search;
 mod store;
 mod top;
 mod vector;
+mod vectors;
 
 pub use check::{MAX_BATCH, MAX_DIM, MAX_ID_BYTES, MAX_K, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH};
 pub use engine::{
@@ -62,3 +63,4 @@ pub use engine::{
 pub use error::{Error, Kind, Result};
 pub use filter::{Clause, Condition, Filter, MAX_CLAUSES, MAX_DEPTH, MAX_KEY_BYTES, MAX_VALUES, Range};
 pub use store::{Options, Store};
+pub use vectors::Vectors;

@@ -33,6 +33,9 @@ pub(crate) struct Row<'a> {
     pub(crate) vector: &'a [f32],
 }
 
+/// The best rows of a search.
+pub(crate) type TopRows<'a> = Top<&'a str, Row<'a>>;
+
 impl Rows {
     pub(crate) fn new(dim: usize) -> Self {
         Self { dim, per_block: (BLOCK_NUMBERS / dim.max(1)).max(1), blocks: Vec::new(), live: 0 }
@@ -172,9 +175,8 @@ impl Block {
 
 impl<'a> Row<'a> {
     /// Shows the row to `top` with its score.
-    pub(crate) fn show(self, query: &[f32], top: &mut Top<'a>) {
-        let Row { seq, id, vector } = self;
-        top.show(Found { score: dot(vector, query), id, seq, vector });
+    pub(crate) fn show(self, query: &[f32], top: &mut TopRows<'a>) {
+        top.show(Found { score: dot(self.vector, query), id: self.id, what: self });
     }
 }
 

@@ -7,7 +7,7 @@ use crate::engine::{Hit, Query, Target};
 use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::lock::read;
-use crate::rows::{Row, Rows};
+use crate::rows::{Row, Rows, TopRows};
 use crate::top::{Found, Top};
 use crate::{check, engine::With};
 
@@ -86,11 +86,9 @@ impl Search<'_> {
         let rows = read(&self.collection.rows);
         let approximate = near.and_then(|(seqs, upto)| self.approximate(&rows, &seqs, upto));
         let top = approximate.unwrap_or_else(|| self.exact(&rows));
-        let hit = |found: Found<'_>| {
-            let vector = query.with.vector.then(|| found.vector.to_vec());
-            // rounding may leave the range
-            let score = found.score.clamp(-1.0, 1.0);
-            (found.seq, Hit { id: found.id.to_owned(), score, vector, payload: None })
+        let hit = |Found { score, id, what: row }: Found<&str, Row<'_>>| {
+            let vector = query.with.vector.then(|| row.vector.to_vec());
+            (row.seq, Hit { id: id.to_owned(), score, vector, payload: None })
         };
         top.sorted().into_iter().map(hit).collect()
     }
@@ -115,7 +113,7 @@ impl Search<'_> {
     }
 
     /// `None` if there are fewer candidates left than hits wanted.
-    fn approximate<'r>(&self, rows: &'r Rows, seqs: &[i64], upto: i64) -> Option<Top<'r>> {
+    fn approximate<'r>(&self, rows: &'r Rows, seqs: &[i64], upto: i64) -> Option<TopRows<'r>> {
         let mut top = Top::new(self.k);
         let matches = |seq: i64| self.matching.is_none_or(|m| m.binary_search(&seq).is_ok());
         for row in seqs.iter().filter(|seq| matches(**seq)).filter_map(|seq| rows.get(*seq)) {
@@ -130,7 +128,7 @@ impl Search<'_> {
         Some(top)
     }
 
-    fn exact<'r>(&self, rows: &'r Rows) -> Top<'r> {
+    fn exact<'r>(&self, rows: &'r Rows) -> TopRows<'r> {
         let mut top = Top::new(self.k);
         match self.matching {
             Some(seqs) => rows.among(seqs).for_each(|row| self.show(row, &mut top)),
@@ -139,7 +137,7 @@ impl Search<'_> {
         top
     }
 
-    fn show<'r>(&self, row: Row<'r>, top: &mut Top<'r>) {
+    fn show<'r>(&self, row: Row<'r>, top: &mut TopRows<'r>) {
         if self.except != Some(row.id) {
             row.show(&self.query, top);
         }

@@ -2,11 +2,9 @@
 
 use occlude_contract::{InputKind, output};
 use serde::{Deserialize, Serialize};
-use tract_onnx::pb::{
-    TypeProto, ValueInfoProto, tensor_proto::DataType, tensor_shape_proto::dimension, type_proto,
-};
 
 use super::source::Source;
+use crate::proto::read::{Value, element_name};
 use crate::refusal::Refusal;
 
 /// What of a model's answer the embedding is.
@@ -65,35 +63,34 @@ pub(super) struct Chosen {
     pub(super) dim: Option<usize>,
 }
 
+/// `TensorProto.DataType` of floats.
+const FLOAT: i32 = 1;
+
+/// Those of 16 bits.
+const HALVES: [i32; 2] = [10, 16];
+
 /// Type and sides of a value; a side is `None` where it is not fixed.
 struct Tensor {
-    element: Option<DataType>,
+    element: i32,
     sides: Vec<Option<i64>>,
 }
 
 impl Tensor {
-    fn of(value: &ValueInfoProto) -> Self {
-        let Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), .. }) = &value.r#type else {
-            return Self { element: None, sides: vec![] };
-        };
-        let dims = tensor.shape.iter().flat_map(|s| &s.dim);
-        let side = |value: &Option<dimension::Value>| match value {
-            // Some exporters write -1 for any.
-            Some(dimension::Value::DimValue(n)) if *n > 0 => Some(*n),
-            _ => None,
-        };
-        let sides = dims.map(|d| side(&d.value)).collect();
-        Self { element: DataType::try_from(tensor.elem_type).ok(), sides }
+    fn of(value: &Value) -> Self {
+        let tensor = value.kind.as_ref().and_then(|kind| kind.tensor.as_ref());
+        let sides = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.sides.as_slice()).unwrap_or_default();
+        // Some exporters write -1 for any.
+        let sides = sides.iter().map(|side| side.number.filter(|n| *n > 0)).collect();
+        Self { element: tensor.map_or(0, |t| t.element), sides }
     }
 
     fn text(&self) -> String {
-        let element = self.element.map_or("of no known type".to_owned(), |e| e.as_str_name().to_lowercase());
         let sides = self.sides.iter().map(|s| s.map_or("any".to_owned(), |n| n.to_string()));
-        format!("{element} ({})", sides.collect::<Vec<_>>().join(", "))
+        format!("{} ({})", element_name(self.element), sides.collect::<Vec<_>>().join(", "))
     }
 }
 
-fn names(values: &[ValueInfoProto]) -> String {
+fn names(values: &[Value]) -> String {
     let all: Vec<String> = values.iter().map(|v| format!("`{}`", v.name)).collect();
     if all.is_empty() { "nothing".to_owned() } else { all.join(", ") }
 }
@@ -124,12 +121,12 @@ pub(super) fn choose(source: &Source<'_>, crop: u32, asked: &Asked) -> Result<Ch
 }
 
 /// Whether the input takes a fixed number of pictures.
-fn picture(input: &ValueInfoProto, crop: u32) -> Result<bool, Refusal> {
+fn picture(input: &Value, crop: u32) -> Result<bool, Refusal> {
     let tensor = Tensor::of(input);
     let refuse = |hint| Err(Refusal::Input { name: input.name.clone(), found: tensor.text(), crop, hint });
     match tensor.element {
-        Some(DataType::Float) => {}
-        Some(DataType::Float16 | DataType::Bfloat16) => {
+        FLOAT => {}
+        half if HALVES.contains(&half) => {
             return refuse("take the file in single precision, or one that keeps its inputs in it");
         }
         _ => return refuse("the input has to be a normalised picture"),
@@ -154,7 +151,7 @@ fn picture(input: &ValueInfoProto, crop: u32) -> Result<bool, Refusal> {
 }
 
 /// The output that is meant.
-fn output<'s>(outputs: &'s [ValueInfoProto], asked: &Asked) -> Result<&'s ValueInfoProto, Refusal> {
+fn output<'s>(outputs: &'s [Value], asked: &Asked) -> Result<&'s Value, Refusal> {
     let named = |name: &str| outputs.iter().find(|o| o.name == name);
     let missing = |name: &str| Refusal::NoOutput { name: name.to_owned(), found: names(outputs) };
     if let Some(name) = &asked.output {
@@ -164,7 +161,7 @@ fn output<'s>(outputs: &'s [ValueInfoProto], asked: &Asked) -> Result<&'s ValueI
         return named(POOLER).ok_or_else(|| missing(POOLER));
     }
     // The mean and the class token are of tokens or maps, whatever vectors stand beside them.
-    let fits = |o: &&ValueInfoProto| asked.pool.is_none() || Tensor::of(o).sides.len() > 2;
+    let fits = |o: &&Value| asked.pool.is_none() || Tensor::of(o).sides.len() > 2;
     let fitting: Vec<_> = outputs.iter().filter(fits).collect();
     match fitting.as_slice() {
         &[one] => Ok(one),
@@ -182,7 +179,7 @@ fn output<'s>(outputs: &'s [ValueInfoProto], asked: &Asked) -> Result<&'s ValueI
 fn pooled(name: &str, tensor: &Tensor, asked: &Asked) -> Result<(usize, Option<Pooling>), Refusal> {
     let refuse =
         |expected, hint| Err(Refusal::Output { name: name.to_owned(), found: tensor.text(), expected, hint });
-    if tensor.element != Some(DataType::Float) {
+    if tensor.element != FLOAT {
         return refuse("floats of 32 bits", "take the file in single precision");
     }
     let vector = "a vector per picture";

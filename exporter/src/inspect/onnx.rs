@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use occlude_contract::{Golden, key};
 use occlude_preprocess::Rgb;
 use serde_json::{Value, json};
-use tract_onnx::pb::{TensorProto, tensor_proto::DataType};
 
 use super::{Inspection, Lines, size};
 use crate::onnx_file::Port;
+use crate::proto::read::{Tensor, element_name};
 use crate::{Error, OnnxFile};
 
 pub(super) fn look(file: &OnnxFile) -> Inspection {
@@ -36,8 +36,9 @@ pub(super) fn look(file: &OnnxFile) -> Inspection {
     lines.add("operations", operations.join(", "));
     let tensors = initializers(file);
     lines.add("initialisers", tensors.len());
-    let row =
-        |t: &&TensorProto| [t.name.clone(), element(t), format!("{:?}", t.dims).replace(['[', ']'], "")];
+    let row = |t: &&Tensor| {
+        [t.name.clone(), element_name(t.element).to_owned(), format!("{:?}", t.dims).replace(['[', ']'], "")]
+    };
     let rows: Vec<_> =
         tensors.iter().map(row).map(|[name, kind, dims]| [name, kind, format!("({dims})")]).collect();
     lines.table(["name", "type", "shape"], &rows);
@@ -106,17 +107,13 @@ fn operations(file: &OnnxFile) -> BTreeMap<&str, usize> {
     counts
 }
 
-fn initializers(file: &OnnxFile) -> Vec<&TensorProto> {
+fn initializers(file: &OnnxFile) -> Vec<&Tensor> {
     file.proto().graph.iter().flat_map(|g| &g.initializer).collect()
-}
-
-fn element(tensor: &TensorProto) -> String {
-    DataType::try_from(tensor.data_type).map_or("?".to_owned(), |t| t.as_str_name().to_lowercase())
 }
 
 fn json(file: &OnnxFile, inputs: &[Port], outputs: &[Port]) -> Value {
     let port = |p: &Port| json!({ "name": p.name, "type": p.element, "shape": p.shape });
-    let tensor = |t: &&TensorProto| json!({ "name": t.name, "type": element(t), "shape": t.dims });
+    let tensor = |t: &&Tensor| json!({ "name": t.name, "type": element_name(t.element), "shape": t.dims });
     json!({
         "kind": "onnx",
         "path": file.path().display().to_string(),

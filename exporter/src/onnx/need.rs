@@ -37,7 +37,11 @@ pub(super) fn of_outputs(graph: &Graph, options: &OnnxOptions) -> Result<Vec<Nee
             }
             OutputKind::Saliency => map(options.saliency)?,
             OutputKind::SaliencySum => map(sum(graph))?,
-            _ => (graph.features(), Need::All),
+            OutputKind::Embedding
+            | OutputKind::Projection
+            | OutputKind::Stage(_)
+            | OutputKind::Tokens
+            | OutputKind::Alignment => (graph.features(), Need::All),
         });
     }
     Ok(spread(graph, &read))
@@ -54,9 +58,11 @@ fn spread(graph: &Graph, read: &[(NodeId, Need)]) -> Vec<Need> {
     read.iter().for_each(|&(id, need)| needs[id] = needs[id].max(need));
     for (id, node) in graph.nodes.iter().enumerate().skip(1).rev() {
         let need = needs[id];
+        if need == Need::Nothing {
+            continue;
+        }
         for (i, &input) in node.inputs.iter().enumerate() {
             let of_input = match node.op {
-                _ if need == Need::Nothing => Need::Nothing,
                 // a row of attention for each token that comes out; each of them mixes the values of all
                 Op::Mix { .. } if i == 0 => need,
                 Op::LayerNorm { .. }
@@ -66,7 +72,19 @@ fn spread(graph: &Graph, read: &[(NodeId, Need)]) -> Vec<Need> {
                 | Op::LayerScale { .. }
                 | Op::DropPath { .. }
                 | Op::Add => need,
-                _ => Need::All,
+                Op::Mix { .. }
+                | Op::Scores { .. }
+                | Op::First
+                | Op::Input
+                | Op::Patches { .. }
+                | Op::ClassToken { .. }
+                | Op::Registers { .. }
+                | Op::Position { .. }
+                | Op::Conv { .. }
+                | Op::BatchNorm { .. }
+                | Op::Relu
+                | Op::MaxPool { .. }
+                | Op::GlobalAvgPool => Need::All,
             };
             needs[input] = needs[input].max(of_input);
         }

@@ -1,4 +1,4 @@
-//! Writing protocol buffers without holding them in memory.
+//! Writing protocol buffers without holding them in memory, and the messages that are [`read`].
 //!
 //! A message is a list of fields; weights stay where they are, or are computed while they are
 //! written, so that a model of any size costs no second copy. The wire format:
@@ -7,6 +7,7 @@
 mod element;
 mod identity;
 mod model;
+pub(crate) mod read;
 mod weights;
 
 pub(crate) use element::Element;

@@ -17,9 +17,11 @@ pub use neighbours::Agreement;
 pub use report::{Comparison, Difference, PictureResult};
 
 use crate::onnx::{self, ModelInfo, Network, OnnxOptions, OutputKind, Pool, Projection};
-use crate::pictures::Pictures;
+use crate::pictures::{Inputs, Pictures};
 use crate::plain::Answering;
-use crate::runtime::{Outputs, Session, TractModel};
+#[cfg(feature = "tract")]
+use crate::runtime::TractModel;
+use crate::runtime::{Outputs, Session};
 use crate::{Error, OnnxFile, plain};
 use neighbours::Embedded;
 use run::{BATCH, measure, per_picture, reproduced};
@@ -128,10 +130,7 @@ impl Subject<'_> {
             let batch = |at: usize| session.rows(&inputs.batch(at..paths.len().min(at + BATCH)), &names);
             Ok(starts.map(batch).collect::<Result<Vec<_>, Error>>()?.concat())
         })?;
-        let (tract, tract_time) = measure(|| {
-            let model = TractModel::load(self.file, self.network.contract.crop as usize)?;
-            (0..paths.len()).map(|i| model.run(&inputs.batch(i..i + 1))).collect::<Result<Vec<_>, _>>()
-        })?;
+        let tract = self.in_tract(&inputs)?;
         let (plain, plain_time) = measure(|| {
             let how = Answering { normalize: self.normalized(), saliency: self.saliency, pool: self.pool };
             let plain = |pixels| plain::outputs(self.network, &self.outputs, how, pixels);
@@ -139,11 +138,12 @@ impl Subject<'_> {
         })?;
         let results = paths.iter().enumerate().map(|(i, path)| PictureResult {
             path: path.clone(),
-            tract: Some(Difference::of(&ort[i], &tract[i])),
+            tract: tract.as_ref().map(|(rows, _)| Difference::of(&ort[i], &rows[i])),
             reference: Difference::of(&ort[i], &plain[i]),
             saliency: saliency(&ort[i], &plain[i]),
         });
-        let times = [("ONNX Runtime", ort_time), ("tract", tract_time), ("plain", plain_time)];
+        let tract_time = tract.as_ref().map(|(_, time)| ("tract", *time));
+        let times = [Some(("ONNX Runtime", ort_time)), tract_time, Some(("plain", plain_time))];
         Ok(Comparison {
             precision: self.file.precision().to_owned(),
             adopted: false,
@@ -154,8 +154,27 @@ impl Subject<'_> {
             fingerprint: Default::default(),
             skipped: 0,
             notes: Vec::new(),
-            times: times.map(|(name, time)| (name, per_picture(time, paths.len()))).to_vec(),
+            times: times
+                .iter()
+                .flatten()
+                .map(|&(name, time)| (name, per_picture(time, paths.len())))
+                .collect(),
         })
+    }
+
+    /// The outputs for each picture in tract, and how long it took; `None` in a build without it.
+    #[cfg(feature = "tract")]
+    fn in_tract(&self, inputs: &Inputs) -> Result<Option<(Vec<Outputs>, Duration)>, Error> {
+        measure(|| {
+            let model = TractModel::load(self.file, self.network.contract.crop as usize)?;
+            (0..inputs.len()).map(|i| model.run(&inputs.batch(i..i + 1))).collect::<Result<Vec<_>, _>>()
+        })
+        .map(Some)
+    }
+
+    #[cfg(not(feature = "tract"))]
+    fn in_tract(&self, _: &Inputs) -> Result<Option<(Vec<Outputs>, Duration)>, Error> {
+        Ok(None)
     }
 
     /// A model in lower precision: the one in single precision, and neighbours.

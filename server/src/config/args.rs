@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
+use super::headings::{LOGS, NETWORK, REQUESTS};
 use super::source::{Setting, Sources};
-use super::{ConfigError, LogFormat, Provider, environment, file, host, units};
+use super::{ConfigError, Limits, Logs, Network, Served, environment, file};
 use crate::tools::{EmbedArgs, IndexArgs};
 
 /// Serves ONNX encoders written by `occlude-export` over HTTP: embeddings, saliency masks and nearest neighbours.
@@ -20,75 +21,13 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Tool>,
 
-    /// ONNX file written by `occlude-export onnx`, as FILE or NAME=FILE; its preprocessing contract is applied.
-    /// Several models are served side by side; requests that name none go to the first
-    #[arg(long, value_name = "[NAME=]FILE", help_heading = MODEL)]
-    pub model: Vec<String>,
-    /// Where the models run: `cuda` fails at start if it cannot run; `auto` uses CUDA if it works, else the CPU, and
-    /// reports which
-    #[arg(long, value_enum, default_value_t = Provider::Auto, help_heading = MODEL)]
-    pub provider: Provider,
-    /// Sessions of each model that encode side by side, each with its own copy of the weights
-    #[arg(long, default_value_t = 1, value_name = "N", help_heading = MODEL)]
-    pub workers: usize,
-    /// Threads within one session, on the CPU [default: cores divided by workers]
-    #[arg(long, value_name = "N", help_heading = MODEL)]
-    pub intra_threads: Option<usize>,
-    /// Maximum bytes of GPU memory that one session uses for weights and activations, like `4GiB` [default: as needed]
-    #[arg(long, value_name = "BYTES", value_parser = units::bytes, help_heading = MODEL)]
-    pub gpu_mem_limit: Option<usize>,
-    /// Seconds between checks of the model files; a replaced file is loaded while the old model keeps answering. 0:
-    /// only on SIGHUP
-    #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = units::seconds, help_heading = MODEL)]
-    pub watch: f64,
-    /// Folder of pictures (flat, or one sub-folder per class) that is indexed at start for `/v1/search`
-    #[arg(long, value_name = "DIR", help_heading = MODEL)]
-    pub gallery: Option<PathBuf>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub served: Served,
 
-    /// Folder for collections; without it there are none
-    #[arg(long, value_name = "DIR", help_heading = MODEL)]
-    pub data: Option<PathBuf>,
-
-    /// Maximum number of pictures in one run of the model
-    #[arg(long, default_value_t = 8, value_name = "N", help_heading = WORK)]
-    pub max_batch: usize,
-    /// Longest time in milliseconds that a picture waits for others to share its batch; it waits only while others
-    /// are being decoded
-    #[arg(long, default_value = "4", value_name = "MS", value_parser = units::millis, help_heading = WORK)]
-    pub max_delay: u64,
-    /// Pictures that are decoded at the same time [default: cores]
-    #[arg(long, value_name = "N", help_heading = WORK)]
-    pub decode_threads: Option<usize>,
-    /// Maximum number of pictures in the server at once, decoding or waiting; above it, requests are answered 429
-    #[arg(long, default_value_t = 256, value_name = "N", help_heading = WORK)]
-    pub max_queue: usize,
-    /// Maximum pixels of all pictures in the server at once; above it, requests are answered 429
-    #[arg(long, default_value = "1000000000", value_name = "N", value_parser = units::count, help_heading = WORK)]
-    pub max_queue_pixels: u64,
-    /// Maximum bytes of request bodies held at once, over all requests; above it, requests are answered 429
-    #[arg(long, default_value = "256MiB", value_name = "BYTES", value_parser = units::bytes, help_heading = WORK)]
-    pub max_buffered: usize,
-
-    /// Maximum number of pictures in one request
-    #[arg(long, default_value_t = 32, value_name = "N", help_heading = REQUESTS)]
-    pub max_images: usize,
-    /// Largest request body in bytes; sizes may have a unit: `20MiB` is 20 times 2^20, `20MB` 20 million
-    #[arg(long, default_value = "20MiB", value_name = "BYTES", value_parser = units::bytes, help_heading = REQUESTS)]
-    pub max_body: usize,
-    /// Maximum pixels (width times height) of one picture
-    #[arg(long, default_value = "50000000", value_name = "N", value_parser = units::count, help_heading = REQUESTS)]
-    pub max_pixels: u64,
-    /// Seconds from the last byte of a request to its answer, 504 after that; times may have a unit, like `500ms`,
-    /// `30s` or `2min`
-    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = units::seconds, help_heading = REQUESTS)]
-    pub timeout: f64,
-    /// Seconds that a client has to send its headers. A body may take longer, as long as each such period delivers
-    /// `--min-rate`; 408 after that
-    #[arg(long, default_value = "20", value_name = "SECONDS", value_parser = units::seconds, help_heading = REQUESTS)]
-    pub read_timeout: f64,
-    /// Minimum bytes per second of a body, averaged over each `--read-timeout`; 0: a single byte is enough
-    #[arg(long, default_value = "2KiB", value_name = "BYTES", value_parser = units::bytes, help_heading = REQUESTS)]
-    pub min_rate: usize,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub limits: Limits,
 
     /// Fetch pictures that requests name by web address (`http://`, `https://`); only from public addresses
     #[arg(long, help_heading = REQUESTS)]
@@ -98,26 +37,10 @@ pub struct Args {
     #[arg(long, value_name = "HOST", help_heading = REQUESTS)]
     pub url_host: Vec<String>,
 
-    /// Address or name to listen on; 0.0.0.0 opens the server to the network. Of a name's addresses the first IPv4 one
-    /// is used, else the first
-    #[arg(long, default_value = "127.0.0.1", value_parser = host::parse, help_heading = NETWORK)]
-    pub host: String,
-    /// Port to listen on; 0 takes a free one, printed at start
-    #[arg(long, default_value_t = 8080, help_heading = NETWORK)]
-    pub port: u16,
-    /// Maximum number of connections at once; further ones wait to be accepted
-    #[arg(long, default_value_t = 1024, value_name = "N", help_heading = NETWORK)]
-    pub max_connections: usize,
-    /// Seconds that a connection is kept open between requests; longer than a load balancer in front keeps its own,
-    /// which is usually 60
-    #[arg(long, default_value = "75", value_name = "SECONDS", value_parser = units::seconds, help_heading = NETWORK)]
-    pub keep_alive_timeout: f64,
-    /// Seconds for answering accepted requests after SIGTERM or SIGINT, before connections are cut
-    #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = units::seconds, help_heading = NETWORK)]
-    pub drain_timeout: f64,
-    /// File of hashed API keys, written by `occlude-serve key`; without it no key is required. Reloaded on SIGHUP
-    #[arg(long, value_name = "FILE", help_heading = NETWORK)]
-    pub api_keys: Option<PathBuf>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub network: Network,
+
     /// Origin whose web pages may call the server, as `https://example.org`, or `*` for all; may be given several times
     #[arg(long, value_name = "ORIGIN", help_heading = NETWORK)]
     pub cors_origin: Vec<String>,
@@ -127,13 +50,9 @@ pub struct Args {
     #[arg(long, value_name = "CIDR", help_heading = NETWORK)]
     pub trusted_proxy: Vec<String>,
 
-    /// Lowest level of messages that are logged to stderr: `error`, `warn`, `info` (a line for every request) or
-    /// `debug`
-    #[arg(long, default_value = "info", value_name = "LEVEL", help_heading = LOGS)]
-    pub log_level: tracing::Level,
-    /// How messages are written
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = LOGS)]
-    pub log_format: LogFormat,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub logs: Logs,
     /// OpenTelemetry collector to send a trace of each request to, by OTLP over HTTP, like `http://127.0.0.1:4318`
     #[arg(long, value_name = "URL", help_heading = LOGS)]
     pub otlp_endpoint: Option<String>,
@@ -149,11 +68,6 @@ pub struct Args {
     pub notes: Vec<String>,
 }
 
-const MODEL: &str = "Models";
-const WORK: &str = "Concurrency";
-const REQUESTS: &str = "Requests";
-const NETWORK: &str = "Network";
-const LOGS: &str = "Logs and configuration";
 const AFTER: &str = "Every flag of the server is also an environment variable (`--max-batch` is \
      OCCLUDE_SERVE_MAX_BATCH) and a key of the file that `--config` names; those of the subcommands are not. Lists \
      in variables are separated by commas or line breaks; empty variables count as unset.";
@@ -281,8 +195,9 @@ mod tests {
             ],
         )
         .unwrap();
-        assert_eq!((args.max_images, args.max_batch, args.port), (2, 4, 1));
-        assert_eq!(args.model, ["c.onnx", "d.onnx"]);
+        assert_eq!((args.limits.max_images, args.limits.max_batch, args.network.port), (2, 4, 1));
+        let paths: Vec<_> = args.served.models.iter().map(|m| m.path.display().to_string()).collect();
+        assert_eq!(paths, ["c.onnx", "d.onnx"]);
         assert!(args.notes[0].contains("`OCCLUDE_SERVE_PORT`"), "{:?}", args.notes);
         let name = |flag: &str| args.sources.name(flag);
         assert_eq!(
@@ -290,9 +205,9 @@ mod tests {
             ("`--max-images`".to_owned(), "`OCCLUDE_SERVE_MAX_BATCH`".to_owned())
         );
         assert_eq!(name("port"), format!("`port` in `{path}`"));
-        let Config { models, .. } =
+        let Config { served, .. } =
             read(&["--model", "x.onnx"], &[("CONFIG", &path)]).unwrap().resolve().unwrap();
-        assert_eq!(models.len(), 1, "a flag takes the place of the file's list");
+        assert_eq!(served.models.len(), 1, "a flag takes the place of the file's list");
     }
 
     #[test]
@@ -333,7 +248,7 @@ mod tests {
     #[test]
     fn tools_take_only_what_they_need_of_the_environment() {
         let args = read(&["health"], &[("MAX_BATCH", "x"), ("PORT", "9000"), ("MODEL", "a,b")]).unwrap();
-        assert_eq!((args.port, args.model.len()), (9000, 0));
+        assert_eq!((args.network.port, args.served.models.len()), (9000, 0));
         assert!(
             read(&["health"], &[("PORT", "x")]).unwrap_err().to_string().contains("`OCCLUDE_SERVE_PORT`")
         );

@@ -1,53 +1,68 @@
 //! How much the server takes.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use clap::{Args, Command, FromArgMatches};
+
+use super::headings::{REQUESTS, WORK};
+use super::units::Seconds;
+use super::{ConfigError, Sources, check, units};
+
 /// What the server accepts and how much of it at once.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Args)]
 pub struct Limits {
-    /// Bytes of one body.
-    pub max_body: usize,
-    /// Bytes of all bodies.
-    pub max_buffered: usize,
-    /// Pixels of one picture.
-    pub max_pixels: u64,
-    /// Pictures of one request.
-    pub max_images: usize,
-    /// Pictures in the server.
-    pub max_queue: usize,
-    /// Pixels of the pictures in the server.
-    pub max_queue_pixels: u64,
-    /// Pictures of one batch.
+    /// Maximum number of pictures in one run of the model
+    #[arg(long, default_value_t = 8, value_name = "N", help_heading = WORK)]
     pub max_batch: usize,
-    /// Longest wait for a batch to fill.
+    /// Longest time in milliseconds that a picture waits for others to share its batch; it waits only while others
+    /// are being decoded
+    #[arg(long, default_value = "4", value_name = "MS", value_parser = units::millis, help_heading = WORK)]
     pub max_delay: Duration,
-    /// Pictures decoded at once.
+    /// Pictures that are decoded at the same time [default: cores]
+    #[arg(long, default_value_t = cores(), hide_default_value = true, value_name = "N", help_heading = WORK)]
     pub decode_threads: usize,
-    /// From the last byte of body to the answer.
-    pub timeout: Duration,
-    /// For a part of a body.
-    pub read_timeout: Duration,
-    /// Bytes a second of a body, on average over each `read_timeout`.
+    /// Maximum number of pictures in the server at once, decoding or waiting; above it, requests are answered 429
+    #[arg(long, default_value_t = 256, value_name = "N", help_heading = WORK)]
+    pub max_queue: usize,
+    /// Maximum pixels of all pictures in the server at once; above it, requests are answered 429
+    #[arg(long, default_value = "1000000000", value_name = "N", value_parser = units::count, help_heading = WORK)]
+    pub max_queue_pixels: u64,
+    /// Maximum bytes of request bodies held at once, over all requests; above it, requests are answered 429
+    #[arg(long, default_value = "256MiB", value_name = "BYTES", value_parser = units::bytes, help_heading = WORK)]
+    pub max_buffered: usize,
+
+    /// Maximum number of pictures in one request
+    #[arg(long, default_value_t = 32, value_name = "N", help_heading = REQUESTS)]
+    pub max_images: usize,
+    /// Largest request body in bytes; sizes may have a unit: `20MiB` is 20 times 2^20, `20MB` 20 million
+    #[arg(long, default_value = "20MiB", value_name = "BYTES", value_parser = units::bytes, help_heading = REQUESTS)]
+    pub max_body: usize,
+    /// Maximum pixels (width times height) of one picture
+    #[arg(long, default_value = "50000000", value_name = "N", value_parser = units::count, help_heading = REQUESTS)]
+    pub max_pixels: u64,
+    /// Seconds from the last byte of a request to its answer, 504 after that; times may have a unit, like `500ms`,
+    /// `30s` or `2min`
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = units::seconds, help_heading = REQUESTS)]
+    pub timeout: Seconds,
+    /// Seconds that a client has to send its headers. A body may take longer, as long as each such period delivers
+    /// `--min-rate`; 408 after that
+    #[arg(long, default_value = "20", value_name = "SECONDS", value_parser = units::seconds, help_heading = REQUESTS)]
+    pub read_timeout: Seconds,
+    /// Minimum bytes per second of a body, averaged over each `--read-timeout`; 0: a single byte is enough
+    #[arg(long, default_value = "2KiB", value_name = "BYTES", value_parser = units::bytes, help_heading = REQUESTS)]
     pub min_rate: usize,
 }
 
 impl Default for Limits {
     /// The defaults of the flags, for tests and for embedding the server elsewhere.
     fn default() -> Self {
-        Self {
-            max_body: 20 << 20,
-            max_buffered: 256 << 20,
-            max_pixels: 50_000_000,
-            max_images: 32,
-            max_queue: 256,
-            max_queue_pixels: 1_000_000_000,
-            max_batch: 8,
-            max_delay: Duration::from_millis(4),
-            decode_threads: cores(),
-            timeout: Duration::from_secs(60),
-            read_timeout: Duration::from_secs(20),
-            min_rate: 2048,
-        }
+        static DEFAULTS: LazyLock<Limits> = LazyLock::new(|| {
+            let matches = Limits::augment_args(Command::new("limits")).try_get_matches_from(["limits"]);
+            let parsed = matches.and_then(|m| Limits::from_arg_matches(&m));
+            parsed.expect("the defaults stand above")
+        });
+        DEFAULTS.clone()
     }
 }
 
@@ -55,6 +70,18 @@ impl Limits {
     /// Those of decoding a picture.
     pub(crate) fn decode(&self) -> occlude_preprocess::Limits {
         occlude_preprocess::Limits { max_pixels: self.max_pixels, ..Default::default() }
+    }
+
+    /// Checks the limits alone and against each other.
+    pub(super) fn check(&self, sources: &Sources) -> Result<(), ConfigError> {
+        let (batch, queue) = (("max-batch", self.max_batch as u64), ("max-queue", self.max_queue as u64));
+        let (images, body) = (("max-images", self.max_images as u64), ("max-body", self.max_body as u64));
+        let buffered = ("max-buffered", self.max_buffered as u64);
+        let (pixels, all) = (("max-pixels", self.max_pixels), ("max-queue-pixels", self.max_queue_pixels));
+        let threads = ("decode-threads", self.decode_threads as u64);
+        check::counts(sources, &[threads, batch, queue, images, all, body, buffered, pixels])?;
+        check::bounds(sources, &[(pixels, all), (batch, queue), (images, queue), (body, buffered)])?;
+        check::times(sources, &[("timeout", self.timeout), ("read-timeout", self.read_timeout)])
     }
 }
 

@@ -1,5 +1,38 @@
 //! Sizes, counts and times as people write them.
 
+use std::time::Duration;
+
+/// Longest time of a setting in seconds: a day.
+const LONGEST: f64 = 86_400.0;
+
+/// A time of a setting, in seconds as it was given. Whether it is a usable one is checked together with the other settings,
+/// so that the message names the place where it stands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seconds(f64);
+
+impl Seconds {
+    /// The number, which may be negative or none at all.
+    pub(crate) fn given(self) -> f64 {
+        self.0
+    }
+
+    /// Whether it is more than no time, and at most a day.
+    pub(super) fn is_usable(self) -> bool {
+        self.0 > 0.0 && self.0 <= LONGEST
+    }
+
+    /// The time; no time at all where it is not a usable one.
+    pub fn time(self) -> Duration {
+        Duration::try_from_secs_f64(self.0).unwrap_or_default()
+    }
+}
+
+impl From<Duration> for Seconds {
+    fn from(time: Duration) -> Self {
+        Self(time.as_secs_f64())
+    }
+}
+
 /// Factors of sizes, by their unit in lower case. As in Kubernetes, `M` is a million and `Mi` is 2^20; the `B` may be
 /// left out.
 const SIZES: [(&str, u64); 9] = [
@@ -44,18 +77,19 @@ pub(crate) fn count(text: &str) -> Result<u64, String> {
 }
 
 /// Seconds: `30`, `30s`, `500ms`, `2min`, `1h`.
-pub(crate) fn seconds(text: &str) -> Result<f64, String> {
-    time(text, 1.0).ok_or_else(|| "expected seconds, or a time like `30s`, `500ms` or `2min`".to_owned())
+pub(crate) fn seconds(text: &str) -> Result<Seconds, String> {
+    let wrong = || "expected seconds, or a time like `30s`, `500ms` or `2min`".to_owned();
+    time(text, 1.0).map(Seconds).ok_or_else(wrong)
 }
 
 /// Whole milliseconds: `4`, `4ms`, `0.5s`.
-pub(crate) fn millis(text: &str) -> Result<u64, String> {
+pub(crate) fn millis(text: &str) -> Result<Duration, String> {
     let wrong = || "expected milliseconds, or a time like `4ms` or `0.1s`".to_owned();
     let value = time(text, 1e-3).ok_or_else(wrong)? * 1e3;
     let rounded = value.round();
     // A day is more than any picture waits.
     if (0.0..=86_400_000.0).contains(&rounded) && (value - rounded).abs() < 1e-6 {
-        Ok(rounded as u64)
+        Ok(Duration::from_millis(rounded as u64))
     } else {
         Err(wrong())
     }
@@ -148,14 +182,21 @@ mod tests {
             ("1 h", 3600.0),
         ];
         for (text, expected) in cases {
-            assert_eq!(seconds(text), Ok(expected), "{text}");
+            assert_eq!(seconds(text), Ok(Seconds(expected)), "{text}");
         }
         for text in ["", "s", "30x", "1s2", "ms"] {
             assert!(seconds(text).unwrap_err().contains("30s"), "{text}");
         }
         for (text, expected) in [("4", 4), ("4ms", 4), ("0.1s", 100), ("0", 0)] {
-            assert_eq!(millis(text), Ok(expected), "{text}");
+            assert_eq!(millis(text), Ok(Duration::from_millis(expected)), "{text}");
         }
+        for (given, usable) in
+            [("NaN", false), ("-1", false), ("0", false), ("86401", false), ("1day", false), ("24h", true)]
+        {
+            assert_eq!(seconds(given).is_ok_and(Seconds::is_usable), usable, "{given}");
+        }
+        assert_eq!(Seconds::from(Duration::from_millis(60)).time(), Duration::from_millis(60));
+        assert_eq!(Seconds(f64::NAN).time(), Duration::ZERO);
         for text in ["-1", "0.5", "NaN", "2 days", "1e300"] {
             assert!(millis(text).is_err(), "{text}");
         }

@@ -11,11 +11,11 @@ use super::coded::{Item, unpack};
 use super::form::{self, Sent};
 use super::json::{content_type, is_json, parse, says_nothing, without_mark};
 use super::receive::whole;
-use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
-use crate::metrics::Stage;
-use crate::picture::Upload;
-use crate::state::AppState;
+use crate::observe::metrics::Stage;
+use crate::pictures::encoding::Upload;
+use crate::serving::admission::Admitted;
+use crate::serving::state::AppState;
 
 /// How the pictures are packed, as the content type says.
 #[derive(Debug, Clone, PartialEq, Eq)]

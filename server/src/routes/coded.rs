@@ -11,7 +11,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::error::{ApiError, Kind};
-use crate::picture::Upload;
+use crate::pictures::encoding::Upload;
 
 /// With or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

@@ -10,9 +10,9 @@ use occlude_preprocess::{DecodeError, Limits, dimensions};
 
 use super::bounds::too_many;
 use super::names;
-use super::parameters::Parameters;
 use crate::error::{ApiError, Kind};
-use crate::picture::Upload;
+use crate::pictures::encoding::Upload;
+use crate::serving::parameters::Parameters;
 
 /// What a client sends besides options in the address.
 #[derive(Default)]

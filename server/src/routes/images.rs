@@ -14,23 +14,23 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::body::uploads;
 use super::errors;
-use super::model_used::ModelName;
 use super::negotiate::{Form, Media, format, query, query_and_fields, within};
 use super::neighbours::{Neighbour, neighbours};
 use super::queries::{AnalyzeQuery, EmbedQuery, SaliencyQuery};
-use super::surround::RequestId;
-use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::gallery::Gallery;
-use crate::maps::{Maps, Reading};
-use crate::metrics::Stage;
-use crate::model::{Model, ModelInfo};
-use crate::npy;
-use crate::picture::{Answer, Look, encode_all_as};
-use crate::pool::Pooling;
-use crate::render::{self, Drawing, Masks, Saliency};
-use crate::state::AppState;
-use crate::window::Window;
+use crate::inference::model::{Model, ModelInfo};
+use crate::observe::metrics::Stage;
+use crate::pictures::encoding::{Answer, Look, encode_all_as};
+use crate::pictures::maps::{Maps, Reading};
+use crate::pictures::npy;
+use crate::pictures::pooling::Pooling;
+use crate::pictures::render::{self, Drawing, Masks, Saliency};
+use crate::pictures::window::Window;
+use crate::serving::admission::Admitted;
+use crate::serving::model_used::ModelName;
+use crate::serving::request_id::RequestId;
+use crate::serving::state::AppState;
 
 /// Most neighbours of one picture.
 pub(super) const MAX_K: usize = 1000;
@@ -109,7 +109,6 @@ pub(super) async fn saliency(
     request: Request,
 ) -> Result<Response, ApiError> {
     answer(&state, id, request, |asked: &SaliencyQuery, headers| {
-        let asked = asked.own()?;
         let model = state.model(asked.model.as_deref())?;
         let parts = Parts { saliency: Some(asked.saliency(&model.info)?), ..Parts::default() };
         let form = asked.form(headers, &[Media::Json, Media::Png, Media::Npy])?;

@@ -5,12 +5,12 @@ use axum::http::{HeaderMap, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::parameters::Parameters;
 use super::receive::whole;
-use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
-use crate::metrics::Stage;
-use crate::state::AppState;
+use crate::observe::metrics::Stage;
+use crate::serving::admission::Admitted;
+use crate::serving::parameters::Parameters;
+use crate::serving::state::AppState;
 
 /// The content type; none where the header is missing or empty.
 pub(super) fn content_type(headers: &HeaderMap) -> Option<Parameters> {

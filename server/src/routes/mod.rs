@@ -1,8 +1,7 @@
-//! The router: one file for each family of routes, and what surrounds them all.
+//! The routes: one file for each family of them.
 
 mod body;
 mod bounds;
-pub(crate) mod client;
 mod coded;
 mod coding;
 mod collections;
@@ -12,8 +11,6 @@ mod form;
 mod images;
 mod json;
 mod kserve;
-mod leftover;
-mod model_used;
 mod names;
 mod negotiate;
 mod neighbours;
@@ -21,34 +18,22 @@ mod openai;
 mod openapi;
 mod ops;
 mod page;
-mod parameters;
 mod queries;
 mod receive;
 mod schemas;
 mod search;
-mod surround;
-#[cfg(test)]
-pub(crate) mod tests_support;
-mod timeout;
-
-use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderName, Method};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
-use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use crate::serving::state::AppState;
+use crate::serving::timeout;
 
-use crate::config::Cors;
-use crate::error::{ApiError, Kind};
-use crate::state::AppState;
+pub(crate) use openapi::answers;
 
-/// The whole HTTP application (docs/server.md describes every route and status).
-pub fn app(state: AppState) -> Router {
-    for (route, status) in openapi::answers() {
-        state.metrics().expect_answer(&route, &status);
-    }
+/// Every route (docs/server.md describes them all).
+pub(crate) fn routes(state: &AppState) -> Router<AppState> {
     Router::new()
         .route("/", get(page::index))
         .route("/docs", get(docs::redirect))
@@ -67,11 +52,7 @@ pub fn app(state: AppState) -> Router {
         .route("/v2/models/{model}/ready", get(kserve::model_ready))
         .route("/v2/models/{model}/versions/{version}", get(kserve::model))
         .route("/v2/models/{model}/versions/{version}/ready", get(kserve::model_ready))
-        .merge(timed(&state))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(state.clone(), surround::surround))
-        .with_state(state)
+        .merge(timed(state))
 }
 
 /// The routes under the time-out of requests: those that run a model or read a disk. The others only tell what is in
@@ -97,40 +78,4 @@ fn timed(state: &AppState) -> Router<AppState> {
         .route("/v2/models/{model}/infer", post(kserve::infer))
         .route("/v2/models/{model}/versions/{version}/infer", post(kserve::infer))
         .route_layer(from_fn_with_state(state.clone(), timeout::in_time))
-}
-
-/// Answers what browsers ask before a page of another origin may call. Around [`app`]: a preflight carries no key.
-pub fn cross_origin(app: Router, cors: &Cors) -> Router {
-    let origins = match cors {
-        Cors::None => return app,
-        Cors::Any => AllowOrigin::any(),
-        Cors::Origins(origins) => AllowOrigin::list(origins.iter().cloned()),
-    };
-    // The wildcard is for every header but `Authorization`, which has to be named (fetch.spec.whatwg.org,
-    // "Access-Control-Allow-Headers"); the others are named for clients that do not know the wildcard.
-    let taken = [
-        "authorization",
-        "content-type",
-        "content-encoding",
-        "x-api-key",
-        "x-request-id",
-        "traceparent",
-        "*",
-    ];
-    let taken = AllowHeaders::list(taken.map(HeaderName::from_static));
-    let layer = CorsLayer::new().allow_origin(origins).allow_headers(taken);
-    let methods = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
-    let exposed = surround::EXPOSED.map(HeaderName::from_static);
-    let layer = layer.allow_methods(methods).expose_headers(exposed).max_age(Duration::from_secs(3600));
-    app.layer(layer).layer(from_fn(surround::identify))
-}
-
-async fn not_found(uri: axum::http::Uri) -> ApiError {
-    ApiError::new(Kind::NotFound, format!("there is nothing at `{}`", uri.path()))
-        .hint("POST a picture to /v1/embed, /v1/saliency, /v1/analyze or /v1/search; the page is at /")
-}
-
-async fn method_not_allowed(method: axum::http::Method, uri: axum::http::Uri) -> ApiError {
-    ApiError::new(Kind::MethodNotAllowed, format!("`{}` does not accept {method}", uri.path()))
-        .hint("pictures are sent with POST, everything else is read with GET")
 }

@@ -3,7 +3,7 @@
 use occlude_preprocess::names::escape;
 use percent_encoding::percent_decode;
 
-use super::parameters::Parameters;
+use crate::serving::parameters::Parameters;
 
 /// The name that a part's `Content-Disposition` gives to its file: `filename*` (RFC 8187) where it can be read, else
 /// `filename`. None where there is neither, or an empty one; the name of the field is never one of a file.

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::errors;
 use crate::error::{ApiError, Kind};
-use crate::render::Drawing;
+use crate::pictures::render::Drawing;
 
 /// Longest field of a form that counts as a parameter, in bytes.
 const MAX_FIELD: usize = 1024;
@@ -22,6 +22,24 @@ const MAX_FIELD: usize = 1024;
 pub(super) enum Media {
     Json,
     Npy,
+    Png,
+}
+
+/// Of [`Media`], what a route without pictures in its answers documents.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its shape is used: another format is read, and refused by its name")]
+pub(super) enum JsonOrNpy {
+    Json,
+    Npy,
+}
+
+/// Likewise, of a route without arrays.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its shape is used: another format is read, and refused by its name")]
+pub(super) enum JsonOrPng {
+    Json,
     Png,
 }
 

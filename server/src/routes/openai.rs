@@ -16,17 +16,17 @@ use super::bounds::too_many;
 use super::coded::{Item, unpack as picture};
 use super::errors;
 use super::json::{content_type, is_json, parse, says_nothing};
-use super::model_used::ModelName;
 use super::negotiate::{Media, Segment, media};
 use super::ops::ModelJson;
-use super::parameters::Parameters;
 use super::receive::whole;
-use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
-use crate::metrics::Stage;
-use crate::model::{Model, ModelInfo};
-use crate::picture::{Answer, Upload, encode_all};
-use crate::state::AppState;
+use crate::inference::model::{Model, ModelInfo};
+use crate::observe::metrics::Stage;
+use crate::pictures::encoding::{Answer, Upload, encode_all};
+use crate::serving::admission::Admitted;
+use crate::serving::model_used::ModelName;
+use crate::serving::parameters::Parameters;
+use crate::serving::state::AppState;
 
 const HINT: &str = "send {\"model\": \"<name>\", \"input\": \"<base64 or data URL>\"} or a list as `input`";
 

@@ -9,10 +9,10 @@ use occlude_preprocess::Format;
 use serde_json::{Map, Value, json};
 use utoipa::{OpenApi, ToSchema};
 
-use super::surround::OPEN;
 use super::{body, collections, docs, errors, images, kserve, openai, ops, page, search};
 use crate::error::{Body, FlatBody, Kind, Shape};
-use crate::state::AppState;
+use crate::serving::gate::OPEN;
+use crate::serving::state::AppState;
 
 /// A picture of four pixels, for the examples: base64 of a PNG.
 const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFklEQVR42mM4IScnd0KOJYxh1SoGBgAc0gO3A0xgeAAAAABJRU5ErkJggg==";
@@ -121,7 +121,7 @@ fn document(facts: &Facts) -> Value {
 }
 
 /// Every route with every status that its answers may have.
-pub(super) fn answers() -> Vec<(String, String)> {
+pub(crate) fn answers() -> Vec<(String, String)> {
     let document = document(&Facts { keys: false, model: String::new() });
     let mut found = vec![("other".to_owned(), Kind::NotFound.status().0.as_u16().to_string())];
     let paths = document.get("paths").and_then(Value::as_object);

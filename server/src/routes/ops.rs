@@ -10,9 +10,9 @@ use utoipa::ToSchema;
 use super::errors;
 
 use crate::gallery::Gallery;
-use crate::model::ModelInfo;
-use crate::rule::MapRule;
-use crate::state::{AppState, Phase};
+use crate::inference::model::ModelInfo;
+use crate::inference::rule::MapRule;
+use crate::serving::state::{AppState, Phase};
 
 /// Whether the process answers
 ///

@@ -9,12 +9,12 @@ use http_body_util::BodyExt;
 
 use super::bounds::too_large;
 use super::coding::Coding;
-use crate::admission::Admitted;
-use crate::clock;
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
-use crate::metrics::Stage;
-use crate::state::AppState;
+use crate::observe::metrics::Stage;
+use crate::serving::admission::Admitted;
+use crate::serving::clock;
+use crate::serving::state::AppState;
 
 /// Receives the whole body within the limits of size and time, and unpacks it where it is compressed.
 pub(super) async fn whole(
@@ -47,6 +47,7 @@ fn check_length(headers: &HeaderMap, limit: usize) -> Result<(), ApiError> {
 /// has to bring what `min_rate` asks for: a slow phone gets through, and whoever only keeps a connection busy does not.
 async fn receive(state: &AppState, admitted: &mut Admitted, mut body: Body) -> Result<Bytes, ApiError> {
     let Limits { max_body, read_timeout, min_rate, .. } = *state.limits();
+    let read_timeout = read_timeout.time();
     let least = ((min_rate as f64 * read_timeout.as_secs_f64()) as usize).max(1);
     let mut whole = BytesMut::new();
     let (mut end, mut before) = (Instant::now() + read_timeout, 0);

@@ -10,13 +10,13 @@ use utoipa::IntoParams;
 use super::errors;
 use super::images::{Answers, MAX_K, Parts, Plan, answer};
 use super::negotiate::{Form, Media, Segment, media, within};
-use super::surround::RequestId;
-use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
 use crate::gallery::thumbnail as draw;
-use crate::metrics::Stage;
-use crate::state::AppState;
-use crate::window::Window;
+use crate::observe::metrics::Stage;
+use crate::pictures::window::Window;
+use crate::serving::admission::Admitted;
+use crate::serving::request_id::RequestId;
+use crate::serving::state::AppState;
 
 const DEFAULT_K: usize = 12;
 

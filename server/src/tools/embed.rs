@@ -10,8 +10,8 @@ use occlude_preprocess::names::relative;
 use super::journal::Journal;
 use super::write::{Format, Row, names_of, write};
 use super::{EncoderArgs, ToolError, Version};
-use crate::batch::Encoded;
-use crate::bulk::{Outcome, Report, Run, tell_left_out};
+use crate::inference::bulk::{Outcome, Report, Run, tell_left_out};
+use crate::inference::encode::Encoded;
 
 /// Flags of `occlude-serve embed`.
 #[derive(Debug, Clone, Args)]
@@ -111,7 +111,7 @@ fn partial(out: &Path) -> PathBuf {
 fn fill(
     args: &EmbedArgs,
     listing: &Listing,
-    model: &crate::model::Model,
+    model: &crate::inference::model::Model,
     journal: &mut Journal,
 ) -> Result<Outcome, ToolError> {
     let open = |s: &&Sample| {

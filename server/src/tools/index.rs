@@ -13,10 +13,10 @@ use occlude_retrieval::{Engine, Options, Page, Point, Store, With};
 use serde_json::{Map, Value, json};
 
 use super::{EncoderArgs, ToolError, Version};
-use crate::batch::Encoded;
-use crate::bulk::{Report, Run, tell_left_out};
 use crate::gallery::thumbnail;
-use crate::model::Model;
+use crate::inference::bulk::{Report, Run, tell_left_out};
+use crate::inference::encode::Encoded;
+use crate::inference::model::Model;
 
 /// Points of one transaction.
 const BATCH: usize = 256;

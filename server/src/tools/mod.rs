@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::batch::{Encode, EncodeError};
 use crate::config::{Limits, ModelFile, Provider, cores, units};
-use crate::encoder::{LoadError, Loaded, Options, load};
-use crate::metrics::Metrics;
-use crate::model::Model;
+use crate::inference::encode::{Encode, EncodeError};
+use crate::inference::encoder::{LoadError, Loaded, Options, load};
+use crate::inference::model::Model;
+use crate::observe::metrics::Metrics;
 use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::ListError;
 

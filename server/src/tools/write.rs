@@ -16,7 +16,7 @@ use parquet::schema::parser::parse_message_type;
 use serde::Serialize;
 
 use super::{ToolError, file_error};
-use crate::model::ModelInfo;
+use crate::inference::model::ModelInfo;
 
 /// Rows of a Parquet row group.
 const GROUP: usize = 4096;

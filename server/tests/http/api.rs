@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::common::*;
+use crate::fake::{Fake, Gate};
 use axum::body::Body;
 use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use occlude_preprocess::{Preprocess, Rgb, decode};
-use occlude_serve::encoder::fake::{Fake, Gate};
 use occlude_serve::{AppState, Expected, Gallery, Limits, Progress, app};
 use serde_json::{Value, json};
 
@@ -321,13 +321,13 @@ async fn bodies_are_bounded_together() {
 
 #[tokio::test]
 async fn slow_senders_and_slow_models_are_cut() {
-    let limits = Limits { read_timeout: Duration::from_millis(40), ..Limits::default() };
+    let limits = Limits { read_timeout: Duration::from_millis(40).into(), ..Limits::default() };
     let slow = app(fake_state(&limits, vec![Fake::default()]));
     let never = Body::from_stream(stream::pending::<Result<Vec<u8>, std::io::Error>>());
     assert_eq!(fails(&slow, "/v1/embed", &[], never).await, is(408, "read_timeout"));
 
     let gate = Gate::default();
-    let limits = Limits { timeout: Duration::from_millis(60), ..Limits::default() };
+    let limits = Limits { timeout: Duration::from_millis(60).into(), ..Limits::default() };
     let late = app(fake_state(&limits, vec![Fake::gated(&gate)]));
     assert_eq!(fails(&late, "/v1/embed", &[], png(40, 40, RED)).await, is(504, "timeout"));
     gate.open();

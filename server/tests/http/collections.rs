@@ -12,11 +12,11 @@ use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use occlude_retrieval::{Options, Store};
-use occlude_serve::encoder::fake::Fake;
 use occlude_serve::{AppState, Expected, Limits, app};
 use serde_json::{Value, json};
 
 use crate::common::*;
+use crate::fake::Fake;
 
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 

@@ -7,11 +7,12 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
-use occlude_serve::encoder::fake::Fake;
 use occlude_serve::encoder::{Loaded, Options, load};
 use occlude_serve::{AppState, Encode, Expected, Limits, Model, ModelInfo, Provider, app};
 use serde_json::Value;
 use tower::ServiceExt;
+
+use crate::fake::Fake;
 
 pub(crate) const FINGERPRINT: &str = "f00dfeed";
 

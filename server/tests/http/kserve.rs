@@ -4,12 +4,12 @@ use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use occlude_preprocess::{Preprocess, Rgb};
-use occlude_serve::encoder::fake::Fake;
 use occlude_serve::{AppState, Expected, Limits, app};
 use serde_json::{Value, json};
 
 use crate::binary::{Running, python};
 use crate::common::*;
+use crate::fake::Fake;
 
 const INFER: &str = "/v2/models/fake/infer";
 

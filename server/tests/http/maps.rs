@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::StatusCode;
 use occlude_preprocess::{Rgb, decode};
-use occlude_serve::encoder::fake::Fake;
 use occlude_serve::encoder::{LoadError, load};
 use occlude_serve::{AppState, Encode, Expected, Limits, MapRule, Model, ModelInfo, app};
 use serde_json::{Value, json};
 
 use crate::common::*;
+use crate::fake::Fake;
 
 /// Largest difference of embeddings and grids, as of `onnx.rs`: the same runtime on the same pixels.
 const TOLERANCE: f64 = 1e-4;

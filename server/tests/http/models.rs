@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use occlude_serve::encoder::fake::{Fake, Gate};
 use occlude_serve::{AppState, Expected, Gallery, Limits, Model, app};
 
 use crate::binary::{Running, pictures};
 use crate::common::*;
+use crate::fake::{Fake, Gate};
 
 #[tokio::test]
 async fn requests_choose_a_model_by_name() {

@@ -8,11 +8,11 @@ use axum::Router;
 use axum::http::StatusCode;
 use occlude_preprocess::{Preprocess, decode};
 use occlude_saliency::{Map, foreground_above, foreground_pooled, threshold_at};
-use occlude_serve::encoder::fake::Fake;
 use occlude_serve::{AppState, Encode, Expected, Limits, Model, ModelInfo, app};
 use serde_json::{Value, json};
 
 use crate::common::*;
+use crate::fake::Fake;
 
 /// Four quarters of different brightness, as the fake sees them.
 fn quarters() -> Vec<u8> {

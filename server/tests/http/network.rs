@@ -4,11 +4,11 @@ use std::process::Command;
 
 use axum::body::Body;
 use axum::http::StatusCode;
-use occlude_serve::encoder::fake::Fake;
 use occlude_serve::{Cors, Keys, Limits, app, create_key, cross_origin};
 
 use crate::binary::{Running, fails, pictures};
 use crate::common::*;
+use crate::fake::Fake;
 
 #[tokio::test]
 async fn only_those_with_a_key_are_answered() {
@@ -298,7 +298,7 @@ fn the_packaged_configuration_is_one() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
     let words = ["occlude-serve".into(), "--config".into(), folder.join("serve.toml").into_os_string()];
     let config = occlude_serve::Args::read(words).unwrap().resolve().unwrap();
-    assert_eq!((config.models[0].name.as_str(), config.port), ("default", 8080));
+    assert_eq!((config.served.models[0].name.as_str(), config.network.port), ("default", 8080));
     let container = std::fs::read_to_string(folder.join("Containerfile")).unwrap();
     let command = occlude_serve::Args::described();
     let variables = container.split_whitespace().filter_map(|w| w.strip_prefix(occlude_serve::ENVIRONMENT));

@@ -8,12 +8,12 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::StatusCode;
 use futures_util::stream;
-use occlude_serve::encoder::fake::{Fake, Gate};
 use occlude_serve::{AppState, Cors, Expected, Keys, Kind, Limits, app, create_key, cross_origin};
 use serde_json::Value;
 
 use crate::binary::{Running, fails};
 use crate::common::*;
+use crate::fake::{Fake, Gate};
 
 const RED: [u8; 3] = [200, 20, 20];
 
@@ -25,8 +25,8 @@ async fn every_answer_has_an_id() {
         max_queue: 1,
         max_batch: 1,
         max_images: 1,
-        timeout: Duration::from_millis(150),
-        read_timeout: Duration::from_millis(60),
+        timeout: Duration::from_millis(150).into(),
+        read_timeout: Duration::from_millis(60).into(),
         ..Limits::default()
     };
     let gate = Gate::default();

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use axum::http::StatusCode;
-use occlude_serve::encoder::fake::Fake;
 use occlude_serve::{Keys, Kind, Limits, app, create_key};
 use serde_json::Value;
 
 use crate::binary::{Running, pictures, python};
 use crate::common::*;
+use crate::fake::Fake;
 
 /// The router's source: it cannot be asked for its routes.
 const ROUTER: &str = include_str!("../../src/routes/mod.rs");
@@ -60,6 +60,46 @@ async fn every_route_is_documented_and_every_documented_route_is_there() {
         .map(|(_, o)| o["operationId"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(ids.len(), documented.len(), "operation ids are unique");
+}
+
+/// The words that a schema enumerates, in whatever it wraps them.
+fn enumerated(schema: &Value) -> Vec<&str> {
+    match (schema, schema.get("enum")) {
+        (_, Some(words)) => words.as_array().unwrap().iter().filter_map(Value::as_str).collect(),
+        (Value::Object(parts), None) => parts.values().flat_map(enumerated).collect(),
+        (Value::Array(parts), None) => parts.iter().flat_map(enumerated).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn what_a_route_refuses_is_not_in_its_document() {
+    let app = fake_app();
+    let document = get(&app, "/openapi.json").await.json();
+    let parameters = |route: &str| document["paths"][route]["post"]["parameters"].as_array().unwrap().iter();
+    let names = |route: &str| -> BTreeSet<&str> {
+        parameters(route).map(|parameter| parameter["name"].as_str().unwrap()).collect()
+    };
+    let routes = ["/v1/embed", "/v1/saliency", "/v1/analyze", "/v1/search"];
+    let all: BTreeSet<&str> = routes.iter().flat_map(|route| names(route)).collect();
+    assert!(["k", "pool", "mask", "format"].iter().all(|name| all.contains(name)), "{all:?}");
+    for route in routes {
+        for name in all.difference(&names(route)) {
+            let refused = post(&app, &format!("{route}?{name}=1"), &[], png(9, 9, [1, 2, 3])).await;
+            assert_eq!(refused.code(), "bad_request", "{route}?{name}=1");
+        }
+        let Some(format) = parameters(route).find(|parameter| parameter["name"] == "format") else {
+            continue;
+        };
+        for word in ["json", "npy", "png"] {
+            let answer = post(&app, &format!("{route}?format={word}"), &[], png(9, 9, [1, 2, 3])).await;
+            let expected = match enumerated(&format["schema"]).contains(&word) {
+                true => StatusCode::OK,
+                false => StatusCode::NOT_ACCEPTABLE,
+            };
+            assert_eq!(answer.status, expected, "{route}?format={word}");
+        }
+    }
 }
 
 #[tokio::test]

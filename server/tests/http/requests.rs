@@ -9,11 +9,11 @@ use axum::http::StatusCode;
 use flate2::Compression;
 use flate2::read::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use occlude_retrieval::{Options, Store};
-use occlude_serve::encoder::fake::Fake;
 use occlude_serve::{AppState, Expected, Limits, app};
 use serde_json::{Value, json};
 
 use crate::common::*;
+use crate::fake::Fake;
 
 const INFER: &str = "/v2/models/fake/infer";
 const POINTS: &str = "/v1/collections/c/points";

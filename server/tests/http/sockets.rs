@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use occlude_serve::encoder::fake::{Fake, Gate};
+use crate::fake::{Fake, Gate};
 use occlude_serve::{AppState, Limits, Timeouts, app, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -172,7 +172,7 @@ async fn a_client_that_leaves_stops_costing() {
 
 #[tokio::test]
 async fn slow_heads_and_slow_bodies_are_cut() {
-    let limits = Limits { read_timeout: Duration::from_millis(150), ..Limits::default() };
+    let limits = Limits { read_timeout: Duration::from_millis(150).into(), ..Limits::default() };
     let server = Server::start(limits, Fake::default(), Duration::from_secs(5)).await;
     let start = Instant::now();
     let head = all(server.send(b"POST /v1/embed HTTP/1.1\r\nhost: x\r\n").await).await;
@@ -244,9 +244,9 @@ async fn a_body_that_is_not_thrown_away_ends_the_connection_and_says_so() {
 #[tokio::test]
 async fn a_slow_body_gets_through_and_one_that_only_drips_does_not() {
     let limits = Limits {
-        read_timeout: Duration::from_millis(300),
+        read_timeout: Duration::from_millis(300).into(),
         min_rate: 500,
-        timeout: Duration::from_millis(600),
+        timeout: Duration::from_millis(600).into(),
         ..Limits::default()
     };
     let server = Server::start(limits, Fake::default(), Duration::from_secs(5)).await;

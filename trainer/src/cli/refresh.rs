@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
 
 use super::Machine;
-use crate::engine::{self, Allow, BATCHES, OnCollapse, Run};
+use crate::engine::{self, BATCHES, Run};
 
 /// Flags of `bn-refresh`.
 #[derive(Args, Debug)]
@@ -36,25 +35,8 @@ pub(super) fn run(args: RefreshArgs) -> Result<ExitCode> {
     occlude_output::check(&[&args.out], &[&args.checkpoint], args.force)?;
     let device = args.machine.device.resolve()?;
     args.machine.apply();
-    let run = Run {
-        data: args.data,
-        out: PathBuf::new(),
-        device,
-        bf16: false,
-        workers: args.machine.workers(),
-        save_every: usize::MAX,
-        save_interval: Duration::MAX,
-        log_every: usize::MAX,
-        cache_bytes: 0,
-        teacher_cache: None,
-        resume: None,
-        allow: Allow::default(),
-        on_collapse: OnCollapse::Warn,
-        max_drop: None,
-        online: None,
-        bn_refresh: args.batches as usize,
-        stop_after: None,
-    };
+    let bare = Run::bare(args.data, device, args.machine.workers());
+    let run = Run { bn_refresh: args.batches as usize, ..bare };
     let batches = engine::refresh(&args.checkpoint, &args.out, &run)?;
     tell!("running statistics re-estimated over {batches} batches of unmasked views");
     answer!("{}", args.out.display());

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use augment::{Augment, ViewGroup};
 pub use beginning::Beginning;
 pub use dino::{Dense, Dino, PatchChoice, PatchPer, PatchScore, Patches};
-pub use distill::{Distill, Teacher, TeacherKind};
+pub use distill::{Cells, Distill, Teacher, TeacherKind};
 pub use fills::{FillScale, Fills, Kernel, focal_sides};
 pub use head::Head;
 pub use masking::{

@@ -209,6 +209,7 @@ pub(super) fn distill() -> Config {
         method: Method::Distill(Distill {
             head: Head { dim: 256, hidden: Some(1024), bn: true, output_bn: false },
             relation_weight: 1.0,
+            cells: None,
             teacher: None,
         }),
         views: vec![ViewGroup::of(1, views)],

@@ -27,6 +27,15 @@ pub struct Geometry {
     pub flip: bool,
 }
 
+/// Where a view is on its picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Placed {
+    /// Of the upright picture.
+    pub geometry: Geometry,
+    /// Width and height of that, in pixels.
+    pub picture: (u32, u32),
+}
+
 /// Colour changes of one view; applied on the device, batched ([`crate::augment`]).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Photometric {

@@ -15,7 +15,7 @@ use rand::RngCore;
 use tch::{Device, Tensor};
 
 use super::loader::leave;
-use super::{Batch, Loader, LoaderSpec, View, ViewSpec};
+use super::{Batch, Loader, LoaderSpec, Photometric, Placed, View, ViewSpec};
 use crate::augment::Augmenters;
 use crate::phase::{Phase, within};
 use crate::rng::{Domain, view_stream};
@@ -41,6 +41,11 @@ impl Fed {
     /// Of every picture, its index in the store.
     pub fn indices(&self) -> &[usize] {
         &self.batch.indices
+    }
+
+    /// Where each view is on each picture.
+    pub fn placed(&self) -> Vec<Vec<Placed>> {
+        self.batch.views.iter().map(|view| view.placed.clone()).collect()
     }
 
     /// The views as network input, `(B, 3, S, S)` each.
@@ -136,8 +141,12 @@ fn random(spec: &LoaderSpec) -> Batch {
         rng.fill_bytes(&mut pixels);
         let side = size as u32;
         let drawn = &spec.views[v as usize];
-        let photometric = (0..spec.batch_size).map(|_| drawn.draw(side, side, &mut rng).1).collect();
-        View { size, pixels, photometric }
+        let one = |_| {
+            let (geometry, colours) = drawn.draw(side, side, &mut rng);
+            (Placed { geometry, picture: (side, side) }, colours)
+        };
+        let (placed, photometric): (Vec<Placed>, Vec<Photometric>) = (0..spec.batch_size).map(one).unzip();
+        View { size, pixels, placed, photometric }
     };
     let views = (0..).zip(&spec.views).map(view).collect();
     Batch { step: 0, views, indices: (0..spec.batch_size).collect() }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use occlude_views::Cut;
 use tch::Tensor;
 
-use super::crop::{Geometry, Photometric, ViewSpec};
+use super::crop::{Geometry, Photometric, Placed, ViewSpec};
 use super::store::Store;
 use super::views::{Cutter, Whole};
 use crate::rng::{Domain, permutation, stream, view_stream};
@@ -22,6 +22,8 @@ pub struct View {
     pub size: usize,
     /// `(B, 3, S, S)`, 0 to 255.
     pub pixels: Vec<u8>,
+    /// Where each is on its picture.
+    pub placed: Vec<Placed>,
     /// What is still to be done to each.
     pub photometric: Vec<Photometric>,
 }
@@ -228,6 +230,7 @@ impl Job {
         let empty = |spec: &ViewSpec| View {
             size: spec.size,
             pixels: vec![0; n * 3 * spec.size * spec.size],
+            placed: Vec::with_capacity(n),
             photometric: Vec::with_capacity(n),
         };
         let mut views: Vec<View> = self.spec.views.iter().map(empty).collect();
@@ -238,17 +241,18 @@ impl Job {
             }
             let index = self.order[first + i] as usize;
             let mut outs: Vec<&mut [u8]> = views.iter_mut().map(|view| view.place(i)).collect();
-            let mut photometric = Vec::new();
+            let mut drawn = Vec::new();
             let draw = |whole: &Whole, cuts: &mut Vec<Cut>| {
-                photometric.clear();
+                drawn.clear();
                 for (v, spec) in (0..).zip(&self.spec.views) {
-                    let (cut, colours) = self.draw(index, (v, spec), whole);
-                    cuts.push(cut);
-                    photometric.push(colours);
+                    let (geometry, colours) = self.draw(index, (v, spec), whole);
+                    cuts.push(Cut { crop: geometry.crop, flip: geometry.flip });
+                    drawn.push((Placed { geometry, picture: (whole.width, whole.height) }, colours));
                 }
             };
             indices.push(cutter.views(index, draw, &mut outs)?);
-            for (view, colours) in views.iter_mut().zip(photometric) {
+            for (view, (placed, colours)) in views.iter_mut().zip(drawn) {
+                view.placed.push(placed);
                 view.photometric.push(colours);
             }
         }
@@ -256,7 +260,7 @@ impl Job {
     }
 
     /// View `v` of the sample at `index`.
-    fn draw(&self, index: usize, (v, spec): (u32, &ViewSpec), whole: &Whole) -> (Cut, Photometric) {
+    fn draw(&self, index: usize, (v, spec): (u32, &ViewSpec), whole: &Whole) -> (Geometry, Photometric) {
         // the sample and the view name the stream, so no draw depends on the batch
         let rng = |domain| view_stream(self.spec.seed, domain, self.epoch, index as u64, v);
         let &Whole { width, height, foreground } = whole;
@@ -265,7 +269,7 @@ impl Job {
             // further crops have a stream of their own: the rest of a view stays what it is without them
             crop = spec.constrain(crop, (width, height), &foreground, &mut rng(Domain::Crop));
         }
-        (Cut { crop, flip }, photometric)
+        (Geometry { crop, flip }, photometric)
     }
 }
 
@@ -325,6 +329,8 @@ mod tests {
         let store = store(&dir, 0);
         let all: Vec<_> = Loader::start(&store, &spec(1), 0, 0).collect();
         assert!(all.len() == 2 && all.iter().all(Option::is_some));
+        let mut views = all.iter().flatten().flat_map(|b| &b.views);
+        assert!(views.all(|v| v.placed.len() == 4 && v.placed.iter().all(|p| p.picture == (40, 30))));
         assert_eq!(store.broken(), 1);
         assert!(batches(&folder(8, 0), 2, 0).iter().all(Option::is_none));
     }

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use occlude_dataset::{Dataset, Error, Options};
 
-pub use crop::{Geometry, Photometric, ViewSpec};
+pub use crop::{Geometry, Photometric, Placed, ViewSpec};
 pub use feed::{Fed, Feed};
 pub use foreground::Foreground;
 pub use loader::{Batch, Loader, LoaderSpec, View};

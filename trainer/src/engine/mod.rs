@@ -81,6 +81,32 @@ pub struct Run {
     pub stop_after: Option<u64>,
 }
 
+impl Run {
+    /// A run over `data` without checkpoints on the way, lines of metrics, watching or a folder of its own: what others start
+    /// from.
+    pub(crate) fn bare(data: PathBuf, device: Device, workers: usize) -> Self {
+        Self {
+            data,
+            out: PathBuf::new(),
+            device,
+            bf16: false,
+            workers,
+            save_every: usize::MAX,
+            save_interval: Duration::MAX,
+            log_every: usize::MAX,
+            cache_bytes: 0,
+            teacher_cache: None,
+            resume: None,
+            allow: Allow::default(),
+            on_collapse: OnCollapse::Warn,
+            max_drop: None,
+            online: None,
+            bn_refresh: 0,
+            stop_after: None,
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {

@@ -10,8 +10,8 @@ use occlude_torch_ext::{Counts, PeakMemory};
 use serde_json::{Value, json};
 use tch::{Cuda, Device};
 
+use super::Run;
 use super::training::Engine;
-use super::{Allow, OnCollapse, Run};
 use crate::config::Config;
 use crate::data::{Feed, Pictures, Store};
 use crate::method;
@@ -106,25 +106,9 @@ pub fn profile(config: &Config, plan: &Plan) -> Result<Profile> {
 }
 
 pub(super) fn settings(plan: &Plan) -> Run {
-    Run {
-        data: plan.data.clone().unwrap_or_default(),
-        out: PathBuf::new(),
-        device: plan.device,
-        bf16: plan.bf16,
-        workers: plan.workers,
-        save_every: usize::MAX,
-        save_interval: Duration::MAX,
-        log_every: usize::MAX,
-        cache_bytes: plan.cache_bytes,
-        teacher_cache: None,
-        resume: None,
-        allow: Allow::default(),
-        on_collapse: OnCollapse::Warn,
-        max_drop: None,
-        online: None,
-        bn_refresh: 0,
-        stop_after: None,
-    }
+    let data = plan.data.clone().unwrap_or_default();
+    let bare = Run::bare(data, plan.device, plan.workers);
+    Run { bf16: plan.bf16, cache_bytes: plan.cache_bytes, ..bare }
 }
 
 fn synchronise(device: Device) {

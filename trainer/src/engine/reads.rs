@@ -96,6 +96,11 @@ fn all() -> Vec<(String, Config)> {
         c.masking = Some(m);
         add(&format!("{recipe:?} on a vision transformer, masked by {rule}"), c);
     }
+    for arch in ["resnet18", "vit_64x2x2_patch8_32"] {
+        let mut c = Config { arch: arch.into(), ..tiny(Recipe::Distill) };
+        c.method.distill_mut().expect("distillation").cells = Some(crate::config::Cells::weighted(1.0));
+        add(&format!("distillation of cells by {arch}"), c);
+    }
     let mut c = tiny(Recipe::Byol);
     c.mixing = Some(Config::usual_mixing(Mix::Mixmask, None));
     let more = crate::config::ViewGroup { count: 2, size: Some(32), ..c.views[1].clone() };

@@ -64,7 +64,7 @@ impl Saves {
         let _ = std::fs::remove_file(&fresh);
         std::fs::hard_link(path, &fresh)
             .or_else(|_| std::fs::copy(path, &fresh).map(drop))
-            .and_then(|()| std::fs::rename(&fresh, &good))
+            .and_then(|()| occlude_output::place(&fresh, &good))
             .with_context(|| format!("cannot write `{}`; hint: is the disk full?", good.display()))
     }
 

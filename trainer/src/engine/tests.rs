@@ -52,25 +52,9 @@ fn config(recipe: Recipe) -> Config {
 }
 
 fn settings(dir: &Path, out: &str) -> Run {
-    Run {
-        data: dir.join("pictures"),
-        out: dir.join(out),
-        device: Device::Cpu,
-        bf16: false,
-        workers: 2,
-        save_every: 10,
-        save_interval: Duration::from_secs(600),
-        log_every: 1,
-        cache_bytes: 0,
-        teacher_cache: None,
-        resume: None,
-        allow: Allow::default(),
-        on_collapse: OnCollapse::Warn,
-        max_drop: None,
-        online: None,
-        bn_refresh: 0,
-        stop_after: None,
-    }
+    let (out, save_interval) = (dir.join(out), Duration::from_secs(600));
+    let bare = Run::bare(dir.join("pictures"), Device::Cpu, 2);
+    Run { out, save_every: 10, save_interval, log_every: 1, ..bare }
 }
 
 fn rows(run: &Run) -> Vec<Value> {

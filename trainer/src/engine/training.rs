@@ -245,12 +245,12 @@ impl<'a> Engine<'a> {
         let time = self.time();
         let step = Step { number, epoch: self.schedule.epoch(time), preview: number == 0, measure };
         seed_device(self.config.seed, number);
-        let indices = batch.indices().to_vec();
+        let (indices, placed) = (batch.indices().to_vec(), batch.placed());
         let views = tch::no_grad(|| batch.views(&self.augmenters))?;
         if number == 0 {
             Start::of(self.method.encoder(), &indices, &views)?.write(&self.run.out.join("start.json"))?;
         }
-        let views = Views::new(views, &indices)?;
+        let views = Views::new(views, &indices)?.placed_at(placed)?;
         let output = self.method.step(&views, step)?;
         if part == 0 {
             let _optimiser = within(Phase::Optimiser);

@@ -1,7 +1,6 @@
 //! Features of labelled pictures: by an encoder and its contract, or of the pixels themselves.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, ensure};
 use occlude_dataset::Dataset;
@@ -10,9 +9,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::augment::HighPassFilter;
 use crate::model::{Encoder, Mode};
+use crate::parallel;
 
 /// Pictures a forward pass.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// Side of the pictures whose raw pixels are compared.
 const PIXEL_SIDE: u32 = 16;
 
@@ -136,36 +136,19 @@ pub(crate) fn decode(
     contract: &Preprocess,
     (workers, broken): (usize, &Mutex<Broken>),
 ) -> Vec<(usize, Rgb)> {
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(chunk.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..workers.clamp(1, chunk.len().max(1)) {
-            scope.spawn(|| {
-                let mut bytes = Vec::new();
-                while let Some(&i) = chunk.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match data.decode(i, &Limits::default(), &mut bytes) {
-                        Ok(decoded) => {
-                            let pixels = contract.pixels(&decoded.image);
-                            if let Ok(mut done) = done.lock() {
-                                done.push((i, pixels));
-                            }
-                        }
-                        Err(error) => {
-                            let line = broken.lock().ok().and_then(|mut broken| broken.add(&error));
-                            line.iter().for_each(|line| tell!("warning: {line}"));
-                        }
-                    }
-                }
-            });
+    let read = |bytes: &mut Vec<u8>, &i: &usize| match data.decode(i, &Limits::default(), bytes) {
+        Ok(decoded) => Some((i, contract.pixels(&decoded.image))),
+        Err(error) => {
+            let line = broken.lock().ok().and_then(|mut broken| broken.add(&error));
+            line.iter().for_each(|line| tell!("warning: {line}"));
+            None
         }
-    });
-    let mut done = done.into_inner().unwrap_or_default();
-    done.sort_by_key(|(i, _)| *i);
-    done
+    };
+    parallel::map_with(chunk, workers, Vec::new, read).into_iter().flatten().collect()
 }
 
 /// `(N, 3, H, W)`: what the contract makes of cropped pictures of one size, on `device`.
-pub(super) fn network_input(images: &[&Rgb], contract: &Preprocess, device: Device) -> Tensor {
+pub(crate) fn network_input(images: &[&Rgb], contract: &Preprocess, device: Device) -> Tensor {
     let (h, w) = images.first().map_or((0, 0), |i| (i64::from(i.height), i64::from(i.width)));
     let pixels: Vec<u8> = images.iter().flat_map(|i| i.data.iter().copied()).collect();
     let x = Tensor::from_slice(&pixels).view([-1, h, w, 3]).to(device).permute([0, 3, 1, 2]);

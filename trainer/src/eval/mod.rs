@@ -20,7 +20,7 @@ mod training;
 mod whiten;
 
 pub use classifier::Classifier;
-pub(crate) use features::decode;
+pub(crate) use features::{BATCH as FEATURE_BATCH, decode, network_input};
 pub use features::{Extractor, FeatureSet};
 pub use finetune::finetune;
 pub use folder::Folder;

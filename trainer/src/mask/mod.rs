@@ -10,6 +10,7 @@ mod high_pass;
 pub mod patches;
 mod score;
 
+use occlude_torch_ext::Autocast;
 use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
@@ -80,6 +81,8 @@ impl Masker {
         purpose: Purpose,
         rng: &mut impl Rng,
     ) -> (Tensor, Tensor) {
+        // pixels are filled alike whatever networks compute in, and what is blurred keeps the view's type
+        let _exact = Autocast::bf16(view.device(), false);
         let b = view.size()[0];
         let ratio = upload(&uniform(b, extent.ratio, rng), view.device());
         let mut mask = match &self.mixture {

@@ -141,3 +141,18 @@ fn a_negative_ratio_of_one_leaves_no_foreground() {
     }
     assert!((of(Strategy::Hp) - expected).clamp_max(0.0).abs().sum(Kind::Double).double_value(&[]) > 0.0);
 }
+
+#[test]
+fn pixels_are_filled_alike_where_networks_compute_in_half_precision() {
+    let _alone = crate::rng::alone();
+    let strategies = [Strategy::Hp, Strategy::Blur, Strategy::Mean, Strategy::Noise, Strategy::OtherPicture];
+    for strategy in strategies {
+        let (_, plain, _) = masked(strategy, Purpose::Positive);
+        let half = {
+            let _half = Autocast::bf16(Device::Cpu, true);
+            masked(strategy, Purpose::Positive).1
+        };
+        assert_eq!(half.kind(), Kind::Float, "{strategy:?}");
+        assert_eq!(half, plain, "{strategy:?}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Distillation: a student learns what a finished network said of whole pictures, from crops of them, masked or not.
 
+mod parts;
+
 use anyhow::{Result, bail, ensure};
 use occlude_torch_ext::Autocast;
 use tch::{Device, Kind, Tensor};
@@ -8,6 +10,7 @@ use super::occluder::{Occluder, Side};
 use super::view::View;
 use super::{Health, Method, Preview, Step, StepOutput, Views, mean, show};
 use crate::config::{self, Config};
+use crate::data::Placed;
 use crate::device::upload;
 use crate::loss::{distances, normalize, relational::relational_loss};
 use crate::mask::Purpose;
@@ -15,9 +18,10 @@ use crate::model::{Branch, Mode, Named, load_branches};
 use crate::phase::{Phase, within};
 use crate::rng::{Domain, stream};
 use crate::teacher::Targets;
+use parts::Parts;
 
-/// Distillation by embeddings: projections point where the targets do, and are as alike as these are. The head that makes them
-/// is dropped where the encoder is used.
+/// Distillation by embeddings: projections point where the targets do, and are as alike as these are; what is said of parts of a
+/// view may do so, too. The heads that make them are dropped where the encoder is used.
 pub struct Distill {
     settings: config::Distill,
     seed: u64,
@@ -25,6 +29,18 @@ pub struct Distill {
     branch: Branch,
     occluder: Occluder,
     targets: Targets,
+    /// What learns the targets of cells, where there are any.
+    parts: Option<Parts>,
+}
+
+/// What the student says of a view.
+struct Projection {
+    /// `(B, C)`.
+    features: Tensor,
+    /// `(B, D)`, normalised.
+    z: Tensor,
+    /// `(B, h, w, d)`, where parts of pictures are learnt.
+    cells: Option<Tensor>,
 }
 
 /// What the masks of the first views are called.
@@ -48,7 +64,9 @@ impl Distill {
         let occluder = Occluder::new(config, device)?;
         let branch = Branch::new(config.architecture()?, config.seed, (&settings.head, None), device)?;
         let targets = targets.to(device);
-        Ok(Self { settings: settings.clone(), seed: config.seed, bf16, branch, occluder, targets })
+        let parts = settings.cells.as_ref().map(|cells| Parts::new(settings, cells, &targets, &branch));
+        let (settings, parts) = (settings.clone(), parts.transpose()?);
+        Ok(Self { settings, seed: config.seed, bf16, branch, occluder, targets, parts })
     }
 
     /// The map that localises, where the student does.
@@ -74,18 +92,24 @@ impl Distill {
         inputs
     }
 
-    /// Features and normalised projections of the views, `(B, C)` and `(B, D)` each; those of one size go through the network
-    /// together.
-    fn project(&self, inputs: &[Tensor]) -> Vec<(Tensor, Tensor)> {
+    /// What is said of the views; those of one size go through the network together.
+    fn project(&self, inputs: &[Tensor]) -> Vec<Projection> {
         let _query = within(Phase::Query);
         let _guard = Autocast::bf16(self.branch.encoder().device(), self.bf16);
         let mut out = Vec::with_capacity(inputs.len());
         for alike in inputs.chunk_by(|a, b| a.size() == b.size()) {
             let mode = Mode::Train { splits: 1 };
-            let projected = self.branch.project(&Tensor::cat(alike, 0), mode, &[]);
+            let x = Tensor::cat(alike, 0);
+            let projected = self.branch.project(&x, mode, self.parts.as_ref().map_or(&[], Parts::tap));
             let (count, z) = (alike.len() as i64, normalize(&projected.global));
-            let parts = projected.output.embedding.chunk(count, 0).into_iter().zip(z.chunk(count, 0));
-            out.extend(parts);
+            let cells = self.parts.as_ref().map(|parts| {
+                parts.project(self.branch.encoder(), &projected.output.taps[0], &x, mode).chunk(count, 0)
+            });
+            let mut cells = cells.into_iter().flatten();
+            for (features, z) in projected.output.embedding.chunk(count, 0).into_iter().zip(z.chunk(count, 0))
+            {
+                out.push(Projection { features, z, cells: cells.next() });
+            }
         }
         out
     }
@@ -101,13 +125,28 @@ impl Distill {
         parts.push(("relation_loss", relation.detach()));
         (cosine + relation * self.settings.relation_weight, parts)
     }
+
+    /// The same with that of its cells, where these are learnt; `placed` tells where the view is on its `pictures` `(B)`.
+    fn with_cells(
+        &self,
+        (loss, mut told): (Tensor, Vec<(&'static str, Tensor)>),
+        said: &Projection,
+        pictures: &Tensor,
+        placed: Option<&Vec<Placed>>,
+    ) -> Result<(Tensor, Vec<(&'static str, Tensor)>)> {
+        let (Some(parts), Some(cells)) = (&self.parts, &said.cells) else { return Ok((loss, told)) };
+        let dense = parts.loss(cells, &self.targets, pictures, placed)?;
+        told.push(("dense_loss", dense.detach()));
+        Ok((loss + dense * parts.weight(), told))
+    }
 }
 
 impl Method for Distill {
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
         let device = self.branch.encoder().device();
-        let targets = self.targets.of(&upload(&Tensor::from_slice(views.pictures()), device))?; // (B, D)
+        let pictures = upload(&Tensor::from_slice(views.pictures()), device);
+        let targets = self.targets.of(&pictures)?; // (B, D)
         let mut seen: Vec<View> =
             tch::no_grad(|| views.all().iter().map(|v| self.occluder.view(v, step)).collect());
         for (title, v) in ["view 1", "view 2"].into_iter().zip(&seen) {
@@ -118,16 +157,17 @@ impl Method for Distill {
             tch::no_grad(|| self.inputs(&mut seen, step, &mut preview))
         };
         let (mut losses, mut metrics, mut health) = (Vec::new(), Vec::new(), Vec::new());
-        for (features, z) in self.project(&inputs) {
+        for (i, said) in self.project(&inputs).iter().enumerate() {
             let (loss, parts) = {
                 let _loss = within(Phase::Loss);
-                self.loss(&z, &targets)
+                let loss = self.loss(&said.z, &targets);
+                self.with_cells(loss, said, &pictures, views.placed().get(i))?
             };
             losses.push(loss);
             if step.measure {
                 let _metrics = within(Phase::Metrics);
                 metrics.push(parts);
-                health.push(tch::no_grad(|| Health::of(&z, &targets, &features)));
+                health.push(tch::no_grad(|| Health::of(&said.z, &targets, &said.features)));
             }
         }
         tch::no_grad(|| {
@@ -144,12 +184,14 @@ impl Method for Distill {
     }
 
     fn trainable(&self) -> Vec<Named> {
-        self.branch.trainable()
+        let parts = self.parts.iter().flat_map(Parts::trainable);
+        self.branch.trainable().into_iter().chain(parts).collect()
     }
 
-    /// The branch, and how targets are made of embeddings, which a resumed run must not fit anew.
+    /// The branch, the head of cells, and how targets are made of embeddings, which a resumed run must not fit anew.
     fn state(&self) -> Vec<Named> {
-        self.branch.named().into_iter().chain(self.targets.named()).collect()
+        let parts = self.parts.iter().flat_map(Parts::named);
+        self.branch.named().into_iter().chain(parts).chain(self.targets.named()).collect()
     }
 
     fn load_state(&mut self, state: &[Named]) -> Result<()> {

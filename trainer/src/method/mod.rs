@@ -23,6 +23,7 @@ pub use moco::{Keys, Moco};
 pub use simclr::Simclr;
 
 use crate::config::{self, Config};
+use crate::data::Placed;
 use crate::model::{Branch, Encoder, Named, Projected};
 use crate::teacher::Targets;
 
@@ -32,6 +33,7 @@ use crate::teacher::Targets;
 pub struct Views {
     views: Vec<Tensor>,
     pictures: Vec<i64>,
+    placed: Vec<Vec<Placed>>,
 }
 
 impl Views {
@@ -45,7 +47,19 @@ impl Views {
             let (rows, expected) = (view.size()[0], pictures.len());
             ensure!(rows == expected as i64, "a view of {rows} pictures, expected {expected}");
         }
-        Ok(Self { views, pictures: pictures.iter().map(|&i| i as i64).collect() })
+        let pictures = pictures.iter().map(|&i| i as i64).collect();
+        Ok(Self { views, pictures, placed: Vec::new() })
+    }
+
+    /// The same, whose places on the pictures are known: of every view those of all rows.
+    ///
+    /// # Errors
+    /// Where these are not as many.
+    pub fn placed_at(self, placed: Vec<Vec<Placed>>) -> Result<Self> {
+        let rows = self.pictures.len();
+        let fits = placed.len() == self.views.len() && placed.iter().all(|view| view.len() == rows);
+        ensure!(fits, "{} views of {rows} pictures do not have a place each", self.views.len());
+        Ok(Self { placed, ..self })
     }
 
     /// All of them.
@@ -73,13 +87,18 @@ impl Views {
     pub fn pictures(&self) -> &[i64] {
         &self.pictures
     }
+
+    /// Of every view and row the place on the picture; empty where nobody told.
+    pub fn placed(&self) -> &[Vec<Placed>] {
+        &self.placed
+    }
 }
 
 /// Of the first pictures of the data.
 impl From<[Tensor; 2]> for Views {
     fn from(pair: [Tensor; 2]) -> Self {
         let pictures = (0..pair[0].size()[0]).collect();
-        Self { views: pair.into(), pictures }
+        Self { views: pair.into(), pictures, placed: Vec::new() }
     }
 }
 

@@ -217,6 +217,16 @@ impl Encoder {
         self.named(prefix).into_iter().zip(kinds).filter(|(_, k)| k.trainable()).map(|(n, _)| n).collect()
     }
 
+    /// What embeddings are made of and has a place for every part of a picture: a ResNet's last feature map, or the tokens of
+    /// the end.
+    ///
+    /// # Errors
+    /// Where the architecture has neither.
+    pub fn last_map(&self) -> Result<TapId> {
+        let found = self.graph.stage(5).or_else(|| self.graph.tap("tokens"));
+        found.with_context(|| format!("{} has no feature map and no tokens", self.arch()))
+    }
+
     /// Runs the network on `(N, 3, H, W)`; `want` says which values [`Output::taps`] are.
     pub fn forward(&self, image: &Tensor, mode: Mode, want: &[TapId]) -> Output {
         self.forward_hidden(image, mode, want, None)

@@ -130,7 +130,8 @@ pub(super) fn colours(device: Device) -> Check {
     let pixels = Tensor::from_slice(&bytes).view([64, 3, 64, 64]).to(device);
     let augmenter = |on| Augmenter::new(&config.preprocess(), 64, spec.augment.blur_sigma[1], on);
     let found = augmenter(device).on_device(&pixels, &photometric);
-    let reference = augmenter(Device::Cpu).apply(&crate::data::View { size: 64, pixels: bytes, photometric });
+    let view = crate::data::View { size: 64, pixels: bytes, placed: Vec::new(), photometric };
+    let reference = augmenter(Device::Cpu).apply(&view);
     let apart = (found.to_device(Device::Cpu) - reference).abs().max().double_value(&[]);
     Check::at_most("colours of views, largest difference", apart, tolerance::COLOURS)
 }

@@ -120,7 +120,18 @@ pub(super) fn methods(device: Device) -> Result<Vec<Check>> {
             bound,
         ))
     };
-    Recipe::value_variants().iter().map(check).collect()
+    let half = |&recipe: &Recipe| -> Result<Check> {
+        let config = tiny(recipe);
+        let found = worst(&losses(&config, true, device, 1)?, &losses(&config, false, device, 1)?);
+        let bound = if config.masking.is_some() { tolerance::OTHER_DRAWS } else { tolerance::BF16_LOSS };
+        Ok(Check::at_most(
+            format!("loss of the first step, {}, bfloat16, relative error", recipe.name()),
+            found,
+            bound,
+        ))
+    };
+    let recipes = Recipe::value_variants();
+    recipes.iter().map(check).chain(recipes.iter().map(half)).collect()
 }
 
 /// One step with everything that a step can have.
@@ -144,25 +155,7 @@ pub(super) fn resume(device: Device) -> Result<Check> {
     let run = |out: &str, stop_after, resume| {
         let out = folder.0.join(out);
         let resume = if resume { Some(out.clone()) } else { None };
-        let run = Run {
-            data: data.clone(),
-            out,
-            device,
-            bf16: false,
-            workers: 2,
-            save_every: 10,
-            save_interval: std::time::Duration::from_secs(600),
-            on_collapse: engine::OnCollapse::Warn,
-            max_drop: None,
-            online: None,
-            log_every: 10,
-            cache_bytes: 0,
-            teacher_cache: None,
-            resume,
-            allow: engine::Allow::default(),
-            bn_refresh: 0,
-            stop_after,
-        };
+        let run = Run { out, resume, stop_after, log_every: 10, ..Run::bare(data.clone(), device, 2) };
         engine::pretrain(&config, &run)
     };
     run("whole", None, false)?;

@@ -1,17 +1,19 @@
 //! A teacher of which there are weights: libtorch runs it.
 
 use std::path::Path;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder, meta};
 use occlude_dataset::Dataset;
-use occlude_preprocess::Preprocess;
-use tch::{Device, Kind, Tensor};
+use occlude_preprocess::{Broken, Preprocess, Rgb};
+use tch::{Device, Tensor};
 
-use super::{Place, Source, described, unknown};
+use super::cells::reduced;
+use super::{Place, Said, Source, described, unknown};
 use crate::config::{Teacher, TeacherKind};
-use crate::eval::{Extractor, Whitener};
-use crate::model::Encoder;
+use crate::eval::{Extractor, FEATURE_BATCH, Whitener, decode, network_input};
+use crate::model::{Encoder, Mode};
 
 /// What the file at `path` is.
 pub(super) fn describe(path: &Path, asked: Option<Preprocess>) -> Result<Teacher> {
@@ -50,18 +52,43 @@ impl Frozen {
 }
 
 impl Source for Frozen {
-    fn embed(&mut self, data: &Dataset, which: &[usize]) -> Result<Tensor> {
+    fn embed(&mut self, data: &Dataset, which: &[usize], grid: Option<usize>) -> Result<Option<Said>> {
+        if let Some(grid) = grid {
+            return self.look(data, which, grid);
+        }
         let set = Extractor::Encoder(&self.encoder, &self.contract).run_some(data, which, self.workers)?;
-        let rows = self.whitener.as_ref().map_or(set.features.shallow_clone(), |w| w.apply(&set.features));
-        Ok(placed(&rows, &set.samples, which))
+        let embeddings = self.whitened(&set.features);
+        Ok(Some(Said::gathered(&[Said { embeddings, cells: None }], &set.samples, which)))
     }
 }
 
-/// `rows` of the pictures at `there` in the places that these have in `which`, and rows of NaN for the others.
-pub(super) fn placed(rows: &Tensor, there: &[usize], which: &[usize]) -> Tensor {
-    let places: Vec<i64> =
-        there.iter().filter_map(|i| which.binary_search(i).ok()).map(|at| at as i64).collect();
-    let size = [which.len() as i64, rows.size()[1]];
-    let out = Tensor::full(size, f64::NAN, (Kind::Float, Device::Cpu));
-    out.index_copy(0, &Tensor::from_slice(&places), rows)
+impl Frozen {
+    fn whitened(&self, features: &Tensor) -> Tensor {
+        self.whitener.as_ref().map_or_else(|| features.shallow_clone(), |w| w.apply(features))
+    }
+
+    /// The same embeddings, and the last feature map or the patch tokens that they are made of.
+    fn look(&self, data: &Dataset, which: &[usize], grid: usize) -> Result<Option<Said>> {
+        let (encoder, contract) = (&self.encoder, &self.contract);
+        let tap = encoder.last_map()?;
+        let broken = Mutex::new(Broken::default());
+        let (mut parts, mut there) = (Vec::new(), Vec::new());
+        for chunk in which.chunks(FEATURE_BATCH) {
+            let read = decode(data, chunk, contract, (self.workers, &broken));
+            let images: Vec<&Rgb> = read.iter().map(|(_, image)| image).collect();
+            if images.is_empty() {
+                continue;
+            }
+            let x = network_input(&images, contract, encoder.device());
+            let size = [x.size()[2], x.size()[3]];
+            let (embeddings, cells) = tch::no_grad(|| {
+                let out = encoder.forward(&x, Mode::Eval, &[tap]);
+                let cells = reduced(&encoder.map(tap, &out.taps[0], size), grid);
+                (out.embedding.to_device(Device::Cpu), cells.to_device(Device::Cpu))
+            });
+            parts.push(Said { embeddings: self.whitened(&embeddings), cells: Some(cells) });
+            there.extend(read.iter().map(|(i, _)| *i));
+        }
+        Ok((!parts.is_empty()).then(|| Said::gathered(&parts, &there, which)))
+    }
 }

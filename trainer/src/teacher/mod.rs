@@ -4,11 +4,13 @@
 //! for every run, which takes seconds.
 
 mod cache;
+mod cells;
 mod checkpoint;
 mod embeddings;
 mod onnx;
 mod targets;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,10 +18,11 @@ use occlude_checkpoint::Checkpoint;
 use occlude_dataset::{Dataset, Identity};
 use occlude_preprocess::Preprocess;
 use sha2::{Digest, Sha256};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::config::{Config, Teacher, TeacherKind};
-use cache::Cache;
+use cache::{Cache, What};
+pub use cells::Cells;
 pub use targets::Targets;
 
 /// Where and how fast a teacher answers, never what.
@@ -33,14 +36,35 @@ pub struct Place<'a> {
     pub device: Device,
 }
 
+/// What a network says of some pictures, float32 on the CPU.
+struct Said {
+    /// `(n, D)`; a row of NaN where a picture cannot be read.
+    embeddings: Tensor,
+    /// `(n, C, h, w)`, where they were asked for: its grid, each cell of length one; NaN likewise.
+    cells: Option<Tensor>,
+}
+
+impl Said {
+    /// What was said of parts of the pictures that can be read, those at `there`, as what is said of all at `which`.
+    fn gathered(parts: &[Self], there: &[usize], which: &[usize]) -> Self {
+        let embeddings: Vec<&Tensor> = parts.iter().map(|part| &part.embeddings).collect();
+        let cells: Option<Vec<&Tensor>> = parts.iter().map(|part| part.cells.as_ref()).collect();
+        Self {
+            embeddings: placed(&Tensor::cat(&embeddings, 0), there, which),
+            cells: cells.map(|cells| placed(&Tensor::cat(&cells, 0), there, which)),
+        }
+    }
+}
+
 /// Something that gives embeddings of pictures.
 trait Source {
-    /// Those of the pictures at `which`, ascending positions: `(n, D)` float32 on the CPU; a row of NaN where a picture
-    /// cannot be read.
+    /// Those of the pictures at `which`, ascending positions; with `grid` what it says of their parts, too, on so many cells
+    /// along a side at most. Nothing where none can be read and parts were asked for: those come in small pieces, which may be
+    /// broken as a whole.
     ///
     /// # Errors
-    /// Where none can be read, or the network cannot run.
-    fn embed(&mut self, data: &Dataset, which: &[usize]) -> Result<Tensor>;
+    /// Where none can be read, the network has no grid, or cannot run.
+    fn embed(&mut self, data: &Dataset, which: &[usize], grid: Option<usize>) -> Result<Option<Said>>;
 }
 
 /// The targets of a run on `data`, where `config` distils; and the configuration with the numbers that became known.
@@ -60,22 +84,38 @@ pub fn targets(
     let teacher = settings.teacher.as_mut().with_context(
         || "distillation has no teacher; hint: `--teacher MODEL` or `--targets EMBEDDINGS.parquet`",
     )?;
-    let known = resumed.map(targets::projection_of).transpose()?;
+    let known = |names| resumed.map(|c| targets::projection_of(c, names)).transpose();
+    let (asked, fingerprint) = (settings.head.dim, teacher.fingerprint.clone());
+    let grid = settings.cells.as_ref().map(|cells| cells.grid);
     let made = match teacher.kind {
         TeacherKind::Embeddings => {
             let rows = embeddings::read(teacher, data)?;
-            targets::make(data.len(), settings.head.dim, known, &teacher.fingerprint, &mut |which| {
+            targets::make(data.len(), asked, known(targets::NAMES)?, &fingerprint, &mut |which| {
                 Ok(rows.narrow(0, which.start as i64, which.len() as i64))
             })
         }
         _ => {
             let cache = Cache::new(place.cache, teacher, identity);
-            let mut answers = Answers { teacher, data, place, cache, source: None, told: false };
-            let fingerprint = &teacher.fingerprint;
-            targets::make(data.len(), settings.head.dim, known, fingerprint, &mut |which| answers.of(which))
+            let mut answers = Answers { teacher, data, place, cache, grid, source: None, told: false };
+            let of_all = &mut |which| answers.of(which);
+            let made = targets::make(data.len(), asked, known(targets::NAMES)?, &fingerprint, of_all);
+            match grid {
+                Some(grid) => made.and_then(|made| {
+                    let contract = teacher.preprocess()?.context("no contract")?;
+                    let of_parts = &mut |which| answers.cells(&which, grid);
+                    let about = (&*fingerprint, &contract);
+                    let cells = cells::make(&made.there()?, asked, known(cells::NAMES)?, about, of_parts)?;
+                    Ok(made.with(cells))
+                }),
+                None => made,
+            }
         }
     };
     let made = made.with_context(|| format!("targets of `{}`", teacher.path.display()))?;
+    if let (Some(settings), Some(cells)) = (&mut settings.cells, made.cells()) {
+        (settings.dim, settings.channels) = (Some(cells.dim()), Some(cells.channels()));
+        tell!("{cells}");
+    }
     teacher.dim = Some(made.of_dim());
     if made.dim() < settings.head.dim {
         tell!("targets have {} numbers: {}", made.dim(), made.why());
@@ -90,6 +130,8 @@ struct Answers<'a> {
     data: &'a Dataset,
     place: Place<'a>,
     cache: Cache,
+    /// Cells along a side at most, where parts of pictures are asked for, too.
+    grid: Option<usize>,
     /// Opened when it is first needed.
     source: Option<Box<dyn Source>>,
     told: bool,
@@ -97,8 +139,8 @@ struct Answers<'a> {
 
 impl Answers<'_> {
     /// Embeddings of the pictures in `which`.
-    fn of(&mut self, which: std::ops::Range<usize>) -> Result<Tensor> {
-        if let Some(found) = self.cache.read(&which)? {
+    fn of(&mut self, which: Range<usize>) -> Result<Tensor> {
+        if let Some(found) = self.cache.read(What::Embeddings, &which)? {
             if !std::mem::replace(&mut self.told, true) {
                 tell!(
                     "the embeddings of `{}` are cached in `{}`",
@@ -109,20 +151,60 @@ impl Answers<'_> {
             return Ok(found);
         }
         self.told = true;
-        if self.source.is_none() {
-            tell!("`{}` embeds {} pictures", self.teacher.path.display(), self.data.len());
-            self.source = Some(open(self.teacher, self.place)?);
-        }
-        let Some(source) = &mut self.source else { unreachable!("just opened") };
         let all: Vec<usize> = which.clone().collect();
-        let rows = source.embed(self.data, &all)?;
-        numbers(&rows, self.teacher, |i| self.data.name(all[i]))?;
-        self.cache.write(&which, &rows)?;
+        // the grids of all would not fit into memory: they are written on the way
+        let most = if self.grid.is_some() { cells::PIECE } else { all.len() };
+        let (mut parts, mut there) = (Vec::new(), Vec::new());
+        for piece in all.chunks(most.max(1)) {
+            if let Some(said) = self.ask(piece)? {
+                parts.push(Said { cells: None, ..said });
+                there.extend_from_slice(piece);
+            }
+        }
+        ensure!(!parts.is_empty(), "none of {} pictures can be read", all.len());
+        let rows = Said::gathered(&parts, &there, &all).embeddings;
+        self.cache.write(What::Embeddings, &which, &rows)?;
         if which.end < self.data.len() {
             tell!("{} of {} pictures done", which.end, self.data.len());
         }
         Ok(rows)
     }
+
+    /// What is said of the parts of the pictures in `which`, `(n, C, h, w)` in half precision.
+    fn cells(&mut self, which: &Range<usize>, grid: usize) -> Result<Tensor> {
+        if let Some(found) = self.cache.read(What::Cells(grid), which)? {
+            return Ok(found);
+        }
+        let said = self.ask(&which.clone().collect::<Vec<_>>())?;
+        said.and_then(|said| said.cells).context("pictures that could be read before cannot be read now")
+    }
+
+    /// What the network says now of adjacent pictures; its cells are kept.
+    fn ask(&mut self, pictures: &[usize]) -> Result<Option<Said>> {
+        if self.source.is_none() {
+            tell!("`{}` embeds {} pictures", self.teacher.path.display(), self.data.len());
+            self.source = Some(open(self.teacher, self.place, self.grid.is_some())?);
+        }
+        let Some(source) = &mut self.source else { unreachable!("just opened") };
+        let Some(mut said) = source.embed(self.data, pictures, self.grid)? else { return Ok(None) };
+        let name = |i: usize| self.data.name(pictures[i]);
+        numbers(&said.embeddings, self.teacher, name)?;
+        if let (Some(grid), Some(cells), [first, ..]) = (self.grid, &mut said.cells, pictures) {
+            numbers(&cells.flatten(1, -1), self.teacher, name)?;
+            *cells = cells.to_kind(Kind::Half);
+            self.cache.write(What::Cells(grid), &(*first..first + pictures.len()), cells)?;
+        }
+        Ok(Some(said))
+    }
+}
+
+/// `rows` of the pictures at `there` in the places that these have in `which`, and rows of NaN for the others.
+fn placed(rows: &Tensor, there: &[usize], which: &[usize]) -> Tensor {
+    let places: Vec<i64> =
+        there.iter().filter_map(|i| which.binary_search(i).ok()).map(|at| at as i64).collect();
+    let size: Vec<i64> = std::iter::once(which.len() as i64).chain(rows.size().into_iter().skip(1)).collect();
+    let out = Tensor::full(size, f64::NAN, (Kind::Float, Device::Cpu));
+    out.index_copy(0, &Tensor::from_slice(&places), rows)
 }
 
 /// Refuses embeddings with infinite numbers or some that are none; whole rows of those stand for unreadable pictures.
@@ -132,7 +214,7 @@ fn numbers(rows: &Tensor, teacher: &Teacher, name: impl Fn(usize) -> String) -> 
     let wrong = some.logical_and(&finite.all_dim(1, false).logical_not());
     let wrong = wrong.logical_or(&rows.isinf().any_dim(1, false));
     if wrong.any().int64_value(&[]) != 0 {
-        let first = wrong.to_kind(tch::Kind::Int64).argmax(0, false).int64_value(&[]) as usize;
+        let first = wrong.to_kind(Kind::Int64).argmax(0, false).int64_value(&[]) as usize;
         bail!(
             "`{}` gives `{}` values that are not finite (infinite or NaN); hint: is it intact, and is its contract the right one?",
             teacher.path.display(),
@@ -142,12 +224,12 @@ fn numbers(rows: &Tensor, teacher: &Teacher, name: impl Fn(usize) -> String) -> 
     Ok(())
 }
 
-fn open(teacher: &Teacher, place: Place<'_>) -> Result<Box<dyn Source>> {
+fn open(teacher: &Teacher, place: Place<'_>, grid: bool) -> Result<Box<dyn Source>> {
     let path = &teacher.path;
     let contract = teacher.preprocess().with_context(|| format!("`{}`", path.display()))?;
     let contract = contract.with_context(|| format!("`{}` has no contract", path.display()))?;
     Ok(match teacher.kind {
-        TeacherKind::Onnx => Box::new(onnx::Model::open(path, contract, place)?),
+        TeacherKind::Onnx => Box::new(onnx::Model::open(path, contract, (place, grid))?),
         TeacherKind::Checkpoint => Box::new(checkpoint::Frozen::open(teacher, contract, place)?),
         TeacherKind::Embeddings => bail!("`{}` holds embeddings", path.display()),
     })

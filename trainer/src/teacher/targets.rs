@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use occlude_checkpoint::{Checkpoint, Whitening, WhiteningInfo};
 use tch::{Device, Kind, Tensor};
 
-use crate::config::Config;
+use super::cells::Cells;
+use crate::config::{self, Config};
 use crate::eval::{How, Moments, Whitener};
 use crate::loss::normalize;
 use crate::model::Named;
@@ -15,8 +16,7 @@ use crate::model::Named;
 pub(super) const PIECE: usize = 16_384;
 
 /// The names of a projection in a checkpoint.
-const WEIGHT: &str = "targets.weight";
-const BIAS: &str = "targets.bias";
+pub(super) const NAMES: [&str; 2] = ["targets.weight", "targets.bias"];
 
 /// What a student is to say of each picture, and how that was made of the teacher's embeddings.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Targets {
     values: Tensor,
     /// `(d, D)` and `(d)`.
     projection: [Tensor; 2],
+    /// What parts of each picture are to say, where they are learnt.
+    cells: Option<Cells>,
 }
 
 impl Targets {
@@ -53,6 +55,21 @@ impl Targets {
         &self.values
     }
 
+    /// Those of parts of the pictures, where these are learnt.
+    pub fn cells(&self) -> Option<&Cells> {
+        self.cells.as_ref()
+    }
+
+    /// The same with targets of parts of the pictures.
+    pub(crate) fn with(self, cells: Cells) -> Self {
+        Self { cells: Some(cells), ..self }
+    }
+
+    /// Of which pictures there are any: the others cannot be read.
+    pub(super) fn there(&self) -> Result<Vec<bool>> {
+        Ok(Vec::<bool>::try_from(self.values.any_dim(1, false))?)
+    }
+
     /// Why they are no longer.
     pub(super) fn why(&self) -> String {
         if self.dim() == self.of_dim() {
@@ -78,19 +95,19 @@ impl Targets {
             values: self.values.to(device),
             // what a state is loaded into must not be another's
             projection: [weight.to(device).copy(), bias.to(device).copy()],
+            cells: self.cells.as_ref().map(|cells| cells.to(device)),
         }
     }
 
     /// What they are made by, for a checkpoint.
     pub fn named(&self) -> Vec<Named> {
-        let [weight, bias] = &self.projection;
-        vec![Named::new(WEIGHT, weight), Named::new(BIAS, bias)]
+        let own = NAMES.iter().zip(&self.projection).map(|(name, tensor)| Named::new(*name, tensor));
+        own.chain(self.cells.iter().flat_map(Cells::named)).collect()
     }
 
     /// Meaningless ones for as many pictures, where `config` distils: for measuring steps that nobody learns from.
     pub fn made_up(config: &Config, pictures: usize) -> Option<Self> {
-        let mut config = config.clone();
-        let settings = config.method.distill_mut()?;
+        let config::Method::Distill(settings) = &config.method else { return None };
         let d = settings.head.dim as i64;
         let of = settings.teacher.as_ref().and_then(|t| t.dim).map_or(d, |dim| dim as i64);
         let options = (Kind::Float, Device::Cpu);
@@ -98,18 +115,21 @@ impl Targets {
         let angles = Tensor::arange(pictures as i64 * d, options) * 12.9898;
         let values = normalize(&angles.sin().view([-1, d]));
         let projection = [Tensor::zeros([d, of], options), Tensor::zeros([d], options)];
-        Some(Self { values, projection })
+        Some(Self { values, projection, cells: Cells::made_up(config) })
     }
 }
 
-/// What targets were made by in the run of a checkpoint.
+/// What targets were made by in the run of a checkpoint, which calls it so.
 ///
 /// # Errors
 /// Where it has nothing of the kind.
-pub(super) fn projection_of(checkpoint: &Checkpoint) -> Result<[Tensor; 2]> {
-    let [weight, bias] = [WEIGHT, BIAS].map(|name| {
+pub(super) fn projection_of(checkpoint: &Checkpoint, names: [&str; 2]) -> Result<[Tensor; 2]> {
+    let [weight, bias] = names.map(|name| {
         let tensor = checkpoint.tensor(name).with_context(|| {
-            format!("`{}` has no `{name}`; hint: is it from `--recipe distill`?", checkpoint.path().display())
+            format!(
+                "`{}` has no `{name}`; hint: is it from `--recipe distill`, with the same flags?",
+                checkpoint.path().display()
+            )
         })?;
         let shape: Vec<i64> = tensor.shape.iter().map(|&d| d as i64).collect();
         Ok::<_, anyhow::Error>(Tensor::from_slice(&tensor.to_f32()?).view(shape.as_slice()))
@@ -162,7 +182,7 @@ pub(super) fn make(
         let made = made.masked_fill(&readable(&rows).logical_not().unsqueeze(1), 0.0);
         values.narrow(0, start, made.size()[0]).copy_(&made);
     }
-    Ok(Targets { values, projection })
+    Ok(Targets { values, projection, cells: None })
 }
 
 /// Which rows are numbers, `(n)`.

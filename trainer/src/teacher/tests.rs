@@ -80,10 +80,15 @@ fn teacher(path: &Path) -> Teacher {
 
 /// The weights of an untrained encoder, and how it wants pictures.
 fn checkpoint(path: &Path, seed: u64) {
+    checkpoint_of(path, seed, 32);
+}
+
+/// The same for pictures of `side` pixels.
+fn checkpoint_of(path: &Path, seed: u64, side: u32) {
     let encoder = Encoder::new(occlude_encoder::Arch::ResNet18, seed, Device::Cpu);
     let named = encoder.named("");
     let out: Result<Vec<_>> = named.iter().map(crate::engine::snapshot::to_out).collect();
-    let contract = Preprocess { resize: 32, ..Preprocess::imagenet(32) };
+    let contract = Preprocess { resize: side, ..Preprocess::imagenet(side) };
     let about = [(occlude_checkpoint::meta::PREPROCESS.to_owned(), contract.to_json())].into();
     occlude_checkpoint::save_safetensors(path, &out.expect("tensors"), &about).expect("written");
 }
@@ -141,6 +146,69 @@ fn a_teacher_looks_once_and_unreadable_pictures_are_nobodys() {
     assert_ne!(other.expect("distillation").values(), first.values());
 }
 
+/// In a file of its own beside the embeddings, which do not depend on it: whoever had asked for these alone asks once more.
+#[test]
+fn a_teachers_grid_is_kept_beside_its_embeddings() {
+    let _alone = crate::rng::alone();
+    let dir = tempfile::tempdir().expect("a folder");
+    let (data, weights) = (dir.path().join("data"), dir.path().join("t.safetensors"));
+    std::fs::create_dir(&data).expect("a folder");
+    let data = pictures(&data);
+    checkpoint_of(&weights, 3, 96);
+    let mut config = Config::new(Recipe::Distill);
+    config.method.distill_mut().expect("distillation").teacher = Some(network(&weights, None).expect("one"));
+    let cache = dir.path().join("cache");
+    let place = |cache| Place { cache, workers: 2, device: Device::Cpu };
+    let run = |config: &Config, cache| targets(config, &data, &data.identity(), None, place(cache));
+    let (_, plain) = run(&config, &cache).expect("targets");
+    let plain = plain.expect("distillation");
+    assert!(plain.cells().is_none());
+    let with = |grid| {
+        let mut dense = config.clone();
+        dense.method.distill_mut().expect("distillation").cells =
+            Some(crate::config::Cells { grid, ..crate::config::Cells::weighted(1.0) });
+        dense
+    };
+    let dense = with(8);
+    let (mut settled, first) = run(&dense, &cache).expect("targets");
+    let first = first.expect("distillation");
+    let known = settled.method.distill_mut().and_then(|d| d.cells.clone()).expect("cells");
+    // eight pictures of nine cells have 71 directions
+    assert_eq!((known.dim, known.channels, known.grid), (Some(71), Some(512), 8));
+    let cells = first.cells().expect("cells");
+    assert_eq!(cells.values().size(), [9, 71, 3, 3]);
+    assert_eq!(cells.values().get(4).abs().max().double_value(&[]), 0.0, "it cannot be read");
+    assert_eq!(first.values(), plain.values(), "embeddings are what they are without");
+    let fresh = dir.path().join("fresh");
+    let (_, at_once) = run(&dense, &fresh).expect("targets");
+    let at_once = at_once.expect("distillation");
+    assert_eq!(at_once.values(), plain.values());
+    assert_eq!(at_once.cells().expect("cells").values(), cells.values());
+    // what is kept is the last feature map, each cell of length one
+    let folder = std::fs::read_dir(&cache).expect("there").flatten().next().expect("one").path();
+    let kept = Checkpoint::open(folder.join("cells8-00000000.safetensors")).expect("kept");
+    let kept = kept.tensor("cells").expect("cells");
+    assert_eq!(kept.shape, [9, 512, 3, 3]);
+    let read = Checkpoint::open(&weights).expect("readable");
+    let loaded = occlude_checkpoint::load_encoder(&read, &occlude_checkpoint::LoadOptions::default());
+    let encoder = Encoder::from_checkpoint(&loaded.expect("an encoder"), Device::Cpu).expect("built");
+    let contract = config.method.teacher().expect("one").preprocess().expect("read").expect("one");
+    let broken = std::sync::Mutex::default();
+    let picture = crate::eval::decode(&data, &[6], &contract, (1, &broken)).remove(0).1;
+    let x = crate::eval::network_input(&[&picture], &contract, Device::Cpu);
+    let tap = encoder.last_map().expect("a map");
+    let map = tch::no_grad(|| encoder.forward(&x, crate::model::Mode::Eval, &[tap]).tap());
+    let expected = normalize(&map.permute([0, 2, 3, 1])).permute([0, 3, 1, 2]).get(0);
+    let found = Tensor::from_slice(&kept.to_f32().expect("numbers")).view([9, 512, 3, 3]).get(6);
+    assert!((found - expected).abs().max().double_value(&[]) < 1e-3, "but for half precision");
+    // the second time nobody looks at a picture, unless another grid is asked for
+    std::fs::remove_file(&weights).expect("removed");
+    let (_, second) = run(&dense, &cache).expect("from the cache");
+    assert_eq!(second.expect("distillation").cells().expect("cells").values(), cells.values());
+    let error = format!("{:#}", run(&with(2), &cache).expect_err("refused"));
+    assert!(error.contains("t.safetensors"), "{error}");
+}
+
 /// Counted by a source that says so.
 #[test]
 fn answers_that_are_no_numbers_are_refused_and_not_kept() {
@@ -151,9 +219,9 @@ fn answers_that_are_no_numbers_are_refused_and_not_kept() {
     let data = pictures(&data);
     struct Says(Tensor, std::rc::Rc<Cell<usize>>);
     impl Source for Says {
-        fn embed(&mut self, _: &Dataset, _: &[usize]) -> Result<Tensor> {
+        fn embed(&mut self, _: &Dataset, _: &[usize], _: Option<usize>) -> Result<Option<Said>> {
             self.1.set(self.1.get() + 1);
-            Ok(self.0.shallow_clone())
+            Ok(Some(Said { embeddings: self.0.shallow_clone(), cells: None }))
         }
     }
     let teacher = Teacher {
@@ -170,7 +238,16 @@ fn answers_that_are_no_numbers_are_refused_and_not_kept() {
     let says = |rows: &Tensor| {
         let source: Box<dyn Source> = Box::new(Says(rows.shallow_clone(), asked.clone()));
         let cache = Cache::new(place.cache, &teacher, &data.identity());
-        Answers { teacher: &teacher, data: &data, place, cache, source: Some(source), told: false }.of(0..9)
+        Answers {
+            teacher: &teacher,
+            data: &data,
+            place,
+            cache,
+            grid: None,
+            source: Some(source),
+            told: false,
+        }
+        .of(0..9)
     };
     let rows = embeddings(9, 3);
     let _ = rows.get(4).fill_(f64::NAN);

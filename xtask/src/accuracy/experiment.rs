@@ -11,7 +11,7 @@ use super::Args;
 use super::arms::{self, Arm};
 use super::flags::Flags;
 use super::rows::Budget;
-use crate::{paths, sh};
+use crate::{files, paths, sh};
 
 /// Endings of the files that count as pictures when steps become epochs.
 const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
@@ -42,7 +42,7 @@ impl Data {
         let name = folder.file_name().and_then(|name| name.to_str());
         let name =
             name.with_context(|| format!("the name of `{}` is not text", folder.display()))?.to_owned();
-        let pictures = count(&folder.join("train"))?;
+        let pictures = files::below(&folder.join("train"), &ENDINGS)?.len() as u32;
         ensure!(pictures > 0, "`{}` has no pictures", folder.join("train").display());
         Ok(Self { name, folder, pictures })
     }
@@ -50,21 +50,6 @@ impl Data {
     pub(super) fn part(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
-}
-
-/// Files of pictures below a folder.
-fn count(folder: &Path) -> Result<u32> {
-    let mut sum = 0;
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))? {
-        let path = entry?.path();
-        let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-        if path.is_dir() {
-            sum += count(&path)?;
-        } else if ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
-            sum += 1;
-        }
-    }
-    Ok(sum)
 }
 
 /// What a call asks for.
@@ -280,7 +265,7 @@ fn program(out: &Path, notes: &mut Vec<String>) -> Result<PathBuf> {
         let part = out.join("occlude-train.part");
         fs::copy(&now, &part)
             .with_context(|| format!("cannot copy `{}` to `{}`", now.display(), part.display()))?;
-        fs::rename(&part, &kept)?;
+        occlude_output::place(&part, &kept).with_context(|| format!("cannot write `{}`", kept.display()))?;
     } else if now.exists() && hash(&now)? != hash(&kept)? {
         notes.push(format!(
             "continuing with the trainer that the folder began with, which is not the one that is built now\nhint: another `--out` begins with that one; `{}` can be removed if both compute the same",
@@ -314,7 +299,6 @@ pub(super) fn read(path: &Path) -> Result<Option<Value>> {
 
 /// Writes JSON that is whole or absent.
 pub(super) fn write(path: &Path, value: &Value) -> Result<()> {
-    let part = path.with_extension("part");
-    fs::write(&part, format!("{value:#}\n")).with_context(|| format!("cannot write `{}`", part.display()))?;
-    fs::rename(&part, path).with_context(|| format!("cannot write `{}`", path.display()))
+    occlude_output::write(path, |out| writeln!(out, "{value:#}"))
+        .with_context(|| format!("cannot write `{}`", path.display()))
 }

@@ -154,7 +154,8 @@ impl<'a> Job<'a> {
                 "`{}` holds no answer",
                 part.display()
             );
-            fs::rename(&part, &path).with_context(|| format!("cannot write `{}`", path.display()))?;
+            occlude_output::place(&part, &path)
+                .with_context(|| format!("cannot write `{}`", path.display()))?;
         }
         Ok(end)
     }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::wire::{ask_all, form, form_type, request};
 use super::{Better, Figure, peer};
 use crate::server::{Server, free_port};
-use crate::{paths, sh};
+use crate::{files, paths, sh};
 
 /// Clients that post at the same time.
 const CLIENTS: usize = 8;
@@ -128,8 +128,7 @@ fn export(inputs: &Inputs, model: &Path, options: &[&str]) -> Result<()> {
 
 /// A request for each photo: the form that both servers take.
 pub(super) fn requests(photos: &Path, fewest: usize) -> Result<Vec<Vec<u8>>> {
-    let mut files = Vec::new();
-    collect(photos, &mut files)?;
+    let mut files = files::below(photos, &["jpg", "jpeg"])?;
     files.sort();
     let step = files.len().div_ceil(PHOTOS).max(1);
     let kind = form_type();
@@ -140,22 +139,6 @@ pub(super) fn requests(photos: &Path, fewest: usize) -> Result<Vec<Vec<u8>>> {
     let requests: Vec<Vec<u8>> = files.iter().step_by(step).map(one).collect::<Result<_>>()?;
     ensure!(requests.len() >= fewest, "`{}` has fewer than {fewest} JPEG files", photos.display());
     Ok(requests)
-}
-
-/// JPEG files of a folder and those below.
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| format!("could not list `{}`", folder.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
-            collect(&path, files)?;
-        } else if path
-            .extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("jpg") || e.eq_ignore_ascii_case("jpeg"))
-        {
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 fn rate(url: &str, requests: &[Vec<u8>]) -> Result<f64> {

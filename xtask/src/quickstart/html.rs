@@ -1,4 +1,4 @@
-//! Small pieces of the result page: escaping, data URIs, the loss curve, tables.
+//! Small pieces of the result page: escaping, data URIs, frames, tables.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -36,66 +36,9 @@ pub(super) fn rows(rows: &[(String, String)]) -> String {
     format!("<table>{body}</table>")
 }
 
-/// One curve: its name and its points `(x, y)`.
-pub(super) struct Curve<'a> {
-    pub(super) name: &'a str,
-    pub(super) class: &'a str,
-    pub(super) points: Vec<(f64, f64)>,
-}
-
-/// A line chart as inline SVG with labelled axes; an empty string without two points.
-pub(super) fn chart(curves: &[Curve<'_>], x_name: &str) -> String {
-    const W: f64 = 720.0;
-    const H: f64 = 260.0;
-    const LEFT: f64 = 52.0;
-    const EDGE: f64 = 24.0;
-    let all: Vec<(f64, f64)> = curves.iter().flat_map(|c| c.points.iter().copied()).collect();
-    if all.len() < 2 {
-        return String::new();
-    }
-    let (x0, x1) = range(all.iter().map(|p| p.0));
-    let (y0, y1) = range(all.iter().map(|p| p.1));
-    let px = |x: f64| LEFT + (x - x0) / (x1 - x0) * (W - LEFT - EDGE);
-    let py = |y: f64| H - EDGE - (y - y0) / (y1 - y0) * (H - 2.0 * EDGE);
-    let mut svg = format!("<svg viewBox=\"0 0 {W} {H}\" role=\"img\">");
-    for i in 0..=4 {
-        let y = y0 + (y1 - y0) * f64::from(i) / 4.0;
-        let _ = write!(
-            svg,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.0}\" y1=\"{1:.1}\" y2=\"{1:.1}\"/>\
-             <text x=\"{2:.0}\" y=\"{3:.1}\" text-anchor=\"end\">{y:.2}</text>",
-            W - EDGE,
-            py(y),
-            LEFT - 6.0,
-            py(y) + 4.0
-        );
-    }
-    for (i, curve) in curves.iter().enumerate() {
-        let points: String =
-            curve.points.iter().map(|(x, y)| format!("{:.1},{:.1} ", px(*x), py(*y))).collect();
-        let _ = write!(svg, "<polyline class=\"{}\" points=\"{}\"/>", curve.class, points.trim_end());
-        let (x, y) = (W - EDGE - 110.0, EDGE + 16.0 * i as f64);
-        let _ = write!(
-            svg,
-            "<text class=\"{}\" x=\"{x:.0}\" y=\"{y:.0}\">{}</text>",
-            curve.class,
-            escape(curve.name)
-        );
-    }
-    let _ = write!(
-        svg,
-        "<text x=\"{LEFT}\" y=\"{1:.0}\">{x0:.0}</text><text x=\"{0:.0}\" y=\"{1:.0}\" text-anchor=\"end\">{2} {x1:.0}</text></svg>",
-        W - EDGE,
-        H - 4.0,
-        escape(x_name)
-    );
-    svg
-}
-
-/// Smallest and largest value, never equal.
-fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) = values.fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
-    if high > low { (low, high) } else { (low - 0.5, low + 0.5) }
+/// A page inside the page.
+pub(super) fn frame(page: &str, title: &str) -> String {
+    format!("<iframe srcdoc=\"{}\" title=\"{}\"></iframe>", escape(page), escape(title))
 }
 
 /// What the rows of the kNN table are, in the order of its answer.
@@ -242,10 +185,8 @@ mod tests {
     }
 
     #[test]
-    fn a_flat_curve_is_drawn_and_a_point_is_not() {
-        let curve = |points| [Curve { name: "loss", class: "a", points }];
-        assert!(chart(&curve(vec![(0.0, 1.0), (1.0, 1.0)]), "step").contains("<polyline"));
-        assert!(!chart(&curve(vec![(0.0, 1.0), (1.0, 1.0)]), "step").contains("NaN"));
-        assert!(chart(&curve(vec![(0.0, 1.0)]), "step").is_empty());
+    fn a_page_inside_cannot_leave_its_frame() {
+        let frame = frame("<p title=\"a\">&amp;</p>", "run");
+        assert!(frame.contains("srcdoc=\"&lt;p title=&quot;a&quot;&gt;&amp;amp;&lt;/p&gt;\""), "{frame}");
     }
 }

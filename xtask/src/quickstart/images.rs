@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use crate::files;
+
 /// One image in so many is held back for validation.
 const HELD_BACK: usize = 5;
 const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -51,8 +53,7 @@ impl Images {
 
     /// Number of training images.
     pub(super) fn training(&self) -> Result<usize> {
-        let mut files = Vec::new();
-        walk(&self.train, &mut files)?;
+        let files = files::below(&self.train, &EXTENSIONS)?;
         if files.is_empty() {
             bail!("no images in `{}`\nhint: *.jpg, *.jpeg, *.png and *.webp are read", self.train.display());
         }
@@ -79,8 +80,7 @@ fn classes(tree: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
         if name.starts_with('.') || !path.is_dir() {
             continue;
         }
-        let mut files = Vec::new();
-        walk(&path, &mut files)?;
+        let mut files = files::below(&path, &EXTENSIONS)?;
         if !files.is_empty() {
             files.sort_by_cached_key(|file| order(file.strip_prefix(tree).unwrap_or(file)));
             classes.push((name, files));
@@ -93,20 +93,6 @@ fn classes(tree: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
 /// A hash of the name below the tree: mixed, yet the same on every machine.
 fn order(file: &Path) -> [u8; 32] {
     Sha256::digest(file.as_os_str().as_encoded_bytes()).into()
-}
-
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| format!("could not list `{}`", folder.display()))? {
-        let entry = entry?;
-        let path = entry.path();
-        let image = path.extension().and_then(|e| e.to_str()).map(str::to_lowercase);
-        if entry.file_type()?.is_dir() {
-            walk(&path, files)?;
-        } else if image.is_some_and(|e| EXTENSIONS.contains(&e.as_str())) {
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 fn link(class: &str, files: &[PathBuf], tree: &Path, into: &Path) -> Result<()> {

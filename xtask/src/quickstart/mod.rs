@@ -5,6 +5,7 @@ mod html;
 mod images;
 mod page;
 mod serve;
+mod teacher;
 mod train;
 
 use anyhow::{Context, Result};
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 use crate::{paths, setup, sh};
 use images::Images;
 
-/// The masked recipe that learns most in a few minutes (docs/recipes.md).
-const RECIPE: &str = "saliency-moco-small";
+/// The recipe that learns most in a few minutes (docs/recipes.md), and the one that has a teacher.
+const RECIPE: &str = "distill";
 /// Images that a default run trains on, over all its epochs: about 4 minutes of ResNet-18 at 64 px on 2 cores.
 const IMAGES_SEEN: usize = 24_000;
 /// Side of the training crops.
@@ -38,6 +39,9 @@ pub(crate) struct Args {
     /// Encoder: resnet18, resnet34, resnet50 or resnet101
     #[arg(long, default_value = "resnet18")]
     arch: String,
+    /// Recipe of `occlude-train pretrain`; `distill` learns from a published network, the others from the images alone
+    #[arg(long, default_value = RECIPE)]
+    recipe: String,
     /// Epochs of pretraining; by default as many as 24,000 images make
     #[arg(long, value_name = "E")]
     epochs: Option<usize>,
@@ -49,12 +53,12 @@ pub(crate) struct Args {
 /// Everything that a run leaves behind, below `quickstart/`.
 struct Run {
     folder: PathBuf,
+    /// Number of steps altogether.
+    steps: usize,
     times: Vec<(&'static str, Duration)>,
 }
 
 impl Run {
-    const STEPS: usize = 9;
-
     fn log(&self, name: &str) -> PathBuf {
         self.folder.join("logs").join(format!("{name}.log"))
     }
@@ -70,7 +74,7 @@ impl Run {
         about: &str,
         work: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<T> {
-        println!("[{}/{}] {name:<10} {about}", self.times.len() + 1, Self::STEPS);
+        println!("[{}/{}] {name:<10} {about}", self.times.len() + 1, self.steps);
         let start = Instant::now();
         let value = work(self).with_context(|| format!("the step `{name}` of the quick start failed"))?;
         self.times.push((name, start.elapsed()));
@@ -82,6 +86,8 @@ impl Run {
 /// What the result page shows.
 struct Results {
     origin: String,
+    /// Whether a published network taught the encoder.
+    taught: bool,
     trained: train::Trained,
     knn: Value,
     verify: String,
@@ -90,12 +96,21 @@ struct Results {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
-    let mut run = Run { folder: paths::root().join("quickstart"), times: Vec::new() };
+    // A teacher is a step more.
+    let steps = 9 + usize::from(args.recipe == RECIPE);
+    let mut run = Run { folder: paths::root().join("quickstart"), steps, times: Vec::new() };
     run.step("set-up", "libtorch, ONNX Runtime, Python packages", |_| setup::run(&setup::Args::default()))?;
     run.step("build", "the four tools", |_| build())?;
     clear(&run.folder)?;
     let images = run.step("images", "a validation split", |run| images(args, run))?;
-    let trained = pretrain(args, &mut run, &images)?;
+    let teacher = if args.recipe == RECIPE {
+        Some(run.step("teacher", &format!("{}, a published network", teacher::NAME), |run| {
+            teacher::model(&run.log("teacher"))
+        })?)
+    } else {
+        None
+    };
+    let trained = pretrain(args, &mut run, &images, teacher.as_deref())?;
     let checkpoint = run.step("whiten", "by the training images, without labels", |run| {
         whiten(run, &trained.checkpoint, &images)
     })?;
@@ -108,7 +123,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         serve::ask(&run.file("encoder.onnx"), &images, QUERIES, &run.log("serve"))
     })?;
     println!("{}", served.summary());
-    let results = Results { origin: images.origin.clone(), trained, knn, verify, served };
+    let results =
+        Results { origin: images.origin.clone(), taught: teacher.is_some(), trained, knn, verify, served };
     let page = run.step("page", "quickstart/index.html", |run| page::write(run, &results))?;
     println!("\ndone in {}: open {}", sh::seconds(start.elapsed()), page.display());
     if args.serve {
@@ -118,10 +134,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     server.stop()
 }
 
-/// The release binaries, exactly as plain cargo would build them.
+/// The release binaries. Of what plain cargo would build, the second runtime of `occlude-export verify` is left out, unless it
+/// is there already: it takes minutes, and nothing but that command uses it.
 fn build() -> Result<()> {
     let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
-    sh::show(sh::cargo().args(["build", "--release"]).args(packages)).map(|_| ())
+    let mut cargo = sh::cargo();
+    cargo.args(["build", "--release"]).args(packages);
+    let built = fs::read_dir(paths::release().join("deps")).into_iter().flatten().flatten();
+    if !built.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("libtract_core-"))
+    {
+        cargo.arg("--no-default-features");
+    }
+    sh::show(&mut cargo).map(|_| ())
 }
 
 /// A new run starts in an empty folder: nothing of an earlier one can be taken for its result.
@@ -145,12 +169,18 @@ fn images(args: &Args, run: &Run) -> Result<Images> {
     }
 }
 
-fn pretrain(args: &Args, run: &mut Run, images: &Images) -> Result<train::Trained> {
+fn pretrain(args: &Args, run: &mut Run, images: &Images, teacher: Option<&Path>) -> Result<train::Trained> {
     let count = images.training()?;
     let epochs = args.epochs.unwrap_or_else(|| (IMAGES_SEEN / count).max(2));
-    let about = format!("{}, {RECIPE}, {epochs} epochs of {count} images", args.arch);
-    let plan =
-        train::Plan { recipe: RECIPE, arch: &args.arch, image_size: IMAGE_SIZE, epochs, images: count };
+    let about = format!("{}, {}, {epochs} epochs of {count} images", args.arch, args.recipe);
+    let plan = train::Plan {
+        recipe: &args.recipe,
+        teacher,
+        arch: &args.arch,
+        image_size: IMAGE_SIZE,
+        epochs,
+        images: count,
+    };
     run.step("pretrain", &about, |run| {
         train::pretrain(&plan, &images.train, &run.file("run"), &run.log("pretrain"))
     })

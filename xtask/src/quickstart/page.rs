@@ -6,22 +6,23 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::html::{Curve, chart, escape, knn_html, picture, picture_file, rows, verdict};
+use super::html::{escape, frame, knn_html, picture, picture_file, rows, verdict};
 use super::serve::Answer;
+use super::train::ACCURACIES;
 use super::{Results, Run};
 use crate::sh;
 
-/// What the columns of the first batch's picture are under the quick start's recipe.
-const FIRST_BATCH: &str = "<p>Each row is one image: its first view, what of it counts as foreground, its second view, \
-    what of that counts as foreground, and the first view as the encoder gets it, cells of foreground and background \
-    blurred away.</p>";
+/// What the encoder learnt from.
+const TAUGHT: &str = "<p>The encoder is a student: from a crop of an image it learnt to say what a published network, \
+    the teacher, says of the whole image. The teacher was trained on ImageNet with labels, the student on these images \
+    without any. <code>--recipe saliency-moco-small</code> trains without a teacher.</p>";
 
 /// What the kNN table is.
 const FLOORS: &str = "<p>Every held-back image is given the class of the training images whose embeddings are nearest \
-    to its own. No label was used before. Two floors tell what that is worth: <em>untrained encoder</em> is the same \
-    network with random weights, <em>raw pixels</em> are the images themselves at 16 by 16. Whitening, fitted on the \
-    training images without labels, gives every direction of the embeddings the same weight; the floors get it, \
-    too. What does not beat them has learnt nothing of use.</p>";
+    to its own. Their labels were not used before. Two floors tell what that is worth: <em>untrained encoder</em> is \
+    the same network with random weights, <em>raw pixels</em> are the images themselves at 16 by 16. Whitening, fitted \
+    on the training images without labels, gives every direction of the embeddings the same weight; the floors get \
+    it, too. What does not beat them has learnt nothing of use.</p>";
 
 /// What a row of neighbours is.
 const FOUND: &str = "<p>Each row: a held-back image, what the encoder takes for its object, and its nearest training \
@@ -29,7 +30,6 @@ const FOUND: &str = "<p>Each row: a held-back image, what the encoder takes for 
 
 /// Writes `index.html` into the run's folder; returns its path.
 pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
-    let trained = &results.trained;
     let mut page = String::from("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">");
     let _ = write!(
         page,
@@ -41,22 +41,13 @@ pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
     section(&mut page, "What it has learnt", &knn(results));
     let asked: String = results.served.answers.iter().map(query).collect();
     section(&mut page, "What it finds", &format!("{FOUND}{asked}"));
-    section(&mut page, "Training", &training(results));
-    let first = picture_file(&trained.first_batch, "views, saliency and masks of the first batch");
-    section(
-        &mut page,
-        "First batch: views, saliency, masks",
-        &format!("{FIRST_BATCH}<div class=\"wide\">{first}</div>"),
-    );
+    section(&mut page, "Training", &training(results)?);
     section(
         &mut page,
         "Verification of the ONNX file",
         &format!("<pre>{}</pre>", escape(results.verify.trim())),
     );
     section(&mut page, "Times", &times(run, results));
-    let config =
-        format!("<details><summary>as resolved</summary><pre>{}</pre></details>", escape(&trained.config));
-    section(&mut page, "Configuration", &config);
     let path = run.file("index.html");
     fs::write(&path, page).with_context(|| format!("could not write `{}`", path.display()))?;
     Ok(path)
@@ -64,33 +55,30 @@ pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
 
 fn knn(results: &Results) -> String {
     let verdict = escape(&verdict(&results.knn));
-    format!("<p class=\"verdict\">{verdict}.</p>{}{FLOORS}", knn_html(&results.knn))
+    let taught = if results.taught { TAUGHT } else { "" };
+    format!("<p class=\"verdict\">{verdict}.</p>{}{taught}{FLOORS}", knn_html(&results.knn))
 }
 
 fn section(page: &mut String, title: &str, body: &str) {
     let _ = write!(page, "<h2>{}</h2>{body}", escape(title));
 }
 
-/// The loss of each logged step, and the mean of each epoch where the steps of an epoch end.
-fn training(results: &Results) -> String {
-    let point = |row: &Value| Some((row.get("step")?.as_f64()?, row.get("loss")?.as_f64()?));
-    let steps = results.trained.steps.iter().filter_map(point).collect();
-    let epochs = results.trained.epochs.iter().filter_map(point).collect();
-    let curves = [
-        Curve { name: "loss, step", class: "a", points: steps },
-        Curve { name: "loss, epoch mean", class: "b", points: epochs },
-    ];
+/// The figures of the last epoch, and the page that the trainer wrote: curves, first batch, neighbours, configuration.
+fn training(results: &Results) -> Result<String> {
+    let report = &results.trained.report;
+    let page =
+        fs::read_to_string(report).with_context(|| format!("could not read `{}`", report.display()))?;
     let last = results.trained.epochs.last();
     let figure = |key: &str| last.and_then(|row| row.get(key)).and_then(Value::as_f64);
     let mut figures = vec![("epochs".to_owned(), results.trained.epochs.len().to_string())];
-    for (key, name, unit) in [
-        ("loss", "last loss", 1.0),
-        ("acc1", "contrastive accuracy %", 100.0),
-        ("images_per_s", "images/s", 1.0),
-    ] {
-        figures.extend(figure(key).map(|value| (name.to_owned(), format!("{:.2}", unit * value))));
+    let shares = ACCURACIES.map(|(key, name)| (key, format!("{name} %"), 100.0));
+    let plain = |key, name: &str| (key, name.to_owned(), 1.0);
+    let all =
+        [plain("loss", "last loss")].into_iter().chain(shares).chain([plain("images_per_s", "images/s")]);
+    for (key, name, unit) in all {
+        figures.extend(figure(key).map(|value| (name, format!("{:.2}", unit * value))));
     }
-    chart(&curves, "step") + &rows(&figures)
+    Ok(rows(&figures) + &frame(&page, "the trainer's page about the run"))
 }
 
 fn query(answer: &Answer) -> String {

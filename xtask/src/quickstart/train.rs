@@ -15,9 +15,15 @@ const LINES: usize = 10;
 /// The trainer's batch where the data allow it.
 const BATCH: usize = 128;
 
+/// What metric lines call the share of views that were told apart, and what it is called here.
+pub(super) const ACCURACIES: [(&str, &str); 2] =
+    [("acc1", "contrastive accuracy"), ("batch_acc1", "images told apart")];
+
 /// What to train.
 pub(super) struct Plan<'a> {
     pub(super) recipe: &'a str,
+    /// ONNX file of the network to learn from, if the recipe has one.
+    pub(super) teacher: Option<&'a Path>,
     pub(super) arch: &'a str,
     pub(super) image_size: &'a str,
     pub(super) epochs: usize,
@@ -28,10 +34,8 @@ pub(super) struct Plan<'a> {
 /// What a finished run left.
 pub(super) struct Trained {
     pub(super) checkpoint: PathBuf,
-    /// Picture of the first batch's views, saliency and masks.
-    pub(super) first_batch: PathBuf,
-    pub(super) config: String,
-    pub(super) steps: Vec<Value>,
+    /// The trainer's page about it.
+    pub(super) report: PathBuf,
     pub(super) epochs: Vec<Value>,
     pub(super) seconds: f64,
 }
@@ -44,6 +48,9 @@ pub(super) fn pretrain(plan: &Plan<'_>, data: &Path, out: &Path, log: &Path) -> 
     command.args(["--epochs", &plan.epochs.to_string()]);
     // A batch must not be larger than the data.
     command.args(["--batch-size", &BATCH.min(plan.images).to_string()]);
+    if let Some(teacher) = plan.teacher {
+        command.arg("--teacher").arg(teacher);
+    }
     let file = sh::open_log(log)?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     let start = Instant::now();
@@ -80,8 +87,10 @@ fn narrate(epoch: &Value, number: usize, epochs: usize) -> String {
     if let Some(loss) = figure("loss") {
         line += &format!("   loss {loss:.3}");
     }
-    if let Some(share) = figure("acc1") {
-        line += &format!("   contrastive accuracy {:.1} %", 100.0 * share);
+    for (key, name) in ACCURACIES {
+        if let Some(share) = figure(key) {
+            line += &format!("   {name} {:.1} %", 100.0 * share);
+        }
     }
     if let Some(speed) = figure("images_per_s") {
         line += &format!("   {speed:.0} images/s");
@@ -99,13 +108,10 @@ fn read(metrics: &Path, kind: &str) -> Vec<Value> {
 fn collect(out: &Path, seconds: f64) -> Result<Trained> {
     let last = out.join("last");
     let newest = fs::read_to_string(&last).with_context(|| format!("no checkpoint: `{}`", last.display()))?;
-    let metrics = out.join("metrics.jsonl");
     Ok(Trained {
         checkpoint: out.join(newest.trim()),
-        first_batch: out.join("first_batch.png"),
-        config: fs::read_to_string(out.join("config.json")).unwrap_or_default(),
-        steps: read(&metrics, "step"),
-        epochs: read(&metrics, "epoch"),
+        report: out.join("report.html"),
+        epochs: read(&out.join("metrics.jsonl"), "epoch"),
         seconds,
     })
 }

@@ -16,10 +16,10 @@ use super::body::{self, Unpacked, unpacked};
 use super::coded::{Item, unpack};
 use super::negotiate::{Segment, query, query_and_fields, within};
 use super::{errors, json, schemas};
-use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
-use crate::metrics::Stage;
-use crate::state::AppState;
+use crate::observe::metrics::Stage;
+use crate::serving::admission::Admitted;
+use crate::serving::state::AppState;
 
 /// Hits and points of one answer, unless asked otherwise, and the most that can be asked.
 const LIMIT: (usize, usize) = (12, 1000);

@@ -8,15 +8,15 @@ use occlude_retrieval::{Info, MAX_ID_BYTES, Point, Query, Spec, Target, With};
 use serde_json::Map;
 
 use super::{LIMIT, MAX_POINTS, NewPoint, Search, Upsert, filter};
-use crate::admission::Admitted;
 use crate::error::{ApiError, Kind};
-use crate::model::Model;
-use crate::picture::{Upload, encode_all};
+use crate::inference::model::Model;
+use crate::pictures::encoding::{Upload, encode_all};
 use crate::routes::bounds::too_many;
 use crate::routes::coded::{Item, unpack};
-use crate::routes::model_used::ModelName;
 use crate::routes::negotiate::within;
-use crate::state::AppState;
+use crate::serving::admission::Admitted;
+use crate::serving::model_used::ModelName;
+use crate::serving::state::AppState;
 
 /// A collection, and the loaded model that its vectors are of.
 pub(super) struct Collection {

@@ -6,9 +6,9 @@ use utoipa::ToSchema;
 
 use super::tensor::Element;
 use super::wire::Asked;
-use crate::batch::Encoded;
 use crate::error::{ApiError, Kind};
-use crate::model::ModelInfo;
+use crate::inference::encode::Encoded;
+use crate::inference::model::ModelInfo;
 
 /// The JSON of an answer.
 #[derive(Serialize, ToSchema)]

@@ -20,15 +20,15 @@ use utoipa::ToSchema;
 use self::answer::{InferAnswer, Made};
 use self::wire::{InferRequest, Pictures, Rules};
 use super::errors;
-use super::model_used::ModelName;
 use super::receive::whole;
-use crate::admission::Admitted;
-use crate::batch::Encoded;
 use crate::error::{ApiError, Kind};
-use crate::metrics::Stage;
-use crate::model::{Model, ModelInfo};
-use crate::picture::{encode_all, encode_crops};
-use crate::state::{AppState, Phase};
+use crate::inference::encode::Encoded;
+use crate::inference::model::{Model, ModelInfo};
+use crate::observe::metrics::Stage;
+use crate::pictures::encoding::{encode_all, encode_crops};
+use crate::serving::admission::Admitted;
+use crate::serving::model_used::ModelName;
+use crate::serving::state::{AppState, Phase};
 
 /// Length of the JSON in front of binary tensors.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");

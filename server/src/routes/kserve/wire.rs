@@ -9,11 +9,11 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::tensor::{Element, files, from_json};
-use crate::batch::Crop;
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
-use crate::model::ModelInfo;
-use crate::picture::Upload;
+use crate::inference::encode::Crop;
+use crate::inference::model::ModelInfo;
+use crate::pictures::encoding::Upload;
 use crate::routes::bounds::too_many;
 use crate::routes::coded::{Item, unpack};
 use crate::routes::json;

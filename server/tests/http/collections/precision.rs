@@ -3,11 +3,11 @@
 use axum::http::StatusCode;
 use occlude_retrieval::{Engine, Options, Point, Spec, Store};
 use occlude_serve::Limits;
-use occlude_serve::encoder::fake::Fake;
 use serde_json::{Value, json};
 
 use super::{ask, colour, ids, ok, with_store};
 use crate::common::*;
+use crate::fake::Fake;
 
 /// Two exports of one checkpoint: their vectors do not compare, and only the identity tells.
 #[tokio::test]

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::{pair, set};
-use crate::config::{BACKGROUND_SHARE, Config, PatchChoice, PatchPer, PatchScore, Recipe};
+use crate::config::{BACKGROUND_SHARE, Cells, Config, PatchChoice, PatchPer, PatchScore, Recipe};
 
 /// Flags that override the distillation of a recipe.
 #[derive(Args, Debug, Default)]
@@ -66,7 +66,8 @@ pub(super) struct DistilArgs {
     /// Share of the patches that `--patch-choice hint` counts as the most attended, and shows a few of (iBOT)
     #[arg(long, value_name = "SHARE")]
     patch_hint: Option<f64>,
-    /// Weight of the contrastive loss of patches (ibot-dense)
+    /// Weight of the loss of patches: contrastive (ibot-dense), or towards what the teacher's feature map or patch
+    /// tokens say at the same places of the picture, 0 for none (distill)
     #[arg(long)]
     dense_weight: Option<f64>,
     /// Temperature of its softmax (ibot-dense)
@@ -130,7 +131,12 @@ impl DistilArgs {
     ///
     /// # Errors
     /// Where the recipe does not have it.
-    pub(super) fn apply(self, recipe: Recipe, c: &mut Config) -> Result<()> {
+    pub(super) fn apply(mut self, recipe: Recipe, c: &mut Config) -> Result<()> {
+        if let Some(settings) = c.method.distill_mut()
+            && let Some(weight) = self.dense_weight.take()
+        {
+            settings.cells = (weight != 0.0).then(|| Cells::weighted(weight));
+        }
         let (name, distils, hides, compares) = (recipe.name(), self.distils(), self.hides(), self.compares());
         let dino = c.method.dino_mut();
         ensure!(

@@ -9,7 +9,7 @@ use occlude_encoder::{Arch, Vit};
 use occlude_saliency::MapRule;
 
 use super::{pair, set};
-use crate::config::{BACKGROUND_SHARE, Branch, Choice, FillScale, Guidance, Masking, Saliency, Strategy};
+use crate::config::{BACKGROUND_SHARE, Branch, Choice, Config, FillScale, Guidance, Saliency, Strategy};
 
 /// Flags that override the masking of a recipe.
 #[derive(Args, Debug, Default)]
@@ -80,8 +80,21 @@ pub(super) struct MaskArgs {
 }
 
 impl MaskArgs {
+    /// Whether there are masks that flags are given for.
+    ///
+    /// # Errors
+    /// Where there are none.
+    pub(super) fn check(&self, c: &Config) -> Result<()> {
+        ensure!(
+            !self.given() || c.masking.is_some(),
+            "`--recipe {}` does not mask, but a masking flag was given; hint: `--masks true`",
+            c.recipe.name()
+        );
+        Ok(())
+    }
+
     /// Whether there is any of them.
-    pub(super) fn given(&self) -> bool {
+    fn given(&self) -> bool {
         self.saliency.is_some()
             || self.saliency_stage.is_some()
             || self.saliency_block.is_some()
@@ -102,11 +115,14 @@ impl MaskArgs {
             || self.alpha.is_some()
     }
 
-    /// Overrides what is given, in a run of that architecture.
+    /// Overrides what is given, once the run's architecture is known.
     ///
     /// # Errors
-    /// Where a stage of a vision transformer is asked for, the run's own or that of the file that localises.
-    pub(super) fn apply(self, m: &mut Masking, arch: Arch) -> Result<()> {
+    /// Where a stage of a vision transformer is asked for, the run's own or that of the file that localises, and where the
+    /// architecture is unknown.
+    pub(super) fn apply(self, c: &mut Config) -> Result<()> {
+        let arch = c.architecture()?;
+        let Some(m) = &mut c.masking else { return Ok(()) };
         set(&mut m.saliency, self.saliency);
         if let (Saliency::Checkpoint(path), Some(_)) = (&m.saliency, self.saliency_stage) {
             let frozen = transformer(path).map(Arch::Vit);

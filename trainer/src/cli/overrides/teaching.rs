@@ -28,6 +28,10 @@ pub(super) struct TeacherArgs {
     /// Weight of the loss that compares how similar pictures are to the student and to the teacher (distill)
     #[arg(long, value_name = "WEIGHT")]
     relation_weight: Option<f64>,
+    /// Cells along a side of the teacher's grid that `--dense-weight` learns from, at most; a finer one is averaged. 8
+    /// unless given (distill)
+    #[arg(long, value_name = "CELLS", requires = "dense_weight")]
+    dense_grid: Option<usize>,
 }
 
 impl TeacherArgs {
@@ -36,7 +40,10 @@ impl TeacherArgs {
     /// # Errors
     /// Where the recipe has no teacher, or the file is none.
     pub(super) fn apply(self, recipe: Recipe, c: &mut Config) -> Result<()> {
-        let given = self.teacher.is_some() || self.targets.is_some() || self.relation_weight.is_some();
+        let given = self.teacher.is_some()
+            || self.targets.is_some()
+            || self.relation_weight.is_some()
+            || self.dense_grid.is_some();
         let distill = c.method.distill_mut();
         ensure!(
             !given || distill.is_some(),
@@ -45,6 +52,9 @@ impl TeacherArgs {
         );
         let Some(settings) = distill else { return Ok(()) };
         set(&mut settings.relation_weight, self.relation_weight);
+        if let Some(cells) = &mut settings.cells {
+            set(&mut cells.grid, self.dense_grid);
+        }
         if let Some(path) = self.teacher {
             settings.teacher =
                 Some(teacher::network(&path, self.teacher_contract.as_deref()).map_err(Unusable)?);
@@ -98,6 +108,11 @@ mod tests {
         let known = d.teacher.expect("a teacher");
         assert_eq!((known.kind, known.dim, &known.path), (TeacherKind::Checkpoint, Some(512), &path));
         assert_eq!(known.preprocess().expect("a contract").expect("one").crop, 224);
+        assert_eq!(d.cells, None);
+        assert_eq!(with("--dense-weight 0").cells, None);
+        let cells = |more: &str| with(more).cells.map(|c| (c.weight, c.grid));
+        assert_eq!(cells("--dense-weight 0.5"), Some((0.5, 8)));
+        assert_eq!(cells("--dense-weight 2 --dense-grid 4"), Some((2.0, 4)));
         let other = resolve(&format!("{teacher} --teacher-contract dino")).expect("valid");
         let other = other.method.teacher().expect("a teacher").clone();
         assert_ne!(other.fingerprint, known.fingerprint, "a contract is a part of it");
@@ -120,6 +135,11 @@ mod tests {
             (format!("--recipe distill --targets {}", path("b.parquet")), "not a Parquet file"),
             (format!("--recipe distill --targets {}", path("c.pth")), "not a Parquet file"),
             ("--recipe distill --teacher a --targets b".into(), "cannot be used with"),
+            ("--recipe distill --dense-weight=-1".into(), "expected 0 or more"),
+            ("--recipe distill --dense-weight 1 --dense-grid 99".into(), "--dense-grid 99"),
+            ("--recipe distill --dense-grid 4".into(), "--dense-weight"),
+            ("--recipe distill --dense-temperature 0.1".into(), "compares no patches"),
+            ("--recipe ibot-dense --dense-weight 1 --dense-grid 4".into(), "hint: `--recipe distill`"),
             ("--recipe distill --queue 5".into(), "no momentum encoder"),
             ("--recipe distill --temperature 0.1".into(), "no softmax"),
             ("--recipe distill --num-nonsem 1".into(), "does not mask"),

@@ -35,7 +35,7 @@ fn both_crops_hold_their_share_of_the_foreground() {
                 held.push(foreground.held(&cut.crop, (whole.width, whole.height)));
                 let (free, _) = job.draw(index, view, &Whole { foreground: None, ..*whole });
                 first.push(foreground.held(&free.crop, (whole.width, whole.height)));
-                cuts.push(cut);
+                cuts.push(Cut { crop: cut.crop, flip: cut.flip });
             }
         };
         assert_eq!(cutter.views(index, draw, &mut [a.as_mut_slice(), b.as_mut_slice()]), Some(index));

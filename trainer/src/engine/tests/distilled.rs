@@ -33,6 +33,14 @@ fn masked(of: &Path) -> Config {
     c
 }
 
+/// Of a view of the run's size and a smaller one, whose cells are learnt, too.
+fn dense(of: &Path) -> Config {
+    let mut c = config(of);
+    c.method.distill_mut().expect("distillation").cells = Some(crate::config::Cells::weighted(0.5));
+    c.views.push(crate::config::ViewGroup { size: Some(40), ..c.views[0].clone() });
+    c
+}
+
 #[test]
 fn a_run_stopped_anywhere_ends_where_the_uninterrupted_one_does_without_its_teacher() {
     let _alone = crate::rng::alone();
@@ -43,9 +51,13 @@ fn a_run_stopped_anywhere_ends_where_the_uninterrupted_one_does_without_its_teac
     random.masking = random.usual_masking().ok();
     random.masking.as_mut().expect("masked").guidance = Guidance::Random;
     random.masking.as_mut().expect("masked").stage = 4;
-    for (name, config, keep) in
-        [("masked", masked(&of), true), ("random", random, true), ("plain", config(&of), false)]
-    {
+    let cells = dense(&of);
+    for (name, config, keep) in [
+        ("masked", masked(&of), true),
+        ("random", random, true),
+        ("cells", cells, true),
+        ("plain", config(&of), false),
+    ] {
         let whole = settings(dir.path(), &format!("{name}-whole"));
         assert_eq!(pretrain(&config, &whole).expect("trained"), End::Finished);
         let mut parts = settings(dir.path(), &format!("{name}-parts"));
@@ -64,6 +76,7 @@ fn a_run_stopped_anywhere_ends_where_the_uninterrupted_one_does_without_its_teac
         for key in ["loss", "cosine_loss", "relation_loss", "positive_similarity", "feature_std"] {
             assert!(last[key].as_f64().is_some_and(f64::is_finite), "{key}: {last}");
         }
+        assert_eq!(last["dense_loss"].is_number(), name == "cells", "{last}");
     }
 }
 
@@ -115,7 +128,9 @@ fn running_statistics_are_estimated_anew_without_the_teacher() {
     pictures(dir.path(), 12);
     let of = finished(dir.path(), "teacher", 0);
     let run = Run { bn_refresh: 2, ..settings(dir.path(), "run") };
-    assert_eq!(pretrain(&masked(&of), &run).expect("trained"), End::Finished);
+    let mut config = masked(&of);
+    config.method.distill_mut().expect("distillation").cells = Some(crate::config::Cells::weighted(0.5));
+    assert_eq!(pretrain(&config, &run).expect("trained"), End::Finished);
     let _ = std::fs::remove_dir_all(of.parent().expect("a folder"));
     let path = snapshot::locate(&run.out).expect("a checkpoint");
     let out = dir.path().join("fresh.safetensors");

@@ -6,9 +6,6 @@ mod sheet;
 mod truth;
 mod window;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use anyhow::{Context, Result, ensure};
 use occlude_dataset::Dataset;
 use occlude_preprocess::{Broken, Limits, Preprocess, Rgb, resize_crop};
@@ -19,6 +16,7 @@ use tch::{Device, Tensor};
 use super::features::network_input;
 use crate::maps::{MapRule, Pictures, fine_maps};
 use crate::model::{Encoder, Mode};
+use crate::parallel;
 
 pub use sheet::Sheet;
 pub use truth::{Boxes, Truths};
@@ -192,7 +190,7 @@ impl Localiser<'_> {
         // no thread touches the encoder, which has no business on several
         let (making, data, truths) = (self.making, self.data, self.truths);
         let mut seen = Vec::with_capacity(chunk.len());
-        for read in parallel(chunk, self.workers, |&i| read_one(making, data, truths, i)) {
+        for read in parallel::map(chunk, self.workers, |&i| read_one(making, data, truths, i)) {
             match read? {
                 Read::Seen(picture) => seen.push(*picture),
                 Read::Broken(error) => {
@@ -222,7 +220,7 @@ impl Localiser<'_> {
             let scores: Result<Vec<Score>> = rows.iter().map(judge).collect();
             scores.with_context(|| format!("cannot judge the map of `{}`", self.data.name(seen[i].index)))
         };
-        parallel(&numbers, self.workers, judge).into_iter().collect()
+        parallel::map(&numbers, self.workers, judge).into_iter().collect()
     }
 }
 
@@ -347,30 +345,6 @@ impl Making {
         let mean = Tensor::stack(&all, 0).mean_dim([0i64].as_slice(), false, tch::Kind::Float);
         Ok(mean.to_device(Device::Cpu))
     }
-}
-
-/// What `f` makes of each item, in order, on `workers` threads.
-fn parallel<T: Sync, R: Send>(items: &[T], workers: usize, f: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(items.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..workers.clamp(1, items.len().max(1)) {
-            scope.spawn(|| {
-                while let Some((i, item)) = {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    items.get(i).map(|item| (i, item))
-                } {
-                    let result = f(item);
-                    if let Ok(mut done) = done.lock() {
-                        done.push((i, result));
-                    }
-                }
-            });
-        }
-    });
-    let mut done = done.into_inner().unwrap_or_default();
-    done.sort_by_key(|(i, _)| *i);
-    done.into_iter().map(|(_, result)| result).collect()
 }
 
 #[cfg(test)]

@@ -49,17 +49,6 @@ fn maps_of_several_sizes_are_averaged_on_the_finest_grid() {
     assert!(distance(&both, &((enlarged + large) / 2.0)) < tolerance::SAME_MATH);
 }
 
-#[test]
-fn results_come_in_the_order_of_the_items() {
-    let items: Vec<u64> = (0..50).collect();
-    let slow_first = |&i: &u64| {
-        std::thread::sleep(std::time::Duration::from_micros((50 - i) * 20));
-        i * i
-    };
-    assert_eq!(parallel(&items, 7, slow_first), items.iter().map(|i| i * i).collect::<Vec<_>>());
-    assert!(parallel(&[] as &[u64], 3, slow_first).is_empty());
-}
-
 /// A map is judged where it lies in the picture, whatever part of that is seen.
 #[test]
 fn rows_are_spread_over_what_is_judged() {

@@ -1,0 +1,12 @@
+//! Models in ONNX Runtime: loaded, checked against what they say about themselves, warmed up, run.
+
+mod error;
+pub(crate) mod file_kind;
+pub(crate) mod files;
+mod golden;
+mod io;
+mod onnx;
+mod outputs;
+
+pub use error::LoadError;
+pub use onnx::{Loaded, OnnxEncoder, Options, load};

@@ -1,0 +1,120 @@
+//! From a configuration to a running server.
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::app::{app, cross_origin};
+use super::keys::Keys;
+use super::socket::{Timeouts, serve};
+use super::state::{AppState, Expected};
+use crate::config::{Config, host};
+use crate::inference::loader::{Loader, StartError};
+use crate::observe::telemetry::Telemetry;
+use crate::pictures::fetch::Fetcher;
+
+/// Listens at once (answering 503), loads the models, indexes the gallery, and serves until SIGTERM or SIGINT. SIGHUP
+/// reads the keys again, at once, and the models that have changed.
+pub async fn run(config: Config) -> Result<(), StartError> {
+    let state = prepared(&config)?;
+    let listener = listen(&config).await?;
+    let [mut terminate, mut interrupt, mut hangup] = signals()?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("occlude-serve {} on http://{address}", env!("CARGO_PKG_VERSION"));
+    }
+    config.notes.iter().for_each(|note| tracing::warn!("{note}"));
+    let (loader, loaded) = Loader::start(config.clone(), state.clone());
+    let (failed, mut failure) = oneshot::channel();
+    let end = async {
+        let load = async {
+            match loaded.await {
+                Ok(Err(error)) => drop(failed.send(error)),
+                // Loaded, or the loader was dropped: serve until a signal.
+                _ => std::future::pending().await,
+            }
+        };
+        let again = async {
+            while hangup.recv().await.is_some() {
+                tracing::info!("SIGHUP: reloading keys, and models that have changed");
+                // Not behind the loader, which may be indexing for hours: a key that is gone opens nothing any more.
+                reload_keys(&config, &state).await;
+                loader.reload();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: finishing accepted requests"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: finishing accepted requests"),
+            () = load => {}
+            () = again => {}
+        }
+    };
+    let timeouts = Timeouts {
+        head: config.limits.read_timeout.time(),
+        keep_alive: config.network.keep_alive_timeout.time(),
+        drain: config.network.drain_timeout.time(),
+        max_connections: config.network.max_connections,
+    };
+    let router = cross_origin(app(state.clone()), &config.cors);
+    serve(listener, router, state.clone(), timeouts, end).await;
+    // Closing writes the approximate indexes; without it the next start builds them anew.
+    state.close_store();
+    state.close_telemetry();
+    failure.try_recv().map_or(Ok(()), Err)
+}
+
+/// The state before anything is loaded.
+fn prepared(config: &Config) -> Result<AppState, StartError> {
+    let expected = Expected {
+        models: config.served.models.iter().map(|m| m.name.clone()).collect(),
+        gallery: config.served.gallery.is_some(),
+        store: config.served.data.is_some(),
+    };
+    let state = AppState::new(config.limits.clone(), expected);
+    if let Some(hosts) = &config.fetch {
+        state.set_fetcher(Fetcher::new(
+            hosts.clone(),
+            config.limits.read_timeout.time(),
+            config.limits.max_body,
+        ));
+    }
+    if let Some(path) = &config.network.api_keys {
+        let setting = config.sources.name("api-keys");
+        state.set_keys(Keys::read(path).map_err(|source| StartError::Keys { setting, source })?);
+    }
+    if let Some(endpoint) = &config.otlp_endpoint {
+        state.set_telemetry(Telemetry::start(endpoint));
+    }
+    state.set_trusted_proxies(config.trusted_proxies.clone());
+    Ok(state)
+}
+
+async fn listen(config: &Config) -> Result<TcpListener, StartError> {
+    let failed = |source| StartError::Listen {
+        address: host::with_port(&config.network.host, config.network.port),
+        source,
+        host: config.sources.name("host"),
+        port: config.sources.name("port"),
+    };
+    let (name, port) = (config.network.host.clone(), config.network.port);
+    let found = tokio::task::spawn_blocking(move || host::resolve(&name, port)).await;
+    let address = found.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(failed)?;
+    TcpListener::bind(address).await.map_err(failed)
+}
+
+async fn reload_keys(config: &Config, state: &AppState) {
+    let Some(path) = config.network.api_keys.clone() else { return };
+    match tokio::task::spawn_blocking(move || Keys::read(&path)).await {
+        Ok(Ok(keys)) => {
+            state.set_keys(keys);
+            tracing::info!("keys were reloaded");
+        }
+        Ok(Err(error)) => tracing::error!("{error}; the previous keys stay in use"),
+        Err(error) => tracing::error!("keys were not reloaded: {error}; the previous ones stay in use"),
+    }
+}
+
+fn signals() -> Result<[Signal; 3], StartError> {
+    let listen = |kind| signal(kind).map_err(StartError::Signal);
+    Ok([listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?])
+}
