@@ -61,8 +61,8 @@ fn another_geometry_is_seen() {
             Fit::Squash => Preprocess { fit: Fit::Short, ..contract },
         };
         let found = embeddings(&place.at("out.onnx"), &wrong);
-        let answers = answers();
-        let cosines = answers[name].iter().map(|(photo, expected)| cosine(&found[photo], expected));
+        let expected = answers();
+        let cosines = expected[name].iter().map(|(photo, expected)| cosine(&found[photo], expected));
         let worst = cosines.fold(1.0, f64::min);
         assert!(worst < LEAST, "{name}: {worst}");
     }

@@ -80,7 +80,7 @@ mod tests {
             Encoded { embedding: vec![1.0], saliency, grid: (4, 4), features: Some(features), sum: None };
         let pooling = Pooling { pool: Pool::Foreground, deviations: 0.5 };
         assert_eq!(pooling.embedding(&encoded).unwrap(), [0.6, 0.8]);
-        let info = crate::encoder::fake::Fake::info("fake", "f00d");
+        let info = crate::fake::Fake::info("fake", "f00d");
         for (features, maps, possible) in [(true, true, true), (true, false, false), (false, true, false)] {
             let model = ModelInfo { features, maps, ..info.clone() };
             assert_eq!(pooling.wants(&model).is_ok(), possible, "{features} {maps}");

@@ -129,8 +129,7 @@ mod tests {
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut files = Vec::new();
-        walk(folder, &mut files).unwrap();
+        let files = files::below(folder, &EXTENSIONS).unwrap();
         let mut names: Vec<_> =
             files.iter().map(|f| f.strip_prefix(folder).unwrap().display().to_string()).collect();
         names.sort();

@@ -21,7 +21,7 @@ use crate::error::Kind;
 use recent::Recent;
 
 pub(crate) use gauges::{Gauges, ModelGauges};
-pub use stage::Stage;
+pub(crate) use stage::Stage;
 
 /// Upper bounds in seconds: from what health checks take to the default of `--timeout`.
 #[rustfmt::skip]
