@@ -4,7 +4,7 @@ use occlude_contract::{InputKind, output};
 use serde::{Deserialize, Serialize};
 
 use super::source::Source;
-use crate::proto::read::{BFLOAT16, FLOAT, FLOAT16, Side, Value, element_name};
+use crate::proto::read::{Value, element_name};
 use crate::refusal::Refusal;
 
 /// What of a model's answer the embedding is.
@@ -63,27 +63,30 @@ pub(super) struct Chosen {
     pub(super) dim: Option<usize>,
 }
 
+/// `TensorProto.DataType` of floats.
+const FLOAT: i32 = 1;
+
+/// Those of 16 bits.
+const HALVES: [i32; 2] = [10, 16];
+
 /// Type and sides of a value; a side is `None` where it is not fixed.
 struct Tensor {
-    element: Option<i32>,
+    element: i32,
     sides: Vec<Option<i64>>,
 }
 
 impl Tensor {
     fn of(value: &Value) -> Self {
-        let Some(tensor) = value.kind.as_ref().and_then(|kind| kind.tensor.as_ref()) else {
-            return Self { element: None, sides: vec![] };
-        };
+        let tensor = value.kind.as_ref().and_then(|kind| kind.tensor.as_ref());
+        let sides = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.sides.as_slice()).unwrap_or_default();
         // Some exporters write -1 for any.
-        let side = |side: &Side| side.number.filter(|&n| n > 0);
-        let sides = tensor.shape.iter().flat_map(|s| &s.sides).map(side).collect();
-        Self { element: Some(tensor.element).filter(|&e| element_name(e) != "?"), sides }
+        let sides = sides.iter().map(|side| side.number.filter(|n| *n > 0)).collect();
+        Self { element: tensor.map_or(0, |t| t.element), sides }
     }
 
     fn text(&self) -> String {
-        let element = self.element.map_or("of no known type", element_name);
         let sides = self.sides.iter().map(|s| s.map_or("any".to_owned(), |n| n.to_string()));
-        format!("{element} ({})", sides.collect::<Vec<_>>().join(", "))
+        format!("{} ({})", element_name(self.element), sides.collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -122,8 +125,8 @@ fn picture(input: &Value, crop: u32) -> Result<bool, Refusal> {
     let tensor = Tensor::of(input);
     let refuse = |hint| Err(Refusal::Input { name: input.name.clone(), found: tensor.text(), crop, hint });
     match tensor.element {
-        Some(FLOAT) => {}
-        Some(FLOAT16 | BFLOAT16) => {
+        FLOAT => {}
+        half if HALVES.contains(&half) => {
             return refuse("take the file in single precision, or one that keeps its inputs in it");
         }
         _ => return refuse("the input has to be a normalised picture"),
@@ -176,7 +179,7 @@ fn output<'s>(outputs: &'s [Value], asked: &Asked) -> Result<&'s Value, Refusal>
 fn pooled(name: &str, tensor: &Tensor, asked: &Asked) -> Result<(usize, Option<Pooling>), Refusal> {
     let refuse =
         |expected, hint| Err(Refusal::Output { name: name.to_owned(), found: tensor.text(), expected, hint });
-    if tensor.element != Some(FLOAT) {
+    if tensor.element != FLOAT {
         return refuse("floats of 32 bits", "take the file in single precision");
     }
     let vector = "a vector per picture";

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::wire::{self, Field};
 use crate::Error;
-use crate::proto::read::{Attribute, BFLOAT16, Entry, FLOAT16, Graph, Node, Opset, Tensor, Value};
+use crate::proto::read::{Entry, Opset, Value};
 use crate::refusal::Refusal;
 
 /// Fields of `ModelProto`, `GraphProto` and `TensorProto` that are of interest (onnx.proto of ONNX 1.18).
@@ -29,7 +29,10 @@ pub(super) mod number {
 }
 
 /// `TensorProto.DataLocation.EXTERNAL`.
-const EXTERNAL: Option<i32> = Some(1);
+pub(super) const EXTERNAL: u64 = 1;
+
+/// `TensorProto.DataType.FLOAT16` and `BFLOAT16`.
+const HALVES: [u64; 2] = [10, 16];
 
 /// Operations by which a model that computes with integers is known.
 const INTEGERS: [&str; 6] = [
@@ -91,12 +94,13 @@ impl Files {
         let model = map(path).map_err(|reason| Error::Read { path: path.to_owned(), reason })?;
         let mut data: Vec<(String, Mmap)> = Vec::new();
         for field in parts(path, &model)?.1.iter().filter(|f| f.number == number::INITIALIZER) {
-            let Some(tensor) = external(path, field.content)? else { continue };
-            let Some(location) = entry(&tensor, "location") else {
-                return Err(Error::refused(
-                    path,
-                    Refusal::Weights(format!("`{}` names no file", tensor.name)),
-                ));
+            let tensor = Head::of(field.content).ok_or_else(|| broken(path))?;
+            if !tensor.external {
+                continue;
+            }
+            let Some(location) = tensor.entry("location") else {
+                let reason = format!("`{}` names no file", tensor.name);
+                return Err(Error::refused(path, Refusal::Weights(reason)));
             };
             if data.iter().any(|(name, _)| name == location) {
                 continue;
@@ -150,34 +154,32 @@ impl Files {
         Ok(source)
     }
 
-    fn broken(&self, reason: String) -> Error {
-        Error::NotOnnx { path: self.path.clone(), reason }
-    }
-
     fn decoded<M: Message + Default>(&self, fields: &[Field<'_>], number: u64) -> Result<Vec<M>, Error> {
         let found = fields.iter().filter(|f| f.number == number);
-        found.map(|f| M::decode(f.content).map_err(|e| self.broken(e.to_string()))).collect()
+        let broken =
+            |e: prost::DecodeError| Error::NotOnnx { path: self.path.clone(), reason: e.to_string() };
+        found.map(|f| M::decode(f.content).map_err(broken)).collect()
     }
 
     /// Initialisers: which inputs they give, in which numbers they are, and where they lie.
     fn tensors<'f>(&'f self, source: &mut Source<'f>) -> Result<(), Error> {
         let mut given = BTreeSet::new();
         for field in source.graph.iter().filter(|f| f.number == number::INITIALIZER) {
-            let head = head(&self.path, field.content)?;
-            if [FLOAT16, BFLOAT16].contains(&head.element) {
+            let head = Head::of(field.content).ok_or_else(|| broken(&self.path))?;
+            if HALVES.contains(&head.element) {
                 source.precision = "fp16";
             }
-            if head.data_location == EXTERNAL {
+            if head.external {
                 let values = self.values(&head)?;
                 source.external.push(External { tensor: field.content, values });
             }
             given.insert(head.name);
         }
-        if source.graph.iter().any(|f| f.number == number::SPARSE && holds_external(f.content, 0)) {
-            return Err(Error::refused(
-                &self.path,
-                Refusal::Weights("sparse weights are in another file".to_owned()),
-            ));
+        let away =
+            |f: &Field<'_>| f.number == number::SPARSE && holds_external(f.content, Kind::Sparse, DEPTH);
+        if source.graph.iter().any(away) {
+            let reason = "sparse weights are in another file".to_owned();
+            return Err(Error::refused(&self.path, Refusal::Weights(reason)));
         }
         source.inputs.retain(|input| !given.contains(&input.name));
         source.values.extend(given);
@@ -185,25 +187,31 @@ impl Files {
     }
 
     fn operations(&self, source: &mut Source<'_>) -> Result<(), Error> {
+        const OUTPUT: u64 = 2;
+        const NAME: u64 = 3;
+        const OPERATION: u64 = 4;
         for field in source.graph.iter().filter(|f| f.number == number::NODE) {
-            let node = Node::decode(field.content).map_err(|e| self.broken(e.to_string()))?;
-            if node.attribute.iter().any(|a| attribute_has_external(a, 0)) {
-                let reason = format!("values of the operation `{}` are in another file", node.name);
+            let node = wire::fields(field.content).map_err(|_| broken(&self.path))?;
+            let texts = |number| node.iter().filter(move |f| f.number == number).map(|f| text(f.content));
+            if holds_external(field.content, Kind::Node, DEPTH) {
+                let name = texts(NAME).next().unwrap_or_default();
+                let reason = format!("values of the operation `{name}` are in another file");
                 return Err(Error::refused(&self.path, Refusal::Weights(reason)));
             }
-            if INTEGERS.contains(&node.op_type.as_str()) || node.op_type.starts_with("QLinear") {
+            let operation = texts(OPERATION).next().unwrap_or_default();
+            if INTEGERS.contains(&operation.as_str()) || operation.starts_with("QLinear") {
                 source.precision = "int8";
             }
-            source.values.extend(node.output);
+            source.values.extend(texts(OUTPUT));
         }
         Ok(())
     }
 
     /// The bytes of an initialiser in its file.
-    fn values(&self, tensor: &Tensor) -> Result<&[u8], Error> {
-        let location = entry(tensor, "location").unwrap_or_default();
+    fn values(&self, tensor: &Head) -> Result<&[u8], Error> {
+        let location = tensor.entry("location").unwrap_or_default();
         let file = self.data.iter().find(|(name, _)| name == location).map_or(&[][..], |(_, data)| &data[..]);
-        let number = |key: &str| match entry(tensor, key) {
+        let number = |key: &str| match tensor.entry(key) {
             None => Some(None),
             Some(text) => text.parse::<usize>().ok().map(Some),
         };
@@ -213,7 +221,7 @@ impl Files {
             length.map_or(Some(rest), |length| rest.get(..length))
         };
         found().ok_or_else(|| {
-            let said = |key| entry(tensor, key).unwrap_or("none");
+            let said = |key| tensor.entry(key).unwrap_or("none");
             let reason = format!(
                 "it has {} bytes, and the model asks for {} from {} on",
                 file.len(),
@@ -242,60 +250,99 @@ impl Files {
 type Parts<'f> = (Vec<Field<'f>>, Vec<Field<'f>>);
 
 fn parts<'f>(path: &Path, bytes: &'f [u8]) -> Result<Parts<'f>, Error> {
-    let broken = |reason: &str| Error::NotOnnx { path: path.to_owned(), reason: reason.to_owned() };
-    let cut = |_| broken("it is no message of protocol buffers, or ends in the middle");
+    let refuse = |reason: &str| Error::NotOnnx { path: path.to_owned(), reason: reason.to_owned() };
+    let cut = |_| refuse("it is no message of protocol buffers, or ends in the middle");
     let model = wire::fields(bytes).map_err(cut)?;
     let graphs: Vec<_> = model.iter().filter(|f| f.number == number::GRAPH).collect();
     // Any short file parses as some message; a model has a graph and says its opset.
-    let [graph] = graphs.as_slice() else { return Err(broken("no graph or no operator set in it")) };
+    let [graph] = graphs.as_slice() else { return Err(refuse("no graph or no operator set in it")) };
     let graph = wire::fields(graph.content).map_err(cut)?;
     if !model.iter().any(|f| f.number == number::OPSET) {
-        return Err(broken("no graph or no operator set in it"));
+        return Err(refuse("no graph or no operator set in it"));
     }
     Ok((model, graph))
 }
 
+fn broken(path: &Path) -> Error {
+    Error::NotOnnx { path: path.to_owned(), reason: "a message in it ends in the middle".to_owned() }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 /// An initialiser without its values, which may be large.
-fn head(path: &Path, tensor: &[u8]) -> Result<Tensor, Error> {
-    const VALUES: [u64; 7] = [4, 5, 6, 7, 9, 10, 11];
-    let broken = |reason: String| Error::NotOnnx { path: path.to_owned(), reason };
-    let fields = wire::fields(tensor).map_err(|_| broken("an initialiser ends in the middle".to_owned()))?;
-    let kept = fields.iter().filter(|f| !VALUES.contains(&f.number));
-    let bytes = kept.flat_map(|f| f.whole).copied().collect::<Vec<u8>>();
-    Tensor::decode(bytes.as_slice()).map_err(|e| broken(e.to_string()))
+struct Head {
+    name: String,
+    element: u64,
+    /// Whether its values lie in another file.
+    external: bool,
+    /// Where they lie.
+    entries: Vec<Entry>,
 }
 
-/// The head of an initialiser whose values lie in another file.
-fn external(path: &Path, tensor: &[u8]) -> Result<Option<Tensor>, Error> {
-    Ok(Some(head(path, tensor)?).filter(|head| head.data_location == EXTERNAL))
+impl Head {
+    /// `None` where the message ends in the middle.
+    fn of(tensor: &[u8]) -> Option<Self> {
+        const ELEMENT: u64 = 2;
+        const NAME: u64 = 8;
+        let mut head = Self { name: String::new(), element: 0, external: false, entries: vec![] };
+        for field in wire::fields(tensor).ok()? {
+            match field.number {
+                ELEMENT => head.element = field.value,
+                NAME => head.name = text(field.content),
+                number::EXTERNAL_DATA => head.entries.push(Entry::decode(field.content).ok()?),
+                number::DATA_LOCATION => head.external = field.value == EXTERNAL,
+                _ => {}
+            }
+        }
+        Some(head)
+    }
+
+    fn entry(&self, key: &str) -> Option<&str> {
+        self.entries.iter().find(|e| e.key == key).map(|e| e.value.as_str())
+    }
 }
 
-fn entry<'t>(tensor: &'t Tensor, key: &str) -> Option<&'t str> {
-    tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str())
+/// Messages through which values in another file can be reached.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Node,
+    Attribute,
+    Graph,
+    Sparse,
+    Tensor,
 }
 
-/// How deep graphs of attributes may lie in each other.
-const DEPTH: usize = 32;
+/// Which message a field of a message holds.
+const FIELDS: [(Kind, u64, Kind); 12] = [
+    (Kind::Node, 5, Kind::Attribute),
+    (Kind::Attribute, 5, Kind::Tensor),
+    (Kind::Attribute, 6, Kind::Graph),
+    (Kind::Attribute, 10, Kind::Tensor),
+    (Kind::Attribute, 11, Kind::Graph),
+    (Kind::Attribute, 22, Kind::Sparse),
+    (Kind::Attribute, 23, Kind::Sparse),
+    (Kind::Graph, 1, Kind::Node),
+    (Kind::Graph, 5, Kind::Tensor),
+    (Kind::Graph, 15, Kind::Sparse),
+    (Kind::Sparse, 1, Kind::Tensor),
+    (Kind::Sparse, 2, Kind::Tensor),
+];
 
-/// Whether an attribute, or a graph in it, has values in another file.
-fn attribute_has_external(attribute: &Attribute, depth: usize) -> bool {
-    let tensors = attribute.tensor.iter().chain(&attribute.tensors);
-    let graphs = attribute.graph.iter().chain(&attribute.graphs);
-    let in_graph = |graph: &Graph| {
-        depth > DEPTH
-            || graph.initializer.iter().any(|t| t.data_location == EXTERNAL)
-            || graph.node.iter().flat_map(|n| &n.attribute).any(|a| attribute_has_external(a, depth + 1))
+/// How deep graphs of attributes may lie in each other; what is deeper counts as being there.
+const DEPTH: usize = 64;
+
+/// Whether a message has values in another file.
+fn holds_external(message: &[u8], kind: Kind, depth: usize) -> bool {
+    let below = |field: &Field<'_>| {
+        let child = FIELDS.iter().find(|(of, number, _)| *of == kind && *number == field.number);
+        child.is_some_and(|(.., child)| depth == 0 || holds_external(field.content, *child, depth - 1))
     };
-    tensors.into_iter().any(|t| t.data_location == EXTERNAL) || graphs.into_iter().any(in_graph)
-}
-
-/// Whether a sparse tensor (its values and indices are tensors) has values in another file.
-fn holds_external(message: &[u8], depth: usize) -> bool {
-    let fields = wire::fields(message).unwrap_or_default();
-    let own = |f: &Field<'_>| f.number == number::DATA_LOCATION && f.value == 1;
-    let below =
-        |f: &Field<'_>| [1, 2].contains(&f.number) && depth < 1 && holds_external(f.content, depth + 1);
-    fields.iter().any(|f| own(f) || below(f))
+    let own = |field: &Field<'_>| {
+        kind == Kind::Tensor && field.number == number::DATA_LOCATION && field.value == EXTERNAL
+    };
+    wire::fields(message).unwrap_or_default().iter().any(|field| own(field) || below(field))
 }
 
 #[cfg(test)]

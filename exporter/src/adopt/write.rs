@@ -7,7 +7,7 @@ use prost::Message as _;
 
 use super::choice::Chosen;
 use super::nodes;
-use super::source::{External, Source, number};
+use super::source::{EXTERNAL, External, Source, number};
 use super::wire::{self, Field};
 use crate::proto::read::Entry;
 use crate::proto::{Message, head};
@@ -164,7 +164,7 @@ fn named<'f>(message: &Field<'f>, number: u64) -> Option<&'f [u8]> {
 
 fn is_external(initializer: &Field<'_>) -> bool {
     let fields = wire::fields(initializer.content).unwrap_or_default();
-    fields.iter().any(|f| f.number == number::DATA_LOCATION && f.value == 1)
+    fields.iter().any(|f| f.number == number::DATA_LOCATION && f.value == EXTERNAL)
 }
 
 /// An initialiser with its values inside, or in the data file at that place.
@@ -183,7 +183,7 @@ fn initializer<'f>(field: &Field<'f>, values: &'f [u8], place: Option<(&str, u64
     for (key, value) in [("location", file), ("offset", offset.as_str()), ("length", length.as_str())] {
         all.message(number::EXTERNAL_DATA as u32, &Message::default().text(1, key).text(2, value));
     }
-    all.made(Message::default().int(number::DATA_LOCATION as u32, 1).bytes());
+    all.made(Message::default().int(number::DATA_LOCATION as u32, EXTERNAL as i64).bytes());
     all
 }
 
