@@ -132,7 +132,7 @@ impl Distill {
         (loss, mut told): (Tensor, Vec<(&'static str, Tensor)>),
         said: &Projection,
         pictures: &Tensor,
-        placed: Option<&Vec<Placed>>,
+        placed: Option<&[Placed]>,
     ) -> Result<(Tensor, Vec<(&'static str, Tensor)>)> {
         let (Some(parts), Some(cells)) = (&self.parts, &said.cells) else { return Ok((loss, told)) };
         let dense = parts.loss(cells, &self.targets, pictures, placed)?;
@@ -161,7 +161,7 @@ impl Method for Distill {
             let (loss, parts) = {
                 let _loss = within(Phase::Loss);
                 let loss = self.loss(&said.z, &targets);
-                self.with_cells(loss, said, &pictures, views.placed().get(i))?
+                self.with_cells(loss, said, &pictures, views.placed().get(i).map(Vec::as_slice))?
             };
             losses.push(loss);
             if step.measure {

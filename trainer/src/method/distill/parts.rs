@@ -75,7 +75,7 @@ impl Parts {
         cells: &Tensor,
         targets: &Targets,
         pictures: &Tensor,
-        placed: Option<&Vec<Placed>>,
+        placed: Option<&[Placed]>,
     ) -> Result<Tensor> {
         let there = targets.cells().context("there are no targets of cells")?;
         let placed = placed.context("it is not known where views are on their pictures")?;
