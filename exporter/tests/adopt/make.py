@@ -49,7 +49,7 @@ def randomised(model):
     """Nothing is one or zero, and embeddings of two pictures are far apart."""
     for name, p in model.named_parameters():
         if p.dim() > 1:
-            p.normal_(0, 1.5 / p[0].numel() ** 0.5)
+            p.normal_(0, 1 / p[0].numel() ** 0.5)
         elif name.endswith("weight"):
             p.uniform_(0.5, 1.5)
         else:
