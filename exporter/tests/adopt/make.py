@@ -25,13 +25,14 @@ from timm.data import create_transform
 
 HERE = Path(__file__).parent
 SIDE, PATCH, WIDTH = 32, 8, 16
-SIZES = {"wide": (97, 61), "tall": (53, 80), "long": (150, 40)}
+SIZES = {"wide.png": (97, 61), "tall.png": (53, 80), "long.jpg": (150, 40)}
 COMMON = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
           "image_size": SIDE, "patch_size": PATCH}  # fmt: skip
 
 
 def photos():
-    """Gradients, edges and noise: nothing is symmetric, so that a crop beside the right one is another picture."""
+    """Gradients, edges and noise: nothing is symmetric, so that a crop beside the right one is another picture. Two of them
+    are the same pixels to every reader."""
     rng = np.random.default_rng(5)
     folder = HERE / "photos"
     folder.mkdir(exist_ok=True)
@@ -40,8 +41,8 @@ def photos():
         waves = [np.sin(x / a + y / b) for a, b in [(7, 11), (5, -9), (13, 4)]]
         picture = np.stack([127 + 90 * w for w in waves], axis=2) + rng.normal(0, 12, (height, width, 3))
         picture[(x > width // 3) & (y < height // 2)] += 40
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f"{name}.jpg", quality=92)
-    return {name: Image.open(folder / f"{name}.jpg").convert("RGB") for name in SIZES}
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / name, quality=92)
+    return {name: Image.open(folder / name).convert("RGB") for name in SIZES}
 
 
 @torch.no_grad()
@@ -118,7 +119,9 @@ def main():
     outputs = ["last_hidden_state", "pooler_output"]
     answers |= of_transformers("dinov2", transformers.Dinov2Model(dinov2), outputs, processor, pictures, "onnx")
     path = HERE / "dinov2" / "onnx" / "model.onnx"
-    onnx.save(onnx.load(path), path, save_as_external_data=True, location="model.onnx_data", size_threshold=256)
+    data = path.with_name("model.onnx_data")
+    data.unlink(missing_ok=True)  # it would grow
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=data.name, size_threshold=256)
     siglip = transformers.SiglipVisionConfig(**COMMON, attn_implementation="eager")
     processor = transformers.SiglipImageProcessor(size={"height": SIDE, "width": SIDE}, **statistics)
     answers |= of_transformers("siglip", transformers.SiglipVisionModel(siglip), outputs, processor, pictures)

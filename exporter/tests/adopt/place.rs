@@ -40,9 +40,9 @@ pub(crate) fn cosine(a: &[f32], b: &[f64]) -> f64 {
 pub(crate) fn embeddings(model: &Path, contract: &Preprocess) -> BTreeMap<String, Vec<f32>> {
     let mut builder = Session::builder(environment().expect("ONNX Runtime")).expect("a session");
     let mut session = builder.commit_from_file(model).expect("loads");
-    let names = ["wide", "tall", "long"];
+    let names = ["wide.png", "tall.png", "long.jpg"];
     let photo = |name: &str| {
-        let path = golden().join("photos").join(format!("{name}.jpg"));
+        let path = golden().join("photos").join(name);
         contract.pixels(&load(&path, &Limits::default()).expect("decodes").image)
     };
     let pixels = names.map(photo);
