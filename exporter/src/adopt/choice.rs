@@ -4,7 +4,7 @@ use occlude_contract::{InputKind, output};
 use serde::{Deserialize, Serialize};
 
 use super::source::Source;
-use crate::proto::read::{Value, element_name};
+use crate::proto::read::{BFLOAT16, FLOAT, FLOAT16, Value, element_name};
 use crate::refusal::Refusal;
 
 /// What of a model's answer the embedding is.
@@ -63,12 +63,6 @@ pub(super) struct Chosen {
     pub(super) dim: Option<usize>,
 }
 
-/// `TensorProto.DataType` of floats.
-const FLOAT: i32 = 1;
-
-/// Those of 16 bits.
-const HALVES: [i32; 2] = [10, 16];
-
 /// Type and sides of a value; a side is `None` where it is not fixed.
 struct Tensor {
     element: i32,
@@ -126,7 +120,7 @@ fn picture(input: &Value, crop: u32) -> Result<bool, Refusal> {
     let refuse = |hint| Err(Refusal::Input { name: input.name.clone(), found: tensor.text(), crop, hint });
     match tensor.element {
         FLOAT => {}
-        half if HALVES.contains(&half) => {
+        FLOAT16 | BFLOAT16 => {
             return refuse("take the file in single precision, or one that keeps its inputs in it");
         }
         _ => return refuse("the input has to be a normalised picture"),

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::wire::{self, Field};
 use crate::Error;
-use crate::proto::read::{Entry, Opset, Value};
+use crate::proto::read::{BFLOAT16, Entry, FLOAT16, Opset, Value};
 use crate::refusal::Refusal;
 
 /// Fields of `ModelProto`, `GraphProto` and `TensorProto` that are of interest (onnx.proto of ONNX 1.18).
@@ -30,9 +30,6 @@ pub(super) mod number {
 
 /// `TensorProto.DataLocation.EXTERNAL`.
 pub(super) const EXTERNAL: u64 = 1;
-
-/// `TensorProto.DataType.FLOAT16` and `BFLOAT16`.
-const HALVES: [u64; 2] = [10, 16];
 
 /// Operations by which a model that computes with integers is known.
 const INTEGERS: [&str; 6] = [
@@ -166,7 +163,7 @@ impl Files {
         let mut given = BTreeSet::new();
         for field in source.graph.iter().filter(|f| f.number == number::INITIALIZER) {
             let head = Head::of(field.content).ok_or_else(|| broken(&self.path))?;
-            if HALVES.contains(&head.element) {
+            if [FLOAT16, BFLOAT16].contains(&head.element) {
                 source.precision = "fp16";
             }
             if head.external {
@@ -274,7 +271,7 @@ fn text(bytes: &[u8]) -> String {
 /// An initialiser without its values, which may be large.
 struct Head {
     name: String,
-    element: u64,
+    element: i32,
     /// Whether its values lie in another file.
     external: bool,
     /// Where they lie.
@@ -289,7 +286,7 @@ impl Head {
         let mut head = Self { name: String::new(), element: 0, external: false, entries: vec![] };
         for field in wire::fields(tensor).ok()? {
             match field.number {
-                ELEMENT => head.element = field.value,
+                ELEMENT => head.element = field.value as i32,
                 NAME => head.name = text(field.content),
                 number::EXTERNAL_DATA => head.entries.push(Entry::decode(field.content).ok()?),
                 number::DATA_LOCATION => head.external = field.value == EXTERNAL,
