@@ -19,10 +19,13 @@ use images::Images;
 
 /// The recipe that learns most in a few minutes (docs/recipes.md), and the one that has a teacher.
 const RECIPE: &str = "distill";
-/// Images that a default run trains on, over all its epochs: about 4 minutes of ResNet-18 at 64 px on 2 cores.
-const IMAGES_SEEN: usize = 24_000;
-/// Side of the training crops.
-const IMAGE_SIZE: &str = "64";
+/// Side of the training crops, and how many images a default run trains on, over all its epochs: some minutes of
+/// ResNet-18 on 2 cores. Drawings of emoji need no more than 32 pixels, and many epochs, being few.
+const EMOJI: (&str, usize) = ("32", 92_000);
+/// The same for images of the user's.
+const OWN: (&str, usize) = ("64", 30_000);
+/// The same for recipes that have no teacher, whose steps take two views and two networks.
+const UNTAUGHT: (&str, usize) = ("64", 24_000);
 /// Numbers of a whitened embedding, where there are images enough.
 const WHITENED: usize = 128;
 /// Validation images that the server is asked about and the page shows.
@@ -42,7 +45,7 @@ pub(crate) struct Args {
     /// Recipe of `occlude-train pretrain`; `distill` learns from a published network, the others from the images alone
     #[arg(long, default_value = RECIPE)]
     recipe: String,
-    /// Epochs of pretraining; by default as many as 24,000 images make
+    /// Epochs of pretraining; by default as many as take some minutes on 2 cores
     #[arg(long, value_name = "E")]
     epochs: Option<usize>,
     /// Leave the server running at the end
@@ -171,16 +174,15 @@ fn images(args: &Args, run: &Run) -> Result<Images> {
 
 fn pretrain(args: &Args, run: &mut Run, images: &Images, teacher: Option<&Path>) -> Result<train::Trained> {
     let count = images.training()?;
-    let epochs = args.epochs.unwrap_or_else(|| (IMAGES_SEEN / count).max(2));
-    let about = format!("{}, {}, {epochs} epochs of {count} images", args.arch, args.recipe);
-    let plan = train::Plan {
-        recipe: &args.recipe,
-        teacher,
-        arch: &args.arch,
-        image_size: IMAGE_SIZE,
-        epochs,
-        images: count,
+    let (image_size, seen) = match (teacher, &args.data) {
+        (None, _) => UNTAUGHT,
+        (Some(_), None) => EMOJI,
+        (Some(_), Some(_)) => OWN,
     };
+    let epochs = args.epochs.unwrap_or_else(|| (seen / count).max(2));
+    let about = format!("{}, {}, {epochs} epochs of {count} images", args.arch, args.recipe);
+    let plan =
+        train::Plan { recipe: &args.recipe, teacher, arch: &args.arch, image_size, epochs, images: count };
     run.step("pretrain", &about, |run| {
         train::pretrain(&plan, &images.train, &run.file("run"), &run.log("pretrain"))
     })
