@@ -84,15 +84,15 @@ fn knn_matrix(knn: &Value) -> KnnMatrix {
     KnnMatrix { ks, rows }
 }
 
-/// The kNN table in a sentence: how far the encoder is above its floors, all treated alike.
-pub(super) fn verdict(knn: &Value) -> String {
+/// The kNN table in a sentence: how far the encoder is above its floors, all whitened, or all not.
+pub(super) fn verdict(knn: &Value, whitened: bool) -> String {
     let results = knn.get("results").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let largest = results.iter().filter_map(|r| r.get("k")?.as_u64()).filter(|k| *k <= VERDICT).max();
     let score = |name: &str| {
         let row = results.iter().find(|r| r["features"] == name && r["k"].as_u64() == largest)?;
         row.get("top1")?.as_f64().map(|top1| top1 * 100.0)
     };
-    let ending = if score("checkpoint-whitened").is_some() { "-whitened" } else { "" };
+    let ending = if whitened { "-whitened" } else { "" };
     let of = |name: &str| score(&format!("{name}{ending}"));
     let (Some(own), Some(untrained), Some(pixels)) = (of("checkpoint"), of("untrained"), of("pixels")) else {
         return "no floors to compare with".to_owned();
@@ -102,8 +102,15 @@ pub(super) fn verdict(knn: &Value) -> String {
         apart => format!("{apart:.1} points more than"),
     };
     let more = if own <= untrained.max(pixels) { ": it needs more epochs, or more images" } else { "" };
+    // An encoder that needs no whitening is held against floors without; with it, they may be higher.
+    let higher = [("pixels-whitened", "raw pixels"), ("untrained-whitened", "the untrained encoder")]
+        .into_iter()
+        .filter(|_| !whitened)
+        .filter_map(|(name, shown)| Some((score(name)?, shown)).filter(|(floor, _)| *floor > own))
+        .map(|(floor, shown)| format!("; whitened, {shown} would have {floor:.1} %"))
+        .collect::<String>();
     format!(
-        "{own:.1} % right by {} neighbours: {} the untrained encoder, {} raw pixels{more}",
+        "{own:.1} % right by {} neighbours: {} the untrained encoder, {} raw pixels{more}{higher}",
         largest.unwrap_or_default(),
         than(untrained),
         than(pixels)
@@ -157,7 +164,7 @@ mod tests {
     fn the_verdict_compares_what_is_treated_alike_and_does_not_flatter() {
         let row = |features: &str, k: u64, top1: f64| json!({"features": features, "k": k, "top1": top1});
         let raw = [row("checkpoint", 5, 0.5), row("untrained", 5, 0.25), row("pixels", 5, 0.75)];
-        let said = verdict(&json!({ "results": raw }));
+        let said = verdict(&json!({ "results": raw }), false);
         assert!(
             said.contains("50.0 % right by 5") && said.contains("25.0 points more than the untrained"),
             "{said}"
@@ -170,13 +177,19 @@ mod tests {
             row("pixels-whitened", 10, 0.25),
             row("checkpoint-whitened", 20, 0.0),
         ];
-        let said = verdict(&json!({ "results": whitened }));
+        let said = verdict(&json!({ "results": whitened }), true);
         assert!(
             said.contains("75.0 % right by 10") && said.contains("50.0 points more than raw pixels"),
             "{said}"
         );
         assert!(!said.contains("it needs"), "{said}");
-        assert!(verdict(&Value::Null).contains("no floors"));
+        let said = verdict(&json!({ "results": whitened }), false);
+        assert!(!said.contains("whitened"), "no floor that is not whitened: {said}");
+        let both =
+            [raw.as_slice(), &[row("pixels-whitened", 5, 0.8), row("untrained-whitened", 5, 0.4)]].concat();
+        let said = verdict(&json!({ "results": both }), false);
+        assert!(said.ends_with("whitened, raw pixels would have 80.0 %"), "{said}");
+        assert!(verdict(&Value::Null, true).contains("no floors"));
     }
 
     #[test]

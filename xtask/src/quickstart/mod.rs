@@ -56,12 +56,13 @@ pub(crate) struct Args {
 /// Everything that a run leaves behind, below `quickstart/`.
 struct Run {
     folder: PathBuf,
-    /// Number of steps altogether.
-    steps: usize,
     times: Vec<(&'static str, Duration)>,
 }
 
 impl Run {
+    /// Either a teacher or whitening is one of them.
+    const STEPS: usize = 9;
+
     fn log(&self, name: &str) -> PathBuf {
         self.folder.join("logs").join(format!("{name}.log"))
     }
@@ -77,7 +78,7 @@ impl Run {
         about: &str,
         work: impl FnOnce(&Self) -> Result<T>,
     ) -> Result<T> {
-        println!("[{}/{}] {name:<10} {about}", self.times.len() + 1, self.steps);
+        println!("[{}/{}] {name:<10} {about}", self.times.len() + 1, Self::STEPS);
         let start = Instant::now();
         let value = work(self).with_context(|| format!("the step `{name}` of the quick start failed"))?;
         self.times.push((name, start.elapsed()));
@@ -99,9 +100,7 @@ struct Results {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
-    // A teacher is a step more.
-    let steps = 9 + usize::from(args.recipe == RECIPE);
-    let mut run = Run { folder: paths::root().join("quickstart"), steps, times: Vec::new() };
+    let mut run = Run { folder: paths::root().join("quickstart"), times: Vec::new() };
     run.step("set-up", "libtorch, ONNX Runtime, Python packages", |_| setup::run(&setup::Args::default()))?;
     run.step("build", "the four tools", |_| build())?;
     clear(&run.folder)?;
@@ -114,12 +113,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None
     };
     let trained = pretrain(args, &mut run, &images, teacher.as_deref())?;
-    let checkpoint = run.step("whiten", "by the training images, without labels", |run| {
-        whiten(run, &trained.checkpoint, &images)
-    })?;
+    // A teacher's answers are whitened before the student learns them: nothing is left to do.
+    let checkpoint = if teacher.is_some() {
+        trained.checkpoint.clone()
+    } else {
+        run.step("whiten", "by the training images, without labels", |run| {
+            whiten(run, &trained.checkpoint, &images)
+        })?
+    };
+    let whitened = teacher.is_none();
     let knn =
         run.step("kNN", "beside an untrained encoder and raw pixels", |run| knn(run, &checkpoint, &images))?;
-    println!("{}\n{:17}{}", html::knn_text(&knn), "", html::verdict(&knn));
+    println!("{}\n{:17}{}", html::knn_text(&knn), "", html::verdict(&knn, whitened));
     let verify =
         run.step("export", "ONNX, checked on images; Detectron2", |run| export(run, &checkpoint, &images))?;
     let (server, served) = run.step("serve", "index, then real requests", |run| {
@@ -191,8 +196,7 @@ fn pretrain(args: &Args, run: &mut Run, images: &Images, teacher: Option<&Path>)
 /// The checkpoint whose embeddings are whitened, which all that follows is about.
 fn whiten(run: &Run, checkpoint: &Path, images: &Images) -> Result<PathBuf> {
     let out = run.file("encoder.safetensors");
-    // Fewer directions than images, so that each is seen in several.
-    let dim = (images.training()? / 2).clamp(1, WHITENED);
+    let dim = whitened_dim(images)?;
     let mut command = sh::command(paths::tool("occlude-train"));
     command.arg("whiten").arg(checkpoint).arg(&images.train).arg("--out").arg(&out);
     let said = sh::logged(command.args(["--dim", &dim.to_string()]), &run.log("whiten"))?;
@@ -200,9 +204,15 @@ fn whiten(run: &Run, checkpoint: &Path, images: &Images) -> Result<PathBuf> {
     Ok(out)
 }
 
+/// Fewer directions than images, so that each is seen in several.
+fn whitened_dim(images: &Images) -> Result<usize> {
+    Ok((images.training()? / 2).clamp(1, WHITENED))
+}
+
 fn knn(run: &Run, checkpoint: &Path, images: &Images) -> Result<Value> {
     let mut command = sh::command(paths::tool("occlude-train"));
     command.arg("knn").arg(checkpoint).arg(&images.train).arg(&images.val).arg("--json");
+    command.args(["--whiten", &whitened_dim(images)?.to_string()]);
     let text = sh::logged(&mut command, &run.log("knn"))?;
     fs::write(run.file("knn.json"), &text)?;
     serde_json::from_str(&text).context("`occlude-train knn --json` printed no JSON")

@@ -15,7 +15,8 @@ use crate::sh;
 /// What the encoder learnt from.
 const TAUGHT: &str = "<p>The encoder is a student: from a crop of an image it learnt to say what a published network, \
     the teacher, says of the whole image. The teacher was trained on ImageNet with labels, the student on these images \
-    without any. <code>--recipe saliency-moco-small</code> trains without a teacher.</p>";
+    without any; what the teacher says was whitened first, so that the student's embeddings need no whitening. \
+    <code>--recipe saliency-moco-small</code> trains without a teacher.</p>";
 
 /// What the kNN table is.
 const FLOORS: &str = "<p>Every held-back image is given the class of the training images whose embeddings are nearest \
@@ -54,7 +55,7 @@ pub(super) fn write(run: &Run, results: &Results) -> Result<PathBuf> {
 }
 
 fn knn(results: &Results) -> String {
-    let verdict = escape(&verdict(&results.knn));
+    let verdict = escape(&verdict(&results.knn, !results.taught));
     let taught = if results.taught { TAUGHT } else { "" };
     format!("<p class=\"verdict\">{verdict}.</p>{}{taught}{FLOORS}", knn_html(&results.knn))
 }
