@@ -27,6 +27,7 @@ pub mod model;
 pub mod phase;
 pub mod rng;
 pub mod selftest;
+pub mod share;
 pub mod signals;
 pub mod teacher;
 pub mod tolerance;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use occlude_distributed::World;
 
 use super::Machine;
 use crate::engine::{self, Allow, BATCHES, OnCollapse, Run};
@@ -53,6 +54,7 @@ pub(super) fn run(args: RefreshArgs) -> Result<ExitCode> {
         max_drop: None,
         online: None,
         bn_refresh: args.batches as usize,
+        world: World::single(),
         stop_after: None,
     };
     let batches = engine::refresh(&args.checkpoint, &args.out, &run)?;

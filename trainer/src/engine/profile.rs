@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use occlude_dataset::{Dataset, Options};
+use occlude_distributed::World;
 use occlude_torch_ext::{Counts, PeakMemory};
 use serde_json::{Value, json};
 use tch::{Cuda, Device};
@@ -123,6 +124,7 @@ pub(super) fn settings(plan: &Plan) -> Run {
         max_drop: None,
         online: None,
         bn_refresh: 0,
+        world: World::single(),
         stop_after: None,
     }
 }

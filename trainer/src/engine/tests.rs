@@ -69,6 +69,7 @@ fn settings(dir: &Path, out: &str) -> Run {
         max_drop: None,
         online: None,
         bn_refresh: 0,
+        world: World::single(),
         stop_after: None,
     }
 }

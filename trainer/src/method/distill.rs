@@ -1,6 +1,7 @@
 //! Distillation: a student learns what a finished network said of whole pictures, from crops of them, masked or not.
 
 use anyhow::{Result, bail, ensure};
+use occlude_distributed::World;
 use occlude_torch_ext::Autocast;
 use tch::{Device, Kind, Tensor};
 
@@ -25,6 +26,7 @@ pub struct Distill {
     branch: Branch,
     occluder: Occluder,
     targets: Targets,
+    world: World,
 }
 
 /// What the masks of the first views are called.
@@ -48,7 +50,8 @@ impl Distill {
         let occluder = Occluder::new(config, device)?;
         let branch = Branch::new(config.architecture()?, config.seed, (&settings.head, None), device)?;
         let targets = targets.to(device);
-        Ok(Self { settings: settings.clone(), seed: config.seed, bf16, branch, occluder, targets })
+        let (seed, world) = (config.seed, World::single());
+        Ok(Self { settings: settings.clone(), seed, bf16, branch, occluder, targets, world })
     }
 
     /// The map that localises, where the student does.
@@ -104,10 +107,19 @@ impl Distill {
 }
 
 impl Method for Distill {
+    fn join(&mut self, world: &World) -> Result<()> {
+        self.branch.join(world);
+        self.occluder.join(world)?;
+        self.world = world.clone();
+        Ok(())
+    }
+
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
         let device = self.branch.encoder().device();
-        let targets = self.targets.of(&upload(&Tensor::from_slice(views.pictures()), device))?; // (B, D)
+        // relations are between pictures of all ranks
+        let pictures = self.world.gather(&Tensor::from_slice(views.pictures()), "pictures")?;
+        let targets = self.targets.of(&upload(&pictures, device))?; // (B, D)
         let mut seen: Vec<View> =
             tch::no_grad(|| views.all().iter().map(|v| self.occluder.view(v, step)).collect());
         for (title, v) in ["view 1", "view 2"].into_iter().zip(&seen) {
@@ -119,6 +131,7 @@ impl Method for Distill {
         };
         let (mut losses, mut metrics, mut health) = (Vec::new(), Vec::new(), Vec::new());
         for (features, z) in self.project(&inputs) {
+            let z = self.world.gather_live(&z, "projections")?;
             let (loss, parts) = {
                 let _loss = within(Phase::Loss);
                 self.loss(&z, &targets)
@@ -127,6 +140,7 @@ impl Method for Distill {
             if step.measure {
                 let _metrics = within(Phase::Metrics);
                 metrics.push(parts);
+                let features = self.world.gather(&features, "features")?;
                 health.push(tch::no_grad(|| Health::of(&z, &targets, &features)));
             }
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use occlude_distributed::World;
 use occlude_torch_ext::Tf32;
 use tch::{Device, Tensor};
 
@@ -161,6 +162,7 @@ pub(super) fn resume(device: Device) -> Result<Check> {
             resume,
             allow: engine::Allow::default(),
             bn_refresh: 0,
+            world: World::single(),
             stop_after,
         };
         engine::pretrain(&config, &run)
