@@ -61,6 +61,18 @@ impl Choice {
     }
 }
 
+impl Choice {
+    /// That of one of several processes on this machine: CUDA devices are theirs by their numbers.
+    #[must_use]
+    pub fn of_rank(self, local_rank: usize) -> Self {
+        match self {
+            Self::Auto if Cuda::is_available() => Self::Cuda(local_rank),
+            Self::Cuda(0) => Self::Cuda(local_rank),
+            other => other,
+        }
+    }
+}
+
 /// `--precision`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Precision {

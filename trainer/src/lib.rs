@@ -28,6 +28,7 @@ mod parallel;
 pub mod phase;
 pub mod rng;
 pub mod selftest;
+pub mod share;
 pub mod signals;
 pub mod teacher;
 pub mod tolerance;

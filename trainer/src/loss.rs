@@ -21,6 +21,9 @@ pub struct Negatives<'a> {
     pub queue: Option<&'a Tensor>,
     /// Whether the keys of the other queries are negatives.
     pub in_batch: bool,
+    /// Where the batch is a part of a larger one, the keys of all of that, `(.., A, D)`, and the place of the first of the batch
+    /// among them: then those are meant by [`Self::in_batch`].
+    pub all: Option<(&'a Tensor, i64)>,
     /// Each query's own: `(B, n, D)`, and the factor on their similarity.
     pub hard: Option<(&'a Tensor, f64)>,
 }
@@ -44,8 +47,9 @@ pub fn logits(query: &Tensor, key: &Tensor, negatives: &Negatives<'_>, temperatu
     let mut columns = Vec::with_capacity(3);
     let options = (Kind::Int64, query.device());
     let target = if negatives.in_batch {
-        columns.push(query.matmul(&key.transpose(-2, -1))); // (B, B), positives on the diagonal
-        Tensor::arange(b, options).repeat([several])
+        let (all, first) = negatives.all.unwrap_or((key, 0));
+        columns.push(query.matmul(&all.transpose(-2, -1))); // (B, B), positives on the diagonal; (B, A) of a part
+        Tensor::arange_start(first, first + b, options).repeat([several])
     } else {
         columns.push((query * key).sum_dim_intlist([-1i64].as_slice(), true, Kind::Float)); // (B, 1)
         Tensor::zeros([several * b], options)
@@ -159,7 +163,8 @@ mod tests {
         let queue = unit(&[k, d], 3).transpose(0, 1);
         let hard = unit(&[b, n, d], 4);
         for in_batch in [false, true] {
-            let negatives = Negatives { queue: Some(&queue), in_batch, hard: Some((&hard, alpha)) };
+            let negatives =
+                Negatives { queue: Some(&queue), in_batch, hard: Some((&hard, alpha)), all: None };
             let ours = logits(&q, &key, &negatives, t);
             let (mut sum, mut hits) = (0.0, 0.0);
             for i in 0..b {
@@ -233,7 +238,7 @@ mod tests {
         let (q, k, queue) = (unit(&[3, 5, 8], 1), unit(&[3, 5, 8], 2), unit(&[3, 7, 8], 3).transpose(1, 2));
         for in_batch in [false, true] {
             let of = |queue: &Tensor, q: &Tensor, k: &Tensor| {
-                logits(q, k, &Negatives { queue: Some(queue), in_batch, hard: None }, 0.2)
+                logits(q, k, &Negatives { queue: Some(queue), in_batch, ..Negatives::default() }, 0.2)
             };
             let together = of(&queue, &q, &k);
             let apart: Vec<Logits> = (0..3).map(|i| of(&queue.get(i), &q.get(i), &k.get(i))).collect();
@@ -245,6 +250,20 @@ mod tests {
             let mean = apart.iter().map(|l| l.loss().double_value(&[])).sum::<f64>() / 3.0;
             assert!((together.loss().double_value(&[]) - mean).abs() < 1e-6);
         }
+    }
+
+    /// The rows of a part of a batch are those that the whole batch gives.
+    #[test]
+    fn a_part_of_a_batch_is_contrasted_with_all_of_it() {
+        let _alone = crate::rng::alone();
+        let (q, k) = (unit(&[2, 6, 8], 1), unit(&[2, 6, 8], 2));
+        let whole = logits(&q, &k, &Negatives { in_batch: true, ..Negatives::default() }, 0.2);
+        let (own, keys) = (q.narrow(1, 2, 2), k.narrow(1, 2, 2));
+        let negatives = Negatives { in_batch: true, all: Some((&k, 2)), ..Negatives::default() };
+        let part = logits(&own, &keys, &negatives, 0.2);
+        let rows = |x: &Tensor| Tensor::cat(&[x.narrow(0, 2, 2), x.narrow(0, 8, 2)], 0);
+        assert!((rows(&whole.values) - &part.values).abs().max().double_value(&[]) < 1e-6);
+        assert_eq!(rows(&whole.target), part.target);
     }
 
     #[test]

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match occlude_train::cli::run(occlude_train::cli::Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            occlude_train::terminal::tell(format_args!("error: {error:#}"));
+            occlude_train::terminal::say(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -1,4 +1,4 @@
-//! The one C++ shim over libtorch, for what tch lacks: autocast to bfloat16 and float16 on CPU and CUDA, steps over
+//! The C++ shim over libtorch for what tch lacks within a process: autocast to bfloat16 and float16 on CPU and CUDA, steps over
 //! many tensors in one call, copies to CUDA that the host does not wait for, and counts of what libtorch is asked to do.
 //! Wrapped safely, with nothing else in it.
 //!

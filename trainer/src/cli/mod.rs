@@ -15,8 +15,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use occlude_distributed::{Place, World};
 use serde_json::json;
 
 use crate::config::{Config, Recipe};
@@ -24,7 +25,7 @@ use crate::data::Speed;
 use crate::device::{Choice, Precision};
 use crate::engine::{self, Allow, End, OnCollapse, OnlineKnn, Run};
 use crate::selftest::{self, Stage};
-use crate::{device, doctor};
+use crate::{device, doctor, terminal};
 use overrides::Overrides;
 
 /// Pretrains image encoders without labels by masking.
@@ -113,7 +114,8 @@ struct Machine {
     /// `auto`, `cpu`, `cuda` or `cuda:N`; `auto` uses CUDA if available
     #[arg(long, default_value_t = Choice::Auto)]
     device: Choice,
-    /// Threads that decode pictures; default: the number of processors
+    /// Threads that decode pictures; default: the number of processors, divided among the processes of a machine that
+    /// train together
     #[arg(long)]
     workers: Option<usize>,
     /// Threads of libtorch on the CPU; default: libtorch's choice
@@ -123,7 +125,12 @@ struct Machine {
 
 impl Machine {
     fn workers(&self) -> usize {
-        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.workers_beside(1)
+    }
+
+    /// Of one of so many processes on this machine.
+    fn workers_beside(&self, processes: usize) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, usize::from) / processes.max(1);
         self.workers.unwrap_or_else(all).max(1)
     }
 
@@ -203,6 +210,10 @@ struct PretrainArgs {
     /// Number format of convolutions and matrix products
     #[arg(long, value_enum, default_value = "auto")]
     precision: Precision,
+    /// Maximum seconds that processes which train together (torchrun, srun) wait for each other; a process that stalls
+    /// for longer ends the run (docs/cluster.md)
+    #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    dist_timeout: u64,
     /// Stop after that many steps with a checkpoint, as a signal would (to test resuming)
     #[arg(long, hide = true)]
     stop_after: Option<u64>,
@@ -217,6 +228,17 @@ struct PretrainArgs {
 /// # Errors
 /// What went wrong, for people.
 pub fn run(cli: Cli) -> Result<ExitCode> {
+    if !matches!(cli.command, Command::Pretrain(_))
+        && let Ok(Some(place)) = Place::from_env()
+    {
+        // they would all do the same, and write the same files
+        ensure!(
+            place.rank > 0,
+            "`pretrain` alone works in several processes, and this is one of {}; hint: start this command once, without `torchrun` or with `srun --ntasks 1`",
+            place.size
+        );
+        return Ok(ExitCode::FAILURE);
+    }
     match cli.command {
         Command::Pretrain(args) => pretrain(*args),
         Command::Profile(args) => profile::run(*args),
@@ -274,6 +296,10 @@ fn refused(error: &anyhow::Error) -> Result<ExitCode> {
 }
 
 fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
+    let place = Place::from_env()?;
+    if place.as_ref().is_some_and(|place| place.rank > 0) {
+        terminal::be_quiet();
+    }
     let config = match args.overrides.resolve(args.recipe) {
         Ok(config) => config,
         Err(error) => return refused(&error),
@@ -284,7 +310,9 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
     }
     config.warnings().iter().for_each(|warning| tell!("warning: {warning}"));
     if args.show_config {
-        answer!("{}", serde_json::to_string_pretty(&config.resolved()?)?);
+        if !terminal::is_quiet() {
+            answer!("{}", serde_json::to_string_pretty(&config.resolved()?)?);
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if config.method.lacks_teacher() {
@@ -297,17 +325,21 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
     if args.deterministic {
         device::be_deterministic();
     }
-    let device = args.machine.device.resolve()?;
+    let choice = args.machine.device;
+    let device = place.as_ref().map_or(choice, |place| choice.of_rank(place.local_rank)).resolve()?;
     args.machine.apply();
     if !args.deterministic {
         device::prepare(device);
     }
+    let beside = place.as_ref().map_or(1, |place| place.local_size);
+    let timeout = Duration::from_secs(args.dist_timeout);
+    let world = place.map_or_else(|| Ok(World::single()), |place| World::join(place, timeout, device))?;
     let (every, limit) = (args.knn_every as usize, args.knn_limit as usize);
     let run = Run {
         data: args.data,
         device,
         bf16: args.precision.bf16(device),
-        workers: args.machine.workers(),
+        workers: args.machine.workers_beside(beside),
         save_every: args.save_every as usize,
         save_interval: Duration::from_secs_f64((args.save_minutes * 60.0).clamp(0.0, 1e9)),
         on_collapse: args.on_collapse,
@@ -321,17 +353,26 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         bn_refresh: args.bn_refresh.unwrap_or_else(|| {
             if config.masks_queries() && config.can_refresh().is_ok() { engine::BATCHES } else { 0 }
         }),
+        world,
         stop_after: args.stop_after,
         out: args.out,
     };
+    let ranks = match run.world.size() {
+        1 => String::new(),
+        size => format!(", {size} processes"),
+    };
     tell!(
-        "{} on {device:?}, {}, {} at {} px",
+        "{} on {device:?}{ranks}, {}, {} at {} px",
         config.recipe.name(),
         if run.bf16 { "bfloat16" } else { "float32" },
         config.arch,
         config.image_size
     );
-    match engine::pretrain(&config, &run)? {
+    let ended = match engine::pretrain(&config, &run) {
+        Err(error) if !run.world.is_single() => engine::end_together(&run.world, &error),
+        ended => ended?,
+    };
+    match ended {
         End::Finished => Ok(ExitCode::SUCCESS),
         End::Interrupted(0) => Ok(ExitCode::SUCCESS),
         End::Collapsed => Ok(ExitCode::from(4)),

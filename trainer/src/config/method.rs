@@ -144,6 +144,16 @@ impl Method {
     }
 
     /// The groups of the batch that are normalised apart, where there may be several.
+    pub fn bn_splits(&self) -> Option<usize> {
+        match self {
+            Self::Moco(m) => Some(m.bn_splits),
+            Self::Simclr(s) => Some(s.bn_splits),
+            Self::Byol(b) => Some(b.bn_splits),
+            Self::Dino(_) | Self::Distill(_) => None,
+        }
+    }
+
+    /// The same, to change it.
     pub fn bn_splits_mut(&mut self) -> Option<&mut usize> {
         match self {
             Self::Moco(m) => Some(&mut m.bn_splits),

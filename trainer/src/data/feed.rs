@@ -198,6 +198,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Recipe, ViewGroup};
     use crate::data::{LoaderSpec, Store};
+    use crate::share::Share;
     use occlude_dataset::{Dataset, Options};
     use std::sync::Arc;
 
@@ -213,7 +214,8 @@ mod tests {
     fn loader(dir: &tempfile::TempDir) -> Loader {
         let config = config();
         let views = ViewSpec::of(&config);
-        let spec = LoaderSpec { batch_size: 3, views, keep_last: false, seed: 3, workers: 2 };
+        let spec =
+            LoaderSpec { batch_size: 3, share: Share::ALL, views, keep_last: false, seed: 3, workers: 2 };
         let dataset = Dataset::open(dir.path(), &Options::default()).expect("listed");
         Loader::start(&Arc::new(Store::new(dataset, 0)), &spec, 0, 0)
     }

@@ -14,6 +14,7 @@ use super::crop::{Geometry, Photometric, Placed, ViewSpec};
 use super::store::Store;
 use super::views::{Cutter, Whole};
 use crate::rng::{Domain, permutation, stream, view_stream};
+use crate::share::Share;
 
 /// One view of every picture of a batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,8 +57,10 @@ pub struct Batch {
 /// What a loader produces.
 #[derive(Clone, Debug)]
 pub struct LoaderSpec {
-    /// Pictures a batch.
+    /// Pictures a batch, over all ranks.
     pub batch_size: usize,
+    /// Which of them are read here.
+    pub share: Share,
     /// The views of each picture, all cut from one decoding of it.
     pub views: Vec<ViewSpec>,
     /// Whether an incomplete last batch is kept; where not, its pictures wait for the next epoch.
@@ -226,7 +229,8 @@ impl Job {
 
     fn batch(&self, step: usize, stop: &AtomicBool, cutter: &mut Cutter<'_>) -> Option<Batch> {
         let first = step * self.spec.batch_size;
-        let n = self.spec.batch_size.min(self.order.len() - first);
+        let own = self.spec.share.range(self.spec.batch_size.min(self.order.len() - first));
+        let (first, n) = (first + own.start, own.len());
         let empty = |spec: &ViewSpec| View {
             size: spec.size,
             pixels: vec![0; n * 3 * spec.size * spec.size],
@@ -276,12 +280,14 @@ impl Job {
 #[cfg(test)]
 mod constrained;
 #[cfg(test)]
+mod parts;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{Config, Recipe};
     use occlude_dataset::{Dataset, Options};
 
-    fn folder(broken: usize, good: usize) -> tempfile::TempDir {
+    pub(super) fn folder(broken: usize, good: usize) -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("a folder");
         for i in 0..good {
             let picture =
@@ -299,16 +305,23 @@ mod tests {
         Arc::new(Store::new(dataset, cache_bytes))
     }
 
-    fn spec(workers: usize) -> LoaderSpec {
+    pub(super) fn spec(workers: usize) -> LoaderSpec {
         let view = ViewSpec { size: 32, augment: Config::new(Recipe::MocoV2).views.remove(0).augment };
-        LoaderSpec { batch_size: 4, views: vec![view; 2], keep_last: false, seed: 3, workers }
+        LoaderSpec {
+            batch_size: 4,
+            share: Share::ALL,
+            views: vec![view; 2],
+            keep_last: false,
+            seed: 3,
+            workers,
+        }
     }
 
-    fn load(dir: &tempfile::TempDir, spec: &LoaderSpec, first: usize) -> Vec<Option<Batch>> {
+    pub(super) fn load(dir: &tempfile::TempDir, spec: &LoaderSpec, first: usize) -> Vec<Option<Batch>> {
         Loader::start(&store(dir, 1 << 20), spec, 5, first).collect()
     }
 
-    fn batches(dir: &tempfile::TempDir, workers: usize, first: usize) -> Vec<Option<Batch>> {
+    pub(super) fn batches(dir: &tempfile::TempDir, workers: usize, first: usize) -> Vec<Option<Batch>> {
         load(dir, &spec(workers), first)
     }
 

@@ -11,6 +11,7 @@ use tch::Device;
 use super::{Loader, LoaderSpec, Store, ViewSpec};
 use crate::augment::Augmenters;
 use crate::config::{Config, Recipe};
+use crate::share::Share;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,14 @@ impl Speed {
         let mut views = ViewSpec::of(&config);
         views.iter_mut().for_each(|view| view.augment.crop_foreground = self.crop_foreground);
         let colours = Augmenters::new(&config.preprocess(), &views, Device::Cpu);
-        let spec = LoaderSpec { batch_size: self.batch_size, views, keep_last: false, seed: 0, workers: 1 };
+        let spec = LoaderSpec {
+            batch_size: self.batch_size,
+            share: Share::ALL,
+            views,
+            keep_last: false,
+            seed: 0,
+            workers: 1,
+        };
         // the first epoch reads the files into the system's cache
         let (mut samples, mut began) = (0, processor_time());
         for epoch in 0.. {

@@ -11,11 +11,18 @@ use occlude_report::events::Writer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::terminal::is_quiet;
+
 /// `metrics.jsonl`, one object a line, appended and flushed; the same numbers as a TensorBoard event file; and
 /// `report.html`.
 pub(super) struct Log {
     run: PathBuf,
-    file: File,
+    /// Absent where another process writes.
+    files: Option<Files>,
+}
+
+struct Files {
+    metrics: File,
     events: Writer,
 }
 
@@ -41,7 +48,12 @@ impl Log {
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.with_context(|| format!("cannot write `{}`", path.display()))?;
         let events = if step == 0 { Writer::create(run) } else { Writer::resume(run, step) }?;
-        Ok(Self { run: run.to_owned(), file, events })
+        Ok(Self { run: run.to_owned(), files: Some(Files { metrics: file, events }) })
+    }
+
+    /// Writes nothing: another process does.
+    pub(super) fn silent(run: &Path) -> Self {
+        Self { run: run.to_owned(), files: None }
     }
 
     /// Appends a line.
@@ -49,14 +61,40 @@ impl Log {
     /// # Errors
     /// Where the file cannot be written.
     pub(super) fn write(&mut self, value: &Value) -> Result<()> {
+        let Some(files) = &mut self.files else { return Ok(()) };
         let line = format!("{value}\n");
-        self.scalars(value);
-        self.events.flush()?;
-        self.file
+        files.scalars(value);
+        files.events.flush()?;
+        files
+            .metrics
             .write_all(line.as_bytes())
             .context("cannot write `metrics.jsonl`; hint: is the disk full? `--resume` continues from the last checkpoint")
     }
 
+    /// Adds a picture of the run's folder, if it is there.
+    ///
+    /// # Errors
+    /// Where the event file cannot be written.
+    pub(super) fn picture(&mut self, name: &str, step: u64) -> Result<()> {
+        let Some(Files { events, .. }) = &mut self.files else { return Ok(()) };
+        let Ok(png) = std::fs::read(self.run.join(name)) else { return Ok(()) };
+        let Ok((width, height)) = image::image_dimensions(self.run.join(name)) else { return Ok(()) };
+        events.image(name.trim_end_matches(".png"), step, now(), &png, width, height);
+        Ok(events.flush()?)
+    }
+
+    /// Writes the page of the run anew. That it cannot be written is no reason to stop.
+    pub(super) fn report(&self) {
+        if self.files.is_none() {
+            return;
+        }
+        if let Err(error) = occlude_report::html::write(&self.run) {
+            tell!("warning: no report: {error}");
+        }
+    }
+}
+
+impl Files {
     /// The numbers of a line, named `step/loss`, `epoch/loss`, `knn/top1`.
     fn scalars(&mut self, row: &Value) {
         let (Some(kind), Some(fields)) = (row["kind"].as_str(), row.as_object()) else { return };
@@ -72,24 +110,6 @@ impl Log {
                 Value::String(text) if name == "message" => self.events.text(kind, step, now(), text),
                 _ => {}
             }
-        }
-    }
-
-    /// Adds a picture of the run's folder, if it is there.
-    ///
-    /// # Errors
-    /// Where the event file cannot be written.
-    pub(super) fn picture(&mut self, name: &str, step: u64) -> Result<()> {
-        let Ok(png) = std::fs::read(self.run.join(name)) else { return Ok(()) };
-        let Ok((width, height)) = image::image_dimensions(self.run.join(name)) else { return Ok(()) };
-        self.events.image(name.trim_end_matches(".png"), step, now(), &png, width, height);
-        Ok(self.events.flush()?)
-    }
-
-    /// Writes the page of the run anew. That it cannot be written is no reason to stop.
-    pub(super) fn report(&self) {
-        if let Err(error) = occlude_report::html::write(&self.run) {
-            tell!("warning: no report: {error}");
         }
     }
 }
@@ -172,7 +192,7 @@ pub(super) struct Progress {
 impl Progress {
     /// Over `total` steps, of which `done` lie behind.
     pub(super) fn new(total: u64, done: u64, epochs: usize) -> Self {
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = std::io::stderr().is_terminal() && !is_quiet();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} steps, {msg}") {

@@ -9,6 +9,7 @@ mod online;
 mod picture;
 mod position;
 mod profile;
+mod ranks;
 mod refresh;
 mod saves;
 mod schedule;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use occlude_checkpoint::Checkpoint;
 use occlude_dataset::{Dataset, Identity};
+use occlude_distributed::World;
 use tch::Device;
 
 use crate::config::{Config, Teacher};
@@ -37,6 +39,7 @@ use online::Online;
 pub use online::OnlineKnn;
 pub use position::Course;
 pub use profile::{Plan, Profile, profile};
+pub use ranks::end as end_together;
 pub use refresh::{BATCHES, refresh};
 pub use schedule::Schedule;
 use training::Engine;
@@ -77,6 +80,8 @@ pub struct Run {
     pub online: Option<OnlineKnn>,
     /// Batches of unmasked views over which the running statistics of the finished encoder are estimated anew.
     pub bn_refresh: usize,
+    /// The processes that train together.
+    pub world: World,
     /// Steps after which to stop early, for tests of resuming.
     pub stop_after: Option<u64>,
 }
@@ -102,6 +107,7 @@ impl Run {
             max_drop: None,
             online: None,
             bn_refresh: 0,
+            world: World::single(),
             stop_after: None,
         }
     }
@@ -123,30 +129,70 @@ pub enum End {
 /// # Errors
 /// Anything wrong with flags, data or files, before any work starts; data that vanish; a file that cannot be written.
 pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
+    let world = &run.world;
+    let resumed = ranks::agreed(world, checked(config, run), "the configuration")?;
+    let dataset = ranks::first(world, "opening the data", || Ok(crate::data::open(&run.data)?))?;
+    let (n, identity) = (dataset.len(), dataset.identity());
+    let online = ranks::agreed(world, usable(config, run, n), "the data")?;
+    ranks::same(config, run, &identity)?;
+    let (config, targets) = ranks::first(world, "the teacher", || {
+        taught(config, run, (&dataset, &identity), resumed.as_deref())
+    })?;
+    let config = &config;
+    let store = Arc::new(Store::new(dataset, run.cache_bytes));
+    let made = || -> Result<_> {
+        let method = method::build(config, targets.as_ref(), run.bf16, run.device)?;
+        Ok((world.is_main().then(|| prepare_folder(run)).transpose()?, method))
+    };
+    let (_lock, method) = ranks::agreed(world, made(), "the method")?;
+    let mut engine = Engine::new(config, run, Pictures::Stored(store), method);
+    engine.online = online;
+    engine.join()?;
+    let ready = prepare(&mut engine, identity).and_then(|()| {
+        if !world.is_main() {
+            return Ok(());
+        }
+        write_config(config, run)?;
+        environment::write(&run.out.join("environment.json"), run, n)
+    });
+    ranks::agreed(world, ready, "the beginning")?;
+    match engine.train() {
+        Err(error) if !world.is_single() => ranks::end(world, &error),
+        ended => ended,
+    }
+}
+
+/// The checkpoint to go on from.
+fn checked(config: &Config, run: &Run) -> Result<Option<PathBuf>> {
     config.validate()?;
-    let resumed = run.resume.as_deref().map(snapshot::locate).transpose()?;
-    let dataset = crate::data::open(&run.data)?;
-    let (n, batch) = (dataset.len(), config.batch_size * config.accumulate);
+    ranks::divides(config, &run.world)?;
+    run.resume.as_deref().map(snapshot::locate).transpose()
+}
+
+/// Whether a run can begin with `pictures` of the data; what accuracy is measured on.
+fn usable(config: &Config, run: &Run, pictures: usize) -> Result<Option<Online>> {
+    let batch = config.batch_size * config.accumulate;
     ensure!(
-        batch <= n,
-        "`{}` has {n} pictures, fewer than the {batch} of a step (`--batch-size` times `--accumulate`); hint: a smaller batch or more pictures",
+        batch <= pictures,
+        "`{}` has {pictures} pictures, fewer than the {batch} of a step (`--batch-size` times `--accumulate`); hint: a smaller batch or more pictures",
         run.data.display(),
     );
     let online = run.online.as_ref().map(|o| Online::open(o, &run.data)).transpose()?;
-    let identity = dataset.identity();
-    if let Err(used) = unused(run) {
-        // a run that goes on is told with its process, wherever it has got to
-        drop(Lock::take(&run.out)?);
-        return Err(used);
+    match unused(run) {
+        Err(used) if run.world.is_main() => {
+            // a run that goes on is told with its process, wherever it has got to
+            drop(Lock::take(&run.out)?);
+            Err(used)
+        }
+        _ => Ok(online),
     }
-    let (config, targets) = taught(config, run, (&dataset, &identity), resumed.as_deref())?;
-    let config = &config;
-    let store = Arc::new(Store::new(dataset, run.cache_bytes));
-    let method = method::build(config, targets.as_ref(), run.bf16, run.device)?;
-    let _lock = prepare_folder(run)?;
-    let mut engine = Engine::new(config, run, Pictures::Stored(store), method);
-    engine.online = online;
-    let watched = (config.beginning.is_some() && run.online.is_none())
+}
+
+/// Puts the engine where the run begins or goes on.
+fn prepare(engine: &mut Engine<'_>, identity: Identity) -> Result<()> {
+    let (config, run) = (engine.config, engine.run);
+    // one process is enough to look at neighbours, and to write them
+    let watched = (config.beginning.is_some() && run.online.is_none() && run.world.is_main())
         .then(|| crate::data::open(&run.data).map(|data| (data, identity.hash())))
         .transpose()?;
     let neighbours = run.out.join("start_neighbours.json");
@@ -170,9 +216,7 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
         // something to roll back to, and a test of the disk before the work
         engine.saves.latest(&engine.state())?;
     }
-    write_config(config, run)?;
-    environment::write(&run.out.join("environment.json"), run, n)?;
-    engine.train()
+    Ok(())
 }
 
 /// Makes the folder and keeps other processes from it.

@@ -17,12 +17,14 @@ const GOOD: &str = "good.safetensors";
 pub(super) struct Saves {
     out: PathBuf,
     interval: Duration,
+    /// Whether this is the process that writes.
+    writes: bool,
     saved: Cell<Instant>,
 }
 
 impl Saves {
-    pub(super) fn new(out: &Path, interval: Duration) -> Self {
-        Self { out: out.to_owned(), interval, saved: Cell::new(Instant::now()) }
+    pub(super) fn new(out: &Path, interval: Duration, writes: bool) -> Self {
+        Self { out: out.to_owned(), interval, writes, saved: Cell::new(Instant::now()) }
     }
 
     /// Whether the last checkpoint is old.
@@ -44,6 +46,9 @@ impl Saves {
     /// Where it cannot be written; the ones before are then untouched.
     pub(super) fn kept(&self, epoch: usize, state: &State<'_>) -> Result<PathBuf> {
         let path = self.save(&format!("checkpoint_{epoch:04}.safetensors"), state)?;
+        if !self.writes {
+            return Ok(path);
+        }
         // it is older than the one that was just named in `last`
         match std::fs::remove_file(self.out.join(LATEST)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -59,6 +64,9 @@ impl Saves {
     /// # Errors
     /// Where the folder cannot be written.
     pub(super) fn keep_good(&self, path: &Path) -> Result<()> {
+        if !self.writes {
+            return Ok(());
+        }
         let (good, fresh) = (self.good(), self.out.join(".good.unfinished"));
         // one file under two names costs nothing; checkpoints are replaced, never written into
         let _ = std::fs::remove_file(&fresh);
@@ -75,11 +83,16 @@ impl Saves {
 
     /// Removes that checkpoint, which a finished run does not need.
     pub(super) fn drop_good(&self) {
-        let _ = std::fs::remove_file(self.good());
+        if self.writes {
+            let _ = std::fs::remove_file(self.good());
+        }
     }
 
     fn save(&self, name: &str, state: &State<'_>) -> Result<PathBuf> {
         let path = self.out.join(name);
+        if !self.writes {
+            return Ok(path);
+        }
         let saved = snapshot::save(&path, state);
         saved.with_context(|| match snapshot::locate(&self.out) {
             Ok(good) => format!(

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use occlude_distributed::Reducer;
 use occlude_preprocess::Preprocess;
 use serde_json::{Map, Value, json};
 use tch::Tensor;
@@ -19,7 +20,6 @@ use super::online::Online;
 use super::position::Position;
 use super::saves::Saves;
 use super::snapshot::State;
-use super::start::Start;
 use super::watchdog::{OnCollapse, Watchdog};
 use super::{End, Run, Schedule, picture};
 use crate::augment::Augmenters;
@@ -29,6 +29,7 @@ use crate::method::{Method, Step, Views};
 use crate::model::{ENCODERS, Encoder, Optimizer, Rate, Statistics};
 use crate::phase::{Phase, within};
 use crate::rng::seed_device;
+use crate::share::Share;
 use crate::signals::Interrupt;
 use estimate::describe;
 use guard::Worth;
@@ -45,6 +46,8 @@ pub(super) struct Engine<'a> {
     pub(super) pictures: Pictures,
     pub(super) method: Box<dyn Method>,
     pub(super) optimizer: Optimizer,
+    /// Averages gradients, where several processes train together.
+    pub(super) reducer: Option<Reducer>,
     pub(super) schedule: Schedule,
     pub(super) augmenters: Augmenters,
     pub(super) loader: LoaderSpec,
@@ -81,16 +84,18 @@ impl<'a> Engine<'a> {
         let steps = pictures.len() / (config.batch_size * config.accumulate);
         Self {
             optimizer: Optimizer::with_rates(method.trainable(), o, rates(config, method.as_ref())),
+            reducer: None,
             schedule: Schedule::new(o, steps, config.epochs),
             augmenters: Augmenters::new(&config.preprocess(), &views, run.device),
             loader: LoaderSpec {
                 batch_size: config.batch_size,
+                share: Share::ALL,
                 views,
                 keep_last: false,
                 seed: config.seed,
                 workers: run.workers,
             },
-            saves: Saves::new(&run.out, run.save_interval),
+            saves: Saves::new(&run.out, run.save_interval, run.world.is_main()),
             watchdog: Watchdog::new(config.batch_size, steps as u64),
             online: None,
             kept: None,
@@ -112,7 +117,11 @@ impl<'a> Engine<'a> {
     pub(super) fn train(&mut self) -> Result<End> {
         let signals = Interrupt::register()?;
         signals.hold();
-        let mut log = Log::open(&self.run.out, self.at.step)?;
+        let mut log = if self.run.world.is_main() {
+            Log::open(&self.run.out, self.at.step)?
+        } else {
+            Log::silent(&self.run.out)
+        };
         if self.run.resume.is_some() {
             log.write(&event("resumed", self.at.epoch, self.at.step, &self.run.data.display().to_string()))?;
         }
@@ -154,7 +163,8 @@ impl<'a> Engine<'a> {
             // it was interrupted between its last step and its end
             return self.end_epoch(signals, log, progress);
         }
-        let signal = Some(signals.flag());
+        // several ranks stop together, between steps
+        let signal = self.run.world.is_single().then(|| signals.flag());
         let feed = self.pictures.feed(&self.loader, (epoch, first * per_step), signal, self.run.device)?;
         self.pending.clear();
         let mut stretch = Meter::default();
@@ -177,7 +187,7 @@ impl<'a> Engine<'a> {
                 (began, waited) = (Instant::now(), 0.0);
                 progress.at(self.at.step);
                 if log_now {
-                    let health = self.settle(&mut stretch);
+                    let health = self.settle(&mut stretch)?;
                     log.write(&line("step", number, self.at.step, stretch.fields()))?;
                     progress.show(number, &self.at.run.meter);
                     if let Some(why) = self.watch(health, log, progress)? {
@@ -185,12 +195,13 @@ impl<'a> Engine<'a> {
                     }
                     stretch = Meter::default();
                 }
-                if let Some(signal) = self.stop(signals) {
-                    self.settle(&mut stretch);
+                let (stop, due) = self.decide(signals)?;
+                if let Some(signal) = stop {
+                    self.settle(&mut stretch)?;
                     return Ok(Epoch::Stop { signal, whole: true });
                 }
-                if self.saves.due() && self.trusted() && self.healthy() {
-                    self.settle(&mut stretch);
+                if due && self.trusted() && self.healthy()? {
+                    self.settle(&mut stretch)?;
                     self.saves.latest(&self.state())?;
                     began = Instant::now();
                 }
@@ -198,7 +209,7 @@ impl<'a> Engine<'a> {
             waiting = Instant::now();
         }
         if self.at.step - self.at.course.began < steps {
-            self.settle(&mut stretch);
+            self.settle(&mut stretch)?;
             return self.ended_early(parts, signals);
         }
         self.end_epoch(signals, log, progress)
@@ -212,11 +223,6 @@ impl<'a> Engine<'a> {
     /// Whether metrics are read and written after that step of the epoch.
     fn log_now(&self, step: usize) -> bool {
         (step + 1).is_multiple_of(self.run.log_every) || step as u64 + 1 == self.schedule.steps_per_epoch()
-    }
-
-    fn stop(&self, signals: &Interrupt) -> Option<usize> {
-        let enough = self.run.stop_after.is_some_and(|n| self.at.step >= n);
-        signals.seen().or(enough.then_some(0))
     }
 
     pub(super) fn no_data(&self) -> String {
@@ -248,9 +254,13 @@ impl<'a> Engine<'a> {
         let (indices, placed) = (batch.indices().to_vec(), batch.placed());
         let views = tch::no_grad(|| batch.views(&self.augmenters))?;
         if number == 0 {
-            Start::of(self.method.encoder(), &indices, &views)?.write(&self.run.out.join("start.json"))?;
+            self.note_start(&indices, &views)?;
         }
         let views = Views::new(views, &indices)?.placed_at(placed)?;
+        self.run.world.at_step(self.at.step + 1);
+        if let Some(reducer) = &self.reducer {
+            reducer.forward()?;
+        }
         let output = self.method.step(&views, step)?;
         if part == 0 {
             let _optimiser = within(Phase::Optimiser);
@@ -259,9 +269,13 @@ impl<'a> Engine<'a> {
         let _ = self.finite.logical_and_(&output.loss.detach().isfinite());
         {
             let _backward = within(Phase::Backward);
-            if parts == 1 { output.loss.f_backward()? } else { (&output.loss / parts as f64).f_backward()? }
+            let loss = if parts == 1 { output.loss.shallow_clone() } else { &output.loss / parts as f64 };
+            if let Some(reducer) = self.reducer.as_ref().filter(|_| last_of_step) {
+                reducer.backward(&loss)?;
+            }
+            loss.f_backward().map_err(|error| self.failed_backward(error))?;
         }
-        if let Some(preview) = &output.preview {
+        if let Some(preview) = output.preview.as_ref().filter(|_| self.run.world.is_main()) {
             let path = self.run.out.join("first_batch.png");
             let titles = picture::write(&path, preview, &self.config.preprocess())?;
             tell!("first batch in `{}`: {}", path.display(), titles.join(" | "));
@@ -276,6 +290,7 @@ impl<'a> Engine<'a> {
                     waiting.map_or(1.0, |b| b.share(step.epoch, self.config.optimizer.warmup_epochs));
                 self.optimizer.step_of(lr, decay, encoder)?;
             }
+            self.average_statistics()?;
             self.method.after_step(step)?;
             self.at.step += 1;
         }
@@ -290,7 +305,7 @@ impl<'a> Engine<'a> {
 
     /// What follows the last step of an epoch: measuring, telling, saving.
     fn end_epoch(&mut self, signals: &Interrupt, log: &mut Log, progress: &Progress) -> Result<Epoch> {
-        if !self.healthy() {
+        if !self.healthy()? {
             return Ok(Epoch::Lost(Loss::Collapse, self.verdict_of_infinity()));
         }
         let epoch = self.at.epoch as usize;
@@ -305,7 +320,7 @@ impl<'a> Engine<'a> {
         };
         let meter = std::mem::take(&mut self.at.run.meter);
         let mut fields = meter.fields();
-        let broken = self.pictures.broken();
+        let broken = self.broken()?;
         if broken > 0 {
             fields.insert("broken_files".into(), json!(broken));
         }
@@ -357,9 +372,12 @@ impl<'a> Engine<'a> {
         if self.trusted() {
             self.saves.latest(&self.state())?;
         }
-        signals.leave_at_once();
-        if let Some(signal) = signals.seen() {
-            return Ok(Err(signal));
+        // several ranks measure together, and stop together afterwards
+        if self.run.world.is_single() {
+            signals.leave_at_once();
+            if let Some(signal) = signals.seen() {
+                return Ok(Err(signal));
+            }
         }
         let encoder = self.method.encoder();
         let of_training = refreshed.map(|r| r.exchange(encoder));

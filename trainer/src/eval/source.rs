@@ -14,6 +14,7 @@ use crate::augment::{Augmenters, HighPassFilter};
 use crate::data::{Fed, Feed, Loader, LoaderSpec, Store, ViewSpec};
 use crate::device::upload;
 use crate::rng::{Domain, permutation, stream};
+use crate::share::Share;
 
 /// A batch.
 #[derive(Debug)]
@@ -124,6 +125,7 @@ impl Fresh {
         let n = part.len();
         let spec = LoaderSpec {
             batch_size: protocol.batch_size,
+            share: Share::ALL,
             // a last batch of one picture may leave a normalisation one value a channel, which has no variance
             keep_last: n % protocol.batch_size != 1 || n == 1,
             views: vec![view],

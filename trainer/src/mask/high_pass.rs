@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Purpose, enlarge, to_float};
 use crate::config::focal_sides;
 use crate::device::upload;
+use crate::share::Share;
 
 /// Share of images that are masked around one square instead of by cells.
 const FOCAL_P: f64 = 0.2;
@@ -17,18 +18,25 @@ pub(super) struct Mixture {
     size: i64,
     /// 0, 1, ... of pixels along a side.
     places: Tensor,
+    /// Draws are for the batches of all ranks.
+    share: Share,
 }
 
 impl Mixture {
     pub(super) fn new(size: usize, device: Device) -> Self {
         let places = Tensor::arange(size as i64, (Kind::Int64, Device::Cpu)).to(device);
-        Self { size: size as i64, places }
+        Self { size: size as i64, places, share: Share::ALL }
+    }
+
+    /// The same for views that are part of a batch.
+    pub(super) fn set_share(&mut self, share: Share) {
+        self.share = share;
     }
 
     /// For each sample focal, spatial or channel-wise, of the `cells` `(B, 3, h, w)` that every channel chose.
     /// `(B, 3, S, S)`.
     pub(super) fn mask(&self, cells: &Tensor, purpose: Purpose, rng: &mut impl Rng) -> Tensor {
-        let b = cells.size()[0] as usize;
+        let b = self.share.all(cells.size()[0]) as usize;
         let shared = cells.narrow(1, 0, 1).expand_as(cells);
         let flags = |p: f64, rng: &mut _| (0..b).map(|_| i64::from(Rng::random_bool(rng, p))).collect();
         let (spatial, focal): (Vec<i64>, Vec<i64>) = (flags(SPATIAL_P, rng), flags(FOCAL_P, rng));
@@ -36,7 +44,8 @@ impl Mixture {
         let starts = |rng: &mut _| (0..b).map(|_| Rng::random_range(rng, 0..=self.size - side)).collect();
         let (rows, columns): (Vec<i64>, Vec<i64>) = (starts(rng), starts(rng));
         // one copy to the device for all of them
-        let drawn = Tensor::from_slice(&[spatial, focal, rows, columns].concat()).view([4, -1, 1, 1, 1]);
+        let drawn = [spatial, focal, rows, columns].map(|all| self.share.part(all));
+        let drawn = Tensor::from_slice(&drawn.concat()).view([4, -1, 1, 1, 1]);
         let drawn = upload(&drawn, cells.device());
         let [spatial, focal, rows, columns] = [0, 1, 2, 3].map(|i| drawn.select(0, i)); // (B, 1, 1, 1) each
         let grid = enlarge(&shared.where_self(&spatial.gt(0), cells), self.size);

@@ -21,6 +21,7 @@ pub use score::{aggregate, foreground, of_another, on_grid, scaled};
 pub use crate::config::focal_sides;
 use crate::config::{Fills, Masking, Strategy};
 use crate::device::upload;
+use crate::share::Share;
 use fill::Fill;
 use high_pass::Mixture;
 
@@ -55,6 +56,8 @@ pub struct Masker {
     size: i64,
     /// Where the strategy is a mixture of squares and cells.
     mixture: Option<Mixture>,
+    /// Draws are for the batches of all ranks.
+    share: Share,
 }
 
 impl Masker {
@@ -66,7 +69,16 @@ impl Masker {
             fill: Fill::new(masking.strategy, &fills, size, device),
             size: size as i64,
             mixture: (masking.strategy == Strategy::Hp).then(|| Mixture::new(size, device)),
+            share: Share::ALL,
         }
+    }
+
+    /// The same for views that are part of a batch.
+    pub fn set_share(&mut self, share: Share) {
+        self.share = share;
+        self.chooser.set_share(share);
+        self.fill.set_share(share);
+        self.mixture.iter_mut().for_each(|mixture| mixture.set_share(share));
     }
 
     /// A masked copy of `view` `(B, 3, S, S)`, and the mask, `(B, 1 or 3, S, S)` of ones and zeros.
@@ -83,8 +95,9 @@ impl Masker {
     ) -> (Tensor, Tensor) {
         // pixels are filled alike whatever networks compute in, and what is blurred keeps the view's type
         let _exact = Autocast::bf16(view.device(), false);
-        let b = view.size()[0];
-        let ratio = upload(&uniform(b, extent.ratio, rng), view.device());
+        let b = self.share.all(view.size()[0]);
+        let own = |all: Tensor| upload(&self.share.rows(all), view.device());
+        let ratio = own(uniform(b, extent.ratio, rng));
         let mut mask = match &self.mixture {
             Some(mixture) => {
                 let cells = self.chooser.cells(foreground, &ratio, 3, purpose, true); // (B, 3, h, w)
@@ -94,7 +107,7 @@ impl Masker {
         };
         if extent.views < 1.0 {
             // drawn last, so that masks are the same whether or not some views go without
-            mask *= upload(&coins(b, extent.views, rng), view.device());
+            mask *= own(coins(b, extent.views, rng));
         }
         // exactly one of the two, as the mask is of ones and zeros
         (view.lerp_tensor(&self.fill.of(view, purpose), &mask), mask)

@@ -10,6 +10,7 @@ use super::{Purpose, cells, foreground, independent};
 use crate::config::{PatchChoice, PatchPer, PatchScore, Patches};
 use crate::device::upload;
 use crate::rng::permutation;
+use crate::share::Share;
 
 /// Tries at a rectangle (arXiv 2111.07832).
 const TRIES: usize = 10;
@@ -61,6 +62,18 @@ pub fn draw(settings: &Patches, grid: [usize; 2], pictures: usize, rng: &mut imp
         }
     }
     drawn
+}
+
+impl Drawn {
+    /// What is meant for a part of the pictures.
+    #[must_use]
+    pub fn part(self, share: Share) -> Self {
+        fn halves<T>(mut first: Vec<T>, share: Share) -> Vec<T> {
+            let second = first.split_off(first.len() / 2);
+            share.part(first).into_iter().chain(share.part(second)).collect()
+        }
+        Self { places: halves(self.places, share), ratio: halves(self.ratio, share) }
+    }
 }
 
 /// The share of patches that is hidden.

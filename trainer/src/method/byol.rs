@@ -1,7 +1,8 @@
 //! BYOL (arXiv 2006.07733), and LEWEL on it (arXiv 2203.14898): a network predicts what its moving average says of
 //! another view of the picture. Plain, with masking (arXiv 2309.12757), or with mixtures (arXiv 2210.11456).
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
+use occlude_distributed::World;
 use occlude_encoder::Mlp as Description;
 use occlude_torch_ext::Autocast;
 use rand_chacha::ChaCha8Rng;
@@ -29,6 +30,7 @@ pub struct Byol {
     /// The predictor, and that of aligned embeddings where there are such.
     predictors: Vec<Head>,
     occluder: Occluder,
+    world: World,
 }
 
 /// Projections of a batch, or predictions of them.
@@ -67,6 +69,7 @@ impl Byol {
             online,
             target,
             occluder,
+            world: World::single(),
         })
     }
 
@@ -185,6 +188,19 @@ impl Byol {
 }
 
 impl Method for Byol {
+    fn join(&mut self, world: &World) -> Result<()> {
+        ensure!(
+            self.mixing.is_none(),
+            "mixtures join pictures of different ranks, which several ranks cannot do yet; hint: one process, or a recipe without mixtures"
+        );
+        self.online.join(world);
+        self.target.join(world);
+        self.predictors.iter_mut().for_each(|head| head.mlp.join(world));
+        self.occluder.join(world)?;
+        self.world = world.clone();
+        Ok(())
+    }
+
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
         let pair = views.pair()?;
@@ -210,8 +226,10 @@ impl Method for Byol {
             }
             if i < 2 && step.measure {
                 let _metrics = within(Phase::Metrics);
+                let all = |x: &Tensor| self.world.gather(x, "features and predictions");
                 let [p, t] = [&prediction.global, &targets[1 - i].global].map(normalize);
-                health.push(tch::no_grad(|| Health::of(&p, &t, &projected.output.embedding)));
+                let (p, t, features) = (all(&p)?, all(&t)?, all(&projected.output.embedding)?);
+                health.push(tch::no_grad(|| Health::of(&p, &t, &features)));
             }
         }
         tch::no_grad(|| {

@@ -5,6 +5,7 @@
 mod hiding;
 
 use anyhow::{Result, bail};
+use occlude_distributed::World;
 use occlude_encoder::TapId;
 use occlude_torch_ext::Autocast;
 use tch::{Device, Kind, Tensor};
@@ -28,6 +29,7 @@ pub struct Dino {
     /// Mean of what the teacher says of class tokens, `(1, K)`, and of patches.
     centers: [Tensor; 2],
     hiding: Option<Hiding>,
+    world: World,
 }
 
 /// What the teacher makes of the two large views, those of all first ones first.
@@ -79,7 +81,8 @@ impl Dino {
         let hiding = hides.map(|p| Hiding::new(config, settings, p, student.encoder(), device));
         let hiding = hiding.transpose()?;
         let center = || Tensor::zeros([1, settings.prototypes as i64], (Kind::Float, device));
-        Ok(Self { settings: settings.clone(), bf16, student, teacher, centers: [center(), center()], hiding })
+        let (centers, world) = ([center(), center()], World::single());
+        Ok(Self { settings: settings.clone(), bf16, student, teacher, centers, hiding, world })
     }
 
     /// What the teacher says of both large views, `(2 B, 3, S, S)`.
@@ -169,7 +172,7 @@ impl Dino {
         taught: &Taught,
         hidden: Option<&HiddenPatches>,
         epoch: f64,
-    ) -> (Tensor, Option<Tensor>) {
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let prototypes = Self::prototypes(self.teacher.branch(), true);
         let temperature = self.settings.temperature_at(epoch);
         let says = |x: &Tensor, center| distillation::targets(&x.matmul(&prototypes), center, temperature);
@@ -179,11 +182,12 @@ impl Dino {
         for (center, x) in self.centers.iter().zip([Some(&taught.class), seen]) {
             let Some(x) = x else { continue };
             // logits are linear in what is compared with prototypes, and so is their mean
-            let mean = x.mean_dim([0i64].as_slice(), true, Kind::Float).matmul(&prototypes);
+            let mean = self.world.mean(&x.mean_dim([0i64].as_slice(), true, Kind::Float), "centres")?;
+            let mean = mean.matmul(&prototypes);
             let kept = self.settings.center_momentum;
             let _ = center.shallow_clone().g_mul_scalar_(kept).g_add_(&(mean * (1.0 - kept)));
         }
-        (class, patches)
+        Ok((class, patches))
     }
 
     fn losses(
@@ -192,9 +196,9 @@ impl Dino {
         learnt: &Learnt,
         (hidden, compared): (Option<&HiddenPatches>, Option<&Compared>),
         epoch: f64,
-    ) -> Losses {
+    ) -> Result<Losses> {
         let _loss = within(Phase::Loss);
-        let (class, patches) = tch::no_grad(|| self.targets(taught, hidden, epoch));
+        let (class, patches) = tch::no_grad(|| self.targets(taught, hidden, epoch))?;
         let prototypes = Self::prototypes(&self.student, epoch < self.settings.frozen_epochs);
         let (temperature, views) = (self.settings.temperature, class.size()[0]);
         let of_class = distillation::class_loss(&class, &learnt.class.matmul(&prototypes), temperature);
@@ -212,7 +216,7 @@ impl Dino {
             _ => None,
         };
         let of_patches = self.hiding.is_some().then_some(of_patches);
-        Losses { of_class, of_patches, of_compared, targets: class }
+        Ok(Losses { of_class, of_patches, of_compared, targets: class })
     }
 
     /// All of them by their weights.
@@ -229,16 +233,16 @@ impl Dino {
     }
 
     /// What readers of a metric line see.
-    fn metrics(losses: &Losses) -> Vec<(&'static str, Tensor)> {
+    fn metrics(&self, losses: &Losses) -> Result<Vec<(&'static str, Tensor)>> {
         let targets = &losses.targets;
         let entropy = distillation::entropies(targets).mean(Kind::Float);
-        let mean = targets.mean_dim([0i64].as_slice(), true, Kind::Float);
+        let mean = self.world.mean(&targets.mean_dim([0i64].as_slice(), true, Kind::Float), "targets")?;
         let used = distillation::entropies(&mean).exp().mean(Kind::Float);
         let mut all = vec![("class_loss", losses.of_class.detach())];
         all.extend(losses.of_patches.as_ref().map(|loss| ("patch_loss", loss.detach())));
         all.extend(losses.of_compared.as_ref().map(|loss| ("dense_loss", loss.detach())));
         all.extend([("target_entropy", entropy), ("prototypes_used", used)]);
-        all
+        Ok(all)
     }
 
     /// Adds the large views without their hidden patches to the pictures.
@@ -251,9 +255,20 @@ impl Dino {
 }
 
 impl Method for Dino {
+    fn join(&mut self, world: &World) -> Result<()> {
+        self.hiding.as_mut().map_or(Ok(()), |hiding| hiding.join(world))?;
+        self.student.join(world);
+        self.teacher.join(world);
+        self.world = world.clone();
+        Ok(())
+    }
+
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
         let first = views.pair()?;
+        if !self.world.is_single() {
+            self.student.encoder().set_pictures(first[0].size()[0]);
+        }
         for (title, v) in ["view 1", "view 2"].into_iter().zip(first) {
             show(&mut preview, title, v);
         }
@@ -267,17 +282,19 @@ impl Method for Dino {
             Self::show_hidden(&mut preview, &pair, hiding.grid(&pair), hidden);
         }
         let learnt = self.learn(&pair, views.more(), hidden.as_ref(), compared.as_ref());
-        let losses = self.losses(&taught, &learnt, (hidden.as_ref(), compared.as_ref()), step.epoch);
+        let losses = self.losses(&taught, &learnt, (hidden.as_ref(), compared.as_ref()), step.epoch)?;
         let loss = self.total(&losses);
         let (mut health, mut metrics) = (None, Vec::new());
         if step.measure {
             let _metrics = within(Phase::Metrics);
             tch::no_grad(|| {
                 let half = pair.size()[0] / 2;
+                let all = |x: &Tensor| self.world.gather(x, "features and projections");
                 let [q, k] = [learnt.class.narrow(0, 0, half), taught.class.narrow(0, half, half)];
-                health = Some(Health::of(&q, &k, &taught.embedding.narrow(0, 0, half)));
-                metrics = Self::metrics(&losses);
-            });
+                health = Some(Health::of(&all(&q)?, &all(&k)?, &all(&taught.embedding.narrow(0, 0, half))?));
+                metrics = self.metrics(&losses)?;
+                Ok::<(), anyhow::Error>(())
+            })?;
         }
         Ok(StepOutput { loss, health, metrics, preview })
     }

@@ -3,6 +3,7 @@
 mod parts;
 
 use anyhow::{Result, bail, ensure};
+use occlude_distributed::World;
 use occlude_torch_ext::Autocast;
 use tch::{Device, Kind, Tensor};
 
@@ -31,6 +32,7 @@ pub struct Distill {
     targets: Targets,
     /// What learns the targets of cells, where there are any.
     parts: Option<Parts>,
+    world: World,
 }
 
 /// What the student says of a view.
@@ -65,8 +67,8 @@ impl Distill {
         let branch = Branch::new(config.architecture()?, config.seed, (&settings.head, None), device)?;
         let targets = targets.to(device);
         let parts = settings.cells.as_ref().map(|cells| Parts::new(settings, cells, &targets, &branch));
-        let (settings, parts) = (settings.clone(), parts.transpose()?);
-        Ok(Self { settings, seed: config.seed, bf16, branch, occluder, targets, parts })
+        let (settings, parts, world) = (settings.clone(), parts.transpose()?, World::single());
+        Ok(Self { settings, seed: config.seed, bf16, branch, occluder, targets, parts, world })
     }
 
     /// The map that localises, where the student does.
@@ -142,10 +144,24 @@ impl Distill {
 }
 
 impl Method for Distill {
+    fn join(&mut self, world: &World) -> Result<()> {
+        ensure!(
+            self.parts.is_none() || world.is_single(),
+            "`--dense-weight` compares cells of each rank's own pictures, which several ranks cannot do yet; hint: one \
+             process, or `--dense-weight 0`"
+        );
+        self.branch.join(world);
+        self.occluder.join(world)?;
+        self.world = world.clone();
+        Ok(())
+    }
+
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
         let device = self.branch.encoder().device();
-        let pictures = upload(&Tensor::from_slice(views.pictures()), device);
+        // relations are between pictures of all ranks
+        let pictures = self.world.gather(&Tensor::from_slice(views.pictures()), "pictures")?;
+        let pictures = upload(&pictures, device);
         let targets = self.targets.of(&pictures)?; // (B, D)
         let mut seen: Vec<View> =
             tch::no_grad(|| views.all().iter().map(|v| self.occluder.view(v, step)).collect());
@@ -158,16 +174,18 @@ impl Method for Distill {
         };
         let (mut losses, mut metrics, mut health) = (Vec::new(), Vec::new(), Vec::new());
         for (i, said) in self.project(&inputs).iter().enumerate() {
+            let z = self.world.gather_live(&said.z, "projections")?;
             let (loss, parts) = {
                 let _loss = within(Phase::Loss);
-                let loss = self.loss(&said.z, &targets);
+                let loss = self.loss(&z, &targets);
                 self.with_cells(loss, said, &pictures, views.placed().get(i).map(Vec::as_slice))?
             };
             losses.push(loss);
             if step.measure {
                 let _metrics = within(Phase::Metrics);
                 metrics.push(parts);
-                health.push(tch::no_grad(|| Health::of(&said.z, &targets, &said.features)));
+                let features = self.world.gather(&said.features, "features")?;
+                health.push(tch::no_grad(|| Health::of(&z, &targets, &features)));
             }
         }
         tch::no_grad(|| {

@@ -13,6 +13,7 @@ mod simclr;
 mod view;
 
 use anyhow::{Context, Result, bail, ensure};
+use occlude_distributed::World;
 use tch::{Device, Kind, Tensor};
 
 pub use byol::Byol;
@@ -142,6 +143,13 @@ pub struct Preview {
 
 /// A pretraining method: owns its networks, turns views into a loss, is told when a step ended.
 pub trait Method {
+    /// From now on views are those of this rank, of batches that all ranks have together. The mean over the ranks of the gradients
+    /// of their losses is then what one process would find with all views.
+    ///
+    /// # Errors
+    /// Where the method, as it is configured, does not train on several ranks.
+    fn join(&mut self, world: &World) -> Result<()>;
+
     /// The loss of a batch.
     ///
     /// # Errors

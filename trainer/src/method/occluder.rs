@@ -1,6 +1,7 @@
 //! The masking part of a method: filter, localise, hide.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use occlude_distributed::World;
 use occlude_encoder::TapId;
 use rand::Rng;
 use tch::{Device, Tensor};
@@ -9,9 +10,10 @@ use super::localise::Localiser;
 use super::view::View;
 use super::{Preview, Step, show};
 use crate::augment::HighPassFilter;
-use crate::config::{Branch, Choice, Config, Masking};
+use crate::config::{Branch, Choice, Config, Guidance, Masking, Strategy};
 use crate::mask::{Extent, Masker, Purpose};
 use crate::phase::{Phase, within};
+use crate::share::Share;
 
 /// Which of the two views of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,21 @@ impl Occluder {
             config: masking.clone(),
         };
         Ok(Self { parts: Some(parts), epochs })
+    }
+
+    /// From now on views are part of a batch, and so are draws.
+    ///
+    /// # Errors
+    /// Where a view would be masked by a picture of another rank.
+    pub(super) fn join(&mut self, world: &World) -> Result<()> {
+        let Some(parts) = &mut self.parts else { return Ok(()) };
+        let (strategy, guidance) = (parts.config.strategy, parts.config.guidance);
+        ensure!(
+            strategy != Strategy::OtherPicture && guidance != Guidance::Other,
+            "masks that come from another picture of the batch are for one process only; hint: another `--strategy` or `--guidance`"
+        );
+        parts.masker.set_share(Share::of(world));
+        Ok(())
     }
 
     /// How much of the epochs is done, 0 to 1.

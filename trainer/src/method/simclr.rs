@@ -1,6 +1,7 @@
 //! SimCLR (arXiv 2002.05709), plain or with saliency-guided masking (arXiv 2309.12757).
 
 use anyhow::{Result, bail};
+use occlude_distributed::World;
 use occlude_torch_ext::Autocast;
 use tch::{Device, Tensor};
 
@@ -22,6 +23,7 @@ pub struct Simclr {
     bf16: bool,
     branch: Branch,
     occluder: Occluder,
+    world: World,
 }
 
 impl Simclr {
@@ -36,7 +38,8 @@ impl Simclr {
         let arch = config.architecture()?;
         let occluder = Occluder::new(config, device)?;
         let branch = Branch::new(arch, config.seed, (&settings.head, None), device)?;
-        Ok(Self { settings: settings.clone(), seed: config.seed, bf16, branch, occluder })
+        let world = World::single();
+        Ok(Self { settings: settings.clone(), seed: config.seed, bf16, branch, occluder, world })
     }
 
     /// The map that localises, where the encoder does.
@@ -91,6 +94,13 @@ impl Simclr {
 }
 
 impl Method for Simclr {
+    fn join(&mut self, world: &World) -> Result<()> {
+        self.branch.join(world);
+        self.occluder.join(world)?;
+        self.world = world.clone();
+        Ok(())
+    }
+
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let mut preview = step.preview.then(Preview::default);
         let pair = views.pair()?;
@@ -104,6 +114,8 @@ impl Method for Simclr {
         };
         let parts: Vec<&Tensor> = inputs.iter().chain(&hard).collect();
         let (embedding, z) = self.encode(&parts);
+        // every rank computes the loss of all rows: each of them is a negative of all others
+        let z = self.world.gather_live(&z, "projections")?;
         let (a, b) = (z.select(1, 0), z.select(1, 1)); // (B, D)
         let _loss = within(Phase::Loss);
         let n = hard.len() as i64;
@@ -112,7 +124,8 @@ impl Method for Simclr {
         let loss = l.loss();
         let (health, metrics) = if step.measure {
             let _metrics = within(Phase::Metrics);
-            tch::no_grad(|| (Some(Health::of(&a, &b, &embedding.select(1, 0))), vec![("acc1", l.accuracy())]))
+            let features = self.world.gather(&embedding.select(1, 0), "features")?;
+            tch::no_grad(|| (Some(Health::of(&a, &b, &features)), vec![("acc1", l.accuracy())]))
         } else {
             (None, Vec::new())
         };

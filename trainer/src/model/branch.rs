@@ -1,6 +1,7 @@
 //! An encoder with the heads behind it, and one that follows another.
 
 use anyhow::Result;
+use occlude_distributed::World;
 use occlude_encoder::{Arch, Mlp as Description, TapId};
 use tch::{Device, Kind, Tensor};
 
@@ -113,6 +114,12 @@ impl Branch {
             align: other.align.clone(),
             last: other.last.as_ref().map(|(prefix, p)| (follows(prefix), Prototypes::frozen_copy(p))),
         }
+    }
+
+    /// From now on batches are parts of those of all ranks, which normalise together.
+    pub fn join(&mut self, world: &World) {
+        self.encoder.join(world);
+        self.heads.iter_mut().for_each(|head| head.mlp.join(world));
     }
 
     /// The encoder.
@@ -262,6 +269,11 @@ impl Follower {
     /// The branch.
     pub fn branch(&self) -> &Branch {
         &self.branch
+    }
+
+    /// As [`Branch::join`].
+    pub fn join(&mut self, world: &World) {
+        self.branch.join(world);
     }
 
     /// How it normalises.

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use anyhow::{Context, Result, ensure};
+use occlude_distributed::World;
 use occlude_encoder::{Arch, Graph, Node, Op, ParamKind, TapId, TapKind};
 use rand::Rng;
 use tch::{Device, Kind, Tensor};
@@ -10,9 +11,10 @@ use tch::{Device, Kind, Tensor};
 use super::attention;
 use super::mode::Mode;
 use super::named::{Named, find};
-use super::ops::{batch_norm, channels_last, drop_path, initial, unary};
+use super::ops::{batch_norm, channels_last, drop_path, initial, joint_batch_norm, unary};
 use super::running::Running;
 use crate::rng::{Domain, stream};
+use crate::share::Share;
 
 /// What a forward pass gives.
 #[derive(Debug)]
@@ -55,6 +57,10 @@ pub struct Encoder {
     batches: Cell<i64>,
     /// See [`Self::set_drop_path`].
     drop_path: Cell<f64>,
+    /// With whom it normalises.
+    world: World,
+    /// Pictures of this rank's batch, where draws are for those of all ranks.
+    pictures: Cell<Option<i64>>,
     device: Device,
 }
 
@@ -79,7 +85,8 @@ impl Encoder {
         }
         let statistics = Running::gather(&graph, &mut nodes);
         let (batches, drop_path) = (Cell::new(0), Cell::new(0.0));
-        Self { graph, nodes, statistics, last_use, batches, drop_path, device }
+        let (world, pictures) = (World::single(), Cell::new(None));
+        Self { graph, nodes, statistics, last_use, batches, drop_path, world, pictures, device }
     }
 
     /// The weights of a checkpoint's encoder.
@@ -114,8 +121,15 @@ impl Encoder {
             last_use: other.last_use.clone(),
             batches: Cell::new(other.batches.get()),
             drop_path: Cell::new(0.0),
+            world: other.world.clone(),
+            pictures: Cell::new(None),
             device: other.device,
         }
+    }
+
+    /// From now on batches are parts of those of all ranks, which normalise together.
+    pub fn join(&mut self, world: &World) {
+        self.world = world.clone();
     }
 
     /// The architecture.
@@ -131,6 +145,12 @@ impl Encoder {
     /// Sets the share of pictures whose last block is dropped in training; of earlier blocks it is less. 0 at first.
     pub fn set_drop_path(&self, share: f64) {
         self.drop_path.set(share);
+    }
+
+    /// From now on batches have views of that many pictures each, those of all first views first, and are a part of those of all
+    /// ranks: as what is dropped is drawn for all of these.
+    pub fn set_pictures(&self, pictures: i64) {
+        self.pictures.set(Some(pictures));
     }
 
     /// The share that a block drops in this pass.
@@ -241,12 +261,13 @@ impl Encoder {
         want: &[TapId],
         hidden: Option<&Hidden<'_>>,
     ) -> Output {
+        let (mode, joint) = mode.of_rank(&self.world);
         // every group updates its own copy of the running statistics, as every GPU would
         let copies = match mode {
             Mode::Train { splits } if splits > 1 => Some(self.statistics.copies(splits)),
             _ => None,
         };
-        let pass = Pass { image, mode, want, copies, hidden };
+        let pass = Pass { image, mode, joint, want, copies, hidden };
         let mut values: Vec<Option<Tensor>> = Vec::with_capacity(self.graph.nodes.len());
         let mut taps: Vec<Option<Tensor>> = want.iter().map(|_| None).collect();
         for (id, node) in self.graph.nodes.iter().enumerate() {
@@ -283,6 +304,9 @@ impl Encoder {
         Some(match node.op {
             Op::Input => channels_last(pass.image),
             Op::BatchNorm { .. } => {
+                if pass.joint {
+                    return Some(joint_batch_norm(&self.world, input(0), params, pass.mode));
+                }
                 let copies = pass.copies.as_ref().map(|c| self.statistics.of(c, id));
                 batch_norm(input(0), params, pass.mode, copies.as_ref())
             }
@@ -296,7 +320,10 @@ impl Encoder {
                 let cells = self.cells(pass.image);
                 input(0) + attention::resized(&params[0], i64::from(class), grid, cells)
             }
-            Op::DropPath { block, blocks } => drop_path(input(0), self.dropped(pass.mode, block, blocks)),
+            Op::DropPath { block, blocks } => {
+                let part = self.pictures.get().map(|pictures| (pictures, Share::of(&self.world)));
+                drop_path(input(0), self.dropped(pass.mode, block, blocks), part)
+            }
             Op::Scores { .. } if !pass.want.iter().any(|want| self.graph[*want].node == id) => return None,
             Op::Mix { heads } => match known(0) {
                 Some(scores) => attention::mix(scores, input(1), heads),
@@ -326,6 +353,8 @@ pub fn map_of(graph: &Graph, tap: TapId, value: &Tensor, [height, width]: [i64; 
 struct Pass<'a> {
     image: &'a Tensor,
     mode: Mode,
+    /// Whether all ranks normalise together.
+    joint: bool,
     want: &'a [TapId],
     /// Of the running statistics, one for each group.
     copies: Option<Tensor>,

@@ -1,11 +1,12 @@
 //! Multilayer perceptrons with weights: an interpreter of [`occlude_encoder::Mlp`], with torch's `nn.Sequential` names.
 
+use occlude_distributed::World;
 use occlude_encoder::{Graph, Mlp as Description, MlpLayer};
 use tch::{Device, Kind, Tensor};
 
 use super::mode::Mode;
 use super::named::Named;
-use super::ops::VIT_STD;
+use super::ops::{VIT_STD, joint_norm};
 
 /// How the weights of linear layers begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Mlp {
     description: Description,
     /// Of every layer, the tensors of [`MlpLayer::leaves`].
     layers: Vec<Vec<Tensor>>,
+    /// With whom it normalises.
+    world: World,
 }
 
 impl Mlp {
@@ -32,14 +35,19 @@ impl Mlp {
             let leaves = layer.leaves().into_iter();
             leaves.map(|(leaf, shape)| initial(layer, leaf, &shape, init, device)).collect()
         });
-        Self { layers: layers.collect(), description }
+        Self { layers: layers.collect(), description, world: World::single() }
     }
 
     /// A copy without gradients.
     pub fn frozen_copy(other: &Self) -> Self {
         let copy = |t: &Tensor| tch::no_grad(|| t.detach().copy());
         let layers = other.layers.iter().map(|tensors| tensors.iter().map(copy).collect());
-        Self { layers: layers.collect(), description: other.description.clone() }
+        Self { layers: layers.collect(), description: other.description.clone(), world: other.world.clone() }
+    }
+
+    /// From now on batches are parts of those of all ranks, which normalise together.
+    pub fn join(&mut self, world: &World) {
+        self.world = world.clone();
     }
 
     /// What it is.
@@ -63,6 +71,11 @@ impl Mlp {
                     };
                     let (w, b) = (affine.first(), affine.get(1));
                     let (m, v) = (running.first(), running.get(1));
+                    if training && !self.world.is_single() {
+                        let running = m.zip(v).map(|(m, v)| [m, v]);
+                        x = joint_norm(&self.world, &x, w.zip(b).map(|(w, b)| [w, b]), running);
+                        continue;
+                    }
                     x.batch_norm(w, b, m, v, training, Graph::BN_MOMENTUM, Graph::BN_EPS, true)
                 }
                 MlpLayer::Relu => x.relu(),

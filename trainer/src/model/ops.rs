@@ -1,10 +1,13 @@
 //! The operations of the graph, but for attention, and what their parameters begin as.
 
+use occlude_distributed::{BatchNorm, World};
 use occlude_encoder::{Graph, Op, ParamKind};
 use tch::{Device, Kind, Tensor};
 
 use super::attention;
 use super::mode::Mode;
+use crate::share::Share;
+use crate::terminal::leave;
 
 /// Deviation of a vision transformer's matrices, tokens and positions at first, as DINO has it (arXiv 2104.14294).
 pub(super) const VIT_STD: f64 = 0.02;
@@ -75,6 +78,24 @@ pub(super) fn batch_norm(
     }
 }
 
+/// The same by the batches of all ranks; not for evaluation.
+pub(super) fn joint_batch_norm(world: &World, x: &Tensor, params: &[Tensor], mode: Mode) -> Tensor {
+    let [weight, bias, mean, var] = params else { unreachable!("a normalisation has four tensors") };
+    let running = matches!(mode, Mode::Train { .. }).then_some([mean, var]);
+    joint_norm(world, x, Some([weight, bias]), running)
+}
+
+/// The same of other tensors. Ends the process where the ranks cannot be reached: nothing can go on then.
+pub(super) fn joint_norm(
+    world: &World,
+    x: &Tensor,
+    affine: Option<[&Tensor; 2]>,
+    running: Option<[&Tensor; 2]>,
+) -> Tensor {
+    let norm = BatchNorm { affine, running, momentum: Graph::BN_MOMENTUM, eps: Graph::BN_EPS };
+    world.batch_norm(x, norm).unwrap_or_else(|error| leave(&error))
+}
+
 /// An operation on one value that is the same in every mode.
 pub(super) fn unary(op: Op, x: &Tensor, params: &[Tensor]) -> Tensor {
     let both = |n: usize| [n as i64; 2];
@@ -126,13 +147,24 @@ pub(super) fn unary(op: Op, x: &Tensor, params: &[Tensor]) -> Tensor {
 }
 
 /// Zeros in place of a share of the pictures, and the others enlarged by as much (stochastic depth, arXiv 1603.09382).
-pub(super) fn drop_path(x: &Tensor, share: f64) -> Tensor {
+///
+/// `part`: the pictures of a batch, of each of which `x` has as many views, those of all first ones first, and which part of a
+/// larger batch they are.
+pub(super) fn drop_path(x: &Tensor, share: f64, part: Option<(i64, Share)>) -> Tensor {
     if share <= 0.0 {
         return x.shallow_clone();
     }
     let kept = 1.0 - share;
     let mut shape = vec![1; x.dim()];
-    shape[0] = x.size()[0];
-    let keep = Tensor::empty(shape.as_slice(), (x.kind(), x.device())).bernoulli_float_(kept);
+    let rows = x.size()[0];
+    let draw = |shape: &[i64]| Tensor::empty(shape, (x.kind(), x.device())).bernoulli_float_(kept);
+    shape[0] = rows;
+    let keep = match part {
+        None => draw(&shape),
+        Some((pictures, share)) => {
+            let all = draw(&[rows / pictures, share.all(pictures)]).transpose(0, 1); // (all pictures, views)
+            share.rows(all).transpose(0, 1).reshape(shape.as_slice())
+        }
+    };
     if kept > 0.0 { x * (keep / kept) } else { x * keep }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{Config, Recipe};
+use crate::share::Share;
 use occlude_dataset::{Dataset, Options};
 
 /// Every view of every picture holds its share, where ten crops have one that does.
@@ -20,7 +21,14 @@ fn both_crops_hold_their_share_of_the_foreground() {
     let mut augment = Config::new(Recipe::MocoV2).views.remove(0).augment;
     augment.crop_foreground = 0.4;
     let view = ViewSpec { size: 32, augment };
-    let spec = LoaderSpec { batch_size: 4, views: vec![view; 2], keep_last: false, seed: 3, workers: 1 };
+    let spec = LoaderSpec {
+        batch_size: 4,
+        share: Share::ALL,
+        views: vec![view; 2],
+        keep_last: false,
+        seed: 3,
+        workers: 1,
+    };
     let order = Arc::new((0..8).collect());
     let job = Job { store: Arc::clone(&store), spec: spec.clone(), order, epoch: 0, steps: 2 };
     let mut cutter = Cutter::new(&store, &spec.views);

@@ -33,12 +33,15 @@ impl Engine<'_> {
             return Ok(Ok(None));
         }
         let after = (self.config.epochs as u64, 0);
-        let feed = self.pictures.feed(&self.loader, after, Some(signals.flag()), self.run.device)?;
+        // several ranks normalise together: none of them may leave the others
+        let alone = self.run.world.is_single();
+        let flag = alone.then(|| signals.flag());
+        let feed = self.pictures.feed(&self.loader, after, flag, self.run.device)?;
         let contract = self.config.preprocess();
         let (size, device) = (self.config.image_size, self.run.device);
         let filter = contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device));
         let input = |view: &Tensor| filter.as_ref().map_or(view.shallow_clone(), |f| f.apply(view));
-        let views = feed.take_while(|_| signals.seen().is_none()).flat_map(|batch| {
+        let views = feed.take_while(|_| !alone || signals.seen().is_none()).flat_map(|batch| {
             let both = batch.and_then(|batch| match batch {
                 Some(batch) => {
                     // further views may be small ones

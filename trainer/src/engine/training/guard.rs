@@ -34,6 +34,9 @@ impl Engine<'_> {
         // a run that is held only since it was resumed has nothing to go back to
         let held = self.run.max_drop.is_some();
         let unknown = self.at.run.best.is_none() || (held && !self.saves.good().exists());
+        // the file may not be everywhere yet: it is rank 0 that looks
+        let world = &self.run.world;
+        let unknown = world.any(unknown && world.is_main(), "whether the start is known")?;
         let wanted = unknown && (held || self.config.beginning.is_some());
         let Some(online) = self.online.as_ref().filter(|_| wanted) else { return Ok(Ok(())) };
         let measure = |encoder: &Encoder, contract: &Preprocess| online.measure(encoder, contract, self.run);

@@ -36,13 +36,14 @@ pub(super) fn measured(output: &StepOutput, lr: f64) -> Measured {
 
 impl Engine<'_> {
     /// Reads what was measured from the device, which waits for it, into the meters; the health of the last step.
-    pub(super) fn settle(&mut self, stretch: &mut Meter) -> Option<Health<f64>> {
+    pub(super) fn settle(&mut self, stretch: &mut Meter) -> Result<Option<Health<f64>>> {
         let pending = std::mem::take(&mut self.pending);
         if pending.is_empty() {
-            return None;
+            return Ok(None);
         }
         let all: Vec<&Tensor> = pending.iter().map(|m| &m.values).collect();
-        let read = Tensor::cat(&all, 0).to_device(Device::Cpu);
+        // of all ranks, so that all of them read the same and come to the same conclusions
+        let read = self.run.world.mean(&Tensor::cat(&all, 0), "metrics")?.to_device(Device::Cpu);
         let (mut at, mut last) = (0, None);
         for Measured { names, lr, health, .. } in &pending {
             let values =
@@ -53,7 +54,7 @@ impl Engine<'_> {
             stretch.add(&named);
             self.at.run.meter.add(&named);
         }
-        last
+        Ok(last)
     }
 
     /// Shows the health of the last batch to the watchdog; the reason where the run has collapsed.
@@ -63,7 +64,7 @@ impl Engine<'_> {
         log: &mut Log,
         progress: &Progress,
     ) -> Result<Option<String>> {
-        let reading = Reading { finite: self.finite_so_far(), health };
+        let reading = Reading { finite: self.finite_so_far()?, health };
         let warned = !self.at.run.symptom.none();
         match self.watchdog.look(&mut self.at.run.symptom, self.at.step, reading) {
             Verdict::Fine => Ok(None),
@@ -80,12 +81,14 @@ impl Engine<'_> {
         }
     }
 
-    pub(super) fn finite_so_far(&self) -> bool {
-        self.finite.int64_value(&[]) != 0
+    /// On all ranks.
+    pub(super) fn finite_so_far(&self) -> Result<bool> {
+        let here = self.finite.int64_value(&[]) != 0;
+        Ok(!self.run.world.any(!here, "whether losses are finite")?)
     }
 
     /// Whether every loss was finite, and every number that a checkpoint would hold is.
-    pub(super) fn healthy(&self) -> bool {
+    pub(super) fn healthy(&self) -> Result<bool> {
         let sums: Vec<Tensor> = self
             .method
             .state()
@@ -94,7 +97,9 @@ impl Engine<'_> {
             .filter(|n| n.tensor.kind() == Kind::Float)
             .map(|n| n.tensor.detach().sum(Kind::Double))
             .collect();
-        self.finite_so_far() && Tensor::stack(&sums, 0).isfinite().all().int64_value(&[]) != 0
+        let here = self.finite.int64_value(&[]) != 0
+            && Tensor::stack(&sums, 0).isfinite().all().int64_value(&[]) != 0;
+        Ok(!self.run.world.any(!here, "whether weights are finite")?)
     }
 
     pub(super) fn verdict_of_infinity(&self) -> String {

@@ -93,7 +93,7 @@ impl Engine<'_> {
                 "stopped within step {}, whose pictures did not arrive, without saving; `--resume` continues from the last checkpoint",
                 step + 1
             );
-        } else if self.healthy() {
+        } else if self.healthy()? {
             let path = self.saves.latest(&self.state())?;
             tell!("stopped after step {step}, saved `{}`; `--resume` continues the run", path.display());
         } else {
@@ -173,6 +173,8 @@ impl Engine<'_> {
     fn go_back(&mut self, path: &Path) -> Result<()> {
         let checkpoint = Checkpoint::open(path)?;
         self.at = snapshot::describe(path, &checkpoint)?.at;
-        snapshot::load(path, &checkpoint, self.method.as_mut(), &self.optimizer)
+        snapshot::load(path, &checkpoint, self.method.as_mut(), &self.optimizer)?;
+        // nobody may replace the file before all have read it
+        Ok(self.run.world.barrier("going back")?)
     }
 }

@@ -1,15 +1,17 @@
 //! What an iBOT has besides a DINO: which patches its student does not see, and which of them are compared with each other.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use occlude_distributed::World;
 use occlude_encoder::{TapId, Vit};
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{Config, Dense, Dino, PatchScore, Patches};
+use crate::config::{Config, Dense, Dino, PatchChoice, PatchScore, Patches};
 use crate::maps::{MapRule, Pictures, maps};
 use crate::mask::patches::{self, HiddenPatches};
 use crate::model::Encoder;
 use crate::phase::{Phase, within};
 use crate::rng::{Domain, stream};
+use crate::share::Share;
 
 /// What there is where patches are hidden.
 pub(super) struct Hiding {
@@ -25,6 +27,8 @@ pub(super) struct Hiding {
     seed: u64,
     /// Of the run's normalisation.
     std: [f32; 3],
+    /// Draws are for the batches of all ranks.
+    share: Share,
 }
 
 /// The patches of both large views that are compared: places among all `2 B T`.
@@ -64,7 +68,21 @@ impl Hiding {
             vit,
             seed: config.seed,
             std: config.preprocess().std,
+            share: Share::ALL,
         })
+    }
+
+    /// From now on pictures are those of this rank.
+    ///
+    /// # Errors
+    /// Where patches are drawn on the device, without a look at other ranks.
+    pub(super) fn join(&mut self, world: &World) -> Result<()> {
+        ensure!(
+            !matches!(self.settings.choice, PatchChoice::Spread | PatchChoice::Background),
+            "patches hidden by foreground and background are for one process only; hint: another `--patch-choice`"
+        );
+        self.share = Share::of(world);
+        Ok(())
     }
 
     /// The teacher's values that this asks for: its tokens, and what scores are made of.
@@ -122,9 +140,9 @@ impl Hiding {
     pub(super) fn hide(&self, pair: &Tensor, scores: Option<&Tensor>, step: u64) -> Option<HiddenPatches> {
         let _mask = within(Phase::Mask);
         let grid = self.grid(pair);
-        let pictures = pair.size()[0] as usize / 2;
+        let pictures = self.share.all(pair.size()[0] / 2) as usize;
         let mut rng = stream(self.seed, Domain::Mask, step, 0);
-        let drawn = patches::draw(&self.settings, grid, pictures, &mut rng);
+        let drawn = patches::draw(&self.settings, grid, pictures, &mut rng).part(self.share);
         patches::hidden(&self.settings, &drawn, grid, scores, pair.device())
     }
 

@@ -4,7 +4,8 @@
 mod keys;
 mod queues;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
+use occlude_distributed::World;
 use occlude_torch_ext::Autocast;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -36,6 +37,7 @@ pub struct Moco {
     /// Keys of the batches since the last step, which enter the queue when no backward pass needs the old ones.
     fresh: Vec<Vectors>,
     occluder: Occluder,
+    world: World,
 }
 
 /// Views of a picture.
@@ -51,32 +53,48 @@ struct Vectors {
 
 impl Vectors {
     /// Of a batch that was encoded in another order.
-    fn of(projected: &Projected, order: &Order) -> Self {
-        let ordered = |x: &Tensor| normalize(&order.back(x));
-        let aligned = projected.aligned.as_ref().map(|a| ordered(&a.vectors).transpose(0, 1));
-        Self { global: ordered(&projected.global), aligned }
+    fn of(projected: &Projected, order: &Order) -> Result<Self> {
+        let ordered = |x: &Tensor| order.back(x).map(|x| normalize(&x));
+        let aligned = projected.aligned.as_ref().map(|a| ordered(&a.vectors)).transpose()?;
+        Ok(Self { global: ordered(&projected.global)?, aligned: aligned.map(|a| a.transpose(0, 1)) })
+    }
+
+    /// Those of all ranks.
+    fn gather(&self, world: &World) -> Result<Self> {
+        let aligned = self.aligned.as_ref().map(|a| world.gather(&a.transpose(0, 1), "aligned keys"));
+        let aligned = aligned.transpose()?.map(|a| a.transpose(0, 1));
+        Ok(Self { global: world.gather(&self.global, "keys")?, aligned })
     }
 }
 
-/// Another order of a batch and the way back; none where a batch is normalised as a whole.
-struct Order(Option<(Tensor, Tensor)>);
+/// Another order of the batch of all ranks and the way back; none where a batch is normalised as a whole.
+struct Order(Option<Places>);
+
+/// Where each row of this rank comes from, there and back.
+struct Places {
+    there: Tensor,
+    back: Tensor,
+    world: World,
+}
 
 impl Order {
-    fn new(order: &[i64], device: Device) -> Self {
+    fn new(order: &[i64], world: &World, device: Device) -> Self {
         let mut back = vec![0; order.len()];
         for (at, &from) in (0i64..).zip(order) {
             back[from as usize] = at;
         }
-        let index = |places: &[i64]| upload(&Tensor::from_slice(places), device);
-        Self(Some((index(order), index(&back))))
+        let index = |places: &[i64]| world.own(&upload(&Tensor::from_slice(places), device));
+        Self(Some(Places { there: index(order), back: index(&back), world: world.clone() }))
     }
 
-    fn there(&self, x: &Tensor) -> Tensor {
-        self.0.as_ref().map_or_else(|| x.shallow_clone(), |(there, _)| x.index_select(0, there))
+    fn there(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(Places { there, world, .. }) = &self.0 else { return Ok(x.shallow_clone()) };
+        Ok(world.gather(x, "shuffled views")?.index_select(0, there))
     }
 
-    fn back(&self, x: &Tensor) -> Tensor {
-        self.0.as_ref().map_or_else(|| x.shallow_clone(), |(_, back)| x.index_select(0, back))
+    fn back(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(Places { back, world, .. }) = &self.0 else { return Ok(x.shallow_clone()) };
+        Ok(world.gather(x, "shuffled keys")?.index_select(0, back))
     }
 }
 
@@ -101,6 +119,7 @@ impl Moco {
             key,
             fresh: Vec::new(),
             occluder,
+            world: World::single(),
         })
     }
 
@@ -122,13 +141,20 @@ impl Moco {
         if self.splits() == 1 {
             return Order(None);
         }
-        let n = input.size()[0] as usize;
-        Order::new(&permutation(n, &mut self.rng(Domain::Shuffle, step, pass)), input.device())
+        let n = input.size()[0] as usize * self.world.size();
+        let order = permutation(n, &mut self.rng(Domain::Shuffle, step, pass));
+        Order::new(&order, &self.world, input.device())
     }
 
     /// Normalised projections of the momentum encoder for `view`, from a batch in another order, so that no
     /// group of the split normalisation holds the same pictures as the query's (shuffling BN).
-    fn encode_key(&self, view: &mut View, step: Step, of: usize, preview: &mut Option<Preview>) -> Vectors {
+    fn encode_key(
+        &self,
+        view: &mut View,
+        step: Step,
+        of: usize,
+        preview: &mut Option<Preview>,
+    ) -> Result<Vectors> {
         let masked = self.occluder.masks(Side::Key, step);
         let input = if masked {
             let rng = &mut self.rng(Domain::Mask, step, 2 + of);
@@ -142,10 +168,10 @@ impl Moco {
         let order = self.shuffle(&input, step, of);
         let branch = self.key.branch();
         let projected =
-            branch.project(&order.there(&input), self.key.mode(self.splits()), self.occluder.tap());
+            branch.project(&order.there(&input)?, self.key.mode(self.splits()), self.occluder.tap());
         // the features of an unmasked key tell where its foreground is, for nothing
         if self.occluder.by_method() && !masked && view.foreground.is_none() {
-            let map = projected.output.taps.first().map(|map| order.back(map));
+            let map = projected.output.taps.first().map(|map| order.back(map)).transpose()?;
             view.foreground = map.and_then(|map| self.occluder.foreground(&map, view));
         }
         Vectors::of(&projected, &order)
@@ -159,21 +185,21 @@ impl Moco {
         step: Step,
         of: usize,
         preview: &mut Option<Preview>,
-    ) -> Option<Tensor> {
+    ) -> Result<Option<Tensor>> {
         let n = self.occluder.nonsem();
         let rng = &mut self.rng(Domain::Mask, step, 4 + of);
         let (branch, mode) = (self.key.branch(), self.key.peek(self.splits()));
-        let encoded: Vec<Tensor> = (0..n)
-            .map(|i| {
+        let encoded = (0..n)
+            .map(|i| -> Result<Tensor> {
                 let x = self.occluder.hide(view, Purpose::HardNegative, self.own_map(), rng);
                 show(preview, "hard negative", &x);
                 let _key = within(Phase::Key);
                 let order = self.shuffle(&x, step, VIEWS * (i + 1) + of);
-                let embedding = branch.encode(&order.there(&x), mode, &[]).embedding;
-                normalize(&order.back(&branch.head(&embedding, mode)))
+                let embedding = branch.encode(&order.there(&x)?, mode, &[]).embedding;
+                Ok(normalize(&order.back(&branch.head(&embedding, mode))?))
             })
-            .collect();
-        (n > 0).then(|| Tensor::stack(&encoded, 1))
+            .collect::<Result<Vec<_>>>()?;
+        Ok((n > 0).then(|| Tensor::stack(&encoded, 1)))
     }
 
     /// What the query encoder sees of a view.
@@ -188,13 +214,13 @@ impl Moco {
     }
 
     /// Features and normalised projections of the query encoder, with their graph.
-    fn encode_query(&self, input: &Tensor) -> (Projected, Vectors) {
+    fn encode_query(&self, input: &Tensor) -> Result<(Projected, Vectors)> {
         let _query = within(Phase::Query);
         let mode = Mode::Train { splits: self.splits() };
         let _guard = Autocast::bf16(input.device(), self.bf16);
         let projected = self.query.project(input, mode, &[]);
-        let vectors = Vectors::of(&projected, &Order(None));
-        (projected, vectors)
+        let vectors = Vectors::of(&projected, &Order(None))?;
+        Ok((projected, vectors))
     }
 
     /// The mixtures of a query view; none where the method does not mix.
@@ -225,17 +251,36 @@ impl Moco {
     }
 
     /// A mixture belongs to both of its pictures, to each by its share (arXiv 2210.11456, equation 6).
-    fn mixed_loss(&self, mixed: &Mixed, key: &Tensor, negatives: &Negatives<'_>) -> Tensor {
-        let (_, Vectors { global: q, .. }) = self.encode_query(&mixed.images);
+    fn mixed_loss(&self, mixed: &Mixed, key: &Tensor, negatives: &Negatives<'_>) -> Result<Tensor> {
+        let (_, Vectors { global: q, .. }) = self.encode_query(&mixed.images)?;
         let _loss = within(Phase::Loss);
         let losses = |key: &Tensor| logits(&q, key, negatives, self.settings.temperature).losses();
         let other = losses(&key.index_select(0, &mixed.partner));
         let both: Tensor = losses(key) * &mixed.share + other * (1.0 - &mixed.share);
-        both.mean(Kind::Float)
+        Ok(both.mean(Kind::Float))
+    }
+
+    /// Of the batches of all ranks.
+    fn health(&self, q: &Vectors, key: &Vectors, embedding: &Tensor) -> Result<Health> {
+        let all = |x: &Tensor, what| self.world.gather(x, what);
+        let (q, key) = (all(&q.global, "queries")?, all(&key.global, "keys")?);
+        Ok(Health::of(&q, &key, &all(embedding, "features")?))
     }
 }
 
 impl Method for Moco {
+    fn join(&mut self, world: &World) -> Result<()> {
+        ensure!(
+            self.mixing.is_none(),
+            "mixtures join pictures of different ranks, which several ranks cannot do yet; hint: one process, or a recipe without mixtures"
+        );
+        self.query.join(world);
+        self.key.join(world);
+        self.occluder.join(world)?;
+        self.world = world.clone();
+        Ok(())
+    }
+
     fn step(&mut self, views: &Views, step: Step) -> Result<StepOutput> {
         let device = self.query.encoder().device();
         let mut preview = step.preview.then(Preview::default);
@@ -253,38 +298,45 @@ impl Method for Moco {
             let _guard = Autocast::bf16(device, self.bf16);
             tch::no_grad(|| {
                 for &(_, k) in pairs {
-                    keys.push(self.encode_key(&mut views[k], step, k, &mut preview));
+                    keys.push(self.encode_key(&mut views[k], step, k, &mut preview)?);
                 }
                 for &(q, k) in pairs {
                     inputs.push(self.query_input(&mut views[q], step, q, &mut preview));
-                    hard[k] = self.hard_negatives(&mut views[k], step, k, &mut preview);
+                    hard[k] = self.hard_negatives(&mut views[k], step, k, &mut preview)?;
                 }
-            });
+                Ok::<(), anyhow::Error>(())
+            })?;
         }
         let mut mixtures: Vec<Vec<Mixed>> =
             (0..).zip(&inputs).map(|(of, x)| self.mixtures(x, step, of, &mut preview)).collect();
         let queues = self.queues.get();
         let (mut losses, mut health, mut metrics) = (vec![], vec![], vec![]);
         for (of, (&(_, k), (input, key))) in pairs.iter().zip(inputs.iter().zip(&keys)).enumerate() {
-            let (projected, q) = self.encode_query(input);
+            let (projected, q) = self.encode_query(input)?;
             let _loss = within(Phase::Loss);
+            let all = (self.settings.in_batch && !self.world.is_single()).then(|| key.gather(&self.world));
+            let all = all.transpose()?;
+            let first = self.world.rank() as i64 * key.global.size()[0];
+            let keys_of = |of: usize| all.as_ref().and_then(|a| [Some(&a.global), a.aligned.as_ref()][of]);
             let negatives = |of: usize| Negatives {
                 queue: queues[of].as_ref(),
                 in_batch: self.settings.in_batch,
+                all: keys_of(of).map(|keys| (keys, first)),
                 hard: hard[k].as_ref().filter(|_| of == 0).map(|h| (h, self.occluder.alpha())),
             };
             let (l, mut loss) = self.contrasted(&q, key, &[negatives(0), negatives(1)]);
             for mixed in mixtures[of].drain(..) {
-                loss += self.mixed_loss(&mixed, &key.global, &negatives(0));
+                loss += self.mixed_loss(&mixed, &key.global, &negatives(0))?;
             }
             losses.push(loss);
             show_maps(&mut preview, of, &projected);
             if step.measure {
                 let _metrics = within(Phase::Metrics);
                 tch::no_grad(|| {
-                    health.push(Health::of(&q.global, &key.global, &projected.output.embedding));
+                    health.push(self.health(&q, key, &projected.output.embedding)?);
                     metrics.push(vec![("acc1", l.accuracy())]);
-                });
+                    Ok::<(), anyhow::Error>(())
+                })?;
             }
         }
         self.fresh.extend(keys);
@@ -303,7 +355,7 @@ impl Method for Moco {
         {
             let _queue = within(Phase::Queue);
             for keys in self.fresh.drain(..) {
-                self.queues.push(&keys);
+                self.queues.push(&keys.gather(&self.world)?);
             }
         }
         let _ema = within(Phase::Ema);

@@ -40,7 +40,7 @@ fn the_loss_is_that_of_the_definition_and_shuffling_is_undone() {
     settings(&mut config).bn_splits = 4;
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
     let mut view = moco.occluder.view(&b, step(1));
-    let known = moco.encode_key(&mut view, step(1), 1, &mut None).global;
+    let known = moco.encode_key(&mut view, step(1), 1, &mut None).expect("keys").global;
     let order = permutation(8, &mut moco.rng(Domain::Shuffle, step(1), 1));
     let shuffled = b.index_select(0, &Tensor::from_slice(&order));
     let mode = Mode::Peek { splits: 4 };
@@ -58,7 +58,9 @@ fn every_query_gets_its_own_hard_negatives() {
     (masking.strategy, masking.num_nonsem, masking.stage) = (Strategy::Mean, 2, 4);
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
     let mut view = moco.occluder.view(&views()[1], step(0));
-    let hard = tch::no_grad(|| moco.hard_negatives(&mut view, step(0), 1, &mut None)).expect("some");
+    let hard = tch::no_grad(|| moco.hard_negatives(&mut view, step(0), 1, &mut None))
+        .expect("encoded")
+        .expect("some");
     assert_eq!(hard.size(), [8, 2, 128]);
     assert!((0..7).all(|i| distance(&hard.i(i), &hard.i(i + 1)) > 1e-4));
 }
@@ -76,7 +78,9 @@ fn hard_negatives_are_shuffled_across_groups_as_keys_are() {
     (masking.guidance, masking.negative_ratio) = (crate::config::Guidance::Random, [0.0, 0.0]);
     let moco = Moco::new(&config, false, Device::Cpu).expect("a method");
     let mut view = moco.occluder.view(&views()[1], step(0));
-    let ours = tch::no_grad(|| moco.hard_negatives(&mut view, step(3), 1, &mut None)).expect("some");
+    let ours = tch::no_grad(|| moco.hard_negatives(&mut view, step(3), 1, &mut None))
+        .expect("encoded")
+        .expect("some");
     let encode = |x: &Tensor| project(moco.key.branch(), x, Mode::Peek { splits: 4 });
     let mut orders = vec![permutation(8, &mut moco.rng(Domain::Shuffle, step(3), 1))];
     for i in 0..2i64 {
@@ -126,8 +130,8 @@ fn mixtures_belong_to_both_pictures() {
     let queue = moco.queues.get()[0].as_ref().expect("random").copy();
     let negatives = Negatives { queue: Some(&queue), ..Negatives::default() };
     let mixed = moco.mixtures(&x, step(0), 0, &mut None).remove(0);
-    let ours = moco.mixed_loss(&mixed, &key, &negatives).double_value(&[]);
-    let q = moco.encode_query(&mixed.images).1.global;
+    let ours = moco.mixed_loss(&mixed, &key, &negatives).expect("a loss").double_value(&[]);
+    let q = moco.encode_query(&mixed.images).expect("encoded").1.global;
     let mut expected = 0.0;
     for i in 0..8 {
         let loss = |j: i64| {
@@ -142,9 +146,11 @@ fn mixtures_belong_to_both_pictures() {
     assert!((ours - expected).abs() < 1e-4, "{ours} {expected}");
     let pure =
         Mixed { images: x.shallow_clone(), share: Tensor::ones([8], (Kind::Float, Device::Cpu)), ..mixed };
-    let q = moco.encode_query(&x).1.global;
+    let q = moco.encode_query(&x).expect("encoded").1.global;
     let plain = logits(&q, &key, &negatives, 0.2).loss().double_value(&[]);
-    assert!((moco.mixed_loss(&pure, &key, &negatives).double_value(&[]) - plain).abs() < 1e-5);
+    assert!(
+        (moco.mixed_loss(&pure, &key, &negatives).expect("a loss").double_value(&[]) - plain).abs() < 1e-5
+    );
 }
 
 #[test]

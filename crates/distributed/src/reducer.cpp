@@ -1,0 +1,65 @@
+// The reducer of PyTorch's DistributedDataParallel: gradients are averaged in buckets while the backward pass goes on.
+
+#include "shim.hpp"
+
+#include <torch/csrc/distributed/c10d/reducer.hpp>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+struct OccludeReducer {
+  std::shared_ptr<c10d::Reducer> reducer;
+};
+
+namespace {
+
+constexpr int64_t FIRST_BUCKET = c10d::kDefaultFirstBucketBytes;
+constexpr int64_t BUCKET = c10d::kDefaultBucketBytesCap;
+
+std::shared_ptr<c10d::Reducer> make(const GroupPointer &group, std::vector<at::Tensor> params, int hook, bool unused) {
+  const std::vector<bool> dense(params.size(), false);
+  const std::vector<size_t> limits{static_cast<size_t>(FIRST_BUCKET), static_cast<size_t>(BUCKET)};
+  auto buckets = std::get<0>(c10d::compute_bucket_assignment_by_size(params, limits, dense));
+  // gradients arrive from the last parameter to the first
+  std::reverse(buckets.begin(), buckets.end());
+  auto reducer = std::make_shared<c10d::Reducer>(
+      std::move(params), std::move(buckets), group, dense, BUCKET, /*find_unused_parameters=*/unused,
+      /*gradient_as_bucket_view=*/false, std::unordered_map<size_t, std::string>{}, FIRST_BUCKET,
+      /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false, std::vector<int64_t>{});
+  // libtorch's built-in hooks know float16 alone
+  if (hook == 1) reducer->register_builtin_comm_hook(c10d::BuiltinCommHookType::FP16_COMPRESS);
+  return reducer;
+}
+
+}  // namespace
+
+extern "C" {
+
+char *occlude_dist_reducer_new(OccludeReducer **out, OccludeGroup *group, at::Tensor *const *params, size_t n,
+                               int hook, int unused) {
+  return occlude_message_of([&] { *out = new OccludeReducer{make(group->group, occlude_list(params, n), hook, unused != 0)}; });
+}
+
+char *occlude_dist_reducer_forward(OccludeReducer *reducer) {
+  return occlude_message_of([&] {
+    // also what notices parameters without a gradient
+    reducer->reducer->rebuild_buckets();
+    reducer->reducer->prepare_for_forward();
+  });
+}
+
+char *occlude_dist_reducer_backward(OccludeReducer *reducer, at::Tensor *loss) {
+  return occlude_message_of([&] { reducer->reducer->prepare_for_backward({*loss}); });
+}
+
+char *occlude_dist_reducer_free(OccludeReducer *reducer) {
+  return occlude_message_of([&] {
+    // the hooks hold on to the parameters otherwise
+    reducer->reducer->remove_autograd_hooks();
+    delete reducer;
+  });
+}
+
+}  // extern "C"
