@@ -12,7 +12,13 @@ use together::{alone, ends, pictures, port, rank, run, start};
 
 /// Largest difference of a weight between several processes and one, after some steps in float32. Sums are in another order.
 const WEIGHTS: f32 = 1e-5;
-/// The same of losses, relative.
+/// How many times as far running statistics may be.
+const STATISTICS: f32 = 10.0;
+/// The learning rate. At a usual one a run of such a small network on such a small batch is chaotic: one process with two
+/// threads and one with one differ by more than 0.1 after six steps. At this one rounding stays rounding, and weights move by
+/// much more than [`WEIGHTS`].
+const RATE: &str = "1e-5";
+/// The same as [`WEIGHTS`] of losses, relative.
 const LOSSES: f64 = 1e-4;
 
 const TINY: &[&str] = &[
@@ -91,9 +97,10 @@ fn apart(ours: &Path, theirs: &Path) -> (f32, String) {
     let (ours, theirs) = (tensors(ours), tensors(theirs));
     assert!(ours.keys().eq(theirs.keys()) && ours.len() > 30);
     let worst = ours.iter().map(|(name, values)| {
-        // variances may be large
+        // variances may be large, and those of a group of four pictures tell more of rounding than weights do
+        let slack = if name.contains("running_") { STATISTICS } else { 1.0 };
         let pairs = values.iter().zip(&theirs[name]);
-        let far = pairs.map(|(a, b)| (a - b).abs() / b.abs().max(1.0));
+        let far = pairs.map(|(a, b)| (a - b).abs() / b.abs().max(1.0) / slack);
         (far.fold(0.0, f32::max), name.clone())
     });
     worst.max_by(|a, b| a.0.total_cmp(&b.0)).expect("tensors")
@@ -104,6 +111,10 @@ fn compare(flags: &[&str], sizes: &[usize]) {
     let place = place();
     let one = place.out("one");
     run(&place.arguments(&one, flags), 1);
+    let first = place.out("first");
+    run(&place.arguments(&first, &[flags, &["--stop-after", "1"]].concat()), 1);
+    let moved = apart(&first, &one).0;
+    assert!(moved > 5.0 * WEIGHTS, "{flags:?}: weights moved by {moved:.1e} only");
     for &size in sizes {
         let many = place.out(&format!("of{size}"));
         let ended = run(&place.arguments(&many, flags), size);
@@ -133,7 +144,7 @@ fn compare(flags: &[&str], sizes: &[usize]) {
 
 #[test]
 fn moco_with_shuffled_groups_equals_one_process() {
-    compare(&["--recipe", "moco-v2", "--bn-splits", "4", "--queue", "40", "--lr", "0.01"], &[2, 4]);
+    compare(&["--recipe", "moco-v2", "--bn-splits", "4", "--queue", "40", "--lr", RATE], &[2, 4]);
 }
 
 #[test]
@@ -151,7 +162,7 @@ fn moco_with_joint_normalisation_keys_of_the_batch_and_steps_of_two_batches_equa
         "true",
     ];
     compare(
-        &[&flags[..], &["--lr", "0.01", "--head-bn", "true", "--batch-size", "8", "--accumulate", "2"]]
+        &[&flags[..], &["--lr", RATE, "--head-bn", "true", "--batch-size", "8", "--accumulate", "2"]]
             .concat(),
         &[2],
     );
@@ -162,21 +173,21 @@ fn masks_and_hard_negatives_equal_those_of_one_process() {
     let flags =
         ["--recipe", "saliency-moco", "--saliency", "momentum", "--saliency-stage", "4", "--queue", "40"];
     for strategy in ["hp", "noise"] {
-        let more = ["--bn-splits", "2", "--lr", "0.01", "--strategy", strategy, "--branch", "both"];
+        let more = ["--bn-splits", "2", "--lr", RATE, "--strategy", strategy, "--branch", "both"];
         compare(&[&flags[..], &more].concat(), &[2]);
     }
 }
 
 #[test]
 fn simclr_equals_one_process() {
-    compare(&["--recipe", "simclr", "--bn-splits", "1", "--lr", "0.01"], &[2, 4]);
+    compare(&["--recipe", "simclr", "--bn-splits", "1", "--lr", RATE], &[2, 4]);
     let masked = ["--recipe", "saliency-simclr", "--saliency-stage", "4", "--saliency", "momentum"];
-    compare(&[&masked[..], &["--bn-splits", "2", "--lr", "0.01", "--strategy", "blur"]].concat(), &[2]);
+    compare(&[&masked[..], &["--bn-splits", "2", "--lr", RATE, "--strategy", "blur"]].concat(), &[2]);
 }
 
 #[test]
 fn byol_and_lewel_equal_one_process() {
-    let narrow = ["--hidden", "64", "--predictor-hidden", "64", "--lr", "0.01"];
+    let narrow = ["--hidden", "64", "--predictor-hidden", "64", "--lr", RATE];
     for recipe in ["byol", "lewel-b-eman", "lewel-b"] {
         compare(&[&["--recipe", recipe], &narrow[..]].concat(), &[2]);
     }
@@ -198,7 +209,7 @@ fn distillation_equals_one_process() {
         "--optimizer",
         "sgd",
         "--lr",
-        "0.01",
+        RATE,
         "--teacher",
         &text(&teacher),
         "--teacher-cache",
@@ -212,7 +223,7 @@ fn distillation_equals_one_process() {
 fn dino_and_ibot_equal_one_process() {
     let small =
         ["--arch", "vit_64x2x2_patch8_32", "--image-size", "32", "--hidden", "64", "--prototypes", "64"];
-    let more = ["--views", "1,1,2x32", "--optimizer", "sgd", "--lr", "0.01", "--frozen-epochs", "1"];
+    let more = ["--views", "1,1,2x32", "--optimizer", "sgd", "--lr", "0.1", "--frozen-epochs", "1"];
     for recipe in ["dino", "ibot", "ibot-attmask"] {
         compare(&[&["--recipe", recipe, "--drop-path", "0.2"], &small[..], &more].concat(), &[2]);
     }
@@ -223,7 +234,7 @@ fn dino_and_ibot_equal_one_process() {
 #[test]
 fn a_signal_to_one_rank_ends_all_of_them_after_saving_and_they_resume() {
     let place = place();
-    let flags = ["--recipe", "moco-v2", "--bn-splits", "2", "--queue", "40", "--lr", "0.01"];
+    let flags = ["--recipe", "moco-v2", "--bn-splits", "2", "--queue", "40", "--lr", RATE];
     let (whole, parts) = (place.out("whole"), place.out("parts"));
     run(&place.arguments(&whole, &flags), 2);
     let endless = [&flags[..], &["--epochs", "100000"]].concat();
@@ -252,7 +263,7 @@ fn a_signal_to_one_rank_ends_all_of_them_after_saving_and_they_resume() {
 #[test]
 fn a_killed_rank_ends_the_others_with_a_message() {
     let place = place();
-    let (out, flags) = (place.out("run"), ["--recipe", "simclr", "--lr", "0.01", "--epochs", "100000"]);
+    let (out, flags) = (place.out("run"), ["--recipe", "simclr", "--lr", RATE, "--epochs", "100000"]);
     let mut children = start(&place.arguments(&out, &flags), 2);
     let began = Instant::now();
     while !out.join("metrics.jsonl").exists() && began.elapsed() < Duration::from_secs(120) {
@@ -364,8 +375,7 @@ fn online_accuracy_is_measured_together() {
     let val = place.out("val");
     pictures(&val, 13);
     let val = val.to_str().expect("UTF-8").to_owned();
-    let flags =
-        ["--recipe", "moco-v2", "--bn-splits", "2", "--queue", "8", "--lr", "0.01", "--knn-val", &val];
+    let flags = ["--recipe", "moco-v2", "--bn-splits", "2", "--queue", "8", "--lr", RATE, "--knn-val", &val];
     let (one, two) = (place.out("one"), place.out("two"));
     run(&place.arguments(&one, &flags), 1);
     run(&place.arguments(&two, &flags), 2);

@@ -2,6 +2,8 @@
 
 #include "shim.hpp"
 
+#include <c10/util/Exception.h>
+#include <torch/csrc/distributed/c10d/logger.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include <algorithm>
@@ -11,9 +13,23 @@
 
 struct OccludeReducer {
   std::shared_ptr<c10d::Reducer> reducer;
+  // the reducer looks for it where parameters may be unused, and crashes without it
+  std::shared_ptr<c10d::Logger> logger;
 };
 
 namespace {
+
+// Drops what the reducer warns of and nobody can act on: the strides of 1x1 convolutions' gradients, and that no parameter
+// was unused in the first step.
+struct Handler : c10::WarningHandler {
+  void process(const c10::Warning &warning) override {
+    const std::string &text = warning.msg();
+    for (const char *known : {"do not match bucket view strides", "find_unused_parameters=True"}) {
+      if (text.find(known) != std::string::npos) return;
+    }
+    c10::WarningHandler::process(warning);
+  }
+};
 
 constexpr int64_t FIRST_BUCKET = c10d::kDefaultFirstBucketBytes;
 constexpr int64_t BUCKET = c10d::kDefaultBucketBytesCap;
@@ -39,7 +55,15 @@ extern "C" {
 
 char *occlude_dist_reducer_new(OccludeReducer **out, OccludeGroup *group, at::Tensor *const *params, size_t n,
                                int hook, int unused) {
-  return occlude_message_of([&] { *out = new OccludeReducer{make(group->group, occlude_list(params, n), hook, unused != 0)}; });
+  return occlude_message_of([&] {
+    static Handler handler;
+    // of this thread, which is the one that runs backward passes on the CPU
+    c10::WarningUtils::set_warning_handler(&handler);
+    auto reducer = make(group->group, occlude_list(params, n), hook, unused != 0);
+    auto logger = std::make_shared<c10d::Logger>(reducer);
+    reducer->set_logger(logger);
+    *out = new OccludeReducer{std::move(reducer), std::move(logger)};
+  });
 }
 
 char *occlude_dist_reducer_forward(OccludeReducer *reducer) {

@@ -18,7 +18,7 @@ use crate::terminal;
 
 /// What no rank can go on with, and all of them know: rank 0 says it.
 #[derive(Debug)]
-pub struct Agreed(anyhow::Error);
+struct Agreed(anyhow::Error);
 
 impl fmt::Display for Agreed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
