@@ -356,7 +356,7 @@ impl World {
 }
 
 fn pointers(tensors: Option<[&Tensor; 2]>) -> [ffi::Raw; 2] {
-    tensors.map_or([null(); 2], |both| both.map(|t| t.as_ptr()))
+    tensors.map_or([null(); 2], |both| both.map(Tensor::as_ptr))
 }
 
 /// What may be the reason of a message of libtorch.

@@ -184,11 +184,9 @@ fn the_reducer_leaves_the_mean_of_gradients() {
                 .expect("several ranks");
             for step in 0..4 {
                 let clear = |p: &[Tensor; 3]| {
-                    p.iter().for_each(|t| {
-                        if t.grad().defined() {
-                            let _ = t.grad().zero_();
-                        }
-                    })
+                    for t in p.iter().filter(|t| t.grad().defined()) {
+                        let _ = t.grad().zero_();
+                    }
                 };
                 clear(&alone);
                 clear(&together);

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use occlude_distributed::World;
 
 use super::Machine;
 use crate::engine::{self, BATCHES, Run};

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use occlude_dataset::{Dataset, Options};
-use occlude_distributed::World;
 use occlude_torch_ext::{Counts, PeakMemory};
 use serde_json::{Value, json};
 use tch::{Cuda, Device};

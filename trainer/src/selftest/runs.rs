@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use occlude_distributed::World;
 use occlude_torch_ext::Tf32;
 use tch::{Device, Tensor};
 
