@@ -209,8 +209,11 @@ mod tests {
         let deit = with("size", squashed).expect("read");
         assert_eq!((deit.fit, deit.resize, deit.crop), (Fit::Squash, 256, 224));
         for name in ["SiglipImageProcessorFast", "BlipImageProcessor"] {
-            let all = with("image_processor_type", json!(name)).expect("known");
-            assert_eq!(all.fit, Fit::Short, "`size` says it");
+            let mut all = clip();
+            all["image_processor_type"] = json!(name);
+            assert!(read(&all).is_err(), "{name} crops only where it is told to");
+            all["do_center_crop"] = json!(true);
+            assert_eq!(read(&all).expect("known").fit, Fit::Short, "`size` says it");
         }
     }
 
