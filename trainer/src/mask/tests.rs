@@ -30,12 +30,20 @@ fn masking(strategy: Strategy) -> Masking {
 }
 
 fn masked(strategy: Strategy, purpose: Purpose) -> (Tensor, Tensor, Tensor) {
+    masked_where(strategy, purpose, false)
+}
+
+/// `half`: where convolutions compute in half precision.
+fn masked_where(strategy: Strategy, purpose: Purpose, half: bool) -> (Tensor, Tensor, Tensor) {
     tch::manual_seed(6);
     let view = Tensor::rand([64, 3, 32, 32], (Kind::Float, Device::Cpu)) + 1.0;
     let fg = Tensor::ones([64, 4, 4], (Kind::Float, Device::Cpu));
     let masker = Masker::new(&masking(strategy), 32, Device::Cpu);
     let mut rng = stream(0, Domain::Mask, 0, 0);
-    let (out, mask) = masker.apply(&view, &fg, ALL, purpose, &mut rng);
+    let (out, mask) = {
+        let _half = Autocast::bf16(Device::Cpu, half);
+        masker.apply(&view, &fg, ALL, purpose, &mut rng)
+    };
     (view, out, mask.expand_as(&mask.ones_like().expand([64, 3, 32, 32], false)))
 }
 
@@ -148,10 +156,7 @@ fn pixels_are_filled_alike_where_networks_compute_in_half_precision() {
     let strategies = [Strategy::Hp, Strategy::Blur, Strategy::Mean, Strategy::Noise, Strategy::OtherPicture];
     for strategy in strategies {
         let (_, plain, _) = masked(strategy, Purpose::Positive);
-        let half = {
-            let _half = Autocast::bf16(Device::Cpu, true);
-            masked(strategy, Purpose::Positive).1
-        };
+        let (_, half, _) = masked_where(strategy, Purpose::Positive, true);
         assert_eq!(half.kind(), Kind::Float, "{strategy:?}");
         assert_eq!(half, plain, "{strategy:?}");
     }
