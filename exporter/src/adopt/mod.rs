@@ -1,9 +1,9 @@
 //! Models of other projects, made into models as the server takes them.
 //!
-//! The graph and its weights pass through byte by byte ([`source`], [`write`]); added are the operations between one of
-//! its outputs and an embedding ([`nodes`]), the contract, and the golden picture with the model's own answer, which is
-//! accepted only if it does not depend on what else is in a batch ([`check`]). What cannot be honoured exactly is refused
-//! ([`Refusal`](crate::Refusal)).
+//! The graph and its weights pass through byte by byte (`source`, `write`); added are the operations between one of
+//! its outputs and an embedding (`nodes`), the contract, and the golden picture with the model's own answer, which is
+//! accepted only if it does not depend on what else is in a batch (`check`). What cannot be honoured exactly is refused
+//! ([`Refusal`]).
 
 mod check;
 mod choice;

@@ -137,7 +137,7 @@ fn line(contract: &Preprocess, placed: &Placed) -> [f32; 4] {
     [x, y, width, height].map(|v| v as f32)
 }
 
-/// The middles of a view's `h` x `w` cells by the lines `(B, 4)` of [`line`]: `(B, h, w, 2)`, x before y.
+/// The middles of a view's `h` x `w` cells by the lines `(B, 4)` of [`line()`]: `(B, h, w, 2)`, x before y.
 fn places(lines: &Tensor, [h, w]: [i64; 2]) -> Tensor {
     let b = lines.size()[0];
     let middles = |n: i64| (Tensor::arange(n, (Kind::Float, lines.device())) + 0.5) / n as f64;
