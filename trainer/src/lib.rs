@@ -1,7 +1,8 @@
 //! Occlude's trainer: pretrains image encoders without labels by masking.
 //!
-//! `cli` parses flags, `config` validates them, `data` and `augment` make views, `mask` hides parts
-//! of them, `mix` joins two, `method` turns them into a loss, `teacher` says what another network does, `engine` runs the loop, `eval` measures the result.
+//! `cli` parses flags, `config` validates them, `data` and `augment` make views, `mask` hides parts of them, `mix` joins
+//! two, `method` turns them into a loss, `teacher` says what another network does, `engine` runs the loop, `eval` measures
+//! the result.
 //! `loss`, `augment`, `mask` and `mix` are pure functions; a new method touches `method` and its recipe.
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]

@@ -10,10 +10,15 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include <dlfcn.h>
+
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 using Milliseconds = std::chrono::milliseconds;
@@ -29,6 +34,26 @@ struct OccludeGroup {
 // Both look the constructor up by name, so that one program runs with and without CUDA's libtorch.
 BackendPointer occlude_make_gloo(const StorePointer &store, int rank, int size, Milliseconds timeout);
 BackendPointer occlude_make_nccl(const StorePointer &store, int rank, int size, Milliseconds timeout);
+
+// What libtorch exports under a name; `lack` begins the message where it does not.
+template <class Function> Function occlude_symbol(const char *lack, const char *name) {
+  void *found = dlsym(RTLD_DEFAULT, name);
+  if (found == nullptr) throw std::runtime_error(std::string(lack) + ": it does not export " + name);
+  return reinterpret_cast<Function>(found);
+}
+
+// An object whose size is not known, in more room than it takes; `construct` makes it there.
+template <class Object, class Construct>
+c10::intrusive_ptr<Object> occlude_constructed(size_t room, Construct construct) {
+  void *memory = ::operator new(room);
+  try {
+    construct(memory);
+  } catch (...) {
+    ::operator delete(memory);
+    throw;
+  }
+  return c10::intrusive_ptr<Object>::unsafe_steal_from_new(static_cast<Object *>(memory));
+}
 
 // Sums in place, and waits.
 void occlude_sum(c10d::ProcessGroup &group, at::Tensor tensor);

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
+use occlude_contract::external;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -18,6 +19,8 @@ pub(super) mod number {
     pub(in crate::adopt) const GRAPH: u64 = 7;
     pub(in crate::adopt) const OPSET: u64 = 8;
     pub(in crate::adopt) const METADATA: u64 = 14;
+    pub(in crate::adopt) const TRAINING: u64 = 20;
+    pub(in crate::adopt) const FUNCTION: u64 = 25;
     pub(in crate::adopt) const NODE: u64 = 1;
     pub(in crate::adopt) const INITIALIZER: u64 = 5;
     pub(in crate::adopt) const INPUT: u64 = 11;
@@ -172,8 +175,10 @@ impl Files {
             }
             given.insert(head.name);
         }
-        let away =
-            |f: &Field<'_>| f.number == number::SPARSE && holds_external(f.content, Kind::Sparse, DEPTH);
+        let away = |f: &Field<'_>| {
+            f.number == number::SPARSE
+                && holds_external(f.content, external::Message::Sparse, external::DEPTH)
+        };
         if source.graph.iter().any(away) {
             let reason = "sparse weights are in another file".to_owned();
             return Err(Error::refused(&self.path, Refusal::Weights(reason)));
@@ -187,10 +192,20 @@ impl Files {
         const OUTPUT: u64 = 2;
         const NAME: u64 = 3;
         const OPERATION: u64 = 4;
+        // functions and what belongs to training are outside of the graph, and no place is kept for their values
+        let away = |f: &Field<'_>| {
+            [number::TRAINING, number::FUNCTION].contains(&f.number)
+                && external::child(external::Message::Model, f.number)
+                    .is_some_and(|kind| holds_external(f.content, kind, external::DEPTH))
+        };
+        if source.model.iter().any(away) {
+            let reason = "values of a function are in another file".to_owned();
+            return Err(Error::refused(&self.path, Refusal::Weights(reason)));
+        }
         for field in source.graph.iter().filter(|f| f.number == number::NODE) {
             let node = wire::fields(field.content).map_err(|_| broken(&self.path))?;
             let texts = |number| node.iter().filter(move |f| f.number == number).map(|f| text(f.content));
-            if holds_external(field.content, Kind::Node, DEPTH) {
+            if holds_external(field.content, external::Message::Node, external::DEPTH) {
                 let name = texts(NAME).next().unwrap_or_default();
                 let reason = format!("values of the operation `{name}` are in another file");
                 return Err(Error::refused(&self.path, Refusal::Weights(reason)));
@@ -301,43 +316,14 @@ impl Head {
     }
 }
 
-/// Messages through which values in another file can be reached.
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Node,
-    Attribute,
-    Graph,
-    Sparse,
-    Tensor,
-}
-
-/// Which message a field of a message holds.
-const FIELDS: [(Kind, u64, Kind); 12] = [
-    (Kind::Node, 5, Kind::Attribute),
-    (Kind::Attribute, 5, Kind::Tensor),
-    (Kind::Attribute, 6, Kind::Graph),
-    (Kind::Attribute, 10, Kind::Tensor),
-    (Kind::Attribute, 11, Kind::Graph),
-    (Kind::Attribute, 22, Kind::Sparse),
-    (Kind::Attribute, 23, Kind::Sparse),
-    (Kind::Graph, 1, Kind::Node),
-    (Kind::Graph, 5, Kind::Tensor),
-    (Kind::Graph, 15, Kind::Sparse),
-    (Kind::Sparse, 1, Kind::Tensor),
-    (Kind::Sparse, 2, Kind::Tensor),
-];
-
-/// How deep graphs of attributes may lie in each other; what is deeper counts as being there.
-const DEPTH: usize = 64;
-
-/// Whether a message has values in another file.
-fn holds_external(message: &[u8], kind: Kind, depth: usize) -> bool {
+/// Whether a message has values in another file; what is too deep to see counts as having some.
+fn holds_external(message: &[u8], kind: external::Message, depth: usize) -> bool {
     let below = |field: &Field<'_>| {
-        let child = FIELDS.iter().find(|(of, number, _)| *of == kind && *number == field.number);
-        child.is_some_and(|(.., child)| depth == 0 || holds_external(field.content, *child, depth - 1))
+        external::child(kind, field.number)
+            .is_some_and(|child| depth == 0 || holds_external(field.content, child, depth - 1))
     };
     let own = |field: &Field<'_>| {
-        kind == Kind::Tensor && field.number == number::DATA_LOCATION && field.value == EXTERNAL
+        kind == external::Message::Tensor && field.number == number::DATA_LOCATION && field.value == EXTERNAL
     };
     wire::fields(message).unwrap_or_default().iter().any(|field| own(field) || below(field))
 }
@@ -369,6 +355,30 @@ mod tests {
             let _ = read(&changed, &path);
             let _ = read(&bytes[..place], &path);
         }
+    }
+
+    /// No place is kept for what a function (field 25 of the model) has in another file.
+    #[test]
+    fn values_of_functions_may_not_be_elsewhere() {
+        let field = |number: u64, inside: &[u8]| {
+            let mut out = vec![(number << 3 | 2) as u8];
+            if number > 15 {
+                out = vec![(number << 3 | 2) as u8 | 0x80, (number >> 4) as u8];
+            }
+            out.push(inside.len() as u8);
+            out.extend_from_slice(inside);
+            out
+        };
+        let tensor = vec![14 << 3, 1];
+        let constant = field(5, &field(5, &tensor));
+        let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/adopt/clip/model.onnx");
+        let bytes = std::fs::read(whole).expect("there");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model.onnx");
+        assert!(read(&bytes, &path).is_ok());
+        let function = field(25, &field(7, &constant));
+        let error = read(&[bytes, function].concat(), &path).expect_err("elsewhere");
+        assert!(error.contains("values of a function"), "{error}");
     }
 
     /// Weights may not lie outside of the model's folder.

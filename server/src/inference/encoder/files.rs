@@ -4,10 +4,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::{Component, Path, PathBuf};
 
+use occlude_contract::external::{DEPTH, Message, child};
 use sha2::{Digest, Sha256};
 
-/// How deep messages may lie in each other: graphs of attributes have nodes with attributes.
-const DEPTH: usize = 64;
 /// Longest key or file name of external data that is believed, in bytes.
 const MAX_TEXT: u64 = 4096;
 
@@ -50,37 +49,6 @@ pub(crate) fn digest(files: &[PathBuf]) -> io::Result<String> {
     Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// Messages of ONNX that external data can be reached through (onnx.proto of ONNX 1.18).
-#[derive(Clone, Copy, PartialEq)]
-enum Message {
-    Model,
-    Function,
-    Graph,
-    Node,
-    Attribute,
-    Sparse,
-    Tensor,
-    Entry,
-}
-
-/// What a field of a message holds, if it is of interest.
-const FIELDS: [(Message, u64, Message); 14] = [
-    (Message::Model, 7, Message::Graph),
-    (Message::Model, 25, Message::Function),
-    (Message::Function, 7, Message::Node),
-    (Message::Graph, 1, Message::Node),
-    (Message::Graph, 5, Message::Tensor),
-    (Message::Graph, 15, Message::Sparse),
-    (Message::Node, 5, Message::Attribute),
-    (Message::Attribute, 5, Message::Tensor),
-    (Message::Attribute, 6, Message::Graph),
-    (Message::Attribute, 10, Message::Tensor),
-    (Message::Attribute, 11, Message::Graph),
-    (Message::Attribute, 22, Message::Sparse),
-    (Message::Sparse, 1, Message::Tensor),
-    (Message::Tensor, 13, Message::Entry),
-];
-
 struct Scan<'a, R> {
     reader: R,
     at: u64,
@@ -104,12 +72,11 @@ impl<R: Read + Seek> Scan<'_, R> {
                 _ => return Err(broken()),
             };
             let stop = self.at.checked_add(length).filter(|stop| *stop <= end).ok_or_else(broken)?;
-            let child = FIELDS.iter().find(|(of, field, _)| *of == kind && *field == tag >> 3);
-            match (kind, tag >> 3, child) {
+            match (kind, tag >> 3, child(kind, tag >> 3)) {
                 (Message::Entry, 1, _) => key = self.text(length)?,
                 (Message::Entry, 2, _) => value = self.text(length)?,
-                (_, _, Some((.., child))) if depth > 0 && tag & 7 == 2 => {
-                    self.message(stop, *child, depth - 1)?;
+                (_, _, Some(child)) if depth > 0 && tag & 7 == 2 => {
+                    self.message(stop, child, depth - 1)?;
                 }
                 _ => self.skip(length)?,
             }
@@ -192,9 +159,15 @@ mod tests {
             constant,
         ]
         .concat();
-        std::fs::write(&path, [vec![8, 9], field(7, &graph)].concat()).unwrap();
+        // a function, whose number takes two bytes, and several sparse tensors of an attribute
+        let sparse = field(1, &external("d.data"));
+        let sparse = [vec![0xba, 1, sparse.len() as u8], sparse].concat();
+        let function = field(7, &field(5, &sparse));
+        let function = [vec![0xca, 1, function.len() as u8], function].concat();
+        std::fs::write(&path, [vec![8, 9], field(7, &graph), function].concat()).unwrap();
         let beside = |name: &str| dir.path().join(name);
-        assert_eq!(files(&path), [path.clone(), beside("a.data"), beside("sub/b.data")]);
+        assert_eq!(files(&path), [path.clone(), beside("a.data"), beside("sub/b.data"), beside("d.data")]);
+        std::fs::write(beside("d.data"), "4").unwrap();
         std::fs::create_dir(beside("sub")).unwrap();
         std::fs::write(beside("a.data"), "1").unwrap();
         std::fs::write(beside("sub/b.data"), "2").unwrap();
