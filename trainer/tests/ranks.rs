@@ -92,6 +92,12 @@ fn rows(out: &Path, kind: &str) -> Vec<Value> {
     all.filter(|row| row["kind"] == kind).collect()
 }
 
+/// How many rows of a kind a run has written by now, the last one of which may be half a line.
+fn rows_so_far(out: &Path, kind: &str) -> usize {
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
+    text.lines().filter(|line| line.contains(&format!("\"kind\":\"{kind}\""))).count()
+}
+
 /// The largest difference of the weights, of the encoder that learns and of all that follows, and where it is. A run that
 /// was stopped may lack what a finished one has, statistics of unmasked views.
 fn apart(ours: &Path, theirs: &Path) -> (f32, String) {
@@ -281,6 +287,65 @@ fn a_killed_rank_ends_the_others_with_a_message() {
     assert!(told.contains("hint: another rank ended"), "{told}");
     // what was saved is there
     run(&place.arguments(&out, &[&flags[..], &["--resume", "--stop-after", "1"]].concat()), 2);
+}
+
+/// Processes that this one started.
+fn children(of: u32) -> Vec<i32> {
+    let parent = |pid: i32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        text.rsplit(") ").next()?.split(' ').nth(1)?.parse::<u32>().ok()
+    };
+    let pids = std::fs::read_dir("/proc").expect("listed").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid| parent(pid) == Some(of)).collect()
+}
+
+/// The real torchrun: it starts all processes again, and these go on where the run was.
+#[test]
+fn what_torchrun_starts_again_goes_on_without_a_flag() {
+    let place = place();
+    let flags = ["--recipe", "moco-v2", "--bn-splits", "2", "--queue", "40", "--lr", RATE, "--epochs", "8"];
+    let (whole, killed) = (place.out("whole"), place.out("killed"));
+    run(&place.arguments(&whole, &flags), 2);
+    let python = std::env::var("OCCLUDE_PYTHON").expect("`OCCLUDE_PYTHON`: run `cargo xtask setup`");
+    let mut torchrun = std::process::Command::new(python);
+    torchrun
+        .args(
+            "-m torch.distributed.run --standalone --no-python --nproc-per-node 2 --max-restarts 2"
+                .split(' '),
+        )
+        .arg(env!("CARGO_BIN_EXE_occlude-train"))
+        .args(place.arguments(&killed, &flags))
+        .env("OMP_NUM_THREADS", "1")
+        .stderr(std::process::Stdio::piped());
+    let torchrun = torchrun.spawn().expect("started");
+    let began = Instant::now();
+    while rows_so_far(&killed, "epoch") < 2 && began.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let victim = *children(torchrun.id()).last().expect("workers");
+    // SAFETY: a signal to a process that was found a moment ago.
+    assert_eq!(unsafe { libc::kill(victim, libc::SIGKILL) }, 0);
+    let end = ends(vec![torchrun]).remove(0);
+    assert_eq!(end.code, Some(0), "{}", end.told);
+    assert!(end.told.contains("torchrun restarted the processes (attempt 1): resuming"), "{}", end.told);
+    assert_eq!(apart(&killed, &whole).0, 0.0);
+}
+
+/// Half the bytes, and nearly the same weights.
+#[test]
+fn gradients_may_travel_in_half_precision() {
+    let place = place();
+    let flags = ["--recipe", "simclr", "--lr", RATE];
+    let exact = place.out("none");
+    run(&place.arguments(&exact, &flags), 2);
+    for format in ["fp16", "bf16"] {
+        let out = place.out(format);
+        run(&place.arguments(&out, &[&flags[..], &["--comm-hook", format]].concat()), 2);
+        let (worst, name) = apart(&out, &exact);
+        eprintln!("{format}: {worst:.1e} in `{name}`");
+        assert!(worst > 0.0 && worst <= WEIGHTS, "{format}: `{name}` {worst:.1e}");
+    }
 }
 
 /// What cannot be is said once, by rank 0, and nobody hangs.

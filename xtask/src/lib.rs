@@ -4,6 +4,7 @@
 
 mod accuracy;
 mod bench;
+mod build;
 mod check;
 pub mod client;
 mod detector;

@@ -3,6 +3,7 @@
 #include "shim.hpp"
 
 #include <c10/util/Exception.h>
+#include <torch/csrc/distributed/c10d/comm.hpp>
 #include <torch/csrc/distributed/c10d/logger.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
@@ -31,6 +32,22 @@ struct Handler : c10::WarningHandler {
   }
 };
 
+// Sums gradients rounded to bfloat16. They are divided by the number of ranks before, in float32, so that the sum is the mean.
+struct Bfloat16Hook : c10d::CppCommHookInterface<GroupPointer> {
+  using CppCommHookInterface::CppCommHookInterface;
+
+  c10::intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket &bucket) override {
+    at::Tensor &whole = bucket.getBufferRef();
+    std::vector<at::Tensor> rounded{whole.div_(state_->getSize()).to(at::kBFloat16)};
+    auto copy_back = [whole](c10::ivalue::Future &done) {
+      const auto summed = done.value().toTensorVector();
+      at::Tensor out = whole;
+      return c10::IValue(out.copy_(summed.at(0)));
+    };
+    return state_->allreduce(rounded)->getFuture()->then(copy_back, c10::TensorType::get());
+  }
+};
+
 constexpr int64_t FIRST_BUCKET = c10d::kDefaultFirstBucketBytes;
 constexpr int64_t BUCKET = c10d::kDefaultBucketBytesCap;
 
@@ -44,8 +61,9 @@ std::shared_ptr<c10d::Reducer> make(const GroupPointer &group, std::vector<at::T
       std::move(params), std::move(buckets), group, dense, BUCKET, /*find_unused_parameters=*/unused,
       /*gradient_as_bucket_view=*/false, std::unordered_map<size_t, std::string>{}, FIRST_BUCKET,
       /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false, std::vector<int64_t>{});
-  // libtorch's built-in hooks know float16 alone
   if (hook == 1) reducer->register_builtin_comm_hook(c10d::BuiltinCommHookType::FP16_COMPRESS);
+  // libtorch's built-in hooks know float16 alone
+  if (hook == 2) reducer->register_comm_hook(std::make_unique<Bfloat16Hook>(group));
   return reducer;
 }
 

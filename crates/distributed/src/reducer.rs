@@ -14,8 +14,10 @@ pub enum Compression {
     /// As they are.
     #[default]
     None,
-    /// Rounded to float16: half the bytes.
+    /// Rounded to float16: half the bytes. Numbers below 6e-8 vanish, and beyond 65,504 they are infinite.
     Fp16,
+    /// Rounded to bfloat16: half the bytes, the range of float32, 8 bits of precision.
+    Bf16,
 }
 
 /// What gradients are like.
@@ -44,7 +46,11 @@ impl Reducer {
         let Some(group) = world.group() else { return Ok(None) };
         let params: Vec<ffi::Raw> = params.iter().map(Tensor::as_ptr).collect();
         let mut raw = null_mut();
-        let hook = c_int::from(gradients.compression == Compression::Fp16);
+        let hook: c_int = match gradients.compression {
+            Compression::None => 0,
+            Compression::Fp16 => 1,
+            Compression::Bf16 => 2,
+        };
         let unused = c_int::from(gradients.some_missing);
         // SAFETY: the group lives, and the array holds that many live tensors.
         let made = check(unsafe {

@@ -166,7 +166,9 @@ fn the_reducer_leaves_the_mean_of_gradients() {
         let Role::Rank(w) = Ranks::of("the_reducer_leaves_the_mean_of_gradients", size).all_well() else {
             continue;
         };
-        for (compression, tolerance) in [(Compression::None, 1e-6), (Compression::Fp16, 1e-2)] {
+        for (compression, tolerance) in
+            [(Compression::None, 1e-6), (Compression::Fp16, 1e-2), (Compression::Bf16, 4e-2)]
+        {
             tch::manual_seed(7);
             let options = (Kind::Float, Device::Cpu);
             let start = [

@@ -20,6 +20,15 @@ impl Vectors {
         Self { rows: rows.flat_map(|row| direction(&row)).collect(), dim }
     }
 
+    /// The cosine of every row to `query`, in their order, (n). None where `query` has another length.
+    pub fn cosines(&self, query: &[f32]) -> Vec<f32> {
+        if self.dim == 0 || query.len() != self.dim {
+            return Vec::new();
+        }
+        let query = direction(query);
+        self.rows.chunks_exact(self.dim).map(|row| dot(row, &query).clamp(-1.0, 1.0)).collect()
+    }
+
     /// The `k` rows with the largest cosine to `query`, best first, each with its cosine; of equals the first. Exact: every row
     /// is compared. None where `query` has another length.
     pub fn nearest(&self, query: &[f32], k: usize) -> Vec<(usize, f32)> {
@@ -69,6 +78,8 @@ mod tests {
         let all = Vectors::new([vec![0.0, 0.0], vec![0.0, 2.0], vec![0.0, 3.0], vec![f32::NAN, 1.0]]);
         assert_eq!(all.nearest(&[0.0, 1.0], 9), [(1, 1.0), (2, 1.0), (0, 0.0), (3, 0.0)]);
         assert_eq!(all.nearest(&[0.0, 1.0], 1), [(1, 1.0)]);
+        assert_eq!(all.cosines(&[0.0, 1.0]), [0.0, 1.0, 1.0, 0.0]);
+        assert!(all.cosines(&[1.0]).is_empty() && Vectors::default().cosines(&[]).is_empty());
         assert!(all.nearest(&[1.0], 9).is_empty() && Vectors::default().nearest(&[], 9).is_empty());
     }
 }

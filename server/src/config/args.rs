@@ -11,7 +11,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use super::headings::{LOGS, NETWORK, REQUESTS};
 use super::source::{Setting, Sources};
 use super::{ConfigError, Limits, Logs, Network, Served, environment, file};
-use crate::tools::{EmbedArgs, IndexArgs};
+use crate::tools::{EmbedArgs, EvaluateArgs, IndexArgs};
 
 /// Serves ONNX encoders written by `occlude-export` over HTTP: embeddings, saliency masks and nearest neighbours.
 #[derive(Debug, Clone, clap::Parser)]
@@ -94,6 +94,8 @@ pub enum Tool {
     /// Put the pictures of a folder into a collection; the same command resumes a stopped run, and later adds what is
     /// new
     Index(IndexArgs),
+    /// Measure how well a model finds pictures that belong together: recall at k and mean average precision
+    Evaluate(EvaluateArgs),
 }
 
 /// Settings of the server that its tools use as well; the others need not even make sense to them.

@@ -8,7 +8,7 @@ use occlude_preprocess::files::{ListError, list};
 use crate::config::Limits;
 use crate::gallery::Gallery;
 use crate::inference::bulk::{Outcome, Progress, Run, tell_left_out};
-use crate::inference::encode::{EncodeError, Encoded};
+use crate::inference::encode::{EncodeError, Encoded, Wants};
 use crate::inference::model::Model;
 
 /// Why a folder could not be indexed.
@@ -42,7 +42,7 @@ impl Gallery {
             rows.push((i, encoded.embedding));
             Ok::<_, GalleryError>(())
         };
-        let run = Run { samples, model, limits, progress };
+        let run = Run { samples, model, limits, wants: Wants::default(), progress };
         if let Outcome { done: 0, first_error: Some(first), .. } = run.encode(&mut keep)? {
             return Err(AllBroken { folder: Some(dir.to_owned()), count: samples.len(), first }.into());
         }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::config::Limits;
 use crate::inference::batcher::{Announced, Batcher, Reply};
-use crate::inference::encode::{EncodeError, Encoded};
+use crate::inference::encode::{EncodeError, Encoded, Wants};
 use crate::inference::model::Model;
 
 /// Tells how it goes.
@@ -94,6 +94,8 @@ pub(crate) struct Run<'a> {
     pub(crate) samples: &'a [Sample],
     pub(crate) model: &'a Model,
     pub(crate) limits: &'a Limits,
+    /// What is wanted besides embedding and saliency.
+    pub(crate) wants: Wants,
     pub(crate) progress: &'a dyn Progress,
 }
 
@@ -147,7 +149,7 @@ impl Run<'_> {
 
 impl Shared<'_> {
     fn read(&self, sender: &SyncSender<Pending>) {
-        let Run { samples, model, limits, progress } = self.run;
+        let Run { samples, model, limits, wants, progress } = self.run;
         loop {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(sample) = samples.get(i) else { return };
@@ -155,7 +157,7 @@ impl Shared<'_> {
             match load(&sample.path, &limits.decode()) {
                 Ok(decoded) => {
                     let pixels = model.info.contract.pixels(&decoded.image);
-                    let reply = submit(&model.batcher, announced, &pixels);
+                    let reply = submit(&model.batcher, announced, &pixels, *wants);
                     if sender.send((i, reply)).is_err() {
                         // The collector gave up on an error.
                         return;
@@ -176,9 +178,9 @@ impl Shared<'_> {
 }
 
 /// Queues a picture, waiting while requests fill the queue: they come first.
-fn submit(batcher: &Batcher, mut announced: Announced, pixels: &Rgb) -> Reply {
+fn submit(batcher: &Batcher, mut announced: Announced, pixels: &Rgb, wants: Wants) -> Reply {
     loop {
-        if let Ok(reply) = announced.submit(pixels.clone()) {
+        if let Ok(reply) = announced.submit_wanting(pixels.clone(), wants) {
             return reply;
         }
         std::thread::sleep(Duration::from_millis(5));

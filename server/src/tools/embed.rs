@@ -11,7 +11,7 @@ use super::journal::Journal;
 use super::write::{Format, Row, names_of, write};
 use super::{EncoderArgs, ToolError, Version};
 use crate::inference::bulk::{Outcome, Report, Run, tell_left_out};
-use crate::inference::encode::Encoded;
+use crate::inference::encode::{Encoded, Wants};
 
 /// Flags of `occlude-serve embed`.
 #[derive(Debug, Clone, Args)]
@@ -125,7 +125,7 @@ fn fill(
     }
     let report = Report::new("embedding");
     let limits = args.encoder.limits();
-    let run = Run { samples: &todo, model, limits: &limits, progress: &report };
+    let run = Run { samples: &todo, model, limits: &limits, wants: Wants::default(), progress: &report };
     let outcome = run.encode(&mut |i: usize, encoded: Encoded| {
         let Some(sample) = todo.get(i) else { return Ok(()) };
         // A picture that has gone since it was read has no version; it will be read again.

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::{EncoderArgs, ToolError, Version};
 use crate::gallery::thumbnail;
 use crate::inference::bulk::{Report, Run, tell_left_out};
-use crate::inference::encode::Encoded;
+use crate::inference::encode::{Encoded, Wants};
 use crate::inference::model::Model;
 
 /// Points of one transaction.
@@ -137,7 +137,7 @@ fn fill(
     let report = Report::new("indexing");
     let limits = args.encoder.limits();
     let mut waiting = Vec::new();
-    let run = Run { samples: &samples, model, limits: &limits, progress: &report };
+    let run = Run { samples: &samples, model, limits: &limits, wants: Wants::default(), progress: &report };
     let outcome = run.encode(&mut |i: usize, encoded: Encoded| -> Result<(), ToolError> {
         let Some((sample, name)) = todo.get(i) else { return Ok(()) };
         let class = sample.class.and_then(|c| listing.classes.get(c as usize));

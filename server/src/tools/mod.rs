@@ -1,6 +1,7 @@
 //! What the program does besides serving: bulk work on folders, with the same model code as the server.
 
 mod embed;
+mod evaluate;
 mod health;
 mod index;
 mod journal;
@@ -19,6 +20,7 @@ use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::ListError;
 
 pub use embed::{EmbedArgs, embed};
+pub use evaluate::{EvaluateArgs, Evaluation, TruthError, evaluate};
 pub use health::health;
 pub use index::{IndexArgs, Indexed, index};
 pub use write::Format;
@@ -99,6 +101,9 @@ pub enum ToolError {
     /// The collections cannot be read or written.
     #[error(transparent)]
     Store(#[from] occlude_retrieval::Error),
+    /// Nothing says which pictures belong together.
+    #[error(transparent)]
+    Truth(#[from] TruthError),
     /// The result's name tells no format.
     #[error("`{}`: the extension is not that of a known format; hint: end it in .npy, .parquet or .jsonl, or add `--format`", .path.display())]
     Format { path: PathBuf },

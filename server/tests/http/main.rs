@@ -7,6 +7,7 @@ mod bulk;
 mod collections;
 mod common;
 mod docs;
+mod evaluate;
 mod fake;
 mod kserve;
 mod maps;

@@ -11,13 +11,13 @@ mod refresh;
 mod report;
 mod whiten;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use occlude_distributed::{Place, World};
+use occlude_distributed::{Compression, Place, World};
 use serde_json::json;
 
 use crate::config::{Config, Recipe};
@@ -214,6 +214,10 @@ struct PretrainArgs {
     /// for longer ends the run (docs/cluster.md)
     #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800))]
     dist_timeout: u64,
+    /// Number format in which gradients travel between processes that train together; half precision halves the
+    /// bytes (docs/cluster.md)
+    #[arg(long, value_enum, default_value = "none", value_name = "FORMAT")]
+    comm_hook: CommHook,
     /// Stop after that many steps with a checkpoint, as a signal would (to test resuming)
     #[arg(long, hide = true)]
     stop_after: Option<u64>,
@@ -221,6 +225,27 @@ struct PretrainArgs {
     machine: Machine,
     #[command(flatten)]
     overrides: Overrides,
+}
+
+/// `--comm-hook`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum CommHook {
+    /// float32
+    None,
+    /// float16: as PyTorch's `fp16_compress_hook`
+    Fp16,
+    /// bfloat16: less precise, never infinite
+    Bf16,
+}
+
+impl From<CommHook> for Compression {
+    fn from(hook: CommHook) -> Self {
+        match hook {
+            CommHook::None => Self::None,
+            CommHook::Fp16 => Self::Fp16,
+            CommHook::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// Runs a command.
@@ -332,6 +357,9 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         device::prepare(device);
     }
     let beside = place.as_ref().map_or(1, |place| place.local_size);
+    // Before the ranks meet: none has written anything yet, so all decide alike.
+    let resume = args.resume.map(|path| path.unwrap_or_else(|| args.out.clone()));
+    let resume = resume.or_else(|| place.as_ref().and_then(|place| restarted(place, &args.out)));
     let timeout = Duration::from_secs(args.dist_timeout);
     let world = place.map_or_else(|| Ok(World::single()), |place| World::join(place, timeout, device))?;
     let (every, limit) = (args.knn_every as usize, args.knn_limit as usize);
@@ -348,12 +376,13 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         log_every: args.log_every as usize,
         cache_bytes: args.cache << 20,
         teacher_cache: args.teacher_cache,
-        resume: args.resume.map(|path| path.unwrap_or_else(|| args.out.clone())),
+        resume,
         allow: Allow { changed_data: args.allow_changed_data, more_epochs: args.allow_more_epochs },
         bn_refresh: args.bn_refresh.unwrap_or_else(|| {
             if config.masks_queries() && config.can_refresh().is_ok() { engine::BATCHES } else { 0 }
         }),
         world,
+        compression: args.comm_hook.into(),
         stop_after: args.stop_after,
         out: args.out,
     };
@@ -378,6 +407,14 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         End::Collapsed => Ok(ExitCode::from(4)),
         End::Interrupted(signal) => Ok(ExitCode::from(128 + signal as u8)),
     }
+}
+
+/// What a run that torchrun has started again goes on with, without being told to.
+fn restarted(place: &Place, out: &Path) -> Option<PathBuf> {
+    (place.attempt > 0 && out.join("last").exists()).then(|| {
+        tell!("torchrun restarted the processes (attempt {}): resuming `{}`", place.attempt, out.display());
+        out.to_owned()
+    })
 }
 
 fn loader_speed(args: &SpeedArgs) -> Result<ExitCode> {

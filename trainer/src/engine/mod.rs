@@ -25,7 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use occlude_checkpoint::Checkpoint;
 use occlude_dataset::{Dataset, Identity};
-use occlude_distributed::World;
+use occlude_distributed::{Compression, World};
 use tch::Device;
 
 use crate::config::{Config, Teacher};
@@ -82,6 +82,8 @@ pub struct Run {
     pub bn_refresh: usize,
     /// The processes that train together.
     pub world: World,
+    /// How gradients travel between them.
+    pub compression: Compression,
     /// Steps after which to stop early, for tests of resuming.
     pub stop_after: Option<u64>,
 }
@@ -95,6 +97,7 @@ impl Run {
             out: PathBuf::new(),
             device,
             bf16: false,
+            compression: Compression::None,
             workers,
             save_every: usize::MAX,
             save_interval: Duration::MAX,

@@ -86,7 +86,11 @@ pub(super) fn same(config: &Config, run: &Run, identity: &Identity) -> Result<()
         world.same("the configuration", &serde_json::to_string(config)?)?;
         world.same("the data's hash", &identity.hash())?;
         world.same("the kind of device", if run.device.is_cuda() { "cuda" } else { "cpu" })?;
-        let flags = (run.bf16, run.log_every, run.save_every, run.bn_refresh, run.on_collapse, run.max_drop);
+        let flags = (
+            (run.bf16, run.compression, run.bn_refresh),
+            (run.log_every, run.save_every),
+            (run.on_collapse, run.max_drop),
+        );
         Ok(world.same("what flags say of the run", &format!("{flags:?}"))?)
     };
     outcome().map_err(|error| match error.downcast_ref() {
@@ -125,7 +129,8 @@ impl Engine<'_> {
         let params: Vec<_> = self.method.trainable().into_iter().map(|n| n.tensor).collect();
         // prototypes that stay for the first epochs, and a token that is seen where patches are hidden
         let some_missing = matches!(self.config.method, Method::Dino(_));
-        self.reducer = Reducer::new(&world, &params, Gradients { some_missing, ..Gradients::default() })?;
+        self.reducer =
+            Reducer::new(&world, &params, Gradients { some_missing, compression: self.run.compression })?;
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::sh;
+use crate::build;
 use arms::Collection;
 use background::End;
 use experiment::{Experiment, Run};
@@ -131,7 +131,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         eprintln!("{}", background::step_aside());
     }
     if std::env::var_os("OCCLUDE_BIN_DIR").is_none() {
-        sh::show(sh::cargo().args(["build", "--release", "-p", "occlude-train"]))?;
+        build::tools()?;
     }
     fs::create_dir_all(&experiment.out)
         .with_context(|| format!("cannot create `{}`", experiment.out.display()))?;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Better, Figure, number, peer};
-use crate::{paths, sh};
+use crate::{build, paths, sh};
 
 const CLASSES: u32 = 1000;
 const PICTURES: u32 = 1300;
@@ -16,7 +16,7 @@ const PICTURES: u32 = 1300;
 const RUNS: usize = 5;
 
 pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
-    sh::show(sh::cargo().args(["build", "--release", "-p", "occlude-dataset", "--example", "index"]))?;
+    build::tools_and(&["-p", "occlude-dataset", "--example", "index"])?;
     let (tree, cache) = (folder.join("tree"), folder.join("cache"));
     let figures = measure(&tree, &cache);
     // 1.3 million files are nothing to leave lying about

@@ -18,7 +18,7 @@ use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::{paths, setup, sh};
+use crate::{build, paths, setup, sh};
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -127,8 +127,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::run(&setup::Args { all: true, quiet: true })?;
     // Tools that somebody else built are measured as they are.
     if std::env::var_os("OCCLUDE_BIN_DIR").is_none() {
-        let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
-        sh::show(sh::cargo().args(["build", "--release"]).args(packages))?;
+        build::tools()?;
     }
     let mut all = Vec::new();
     for bench in chosen {

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{paths, setup, sh};
+use crate::{build, paths, setup, sh};
 
 /// Splits the photos and draws the true boxes.
 const PREPARE: &str = include_str!("prepare.py");
@@ -84,8 +84,7 @@ impl Boxes {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::run(&setup::Args { all: true, quiet: true })?;
     if std::env::var_os("OCCLUDE_BIN_DIR").is_none() {
-        let packages = ["-p", "occlude-export", "-p", "occlude-detectron"];
-        sh::show(sh::cargo().args(["build", "--release"]).args(packages))?;
+        build::tools()?;
     }
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make `{}`", args.out.display()))?;
     let out = fs::canonicalize(&args.out)?;

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::{accuracy, paths, setup, sh, wheel};
+use crate::{accuracy, build, paths, setup, sh, wheel};
 
 /// Options of `cargo xtask gpu-kit`.
 #[derive(clap::Args)]
@@ -87,10 +87,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The tools, and the program that measures ONNX Runtime alone; together, so that nothing is built in two ways.
+/// The tools, and the program that measures ONNX Runtime alone.
 fn build() -> Result<()> {
-    let packages = paths::TOOLS.iter().chain(&["occlude-onnxruntime"]).flat_map(|package| ["-p", *package]);
-    sh::show(sh::cargo().args(["build", "--release"]).args(packages)).map(drop)
+    build::tools_and(&["-p", "occlude-onnxruntime"])
 }
 
 /// An empty folder; one that is there must hold a kit, so that no folder of the user's is ever removed.

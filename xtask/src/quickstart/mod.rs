@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::{paths, setup, sh};
+use crate::{build, paths, setup, sh};
 use images::Images;
 
 /// The recipe that learns most in a few minutes (docs/recipes.md), and the one that has a teacher.
@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     let mut run = Run { folder: paths::root().join("quickstart"), times: Vec::new() };
     run.step("set-up", "libtorch, ONNX Runtime, Python packages", |_| setup::run(&setup::Args::default()))?;
-    run.step("build", "the four tools", |_| build())?;
+    run.step("build", "the four tools", |_| build::lean_tools())?;
     clear(&run.folder)?;
     let images = run.step("images", "a validation split", |run| images(args, run))?;
     let teacher = if args.recipe == RECIPE {
@@ -140,20 +140,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return server.wait();
     }
     server.stop()
-}
-
-/// The release binaries. Of what plain cargo would build, the second runtime of `occlude-export verify` is left out, unless it
-/// is there already: it takes minutes, and nothing but that command uses it.
-fn build() -> Result<()> {
-    let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
-    let mut cargo = sh::cargo();
-    cargo.args(["build", "--release"]).args(packages);
-    let built = fs::read_dir(paths::release().join("deps")).into_iter().flatten().flatten();
-    if !built.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("libtract_core-"))
-    {
-        cargo.arg("--no-default-features");
-    }
-    sh::show(&mut cargo).map(|_| ())
 }
 
 /// A new run starts in an empty folder: nothing of an earlier one can be taken for its result.

@@ -40,8 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Whatever of building, packing and writing fails, and a wheel beyond 40 MiB.
 pub fn build(out: &Path) -> Result<PathBuf> {
     setup::run(&setup::Args { all: true, quiet: true })?;
-    let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
-    sh::show(sh::cargo().args(["build", "--release"]).args(packages))?;
+    crate::build::tools()?;
     let binaries: Vec<PathBuf> = paths::TOOLS.iter().map(|tool| paths::release().join(tool)).collect();
     let tree = Tree::new()?;
     tree.python()?;
