@@ -8,6 +8,8 @@ mod collections;
 mod common;
 mod docs;
 mod fake;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod kserve;
 mod maps;
 mod models;
