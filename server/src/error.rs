@@ -1,11 +1,15 @@
 //! What a request can fail with, and the one place where kinds become statuses.
 
+mod grpc;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use occlude_preprocess::{DecodeError, Format};
 use serde::Serialize;
 use utoipa::ToSchema;
+
+pub(crate) use grpc::GRPC_STATUS;
 
 /// Kinds of failure; the code of each is part of the API (docs/server.md lists them all).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -218,6 +222,7 @@ impl ApiError {
                 let error = &*self.message;
                 (status, Json(FlatBody { error, code, hint, request_id })).into_response()
             }
+            Shape::Grpc => grpc::render(self),
         };
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -236,6 +241,8 @@ pub(crate) enum Shape {
     Nested,
     /// A message under `error` and the rest beside it: clients of the inference protocol take nothing else.
     Flat,
+    /// A status and a message in the headers: gRPC.
+    Grpc,
 }
 
 /// An error of the inference protocol.

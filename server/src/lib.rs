@@ -52,9 +52,11 @@ pub use observe::metrics::{Metrics, ModelMetrics};
 pub use observe::telemetry::Telemetry;
 pub use occlude_contract::InputKind;
 pub use pictures::fetch::{Fetcher, Hosts};
+#[cfg(feature = "grpc")]
+pub use serving::app::grpc_app;
 pub use serving::app::{app, cross_origin};
 pub use serving::keys::{KeyError, Keys, create as create_key};
-pub use serving::socket::{Timeouts, serve};
+pub use serving::socket::{Door, Timeouts, serve};
 pub use serving::startup::run;
 pub use serving::state::{AppState, Expected};
 pub use tools::{

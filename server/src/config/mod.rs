@@ -160,12 +160,16 @@ mod tests {
             "--cors-origin", "https://a.example", "--cors-origin", "http://localhost:3000",
             "--log-level", "debug", "--log-format", "json", "--max-queue-pixels", "99", "--data", "d", "--gpu-mem-limit", "14", "--otlp-endpoint", "http://o:1/v1/traces/", "--allow-url-fetch", "--url-host", "h",
             "--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1",
+            #[cfg(feature = "grpc")]
+            "--grpc-port=14",
         ])
         .resolve()
         .unwrap();
         let Config { served, limits, network, logs, .. } = config.clone();
         assert_eq!(served.models[1], ModelFile { name: "n".to_owned(), path: "other.onnx".into() });
         assert_eq!((network.host.as_str(), network.port), ("0.0.0.0", 0));
+        #[cfg(feature = "grpc")]
+        assert_eq!(network.grpc_port, Some(14));
         assert_eq!(network.keep_alive_timeout.time(), Duration::from_secs(120));
         assert_eq!((&served.gallery, served.provider), (&Some("g".into()), Provider::Cuda));
         assert_eq!((served.workers, served.intra_threads(), network.max_connections), (2, 3, 13));

@@ -19,7 +19,11 @@ pub struct Network {
     /// Port to listen on; 0 takes a free one, printed at start
     #[arg(long, default_value_t = 8080, help_heading = NETWORK)]
     pub port: u16,
-    /// Maximum number of connections at once; further ones wait to be accepted
+    /// Port for the Open Inference Protocol over gRPC; 0 takes a free one, printed at start [default: none]
+    #[cfg(feature = "grpc")]
+    #[arg(long, value_name = "PORT", help_heading = NETWORK)]
+    pub grpc_port: Option<u16>,
+    /// Maximum number of connections at once, at each port; further ones wait to be accepted
     #[arg(long, default_value_t = 1024, value_name = "N", help_heading = NETWORK)]
     pub max_connections: usize,
     /// Seconds that a connection is kept open between requests; longer than a load balancer in front keeps its own,

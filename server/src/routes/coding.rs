@@ -26,8 +26,12 @@ impl Coding {
         let lines = headers.get_all(header::CONTENT_ENCODING).iter();
         let text = lines.map(|v| String::from_utf8_lossy(v.as_bytes())).collect::<Vec<_>>().join(",");
         let names: Vec<String> = text.split(',').map(|n| n.trim().to_ascii_lowercase()).collect();
-        let names: Vec<&str> =
-            names.iter().map(String::as_str).filter(|n| !["", "identity"].contains(n)).collect();
+        Self::named(&names.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// What names of codings say, in the order in which they were applied.
+    pub(super) fn named(names: &[&str]) -> Result<Option<Self>, ApiError> {
+        let names: Vec<&str> = names.iter().copied().filter(|n| !["", "identity"].contains(n)).collect();
         match names.as_slice() {
             [] => Ok(None),
             ["gzip" | "x-gzip"] => Ok(Some(Self::Gzip)),

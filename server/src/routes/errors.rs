@@ -57,7 +57,8 @@ fn example(kind: Kind, shape: Shape) -> Value {
         Shape::Nested => {
             json!({"error": {"code": code, "message": message, "hint": null, "request_id": id}})
         }
-        Shape::Flat => json!({"error": message, "code": code, "hint": null, "request_id": id}),
+        // The document describes no calls of gRPC.
+        Shape::Flat | Shape::Grpc => json!({"error": message, "code": code, "hint": null, "request_id": id}),
     }
 }
 
@@ -65,7 +66,7 @@ fn example(kind: Kind, shape: Shape) -> Value {
 pub(super) fn response(kinds: &[Kind], shape: Shape) -> Response {
     let schema = match shape {
         Shape::Nested => Body::name(),
-        Shape::Flat => FlatBody::name(),
+        Shape::Flat | Shape::Grpc => FlatBody::name(),
     };
     let examples = kinds.iter().map(|kind| {
         let built = ExampleBuilder::new().summary(meaning(*kind)).value(Some(example(*kind, shape)));

@@ -30,6 +30,8 @@ use axum::routing::{get, post};
 use crate::serving::state::AppState;
 use crate::serving::timeout;
 
+#[cfg(feature = "grpc")]
+pub(crate) use kserve::grpc;
 pub(crate) use openapi::answers;
 
 /// Every route (docs/server.md describes them all).

@@ -12,6 +12,8 @@ use super::state::AppState;
 use super::surround::{EXPOSED, surround};
 use crate::config::Cors;
 use crate::error::{ApiError, Kind};
+#[cfg(feature = "grpc")]
+use crate::routes::grpc;
 use crate::routes::{answers, routes};
 
 /// The whole HTTP application (docs/server.md describes every route and status).
@@ -19,12 +21,21 @@ pub fn app(state: AppState) -> Router {
     for (route, status) in answers() {
         state.metrics().expect_answer(&route, &status);
     }
-    routes(&state)
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(state.clone(), surround))
-        .layer(from_fn(identify))
-        .with_state(state)
+    let routes = routes(&state).fallback(not_found).method_not_allowed_fallback(method_not_allowed);
+    surrounded(routes, state)
+}
+
+/// The Open Inference Protocol over gRPC, for a port of its own: HTTP/2 alone can carry it.
+#[cfg(feature = "grpc")]
+pub fn grpc_app(state: AppState) -> Router {
+    for (route, status) in grpc::answers() {
+        state.metrics().expect_answer(&route, &status);
+    }
+    surrounded(grpc::routes(&state), state)
+}
+
+fn surrounded(routes: Router<AppState>, state: AppState) -> Router {
+    routes.layer(from_fn_with_state(state.clone(), surround)).layer(from_fn(identify)).with_state(state)
 }
 
 /// Answers what browsers ask before a page of another origin may call. Around [`app`]: a preflight carries no key.

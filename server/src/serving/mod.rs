@@ -12,6 +12,7 @@ pub(crate) mod model_used;
 mod models;
 mod pace;
 pub(crate) mod parameters;
+mod protocols;
 pub(crate) mod request_id;
 mod room;
 pub(crate) mod socket;

@@ -1,8 +1,10 @@
 //! How long a connection may wait for its client: shorter within a request's head than between two requests.
 //!
 //! hyper has one time-out for both, which ends idle connections as early as slow heads: a load balancer that keeps its
-//! connections longer than that sends requests into closed ones.
+//! connections longer than that sends requests into closed ones. On connections of HTTP/2, whose requests come side by
+//! side, hyper has no time-out at all.
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,22 +12,20 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{Request, Response};
+use axum::http::{Request, Response, Version};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::service::Service;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// What the client of a connection is doing.
+/// What the client of a connection is doing while no request is in progress.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     /// Nothing, since then; it may be idle that long.
     Idle { since: Instant, limit: Duration },
     /// Sending a head since then.
     Head { since: Instant },
-    /// It sends a body or waits for an answer: that has bounds of its own.
-    Busy,
 }
 
 /// Bounds of waiting.
@@ -33,56 +33,117 @@ enum Phase {
 pub(crate) struct Limits {
     /// For a head, and for the first byte of a connection.
     pub(crate) head: Duration,
-    /// Between an answer and the next head.
+    /// Between an answer and the next head; also for taking an answer.
     pub(crate) idle: Duration,
+}
+
+/// A connection as its stream and its service see it.
+struct State {
+    phase: Phase,
+    /// Requests whose heads are there and whose answers have not been handed over. Receiving a body and working on it
+    /// have bounds of their own.
+    open: usize,
+    /// Whether requests come side by side. Then bytes may be of any of them, or of none, and tell nothing about a head;
+    /// a head that is not complete ends with the time of an idle connection.
+    multiplexed: bool,
+    /// Answers that their client has not taken to the end, by when they began and a number.
+    answers: BTreeSet<(Instant, u64)>,
+    requests: u64,
+    /// Who reads, and has to look again when less time is left than there was.
+    reader: Option<Waker>,
 }
 
 /// What stream and service of a connection know of each other.
 #[derive(Clone)]
 pub(crate) struct Pace {
-    phase: Arc<Mutex<Phase>>,
-    /// Who reads without a bound, and has to look again when there is one.
-    reader: Arc<Mutex<Option<Waker>>>,
+    state: Arc<Mutex<State>>,
     limits: Limits,
 }
 
 impl Pace {
     /// Of a connection that has just been made.
     pub(crate) fn new(limits: Limits) -> Self {
-        let phase = Phase::Idle { since: Instant::now(), limit: limits.head };
-        Self { phase: Arc::new(Mutex::new(phase)), reader: Arc::default(), limits }
+        let state = State {
+            phase: Phase::Idle { since: Instant::now(), limit: limits.head },
+            open: 0,
+            multiplexed: false,
+            answers: BTreeSet::new(),
+            requests: 0,
+            reader: None,
+        };
+        Self { state: Arc::new(Mutex::new(state)), limits }
     }
 
     /// Never held across a wait.
-    fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock()
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
     }
 
     fn due(&self) -> Option<Instant> {
-        match *self.phase() {
+        let state = self.state();
+        match state.phase {
+            _ if state.open > 0 => state.answers.first().map(|(since, _)| *since + self.limits.idle),
             Phase::Idle { since, limit } => Some(since + limit),
             Phase::Head { since } => Some(since + self.limits.head),
-            Phase::Busy => None,
         }
     }
 
     fn received(&self) {
-        let mut phase = self.phase();
-        if matches!(*phase, Phase::Idle { .. }) {
-            *phase = Phase::Head { since: Instant::now() };
+        let mut state = self.state();
+        if state.open == 0 && !state.multiplexed && matches!(state.phase, Phase::Idle { .. }) {
+            state.phase = Phase::Head { since: Instant::now() };
         }
     }
 
-    fn answered(&self) {
-        *self.phase() = Phase::Idle { since: Instant::now(), limit: self.limits.idle };
-        // hyper does not read again of itself where a read that began during the answer is still waiting.
-        if let Some(reader) = self.reader.lock().take() {
+    /// A request's head is there.
+    fn asked(&self, version: Version) -> Open {
+        let mut state = self.state();
+        state.open += 1;
+        state.multiplexed |= version == Version::HTTP_2;
+        state.requests += 1;
+        Open { pace: self.clone(), number: state.requests, answer: None }
+    }
+
+    fn waits(&self, reader: &Waker) {
+        self.state().reader = Some(reader.clone());
+    }
+}
+
+/// A request in progress: until its answer has been handed to the connection as a whole, or nobody waits for it.
+struct Open {
+    pace: Pace,
+    number: u64,
+    /// When its answer began to be sent.
+    answer: Option<Instant>,
+}
+
+impl Open {
+    fn answering(&mut self) {
+        let now = Instant::now();
+        let mut state = self.pace.state();
+        state.answers.insert((now, self.number));
+        // hyper does not read again of itself where a read that began before is still waiting.
+        if let Some(reader) = state.reader.take() {
             reader.wake();
         }
+        drop(state);
+        self.answer = Some(now);
     }
+}
 
-    fn unbounded(&self, reader: &Waker) {
-        *self.reader.lock() = Some(reader.clone());
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut state = self.pace.state();
+        if let Some(since) = self.answer {
+            state.answers.remove(&(since, self.number));
+        }
+        state.open -= 1;
+        if state.open == 0 {
+            state.phase = Phase::Idle { since: Instant::now(), limit: self.pace.limits.idle };
+            if let Some(reader) = state.reader.take() {
+                reader.wake();
+            }
+        }
     }
 }
 
@@ -112,10 +173,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             }
             return Poll::Ready(done);
         }
-        let Some(due) = self.pace.due() else {
-            self.pace.unbounded(context.waker());
-            return Poll::Pending;
-        };
+        // First, so that nothing that changes the time is missed.
+        self.pace.waits(context.waker());
+        let Some(due) = self.pace.due() else { return Poll::Pending };
         if self.sleep.deadline() != due {
             self.sleep.as_mut().reset(due);
         }
@@ -171,22 +231,20 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
-        *self.pace.phase() = Phase::Busy;
-        let (answer, pace) = (self.service.call(request), self.pace.clone());
-        Box::pin(async move { Ok(answer.await?.map(|body| Body::new(Told { body, pace }))) })
+        let mut open = self.pace.asked(request.version());
+        let answer = self.service.call(request);
+        Box::pin(async move {
+            let answer = answer.await?;
+            open.answering();
+            Ok(answer.map(|body| Body::new(Told { body, _open: open })))
+        })
     }
 }
 
 /// The body of an answer; when it is dropped, it has been handed to the connection as a whole.
 struct Told {
     body: Body,
-    pace: Pace,
-}
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        self.pace.answered();
-    }
+    _open: Open,
 }
 
 impl HttpBody for Told {
@@ -227,6 +285,10 @@ mod tests {
         start.elapsed()
     }
 
+    fn ask(pace: &Pace, version: Version) -> Open {
+        pace.asked(version)
+    }
+
     #[tokio::test]
     async fn a_head_has_less_time_than_an_idle_connection() {
         let (mut client, server) = duplex(100);
@@ -234,9 +296,9 @@ mod tests {
         let mut paced = Paced::new(server, pace.clone());
         let first = waits(&mut paced).await;
         assert!(first >= ms(80) && first < ms(800), "the first byte: {first:?}");
-        pace.answered();
+        drop(ask(&pace, Version::HTTP_11));
         assert!(waits(&mut paced).await >= ms(850), "between requests");
-        pace.answered();
+        drop(ask(&pace, Version::HTTP_11));
         let mut buffer = [0u8; 10];
         let start = Instant::now();
         for byte in [b"G", b"E"] {
@@ -246,8 +308,33 @@ mod tests {
         waits(&mut paced).await;
         let head = start.elapsed();
         assert!(head >= ms(80) && head < ms(800), "from its first byte to its end: {head:?}");
-        *pace.phase() = Phase::Busy;
+        let _open = ask(&pace, Version::HTTP_11);
         let long = tokio::time::timeout(ms(300), paced.read(&mut buffer)).await;
         assert!(long.is_err(), "bodies and answers have bounds of their own");
+    }
+
+    #[tokio::test]
+    async fn requests_side_by_side_are_idle_together_and_answers_have_to_be_taken() {
+        let (mut client, server) = duplex(100);
+        let pace = Pace::new(Limits { head: ms(100), idle: ms(500) });
+        let mut paced = Paced::new(server, pace.clone());
+        let (one, mut two) = (ask(&pace, Version::HTTP_2), ask(&pace, Version::HTTP_2));
+        drop(one);
+        let mut buffer = [0u8; 10];
+        let long = tokio::time::timeout(ms(700), paced.read(&mut buffer)).await;
+        assert!(long.is_err(), "the other is in progress");
+        // The read that waits learns of the answer.
+        let start = Instant::now();
+        let (waited, ()) = tokio::join!(waits(&mut paced), async {
+            tokio::time::sleep(ms(50)).await;
+            two.answering();
+        });
+        assert!(waited >= ms(500) && waited < ms(5000), "nobody takes the answer: {waited:?}");
+        drop(two);
+        client.write_all(b"a ping").await.unwrap();
+        assert_eq!(paced.read(&mut buffer).await.unwrap(), 6);
+        let idle = waits(&mut paced).await;
+        assert!(idle >= ms(400), "what is no head does not begin one: {idle:?}");
+        assert!(start.elapsed() < ms(9000));
     }
 }

@@ -4,24 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::future::join_all;
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use super::client::Peer;
 use super::pace::{Limits, Pace, Paced, Telling};
+use super::protocols::{Speaks, connection};
 use super::state::AppState;
 use crate::observe::supervisor::supervisor;
-
-/// Largest request head in bytes; hyper answers 431 above it.
-const MAX_HEAD: usize = 32 * 1024;
 
 /// After the last answer is made, the time for the network to take it.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -35,50 +32,61 @@ pub struct Timeouts {
     pub keep_alive: Duration,
     /// For answering what was accepted, once the end has begun.
     pub drain: Duration,
-    /// Connections at once.
+    /// Connections at once, at each door.
     pub max_connections: usize,
+}
+
+/// A port, and what answers there.
+pub struct Door {
+    listener: TcpListener,
+    router: Router,
+    speaks: Speaks,
+}
+
+impl Door {
+    /// One for HTTP.
+    pub fn http(listener: TcpListener, router: Router) -> Self {
+        Self { listener, router, speaks: Speaks::Http }
+    }
+
+    /// One for gRPC.
+    #[cfg(feature = "grpc")]
+    pub fn grpc(listener: TcpListener, router: Router) -> Self {
+        Self { listener, router, speaks: Speaks::Grpc }
+    }
 }
 
 /// Serves until `end` completes. Then new work is refused with 503 while accepted requests are finished, and the
 /// connections are closed; whatever is left after `drain` is cut.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    state: AppState,
-    timeouts: Timeouts,
-    end: impl Future<Output = ()>,
-) {
+pub async fn serve(doors: Vec<Door>, state: AppState, timeouts: Timeouts, end: impl Future<Output = ()>) {
     let graceful = GracefulShutdown::new();
     let waits = Limits { head: timeouts.head, idle: timeouts.keep_alive };
-    let room = Arc::new(Semaphore::new(timeouts.max_connections.min(Semaphore::MAX_PERMITS)));
+    let room = || Arc::new(Semaphore::new(timeouts.max_connections.min(Semaphore::MAX_PERMITS)));
+    let rooms: Vec<_> = doors.iter().map(|_| room()).collect();
+    let accepting =
+        || join_all(doors.iter().zip(&rooms).map(|(door, room)| accept(door, &graceful, room, waits)));
     tokio::select! {
-        () = accept(&listener, &router, &graceful, &room, waits) => {}
+        _ = accepting() => {}
         () = end => {}
     }
     state.start_draining();
     supervisor(&[NotifyState::Stopping]);
     // Still accepting: who comes now is told 503 instead of finding a closed door.
     tokio::select! {
-        () = accept(&listener, &router, &graceful, &room, waits) => {}
+        _ = accepting() => {}
         () = state.idle() => {}
         () = tokio::time::sleep(timeouts.drain) => {
             tracing::warn!("requests were cut off after {} s of draining", timeouts.drain.as_secs_f64());
         }
     }
-    drop(listener);
+    drop(doors);
     let _ = tokio::time::timeout(FLUSH, graceful.shutdown()).await;
 }
 
-async fn accept(
-    listener: &TcpListener,
-    router: &Router,
-    graceful: &GracefulShutdown,
-    room: &Arc<Semaphore>,
-    waits: Limits,
-) {
+async fn accept(door: &Door, graceful: &GracefulShutdown, room: &Arc<Semaphore>, waits: Limits) {
     loop {
         let permit = Arc::clone(room).acquire_owned().await;
-        let (stream, peer) = match listener.accept().await {
+        let (stream, peer) = match door.listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, most likely: closing connections helps, spinning does not.
@@ -89,25 +97,28 @@ async fn accept(
         };
         // Small answers leave at once.
         let _ = stream.set_nodelay(true);
-        let mut builder = http1::Builder::new();
-        // hyper knows one time for both, so it gets the longer one; the shorter one is the stream's.
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(waits.idle.max(waits.head))
-            .max_buf_size(MAX_HEAD);
-        let pace = Pace::new(waits);
-        let router = router.clone();
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
-            router.clone().oneshot(request)
-        });
-        let service = Telling { service, pace: pace.clone() };
-        let stream = TokioIo::new(Paced::new(stream, pace));
-        let connection = graceful.watch(builder.serve_connection(stream, service));
+        let served =
+            answer(stream, Peer(peer), (door.router.clone(), door.speaks), waits, graceful.watcher());
         tokio::spawn(async move {
-            // Errors here are the client's: it left, or it spoke no HTTP.
-            let _ = connection.await;
+            served.await;
             drop(permit);
         });
     }
+}
+
+/// Answers what comes by one connection.
+async fn answer(
+    stream: TcpStream,
+    peer: Peer,
+    (router, speaks): (Router, Speaks),
+    waits: Limits,
+    watcher: Watcher,
+) {
+    let pace = Pace::new(waits);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.clone().oneshot(request)
+    });
+    let service = Telling { service, pace: pace.clone() };
+    connection(Paced::new(stream, pace), service, speaks, waits, watcher).await;
 }

@@ -1,12 +1,16 @@
 //! From a configuration to a running server.
 
+use std::net::SocketAddr;
+
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+#[cfg(feature = "grpc")]
+use super::app::grpc_app;
 use super::app::{app, cross_origin};
 use super::keys::Keys;
-use super::socket::{Timeouts, serve};
+use super::socket::{Door, Timeouts, serve};
 use super::state::{AppState, Expected};
 use crate::config::{Config, host};
 use crate::inference::loader::{Loader, StartError};
@@ -17,11 +21,8 @@ use crate::pictures::fetch::Fetcher;
 /// reads the keys again, at once, and the models that have changed.
 pub async fn run(config: Config) -> Result<(), StartError> {
     let state = prepared(&config)?;
-    let listener = listen(&config).await?;
     let [mut terminate, mut interrupt, mut hangup] = signals()?;
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!("occlude-serve {} on http://{address}", env!("CARGO_PKG_VERSION"));
-    }
+    let doors = doors(&config, &state).await?;
     config.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let (loader, loaded) = Loader::start(config.clone(), state.clone());
     let (failed, mut failure) = oneshot::channel();
@@ -55,8 +56,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         drain: config.network.drain_timeout.time(),
         max_connections: config.network.max_connections,
     };
-    let router = cross_origin(app(state.clone()), &config.cors);
-    serve(listener, router, state.clone(), timeouts, end).await;
+    serve(doors, state.clone(), timeouts, end).await;
     // Closing writes the approximate indexes; without it the next start builds them anew.
     state.close_store();
     state.close_telemetry();
@@ -89,17 +89,34 @@ fn prepared(config: &Config) -> Result<AppState, StartError> {
     Ok(state)
 }
 
-async fn listen(config: &Config) -> Result<TcpListener, StartError> {
+/// The ports, open: connections wait until they are served.
+async fn doors(config: &Config, state: &AppState) -> Result<Vec<Door>, StartError> {
+    let (listener, address) = listen(config, "port", config.network.port).await?;
+    tracing::info!("occlude-serve {} on http://{address}", env!("CARGO_PKG_VERSION"));
+    let doors = vec![Door::http(listener, cross_origin(app(state.clone()), &config.cors))];
+    #[cfg(feature = "grpc")]
+    if let Some(port) = config.network.grpc_port {
+        let (listener, address) = listen(config, "grpc-port", port).await?;
+        tracing::info!("gRPC on {address}");
+        return Ok(doors.into_iter().chain([Door::grpc(listener, grpc_app(state.clone()))]).collect());
+    }
+    Ok(doors)
+}
+
+/// A port that `setting` names, and its address.
+async fn listen(config: &Config, setting: &str, port: u16) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen {
-        address: host::with_port(&config.network.host, config.network.port),
+        address: host::with_port(&config.network.host, port),
         source,
         host: config.sources.name("host"),
-        port: config.sources.name("port"),
+        port: config.sources.name(setting),
     };
-    let (name, port) = (config.network.host.clone(), config.network.port);
+    let name = config.network.host.clone();
     let found = tokio::task::spawn_blocking(move || host::resolve(&name, port)).await;
     let address = found.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(failed)?;
-    TcpListener::bind(address).await.map_err(failed)
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 async fn reload_keys(config: &Config, state: &AppState) {

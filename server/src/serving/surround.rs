@@ -46,31 +46,34 @@ pub(super) async fn surround(State(state): State<AppState>, request: Request, ne
         },
         Err(error) => (None, error.into_response()),
     };
+    let status = response.status();
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         response = render(&state, &error, (&asked.id, asked.shape()), response.headers());
     }
     let model = response.extensions_mut().remove::<ModelName>();
     // Who was too slow gets no more time.
-    let slow = response.status() == StatusCode::REQUEST_TIMEOUT;
-    if slow || !leftover.drained(state.limits().max_body).await {
+    let slow = status == StatusCode::REQUEST_TIMEOUT;
+    let ends = slow || !leftover.drained(state.limits().max_body).await || state.draining();
+    // Where requests come side by side, the end of one is not that of the connection.
+    if ends && !asked.multiplexed {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    finish(&state, model.as_ref(), response.headers_mut());
-    let (status, time) = (response.status().as_u16(), asked.start.elapsed());
+    finish(model.as_ref(), response.headers_mut());
+    let time = asked.start.elapsed();
     let model = model.map(|m| m.name);
     let Asked { method, route, .. } = &asked;
     let (method, model_) = (method.as_str(), model.as_deref());
-    state.metrics().answered(Answered { method, route, status, model: model_, time });
+    state.metrics().answered(Answered { method, route, status: status.as_u16(), model: model_, time });
     if let (Some(telemetry), Some(trace)) = (telemetry, trace) {
         let attributes = [
             attribute("http.request.method", method),
             attribute("http.route", route),
-            number("http.response.status_code", i64::from(status)),
+            number("http.response.status_code", i64::from(status.as_u16())),
             attribute("occlude.request_id", &asked.id),
         ];
-        trace.end(&telemetry, &format!("{method} {route}"), status, &attributes);
+        trace.end(&telemetry, &format!("{method} {route}"), status.as_u16(), &attributes);
     }
-    let line = Line { key: holder.as_deref(), model: model_, received: leftover.received(), time };
+    let line = Line { key: holder.as_deref(), model: model_, status, received: leftover.received(), time };
     line.log(&asked, &response);
     response
 }
@@ -98,7 +101,7 @@ fn render(state: &AppState, error: &ApiError, (id, shape): (&str, Shape), before
     response
 }
 
-fn finish(state: &AppState, model: Option<&ModelName>, headers: &mut HeaderMap) {
+fn finish(model: Option<&ModelName>, headers: &mut HeaderMap) {
     let mut set = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
@@ -110,9 +113,6 @@ fn finish(state: &AppState, model: Option<&ModelName>, headers: &mut HeaderMap) 
         set(MODEL, &model.name);
         set(FINGERPRINT, &model.fingerprint);
         set(IDENTITY, &model.identity);
-    }
-    if state.draining() {
-        set(header::CONNECTION, "close");
     }
 }
 

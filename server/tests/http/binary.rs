@@ -51,6 +51,17 @@ impl Running {
         running
     }
 
+    /// Where it speaks gRPC; the line about it is the one after that of the HTTP port.
+    pub(crate) fn grpc_address(&self) -> String {
+        let line = self.wait_for("gRPC on ");
+        line.split("gRPC on ")
+            .nth(1)
+            .unwrap()
+            .chars()
+            .filter(|c| c.is_ascii_digit() || ".:".contains(*c))
+            .collect()
+    }
+
     /// Sends a body and gives the whole answer as text.
     pub(crate) fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> String {
         self.try_send(method, path, kind, body).unwrap()

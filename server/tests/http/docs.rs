@@ -63,12 +63,13 @@ fn every_python_example_works() {
     let photo = image::RgbImage::from_raw(300, 200, ramp(300, 200)).unwrap();
     photo.save(dir.path().join("photo.jpg")).unwrap();
     let model = format!("model={}", fixture("tiny.onnx").display());
-    let server = Running::bare(&["--model", &model]);
+    let server = Running::bare(&["--model", &model, "--grpc-port", "0"]);
+    let grpc = server.grpc_address();
     server.wait_for("ready");
-    let text = text();
+    let text = text().replace("127.0.0.1:8001", &grpc);
     let examples: Vec<_> =
         text.split("```python\n").skip(1).filter_map(|t| t.split("\n```").next()).collect();
-    assert!(examples.len() >= 2, "{}", examples.len());
+    assert!(examples.len() >= 3, "{}", examples.len());
     for example in examples {
         python(&here(example, &server), &server, dir.path());
     }

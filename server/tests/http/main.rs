@@ -9,6 +9,8 @@ mod common;
 mod docs;
 mod evaluate;
 mod fake;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod kserve;
 mod maps;
 mod models;

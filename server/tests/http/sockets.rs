@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 use crate::fake::{Fake, Gate};
-use occlude_serve::{AppState, Limits, Timeouts, app, serve};
+use occlude_serve::{AppState, Door, Limits, Timeouts, app, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -29,7 +29,7 @@ impl Server {
         let shared = state.clone();
         let done = tokio::spawn(async move {
             let end = async { drop(stopped.await) };
-            serve(listener, app(shared.clone()), shared, timeouts, end).await;
+            serve(vec![Door::http(listener, app(shared.clone()))], shared, timeouts, end).await;
         });
         Self { address, state, stop: Some(stop), done }
     }

@@ -239,6 +239,7 @@ fn module(package: &str) -> String {
         "pillow" => "PIL".to_owned(),
         // The package alone says nothing: its clients are modules that need more.
         "tritonclient" => "tritonclient.http".to_owned(),
+        "grpcio" => "grpc".to_owned(),
         other => other.replace('-', "_"),
     }
 }

@@ -4,8 +4,8 @@ use occlude_contract::output::EMBEDDING;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::inputs::Asked;
 use super::tensor::Element;
-use super::wire::Asked;
 use crate::error::{ApiError, Kind};
 use crate::inference::encode::Encoded;
 use crate::inference::model::ModelInfo;
@@ -73,8 +73,8 @@ pub(super) fn write(
     Ok(Made { body, json })
 }
 
-/// One tensor of all rows: (n, D) or (n, h, w).
-fn gather(name: &str, rows: &[Encoded]) -> Result<(Vec<usize>, Vec<f32>), ApiError> {
+/// One tensor of all rows: (n, D) or (n, h, w), row-major.
+pub(super) fn gather(name: &str, rows: &[Encoded]) -> Result<(Vec<usize>, Vec<f32>), ApiError> {
     let size = |row: &Encoded| match name {
         EMBEDDING => vec![row.embedding.len()],
         _ => vec![row.grid.0, row.grid.1],

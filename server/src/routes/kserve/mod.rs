@@ -2,6 +2,9 @@
 //! tensors. <https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol>
 
 mod answer;
+#[cfg(feature = "grpc")]
+pub(crate) mod grpc;
+mod inputs;
 mod tensor;
 mod wire;
 
@@ -18,7 +21,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use self::answer::{InferAnswer, Made};
-use self::wire::{InferRequest, Pictures, Rules};
+use self::inputs::{FILES, Pictures, Rules};
+use self::wire::InferRequest;
 use super::errors;
 use super::receive::whole;
 use crate::error::{ApiError, Kind};
@@ -32,6 +36,9 @@ use crate::serving::state::{AppState, Phase};
 
 /// Length of the JSON in front of binary tensors.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// What the server offers beyond the protocol.
+const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
 
 /// Every model has one version: the file that is served.
 const VERSION: &str = "1";
@@ -98,7 +105,7 @@ struct ModelParameters {
 )]
 pub(super) async fn server() -> Response {
     let (name, version) = ("occlude-serve", env!("CARGO_PKG_VERSION"));
-    Json(ServerMetadata { name, version, extensions: ["binary_tensor_data"] }).into_response()
+    Json(ServerMetadata { name, version, extensions: EXTENSIONS }).into_response()
 }
 
 /// Whether the process answers
@@ -196,13 +203,18 @@ impl Place {
     fn model(self, state: &AppState) -> Result<Arc<Model>, ApiError> {
         let Path(segments) = self.0.map_err(|e| errors::path(&e))?;
         let find = |key: &str| segments.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        let model = state.model(find("model"))?;
-        match find("version").filter(|v| *v != VERSION) {
-            None => Ok(model),
-            Some(version) => {
-                let message = format!("the model `{}` has no version `{version}`", model.info.name);
-                Err(ApiError::new(Kind::ModelNotFound, message).hint("there is only version `1`"))
-            }
+        version(state, find("model"), find("version"))
+    }
+}
+
+/// A model, of which there is one version.
+fn version(state: &AppState, model: Option<&str>, version: Option<&str>) -> Result<Arc<Model>, ApiError> {
+    let model = state.model(model)?;
+    match version.filter(|v| *v != VERSION) {
+        None => Ok(model),
+        Some(version) => {
+            let message = format!("the model `{}` has no version `{version}`", model.info.name);
+            Err(ApiError::new(Kind::ModelNotFound, message).hint("there is only version `1`"))
         }
     }
 }
@@ -216,10 +228,8 @@ fn named(answer: impl IntoResponse, info: &ModelInfo) -> Response {
 fn metadata(info: &ModelInfo) -> ModelMetadata {
     let side = i64::from(info.contract.crop);
     let tensor = |name, datatype, shape: &[i64]| TensorMetadata { name, datatype, shape: shape.to_vec() };
-    let mut inputs = vec![
-        tensor(wire::FILES, "BYTES", &[-1]),
-        tensor(InputKind::Uint8.name(), "UINT8", &[-1, side, side, 3]),
-    ];
+    let mut inputs =
+        vec![tensor(FILES, "BYTES", &[-1]), tensor(InputKind::Uint8.name(), "UINT8", &[-1, side, side, 3])];
     if info.input == InputKind::Float {
         inputs.push(tensor(InputKind::Float.name(), "FP32", &[-1, 3, side, side]));
     }

@@ -1,6 +1,9 @@
 //! What is read of requests.
 
 use super::*;
+use crate::inference::encode::Crop;
+use crate::routes::kserve::inputs::Output;
+use occlude_contract::output::{EMBEDDING, SALIENCY};
 use proptest::prelude::*;
 
 const RULES: Rules = Rules { max_images: 2, crop: 1, floats: true, maps: true };
