@@ -57,4 +57,6 @@ pub use serving::keys::{KeyError, Keys, create as create_key};
 pub use serving::socket::{Timeouts, serve};
 pub use serving::startup::run;
 pub use serving::state::{AppState, Expected};
-pub use tools::{EmbedArgs, EncoderArgs, Format, IndexArgs, Indexed, ToolError, embed, health, index};
+pub use tools::{
+    EmbedArgs, EncoderArgs, Format, IndexArgs, Indexed, Share, ShareError, ToolError, embed, health, index,
+};

@@ -176,7 +176,7 @@ impl Shared<'_> {
 }
 
 /// Queues a picture, waiting while requests fill the queue: they come first.
-fn submit(batcher: &Batcher, mut announced: Announced, pixels: &Rgb) -> Reply {
+pub(crate) fn submit(batcher: &Batcher, mut announced: Announced, pixels: &Rgb) -> Reply {
     loop {
         if let Ok(reply) = announced.submit(pixels.clone()) {
             return reply;

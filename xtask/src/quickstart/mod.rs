@@ -142,8 +142,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     server.stop()
 }
 
-/// The release binaries. Of what plain cargo would build, the second runtime of `occlude-export verify` is left out, unless it
-/// is there already: it takes minutes, and nothing but that command uses it.
+/// The release binaries. Of what plain cargo would build, the second runtime of `occlude-export verify` and the buckets of
+/// `occlude-serve embed` are left out, unless the first is there already: they take minutes, and nothing but these commands
+/// uses them.
 fn build() -> Result<()> {
     let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
     let mut cargo = sh::cargo();
