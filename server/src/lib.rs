@@ -60,6 +60,6 @@ pub use serving::socket::{Door, Timeouts, serve};
 pub use serving::startup::run;
 pub use serving::state::{AppState, Expected};
 pub use tools::{
-    EmbedArgs, EncoderArgs, EvaluateArgs, Evaluation, Format, IndexArgs, Indexed, ToolError, TruthError,
+    EmbedArgs, EncoderArgs, EvaluateArgs, Evaluation, Format, IndexArgs, Indexed, Share, ShareError, ToolError, TruthError,
     embed, evaluate, health, index,
 };

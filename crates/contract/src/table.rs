@@ -4,6 +4,10 @@
 pub const PATH: &str = "path";
 /// Column: the embedding, a list of float32.
 pub const EMBEDDING: &str = "embedding";
+/// Column of sharded tables: why there is no embedding.
+pub const REASON: &str = "reason";
+/// Metadata of a file of a sharded table: what tells whether its shard has changed since.
+pub const INPUT: &str = "occlude.input";
 /// Metadata of the file: fingerprint of the encoder.
 pub const FINGERPRINT: &str = "occlude.fingerprint";
 /// Metadata of the file: [`IDENTITY`](crate::key::IDENTITY) of the model.

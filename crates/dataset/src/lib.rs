@@ -38,6 +38,7 @@ pub use identity::Identity;
 pub use limits::MAX_PICTURE_BYTES;
 pub use list::{ESCAPED as LIST_ESCAPED, Head as ListHead, ROOT as LIST_ROOT};
 pub use progress::{Progress, with_workers};
+pub use tar_scan::{Part, parts};
 
 /// Parsers of foreign bytes, for the fuzz targets.
 #[doc(hidden)]

@@ -107,6 +107,57 @@ fn ends_at(mut reader: impl Read + Seek, end: u64, len: u64) -> Result<(), Strin
     }
 }
 
+/// Something that a shard holds, in the order of the archive.
+pub enum Part<'a> {
+    /// A picture.
+    Picture {
+        /// Its name in the archive.
+        name: &'a [u8],
+        /// Where its bytes begin in the archive.
+        offset: u64,
+        /// How many they are.
+        len: u64,
+        /// The bytes; whatever of them is not read is passed over.
+        content: &'a mut dyn Read,
+    },
+    /// The pictures since the last of these are all of their sample, and this is its `.cls`, where there is one.
+    Class(Option<&'a str>),
+}
+
+/// Tells `f` of the pictures of a shard of `len` bytes, from one end to the other, and of what their `.cls` entries say;
+/// gives what it left out. Nothing is held but one header at a time.
+///
+/// # Errors
+/// In words, where the structure is broken, or what `f` says.
+pub fn parts(
+    reader: impl Read + Seek,
+    len: u64,
+    mut f: impl FnMut(Part<'_>) -> Result<(), String>,
+) -> Result<LeftOut, String> {
+    let mut out = LeftOut::default();
+    let (mut key, mut class) = (Vec::new(), None);
+    each(reader, len, |name, span, content| {
+        let Some((own, extension)) = key_and_extension(name) else {
+            left_out(&mut out, name, b"");
+            return Ok(());
+        };
+        if own != key {
+            f(Part::Class(class.take().as_deref()))?;
+            key = own.to_owned();
+        }
+        if extension.eq_ignore_ascii_case(b"cls") {
+            class = label(content).map_err(|e| format!("`{}`: {e}", name.escape_ascii()))?;
+        } else if is_picture_extension(extension) {
+            f(Part::Picture { name, offset: span.offset, len: span.len, content })?;
+        } else {
+            left_out(&mut out, name, extension);
+        }
+        Ok(())
+    })?;
+    f(Part::Class(class.as_deref()))?;
+    Ok(out)
+}
+
 /// Finds the pictures of a shard of `len` bytes, and what its `.cls` entries say.
 ///
 /// # Errors
@@ -114,28 +165,24 @@ fn ends_at(mut reader: impl Read + Seek, end: u64, len: u64) -> Result<(), Strin
 pub(crate) fn scan(reader: impl Read + Seek, len: u64, stamp: Stamp) -> Result<Scan, String> {
     let mut out = Scan::default();
     out.index.add_place(PathBuf::new(), stamp).map_err(|_| "too large".to_owned())?;
-    let mut group = Group::default();
-    each(reader, len, |name, span, content| {
-        let Some((key, extension)) = key_and_extension(name) else {
-            left_out(&mut out.index.left_out, name, b"");
-            return Ok(());
-        };
-        if key != group.key {
-            group.finish(&mut out);
-            group = Group { key: key.to_owned(), first: out.index.len(), label: NONE };
-        }
-        if extension.eq_ignore_ascii_case(b"cls") {
-            group.label =
-                label(content, &mut out.labels).map_err(|e| format!("`{}`: {e}", name.escape_ascii()))?;
-        } else if is_picture_extension(extension) {
-            out.index.push(0, name, NONE).map_err(|_| "too many names".to_owned())?;
-            out.index.spans.push(span);
-        } else {
-            left_out(&mut out.index.left_out, name, extension);
+    let mut first = 0;
+    let left_out = parts(reader, len, |part| {
+        match part {
+            Part::Picture { name, offset, len, .. } => {
+                out.index.push(0, name, NONE).map_err(|_| "too many names".to_owned())?;
+                out.index.spans.push(Span { offset, len });
+            }
+            Part::Class(class) => {
+                let label = class.map_or(NONE, |class| out.labels.add(class));
+                if let Some(labels) = out.index.labels.get_mut(first..) {
+                    labels.fill(label);
+                }
+                first = out.index.len();
+            }
         }
         Ok(())
     })?;
-    group.finish(&mut out);
+    out.index.left_out = left_out;
     Ok(out)
 }
 
@@ -146,28 +193,6 @@ fn left_out(left_out: &mut LeftOut, name: &[u8], extension: &[u8]) {
         left_out.hidden += 1;
     } else {
         left_out.add_ending(extension);
-    }
-}
-
-/// The entries of one key, which follow each other.
-struct Group {
-    key: Vec<u8>,
-    /// Its first picture.
-    first: usize,
-    label: u32,
-}
-
-impl Default for Group {
-    fn default() -> Self {
-        Self { key: Vec::new(), first: 0, label: NONE }
-    }
-}
-
-impl Group {
-    fn finish(&self, out: &mut Scan) {
-        if let Some(labels) = out.index.labels.get_mut(self.first..) {
-            labels.fill(self.label);
-        }
     }
 }
 
@@ -185,17 +210,15 @@ fn is_picture_extension(extension: &[u8]) -> bool {
 }
 
 /// Reads a `.cls`; an empty one says nothing.
-fn label(entry: impl Read, labels: &mut Labels) -> io::Result<u32> {
+fn label(entry: impl Read) -> io::Result<Option<String>> {
     let mut text = Vec::new();
     entry.take(MAX_NAME as u64 + 1).read_to_end(&mut text)?;
     if text.len() > MAX_NAME {
         return Err(io::Error::other("a class of more than 4096 bytes"));
     }
     let text = std::str::from_utf8(&text).map_err(|_| io::Error::other("the class is not UTF-8"))?;
-    Ok(match text.trim_start_matches('\u{feff}').trim() {
-        "" => NONE,
-        text => labels.add(text),
-    })
+    let text = text.trim_start_matches('\u{feff}').trim();
+    Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
 /// Scans any bytes, for the fuzz target.

@@ -2,35 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::{Listing, Sample, list};
 use occlude_preprocess::names::relative;
 
+use super::embed_args::EmbedArgs;
 use super::journal::Journal;
-use super::write::{Format, Row, names_of, write};
-use super::{EncoderArgs, ToolError, Version};
+use super::shards;
+use super::table::Row;
+use super::write::{Format, names_of, write};
+use super::{ToolError, Version};
 use crate::inference::bulk::{Outcome, Report, Run, tell_left_out};
 use crate::inference::encode::{Encoded, Wants};
-
-/// Flags of `occlude-serve embed`.
-#[derive(Debug, Clone, Args)]
-pub struct EmbedArgs {
-    /// Folder of pictures, flat or with one sub-folder for each class
-    pub dir: PathBuf,
-    /// File to write; its extension sets the format: .npy (names of the rows go to OUT.paths.txt), .parquet or .jsonl
-    #[arg(short, long, value_name = "OUT")]
-    pub out: PathBuf,
-    /// Format, if the extension does not set it
-    #[arg(long, value_enum)]
-    pub format: Option<Format>,
-    /// Replace OUT, and OUT.paths.txt, where they exist; never the model or a picture
-    #[arg(long)]
-    pub force: bool,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub encoder: EncoderArgs,
-}
 
 impl Format {
     fn of(args: &EmbedArgs) -> Result<Self, ToolError> {
@@ -47,7 +30,15 @@ impl Format {
 
 /// Embeds every picture below a folder; gives how many there are in the result, and how many could not be read. A run
 /// that was stopped is gone on with by the same command: what is done lies in `OUT.partial`.
+/// Into a folder or a bucket, see [`shards`].
 pub fn embed(args: &EmbedArgs) -> Result<(usize, usize), ToolError> {
+    if shards::wanted(args) {
+        return shards::embed(args);
+    }
+    if shards::is_tar(&args.dir) {
+        let what = "tar shards are embedded into a folder; hint: end `--out` in `/`";
+        return Err(ToolError::Shards { what });
+    }
     let format = Format::of(args)?;
     check_output(args, format, &[])?;
     let listing = list(&args.dir)?;
@@ -66,7 +57,7 @@ pub fn embed(args: &EmbedArgs) -> Result<(usize, usize), ToolError> {
     let count = rows.len();
     let mut whole = rows.drain(..).map(|(path, class)| {
         let embedding = journal.vector(&path)?.unwrap_or_default();
-        Ok(Row { path, class, embedding })
+        Ok(Row { path, class, embedding, reason: None })
     });
     write(&args.out, format, &model.info, count, &mut whole)?;
     drop(whole);

@@ -1,10 +1,13 @@
 //! What the program does besides serving: bulk work on folders, with the same model code as the server.
 
 mod embed;
+mod embed_args;
 mod evaluate;
 mod health;
 mod index;
 mod journal;
+mod shards;
+mod table;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -19,10 +22,12 @@ use crate::observe::metrics::Metrics;
 use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::ListError;
 
-pub use embed::{EmbedArgs, embed};
+pub use embed::embed;
+pub use embed_args::EmbedArgs;
 pub use evaluate::{EvaluateArgs, Evaluation, TruthError, evaluate};
 pub use health::health;
 pub use index::{IndexArgs, Indexed, index};
+pub use shards::{Share, ShareError};
 pub use write::Format;
 
 /// The model of a bulk job, and how much of the machine it takes.
@@ -105,7 +110,7 @@ pub enum ToolError {
     #[error(transparent)]
     Truth(#[from] TruthError),
     /// The result's name tells no format.
-    #[error("`{}`: the extension is not that of a known format; hint: end it in .npy, .parquet or .jsonl, or add `--format`", .path.display())]
+    #[error("`{}`: the extension is not that of a known format; hint: end it in .npy, .parquet or .jsonl, or add `--format`; for shards, end it in `/`", .path.display())]
     Format { path: PathBuf },
     /// A result that must not be written.
     #[error(transparent)]
@@ -133,6 +138,68 @@ pub enum ToolError {
         url: String,
         /// What it says, or why it says nothing.
         why: String,
+    },
+    /// It is not known which part of the shards to embed.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// Flags that do not fit shards.
+    #[error("{what}")]
+    Shards {
+        /// Which, and what to do.
+        what: &'static str,
+    },
+    /// An address that leads nowhere.
+    #[error("`{address}`: {reason}")]
+    Address {
+        /// As it was given.
+        address: String,
+        /// Why it cannot be used, and what to do.
+        reason: String,
+    },
+    /// An address with nothing to embed.
+    #[error(
+        "no tar shards and no pictures below `{place}`; hint: correct the address, or name what lies one level deeper"
+    )]
+    Nothing {
+        /// The address.
+        place: String,
+    },
+    /// The place of the result holds another model's embeddings.
+    #[error(
+        "`{file}` has embeddings of the model {found}, this one is {expected}; hint: name another folder as `--out`"
+    )]
+    OtherModel {
+        /// One of its files.
+        file: String,
+        /// Identity in its name.
+        found: String,
+        /// Of this model.
+        expected: String,
+    },
+    /// The place of the result holds embeddings of another cut of the pictures.
+    #[error(
+        "`{file}` is of a list of pictures that was cut into {found} shards, now there would be {expected}; hint: pictures were \
+         added or removed, or `--per-shard` differs; name another folder as `--out`"
+    )]
+    OtherCut {
+        /// One of its files.
+        file: String,
+        /// How many shards there were.
+        found: usize,
+        /// How many there are.
+        expected: usize,
+    },
+    /// Some shards cannot be embedded; the others are.
+    #[error(
+        "{count} of {of} shards failed; the first: {first}; the others are done; hint: run the same command again"
+    )]
+    FailedShards {
+        /// How many.
+        count: usize,
+        /// Of how many.
+        of: usize,
+        /// Name and reason of the first.
+        first: String,
     },
     /// Not one picture could be read.
     #[error(transparent)]

@@ -2,30 +2,12 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use occlude_contract::table;
 use occlude_output::Draft;
-use parquet::basic::Compression;
-use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
-use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
-use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::parser::parse_message_type;
-use serde::Serialize;
 
+use super::table::{Kind, Row, Table};
 use super::{ToolError, file_error};
 use crate::inference::model::ModelInfo;
-
-/// Rows of a Parquet row group.
-const GROUP: usize = 4096;
-
-const SCHEMA: &str = "message embeddings {
-    required binary path (UTF8);
-    optional binary class (UTF8);
-    required group embedding (LIST) { repeated group list { required float element; } }
-}";
 
 /// Formats of `embed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -36,14 +18,6 @@ pub enum Format {
     Parquet,
     /// One object per line: `path`, `class`, `embedding`.
     Jsonl,
-}
-
-/// One picture of the result.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Row {
-    pub(super) path: String,
-    pub(super) class: Option<String>,
-    pub(super) embedding: Vec<f32>,
 }
 
 /// Where the names of the rows of `out.npy` go: `out.paths.txt`.
@@ -118,59 +92,12 @@ fn parquet(
     rows: &mut dyn Iterator<Item = Result<Row, ToolError>>,
 ) -> Result<Draft, ToolError> {
     let failed = |reason| ToolError::Parquet { path: out.to_owned(), reason };
-    let pair = |key: &str, value: &str| KeyValue::new(key.to_owned(), value.to_owned());
-    let about = vec![
-        pair(table::MODEL, &info.name),
-        pair(table::FINGERPRINT, &info.fingerprint),
-        pair(table::IDENTITY, &info.identity),
-    ];
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::UNCOMPRESSED)
-        .set_dictionary_enabled(false)
-        .set_key_value_metadata(Some(about))
-        .build();
-    let schema = Arc::new(parse_message_type(SCHEMA).map_err(failed)?);
     let file = Draft::beside(out).map_err(file_error(out))?;
-    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).map_err(failed)?;
-    let mut group = Vec::new();
+    let mut table = Table::new(file, info, Kind::Whole, &[]).map_err(failed)?;
     for row in rows {
-        group.push(row?);
-        if group.len() == GROUP {
-            write_group(&mut writer, &group).map_err(failed)?;
-            group.clear();
-        }
+        table.push(row?).map_err(failed)?;
     }
-    if !group.is_empty() {
-        write_group(&mut writer, &group).map_err(failed)?;
-    }
-    writer.into_inner().map_err(failed)
-}
-
-fn write_group(writer: &mut SerializedFileWriter<Draft>, rows: &[Row]) -> Result<(), ParquetError> {
-    let mut group = writer.next_row_group()?;
-    let text = |s: &String| ByteArray::from(s.as_bytes().to_vec());
-    let paths: Vec<_> = rows.iter().map(|r| text(&r.path)).collect();
-    if let Some(mut column) = group.next_column()? {
-        column.typed::<ByteArrayType>().write_batch(&paths, None, None)?;
-        column.close()?;
-    }
-    let classes: Vec<_> = rows.iter().filter_map(|r| r.class.as_ref()).map(text).collect();
-    // 1 where there is a class, 0 where there is none.
-    let there: Vec<i16> = rows.iter().map(|r| i16::from(r.class.is_some())).collect();
-    if let Some(mut column) = group.next_column()? {
-        column.typed::<ByteArrayType>().write_batch(&classes, Some(&there), None)?;
-        column.close()?;
-    }
-    let numbers: Vec<f32> = rows.iter().flat_map(|r| r.embedding.iter().copied()).collect();
-    // Every number is there (1); a list begins where the repetition is 0.
-    let definition = vec![1i16; numbers.len()];
-    let starts = rows.iter().flat_map(|r| (0..r.embedding.len()).map(|i| i16::from(i > 0)));
-    let repetition: Vec<i16> = starts.collect();
-    if let Some(mut column) = group.next_column()? {
-        column.typed::<FloatType>().write_batch(&numbers, Some(&definition), Some(&repetition))?;
-        column.close()?;
-    }
-    group.close().map(drop)
+    table.finish().map_err(failed)
 }
 
 #[cfg(test)]

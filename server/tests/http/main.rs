@@ -3,6 +3,8 @@
 mod api;
 mod binary;
 mod browser;
+#[cfg(feature = "object-store")]
+mod buckets;
 mod bulk;
 mod collections;
 mod common;
@@ -23,4 +25,5 @@ mod openapi;
 mod page;
 mod page_maps;
 mod requests;
+mod shards;
 mod sockets;

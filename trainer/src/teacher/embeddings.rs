@@ -108,7 +108,7 @@ pub(super) fn read(teacher: &Teacher, data: &Dataset) -> Result<Tensor> {
     );
     let places: HashMap<String, usize> = (0..data.len()).map(|i| (data.name_below(i), i)).collect();
     let mut gathered =
-        Gathered { rows: Vec::new(), dim: 0, seen: vec![false; data.len()], other: Vec::new() };
+        Gathered { rows: Vec::new(), dim: 0, seen: vec![false; data.len()], other: Vec::new(), broken: 0 };
     for file in &files {
         gathered.add(file, &places).with_context(|| format!("`{}`", file.display()))?;
     }
@@ -122,29 +122,48 @@ struct Gathered {
     seen: Vec<bool>,
     /// Some names that are no picture's.
     other: Vec<String>,
+    /// Rows that have a reason in place of an embedding.
+    broken: usize,
 }
 
 impl Gathered {
     fn add(&mut self, path: &Path, places: &HashMap<String, usize>) -> Result<()> {
         let reader = open(path)?;
-        let [names, numbers] = columns(path, reader.metadata().file_metadata().schema_descr())?;
+        let schema = reader.metadata().file_metadata().schema_descr();
+        let [names, numbers] = columns(path, schema)?;
+        let column = schema.column(numbers);
+        let (most, optional) = (column.max_def_level(), schema.get_column_root(numbers).is_optional());
         for group in 0..reader.num_row_groups() {
             let group = reader.get_row_group(group)?;
             let count = usize::try_from(group.metadata().num_rows())?;
-            let (paths, _) = values::<ByteArrayType>(group.get_column_reader(names)?, count)?;
-            let (floats, repetition) = values::<FloatType>(group.get_column_reader(numbers)?, count)?;
+            let (paths, ..) = values::<ByteArrayType>(group.get_column_reader(names)?, count)?;
+            let (floats, definition, repetition) =
+                values::<FloatType>(group.get_column_reader(numbers)?, count)?;
             // a list begins where the repetition is 0
             let starts: Vec<usize> = (0..repetition.len()).filter(|&i| repetition[i] == 0).collect();
+            let there = |level: &i16| *level == most;
             ensure!(
-                paths.len() == count && starts.len() == count && floats.len() == repetition.len(),
+                paths.len() == count
+                    && starts.len() == count
+                    && definition.len() == repetition.len()
+                    && floats.len() == definition.iter().filter(|level| there(level)).count(),
                 "{} names, {} embeddings and {} numbers in {count} rows: some are missing",
                 paths.len(),
                 starts.len(),
                 floats.len()
             );
-            let ends = starts.iter().skip(1).copied().chain([floats.len()]);
+            let ends = starts.iter().skip(1).copied().chain([definition.len()]);
+            let mut done = 0;
             for ((name, &start), end) in paths.iter().zip(&starts).zip(ends) {
-                self.row(name.as_utf8()?, &floats[start..end], places)?;
+                let length = definition[start..end].iter().filter(|level| there(level)).count();
+                let row = &floats[done..done + length];
+                done += length;
+                // a list that is absent, as of a picture that could not be read: level 0 where lists are optional
+                if optional && definition[start] == 0 {
+                    self.broken += 1;
+                } else {
+                    self.row(name.as_utf8()?, row, places)?;
+                }
             }
         }
         Ok(())
@@ -189,9 +208,13 @@ impl Gathered {
         } else {
             format!(" (it has, for instance, {}, which `{}` lacks)", shown(self.other), data.root().display())
         };
+        let broken = match self.broken {
+            0 => String::new(),
+            n => format!("; {n} of its rows are pictures that could not be read"),
+        };
         ensure!(
             missing.is_empty(),
-            "`{}` lacks {} of {} pictures, like {}{others}; hint: names are paths below the folder that was embedded, so embed `{}` itself, and remove what cannot be read",
+            "`{}` lacks {} of {} pictures, like {}{others}{broken}; hint: names are paths below the folder that was embedded, so embed `{}` itself, and remove what cannot be read",
             path.display(),
             missing.len(),
             data.len(),
@@ -202,8 +225,9 @@ impl Gathered {
     }
 }
 
-/// The values of a column in a group of `rows` rows, and their repetitions; fewer than there are rows where some are absent.
-fn values<T: DataType>(column: ColumnReader, rows: usize) -> Result<(Vec<T::T>, Vec<i16>)> {
+/// The values of a column in a group of `rows` rows, and of all its places the levels of definition and repetition; there are
+/// fewer values than places where some are absent.
+fn values<T: DataType>(column: ColumnReader, rows: usize) -> Result<(Vec<T::T>, Vec<i16>, Vec<i16>)> {
     let mut column = get_typed_column_reader::<T>(column);
     let (mut values, mut definition, mut repetition, mut done) = (Vec::new(), Vec::new(), Vec::new(), 0);
     while done < rows {
@@ -213,7 +237,7 @@ fn values<T: DataType>(column: ColumnReader, rows: usize) -> Result<(Vec<T::T>, 
             read => done += read,
         }
     }
-    Ok((values, repetition))
+    Ok((values, definition, repetition))
 }
 
 #[cfg(test)]

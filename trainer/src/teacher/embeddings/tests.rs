@@ -14,13 +14,27 @@ const SCHEMA: &str = "message embeddings {
     required group embedding (LIST) { repeated group list { required float element; } }
 }";
 
+/// As the server writes shards.
+const WITH_REASONS: &str = "message embeddings {
+    required binary path (UTF8);
+    optional binary class (UTF8);
+    optional group embedding (LIST) { repeated group list { required float element; } }
+    optional binary reason (UTF8);
+}";
+
 type Row<'a> = (&'a str, &'a [f32]);
 
 /// Writes groups of rows as `occlude-serve embed` does.
 fn write(path: &Path, fingerprint: Option<&str>, groups: &[&[Row<'_>]]) {
+    write_as(SCHEMA, path, fingerprint, groups);
+}
+
+/// Likewise; with reasons, a row without a number is a picture that could not be read.
+fn write_as(schema: &str, path: &Path, fingerprint: Option<&str>, groups: &[&[Row<'_>]]) {
+    let reasons = schema == WITH_REASONS;
     let about = fingerprint.map(|value| vec![KeyValue::new(FINGERPRINT.to_owned(), value.to_owned())]);
     let properties = WriterProperties::builder().set_key_value_metadata(about).build();
-    let schema = Arc::new(parse_message_type(SCHEMA).expect("a schema"));
+    let schema = Arc::new(parse_message_type(schema).expect("a schema"));
     let file = File::create(path).expect("a file");
     let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).expect("a writer");
     for rows in groups {
@@ -33,12 +47,24 @@ fn write(path: &Path, fingerprint: Option<&str>, groups: &[&[Row<'_>]]) {
         column.typed::<ByteArrayType>().write_batch(&[], Some(&vec![0; rows.len()]), None).expect("written");
         column.close().expect("closed");
         let numbers: Vec<f32> = rows.iter().flat_map(|row| row.1.iter().copied()).collect();
+        let places = |row: &Row<'_>| row.1.len().max(usize::from(reasons));
         let repetition: Vec<i16> =
-            rows.iter().flat_map(|row| (0..row.1.len()).map(|i| i16::from(i > 0))).collect();
+            rows.iter().flat_map(|row| (0..places(row)).map(|i| i16::from(i > 0))).collect();
+        let there = 1 + i16::from(reasons);
+        let level = |row: &Row<'_>| vec![if row.1.is_empty() { 0 } else { there }; places(row)];
+        let definition: Vec<i16> = rows.iter().flat_map(level).collect();
         let mut column = group.next_column().expect("a column").expect("one");
-        let levels = (vec![1; numbers.len()], repetition);
+        let levels = (definition, repetition);
         column.typed::<FloatType>().write_batch(&numbers, Some(&levels.0), Some(&levels.1)).expect("written");
         column.close().expect("closed");
+        if reasons {
+            let broken: Vec<i16> = rows.iter().map(|row| i16::from(row.1.is_empty())).collect();
+            let texts =
+                vec![ByteArray::from("no picture"); broken.iter().filter(|&&level| level > 0).count()];
+            let mut column = group.next_column().expect("a column").expect("one");
+            column.typed::<ByteArrayType>().write_batch(&texts, Some(&broken), None).expect("written");
+            column.close().expect("closed");
+        }
         group.close().expect("closed");
     }
     writer.close().expect("closed");
@@ -89,6 +115,23 @@ fn rows_go_to_their_pictures_in_whatever_order_and_file_they_are() {
     assert!(changed.contains("has changed"), "{changed}");
     let unsigned = describe(&one).expect("embeddings");
     assert_eq!(unsigned.fingerprint, unsigned.identity, "a file that says nothing has that of its bytes");
+}
+
+#[test]
+fn rows_with_a_reason_in_place_of_an_embedding_are_passed_over() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = pictures(&dir.path().join("data"));
+    let path = dir.path().join("shard.parquet");
+    let [a, b, c, broken]: [Row<'_>; 4] =
+        [("cat/a.png", &[1.0, 2.0]), ("cat/b.png", &[3.0, 4.0]), ("dog/a.png", &[5.0, 6.0]), ("x.png", &[])];
+    write_as(WITH_REASONS, &path, Some("abc"), &[&[broken, c, broken], &[b, broken, a]]);
+    let teacher = describe(&path).expect("embeddings");
+    assert_eq!(floats(&read(&teacher, &data).expect("all there")), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    write_as(WITH_REASONS, &path, Some("abc"), &[&[a, ("cat/b.png", &[]), c]]);
+    let teacher = describe(&path).expect("embeddings");
+    let message = read(&teacher, &data).expect_err("refused").to_string();
+    assert!(message.contains("lacks 1 of 3 pictures, like `cat/b.png`"), "{message}");
+    assert!(message.contains("1 of its rows are pictures that could not be read"), "{message}");
 }
 
 #[test]
