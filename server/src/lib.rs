@@ -35,8 +35,8 @@ mod fake;
 mod tests_support;
 
 pub use config::{
-    Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, Logs, ModelFile, Network, Provider,
-    Seconds, Served, Sources, Tool,
+    Args, Config, ConfigError, Cors, Data, ENVIRONMENT, Limits, LogFormat, Logs, ModelFile, Network,
+    Provider, Seconds, Served, Sources, Tool,
 };
 pub use error::{ApiError, Kind};
 pub use gallery::indexing::GalleryError;

@@ -135,7 +135,9 @@ pub enum Error {
         hint: String,
     },
     /// A database that cannot be reached, or broke the connection.
-    #[error("`{server}` cannot be reached: {reason}; hint: it is tried again at each request; once the database runs, it works")]
+    #[error(
+        "`{server}` cannot be reached: {reason}; hint: it is tried again at each request; once the database runs, it works"
+    )]
     Unavailable {
         /// Its address, without a password.
         server: String,
@@ -179,7 +181,9 @@ impl Error {
         match self {
             Self::NoCollection { .. } | Self::NoPoint { .. } => Kind::NotFound,
             Self::Exists { .. } => Kind::AlreadyExists,
-            Self::Name { .. } | Self::Value { .. } | Self::Filter { .. } | Self::Address { .. } => Kind::Invalid,
+            Self::Name { .. } | Self::Value { .. } | Self::Filter { .. } | Self::Address { .. } => {
+                Kind::Invalid
+            }
             Self::Deep { .. } => Kind::TooDeep,
             Self::Fingerprint { .. } | Self::Unidentified { .. } => Kind::WrongFingerprint,
             Self::Full { .. } => Kind::Full,

@@ -26,7 +26,10 @@ pub enum Location {
 impl Location {
     /// Reads `postgres://USER@HOST/DATABASE`, or else the path of a folder; touches neither.
     pub fn parse(text: &OsStr) -> Result<Self> {
-        match text.to_str().filter(|text| text.starts_with("postgres://") || text.starts_with("postgresql://")) {
+        match text
+            .to_str()
+            .filter(|text| text.starts_with("postgres://") || text.starts_with("postgresql://"))
+        {
             Some(url) => database(url),
             None => Ok(Self::Folder(PathBuf::from(text))),
         }

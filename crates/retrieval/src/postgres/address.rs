@@ -88,7 +88,8 @@ impl FromStr for Address {
     fn from_str(url: &str) -> Result<Self> {
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let (mut passed, mut names) = (Vec::new(), Vec::new());
-        let (mut schema, mut roots, mut passfile, mut mode) = (SCHEMA.to_owned(), None, None, SslMode::Prefer);
+        let (mut schema, mut roots, mut passfile, mut mode) =
+            (SCHEMA.to_owned(), None, None, SslMode::Prefer);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match name {
@@ -105,8 +106,11 @@ impl FromStr for Address {
         }
         let plain = format!("{base}?{}", passed.join("&"));
         let mut config: Config = plain.parse().map_err(|_| {
-            bad("it cannot be read", "write it as `postgres://USER@HOST:PORT/DATABASE`; other characters than letters and \
-                 digits as `%` and two hexadecimal digits")
+            bad(
+                "it cannot be read",
+                "write it as `postgres://USER@HOST:PORT/DATABASE`; other characters than letters and \
+                 digits as `%` and two hexadecimal digits",
+            )
         })?;
         config.ssl_mode(mode);
         let Some(user) = config.get_user().filter(|user| !user.is_empty()).map(str::to_owned) else {
@@ -161,7 +165,8 @@ fn label(config: &Config, user: &str) -> String {
 
 fn decoded(value: &str) -> Result<String> {
     let text = percent_decode_str(value).decode_utf8();
-    text.map(String::from).map_err(|_| bad("an option's value is not UTF-8", "write other characters as `%` and two digits"))
+    text.map(String::from)
+        .map_err(|_| bad("an option's value is not UTF-8", "write other characters as `%` and two digits"))
 }
 
 /// What stands between quotes in statements.
@@ -179,7 +184,9 @@ fn ssl_mode(mode: &str) -> Result<SslMode> {
         "disable" => Ok(SslMode::Disable),
         "prefer" => Ok(SslMode::Prefer),
         "require" | "verify-full" => Ok(SslMode::Require),
-        _ => Err(bad("`sslmode` is none that is known", "use `disable`, `prefer`, `require` or `verify-full`")),
+        _ => {
+            Err(bad("`sslmode` is none that is known", "use `disable`, `prefer`, `require` or `verify-full`"))
+        }
     }
 }
 
@@ -203,7 +210,9 @@ mod tests {
 
     #[test]
     fn urls_are_read() {
-        let found = address("postgres://me@db.example:6000/shop?schema=s_1&sslmode=verify-full&sslrootcert=%2Fa%20b.pem");
+        let found = address(
+            "postgres://me@db.example:6000/shop?schema=s_1&sslmode=verify-full&sslrootcert=%2Fa%20b.pem",
+        );
         assert_eq!(found.to_string(), "postgres://me@db.example:6000/shop");
         assert_eq!((found.schema.as_str(), found.roots), ("s_1", Some("/a b.pem".into())));
         assert_eq!(found.config.get_ssl_mode(), SslMode::Require);
@@ -231,7 +240,10 @@ mod tests {
         ] {
             let error = url.parse::<Address>().unwrap_err();
             let told = format!("{error} {error:?}");
-            assert!(told.contains(expected) && told.contains("hint") && !told.contains("s3cret"), "{url}: {told}");
+            assert!(
+                told.contains(expected) && told.contains("hint") && !told.contains("s3cret"),
+                "{url}: {told}"
+            );
         }
     }
 

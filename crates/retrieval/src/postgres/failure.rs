@@ -49,7 +49,8 @@ impl Failure {
             Self::Ours(error) => error,
             Self::Sql(error) => told(&error, server),
             Self::Commit(error) if is_gone(&error) => {
-                let reason = "the connection broke while a change was made to last, and whether it does is not known";
+                let reason =
+                    "the connection broke while a change was made to last, and whether it does is not known";
                 Error::Unavailable { server: server.to_owned(), reason: reason.to_owned() }
             }
             Self::Commit(error) => told(&error, server),

@@ -89,7 +89,9 @@ pub(super) async fn take(pool: &Pool<Connector>, address: &Address) -> Attempt<C
         PoolError::Timeout(deadpool::managed::TimeoutType::Wait) => {
             unavailable(format!("all {CONNECTIONS} connections were in use for {} s", WAIT.as_secs())).into()
         }
-        PoolError::Timeout(_) => unavailable(format!("it did not answer within {} s", CREATE.as_secs())).into(),
+        PoolError::Timeout(_) => {
+            unavailable(format!("it did not answer within {} s", CREATE.as_secs())).into()
+        }
         _ => server_error(address, "its connections were given up").into(),
     })
 }

@@ -32,7 +32,11 @@ impl Postgres {
         let collection = self.find(client, name, "").await?;
         let mut select = Statement::default();
         let wanted = select.bind_ids(ids.iter().map(String::as_str));
-        select.push(&format!("SELECT {} FROM {} WHERE id = ANY ({wanted})", columns(with), collection.table()));
+        select.push(&format!(
+            "SELECT {} FROM {} WHERE id = ANY ({wanted})",
+            columns(with),
+            collection.table()
+        ));
         let mut found = BTreeMap::new();
         for row in select.query(client).await? {
             let record = self.record(&row)?;
@@ -88,7 +92,8 @@ impl Postgres {
     }
 
     pub(super) fn payload(&self, id: &str, text: &str) -> Result<Map<String, Value>, Error> {
-        serde_json::from_str(text).map_err(|e| self.damaged(&format!("the payload of point `{id}`"), &e.to_string()))
+        serde_json::from_str(text)
+            .map_err(|e| self.damaged(&format!("the payload of point `{id}`"), &e.to_string()))
     }
 
     fn damaged(&self, what: &str, why: &str) -> Error {

@@ -143,7 +143,11 @@ async fn version_fits(client: &Client, address: &Address) -> Attempt<bool> {
     match found {
         Some((application, version)) if APPLICATION == String::as_str(&application) => {
             let path = address.to_string().into();
-            if version > VERSION { Err(Error::Newer { path, found: version, known: VERSION }.into()) } else { Ok(true) }
+            if version > VERSION {
+                Err(Error::Newer { path, found: version, known: VERSION }.into())
+            } else {
+                Ok(true)
+            }
         }
         _ => {
             let reason = format!("its schema `{}` has tables of another program", address.schema);
@@ -191,11 +195,13 @@ async fn create(client: &mut Client, address: &Address) -> Attempt<()> {
 async fn check_extension(client: &Client, address: &Address) -> Attempt<()> {
     let found = client.query_opt("SELECT extversion FROM pg_extension WHERE extname = 'vector'", &[]).await?;
     let found: Option<String> = found.map(|row| row.try_get(0)).transpose()?;
-    let mut parts = found.iter().flat_map(|version| version.split('.')).map_while(|part| part.parse::<u32>().ok());
+    let mut parts =
+        found.iter().flat_map(|version| version.split('.')).map_while(|part| part.parse::<u32>().ok());
     if (parts.next(), parts.next()) >= (Some(0), Some(8)) {
         return Ok(());
     }
-    let found = found.map_or_else(|| "is not installed".to_owned(), |version| format!("has version `{version}`"));
+    let found =
+        found.map_or_else(|| "is not installed".to_owned(), |version| format!("has version `{version}`"));
     let reason = format!(
         "the extension pgvector {found}, 0.8 or later is needed; hint: install it, then run `CREATE EXTENSION vector`, or `ALTER \
          EXTENSION vector UPDATE`"

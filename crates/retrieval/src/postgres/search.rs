@@ -115,9 +115,12 @@ impl Postgres {
         let rows = select.query(client).await?;
         let mut best = Top::new(search.query.k);
         rows.iter().try_for_each(|row| self.show(row, search, &mut best))?;
-        let furthest = rows.iter().map(|row| row.try_get(3)).try_fold(f64::NEG_INFINITY, |furthest: f64, distance| {
-            distance.map(|distance: f64| furthest.max(distance))
-        })?;
+        let furthest = rows
+            .iter()
+            .map(|row| row.try_get(3))
+            .try_fold(f64::NEG_INFINITY, |furthest: f64, distance| {
+                distance.map(|distance: f64| furthest.max(distance))
+            })?;
         let worst = best.worst().map(f64::from);
         // What was not fetched scores so much at most.
         if rows.len() < limit || worst.is_some_and(|worst| search.error() - furthest < worst) {
@@ -168,7 +171,8 @@ impl Search<'_> {
     /// The target and the condition on rows, for a statement.
     fn bind(&self, select: &mut Statement) -> (String, String) {
         let target = select.bind_numbers(&self.target);
-        let mut condition = self.query.filter.as_ref().map_or_else(|| "true".to_owned(), |f| select.filter(f));
+        let mut condition =
+            self.query.filter.as_ref().map_or_else(|| "true".to_owned(), |f| select.filter(f));
         if let Target::Id(id) = &self.query.target {
             let id = select.bind_id(id);
             condition = format!("{condition} AND id <> {id}");

@@ -82,8 +82,12 @@ impl Statement {
 
     /// One of the values is a number within the bounds. Values of other types compare as unknown, which holds nowhere.
     fn range(&mut self, key: &str, range: &Range) -> String {
-        let bounds =
-            [("gt", ">", &range.gt), ("gte", ">=", &range.gte), ("lt", "<", &range.lt), ("lte", "<=", &range.lte)];
+        let bounds = [
+            ("gt", ">", &range.gt),
+            ("gte", ">=", &range.gte),
+            ("lt", "<", &range.lt),
+            ("lte", "<=", &range.lte),
+        ];
         let (mut tests, mut numbers) = (Vec::new(), Vec::new());
         for (name, operator, bound) in bounds {
             if let Some(number) = bound {
@@ -147,8 +151,9 @@ mod tests {
     fn groups_are_joined_as_filters_are() {
         let exists = |key: &str| json!({"key": key, "exists": true});
         assert_eq!(sql(json!({})), ("true".to_owned(), 0));
-        let (text, _) = sql(json!({"must": [exists("a")], "must_not": [exists("b")], "should": [exists("c"), {}]}));
-        assert_eq!(text, "((facts ? $1) AND NOT (facts ? $2) AND ((facts ? $3) OR true))");
+        let (text, _) =
+            sql(json!({"must": [exists("a")], "must_not": [exists("b")], "should": [exists("c"), {}]}));
+        assert_eq!(text, "(((facts ? $1)) AND NOT ((facts ? $2)) AND (((facts ? $3)) OR true))");
         let (text, _) = sql(json!({"must": [{"key": "n", "range": {"gte": 1, "lt": 2.5}}]}));
         assert!(text.contains("? (@ >= $gte && @ < $lt)'"), "{text}");
     }

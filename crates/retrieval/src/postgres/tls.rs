@@ -27,7 +27,8 @@ pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect> {
 fn read(path: &Path) -> Result<RootCertStore> {
     let bad = |reason: String| Error::Address {
         reason: format!("`sslrootcert` names `{}`: {reason}", path.display()),
-        hint: "it is to be a PEM file with the certificate of the authority that signed the server's".to_owned(),
+        hint: "it is to be a PEM file with the certificate of the authority that signed the server's"
+            .to_owned(),
     };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|e| bad(e.to_string()))? {

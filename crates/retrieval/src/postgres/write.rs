@@ -32,7 +32,11 @@ pub(super) enum Which<'a> {
 
 /// What the tables cannot hold, of a collection that is well formed.
 pub(super) fn fits(spec: &Spec) -> Result<()> {
-    let labels = [("`fingerprint`", Some(&spec.fingerprint)), ("`model`", Some(&spec.model)), ("`identity`", spec.identity.as_ref())];
+    let labels = [
+        ("`fingerprint`", Some(&spec.fingerprint)),
+        ("`model`", Some(&spec.model)),
+        ("`identity`", spec.identity.as_ref()),
+    ];
     for (what, label) in labels {
         if label.is_some_and(|label| label.contains('\0')) {
             return Err(Error::value(what, "text without the character U+0000", "one with it"));
@@ -94,7 +98,9 @@ impl Postgres {
             return Err(Error::Exists { name: name.to_owned() }.into());
         };
         if usize::try_from(known).unwrap_or(usize::MAX) >= check::MAX_COLLECTIONS {
-            return Err(Error::Full { reason: format!("{} collections at most", check::MAX_COLLECTIONS) }.into());
+            return Err(
+                Error::Full { reason: format!("{} collections at most", check::MAX_COLLECTIONS) }.into()
+            );
         }
         tx.batch_execute(&schema::table_of(row.try_get(0)?, spec.dim)).await?;
         let info = self.find(&tx, name, "").await?.info();
@@ -102,19 +108,15 @@ impl Postgres {
         Ok(info)
     }
 
-    pub(super) async fn note_identity(
-        &self,
-        client: &mut Client,
-        name: &str,
-        spec: &Spec,
-    ) -> Attempt<Info> {
+    pub(super) async fn note_identity(&self, client: &mut Client, name: &str, spec: &Spec) -> Attempt<Info> {
         let tx = begin(client).await?;
         let mut there = self.find(&tx, name, ALONE).await?;
         let Some(identity) = &spec.identity else { return Ok(there.info()) };
         let same = (&there.spec.fingerprint, there.spec.dim) == (&spec.fingerprint, spec.dim);
         if there.spec.identity.is_none() && same {
             let mut update = Statement::default();
-            let (uid, noted) = (update.bind(there.uid, Type::INT8), update.bind(identity.clone(), Type::TEXT));
+            let (uid, noted) =
+                (update.bind(there.uid, Type::INT8), update.bind(identity.clone(), Type::TEXT));
             update.push(&format!("UPDATE collections SET identity = {noted} WHERE uid = {uid}"));
             update.query(&tx).await?;
             commit(tx).await?;
@@ -156,12 +158,7 @@ impl Postgres {
         Ok(Upserted { added, replaced: points.len() - added })
     }
 
-    pub(super) async fn remove(
-        &self,
-        client: &mut Client,
-        name: &str,
-        which: &Which<'_>,
-    ) -> Attempt<usize> {
+    pub(super) async fn remove(&self, client: &mut Client, name: &str, which: &Which<'_>) -> Attempt<usize> {
         let tx = begin(client).await?;
         let collection = self.find(&tx, name, SHARED).await?;
         let mut delete = Statement::default();

@@ -23,7 +23,11 @@ pub(crate) fn fill(store: &dyn Engine, clusters: &mut Clusters) {
 }
 
 /// Which part of the ten nearest the search finds, and how many searches are not all right.
-pub(crate) fn recall(store: &dyn Engine, queries: &[Vec<f32>], filter: Option<&occlude_retrieval::Filter>) -> (f64, usize) {
+pub(crate) fn recall(
+    store: &dyn Engine,
+    queries: &[Vec<f32>],
+    filter: Option<&occlude_retrieval::Filter>,
+) -> (f64, usize) {
     let (mut found, mut wanted, mut differ) = (0, 0, 0);
     for query in queries {
         let query = Query { filter: filter.cloned(), ..Query::vector(query.clone(), 10) };

