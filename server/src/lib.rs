@@ -57,4 +57,7 @@ pub use serving::keys::{KeyError, Keys, create as create_key};
 pub use serving::socket::{Timeouts, serve};
 pub use serving::startup::run;
 pub use serving::state::{AppState, Expected};
-pub use tools::{EmbedArgs, EncoderArgs, Format, IndexArgs, Indexed, ToolError, embed, health, index};
+pub use tools::{
+    Copied, CopyArgs, EmbedArgs, EncoderArgs, Format, IndexArgs, Indexed, ToolError, copy, embed, health,
+    index,
+};

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use occlude_serve::{Args, Config, LogFormat, Tool, create_key, embed, health, index, run, start_logs};
+use occlude_serve::{Args, Config, LogFormat, Tool, copy, create_key, embed, health, index, run, start_logs};
 
 /// Exit codes: 0 after a clean shutdown, 1 when the server could not start or serve, 2 for wrong usage.
 fn main() -> ExitCode {
@@ -64,6 +64,7 @@ fn use_tool(tool: Tool, server: (&str, u16)) -> anyhow::Result<()> {
         Tool::Health { url } => writeln!(std::io::stdout(), "{}", health(url.as_deref(), server)?)?,
         Tool::Embed(args) => drop(embed(&args)?),
         Tool::Index(args) => drop(index(&args)?),
+        Tool::Copy(args) => drop(copy(&args)?),
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use super::headings::{LOGS, NETWORK, REQUESTS};
 use super::source::{Setting, Sources};
 use super::{ConfigError, Limits, Logs, Network, Served, environment, file};
-use crate::tools::{EmbedArgs, IndexArgs};
+use crate::tools::{CopyArgs, EmbedArgs, IndexArgs};
 
 /// Serves ONNX encoders written by `occlude-export` over HTTP: embeddings, saliency masks and nearest neighbours.
 #[derive(Debug, Clone, clap::Parser)]
@@ -94,6 +94,8 @@ pub enum Tool {
     /// Put the pictures of a folder into a collection; the same command resumes a stopped run, and later adds what is
     /// new
     Index(IndexArgs),
+    /// Copy collections between folders and databases, and compare them; the same command resumes a stopped run
+    Copy(CopyArgs),
 }
 
 /// Settings of the server that its tools use as well; the others need not even make sense to them.

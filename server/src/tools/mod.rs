@@ -1,5 +1,6 @@
 //! What the program does besides serving: bulk work on folders, with the same model code as the server.
 
+mod copy;
 mod embed;
 mod health;
 mod index;
@@ -18,6 +19,7 @@ use crate::observe::metrics::Metrics;
 use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::ListError;
 
+pub use copy::{Copied, CopyArgs, copy};
 pub use embed::{EmbedArgs, embed};
 pub use health::health;
 pub use index::{IndexArgs, Indexed, index};
@@ -99,6 +101,20 @@ pub enum ToolError {
     /// The collections cannot be read or written.
     #[error(transparent)]
     Store(#[from] occlude_retrieval::Error),
+    /// A copy that is not as what was copied.
+    #[error(
+        "collection `{name}`: {differ} points differ, and the target has {found} of {expected}; hint: let nobody write to \
+         either meanwhile, and run it again"
+    )]
+    Copy {
+        name: String,
+        /// Points that the target lacks, or has otherwise.
+        differ: usize,
+        /// Points of the source.
+        expected: usize,
+        /// Points of the target.
+        found: usize,
+    },
     /// The result's name tells no format.
     #[error("`{}`: the extension is not that of a known format; hint: end it in .npy, .parquet or .jsonl, or add `--format`", .path.display())]
     Format { path: PathBuf },

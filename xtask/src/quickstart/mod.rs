@@ -142,8 +142,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     server.stop()
 }
 
-/// The release binaries. Of what plain cargo would build, the second runtime of `occlude-export verify` is left out, unless it
-/// is there already: it takes minutes, and nothing but that command uses it.
+/// The release binaries. Of what plain cargo would build, the second runtime of `occlude-export verify` and the client of
+/// PostgreSQL are left out, unless the former is there already: it takes minutes, and nothing here uses either.
 fn build() -> Result<()> {
     let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
     let mut cargo = sh::cargo();

@@ -67,7 +67,10 @@ fn lost_against_another(error: &tokio_postgres::Error) -> bool {
 pub(super) fn is_gone(error: &tokio_postgres::Error) -> bool {
     let Some(code) = error.code() else {
         use std::error::Error;
-        return error.is_closed() || error.source().is_some_and(<dyn Error>::is::<std::io::Error>);
+        // What is wrong with a certificate is wrong data.
+        let broken = |cause: &std::io::Error| cause.kind() != std::io::ErrorKind::InvalidData;
+        let cause = error.source().and_then(|cause| cause.downcast_ref());
+        return error.is_closed() || cause.is_some_and(broken);
     };
     [
         SqlState::ADMIN_SHUTDOWN,
@@ -93,6 +96,11 @@ pub(super) fn told(error: &tokio_postgres::Error, server: &str) -> Error {
             Error::Server { server, reason: format!("{reason}; hint: {hint}") }
         }
         _ if is_gone(error) => Error::Unavailable { server, reason },
+        None if reason.contains("TLS") => {
+            let hint =
+                "`sslrootcert` in the URL names the authority's certificate, `sslmode` whether TLS is used";
+            Error::Server { server, reason: format!("{reason}; hint: {hint}") }
+        }
         _ => Error::Server { server, reason },
     }
 }

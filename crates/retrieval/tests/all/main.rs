@@ -15,4 +15,6 @@ mod killed;
 mod model;
 mod operations;
 mod threads;
+#[cfg(feature = "postgres")]
+mod tls;
 mod tools;

@@ -122,6 +122,59 @@ fn a_folder_is_indexed_into_a_database() {
     assert!(index().contains("0 encoded, 2 already present"));
 }
 
+/// From a folder into a database and back: the same points, however often it is run.
+#[test]
+fn collections_are_copied_both_ways() {
+    use occlude_retrieval::{Engine, Metric, Options, Page, Point, Spec, Store, With};
+
+    let Some(cluster) = database::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (first, last) = (dir.path().join("first"), dir.path().join("last"));
+    let fill = |n: usize| {
+        let store = Store::open(&first, &Options::default()).unwrap();
+        let (fingerprint, identity, model) = ("5eed".to_owned(), Some("1d".to_owned()), "m".to_owned());
+        let spec = Spec { dim: 7, fingerprint, identity, model, metric: Metric::Cosine };
+        store.ensure_collection("c", &spec).unwrap();
+        let point = |i: usize| Point {
+            id: format!("{i}\0é"),
+            vector: (0..7).map(|j| ((i * 31 + j * 17) % 101) as f32 - 49.5).collect(),
+            payload: serde_json::from_value(json!({"z": i, "a": [1e16, -0.0, "\0"], "n": null})).unwrap(),
+        };
+        store.upsert("c", "1d", &(0..n).map(point).collect::<Vec<_>>()).unwrap();
+    };
+    let url = cluster.url();
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_occlude-serve"));
+        let done = tool.arg("copy").arg("--from").arg(from).arg("--to").arg(to).output().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let database = std::path::Path::new(&url);
+    fill(1500);
+    assert!(copy(&first, database).1.contains("1500 copied, 0 already present"));
+    fill(2100);
+    let (code, told) = copy(&first, database);
+    assert!(code == Some(0) && told.contains("600 copied, 1500 already present"), "{told}");
+    let (code, told) = copy(database, &last);
+    assert!(code == Some(0) && told.contains("2100 copied"), "{told}");
+    let all = |dir: &std::path::Path| {
+        let store = Store::open(dir, &Options::default()).unwrap();
+        let with = With { vector: true, payload: true };
+        let page = Page { limit: 10_000, with, ..Page::default() };
+        (
+            store.collection("c").unwrap().spec,
+            serde_json::to_string(&store.scroll("c", &page).unwrap()).unwrap(),
+        )
+    };
+    assert_eq!(all(&first), all(&last), "models, vectors and payloads");
+    let extra = Store::open(&last, &Options::default()).unwrap();
+    extra
+        .upsert("c", "1d", &[Point { id: "x".into(), vector: vec![1.0; 7], payload: Default::default() }])
+        .unwrap();
+    drop(extra);
+    let (code, told) = copy(&first, &last);
+    assert!(code == Some(1) && told.contains("2101 of 2100") && told.contains("hint:"), "{told}");
+}
+
 #[test]
 fn addresses_that_are_none_are_told_without_the_password() {
     let model = fixture("tiny.onnx");
