@@ -129,10 +129,15 @@ pub(super) async fn set_up(client: &mut Client, address: &Address) -> Attempt<()
     check_extension(client, address).await
 }
 
+/// The schema as a statement names it: it may be called as a word of SQL, and has no quote in it.
+fn quoted(address: &Address) -> String {
+    format!("\"{}\"", address.schema)
+}
+
 /// Whether the tables are there.
 async fn version_fits(client: &Client, address: &Address) -> Attempt<bool> {
     let mut there = Statement::default();
-    let name = there.bind(format!("{}.state", address.schema), Type::TEXT);
+    let name = there.bind(format!("{}.state", quoted(address)), Type::TEXT);
     there.push(&format!("SELECT to_regclass({name}) IS NOT NULL"));
     let there = there.first(client).await?.map(|row| row.try_get(0)).transpose()?;
     if there != Some(true) {
@@ -157,7 +162,7 @@ async fn version_fits(client: &Client, address: &Address) -> Attempt<bool> {
 }
 
 async fn create(client: &mut Client, address: &Address) -> Attempt<()> {
-    let schema = &address.schema;
+    let schema = quoted(address);
     let tx = client.transaction().await?;
     // Until the transaction ends, other servers wait here, and then find the tables.
     tx.batch_execute("SELECT pg_advisory_xact_lock(hashtextextended('occlude', 0))").await?;

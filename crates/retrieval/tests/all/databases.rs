@@ -311,6 +311,31 @@ fn recall_at_ten_of_the_index() {
     store.drop_collection("c").unwrap();
 }
 
+/// Vectors in the row and beside it, with the longest ids and payloads; the longest that the database takes.
+#[test]
+fn rows_of_every_size_fit() {
+    let Some(cluster) = database::shared() else { return };
+    let engine = open(&cluster.url());
+    let mut random = Random(6);
+    for dim in [1, 500, 1900, 1901, 4000, 4001, 16_000] {
+        let name = format!("d{dim}");
+        engine.create_collection(&name, &spec(dim)).unwrap();
+        let payload = |i: usize| json!({"text": "é".repeat(30_000), "i": i, "list": vec![i; 500]});
+        let id = |i: usize| format!("{i}{}", "x".repeat(255));
+        let points: Vec<Point> = (0..3).map(|i| point(&id(i), &random.vector(dim), payload(i))).collect();
+        engine.upsert(&name, PRINT, &points).unwrap();
+        let found = engine.search(&name, PRINT, &Query::vector(points[2].vector.clone(), 1)).unwrap();
+        assert_eq!(found[0].payload.as_ref(), Some(&points[2].payload), "{dim}");
+        let records = engine.get(&name, &[id(2)], ALL).unwrap();
+        assert_eq!(records[0].vector, Some(unit(&points[2].vector)), "{dim}");
+    }
+    let error = engine.create_collection("long", &spec(16_001)).unwrap_err();
+    assert!(error.kind() == Kind::Invalid && error.to_string().contains("16000"), "{error}");
+    let odd = Spec { model: "a\0b".to_owned(), ..spec(1) };
+    let error = engine.create_collection("odd", &odd).unwrap_err();
+    assert!(error.kind() == Kind::Invalid && error.to_string().contains("`model`"), "{error}");
+}
+
 /// Who drops a collection does not wait for its index.
 #[test]
 fn a_collection_can_be_dropped_while_it_is_indexed() {
@@ -369,6 +394,7 @@ fn foreign_and_later_schemas_are_refused() {
     let at = format!("postgres://postgres@127.0.0.1:{}", cluster.port);
     let error = refused(&format!("{at}/postgres?schema=theirs"));
     assert!(error.kind() == Kind::Corrupt && error.to_string().contains("another program"), "{error}");
+    drop(open(&format!("{at}/postgres?schema=select")));
     drop(open(&format!("{at}/postgres?schema=later")));
     cluster.sql("UPDATE later.state SET version = 99");
     let error = refused(&format!("{at}/postgres?schema=later"));
