@@ -28,6 +28,8 @@ pub enum Kind {
     StorageFull,
     /// The disk or the database failed.
     StorageFailed,
+    /// The database of the collections cannot be reached.
+    StorageUnavailable,
     /// Vectors of another model.
     WrongModel,
     /// A body, header or query that cannot be read as what it claims to be.
@@ -72,13 +74,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [Kind; 27] = [
+    pub const ALL: [Kind; 28] = [
         Kind::UrlRefused,
         Kind::UrlFailed,
         Kind::CollectionNotFound,
         Kind::PointNotFound,
         Kind::StorageFull,
         Kind::StorageFailed,
+        Kind::StorageUnavailable,
         Kind::Unauthorized,
         Kind::WrongModel,
         Kind::ModelNotFound,
@@ -113,6 +116,7 @@ impl Kind {
             Kind::PointNotFound => (StatusCode::NOT_FOUND, "point_not_found"),
             Kind::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, "storage_full"),
             Kind::StorageFailed => (StatusCode::INTERNAL_SERVER_ERROR, "storage_failed"),
+            Kind::StorageUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable"),
             Kind::WrongModel => (StatusCode::CONFLICT, "wrong_model"),
             Kind::BadRequest => (StatusCode::BAD_REQUEST, "bad_request"),
             Kind::NotFound => (StatusCode::NOT_FOUND, "not_found"),
@@ -287,6 +291,21 @@ impl From<occlude_retrieval::Error> for ApiError {
         let kind = match error.kind() {
             Cause::NotFound if matches!(error, Error::NoPoint { .. }) => Kind::PointNotFound,
             Cause::NotFound => Kind::CollectionNotFound,
+            // Where the database is, and what it said, is the operator's: the log has it.
+            Cause::Unavailable => {
+                return Self::new(
+                    Kind::StorageUnavailable,
+                    "the database of the collections cannot be reached",
+                )
+                .hint("try again in some seconds; a change that was under way may have been made")
+                .retry_after(2);
+            }
+            Cause::Refused => {
+                return Self::new(
+                    Kind::StorageFailed,
+                    "the database of the collections answered with an error",
+                );
+            }
             Cause::AlreadyExists | Cause::Invalid => Kind::InvalidRequest,
             Cause::TooDeep => Kind::BadRequest,
             Cause::WrongFingerprint => Kind::WrongModel,

@@ -35,8 +35,8 @@ mod fake;
 mod tests_support;
 
 pub use config::{
-    Args, Config, ConfigError, Cors, ENVIRONMENT, Limits, LogFormat, Logs, ModelFile, Network, Provider,
-    Seconds, Served, Sources, Tool,
+    Args, Config, ConfigError, Cors, Data, ENVIRONMENT, Limits, LogFormat, Logs, ModelFile, Network,
+    Provider, Seconds, Served, Sources, Tool,
 };
 pub use error::{ApiError, Kind};
 pub use gallery::indexing::GalleryError;
@@ -60,6 +60,6 @@ pub use serving::socket::{Door, Timeouts, serve};
 pub use serving::startup::run;
 pub use serving::state::{AppState, Expected};
 pub use tools::{
-    EmbedArgs, EncoderArgs, EvaluateArgs, Evaluation, Format, IndexArgs, Indexed, Share, ShareError, ToolError, TruthError,
-    embed, evaluate, health, index,
+    Copied, CopyArgs, EmbedArgs, EncoderArgs, EvaluateArgs, Evaluation, Format, IndexArgs, Indexed, Share,
+    ShareError, ToolError, TruthError, copy, embed, evaluate, health, index,
 };

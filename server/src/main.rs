@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use occlude_serve::{
-    Args, Config, LogFormat, Tool, create_key, embed, evaluate, health, index, run, start_logs,
+    Args, Config, LogFormat, Tool, copy, create_key, embed, evaluate, health, index, run, start_logs,
 };
 
 /// Exit codes: 0 after a clean shutdown, 1 when the server could not start or serve, 2 for wrong usage.
@@ -71,6 +71,7 @@ fn use_tool(tool: Tool, server: (&str, u16)) -> anyhow::Result<()> {
             let text = if args.json { serde_json::to_string(&evaluation)? } else { evaluation.to_string() };
             writeln!(std::io::stdout(), "{text}")?;
         }
+        Tool::Copy(args) => drop(copy(&args)?),
     }
     Ok(())
 }

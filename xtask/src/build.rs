@@ -22,8 +22,8 @@ pub(crate) fn tools_and(arguments: &[&str]) -> Result<()> {
     with(arguments)
 }
 
-/// The four tools without what only some users need (the second runtime of `occlude-export verify`, the buckets of
-/// `occlude-serve embed`, gRPC: minutes), unless an earlier build has made the first of these already.
+/// The four tools without what only some users need (the second runtime of `occlude-export verify`, the gRPC,
+/// buckets and databases of `occlude-serve`: minutes), unless an earlier build has made the first of these already.
 ///
 /// # Errors
 /// A build that fails.

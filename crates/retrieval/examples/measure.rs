@@ -1,8 +1,9 @@
-//! Measures a store: `measure FOLDER [ROWS [DIM]]`. FOLDER is to be empty; what it holds afterwards is a store.
+//! Measures an engine: `measure FOLDER|URL [ROWS [DIM]]`. The folder, or the database that the URL names, is to be empty;
+//! it holds collections afterwards.
 
 use std::time::Instant;
 
-use occlude_retrieval::{Engine, Filter, Metric, Options, Point, Query, Spec, Store};
+use occlude_retrieval::{Engine, Filter, Location, Metric, Options, Point, Query, Spec};
 use serde_json::{Map, json};
 
 const PRINT: &str = "measured";
@@ -49,7 +50,7 @@ impl Source {
 }
 
 /// Medians in milliseconds, hits of all searches.
-fn searches(store: &Store, queries: &[Query]) -> (f64, f64, Vec<Vec<String>>) {
+fn searches(store: &dyn Engine, queries: &[Query]) -> (f64, f64, Vec<Vec<String>>) {
     let mut times = Vec::new();
     let mut found = Vec::new();
     for query in queries {
@@ -62,12 +63,20 @@ fn searches(store: &Store, queries: &[Query]) -> (f64, f64, Vec<Vec<String>>) {
     (times[times.len() / 2], times[times.len() * 99 / 100], found)
 }
 
+/// The part of the true hits that was found.
+fn recall(found: &[Vec<String>], truth: &[Vec<String>]) -> f64 {
+    let same: usize =
+        found.iter().zip(truth).map(|(f, t)| f.iter().filter(|id| t.contains(id)).count()).sum();
+    same as f64 / truth.iter().map(Vec::len).sum::<usize>().max(1) as f64
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
-    let folder = args.next().expect("a folder");
+    let place = args.next().expect("a folder or a URL");
+    let place = Location::parse(place.as_ref()).expect("a folder or a URL");
     let mut number = |default: usize| args.next().map_or(default, |n| n.parse().expect("a number"));
     let (rows, dim) = (number(100_000), number(512));
-    let store = Store::open(&folder, &Options { threads: 2, ..Options::default() }).expect("a store");
+    let store = place.open(&Options { threads: 2, ..Options::default() }).expect("a store");
     let spec =
         Spec { dim, fingerprint: PRINT.into(), identity: None, model: "none".into(), metric: Metric::Cosine };
     store.create_collection("c", &spec).expect("a collection");
@@ -84,17 +93,15 @@ fn main() {
 
     let exact: Vec<Query> =
         (0..QUERIES).map(|_| Query { exact: true, ..Query::vector(source.vector(), 10) }).collect();
-    let (median, slow, truth) = searches(&store, &exact);
+    let (median, slow, truth) = searches(&*store, &exact);
     println!("exact: median {median:.2} ms, 99th of 100 {slow:.2} ms");
 
     let began = Instant::now();
     let done = store.maintain(&|| true).expect("an index");
     println!("index of {} rows: {:.1} s, saved: {}", done.indexed, began.elapsed().as_secs_f64(), done.saved);
     let approximate: Vec<Query> = exact.iter().map(|q| Query { exact: false, ..q.clone() }).collect();
-    let (median, slow, found) = searches(&store, &approximate);
-    let same: usize =
-        found.iter().zip(&truth).map(|(f, t)| f.iter().filter(|id| t.contains(id)).count()).sum();
-    let recall = same as f64 / truth.iter().map(Vec::len).sum::<usize>().max(1) as f64;
+    let (median, slow, found) = searches(&*store, &approximate);
+    let recall = recall(&found, &truth);
     println!("approximate: median {median:.2} ms, 99th of 100 {slow:.2} ms, recall at 10 {recall:.4}");
 
     for (name, filter) in [
@@ -107,9 +114,12 @@ fn main() {
         let first = began.elapsed().as_secs_f64() * 1e3;
         let filtered: Vec<Query> =
             approximate.iter().map(|q| Query { filter: Some(filter.clone()), ..q.clone() }).collect();
-        let (median, slow, _) = searches(&store, &filtered);
+        let (median, slow, found) = searches(&*store, &filtered);
+        let exact: Vec<Query> = filtered.iter().map(|q| Query { exact: true, ..q.clone() }).collect();
+        let recall = recall(&found, &searches(&*store, &exact).2);
         println!(
-            "{name} ({count}): first {first:.1} ms, then median {median:.2} ms, 99th of 100 {slow:.2} ms"
+            "{name} ({count}): first {first:.1} ms, then median {median:.2} ms, 99th of 100 {slow:.2} ms, recall \
+             {recall:.4}"
         );
     }
 
@@ -117,7 +127,7 @@ fn main() {
     drop(store);
     let closing = began.elapsed().as_secs_f64();
     let began = Instant::now();
-    let store = Store::open(&folder, &Options::default()).expect("the store again");
+    let store = place.open(&Options::default()).expect("the store again");
     let indexed = store.collection("c").expect("the collection").indexed;
     println!(
         "closing {closing:.2} s, opening {:.2} s with {indexed} rows indexed",

@@ -1,5 +1,7 @@
 //! Bounds of what comes in.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::engine::{Point, Spec};
@@ -18,6 +20,9 @@ pub const MAX_BATCH: usize = 10_000;
 pub const MAX_PAYLOAD_BYTES: usize = 1 << 16;
 /// How deep arrays and objects of a payload may lie in each other, the payload itself counted.
 pub const MAX_PAYLOAD_DEPTH: usize = 32;
+
+/// Most collections of a store.
+pub(crate) const MAX_COLLECTIONS: usize = 1000;
 
 const MAX_NAME: usize = 64;
 /// Of a fingerprint and of a model's name.
@@ -84,6 +89,22 @@ pub(crate) fn point<'a>(point: &'a Point, dim: usize) -> Result<Checked<'a>> {
     let payload = serde_json::to_string(payload).map_err(unwritten)?;
     at_most(&format!("bytes of the payload of point `{id}`"), payload.len(), MAX_PAYLOAD_BYTES)?;
     Ok(Checked { id, vector, payload })
+}
+
+/// The last of each id, in order.
+pub(crate) fn points<'a>(points: &'a [Point], dim: usize) -> Result<Vec<Checked<'a>>> {
+    at_most("points at once", points.len(), MAX_BATCH)?;
+    let last: BTreeMap<&str, usize> = points.iter().zip(0..).map(|(p, i)| (p.id.as_str(), i)).collect();
+    let mut kept = Vec::with_capacity(last.len());
+    for (i, given) in points.iter().enumerate() {
+        // those that another one follows are checked too
+        let id = given.id.as_str();
+        let checked = point(given, dim)?;
+        if last.get(id) == Some(&i) {
+            kept.push(checked);
+        }
+    }
+    Ok(kept)
 }
 
 /// Counted without recursion: a payload that was not parsed may be deeper than the stack.

@@ -25,6 +25,10 @@ pub enum Kind {
     Locked,
     /// The disk failed; nothing that was acknowledged is lost.
     Io,
+    /// The database cannot be reached at present; nothing that was acknowledged is lost.
+    Unavailable,
+    /// The database refuses what it is asked; nothing that was acknowledged is lost.
+    Refused,
     /// The files are not what this library wrote.
     Corrupt,
 }
@@ -123,6 +127,30 @@ pub enum Error {
         /// What SQLite says.
         reason: rusqlite::Error,
     },
+    /// An address of a database that is none, or what it names cannot be used.
+    #[error("the address of the database: {reason}; hint: {hint}")]
+    Address {
+        /// Without a part of the address: it may be the password.
+        reason: String,
+        hint: String,
+    },
+    /// A database that cannot be reached, or broke the connection.
+    #[error(
+        "`{server}` cannot be reached: {reason}; hint: it is tried again at each request; once the database runs, it works"
+    )]
+    Unavailable {
+        /// Its address, without a password.
+        server: String,
+        reason: String,
+    },
+    /// A database that answered with an error.
+    #[error("`{server}`: {reason}")]
+    Server {
+        /// Its address, without a password.
+        server: String,
+        /// In its words.
+        reason: String,
+    },
     /// A file of another program in the database's place.
     #[error("`{}` is not a vector store: {reason}", .path.display())]
     Foreign { path: PathBuf, reason: String },
@@ -153,12 +181,16 @@ impl Error {
         match self {
             Self::NoCollection { .. } | Self::NoPoint { .. } => Kind::NotFound,
             Self::Exists { .. } => Kind::AlreadyExists,
-            Self::Name { .. } | Self::Value { .. } | Self::Filter { .. } => Kind::Invalid,
+            Self::Name { .. } | Self::Value { .. } | Self::Filter { .. } | Self::Address { .. } => {
+                Kind::Invalid
+            }
             Self::Deep { .. } => Kind::TooDeep,
             Self::Fingerprint { .. } | Self::Unidentified { .. } => Kind::WrongFingerprint,
             Self::Full { .. } => Kind::Full,
             Self::Locked { .. } => Kind::Locked,
             Self::Io { .. } | Self::Database { .. } => Kind::Io,
+            Self::Unavailable { .. } => Kind::Unavailable,
+            Self::Server { .. } => Kind::Refused,
             Self::Foreign { .. } | Self::Newer { .. } | Self::Corrupt { .. } => Kind::Corrupt,
         }
     }

@@ -4,7 +4,8 @@
 //! moment. Vectors also live in memory, once, as `f32` rows of length 1; an approximate index over 8-bit copies
 //! (HNSW, <https://arxiv.org/abs/1603.09320>, by `usearch`) is a cache that is rebuilt when it is missing. Every score
 //! that is told is the exact cosine: the approximate index only proposes candidates. [`Engine`] is what a server
-//! needs of a store, so that a remote engine can take its place.
+//! needs of a store. `Postgres` is another one, for several servers at once: the same operations, answers and errors on a
+//! PostgreSQL database with the extension pgvector. [`Location`] is either, as a user names it.
 //!
 //! A collection carries the identity of the model that made its vectors: a hash over all that changes its numbers.
 //! Writes and searches state theirs, and another one is refused: vectors of different models do not compare, and nothing
@@ -45,9 +46,12 @@ mod database;
 mod engine;
 mod error;
 mod filter;
+mod location;
 mod lock;
 mod maintain;
 mod operations;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod reserve;
 mod rows;
 mod search;
@@ -62,5 +66,8 @@ pub use engine::{
 };
 pub use error::{Error, Kind, Result};
 pub use filter::{Clause, Condition, Filter, MAX_CLAUSES, MAX_DEPTH, MAX_KEY_BYTES, MAX_VALUES, Range};
+pub use location::Location;
+#[cfg(feature = "postgres")]
+pub use postgres::{Address, Postgres};
 pub use store::{Options, Store};
 pub use vectors::Vectors;

@@ -1,6 +1,5 @@
 //! What a store does.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,9 +14,6 @@ use crate::filter::Filter;
 use crate::lock::{lock, read, write};
 use crate::store::{Options, Store};
 use crate::{maintain, search};
-
-/// Most collections of a store.
-const MAX_COLLECTIONS: usize = 1000;
 
 impl Store {
     /// Opens the store in a folder, or makes one. Reads all vectors. After a crash the file is checked first.
@@ -36,21 +32,6 @@ impl Drop for Store {
     }
 }
 
-/// The last of each id, in order.
-fn checked<'a>(points: &'a [Point], dim: usize) -> Result<Vec<check::Checked<'a>>> {
-    check::at_most("points at once", points.len(), check::MAX_BATCH)?;
-    let last: BTreeMap<&str, usize> = points.iter().zip(0..).map(|(p, i)| (p.id.as_str(), i)).collect();
-    let mut kept = Vec::with_capacity(last.len());
-    for (i, point) in points.iter().enumerate() {
-        // those that another one follows are checked too
-        let checked = check::point(point, dim)?;
-        if last.get(point.id.as_str()) == Some(&i) {
-            kept.push(checked);
-        }
-    }
-    Ok(kept)
-}
-
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
@@ -64,8 +45,8 @@ impl Engine for Store {
         if self.find(name).is_ok() {
             return Err(Error::Exists { name: name.to_owned() });
         }
-        if known >= MAX_COLLECTIONS {
-            return Err(Error::Full { reason: format!("{MAX_COLLECTIONS} collections at most") });
+        if known >= check::MAX_COLLECTIONS {
+            return Err(Error::Full { reason: format!("{} collections at most", check::MAX_COLLECTIONS) });
         }
         let created = now();
         let uid = writer.transaction(|tx| tx.create_collection(name, spec, created))?;
@@ -116,7 +97,7 @@ impl Engine for Store {
     fn upsert(&self, name: &str, maker: &str, points: &[Point]) -> Result<Upserted> {
         let found = self.find(name)?;
         found.check_maker(maker)?;
-        let points = checked(points, found.dim())?;
+        let points = check::points(points, found.dim())?;
         let writer = lock(&self.writer);
         // another one may have taken its name meanwhile
         let collection = self.find(name)?;

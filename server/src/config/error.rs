@@ -36,6 +36,9 @@ pub enum ConfigError {
         /// The flag of the setting.
         flag: String,
     },
+    /// Collections that are nowhere.
+    #[error("{setting}: {source}")]
+    Data { setting: String, source: occlude_retrieval::Error },
     /// The configuration file cannot be read.
     #[error("{setting}: cannot read the configuration `{}`: {source}", .path.display())]
     Unreadable {

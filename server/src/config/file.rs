@@ -7,6 +7,7 @@ use clap::{Arg, Command};
 use occlude_preprocess::files::utf8;
 
 use super::ConfigError;
+use super::data::is_secret;
 use super::source::{Origin, Setting, SettingValue, is_list, is_switch, nearest, settable};
 
 /// The settings of a file, which `setting` names.
@@ -25,8 +26,11 @@ fn table(path: &Path, setting: &str) -> Result<toml::Table, ConfigError> {
         |source| ConfigError::Unreadable { setting: setting.to_owned(), path: path.to_owned(), source };
     // A pipe is as good as a file: `--config <(envsubst < serve.toml)`.
     let text = std::fs::read(path).and_then(utf8).map_err(read)?;
-    text.parse()
-        .map_err(|e: toml::de::Error| ConfigError::Toml { path: path.to_owned(), reason: e.to_string() })
+    text.parse().map_err(|e: toml::de::Error| {
+        // The parser repeats the line, with whatever password is in it.
+        let reason = if is_secret(&text) { e.message().to_owned() } else { e.to_string() };
+        ConfigError::Toml { path: path.to_owned(), reason }
+    })
 }
 
 fn names(command: &Command) -> impl Iterator<Item = &Arg> {
@@ -50,7 +54,9 @@ fn parse(path: &Path, flag: &Arg, key: &str, value: &toml::Value) -> Result<Sett
     let wrong = |expected| ConfigError::Value {
         path: path.to_owned(),
         key: key.to_owned(),
-        value: value.to_string(),
+        value: Some(value.to_string())
+            .filter(|text| !is_secret(text))
+            .unwrap_or_else(|| "another kind".to_owned()),
         expected,
     };
     let one = |value: &Value| match value {
@@ -120,6 +126,9 @@ mod tests {
         assert!(error("model = [[1]]").contains("a string or a number"));
         assert!(error("allow-url-fetch = 1").contains("`true` or `false`"));
         assert!(error("port = ").contains("TOML"));
+        for toml in ["data = [\"postgres://me:s3cret@host/db\"]", "data = \"postgres://me:s3cret@host/db"] {
+            assert!(!error(toml).contains("s3cret"), "{}", error(toml));
+        }
         let gone = read(Path::new("gone.toml"), "`OCCLUDE_SERVE_CONFIG`", &Args::command()).unwrap_err();
         let gone = gone.to_string();
         assert!(gone.contains("gone.toml") && gone.contains("`OCCLUDE_SERVE_CONFIG`"), "{gone}");

@@ -6,6 +6,7 @@
 
 mod args;
 mod check;
+mod data;
 mod environment;
 mod error;
 mod file;
@@ -24,6 +25,7 @@ use ipnet::IpNet;
 use crate::pictures::fetch::Hosts;
 
 pub use args::{Args, Tool};
+pub use data::Data;
 pub use environment::ENVIRONMENT;
 pub use error::ConfigError;
 pub use limits::Limits;
@@ -176,7 +178,10 @@ mod tests {
         assert_eq!((network.drain_timeout.time(), served.watch()), (Duration::from_secs(3), None));
         assert_eq!((served.gpu_mem_limit, config.otlp_endpoint.as_deref()), (Some(14), Some("http://o:1")));
         assert_eq!((network.api_keys, logs.log_level), (Some("k".into()), tracing::Level::DEBUG));
-        assert_eq!((logs.log_format, served.data), (LogFormat::Json, Some("d".into())));
+        assert_eq!(
+            (logs.log_format, served.data),
+            (LogFormat::Json, Some(std::ffi::OsString::from("d").into()))
+        );
         assert!(
             matches!(config.cors, Cors::Origins(o) if o == ["https://a.example", "http://localhost:3000"])
         );
@@ -214,6 +219,9 @@ mod tests {
         assert!(matches!(error(&["--drain-timeout", "NaN"]), ConfigError::Seconds { .. }));
         assert!(matches!(error(&["--watch=-1"]), ConfigError::Seconds { .. }));
         assert!(matches!(error(&["--keep-alive-timeout=0"]), ConfigError::Seconds { .. }));
+        let database = error(&["--data", "postgres://me:s3cret@host/db?sslmode=s3cret"]);
+        let told = format!("{database} {database:?}");
+        assert!(matches!(database, ConfigError::Data { .. }) && !told.contains("s3cret"), "{told}");
         assert!(matches!(error(&["--url-host", "a"]), ConfigError::Without { .. }));
         assert!(matches!(
             error(&["--allow-url-fetch", "--url-host", "https://a"]),

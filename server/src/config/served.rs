@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::headings::MODEL;
 use super::limits::cores;
 use super::units::Seconds;
-use super::{ConfigError, ModelFile, Sources, check, units};
+use super::{ConfigError, Data, ModelFile, Sources, check, units};
 
 /// Execution provider asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -46,9 +46,10 @@ pub struct Served {
     /// Folder of pictures (flat, or one sub-folder per class) that is indexed at start for `/v1/search`
     #[arg(long, value_name = "DIR", help_heading = MODEL)]
     pub gallery: Option<PathBuf>,
-    /// Folder for collections; without it there are none
-    #[arg(long, value_name = "DIR", help_heading = MODEL)]
-    pub data: Option<PathBuf>,
+    /// Folder for collections, or a PostgreSQL database with pgvector as `postgres://USER@HOST/DATABASE`; without it there
+    /// are none
+    #[arg(long, value_name = "DIR|URL", value_parser = Data::parser(), help_heading = MODEL)]
+    pub data: Option<Data>,
 }
 
 impl Served {
@@ -70,6 +71,9 @@ impl Served {
             ("gpu-mem-limit", self.gpu_mem_limit.unwrap_or(1) as u64),
         ];
         check::counts(sources, &counts)?;
+        if let Some(Err(source)) = self.data.as_ref().map(Data::location) {
+            return Err(ConfigError::Data { setting: sources.name("data"), source });
+        }
         if self.watch.given() == 0.0 { Ok(()) } else { check::times(sources, &[("watch", self.watch)]) }
     }
 

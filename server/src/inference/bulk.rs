@@ -178,12 +178,7 @@ impl Shared<'_> {
 }
 
 /// Queues a picture, waiting while requests fill the queue: they come first.
-pub(crate) fn submit(
-    batcher: &Batcher,
-    mut announced: Announced,
-    pixels: &Rgb,
-    wants: Wants,
-) -> Reply {
+pub(crate) fn submit(batcher: &Batcher, mut announced: Announced, pixels: &Rgb, wants: Wants) -> Reply {
     loop {
         if let Ok(reply) = announced.submit_wanting(pixels.clone(), wants) {
             return reply;

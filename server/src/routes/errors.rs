@@ -27,6 +27,7 @@ pub(super) fn meaning(kind: Kind) -> &'static str {
         Kind::UrlFailed => "a web address that could not be fetched",
         Kind::StorageFull => "no space left on the disk",
         Kind::StorageFailed => "the disk or the database failed",
+        Kind::StorageUnavailable => "the database of the collections cannot be reached; try again",
         Kind::WrongModel => "the vectors to compare with come from another model",
         Kind::BadRequest => "a body, header, path or query that cannot be read as what it claims to be",
         Kind::NotFound => "no such route or picture, or no gallery",
@@ -79,7 +80,7 @@ pub(super) fn response(kinds: &[Kind], shape: Shape) -> Response {
     let built =
         ResponseBuilder::new().description(words.join("; ")).content("application/json", content.build());
     match kinds {
-        [Kind::Overloaded | Kind::Loading | Kind::Draining, ..] => {
+        [Kind::Overloaded | Kind::Loading | Kind::Draining | Kind::StorageUnavailable, ..] => {
             let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0));
             let header = HeaderBuilder::new().schema(seconds).description(Some("Seconds"));
             built.header("retry-after", header.build()).build()
@@ -112,23 +113,23 @@ macro_rules! groups {
 
 groups! {
     /// Of the list of collections.
-    Collections Nested [Unauthorized NotFound Internal StorageFailed Loading Timeout]
+    Collections Nested [Unauthorized NotFound Internal StorageFailed StorageUnavailable Loading Timeout]
     /// Of routes about one collection.
     Collection Nested [
         BadRequest Unauthorized NotFound CollectionNotFound InvalidRequest Overloaded Internal StorageFull
-        StorageFailed Loading Draining Timeout
+        StorageFailed StorageUnavailable Loading Draining Timeout
     ]
     /// Of routes that ask something of one collection, as JSON.
     CollectionBody Nested [
         BadRequest Unauthorized NotFound ModelNotFound CollectionNotFound PointNotFound ReadTimeout WrongModel
-        BodyTooLarge UnsupportedMediaType InvalidRequest Overloaded Internal StorageFull StorageFailed Loading
+        BodyTooLarge UnsupportedMediaType InvalidRequest Overloaded Internal StorageFull StorageFailed StorageUnavailable Loading
         Draining Timeout
     ]
     /// Of routes that send pictures to one collection.
     CollectionPictures Nested [
         BadRequest Unauthorized NotFound CollectionNotFound PointNotFound ReadTimeout WrongModel BodyTooLarge
         ImageTooLarge TooManyImages UnsupportedMediaType UnsupportedImage BrokenImage InvalidRequest UrlRefused
-        UrlFailed Overloaded Internal EncoderFailed StorageFull StorageFailed Loading Draining Timeout
+        UrlFailed Overloaded Internal EncoderFailed StorageFull StorageFailed StorageUnavailable Loading Draining Timeout
     ]
     /// Of routes that only tell something.
     Plain Nested [Unauthorized]

@@ -1,10 +1,9 @@
 //! The collections: opened, asked off the async threads, and kept in order.
 
-use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use occlude_retrieval::{Engine, Options, Store};
+use occlude_retrieval::{Engine, Kind as Cause, Location, Options};
 
 use super::state::AppState;
 use crate::error::{ApiError, Kind};
@@ -15,14 +14,17 @@ const RESERVE: u64 = 4 << 20;
 /// Looks at the approximate indexes between two at whether the disk takes something.
 const PROBE_EVERY: usize = 12;
 
+/// Time between attempts to reach a database at start.
+const AGAIN: Duration = Duration::from_secs(2);
 /// Time between looks at the approximate indexes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 impl AppState {
-    /// Opens the collections of a folder, answers about them from now on, and keeps them in order.
-    pub(crate) fn open_store(&self, dir: &Path) -> occlude_retrieval::Result<()> {
+    /// Opens collections, answers about them from now on, and keeps them in order.
+    pub(crate) fn open_store(&self, location: &Location) -> occlude_retrieval::Result<()> {
         let options = Options { reserve: RESERVE, ..Default::default() };
-        let store = Arc::new(Store::open(dir, &options)?);
+        let store = location.open(&options)?;
+        tracing::info!("collections: {location}");
         for info in store.collections()? {
             let (name, count, model) = (&info.name, info.count, &info.spec.model);
             tracing::info!("collection `{name}`: {count} points of the model `{model}`");
@@ -37,6 +39,23 @@ impl AppState {
         keep(Arc::downgrade(&store), self.clone());
         self.set_store(store);
         Ok(())
+    }
+
+    /// [`Self::open_store`] as soon as the database can be reached; until then requests hear that it is being opened.
+    pub(crate) fn open_store_later(&self, location: Location) {
+        let state = self.clone();
+        std::thread::spawn(move || {
+            let mut told = String::new();
+            while !state.draining() {
+                std::thread::sleep(AGAIN);
+                let Err(error) = state.open_store(&location) else { return };
+                // What is still the same was said already.
+                if error.kind() != Cause::Unavailable && error.to_string() != told {
+                    told = error.to_string();
+                    tracing::error!("{told}");
+                }
+            }
+        });
     }
 
     /// Answers about collections from this store from now on.
@@ -55,11 +74,11 @@ impl AppState {
 
     /// Notes whether the disk takes what is to be kept; what has no room in a limit of the store's says nothing of it.
     pub(crate) fn note_store(&self, error: Option<&occlude_retrieval::Error>) {
-        use occlude_retrieval::Kind;
-
         let problem = error.and_then(|e| match e.kind() {
-            Kind::Full => Some("no space left on the disk"),
-            Kind::Io => Some("the disk cannot be written to"),
+            Cause::Full => Some("no space left on the disk"),
+            Cause::Io => Some("the disk cannot be written to"),
+            Cause::Unavailable => Some("the database cannot be reached"),
+            Cause::Refused => Some("the database answers with errors"),
             _ => None,
         });
         let mut known = self.0.store_problem.write();
@@ -94,7 +113,7 @@ impl AppState {
         let done = tokio::task::spawn_blocking(move || work(&*store)).await.map_err(crashed)?;
         self.metrics().observe(Stage::Store, None, start.elapsed());
         if let Err(error) = &done
-            && matches!(error.kind(), occlude_retrieval::Kind::Full | occlude_retrieval::Kind::Io)
+            && matches!(error.kind(), Cause::Full | Cause::Io | Cause::Unavailable | Cause::Refused)
         {
             self.note_store(Some(error));
         }
@@ -104,13 +123,14 @@ impl AppState {
 
 /// Brings the approximate indexes up to date now and then, on a thread of its own: building one may take minutes. Also
 /// looks whether the disk takes something: at once after something could not be written, else once a minute.
-fn keep(store: Weak<Store>, state: AppState) {
+fn keep(store: Weak<dyn Engine>, state: AppState) {
     std::thread::spawn(move || {
         for round in 1usize.. {
             std::thread::sleep(UPKEEP);
             let Some(store) = store.upgrade().filter(|_| !state.draining()) else { return };
             match store.maintain(&|| !state.draining()) {
                 Ok(done) => done.failed.iter().for_each(|why| tracing::warn!("{why}")),
+                Err(error) if error.kind() == Cause::Unavailable => state.note_store(Some(&error)),
                 Err(error) => tracing::error!("{error}"),
             }
             if round % PROBE_EVERY == 0 || state.store_problem().is_some() {

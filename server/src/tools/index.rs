@@ -9,10 +9,11 @@ use clap::Args;
 use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::{Listing, Sample, list};
 use occlude_preprocess::names::relative;
-use occlude_retrieval::{Engine, Options, Page, Point, Store, With};
+use occlude_retrieval::{Engine, Options, Page, Point, With};
 use serde_json::{Map, Value, json};
 
 use super::{EncoderArgs, ToolError, Version};
+use crate::config::Data;
 use crate::gallery::thumbnail;
 use crate::inference::bulk::{Report, Run, tell_left_out};
 use crate::inference::encode::{Encoded, Wants};
@@ -28,9 +29,9 @@ const PAGE: usize = 1000;
 pub struct IndexArgs {
     /// Folder of pictures, flat or with one sub-folder for each class
     pub dir: PathBuf,
-    /// Folder of the collections, as `--data` of the server, which must not be running on it
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
+    /// Folder or database of the collections, as `--data` of the server, which must not be running on a folder
+    #[arg(long, value_name = "DIR|URL", value_parser = Data::parser())]
+    pub data: Data,
     /// Collection to fill; created if it does not exist
     #[arg(long, value_name = "NAME")]
     pub collection: String,
@@ -66,19 +67,21 @@ pub struct Indexed {
 /// on with by the same command. Ids are paths below the folder; payloads have `path`, `class`, `bytes` and
 /// `modified` (nanoseconds since 1970).
 pub fn index(args: &IndexArgs) -> Result<Indexed, ToolError> {
+    let location = args.data.location()?;
     let listing = list(&args.dir)?;
     tell_left_out(&args.dir, &listing);
     let model = args.encoder.open()?;
-    let store = Store::open(&args.data, &Options::default())?;
+    let store = location.open(&Options::default())?;
+    let store = &*store;
     // Before any work is done: a collection of another model takes nothing.
     let spec = model.info.spec();
     if args.adopt && store.collection(&args.collection).is_ok() {
         store.adopt(&args.collection, &spec)?;
     }
     store.ensure_collection(&args.collection, &spec)?;
-    let there = versions(&store, &args.collection)?;
+    let there = versions(store, &args.collection)?;
     let names: Vec<String> = listing.samples.iter().map(|s| relative(&args.dir, &s.path)).collect();
-    let mut indexed = fill(args, &listing, &names, &model, &store, &there)?;
+    let mut indexed = fill(args, &listing, &names, &model, store, &there)?;
     if args.prune {
         let kept: BTreeSet<&String> = names.iter().collect();
         let gone: Vec<String> = there.into_keys().filter(|id| !kept.contains(id)).collect();
@@ -99,7 +102,7 @@ pub fn index(args: &IndexArgs) -> Result<Indexed, ToolError> {
 }
 
 /// Ids that are there, with the version of the picture that each was made from.
-fn versions(store: &Store, name: &str) -> Result<BTreeMap<String, Option<Version>>, ToolError> {
+fn versions(store: &dyn Engine, name: &str) -> Result<BTreeMap<String, Option<Version>>, ToolError> {
     let mut found = BTreeMap::new();
     let mut page =
         Page { after: None, limit: PAGE, filter: None, with: With { vector: false, payload: true } };
@@ -123,7 +126,7 @@ fn fill(
     listing: &Listing,
     names: &[String],
     model: &Model,
-    store: &Store,
+    store: &dyn Engine,
     there: &BTreeMap<String, Option<Version>>,
 ) -> Result<Indexed, ToolError> {
     let mut todo = Vec::new();

@@ -1,5 +1,6 @@
 //! What the program does besides serving: bulk work on folders, with the same model code as the server.
 
+mod copy;
 mod embed;
 mod embed_args;
 mod evaluate;
@@ -22,6 +23,7 @@ use crate::observe::metrics::Metrics;
 use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::ListError;
 
+pub use copy::{Copied, CopyArgs, copy};
 pub use embed::embed;
 pub use embed_args::EmbedArgs;
 pub use evaluate::{EvaluateArgs, Evaluation, TruthError, evaluate};
@@ -109,6 +111,20 @@ pub enum ToolError {
     /// Nothing says which pictures belong together.
     #[error(transparent)]
     Truth(#[from] TruthError),
+    /// A copy that is not as what was copied.
+    #[error(
+        "collection `{name}`: {differ} points differ, and the target has {found} of {expected}; hint: let nobody write to \
+         either meanwhile, and run it again"
+    )]
+    Copy {
+        name: String,
+        /// Points that the target lacks, or has otherwise.
+        differ: usize,
+        /// Points of the source.
+        expected: usize,
+        /// Points of the target.
+        found: usize,
+    },
     /// The result's name tells no format.
     #[error("`{}`: the extension is not that of a known format; hint: end it in .npy, .parquet or .jsonl, or add `--format`; for shards, end it in `/`", .path.display())]
     Format { path: PathBuf },

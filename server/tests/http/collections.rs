@@ -1,5 +1,7 @@
 //! Collections over HTTP.
 
+#[cfg(feature = "postgres")]
+mod databases;
 mod durable;
 mod precision;
 

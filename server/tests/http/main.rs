@@ -8,6 +8,10 @@ mod buckets;
 mod bulk;
 mod collections;
 mod common;
+#[cfg(feature = "postgres")]
+#[allow(dead_code, reason = "the engine's own tests use the rest")]
+#[path = "../../../crates/retrieval/tests/database/mod.rs"]
+mod database;
 mod docs;
 mod evaluate;
 mod fake;

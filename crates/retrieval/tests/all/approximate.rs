@@ -5,17 +5,17 @@ use serde_json::json;
 
 use crate::tools::*;
 
-const DIM: usize = 48;
-const ROWS: usize = 20_000;
+pub(crate) const DIM: usize = 48;
+pub(crate) const ROWS: usize = 20_000;
 
-fn points(clusters: &mut Clusters, from: usize, to: usize) -> Vec<Point> {
+pub(crate) fn points(clusters: &mut Clusters, from: usize, to: usize) -> Vec<Point> {
     let of = |i: usize, v: &[f32]| {
         point(&format!("{i:06}"), v, json!({"third": i % 3, "rare": i.is_multiple_of(1000)}))
     };
     (from..to).map(|i| of(i, &clusters.next())).collect()
 }
 
-fn fill(store: &Store, clusters: &mut Clusters) {
+pub(crate) fn fill(store: &dyn Engine, clusters: &mut Clusters) {
     store.create_collection("c", &spec(DIM)).unwrap();
     for from in (0..ROWS).step_by(5000) {
         store.upsert("c", PRINT, &points(clusters, from, from + 5000)).unwrap();
@@ -23,7 +23,11 @@ fn fill(store: &Store, clusters: &mut Clusters) {
 }
 
 /// Which part of the ten nearest the search finds, and how many searches are not all right.
-fn recall(store: &Store, queries: &[Vec<f32>], filter: Option<&occlude_retrieval::Filter>) -> (f64, usize) {
+pub(crate) fn recall(
+    store: &dyn Engine,
+    queries: &[Vec<f32>],
+    filter: Option<&occlude_retrieval::Filter>,
+) -> (f64, usize) {
     let (mut found, mut wanted, mut differ) = (0, 0, 0);
     for query in queries {
         let query = Query { filter: filter.cloned(), ..Query::vector(query.clone(), 10) };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use occlude_retrieval::{Engine, Page, Point, Query, Store, With};
+use occlude_retrieval::{Engine, Page, Point, Query, With};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -72,7 +72,7 @@ fn class(class: u8) -> occlude_retrieval::Filter {
     filter(json!({"must": [{"key": "class", "match": class}]}))
 }
 
-fn take(store: &Store, model: &mut Model, step: &Step) {
+fn take(store: &dyn Engine, model: &mut Model, step: &Step) {
     match step {
         Step::Upsert(points) => {
             let of = |(id, v, class): &(u8, [i8; DIM], u8)| {
@@ -118,7 +118,7 @@ fn take(store: &Store, model: &mut Model, step: &Step) {
     }
 }
 
-fn same(store: &Store, model: &Model) {
+fn same(store: &dyn Engine, model: &Model) {
     assert_eq!(store.count("c", None).unwrap(), model.len());
     for wanted in 0..3 {
         let expected = model.values().filter(|(_, c)| *c == wanted).count();
@@ -133,23 +133,39 @@ fn same(store: &Store, model: &Model) {
     }
 }
 
+/// Random steps on a new collection, each followed by a look at all of it.
+fn is_a_map(home: &Home, steps: &[Step]) {
+    let mut store = home.approximate();
+    store.create_collection("c", &spec(DIM)).unwrap();
+    let mut model = Model::new();
+    for step in steps {
+        if matches!(step, Step::Reopen) {
+            drop(store);
+            store = home.approximate();
+        }
+        take(&*store, &mut model, step);
+        same(&*store, &model);
+    }
+}
+
 proptest! {
     // every case syncs files some dozens of times
     #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn a_store_is_a_map(steps in prop::collection::vec(steps(), 1..40)) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = approximate(dir.path());
-        store.create_collection("c", &spec(DIM)).unwrap();
-        let mut model = Model::new();
-        for step in &steps {
-            if matches!(step, Step::Reopen) {
-                drop(store);
-                store = approximate(dir.path());
-            }
-            take(&store, &mut model, step);
-            same(&store, &model);
-        }
+        is_a_map(&Home::folder(), &steps);
+    }
+}
+
+#[cfg(feature = "postgres")]
+proptest! {
+    // every case makes tables, and asks over a socket
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_database_is_a_map(steps in prop::collection::vec(steps(), 1..40)) {
+        let Some(cluster) = crate::database::shared() else { return Ok(()) };
+        is_a_map(&Home::database(cluster.url()), &steps);
     }
 }

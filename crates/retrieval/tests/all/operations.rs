@@ -1,16 +1,41 @@
-//! Every operation, and every error but those of broken files.
+//! Every operation, and every error but those of broken files and databases: the same of either engine.
+
+use std::sync::Arc;
 
 use occlude_retrieval::{
-    Engine, Error, Kind, MAX_BATCH, MAX_DIM, MAX_ID_BYTES, MAX_K, MAX_PAYLOAD_BYTES, Options, Page, Point,
-    Query, Spec, Store, Upserted, With,
+    Engine, Error, Kind, MAX_BATCH, MAX_DIM, MAX_ID_BYTES, MAX_K, MAX_PAYLOAD_BYTES, Page, Point, Query,
+    Spec, Upserted, With,
 };
 use serde_json::json;
 
 use crate::tools::*;
 
-fn shop() -> (tempfile::TempDir, Store) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+of_every_engine!(
+    searches_rank_by_cosine,
+    equal_scores_come_by_id,
+    points_are_replaced_whole,
+    points_are_deleted,
+    what_a_filter_matched_is_brought_up_to_date,
+    scrolling_sees_every_point_once,
+    collections_come_and_go,
+    everything_is_there_after_closing,
+    unknown_names_are_not_found,
+    vectors_of_another_model_are_refused,
+    what_makes_no_sense_is_refused_and_changes_nothing,
+    odd_ids_and_payloads_come_back,
+    a_collection_is_made_once_for_one_model,
+    vectors_of_another_precision_are_refused,
+    a_collection_without_an_identity_is_adopted_once,
+);
+
+fn shop(home: &Home) -> Arc<dyn Engine> {
+    let store = home.open();
+    fill(&*store);
+    store
+}
+
+/// Three points in the collection `shop`.
+pub(crate) fn fill(store: &dyn Engine) {
     store.create_collection("shop", &spec(2)).unwrap();
     let points = [
         point("a", &[1.0, 0.0], json!({"class": "dress", "price": 3})),
@@ -18,23 +43,14 @@ fn shop() -> (tempfile::TempDir, Store) {
         point("c", &[0.0, 2.0], json!({"class": "dress", "tags": ["new"]})),
     ];
     assert_eq!(store.upsert("shop", PRINT, &points).unwrap(), Upserted { added: 3, replaced: 0 });
-    (dir, store)
 }
 
 fn kind<T: std::fmt::Debug>(result: Result<T, Error>) -> Kind {
     result.unwrap_err().kind()
 }
 
-#[test]
-fn a_trait_object_serves() {
-    let (_dir, store) = shop();
-    let engine: Box<dyn Engine> = Box::new(store);
-    assert_eq!(engine.count("shop", None).unwrap(), 3);
-}
-
-#[test]
-fn searches_rank_by_cosine() {
-    let (_dir, store) = shop();
+fn searches_rank_by_cosine(home: &Home) {
+    let store = shop(home);
     let hits = store.search("shop", PRINT, &Query::vector(vec![0.0, 0.5], 2)).unwrap();
     let seen: Vec<_> = hits.iter().map(|h| (h.id.as_str(), h.score)).collect();
     assert_eq!(seen, [("c", 1.0), ("b", 0.8)]);
@@ -46,23 +62,21 @@ fn searches_rank_by_cosine() {
     assert_eq!((hits[0].vector.clone(), hits[0].payload.clone()), (Some(vec![0.6, 0.8]), None));
     let dresses = Some(filter(json!({"must": [{"key": "class", "match": "dress"}]})));
     assert_eq!(
-        ids(&store, "shop", &Query { filter: dresses, ..Query::vector(vec![1.0, 1.0], 9) }),
+        ids(&*store, "shop", &Query { filter: dresses, ..Query::vector(vec![1.0, 1.0], 9) }),
         ["a", "c"]
     );
 }
 
-#[test]
-fn equal_scores_come_by_id() {
-    let (_dir, store) = shop();
+fn equal_scores_come_by_id(home: &Home) {
+    let store = shop(home);
     let same: Vec<Point> =
         ["z", "b", "y", "a2"].iter().map(|id| point(id, &[-1.0, 0.0], json!({}))).collect();
     store.upsert("shop", PRINT, &same).unwrap();
-    assert_eq!(ids(&store, "shop", &Query::vector(vec![-2.0, 0.0], 3)), ["a2", "b", "y"]);
+    assert_eq!(ids(&*store, "shop", &Query::vector(vec![-2.0, 0.0], 3)), ["a2", "b", "y"]);
 }
 
-#[test]
-fn points_are_replaced_whole() {
-    let (_dir, store) = shop();
+fn points_are_replaced_whole(home: &Home) {
+    let store = shop(home);
     let again = [
         point("a", &[5.0, 5.0], json!({"x": 1})),
         point("d", &[1.0, 1.0], json!({})),
@@ -73,17 +87,16 @@ fn points_are_replaced_whole() {
     assert_eq!(records.len(), 2);
     assert_eq!(records[0].payload, Some(payload(json!({"y": 2}))), "of one id the last counts");
     assert_eq!(records[0].vector, Some(vec![0.0, -1.0]));
-    assert_eq!(ids(&store, "shop", &Query::vector(vec![0.0, -1.0], 1)), ["a"]);
+    assert_eq!(ids(&*store, "shop", &Query::vector(vec![0.0, -1.0], 1)), ["a"]);
     assert_eq!(store.count("shop", None).unwrap(), 4);
     assert_eq!(store.upsert("shop", PRINT, &[]).unwrap(), Upserted::default());
 }
 
-#[test]
-fn points_are_deleted() {
-    let (_dir, store) = shop();
+fn points_are_deleted(home: &Home) {
+    let store = shop(home);
     let names = ["a", "a", "nobody"].map(String::from);
     assert_eq!(store.delete("shop", &names).unwrap(), 1);
-    assert_eq!(ids(&store, "shop", &Query::vector(vec![1.0, 0.0], 9)), ["b", "c"]);
+    assert_eq!(ids(&*store, "shop", &Query::vector(vec![1.0, 0.0], 9)), ["b", "c"]);
     let new = filter(json!({"must": [{"key": "tags", "any": ["new", "old"]}]}));
     assert_eq!(
         (store.delete_where("shop", &new).unwrap(), store.delete_where("shop", &new).unwrap()),
@@ -91,17 +104,16 @@ fn points_are_deleted() {
     );
     assert_eq!(store.count("shop", None).unwrap(), 1);
     assert_eq!(store.delete_where("shop", &filter(json!({}))).unwrap(), 1, "an empty filter matches all");
-    assert!(ids(&store, "shop", &Query::vector(vec![1.0, 0.0], 9)).is_empty());
+    assert!(ids(&*store, "shop", &Query::vector(vec![1.0, 0.0], 9)).is_empty());
 }
 
-#[test]
-fn what_a_filter_matched_is_brought_up_to_date() {
-    let (_dir, store) = shop();
+fn what_a_filter_matched_is_brought_up_to_date(home: &Home) {
+    let store = shop(home);
     let dress = filter(json!({"must": [{"key": "class", "match": "dress"}]}));
     let found = || {
         let query = Query { filter: Some(dress.clone()), ..Query::vector(vec![1.0, 0.1], 9) };
         let count = store.count("shop", Some(&dress)).unwrap();
-        let found = ids(&store, "shop", &query);
+        let found = ids(&*store, "shop", &query);
         assert_eq!(count, found.len());
         found
     };
@@ -114,9 +126,8 @@ fn what_a_filter_matched_is_brought_up_to_date() {
     assert_eq!(found(), ["c"]);
 }
 
-#[test]
-fn scrolling_sees_every_point_once() {
-    let (_dir, store) = shop();
+fn scrolling_sees_every_point_once(home: &Home) {
+    let store = shop(home);
     let page = |after: Option<&str>, limit, filter| {
         let page = Page { after: after.map(String::from), limit, filter, with: With::default() };
         store.scroll("shop", &page).unwrap().into_iter().map(|r| r.id).collect::<Vec<_>>()
@@ -130,9 +141,8 @@ fn scrolling_sees_every_point_once() {
     assert_eq!(page(Some("a"), 1, Some(dress)), ["c"]);
 }
 
-#[test]
-fn collections_come_and_go() {
-    let (_dir, store) = shop();
+fn collections_come_and_go(home: &Home) {
+    let store = shop(home);
     let made = store.create_collection("a-2", &spec(3)).unwrap();
     assert_eq!((made.count, made.indexed, made.spec.dim), (0, 0, 3));
     assert!(made.created > 1_700_000_000);
@@ -145,24 +155,21 @@ fn collections_come_and_go() {
     assert_eq!(store.count("shop", None).unwrap(), 0, "nothing is left of the one before");
 }
 
-#[test]
-fn everything_is_there_after_closing() {
-    let (dir, store) = shop();
+fn everything_is_there_after_closing(home: &Home) {
+    let store = shop(home);
     store.delete("shop", &["b".into()]).unwrap();
     let before =
         (store.collection("shop").unwrap(), store.get("shop", &["a".into(), "c".into()], ALL).unwrap());
     drop(store);
-    let store = open(dir.path());
-    store.check().unwrap();
+    let store = home.open();
     let after =
         (store.collection("shop").unwrap(), store.get("shop", &["a".into(), "c".into()], ALL).unwrap());
     assert_eq!(before, after);
-    assert_eq!(ids(&store, "shop", &Query::vector(vec![1.0, 0.0], 9)), ["a", "c"]);
+    assert_eq!(ids(&*store, "shop", &Query::vector(vec![1.0, 0.0], 9)), ["a", "c"]);
 }
 
-#[test]
-fn unknown_names_are_not_found() {
-    let (_dir, store) = shop();
+fn unknown_names_are_not_found(home: &Home) {
+    let store = shop(home);
     assert_eq!(kind(store.collection("x")), Kind::NotFound);
     assert_eq!(kind(store.drop_collection("x")), Kind::NotFound);
     assert_eq!(kind(store.upsert("x", PRINT, &[])), Kind::NotFound);
@@ -177,9 +184,8 @@ fn unknown_names_are_not_found() {
     assert_eq!(error.kind(), Kind::NotFound);
 }
 
-#[test]
-fn vectors_of_another_model_are_refused() {
-    let (_dir, store) = shop();
+fn vectors_of_another_model_are_refused(home: &Home) {
+    let store = shop(home);
     let write = store.upsert("shop", "0ther", &[point("x", &[1.0, 1.0], json!({}))]).unwrap_err();
     let search = store.search("shop", "0ther", &Query::id("a", 1)).unwrap_err();
     for error in [write, search] {
@@ -190,9 +196,8 @@ fn vectors_of_another_model_are_refused() {
     assert_eq!(store.count("shop", None).unwrap(), 3);
 }
 
-#[test]
-fn what_makes_no_sense_is_refused_and_changes_nothing() {
-    let (_dir, store) = shop();
+fn what_makes_no_sense_is_refused_and_changes_nothing(home: &Home) {
+    let store = shop(home);
     let before = store.collections().unwrap();
     for name in ["", "A", "a/b", "../x"] {
         assert_eq!(kind(store.create_collection(name, &spec(2))), Kind::Invalid, "{name}");
@@ -234,15 +239,14 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
     assert_eq!(store.collections().unwrap(), before);
 }
 
-#[test]
-fn odd_ids_and_payloads_come_back() {
-    let (dir, store) = shop();
+fn odd_ids_and_payloads_come_back(home: &Home) {
+    let store = shop(home);
     let odd = ["\0", "a\0b", "é", "%", "_", "' OR 1 --", "😀", &"x".repeat(MAX_ID_BYTES)];
     let value = json!({"f": 0.1, "g": 1.7976931348623157e308, "t": 2.225073858507201e-308, "n": u64::MAX, "": null, "é": ["\0"]});
     let points: Vec<Point> = odd.iter().map(|id| point(id, &[0.1, 0.7], value.clone())).collect();
     store.upsert("shop", PRINT, &points).unwrap();
     drop(store);
-    let store = open(dir.path());
+    let store = home.open();
     let names = odd.map(String::from);
     let records = store.get("shop", &names, ALL).unwrap();
     assert_eq!(records.len(), odd.len());
@@ -256,43 +260,8 @@ fn odd_ids_and_payloads_come_back() {
     assert_eq!(store.delete("shop", &names).unwrap(), odd.len());
 }
 
-#[test]
-fn a_full_store_says_so_and_loses_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options { max_disk: Some(2 << 20), ..Options::default() };
-    let store = Store::open(dir.path(), &options).unwrap();
-    store.create_collection("c", &spec(512)).unwrap();
-    let batch = |n: usize| -> Vec<Point> {
-        let mut random = Random(n as u64 + 1);
-        (0..50).map(|i| point(&format!("{n}-{i}"), &random.vector(512), json!({"n": n}))).collect()
-    };
-    let full = (0..).find_map(|n| store.upsert("c", PRINT, &batch(n)).err().map(|e| (n, e)));
-    let (acknowledged, error) = full.unwrap();
-    assert_eq!(error.kind(), Kind::Full, "{error}");
-    assert!(error.to_string().contains("full"), "{error}");
-    assert!(acknowledged > 3);
-    let whole = |store: &Store| {
-        assert_eq!(store.count("c", None).unwrap(), acknowledged * 50);
-        for n in 0..acknowledged {
-            for Point { id, vector, .. } in batch(n) {
-                assert_eq!(store.get("c", &[id], ALL).unwrap()[0].vector, Some(unit(&vector)));
-            }
-        }
-        let first = Query::vector(batch(0)[7].vector.clone(), 1);
-        assert_eq!(ids(store, "c", &first), ["0-7"]);
-    };
-    whole(&store);
-    assert_eq!(store.delete("c", &["0-0".into()]).unwrap(), 1, "deleting makes room");
-    store.upsert("c", PRINT, &batch(0)[..1]).unwrap();
-    drop(store);
-    let store = open(dir.path());
-    whole(&store);
-    store.upsert("c", PRINT, &batch(acknowledged)).unwrap();
-}
-
-#[test]
-fn a_collection_is_made_once_for_one_model() {
-    let (_dir, store) = shop();
+fn a_collection_is_made_once_for_one_model(home: &Home) {
+    let store = shop(home);
     let (made, new) = store.ensure_collection("once", &spec(4)).unwrap();
     assert!(new && made.spec == spec(4));
     assert_eq!(store.ensure_collection("once", &spec(4)).unwrap(), (made, false));
@@ -302,10 +271,8 @@ fn a_collection_is_made_once_for_one_model() {
 }
 
 /// One checkpoint, exported twice: the fingerprint is the same, the numbers are not.
-#[test]
-fn vectors_of_another_precision_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+fn vectors_of_another_precision_are_refused(home: &Home) {
+    let store = home.open();
     let of = |identity: &str| Spec { identity: Some(identity.to_owned()), ..spec(2) };
     store.create_collection("c", &of("fp32")).unwrap();
     let points = [point("a", &[1.0, 0.0], json!({}))];
@@ -322,68 +289,28 @@ fn vectors_of_another_precision_are_refused() {
     assert!(store.adopt("c", &of("int8")).is_err(), "it has one");
     store.adopt("c", &of("fp32")).unwrap();
     drop(store);
-    let info = open(dir.path()).collection("c").unwrap();
+    let info = home.open().collection("c").unwrap();
     assert_eq!((info.spec.identity.as_deref(), info.spec.maker()), (Some("fp32"), "fp32"));
 }
 
-/// The collections of an older release: told once which model filled them, they are as others.
-#[test]
-fn collections_without_an_identity_are_adopted() {
-    let (dir, store) = shop();
-    let count = store.count("shop", None).unwrap();
-    drop(store);
-    let file = rusqlite::Connection::open(dir.path().join("store.sqlite")).unwrap();
-    file.execute_batch("ALTER TABLE collections DROP COLUMN identity; PRAGMA user_version = 1").unwrap();
-    drop(file);
-    let store = open(dir.path());
+/// As an older release made it: told once which model filled it, it is as others.
+fn a_collection_without_an_identity_is_adopted_once(home: &Home) {
+    let store = shop(home);
     let info = store.collection("shop").unwrap();
-    assert_eq!((&info.spec.identity, info.count), (&None, count), "nothing is lost");
-    let dim = info.spec.dim;
     let mine = Spec { identity: Some("fp32".to_owned()), ..info.spec };
     let error = store.ensure_collection("shop", &mine).unwrap_err();
     assert!(error.kind() == Kind::WrongFingerprint && error.to_string().contains("adopt"), "{error}");
-    let points = [point("new", &vec![1.0; dim], json!({}))];
+    let points = [point("new", &[1.0, 1.0], json!({}))];
     let error = store.upsert("shop", "fp32", &points).unwrap_err().to_string();
     assert!(error.contains("adopt"), "{error}");
-    for other in
-        [Spec { fingerprint: "other".to_owned(), ..mine.clone() }, Spec { dim: dim + 1, ..mine.clone() }]
-    {
-        assert_eq!(store.adopt("shop", &other).unwrap_err().kind(), Kind::WrongFingerprint);
+    let other = Spec { fingerprint: "other".to_owned(), ..mine.clone() };
+    for other in [other, Spec { dim: mine.dim + 1, ..mine.clone() }] {
+        assert_eq!(kind(store.adopt("shop", &other)), Kind::WrongFingerprint);
     }
     assert_eq!(store.adopt("shop", &mine).unwrap().spec, mine);
     store.upsert("shop", "fp32", &points).unwrap();
     assert!(!store.ensure_collection("shop", &mine).unwrap().1);
     drop(store);
-    assert_eq!(open(dir.path()).collection("shop").unwrap().spec, mine, "for good");
-}
-
-#[test]
-fn memory_is_bounded() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options { max_memory: Some(80), ..Options::default() };
-    let store = Store::open(dir.path(), &options).unwrap();
-    store.create_collection("c", &spec(4)).unwrap();
-    store.create_collection("d", &spec(1)).unwrap();
-    let points: Vec<Point> = (0..4).map(|i| point(&i.to_string(), &[1.0; 4], json!({}))).collect();
-    store.upsert("c", PRINT, &points).unwrap();
-    store.upsert("d", PRINT, &[point("x", &[1.0], json!({}))]).unwrap();
-    let error = store.upsert("c", PRINT, &[point("5", &[1.0; 4], json!({}))]).unwrap_err();
-    assert_eq!(error.kind(), Kind::Full, "{error}");
-    assert_eq!(store.count("c", None).unwrap(), 4);
-    let replaced = store.upsert("c", PRINT, &points).unwrap();
-    assert_eq!((replaced.added, replaced.replaced), (0, 4), "what takes no more room is taken");
-    let mixed = [points[0].clone(), point("5", &[1.0; 4], json!({}))];
-    assert_eq!(store.upsert("c", PRINT, &mixed).unwrap_err().kind(), Kind::Full);
-    store.delete("c", &["0".into()]).unwrap();
-    store.upsert("c", PRINT, &[point("5", &[1.0; 4], json!({}))]).unwrap();
-}
-
-#[test]
-fn a_store_is_open_once() {
-    let (dir, store) = shop();
-    let error = Store::open(dir.path(), &Options::default()).err().unwrap();
-    assert_eq!(error.kind(), Kind::Locked);
-    assert!(error.to_string().contains("open in another process"), "{error}");
-    drop(store);
-    open(dir.path());
+    let info = home.open().collection("shop").unwrap();
+    assert_eq!((info.spec, info.count), (mine, 4), "for good");
 }

@@ -2,17 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use occlude_retrieval::{Engine, Point, Query};
+use occlude_retrieval::{Point, Query};
 use serde_json::json;
 
 use crate::tools::*;
 
+of_every_engine!(searches_go_on_while_points_are_replaced);
+
 /// A batch is a hundred points of one class, in one direction; batches alternate between two. Every search of a
 /// class sees as many as it asks for, whatever is replaced meanwhile, and never both states of a point.
-#[test]
-fn searches_go_on_while_points_are_replaced() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = approximate(dir.path());
+fn searches_go_on_while_points_are_replaced(home: &Home) {
+    let store = home.approximate();
     store.create_collection("c", &spec(4)).unwrap();
     let batch = |n: usize| -> Vec<Point> {
         let sign = if n.is_multiple_of(2) { 1.0 } else { -1.0 };

@@ -1,8 +1,10 @@
 //! What the tests share.
 
+use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 
-use occlude_retrieval::{Engine, Filter, Metric, Options, Point, Query, Spec, Store, With};
+use occlude_retrieval::{Engine, Filter, Location, Metric, Options, Point, Query, Spec, Store, With};
 use serde_json::{Map, Value};
 
 pub(crate) const PRINT: &str = "5eed";
@@ -10,6 +12,63 @@ pub(crate) const PRINT: &str = "5eed";
 pub(crate) fn open(dir: &Path) -> Store {
     Store::open(dir, &Options::default()).unwrap()
 }
+
+/// Where a test keeps its collections.
+pub(crate) struct Home {
+    /// As a user names it.
+    location: OsString,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Home {
+    /// A folder: SQLite.
+    pub(crate) fn folder() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { location: folder.path().into(), _folder: Some(folder) }
+    }
+
+    /// A database: PostgreSQL.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn database(url: String) -> Self {
+        Self { location: url.into(), _folder: None }
+    }
+
+    pub(crate) fn open(&self) -> Arc<dyn Engine> {
+        self.open_with(&Options::default())
+    }
+
+    /// With an approximate index from the first row on, once it is made.
+    pub(crate) fn approximate(&self) -> Arc<dyn Engine> {
+        self.open_with(&Options { exact_numbers: 0, ..Options::default() })
+    }
+
+    pub(crate) fn open_with(&self, options: &Options) -> Arc<dyn Engine> {
+        Location::parse(&self.location).unwrap().open(options).unwrap()
+    }
+}
+
+/// Each of these functions is a test of either engine, and takes the home of its collections.
+macro_rules! of_every_engine {
+    ($($name:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[test]
+            fn $name() {
+                super::$name(&crate::tools::Home::folder());
+            })+
+        }
+
+        #[cfg(feature = "postgres")]
+        mod postgres {
+            $(#[test]
+            fn $name() {
+                let Some(cluster) = crate::database::shared() else { return };
+                super::$name(&crate::tools::Home::database(cluster.url()));
+            })+
+        }
+    };
+}
+
+pub(crate) use of_every_engine;
 
 /// A store whose collections have an approximate index from the first row on.
 pub(crate) fn approximate(dir: &Path) -> Store {
@@ -33,7 +92,7 @@ pub(crate) fn filter(value: Value) -> Filter {
     serde_json::from_value(value).unwrap()
 }
 
-pub(crate) fn ids(store: &Store, name: &str, query: &Query) -> Vec<String> {
+pub(crate) fn ids(store: &dyn Engine, name: &str, query: &Query) -> Vec<String> {
     store.search(name, PRINT, query).unwrap().into_iter().map(|h| h.id).collect()
 }
 

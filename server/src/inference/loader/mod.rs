@@ -104,9 +104,18 @@ impl Work {
     }
 
     fn open_store(&self) -> Result<(), StartError> {
-        let Some(dir) = &self.config.served.data else { return Ok(()) };
+        let Some(data) = &self.config.served.data else { return Ok(()) };
         let failed = |source| StartError::Store { setting: self.config.sources.name("data"), source };
-        self.state.open_store(dir).map_err(failed)
+        let location = data.location().map_err(failed)?;
+        match self.state.open_store(&location) {
+            // Models answer meanwhile.
+            Err(error) if error.kind() == occlude_retrieval::Kind::Unavailable => {
+                tracing::error!("{error}");
+                self.state.open_store_later(location);
+                Ok(())
+            }
+            opened => opened.map_err(failed),
+        }
     }
 
     /// The pictures of the gallery as `model` sees them, where it is the first model and they are not what is served.
