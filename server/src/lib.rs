@@ -59,4 +59,6 @@ pub use serving::keys::{KeyError, Keys, create as create_key};
 pub use serving::socket::{Door, Timeouts, serve};
 pub use serving::startup::run;
 pub use serving::state::{AppState, Expected};
+#[cfg(feature = "tls")]
+pub use serving::tls::{Tls, TlsError};
 pub use tools::{EmbedArgs, EncoderArgs, Format, IndexArgs, Indexed, ToolError, embed, health, index};

@@ -6,10 +6,13 @@ mod browser;
 mod bulk;
 mod collections;
 mod common;
+mod compressed;
 mod docs;
 mod fake;
 #[cfg(feature = "grpc")]
 mod grpc;
+#[cfg(all(feature = "http2", feature = "tls"))]
+mod http2;
 mod kserve;
 mod maps;
 mod models;
@@ -21,5 +24,6 @@ mod openai;
 mod openapi;
 mod page;
 mod page_maps;
+mod repository;
 mod requests;
 mod sockets;

@@ -143,7 +143,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The release binaries. Of what plain cargo would build, the second runtime of `occlude-export verify` is left out, unless it
-/// is there already: it takes minutes, and nothing but that command uses it.
+/// is there already: it takes minutes, and nothing but that command uses it. With it go gRPC, HTTP/2 and TLS of the server.
 fn build() -> Result<()> {
     let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
     let mut cargo = sh::cargo();
