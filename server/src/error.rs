@@ -9,6 +9,7 @@ use occlude_preprocess::{DecodeError, Format};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+#[cfg(feature = "grpc")]
 pub(crate) use grpc::GRPC_STATUS;
 
 /// Kinds of failure; the code of each is part of the API (docs/server.md lists them all).
@@ -16,6 +17,8 @@ pub(crate) use grpc::GRPC_STATUS;
 pub enum Kind {
     /// No API key, or one that is not known.
     Unauthorized,
+    /// Something that the server was not set up to do for clients.
+    Forbidden,
     /// No such collection.
     CollectionNotFound,
     /// No such point.
@@ -74,7 +77,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [Kind; 28] = [
+    pub const ALL: [Kind; 29] = [
+        Kind::Forbidden,
         Kind::UrlRefused,
         Kind::UrlFailed,
         Kind::CollectionNotFound,
@@ -109,6 +113,7 @@ impl Kind {
     pub fn status(self) -> (StatusCode, &'static str) {
         match self {
             Kind::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Kind::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Kind::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
             Kind::UrlRefused => (StatusCode::UNPROCESSABLE_ENTITY, "url_refused"),
             Kind::UrlFailed => (StatusCode::UNPROCESSABLE_ENTITY, "url_failed"),

@@ -59,6 +59,8 @@ pub use serving::keys::{KeyError, Keys, create as create_key};
 pub use serving::socket::{Door, Timeouts, serve};
 pub use serving::startup::run;
 pub use serving::state::{AppState, Expected};
+#[cfg(feature = "tls")]
+pub use serving::tls::{Tls, TlsError};
 pub use tools::{
     Copied, CopyArgs, EmbedArgs, EncoderArgs, EvaluateArgs, Evaluation, Format, IndexArgs, Indexed, Share,
     ShareError, ToolError, TruthError, copy, embed, evaluate, health, index,

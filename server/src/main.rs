@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let done = match args.command {
         Some(tool) => {
             start_logs(args.logs.log_level, LogFormat::Text);
-            use_tool(tool, (&args.network.host, args.network.port))
+            use_tool(tool, (&args.network.host, args.network.port, args.network.is_tls()))
         }
         None => match args.resolve() {
             Ok(config) => serve(config),
@@ -54,8 +54,8 @@ fn serve(config: Config) -> anyhow::Result<()> {
     Ok(result?)
 }
 
-/// `server` is where a server of this configuration listens.
-fn use_tool(tool: Tool, server: (&str, u16)) -> anyhow::Result<()> {
+/// `server` is where a server of this configuration listens, and whether it speaks TLS.
+fn use_tool(tool: Tool, server: (&str, u16, bool)) -> anyhow::Result<()> {
     use std::io::Write;
 
     match tool {

@@ -101,7 +101,7 @@ pub enum Tool {
 }
 
 /// Settings of the server that its tools use as well; the others need not even make sense to them.
-const OF_TOOLS: [&str; 5] = ["config", "host", "port", "log_level", "log_format"];
+const OF_TOOLS: [&str; 6] = ["config", "host", "port", "tls_cert", "log_level", "log_format"];
 
 impl Args {
     /// The command line.

@@ -32,6 +32,12 @@ pub(super) fn times(sources: &Sources, times: &[(&str, Seconds)]) -> Result<(), 
     }
 }
 
+/// A setting that does nothing alone.
+#[cfg(feature = "tls")]
+pub(super) fn without(sources: &Sources, flag: &str, other: &str) -> ConfigError {
+    ConfigError::Without { setting: sources.name(flag), other: sources.name(other) }
+}
+
 /// A value that is none of its setting.
 pub(super) fn wrong(sources: &Sources, flag: &str, value: &str, reason: &str) -> ConfigError {
     let (value, reason) = (value.to_owned(), reason.to_owned());

@@ -161,9 +161,13 @@ mod tests {
             "--read-timeout", "2s", "--min-rate", "1k", "--keep-alive-timeout", "2min", "--drain-timeout", "3", "--watch", "0", "--api-keys", "k",
             "--cors-origin", "https://a.example", "--cors-origin", "http://localhost:3000",
             "--log-level", "debug", "--log-format", "json", "--max-queue-pixels", "99", "--data", "d", "--gpu-mem-limit", "14", "--otlp-endpoint", "http://o:1/v1/traces/", "--allow-url-fetch", "--url-host", "h",
-            "--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1",
+            "--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1", "--model-folder", "m",
             #[cfg(feature = "grpc")]
             "--grpc-port=14",
+            #[cfg(feature = "tls")]
+            "--tls-cert=c",
+            #[cfg(feature = "tls")]
+            "--tls-key=y",
         ])
         .resolve()
         .unwrap();
@@ -172,8 +176,11 @@ mod tests {
         assert_eq!((network.host.as_str(), network.port), ("0.0.0.0", 0));
         #[cfg(feature = "grpc")]
         assert_eq!(network.grpc_port, Some(14));
+        #[cfg(feature = "tls")]
+        assert_eq!((&network.tls_cert, &network.tls_key), (&Some("c".into()), &Some("y".into())));
         assert_eq!(network.keep_alive_timeout.time(), Duration::from_secs(120));
         assert_eq!((&served.gallery, served.provider), (&Some("g".into()), Provider::Cuda));
+        assert_eq!(served.model_folder, [std::path::PathBuf::from("m")]);
         assert_eq!((served.workers, served.intra_threads(), network.max_connections), (2, 3, 13));
         assert_eq!((network.drain_timeout.time(), served.watch()), (Duration::from_secs(3), None));
         assert_eq!((served.gpu_mem_limit, config.otlp_endpoint.as_deref()), (Some(14), Some("http://o:1")));
@@ -233,6 +240,10 @@ mod tests {
         assert!(above(&["--max-body", "999999999"], "max-body"));
         assert!(above(&["--max-queue-pixels", "9"], "max-pixels"));
         assert!(matches!(error(&["--model", "cat=b.onnx"]), ConfigError::SameName { name } if name == "cat"));
+        #[cfg(feature = "tls")]
+        for flag in ["--tls-cert=c", "--tls-key=k"] {
+            assert!(matches!(error(&[flag]), ConfigError::Without { .. }), "{flag}");
+        }
         for proxy in ["", "10.0.0.0/33", "example.org", "10.0.0"] {
             let error = error(&["--trusted-proxy", proxy]);
             assert!(matches!(error, ConfigError::Setting { .. }), "{proxy}");

@@ -13,11 +13,15 @@ pub struct ModelFile {
 
 /// What stands before `=` is a name where it is a plain word; `./a=b.onnx` is a file.
 fn named(text: &str) -> Option<(&str, &str)> {
-    let plain = |n: &str| !n.is_empty() && n.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    text.split_once('=').filter(|(name, _)| plain(name))
+    text.split_once('=').filter(|(name, _)| ModelFile::is_name(name))
 }
 
 impl ModelFile {
+    /// Whether a text is a plain word.
+    pub(crate) fn is_name(text: &str) -> bool {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    }
+
     /// Whether the text, as a whole, names something that is there.
     pub(super) fn is_there(text: &str) -> bool {
         Path::new(text).exists() || named(text).is_some_and(|(_, path)| Path::new(path).exists())

@@ -23,6 +23,14 @@ pub struct Network {
     #[cfg(feature = "grpc")]
     #[arg(long, value_name = "PORT", help_heading = NETWORK)]
     pub grpc_port: Option<u16>,
+    /// File of the certificate, and of those that lead to its root, in PEM: every port then speaks TLS. Reloaded on SIGHUP
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE", help_heading = NETWORK)]
+    pub tls_cert: Option<PathBuf>,
+    /// File of the certificate's private key, in PEM
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE", help_heading = NETWORK)]
+    pub tls_key: Option<PathBuf>,
     /// Maximum number of connections at once, at each port; further ones wait to be accepted
     #[arg(long, default_value_t = 1024, value_name = "N", help_heading = NETWORK)]
     pub max_connections: usize,
@@ -43,7 +51,23 @@ impl Network {
     pub(super) fn check(&self, sources: &Sources) -> Result<(), ConfigError> {
         check::counts(sources, &[("max-connections", self.max_connections as u64)])?;
         let times = [("keep-alive-timeout", self.keep_alive_timeout), ("drain-timeout", self.drain_timeout)];
-        check::times(sources, &times)
+        check::times(sources, &times)?;
+        #[cfg(feature = "tls")]
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(_), None) => return Err(check::without(sources, "tls-cert", "tls-key")),
+            (None, Some(_)) => return Err(check::without(sources, "tls-key", "tls-cert")),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the ports speak TLS.
+    pub fn is_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let tls = self.tls_cert.is_some();
+        #[cfg(not(feature = "tls"))]
+        let tls = false;
+        tls
     }
 }
 

@@ -43,6 +43,10 @@ pub struct Served {
     /// only on SIGHUP
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = units::seconds, help_heading = MODEL)]
     pub watch: Seconds,
+    /// Folder that clients may load models from by name, with `/v2/repository`: NAME.onnx or NAME/1/model.onnx; may be
+    /// given several times. Without it nothing is loaded on demand
+    #[arg(long, value_name = "DIR", help_heading = MODEL)]
+    pub model_folder: Vec<PathBuf>,
     /// Folder of pictures (flat, or one sub-folder per class) that is indexed at start for `/v1/search`
     #[arg(long, value_name = "DIR", help_heading = MODEL)]
     pub gallery: Option<PathBuf>,

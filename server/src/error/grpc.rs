@@ -25,6 +25,7 @@ impl Kind {
         const INVALID_ARGUMENT: u8 = 3;
         const DEADLINE_EXCEEDED: u8 = 4;
         const NOT_FOUND: u8 = 5;
+        const PERMISSION_DENIED: u8 = 7;
         const RESOURCE_EXHAUSTED: u8 = 8;
         const FAILED_PRECONDITION: u8 = 9;
         const UNIMPLEMENTED: u8 = 12;
@@ -33,6 +34,7 @@ impl Kind {
         const UNAUTHENTICATED: u8 = 16;
         match self {
             Kind::Unauthorized => UNAUTHENTICATED,
+            Kind::Forbidden => PERMISSION_DENIED,
             Kind::ModelNotFound | Kind::CollectionNotFound | Kind::PointNotFound => NOT_FOUND,
             // A path is the name of a call, and a coding what the server has not learnt.
             Kind::NotFound | Kind::MethodNotAllowed | Kind::UnsupportedMediaType => UNIMPLEMENTED,
@@ -96,6 +98,7 @@ mod tests {
             let expected: &[u8] = match kind.status().0.as_u16() {
                 400 | 406 | 422 => &[3],
                 401 => &[16],
+                403 => &[7],
                 404 => &[5, 12],
                 405 | 415 => &[3, 12],
                 408 | 504 => &[4],

@@ -199,8 +199,7 @@ fn encode(shared: &Shared, encoder: &mut dyn Encode, batch: Vec<Job>) {
         replies.push(job.reply);
     }
     let result = catch_unwind(AssertUnwindSafe(|| encoder.encode(&images, wants)));
-    shared.metrics.observe(Stage::Encode, started.elapsed());
-    shared.metrics.observe_batch(images.len());
+    shared.metrics.observe_batch(images.len(), started.elapsed());
     let result = match result {
         Ok(Ok(rows)) if rows.len() != images.len() => Err(EncodeError::Output {
             output: "embedding",

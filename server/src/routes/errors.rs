@@ -21,6 +21,7 @@ pub(super) fn path(error: &PathRejection) -> ApiError {
 pub(super) fn meaning(kind: Kind) -> &'static str {
     match kind {
         Kind::Unauthorized => "the server requires a key, and the request has none that it knows",
+        Kind::Forbidden => "the server was not set up to do this for clients",
         Kind::CollectionNotFound => "no such collection",
         Kind::PointNotFound => "no such point",
         Kind::UrlRefused => "a web address that is not fetched: not allowed, or not public",
@@ -151,6 +152,16 @@ groups! {
     ]
     /// Of the inference protocol, about one model.
     InferenceModel Flat [BadRequest Unauthorized ModelNotFound Loading Draining]
+    /// Of loading and unloading models.
+    Repository Flat [
+        BadRequest Unauthorized Forbidden ModelNotFound ReadTimeout BodyTooLarge UnsupportedMediaType
+        InvalidRequest Overloaded Internal Draining Timeout
+    ]
+    /// Of the list of models.
+    RepositoryIndex Flat [
+        BadRequest Unauthorized ReadTimeout BodyTooLarge UnsupportedMediaType InvalidRequest Overloaded Internal
+        Draining Timeout
+    ]
     /// Of inference.
     Inference Flat [
         BadRequest Unauthorized ModelNotFound ReadTimeout BodyTooLarge ImageTooLarge TooManyImages

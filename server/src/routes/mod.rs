@@ -52,8 +52,11 @@ pub(crate) fn routes(state: &AppState) -> Router<AppState> {
         .route("/v2/health/ready", get(kserve::ready))
         .route("/v2/models/{model}", get(kserve::model))
         .route("/v2/models/{model}/ready", get(kserve::model_ready))
+        .route("/v2/models/{model}/stats", get(kserve::statistics::of_one))
+        .route("/v2/models/stats", get(kserve::statistics::of_all))
         .route("/v2/models/{model}/versions/{version}", get(kserve::model))
         .route("/v2/models/{model}/versions/{version}/ready", get(kserve::model_ready))
+        .route("/v2/models/{model}/versions/{version}/stats", get(kserve::statistics::of_one))
         .merge(timed(state))
 }
 
@@ -77,6 +80,9 @@ fn timed(state: &AppState) -> Router<AppState> {
         .route("/v1/collections/{name}/search", post(collections::search))
         .route("/v1/gallery/{id}/thumbnail", get(search::thumbnail))
         .route("/v1/embeddings", post(openai::embeddings))
+        .route("/v2/repository/index", post(kserve::repository::index))
+        .route("/v2/repository/models/{model}/load", post(kserve::repository::load))
+        .route("/v2/repository/models/{model}/unload", post(kserve::repository::unload))
         .route("/v2/models/{model}/infer", post(kserve::infer))
         .route("/v2/models/{model}/versions/{version}/infer", post(kserve::infer))
         .route_layer(from_fn_with_state(state.clone(), timeout::in_time))

@@ -7,6 +7,7 @@ use axum::http::{HeaderName, Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use super::compressed::compressed;
 use super::request_id::identify;
 use super::state::AppState;
 use super::surround::{EXPOSED, surround};
@@ -22,7 +23,7 @@ pub fn app(state: AppState) -> Router {
         state.metrics().expect_answer(&route, &status);
     }
     let routes = routes(&state).fallback(not_found).method_not_allowed_fallback(method_not_allowed);
-    surrounded(routes, state)
+    surrounded(routes.layer(from_fn_with_state(state.clone(), compressed)), state)
 }
 
 /// The Open Inference Protocol over gRPC, for a port of its own: HTTP/2 alone can carry it.

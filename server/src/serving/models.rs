@@ -24,6 +24,13 @@ impl AppState {
         models.sort_by_key(|m| rank(m).unwrap_or(usize::MAX));
     }
 
+    /// Serves the model of this name no more, and gives it back: it ends with the last request that began with it.
+    pub(crate) fn remove_model(&self, name: &str) -> Option<Arc<Model>> {
+        let mut models = self.0.models.write();
+        let at = models.iter().position(|m| m.info.name == name)?;
+        Some(models.remove(at))
+    }
+
     /// Answers searches from this gallery from now on.
     pub fn set_gallery(&self, gallery: Gallery) {
         let gallery = Arc::new(gallery);

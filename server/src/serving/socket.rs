@@ -18,6 +18,8 @@ use super::client::Peer;
 use super::pace::{Limits, Pace, Paced, Telling};
 use super::protocols::{Speaks, connection};
 use super::state::AppState;
+#[cfg(feature = "tls")]
+use super::tls::Tls;
 use crate::observe::supervisor::supervisor;
 
 /// After the last answer is made, the time for the network to take it.
@@ -39,20 +41,46 @@ pub struct Timeouts {
 /// A port, and what answers there.
 pub struct Door {
     listener: TcpListener,
+    inside: Inside,
+}
+
+/// What answers at a door.
+#[derive(Clone)]
+struct Inside {
     router: Router,
     speaks: Speaks,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 impl Door {
     /// One for HTTP.
     pub fn http(listener: TcpListener, router: Router) -> Self {
-        Self { listener, router, speaks: Speaks::Http }
+        Self::new(listener, router, Speaks::Http)
     }
 
     /// One for gRPC.
     #[cfg(feature = "grpc")]
     pub fn grpc(listener: TcpListener, router: Router) -> Self {
-        Self { listener, router, speaks: Speaks::Grpc }
+        Self::new(listener, router, Speaks::Grpc)
+    }
+
+    fn new(listener: TcpListener, router: Router, speaks: Speaks) -> Self {
+        let inside = Inside {
+            router,
+            speaks,
+            #[cfg(feature = "tls")]
+            tls: None,
+        };
+        Self { listener, inside }
+    }
+
+    /// The same behind TLS, where there is a certificate.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn behind(mut self, tls: Option<Tls>) -> Self {
+        self.inside.tls = tls;
+        self
     }
 }
 
@@ -97,8 +125,7 @@ async fn accept(door: &Door, graceful: &GracefulShutdown, room: &Arc<Semaphore>,
         };
         // Small answers leave at once.
         let _ = stream.set_nodelay(true);
-        let served =
-            answer(stream, Peer(peer), (door.router.clone(), door.speaks), waits, graceful.watcher());
+        let served = answer(stream, Peer(peer), door.inside.clone(), waits, graceful.watcher());
         tokio::spawn(async move {
             served.await;
             drop(permit);
@@ -107,18 +134,21 @@ async fn accept(door: &Door, graceful: &GracefulShutdown, room: &Arc<Semaphore>,
 }
 
 /// Answers what comes by one connection.
-async fn answer(
-    stream: TcpStream,
-    peer: Peer,
-    (router, speaks): (Router, Speaks),
-    waits: Limits,
-    watcher: Watcher,
-) {
-    let pace = Pace::new(waits);
+async fn answer(stream: TcpStream, peer: Peer, inside: Inside, waits: Limits, watcher: Watcher) {
+    let (pace, router, speaks) = (Pace::new(waits), inside.router, inside.speaks);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         router.clone().oneshot(request)
     });
     let service = Telling { service, pace: pace.clone() };
-    connection(Paced::new(stream, pace), service, speaks, waits, watcher).await;
+    let stream = Paced::new(stream, pace);
+    #[cfg(feature = "tls")]
+    if let Some(tls) = inside.tls {
+        // Errors here are the client's. It has as long for this and a request's head as for a head alone.
+        if let Ok(stream) = tls.acceptor().accept(stream).await {
+            connection(stream, service, speaks, waits, watcher).await;
+        }
+        return;
+    }
+    connection(stream, service, speaks, waits, watcher).await;
 }

@@ -10,8 +10,11 @@ use tokio::sync::oneshot;
 use super::app::grpc_app;
 use super::app::{app, cross_origin};
 use super::keys::Keys;
+use super::repository::Repository;
 use super::socket::{Door, Timeouts, serve};
 use super::state::{AppState, Expected};
+#[cfg(feature = "tls")]
+use super::tls::Tls;
 use crate::config::{Config, host};
 use crate::inference::loader::{Loader, StartError};
 use crate::observe::telemetry::Telemetry;
@@ -22,9 +25,15 @@ use crate::pictures::fetch::Fetcher;
 pub async fn run(config: Config) -> Result<(), StartError> {
     let state = prepared(&config)?;
     let [mut terminate, mut interrupt, mut hangup] = signals()?;
+    #[cfg(feature = "tls")]
+    let tls = tls(&config)?;
     let doors = doors(&config, &state).await?;
+    #[cfg(feature = "tls")]
+    let doors = doors.into_iter().map(|door| door.behind(tls.clone())).collect();
     config.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let (loader, loaded) = Loader::start(config.clone(), state.clone());
+    let (folders, kept) = (config.served.model_folder.clone(), config.served.models.clone());
+    state.set_repository(Repository::new(folders, kept, loader.orders()));
     let (failed, mut failure) = oneshot::channel();
     let end = async {
         let load = async {
@@ -39,6 +48,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
                 tracing::info!("SIGHUP: reloading keys, and models that have changed");
                 // Not behind the loader, which may be indexing for hours: a key that is gone opens nothing any more.
                 reload_keys(&config, &state).await;
+                #[cfg(feature = "tls")]
+                reload_tls(tls.as_ref());
                 loader.reload();
             }
             std::future::pending::<()>().await;
@@ -92,7 +103,8 @@ fn prepared(config: &Config) -> Result<AppState, StartError> {
 /// The ports, open: connections wait until they are served.
 async fn doors(config: &Config, state: &AppState) -> Result<Vec<Door>, StartError> {
     let (listener, address) = listen(config, "port", config.network.port).await?;
-    tracing::info!("occlude-serve {} on http://{address}", env!("CARGO_PKG_VERSION"));
+    let scheme = if config.network.is_tls() { "https" } else { "http" };
+    tracing::info!("occlude-serve {} on {scheme}://{address}", env!("CARGO_PKG_VERSION"));
     let doors = vec![Door::http(listener, cross_origin(app(state.clone()), &config.cors))];
     #[cfg(feature = "grpc")]
     if let Some(port) = config.network.grpc_port {
@@ -101,6 +113,25 @@ async fn doors(config: &Config, state: &AppState) -> Result<Vec<Door>, StartErro
         return Ok(doors.into_iter().chain([Door::grpc(listener, grpc_app(state.clone()))]).collect());
     }
     Ok(doors)
+}
+
+#[cfg(feature = "tls")]
+fn tls(config: &Config) -> Result<Option<Tls>, StartError> {
+    let (Some(cert), Some(key)) = (&config.network.tls_cert, &config.network.tls_key) else {
+        return Ok(None);
+    };
+    let setting = config.sources.name("tls-cert");
+    Tls::read(cert, key).map(Some).map_err(|source| StartError::Tls { setting, source })
+}
+
+/// Two small files: nobody waits for them.
+#[cfg(feature = "tls")]
+fn reload_tls(tls: Option<&Tls>) {
+    match tls.map(Tls::reload) {
+        None => {}
+        Some(Ok(())) => tracing::info!("the certificate was reloaded"),
+        Some(Err(error)) => tracing::error!("{error}; the previous certificate stays in use"),
+    }
 }
 
 /// A port that `setting` names, and its address.

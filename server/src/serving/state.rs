@@ -10,6 +10,7 @@ use occlude_retrieval::Engine;
 use parking_lot::RwLock;
 
 use super::keys::Keys;
+use super::repository::Repository;
 use super::room::Room;
 use crate::config::Limits;
 use crate::error::ApiError;
@@ -49,6 +50,7 @@ pub(super) struct Inner {
     telemetry: RwLock<Option<Arc<Telemetry>>>,
     keys: RwLock<Arc<Keys>>,
     trusted_proxies: OnceLock<Vec<IpNet>>,
+    pub(super) repository: OnceLock<Arc<Repository>>,
     draining: AtomicBool,
     room: Room,
     decoders: Decoders,
@@ -93,6 +95,7 @@ impl AppState {
             telemetry: RwLock::default(),
             keys: RwLock::default(),
             trusted_proxies: OnceLock::new(),
+            repository: OnceLock::new(),
             draining: AtomicBool::new(false),
         }))
     }

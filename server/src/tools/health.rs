@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ureq::tls::TlsConfig;
+
 use super::ToolError;
 use crate::config::host::with_port;
 
@@ -10,12 +12,16 @@ use crate::config::host::with_port;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a server says of itself at `/readyz`; an error unless it is ready. `asked` is a web address, `HOST:PORT`, a host
-/// or a port; what it leaves out is where a server of this configuration listens.
-pub fn health(asked: Option<&str>, (host, port): (&str, u16)) -> Result<String, ToolError> {
-    let url = address(asked.unwrap_or_default().trim(), host, port);
+/// or a port; what it leaves out is where a server of this configuration listens, with TLS or without.
+pub fn health(asked: Option<&str>, (host, port, tls): (&str, u16, bool)) -> Result<String, ToolError> {
+    let asked = asked.unwrap_or_default().trim();
+    let url = address(asked, (host, port), tls);
     let failed = |why: String| ToolError::Health { url: url.clone(), why };
     let config =
         ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).proxy(None).http_status_as_error(false);
+    // The certificate of the server itself is for the name that its clients use, and may be signed by anybody.
+    let itself = tls && asked.is_empty();
+    let config = config.tls_config(TlsConfig::builder().disable_verification(itself).build());
     let agent: ureq::Agent = config.build().into();
     let answer = agent.get(format!("{url}/readyz")).call();
     let mut answer = answer.map_err(|e| failed(e.to_string()))?;
@@ -32,7 +38,7 @@ pub fn health(asked: Option<&str>, (host, port): (&str, u16)) -> Result<String, 
 }
 
 /// The server's address without a slash at its end.
-fn address(asked: &str, host: &str, port: u16) -> String {
+fn address(asked: &str, (host, port): (&str, u16), tls: bool) -> String {
     let asked = asked.trim_end_matches('/');
     let asked = asked.strip_suffix("/readyz").unwrap_or(asked);
     let host = match host {
@@ -56,7 +62,7 @@ fn address(asked: &str, host: &str, port: u16) -> String {
     } else {
         place.to_owned()
     };
-    format!("http://{place}{path}")
+    format!("{}://{place}{path}", if tls { "https" } else { "http" })
 }
 
 #[cfg(test)]
@@ -80,9 +86,9 @@ mod tests {
             ("[::1]", "http://[::1]:9000"),
             ("::1", "http://[::1]:9000"),
         ] {
-            assert_eq!(address(asked, "0.0.0.0", 9000), expected, "{asked}");
+            assert_eq!(address(asked, ("0.0.0.0", 9000), false), expected, "{asked}");
         }
-        assert_eq!(address("", "::", 1), "http://[::1]:1");
-        assert_eq!(address("", "localhost", 1), "http://localhost:1");
+        assert_eq!(address("", ("::", 1), false), "http://[::1]:1");
+        assert_eq!(address("", ("localhost", 1), true), "https://localhost:1");
     }
 }

@@ -45,7 +45,7 @@ impl Running {
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
         let mut running = Self { child, address: String::new(), log: Mutex::new(log) };
         let first = running.wait_for("occlude-serve");
-        let address = first.split("http://").nth(1).unwrap();
+        let address = first.split("://").nth(1).unwrap();
         running.address =
             address.split(|c: char| !c.is_ascii_digit() && !".:".contains(c)).next().unwrap().to_owned();
         running

@@ -35,7 +35,10 @@ fn output<'a>(json: &'a Value, name: &str) -> &'a Value {
 #[tokio::test]
 async fn the_server_and_its_models_describe_themselves() {
     let app = fake_app();
-    assert_eq!(get(&app, "/v2").await.json()["extensions"], json!(["binary_tensor_data"]));
+    assert_eq!(
+        get(&app, "/v2").await.json()["extensions"],
+        json!(["binary_tensor_data", "model_repository", "statistics"])
+    );
     assert_eq!(get(&app, "/v2/health/live").await.json(), json!({"live": true}));
     assert_eq!(get(&app, "/v2/health/ready").await.json(), json!({"ready": true, "status": "ready"}));
     let model = get(&app, "/v2/models/fake").await;

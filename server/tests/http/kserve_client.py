@@ -34,7 +34,7 @@ def same(a, b):
 assert client.is_server_live() and client.is_server_ready()
 assert client.is_model_ready("tiny") and client.is_model_ready("uint8", "1")
 assert not client.is_model_ready("none") and not client.is_model_ready("tiny", "2")
-assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_repository", "statistics"]
 metadata = client.get_model_metadata("tiny")
 shapes = {t["name"]: (t["datatype"], t["shape"]) for t in metadata["inputs"] + metadata["outputs"]}
 assert shapes["files"] == ("BYTES", [-1]) and shapes["images"] == ("UINT8", [-1, 32, 32, 3]), shapes

@@ -12,11 +12,14 @@ mod common;
 #[allow(dead_code, reason = "the engine's own tests use the rest")]
 #[path = "../../../crates/retrieval/tests/database/mod.rs"]
 mod database;
+mod compressed;
 mod docs;
 mod evaluate;
 mod fake;
 #[cfg(feature = "grpc")]
 mod grpc;
+#[cfg(all(feature = "http2", feature = "tls"))]
+mod http2;
 mod kserve;
 mod maps;
 mod models;
@@ -28,6 +31,7 @@ mod openai;
 mod openapi;
 mod page;
 mod page_maps;
+mod repository;
 mod requests;
 mod shards;
 mod sockets;

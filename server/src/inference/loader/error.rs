@@ -25,6 +25,10 @@ pub enum StartError {
     /// The keys cannot be read.
     #[error("{setting}: {source}")]
     Keys { setting: String, source: KeyError },
+    /// There can be no TLS.
+    #[cfg(feature = "tls")]
+    #[error("{setting}: {source}")]
+    Tls { setting: String, source: crate::serving::tls::TlsError },
     /// A model cannot be served.
     #[error(transparent)]
     Model(#[from] LoadError),

@@ -5,6 +5,7 @@
 mod error;
 mod watched;
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -21,15 +22,19 @@ use crate::inference::encoder::files::digest;
 use crate::inference::encoder::{Loaded, Options, file_kind, load};
 use crate::inference::model::{Model, ModelInfo};
 use crate::observe::supervisor::supervisor;
+use crate::serving::repository::Order;
 use crate::serving::state::AppState;
 
 use watched::Watched;
 
 pub use error::StartError;
 
+/// Time between looks at whether a model that is no longer served still answers somebody.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+
 /// The loading thread.
 pub(crate) struct Loader {
-    orders: Sender<()>,
+    orders: Sender<Order>,
 }
 
 impl Loader {
@@ -58,7 +63,12 @@ impl Loader {
     /// Looks at all models now, and loads those again that have changed.
     pub(crate) fn reload(&self) {
         // The thread has gone only where loading failed, which ends the server.
-        let _ = self.orders.send(());
+        let _ = self.orders.send(Order::Look);
+    }
+
+    /// Takes orders for what clients want loaded.
+    pub(crate) fn orders(&self) -> Sender<Order> {
+        self.orders.clone()
     }
 }
 
@@ -133,14 +143,20 @@ impl Work {
     }
 
     /// Until the server ends: loads again what is replaced, and everything on demand.
-    fn watch(&mut self, orders: &Receiver<()>) {
+    fn watch(&mut self, orders: &Receiver<Order>) {
         loop {
             let order = match self.config.served.watch() {
                 Some(every) => orders.recv_timeout(every),
                 None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match order {
-                Ok(()) => self.again(true),
+                Ok(Order::Look) => self.again(true),
+                // Nobody listens any more where the client has left.
+                Ok(Order::Load(file, done)) => drop(done.send(self.load(file))),
+                Ok(Order::Unload(name, done)) => {
+                    self.unload(&name);
+                    let _ = done.send(Ok(()));
+                }
                 Err(RecvTimeoutError::Timeout) => self.again(false),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -155,25 +171,86 @@ impl Work {
             if everything && !replaced && !watched.failed && watched.stamps() == watched.tried {
                 tracing::info!("model `{name}` is unchanged and stays in use");
             } else if everything || replaced {
-                watched.look();
-                let file = watched.file.clone();
-                // What was only touched, or copied over itself, answers as before.
-                if !watched.failed && digest(&watched.paths).is_ok_and(|d| d == watched.digest) {
-                    tracing::info!("model `{name}` is unchanged and stays in use");
-                    continue;
-                }
-                let loaded = self.replace(&file);
-                if let Some(watched) = self.watched.get_mut(i) {
-                    watched.failed = loaded.is_none();
-                    watched.digest = loaded.unwrap_or_else(|| watched.digest.clone());
-                }
+                // What is wrong is in the log.
+                let _ = self.anew(i);
             }
         }
     }
 
+    /// Loads the model at a place among those watched again, unless its files are what is served.
+    fn anew(&mut self, i: usize) -> Result<(), StartError> {
+        let Some(watched) = self.watched.get_mut(i) else { return Ok(()) };
+        watched.look();
+        let file = watched.file.clone();
+        // What was only touched, or copied over itself, answers as before.
+        if !watched.failed && digest(&watched.paths).is_ok_and(|d| d == watched.digest) {
+            tracing::info!("model `{}` is unchanged and stays in use", file.name);
+            return Ok(());
+        }
+        let loaded = self.replace(&file);
+        if let Some(watched) = self.watched.get_mut(i) {
+            watched.failed = loaded.is_err();
+            if let Ok(digest) = &loaded {
+                watched.digest.clone_from(digest);
+            }
+        }
+        loaded.map(drop)
+    }
+
+    /// Serves a file for a client; the reason, where that cannot be, names no path of this machine.
+    fn load(&mut self, file: ModelFile) -> Result<(), String> {
+        let (name, path) = (file.name.clone(), file.path.display().to_string());
+        let loaded = match self.watched.iter_mut().position(|w| w.file.name == name) {
+            Some(i) => {
+                if let Some(watched) = self.watched.get_mut(i) {
+                    watched.file = file;
+                }
+                self.anew(i)
+            }
+            None => self.first(file),
+        };
+        loaded.map_err(|error| {
+            let told = error.to_string();
+            let told = told.split("; hint: ").next().unwrap_or_default();
+            told.replace(&path, &format!("{name}.onnx"))
+        })
+    }
+
+    /// Serves a file whose name is new.
+    fn first(&mut self, file: ModelFile) -> Result<(), StartError> {
+        let mut watched = Watched::new(file);
+        watched.look();
+        let opened = file_kind::check(&watched.file.path, &watched.file.name).map_err(StartError::from);
+        match opened.and_then(|()| open(&self.config, &self.state, &watched.file)) {
+            Ok((model, digest)) => {
+                watched.digest = digest;
+                self.state.metrics().reload(&watched.file.name, "ok");
+                tracing::info!("model `{}` was loaded", watched.file.name);
+                self.state.set_model(model);
+                self.watched.push(watched);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!("{error}; model `{}` was not loaded", watched.file.name);
+                Err(error)
+            }
+        }
+    }
+
+    /// Serves a model no more, and waits for the requests that began with it; none takes longer than the time-out.
+    fn unload(&mut self, name: &str) {
+        self.watched.retain(|w| w.file.name != name);
+        let Some(model) = self.state.remove_model(name) else { return };
+        let end = Instant::now() + self.config.limits.timeout.time();
+        while Arc::strong_count(&model) > 1 && Instant::now() < end {
+            std::thread::sleep(DRAIN_POLL);
+        }
+        tracing::info!("model `{name}` was unloaded");
+    }
+
     /// Loads a model in place of the one that is served, and indexes the gallery for it where that is its own; both go
     /// on as they were until that is done, and where it cannot be done. Gives the hash of what is served now.
-    fn replace(&self, file: &ModelFile) -> Option<String> {
+    fn replace(&self, file: &ModelFile) -> Result<String, StartError> {
         let loaded = open(&self.config, &self.state, file);
         let loaded = loaded.and_then(|(model, digest)| Ok((self.index(&model)?, model, digest)));
         match loaded {
@@ -184,12 +261,12 @@ impl Work {
                 }
                 self.state.metrics().reload(&file.name, "ok");
                 tracing::info!("model `{}` was replaced", file.name);
-                Some(digest)
+                Ok(digest)
             }
             Err(error) => {
                 self.state.metrics().reload(&file.name, "failed");
                 tracing::error!("{error}; model `{}` stays in use as it was", file.name);
-                None
+                Err(error)
             }
         }
     }

@@ -3,6 +3,7 @@
 mod gauges;
 mod recent;
 mod stage;
+mod statistics;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use recent::Recent;
 
 pub(crate) use gauges::{Gauges, ModelGauges};
 pub(crate) use stage::Stage;
+pub(crate) use statistics::{Statistics, Sum};
 
 /// Upper bounds in seconds: from what health checks take to the default of `--timeout`.
 #[rustfmt::skip]
@@ -44,8 +46,10 @@ impl ModelMetrics {
         self.all.observe(stage, Some(&self.model), time);
     }
 
-    /// Adds a batch of so many pictures.
-    pub fn observe_batch(&self, size: usize) {
+    /// Adds a batch of so many pictures, which took the model this long.
+    pub fn observe_batch(&self, size: usize, time: Duration) {
+        self.observe(Stage::Encode, time);
+        self.all.of(&self.model, |done| done.ran(size, time));
         self.all.observe_batch(&self.model, size);
     }
 }
@@ -73,6 +77,7 @@ pub struct Metrics {
     process: Process,
     batches: Mutex<BTreeMap<usize, u64>>,
     recent: Recent,
+    done: Mutex<BTreeMap<String, Statistics>>,
 }
 
 impl Default for Metrics {
@@ -107,6 +112,7 @@ impl Default for Metrics {
             process: Process::default(),
             batches: Mutex::default(),
             recent: Recent::default(),
+            done: Mutex::default(),
         };
         for kind in Kind::ALL {
             metrics.errors.with_label_values(&[kind.status().1]);
@@ -131,6 +137,9 @@ impl Metrics {
     pub fn observe(&self, stage: Stage, model: Option<&str>, time: Duration) {
         let labels = [model.unwrap_or_default(), stage.name()];
         self.stages.with_label_values(&labels).observe(time.as_secs_f64());
+        if let Some(model) = model {
+            self.of(model, |done| done.stage(stage, time));
+        }
         telemetry::stage(stage.name(), time);
     }
 
@@ -143,6 +152,7 @@ impl Metrics {
     /// Counters of a model begin at 0.
     fn expect_model(&self, model: &str) {
         self.images.with_label_values(&[model]);
+        self.done.lock().entry(model.to_owned()).or_default();
         for result in ["ok", "failed"] {
             self.reloads.with_label_values(&[model, result]);
         }
@@ -154,6 +164,23 @@ impl Metrics {
     /// The counter of a route's answers with this status begins at 0.
     pub(crate) fn expect_answer(&self, route: &str, status: &str) {
         self.requests.with_label_values(&[route, status]);
+    }
+
+    /// Adds to what a model has done; only models that were loaded are known.
+    fn of(&self, model: &str, add: impl FnOnce(&mut Statistics)) {
+        if let Some(done) = self.done.lock().get_mut(model) {
+            add(done);
+        }
+    }
+
+    /// What a model has done.
+    pub(crate) fn statistics(&self, model: &str) -> Statistics {
+        self.done.lock().get(model).cloned().unwrap_or_default()
+    }
+
+    /// Adds a request of the inference protocol.
+    pub(crate) fn inferred(&self, model: &str, succeeded: bool, time: Duration) {
+        self.of(model, |done| done.inferred(succeeded, time));
     }
 
     /// Counts a model that was loaded again (`ok`), or could not be (`failed`).

@@ -37,12 +37,12 @@ pub(super) enum Data<'a> {
     /// Elements one behind the other, little-endian.
     Binary(Bytes),
     /// Elements in a list of their type; the other lists are empty.
-    #[cfg_attr(not(feature = "grpc"), expect(dead_code, reason = "only gRPC has such lists"))]
+    #[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "only gRPC has such lists"))]
     Typed(Elements),
 }
 
 /// Elements by their type.
-#[derive(Default)]
+#[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "only gRPC has such lists"))]
 pub(super) struct Elements {
     pub(super) bytes: Vec<Bytes>,
     pub(super) unsigned: Vec<u32>,

@@ -5,10 +5,13 @@ mod answer;
 #[cfg(feature = "grpc")]
 pub(crate) mod grpc;
 mod inputs;
+pub(super) mod repository;
+pub(super) mod statistics;
 mod tensor;
 mod wire;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -38,7 +41,7 @@ use crate::serving::state::{AppState, Phase};
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 /// What the server offers beyond the protocol.
-const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
+const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_repository", "statistics"];
 
 /// Every model has one version: the file that is served.
 const VERSION: &str = "1";
@@ -48,7 +51,7 @@ const VERSION: &str = "1";
 struct ServerMetadata {
     name: &'static str,
     version: &'static str,
-    extensions: [&'static str; 1],
+    extensions: [&'static str; 3],
 }
 
 #[derive(Serialize, ToSchema)]
@@ -170,16 +173,23 @@ pub(super) async fn infer(
     at: Place,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (head, body) = request.into_parts();
     let model = at.model(&state)?;
+    let start = Instant::now();
+    let answered = infer_by(&state, &model, request).await;
+    state.metrics().inferred(&model.info.name, answered.is_ok(), start.elapsed());
+    answered
+}
+
+async fn infer_by(state: &AppState, model: &Arc<Model>, request: Request) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
     let json = header_length(&head.headers)?;
-    let mut admitted = Admitted::new(&state)?;
-    let bytes = whole(&state, &mut admitted, &head.headers, body).await?;
+    let mut admitted = Admitted::new(state)?;
+    let bytes = whole(state, &mut admitted, &head.headers, body).await?;
     let rules = Rules::of(state.limits(), &model.info);
     let (asked, pictures) =
         state.on_pool(Stage::Parse, None, move || wire::parse(&bytes, json, rules)).await??;
-    let encoded = encode(&state, &model, &mut admitted, pictures).await?;
-    let info = Arc::clone(&model);
+    let encoded = encode(state, model, &mut admitted, pictures).await?;
+    let info = Arc::clone(model);
     let write = move || answer::write(&info.info, VERSION, &asked, &encoded);
     let made = state.on_pool(Stage::Render, Some(&model.info.name), write).await??;
     Ok(named(answer(made), &model.info))

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -34,8 +35,8 @@ const FIELDS: usize = 4096;
 /// A request, read.
 struct Read {
     model: Arc<Model>,
-    asked: Asked,
-    pictures: Pictures,
+    /// What it wants and sends, or why that cannot be.
+    pictures: Result<(Asked, Pictures), ApiError>,
 }
 
 pub(super) async fn infer(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
@@ -50,10 +51,27 @@ pub(super) async fn infer(State(state): State<AppState>, request: Request) -> Re
         admitted.bytes(message.len())?;
     }
     let known = state.clone();
-    let Read { model, asked, pictures } =
-        state.on_pool(Stage::Parse, None, move || read(&known, message)).await??;
-    let encoded = encode(&state, &model, &mut admitted, pictures).await?;
-    let info = Arc::clone(&model);
+    let Read { model, pictures } = state.on_pool(Stage::Parse, None, move || read(&known, message)).await??;
+    let start = Instant::now();
+    let pictures = pictures.map(|(asked, pictures)| answer(&state, &model, &mut admitted, asked, pictures));
+    let answered = match pictures {
+        Ok(answer) => answer.await,
+        Err(error) => Err(error),
+    };
+    state.metrics().inferred(&model.info.name, answered.is_ok(), start.elapsed());
+    answered
+}
+
+/// The model's answer.
+async fn answer(
+    state: &AppState,
+    model: &Arc<Model>,
+    admitted: &mut Admitted,
+    asked: Asked,
+    pictures: Pictures,
+) -> Result<Response, ApiError> {
+    let encoded = encode(state, model, admitted, pictures).await?;
+    let info = Arc::clone(model);
     let write = move || write(&info.info, &asked, &encoded);
     let made = state.on_pool(Stage::Render, Some(&model.info.name), write).await??;
     Ok(named(made, &model.info))
@@ -67,12 +85,15 @@ fn read(state: &AppState, message: Bytes) -> Result<Read, ApiError> {
     }
     let request: ModelInferRequest = read_message(message)?;
     let model = version(state, Some(&request.model_name), some(&request.model_version))?;
-    let rules = Rules::of(state.limits(), &model.info);
+    let pictures = parse(request, Rules::of(state.limits(), &model.info));
+    Ok(Read { model, pictures })
+}
+
+fn parse(request: ModelInferRequest, rules: Rules) -> Result<(Asked, Pictures), ApiError> {
     let wanted: Vec<Wanted<'_>> = request.outputs.iter().map(Wanted::from).collect();
     let outputs = outputs(&wanted, true, rules.maps)?;
     let id = some(&request.id).map(str::to_owned);
-    let pictures = input(request.inputs, request.raw_input_contents, rules)?;
-    Ok(Read { model, asked: Asked { id, outputs }, pictures })
+    Ok((Asked { id, outputs }, input(request.inputs, request.raw_input_contents, rules)?))
 }
 
 impl<'a> From<&'a InferRequestedOutputTensor> for Wanted<'a> {

@@ -9,6 +9,7 @@ mod bounds;
 mod frame;
 mod infer;
 mod message;
+mod operating;
 
 use std::collections::BTreeMap;
 
@@ -40,6 +41,7 @@ pub(crate) fn routes(state: &AppState) -> Router<AppState> {
         .route(&at("ServerMetadata"), post(server_metadata))
         .route(&at("ModelReady"), post(model_ready))
         .route(&at("ModelMetadata"), post(model_metadata))
+        .route(&at("ModelStatistics"), post(operating::done))
         .route(&Service::Health.path("Check"), post(check))
         .merge(timed(state))
         .fallback(unknown)
@@ -48,22 +50,29 @@ pub(crate) fn routes(state: &AppState) -> Router<AppState> {
 
 /// Every call with every status that its answers may have.
 pub(crate) fn answers() -> Vec<(String, String)> {
-    let about = ["ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata"];
+    let at = |call: &str| Service::Inference.path(call);
     let about =
-        about.into_iter().map(|call| (Service::Inference.path(call), errors::InferenceModel::responses()));
+        ["ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelStatistics"];
+    let about = about.map(|call| (at(call), errors::InferenceModel::responses()));
+    let repository = ["RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"];
+    let repository = repository.map(|call| (at(call), errors::Repository::responses()));
     let check = (Service::Health.path("Check"), errors::InferenceModel::responses());
-    let infer = (Service::Inference.path("ModelInfer"), errors::Inference::responses());
+    let infer = (at("ModelInfer"), errors::Inference::responses());
     let statuses = |(path, errors): (String, BTreeMap<String, _>)| {
         let all = std::iter::once("200".to_owned()).chain(errors.into_keys());
         all.map(move |status| (path.clone(), status)).collect::<Vec<_>>()
     };
-    about.chain([check, infer]).flat_map(statuses).collect()
+    about.into_iter().chain(repository).chain([check, infer]).flat_map(statuses).collect()
 }
 
-/// The calls under the time-out of requests: those that run a model.
+/// The calls under the time-out of requests: those that run a model or read a disk.
 fn timed(state: &AppState) -> Router<AppState> {
+    let at = |call: &str| Service::Inference.path(call);
     Router::new()
-        .route(&Service::Inference.path("ModelInfer"), post(infer::infer))
+        .route(&at("ModelInfer"), post(infer::infer))
+        .route(&at("RepositoryIndex"), post(operating::index))
+        .route(&at("RepositoryModelLoad"), post(operating::load))
+        .route(&at("RepositoryModelUnload"), post(operating::unload))
         .route_layer(from_fn_with_state(state.clone(), timeout::in_time))
 }
 

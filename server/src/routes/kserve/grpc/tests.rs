@@ -112,7 +112,8 @@ fn rows() -> Vec<String> {
     });
     let model = ModelRequest { name: m, version: v };
     let said_model = json!({"name": "m", "version": "1"});
-    vec![
+    let mut rows = operating();
+    rows.extend([
         row("ServerLiveRequest", &Empty {}, &json!({})),
         row("ServerLiveResponse", &Flag { is: true }, &json!({"live": true})),
         row("ServerReadyResponse", &Flag { is: true }, &json!({"ready": true})),
@@ -123,6 +124,68 @@ fn rows() -> Vec<String> {
         row("ModelMetadataResponse", &about, &said_about),
         row("ModelInferRequest", &request(), &said_request()),
         row("ModelInferResponse", &answer, &said_answer),
+    ]);
+    rows
+}
+
+/// Of the calls about loading, and about what models have done.
+fn operating() -> Vec<String> {
+    let text = |t: &str| t.to_owned();
+    let listed =
+        ModelIndex { name: text("m"), version: text("1"), state: text("READY"), reason: text("because") };
+    let listed = RepositoryIndexResponse { models: vec![listed] };
+    let said_listed =
+        json!({"models": [{"name": "m", "version": "1", "state": "READY", "reason": "because"}]});
+    let model =
+        RepositoryModelRequest { model_name: text("m"), parameters: parameters(Choice::Text(text("c"))) };
+    let said_model = json!({"model_name": "m", "parameters": {"p": {"string_param": "c"}}});
+    let sum = |count| Some(StatisticDuration { count, ns: 10 * count });
+    let said = |count: u64| json!({"count": count.to_string(), "ns": (10 * count).to_string()});
+    let done = InferStatistics {
+        success: sum(1),
+        fail: sum(2),
+        queue: sum(3),
+        compute_input: sum(4),
+        compute_infer: sum(5),
+        compute_output: sum(6),
+        cache_hit: sum(7),
+        cache_miss: sum(8),
+    };
+    let said_done = json!({
+        "success": said(1), "fail": said(2), "queue": said(3), "compute_input": said(4), "compute_infer": said(5),
+        "compute_output": said(6), "cache_hit": said(7), "cache_miss": said(8),
+    });
+    let batch = InferBatchStatistics {
+        batch_size: 4,
+        compute_input: sum(1),
+        compute_infer: sum(2),
+        compute_output: sum(3),
+    };
+    let said_batch = json!({
+        "batch_size": "4", "compute_input": said(1), "compute_infer": said(2), "compute_output": said(3),
+    });
+    let all = ModelStatistics {
+        name: text("m"),
+        version: text("1"),
+        last_inference: 5,
+        inference_count: 6,
+        execution_count: 7,
+        inference_stats: Some(done),
+        batch_stats: vec![batch],
+    };
+    let all = ModelStatisticsResponse { model_stats: vec![all] };
+    let said_all = json!({"model_stats": [{
+        "name": "m", "version": "1", "last_inference": "5", "inference_count": "6", "execution_count": "7",
+        "inference_stats": said_done, "batch_stats": [said_batch],
+    }]});
+    vec![
+        row("RepositoryIndexRequest", &RepositoryIndexRequest { ready: true }, &json!({"ready": true})),
+        row("RepositoryIndexResponse", &listed, &said_listed),
+        row("RepositoryModelLoadRequest", &model, &said_model),
+        row("RepositoryModelUnloadRequest", &model, &said_model),
+        row("RepositoryModelLoadResponse", &Empty {}, &json!({})),
+        row("RepositoryModelUnloadResponse", &Empty {}, &json!({})),
+        row("ModelStatisticsResponse", &all, &said_all),
     ]
 }
 
