@@ -8,11 +8,11 @@ mod buckets;
 mod bulk;
 mod collections;
 mod common;
+mod compressed;
 #[cfg(feature = "postgres")]
 #[allow(dead_code, reason = "the engine's own tests use the rest")]
 #[path = "../../../crates/retrieval/tests/database/mod.rs"]
 mod database;
-mod compressed;
 mod docs;
 mod evaluate;
 mod fake;
