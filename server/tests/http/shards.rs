@@ -330,7 +330,7 @@ fn a_broken_shard_stops_no_other() {
     put(&input, &made);
     let said = refused(&run(&[text(&input), "--out", text(&out), "--shard", "0/1"]), 1);
     assert!(
-        said.contains("1 of 3 shards failed; the first: `00001.tar`") && said.contains("cut off"),
+        said.contains("1 of 3 shards failed; the first: `00001.tar`") && said.contains("beyond the file"),
         "{said}"
     );
     assert_eq!(result(&out).keys().collect::<Vec<_>>(), ["00000.tar", "00002.tar"]);

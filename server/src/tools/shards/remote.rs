@@ -113,15 +113,20 @@ fn told(error: &Error, scheme: &str) -> String {
     let given =
         |begin: &&str| std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with(*begin));
     let lacking = CREDENTIALS.iter().find(|(known, begins, _)| *known == scheme && !begins.iter().any(given));
-    let hint = match (error, lacking) {
-        (Error::NotFound { .. }, _) => "create the bucket, or correct the address".to_owned(),
-        (_, Some((.., set))) => format!("no credentials in the environment: set {set}"),
-        (Error::PermissionDenied { .. } | Error::Unauthenticated { .. }, _) => {
-            "the credentials in the environment do not suffice".to_owned()
+    // answers to listings come as errors without a kind
+    let text = error.to_string().replace('\n', " ");
+    let status = |codes: &[&str]| codes.iter().any(|code| text.contains(&format!("status code: {code}")));
+    let hint = match lacking {
+        _ if matches!(error, Error::NotFound { .. }) || status(&["404"]) => {
+            "create the bucket, or correct the address".to_owned()
         }
-        _ => "see the endpoint, the region and the credentials in the environment (AWS_.., GOOGLE_.., AZURE_..)".to_owned(),
+        Some((.., set)) => format!("no credentials in the environment: set {set}"),
+        None if status(&["401", "403"]) => "the credentials in the environment do not suffice".to_owned(),
+        None => {
+            "see the endpoint, the region and the credentials in the environment (AWS_.., GOOGLE_.., AZURE_..)".to_owned()
+        }
     };
-    format!("{error}; hint: {hint}")
+    format!("{text}; hint: {hint}")
 }
 
 fn failed(error: Error) -> io::Error {

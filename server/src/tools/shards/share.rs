@@ -130,8 +130,11 @@ impl FromStr for Share {
         let wrong = || ShareError::Format(text.to_owned());
         let (index, count) = text.split_once('/').ok_or_else(wrong)?;
         let number = |text: &str| text.parse().map_err(|_| wrong());
-        Self::checked("the part", number(index)?, number(count)?)
-            .map_err(|error| if text.ends_with("/0") { wrong() } else { error })
+        match (number(index)?, number(count)?) {
+            (_, 0) => Err(wrong()),
+            (index, count) if index < count => Ok(Self { index, count }),
+            (index, count) => Err(ShareError::Range { name: "the part".to_owned(), index, count }),
+        }
     }
 }
 
