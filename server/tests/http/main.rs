@@ -4,6 +4,7 @@ mod api;
 mod binary;
 mod browser;
 mod bulk;
+mod cached;
 mod collections;
 mod common;
 mod compressed;
