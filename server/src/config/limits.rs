@@ -31,6 +31,9 @@ pub struct Limits {
     /// Maximum bytes of request bodies held at once, over all requests; above it, requests are answered 429
     #[arg(long, default_value = "256MiB", value_name = "BYTES", value_parser = units::bytes, help_heading = WORK)]
     pub max_buffered: usize,
+    /// Bytes for keeping answers: a picture file that comes again is not decoded and encoded again; 0: none are kept
+    #[arg(long, default_value = "0", value_name = "BYTES", value_parser = units::bytes, help_heading = WORK)]
+    pub cache_bytes: usize,
 
     /// Maximum number of pictures in one request
     #[arg(long, default_value_t = 32, value_name = "N", help_heading = REQUESTS)]

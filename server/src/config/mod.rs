@@ -137,6 +137,7 @@ mod tests {
             timeout: Duration::from_secs(60).into(),
             read_timeout: Duration::from_secs(20).into(),
             min_rate: 2048,
+            cache_bytes: 0,
         };
         assert_eq!(limits, expected);
         assert_eq!(served.models, [ModelFile { name: "cat".to_owned(), path: "models/cat.onnx".into() }]);
@@ -161,7 +162,7 @@ mod tests {
             "--read-timeout", "2s", "--min-rate", "1k", "--keep-alive-timeout", "2min", "--drain-timeout", "3", "--watch", "0", "--api-keys", "k",
             "--cors-origin", "https://a.example", "--cors-origin", "http://localhost:3000",
             "--log-level", "debug", "--log-format", "json", "--max-queue-pixels", "99", "--data", "d", "--gpu-mem-limit", "14", "--otlp-endpoint", "http://o:1/v1/traces/", "--allow-url-fetch", "--url-host", "h",
-            "--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1", "--model-folder", "m",
+            "--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1", "--model-folder", "m", "--cache-bytes", "2kB",
             #[cfg(feature = "grpc")]
             "--grpc-port=14",
             #[cfg(feature = "tls")]
@@ -208,6 +209,7 @@ mod tests {
             timeout: Duration::from_millis(1500).into(),
             read_timeout: Duration::from_secs(2).into(),
             min_rate: 1000,
+            cache_bytes: 2000,
         };
         assert_eq!(limits, expected);
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use occlude_preprocess::{Decoded, Note, Preprocess, Rgb, decode, dimensions};
+use occlude_preprocess::{Preprocess, Rgb, decode, dimensions};
 
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
@@ -13,6 +13,8 @@ use crate::inference::encode::{Crop, Encoded, Wants};
 use crate::inference::model::Model;
 use crate::observe::metrics::Stage;
 use crate::observe::telemetry;
+use crate::pictures::cache::{Key, Row};
+use crate::pictures::facts::Facts;
 use crate::pictures::window::Window;
 use crate::serving::admission::{Admitted, overloaded};
 use crate::serving::state::AppState;
@@ -35,15 +37,6 @@ impl Upload {
     fn error(&self, several: bool, error: ApiError) -> ApiError {
         if several { error.at(self.place, self.name.as_deref()) } else { error }
     }
-}
-
-/// What is known of a picture besides its pixels.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Facts {
-    pub(crate) width: u32,
-    pub(crate) height: u32,
-    pub(crate) format: &'static str,
-    pub(crate) notes: Vec<&'static str>,
 }
 
 /// How a picture is looked at.
@@ -75,15 +68,6 @@ struct Prepared {
     /// The picture, then its mirror image if that is wanted.
     crops: Vec<Crop>,
     guide: Option<Rgb>,
-}
-
-fn facts(decoded: &Decoded) -> Facts {
-    Facts {
-        width: decoded.image.width,
-        height: decoded.image.height,
-        format: decoded.format.name(),
-        notes: decoded.notes.iter().copied().map(Note::name).collect(),
-    }
 }
 
 /// Decodes and encodes all pictures of a request side by side; the first failure ends them all.
@@ -154,7 +138,33 @@ fn pixels(limits: &Limits, uploads: &[Upload], several: bool) -> Result<u64, Api
     Ok(total)
 }
 
+/// One picture; one that was asked about before costs its hash, where answers are kept.
 async fn encode_one(
+    state: &AppState,
+    model: &Model,
+    upload: Upload,
+    (several, look): (bool, Look),
+) -> Result<Answer, ApiError> {
+    // Colours for refining are kept nowhere: they would be larger than all the rest.
+    let Some(cache) = state.cache().filter(|_| !look.guide) else {
+        return encode_anew(state, model, upload, (several, look)).await;
+    };
+    let (start, bytes, identity) = (Instant::now(), upload.bytes.clone(), model.info.identity.clone());
+    let Look { window, mirror, wants, .. } = look;
+    let key = state.pooled(move || Key::of(&identity, window, mirror, wants, &bytes)).await?;
+    let known = cache.get(&key);
+    state.metrics().looked_up(&model.info.name, known.is_some(), start.elapsed());
+    if let Some(row) = known {
+        let Row { facts, encoded, mirrored } = Row::clone(&row);
+        return Ok(Answer { upload, facts, encoded, mirrored, guide: None });
+    }
+    let answer = encode_anew(state, model, upload, (several, look)).await?;
+    let Answer { facts, encoded, mirrored, .. } = &answer;
+    cache.put(key, Row { facts: facts.clone(), encoded: encoded.clone(), mirrored: mirrored.clone() });
+    Ok(answer)
+}
+
+async fn encode_anew(
     state: &AppState,
     model: &Model,
     upload: Upload,
@@ -228,7 +238,7 @@ fn prepare(
     let mirrored = look.mirror.then(|| mirrored(&pixels));
     let guide = look.guide.then(|| look.window.guide(contract, &decoded.image));
     let crops = [Some(pixels), mirrored].into_iter().flatten().map(Crop::from).collect();
-    Ok(Prepared { facts: facts(&decoded), crops, guide })
+    Ok(Prepared { facts: Facts::from(&decoded), crops, guide })
 }
 
 /// Columns from right to left.
@@ -241,21 +251,6 @@ fn mirrored(image: &Rgb) -> Rgb {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn notes_have_names_of_their_own() {
-        let all = [
-            Note::IccIgnored,
-            Note::AlphaOnWhite,
-            Note::ExifRotated,
-            Note::SixteenBit,
-            Note::Cmyk,
-            Note::Grey,
-            Note::Animated,
-        ];
-        let names: std::collections::BTreeSet<_> = all.into_iter().map(Note::name).collect();
-        assert_eq!(names.len(), all.len());
-    }
 
     #[test]
     fn mirror_images_have_their_columns_from_right_to_left() {

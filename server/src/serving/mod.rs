@@ -11,6 +11,7 @@ pub(crate) mod keys;
 mod leftover;
 pub(crate) mod model_used;
 mod models;
+mod on_demand;
 mod pace;
 pub(crate) mod parameters;
 mod protocols;

@@ -2,15 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::state::AppState;
 use crate::config::ModelFile;
-use crate::error::{ApiError, Kind};
 
 /// What the loading thread is told to do.
 pub(crate) enum Order {
@@ -37,7 +34,7 @@ pub(crate) struct Repository {
 
 /// A model of a folder that is not served.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Loading,
     Unloading,
     Failed(String),
@@ -59,7 +56,7 @@ impl Repository {
     }
 
     /// The file of a model: `NAME.onnx`, or `NAME/1/model.onnx` as Triton has it. Asks the disk.
-    fn find(&self, name: &str) -> Option<ModelFile> {
+    pub(super) fn find(&self, name: &str) -> Option<ModelFile> {
         if let Some(kept) = self.kept.iter().find(|m| m.name == name) {
             return Some(kept.clone());
         }
@@ -75,7 +72,7 @@ impl Repository {
     }
 
     /// Names of all models that can be loaded. Asks the disk.
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         let entries =
             self.folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
         let name = |entry: std::fs::DirEntry| {
@@ -89,7 +86,7 @@ impl Repository {
         names
     }
 
-    fn tell(&self, name: &str, state: Option<State>) {
+    pub(super) fn tell(&self, name: &str, state: Option<State>) {
         let mut told = self.told.lock();
         match state {
             Some(state) => drop(told.insert(name.to_owned(), state)),
@@ -97,116 +94,32 @@ impl Repository {
         }
     }
 
-    fn refused(&self, what: &str) -> Result<(), ApiError> {
-        if !self.folders.is_empty() {
-            return Ok(());
-        }
-        let message = format!("this server {what} no models on demand");
-        Err(ApiError::new(Kind::Forbidden, message)
-            .hint("its operator can name a folder that models may be loaded from"))
-    }
-}
-
-impl AppState {
-    /// Answers about a repository from now on; only the first one counts.
-    pub(crate) fn set_repository(&self, repository: Repository) {
-        let _ = self.0.repository.set(Arc::new(repository));
+    /// Whether there is a folder to load models from.
+    pub(super) fn is_open(&self) -> bool {
+        !self.folders.is_empty()
     }
 
-    fn repository(&self) -> Result<Arc<Repository>, ApiError> {
-        self.0.repository.get().cloned().ok_or_else(|| {
-            ApiError::new(Kind::Forbidden, "this server loads no models on demand")
-                .hint("its operator can name a folder that models may be loaded from")
-        })
+    /// Whether the server was started with a model of this name.
+    pub(super) fn keeps(&self, name: &str) -> bool {
+        self.kept.iter().any(|m| m.name == name)
     }
 
-    /// Loads a model, or looks whether the file of one that is served has changed; ends when it is served.
-    pub(crate) async fn load_model(&self, name: &str) -> Result<(), ApiError> {
-        let repository = self.repository()?;
-        repository.refused("loads")?;
-        let file = found(&repository, name).await?;
-        repository.tell(name, Some(State::Loading));
-        let done = order(&repository, |done| Order::Load(file, done)).await;
-        let failed = done.as_ref().err().cloned();
-        repository.tell(name, failed.clone().map(State::Failed));
-        failed.map_or(Ok(()), |why| {
-            let message = format!("the model `{name}` cannot be loaded: {why}");
-            Err(ApiError::told(Kind::InvalidRequest, &message))
-        })
+    /// What became of the models that are not served, by their names.
+    pub(super) fn told(&self) -> BTreeMap<String, State> {
+        self.told.lock().clone()
     }
 
-    /// Serves a model no more; ends when the last request that began with it is answered.
-    pub(crate) async fn unload_model(&self, name: &str) -> Result<(), ApiError> {
-        let repository = self.repository()?;
-        repository.refused("unloads")?;
-        if repository.kept.iter().any(|m| m.name == name) {
-            let message = format!("the server was started with the model `{name}`, which stays");
-            return Err(
-                ApiError::new(Kind::Forbidden, message).hint("only models that were loaded can be unloaded")
-            );
-        }
-        if !self.models().iter().any(|m| m.info.name == name) {
-            found(&repository, name).await?;
-        }
-        repository.tell(name, Some(State::Unloading));
-        let done = order(&repository, |done| Order::Unload(name.to_owned(), done)).await;
-        repository.tell(name, None);
-        done.map_err(|why| ApiError::new(Kind::Internal, why))
+    /// Tells the loading thread something; whether it is there.
+    pub(super) fn order(&self, order: Order) -> bool {
+        self.orders.lock().send(order).is_ok()
     }
-
-    /// All models that are served or can be loaded, by name; with `ready` only the former.
-    pub(crate) async fn model_index(&self, ready: bool) -> Vec<Listed> {
-        let repository = self.repository().ok();
-        let in_folders = match repository.clone().filter(|_| !ready) {
-            Some(repository) => {
-                tokio::task::spawn_blocking(move || repository.names()).await.unwrap_or_default()
-            }
-            None => Vec::new(),
-        };
-        let told = repository.map(|r| r.told.lock().clone()).unwrap_or_default();
-        let mut listed: BTreeMap<String, Listed> = BTreeMap::new();
-        for name in in_folders {
-            let (state, reason) = match told.get(&name) {
-                None => ("UNAVAILABLE", "not loaded".to_owned()),
-                Some(State::Loading) => ("LOADING", String::new()),
-                Some(State::Unloading) => ("UNLOADING", String::new()),
-                Some(State::Failed(why)) => ("UNAVAILABLE", why.clone()),
-            };
-            listed.insert(name.clone(), Listed { name, state, reason });
-        }
-        for model in self.models() {
-            let name = model.info.name.clone();
-            listed.insert(name.clone(), Listed { name, state: "READY", reason: String::new() });
-        }
-        listed.into_values().collect()
-    }
-}
-
-/// The file of a model; 404 where there is none.
-async fn found(repository: &Arc<Repository>, name: &str) -> Result<ModelFile, ApiError> {
-    let (asked, wanted) = (Arc::clone(repository), name.to_owned());
-    let found = tokio::task::spawn_blocking(move || asked.find(&wanted)).await.unwrap_or_default();
-    found.ok_or_else(|| {
-        ApiError::new(Kind::ModelNotFound, format!("there is no model `{name}` to load"))
-            .hint("POST /v2/repository/index lists the models that can be loaded")
-    })
-}
-
-/// Has the loading thread do something, and waits until it has.
-async fn order(repository: &Repository, make: impl FnOnce(Done) -> Order) -> Result<(), String> {
-    let (done, heard) = oneshot::channel();
-    let gone = || Err("the server is shutting down".to_owned());
-    if repository.orders.lock().send(make(done)).is_err() {
-        return gone();
-    }
-    heard.await.unwrap_or_else(|_| gone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn names(repository: &Repository) -> Vec<String> {
+    pub(super) fn names(repository: &Repository) -> Vec<String> {
         repository.names()
     }
 

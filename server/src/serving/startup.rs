@@ -121,7 +121,7 @@ fn tls(config: &Config) -> Result<Option<Tls>, StartError> {
         return Ok(None);
     };
     let setting = config.sources.name("tls-cert");
-    Tls::read(cert, key).map(Some).map_err(|source| StartError::Tls { setting, source })
+    Tls::read(cert, key).map(Some).map_err(|source| StartError::Tls { setting, source: Box::new(source) })
 }
 
 /// Two small files: nobody waits for them.

@@ -18,6 +18,7 @@ use crate::gallery::Gallery;
 use crate::inference::model::Model;
 use crate::observe::metrics::{Gauges, Metrics, ModelGauges, Stage};
 use crate::observe::telemetry::Telemetry;
+use crate::pictures::cache::Cache;
 use crate::pictures::decoding::Decoders;
 use crate::pictures::fetch::Fetcher;
 
@@ -54,6 +55,7 @@ pub(super) struct Inner {
     draining: AtomicBool,
     room: Room,
     decoders: Decoders,
+    cache: Option<Cache>,
 }
 
 /// What the server can do at present.
@@ -84,6 +86,7 @@ impl AppState {
         Self(Arc::new(Inner {
             room: Room::new(&limits),
             decoders: Decoders::new(limits.decode_threads),
+            cache: Cache::new(limits.cache_bytes),
             limits,
             metrics: Arc::default(),
             expected,
@@ -199,9 +202,15 @@ impl AppState {
             in_flight_pixels: self.0.room.pixels_taken(),
             gallery: self.indexed().map_or(0, |g| g.len()),
             writable: self.store().is_some() && self.store_problem().is_none(),
+            cached: self.cache().map_or(0, Cache::bytes),
             spans_lost: self.telemetry().map_or(0, |t| t.lost()),
             models: self.models().iter().map(model).collect(),
         }
+    }
+
+    /// What was said of pictures before, where that is kept.
+    pub(crate) fn cache(&self) -> Option<&Cache> {
+        self.0.cache.as_ref()
     }
 
     /// How much more is let in.

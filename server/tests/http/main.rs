@@ -6,6 +6,7 @@ mod browser;
 #[cfg(feature = "object-store")]
 mod buckets;
 mod bulk;
+mod cached;
 mod collections;
 mod common;
 mod compressed;

@@ -28,7 +28,7 @@ pub enum StartError {
     /// There can be no TLS.
     #[cfg(feature = "tls")]
     #[error("{setting}: {source}")]
-    Tls { setting: String, source: crate::serving::tls::TlsError },
+    Tls { setting: String, source: Box<crate::serving::tls::TlsError> },
     /// A model cannot be served.
     #[error(transparent)]
     Model(#[from] LoadError),

@@ -14,6 +14,7 @@ pub(crate) struct Gauges {
     pub(crate) in_flight_pixels: usize,
     pub(crate) gallery: usize,
     pub(crate) writable: bool,
+    pub(crate) cached: usize,
     pub(crate) spans_lost: u64,
     pub(crate) models: Vec<ModelGauges>,
 }
@@ -37,6 +38,7 @@ pub(super) fn read(gauges: &Gauges) -> Vec<MetricFamily> {
         ("occlude_in_flight_images", "pictures admitted and not yet answered", gauges.in_flight),
         ("occlude_in_flight_pixels", "pixels of those pictures", gauges.in_flight_pixels),
         ("occlude_gallery_images", "pictures that can be found by search", gauges.gallery),
+        ("occlude_cache_bytes", "bytes of answers that are kept", gauges.cached),
         ("occlude_collections_writable", "1 if something can be added", usize::from(gauges.writable)),
     ] {
         let gauge = made(IntGauge::new(name, help));

@@ -74,6 +74,7 @@ pub struct Metrics {
     batch: Histogram,
     images: IntCounterVec,
     reloads: IntCounterVec,
+    lookups: IntCounterVec,
     process: Process,
     batches: Mutex<BTreeMap<usize, u64>>,
     recent: Recent,
@@ -107,6 +108,11 @@ impl Default for Metrics {
             reloads: counters(
                 "occlude_model_reloads_total",
                 "models reloaded while serving",
+                &["model", "result"],
+            ),
+            lookups: counters(
+                "occlude_cache_lookups_total",
+                "answers that were looked up",
                 &["model", "result"],
             ),
             process: Process::default(),
@@ -156,6 +162,9 @@ impl Metrics {
         for result in ["ok", "failed"] {
             self.reloads.with_label_values(&[model, result]);
         }
+        for result in ["hit", "miss"] {
+            self.lookups.with_label_values(&[model, result]);
+        }
         for stage in Stage::OF_MODELS {
             self.stages.with_label_values(&[model, stage.name()]);
         }
@@ -176,6 +185,12 @@ impl Metrics {
     /// What a model has done.
     pub(crate) fn statistics(&self, model: &str) -> Statistics {
         self.done.lock().get(model).cloned().unwrap_or_default()
+    }
+
+    /// Counts an answer that was looked up among those that are kept, and found or not.
+    pub(crate) fn looked_up(&self, model: &str, found: bool, time: Duration) {
+        self.lookups.with_label_values(&[model, if found { "hit" } else { "miss" }]).inc();
+        self.of(model, |done| done.looked_up(found, time));
     }
 
     /// Adds a request of the inference protocol.
@@ -221,7 +236,8 @@ impl Metrics {
     }
 
     pub(crate) fn render(&self, gauges: &Gauges) -> String {
-        let counted: [&dyn Collector; 7] = [
+        let counted: [&dyn Collector; 8] = [
+            &self.lookups,
             &self.requests,
             &self.latency,
             &self.errors,
@@ -311,6 +327,7 @@ mod tests {
             in_flight: 5,
             in_flight_pixels: 7,
             gallery: 6,
+            cached: 9,
             writable: true,
             spans_lost: 8,
             models: vec![model],
@@ -334,6 +351,7 @@ mod tests {
             "occlude_queue_depth{model=\"a\\\"b\"} 4",
             "occlude_in_flight_images 5",
             "occlude_gallery_images 6",
+            "occlude_cache_bytes 9",
             "occlude_collections_writable 1",
             "occlude_model_info{fingerprint=\"f00d\",identity=\"1d\",model=\"a\\\"b\",provider=\"CPU\"} 1",
         ]);
@@ -352,6 +370,7 @@ mod tests {
                 "occlude_images_total{model=\"m\"} 0",
                 "occlude_model_reloads_total{model=\"m\",result=\"failed\"} 0",
                 "occlude_stage_seconds_count{model=\"m\",stage=\"encode\"} 0",
+                "occlude_cache_lookups_total{model=\"m\",result=\"hit\"} 0",
                 "occlude_batch_size_count 0",
                 "occlude_spans_lost_total 0",
             ],

@@ -35,6 +35,9 @@ pub(crate) struct Statistics {
     pub(crate) encode: Sum,
     /// Answers, written.
     pub(crate) render: Sum,
+    /// Pictures whose answers were kept, and those that were looked up in vain.
+    pub(crate) hit: Sum,
+    pub(crate) miss: Sum,
     /// Runs by their number of pictures.
     pub(crate) batches: BTreeMap<usize, Sum>,
 }
@@ -59,6 +62,10 @@ impl Statistics {
         self.encode.add(time);
         self.batches.entry(size).or_default().add(time);
         self.last = Some(SystemTime::now());
+    }
+
+    pub(super) fn looked_up(&mut self, found: bool, time: Duration) {
+        if found { self.hit.add(time) } else { self.miss.add(time) }
     }
 
     pub(super) fn inferred(&mut self, succeeded: bool, time: Duration) {

@@ -39,7 +39,7 @@ pub(super) struct OneModel {
 }
 
 /// Requests (`success`, `fail`), pictures (`queue`, `compute_input`), runs (`compute_infer`) and answers
-/// (`compute_output`). There is no cache.
+/// (`compute_output`); pictures whose answers were kept, or looked up in vain.
 #[derive(Serialize, ToSchema)]
 pub(super) struct InferStatistics {
     pub(super) success: StatisticDuration,
@@ -116,8 +116,8 @@ pub(super) fn one(state: &AppState, info: &ModelInfo) -> OneModel {
             compute_input: done.decode.into(),
             compute_infer: done.encode.into(),
             compute_output: done.render.into(),
-            cache_hit: nothing,
-            cache_miss: nothing,
+            cache_hit: done.hit.into(),
+            cache_miss: done.miss.into(),
         },
         batch_stats: done.batches.iter().map(batch).collect(),
     }
