@@ -101,8 +101,8 @@ fn main() {
     println!("index of {} rows: {:.1} s, saved: {}", done.indexed, began.elapsed().as_secs_f64(), done.saved);
     let approximate: Vec<Query> = exact.iter().map(|q| Query { exact: false, ..q.clone() }).collect();
     let (median, slow, found) = searches(&*store, &approximate);
-    let recall = recall(&found, &truth);
-    println!("approximate: median {median:.2} ms, 99th of 100 {slow:.2} ms, recall at 10 {recall:.4}");
+    let part = recall(&found, &truth);
+    println!("approximate: median {median:.2} ms, 99th of 100 {slow:.2} ms, recall at 10 {part:.4}");
 
     for (name, filter) in [
         ("a fiftieth", json!({"must": [{"key": "class", "match": "class-7"}]})),
@@ -116,10 +116,10 @@ fn main() {
             approximate.iter().map(|q| Query { filter: Some(filter.clone()), ..q.clone() }).collect();
         let (median, slow, found) = searches(&*store, &filtered);
         let exact: Vec<Query> = filtered.iter().map(|q| Query { exact: true, ..q.clone() }).collect();
-        let recall = recall(&found, &searches(&*store, &exact).2);
+        let part = recall(&found, &searches(&*store, &exact).2);
         println!(
             "{name} ({count}): first {first:.1} ms, then median {median:.2} ms, 99th of 100 {slow:.2} ms, recall \
-             {recall:.4}"
+             {part:.4}"
         );
     }
 

@@ -24,7 +24,6 @@ impl AppState {
     pub(crate) fn open_store(&self, location: &Location) -> occlude_retrieval::Result<()> {
         let options = Options { reserve: RESERVE, ..Default::default() };
         let store = location.open(&options)?;
-        tracing::info!("collections: {location}");
         for info in store.collections()? {
             let (name, count, model) = (&info.name, info.count, &info.spec.model);
             tracing::info!("collection `{name}`: {count} points of the model `{model}`");
@@ -38,6 +37,7 @@ impl AppState {
         }
         keep(Arc::downgrade(&store), self.clone());
         self.set_store(store);
+        tracing::info!("collections: {location}");
         Ok(())
     }
 
