@@ -19,6 +19,9 @@ use crate::vector::dot;
 /// Candidates of the index per hit, and what one costs beside a row that is compared in order: as of the other engine.
 const CANDIDATES: usize = 4;
 const COST: usize = 40;
+/// Matches of a filter, at most, that are compared one by one: the index would pass by many more rows to find as few, and
+/// miss some.
+const RARE: usize = 5_000;
 /// Rows that are fetched beyond the hits, so that the last of these is seen to be one.
 const SLACK: usize = 16;
 
@@ -53,9 +56,10 @@ impl Postgres {
         let candidates = (query.k * CANDIDATES).max(EXPANSION_SEARCH);
         let cheap = collection.count.saturating_mul(collection.spec.dim) <= self.exact_numbers;
         let near = collection.near && !query.exact && !cheap;
-        if near && candidates.saturating_mul(COST) <= collection.count {
+        let many = candidates.saturating_mul(COST) <= collection.count;
+        if near && many && !search.is_rare(client).await? {
             let best = self.approximate(client, &search, candidates).await?;
-            // Fewer than were asked for: what matches is rare, or far away.
+            // Fewer than were asked for: what matches is far away.
             if let Some(best) = best {
                 return self.hits(best, query);
             }
@@ -168,6 +172,22 @@ impl Postgres {
 }
 
 impl Search<'_> {
+    /// Whether the filter matches few rows; counted no further than that.
+    async fn is_rare(&self, client: &Client) -> Attempt<bool> {
+        let Some(filter) = self.query.filter.as_ref().filter(|filter| !filter.is_empty()) else {
+            return Ok(false);
+        };
+        let mut select = Statement::default();
+        let condition = select.filter(filter);
+        select.push(&format!(
+            "SELECT count(*) FROM (SELECT FROM {} WHERE {condition} LIMIT {}) found",
+            self.collection.table(),
+            RARE + 1
+        ));
+        let found: i64 = select.first(client).await?.map_or(Ok(0), |row| row.try_get(0))?;
+        Ok(usize::try_from(found).unwrap_or(0) <= RARE)
+    }
+
     /// The target and the condition on rows, for a statement.
     fn bind(&self, select: &mut Statement) -> (String, String) {
         let target = select.bind_numbers(&self.target);

@@ -299,6 +299,11 @@ fn recall_at_ten_of_the_index() {
     assert!(found >= 0.95, "recall {found}");
     let rare = filter(json!({"must": [{"key": "rare", "match": true}]}));
     assert_eq!(recall(&store, &queries[..50], Some(&rare)), (1.0, 0));
+    let few =
+        filter(json!({"must": [{"key": "third", "match": 1}], "must_not": [{"key": "rare", "match": true}]}));
+    let found = recall(&store, &queries[..50], Some(&few)).0;
+    println!("recall at 10 with a filter that leaves a third: {found}");
+    assert!(found >= 0.95, "recall {found}");
 
     // Rows that came since are found, rows that are gone are not.
     let first = points(&mut clusters, ROWS, ROWS + 200);
