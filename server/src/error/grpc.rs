@@ -50,7 +50,7 @@ impl Kind {
             }
             Kind::ReadTimeout | Kind::Timeout => DEADLINE_EXCEEDED,
             Kind::WrongModel => FAILED_PRECONDITION,
-            Kind::Overloaded | Kind::Loading | Kind::Draining => UNAVAILABLE,
+            Kind::Overloaded | Kind::Loading | Kind::Draining | Kind::StorageUnavailable => UNAVAILABLE,
             Kind::Internal | Kind::EncoderFailed | Kind::StorageFailed => INTERNAL,
         }
     }
