@@ -11,9 +11,9 @@ use crate::{paths, setup, sh};
 
 /// Tests that cannot run here write a line into the file of this variable; see `crates/skip`.
 const VARIABLE: &str = "OCCLUDE_SKIPPED";
-/// What `cargo xtask ci` may lack: no package registry has the first, containers often forbid the second, and the third is
-/// for those who ask for it.
-const CI_LACKS: [&str; 3] = ["Detectron2", "mount", "rehearsal"];
+/// What `cargo xtask ci` may lack: no package registry has the first, containers often forbid the second, the third is for
+/// those who ask for it, and the last one refuses to run as root where nobody else can read its programs.
+const CI_LACKS: [&str; 4] = ["Detectron2", "mount", "rehearsal", "PostgreSQL"];
 /// The need of a test with the attribute.
 const IGNORED: &str = "`--ignored` flag";
 
