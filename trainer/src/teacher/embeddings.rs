@@ -225,9 +225,12 @@ impl Gathered {
     }
 }
 
+/// Of each place of a column, how much of it is there, or where a list begins.
+type Levels = Vec<i16>;
+
 /// The values of a column in a group of `rows` rows, and of all its places the levels of definition and repetition; there are
 /// fewer values than places where some are absent.
-fn values<T: DataType>(column: ColumnReader, rows: usize) -> Result<(Vec<T::T>, Vec<i16>, Vec<i16>)> {
+fn values<T: DataType>(column: ColumnReader, rows: usize) -> Result<(Vec<T::T>, Levels, Levels)> {
     let mut column = get_typed_column_reader::<T>(column);
     let (mut values, mut definition, mut repetition, mut done) = (Vec::new(), Vec::new(), Vec::new(), 0);
     while done < rows {
