@@ -67,12 +67,12 @@ impl Encoder<'_> {
     /// Embeds a shard and hands its rows to `keep`. With `once`, pictures with equal bytes are encoded once.
     pub(super) fn embed(
         &self,
-        source: Source<'_>,
+        mut source: Source<'_>,
         once: bool,
         keep: &mut dyn FnMut(Row) -> Result<(), ToolError>,
     ) -> Result<Counts, Stopped> {
         let gate = source.gate;
-        let source = Source { remembered: once.then(HashMap::new), ..source };
+        source.remembered = once.then(HashMap::new);
         let (items, decoders) = sync_channel(self.limits.decode_threads);
         let (done, receiver) = sync_channel(4 * self.limits.max_batch);
         let decoders = Mutex::new(decoders);
