@@ -30,7 +30,7 @@ impl Format {
 
 /// Embeds every picture below a folder; gives how many there are in the result, and how many could not be read. A run
 /// that was stopped is gone on with by the same command: what is done lies in `OUT.partial`.
-/// Into a folder or a bucket, see [`shards`].
+/// Into a folder or a bucket, see `shards`.
 pub fn embed(args: &EmbedArgs) -> Result<(usize, usize), ToolError> {
     if shards::wanted(args) {
         return shards::embed(args);
