@@ -11,7 +11,7 @@ use crate::{paths, sh};
 /// # Errors
 /// A build that fails.
 pub(crate) fn tools() -> Result<()> {
-    with(&[])
+    tools_and(&[])
 }
 
 /// The four tools together with what the further arguments of `cargo build` name.
@@ -19,7 +19,8 @@ pub(crate) fn tools() -> Result<()> {
 /// # Errors
 /// A build that fails.
 pub(crate) fn tools_and(arguments: &[&str]) -> Result<()> {
-    with(arguments)
+    let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
+    sh::show(sh::cargo().args(["build", "--release"]).args(packages).args(arguments)).map(drop)
 }
 
 /// The four tools without what only some users need (the second runtime of `occlude-export verify`, the gRPC,
@@ -31,10 +32,5 @@ pub(crate) fn lean_tools() -> Result<()> {
     let built = fs::read_dir(paths::release().join("deps")).into_iter().flatten().flatten();
     let all =
         built.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("libtract_core-"));
-    with(if all { &[] } else { &["--no-default-features"] })
-}
-
-fn with(arguments: &[&str]) -> Result<()> {
-    let packages = paths::TOOLS.iter().flat_map(|tool| ["-p", *tool]);
-    sh::show(sh::cargo().args(["build", "--release"]).args(packages).args(arguments)).map(drop)
+    tools_and(if all { &[] } else { &["--no-default-features"] })
 }

@@ -2,7 +2,7 @@
 //! in memory.
 
 /// Fields of a message that are messages themselves, by their numbers, and what of these are.
-pub(super) struct Nested(pub(super) &'static [(u64, &'static Nested)]);
+pub(super) struct Nested(pub(super) &'static [(usize, &'static Nested)]);
 
 const PLAIN: Nested = Nested(&[]);
 const ENTRY: Nested = Nested(&[(2, &PLAIN)]);
@@ -28,7 +28,6 @@ fn count(mut message: &[u8], nested: &Nested, left: &mut usize) -> Option<()> {
             2 => {
                 *left = left.checked_sub(1)?;
                 let Some((length, inner)) = varint(rest) else { return Some(()) };
-                let length = usize::try_from(length).unwrap_or(usize::MAX);
                 let Some(inner) = inner.get(..length) else { return Some(()) };
                 if let Some((_, nested)) = nested.0.iter().find(|(number, _)| *number == key >> 3) {
                     count(inner, nested, left)?;
@@ -44,16 +43,10 @@ fn count(mut message: &[u8], nested: &Nested, left: &mut usize) -> Option<()> {
     Some(())
 }
 
-/// A number in groups of seven bits, the lowest first, and what follows it.
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value = 0u64;
-    for (i, byte) in bytes.iter().take(10).enumerate() {
-        value |= u64::from(byte & 0x7f).checked_shl(7 * i as u32)?;
-        if byte & 0x80 == 0 {
-            return Some((value, bytes.get(i + 1..)?));
-        }
-    }
-    None
+/// A number in groups of seven bits, the lowest first, and what follows it; read as who reads the message does.
+fn varint(mut bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let value = prost::decode_length_delimiter(&mut bytes).ok()?;
+    Some((value, bytes))
 }
 
 #[cfg(test)]
