@@ -36,7 +36,7 @@ mod tests_support;
 
 pub use config::{
     Args, Config, ConfigError, Cors, Data, ENVIRONMENT, Limits, LogFormat, Logs, ModelFile, Network,
-    Provider, Seconds, Served, Sources, Tool,
+    Precision, Provider, Seconds, Served, Sessions, Sources, Tool,
 };
 pub use error::{ApiError, Kind};
 pub use gallery::indexing::GalleryError;
@@ -62,6 +62,7 @@ pub use serving::state::{AppState, Expected};
 #[cfg(feature = "tls")]
 pub use serving::tls::{Tls, TlsError};
 pub use tools::{
-    Copied, CopyArgs, EmbedArgs, EncoderArgs, EvaluateArgs, Evaluation, Format, IndexArgs, Indexed, Share,
-    ShareError, ToolError, TruthError, copy, embed, evaluate, health, index,
+    Aim, Candidate, Copied, CopyArgs, EmbedArgs, EncoderArgs, EvaluateArgs, Evaluation, Format, IndexArgs,
+    Indexed, Measured, Share, ShareError, ToolError, TruthError, TuneArgs, Tuned, copy, embed, evaluate,
+    health, index, tune,
 };

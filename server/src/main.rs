@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use occlude_serve::{
-    Args, Config, LogFormat, Tool, copy, create_key, embed, evaluate, health, index, run, start_logs,
+    Args, Config, LogFormat, Tool, copy, create_key, embed, evaluate, health, index, run, start_logs, tune,
 };
 
 /// Exit codes: 0 after a clean shutdown, 1 when the server could not start or serve, 2 for wrong usage.
@@ -70,6 +70,11 @@ fn use_tool(tool: Tool, server: (&str, u16, bool)) -> anyhow::Result<()> {
             let evaluation = evaluate(&args)?;
             let text = if args.json { serde_json::to_string(&evaluation)? } else { evaluation.to_string() };
             writeln!(std::io::stdout(), "{text}")?;
+        }
+        Tool::Tune(args) => {
+            let tuned = tune(&args)?;
+            eprint!("{tuned}");
+            write!(std::io::stdout(), "{}", tuned.toml())?;
         }
         Tool::Copy(args) => drop(copy(&args)?),
     }

@@ -3,6 +3,7 @@
 //! ONNX Runtime is not linked: the same binary runs with the CPU and with the CUDA build.
 
 pub mod encoder;
+pub mod openvino;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -50,10 +51,16 @@ pub fn version() -> Option<&'static str> {
     LOADED.get()?.as_ref().ok()?.version.as_deref()
 }
 
+/// Where the library that was loaded lies, with links followed; none before [`environment`] has loaded one.
+pub fn library() -> Option<&'static Path> {
+    LOADED.get()?.as_ref().ok().map(|l| l.path.as_path())
+}
+
 static LOADED: OnceLock<Result<Runtime, LibraryError>> = OnceLock::new();
 
 struct Runtime {
     environment: Environment,
+    path: PathBuf,
     version: Option<String>,
 }
 
@@ -69,7 +76,8 @@ fn load() -> Result<Runtime, LibraryError> {
     let environment = environment.map_err(|e| failed(e.to_string()))?;
     // Warnings tell of graph optimisations, which nobody who runs a server can act on.
     environment.set_log_level(ort::logging::LogLevel::Error);
-    Ok(Runtime { environment, version: told_version(&path) })
+    let version = told_version(&path);
+    Ok(Runtime { environment, path, version })
 }
 
 /// What the library at `path`, which is loaded already, says of itself.

@@ -11,7 +11,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use super::headings::{LOGS, NETWORK, REQUESTS};
 use super::source::{Setting, Sources};
 use super::{ConfigError, Limits, Logs, Network, Served, environment, file};
-use crate::tools::{CopyArgs, EmbedArgs, EvaluateArgs, IndexArgs};
+use crate::tools::{CopyArgs, EmbedArgs, EvaluateArgs, IndexArgs, TuneArgs};
 
 /// Serves ONNX encoders written by `occlude-export` over HTTP: embeddings, saliency masks and nearest neighbours.
 #[derive(Debug, Clone, clap::Parser)]
@@ -96,6 +96,8 @@ pub enum Tool {
     Index(IndexArgs),
     /// Measure how well a model finds pictures that belong together: recall at k and mean average precision
     Evaluate(EvaluateArgs),
+    /// Measure which provider, sessions, threads and batch suit a model on this machine, and print a configuration
+    Tune(TuneArgs),
     /// Copy collections between folders and databases, and compare them; the same command resumes a stopped run
     Copy(CopyArgs),
 }

@@ -17,6 +17,7 @@ mod logs;
 mod model;
 mod network;
 mod served;
+mod sessions;
 mod source;
 pub(crate) mod units;
 
@@ -33,7 +34,8 @@ pub(crate) use limits::cores;
 pub use logs::{LogFormat, Logs};
 pub use model::ModelFile;
 pub use network::{Cors, Network};
-pub use served::{Provider, Served};
+pub use served::Served;
+pub use sessions::{Precision, Provider, Sessions};
 pub use source::Sources;
 pub use units::Seconds;
 
@@ -146,8 +148,14 @@ mod tests {
             network.keep_alive_timeout.time() > Duration::from_secs(60),
             "load balancers keep connections for a minute"
         );
-        assert_eq!((served.provider, served.workers, &served.gallery), (Provider::Auto, 1, &None));
-        assert_eq!((served.intra_threads(), served.watch()), (cores(), Some(Duration::from_secs(2))));
+        assert_eq!(
+            (served.sessions.provider, served.sessions.workers, &served.gallery),
+            (Provider::Auto, 1, &None)
+        );
+        assert_eq!(
+            (served.sessions.intra_threads(), served.watch()),
+            (cores(), Some(Duration::from_secs(2)))
+        );
         assert_eq!((cors, network.api_keys, logs.log_format), (Cors::None, None, LogFormat::Text));
     }
 
@@ -180,11 +188,17 @@ mod tests {
         #[cfg(feature = "tls")]
         assert_eq!((&network.tls_cert, &network.tls_key), (&Some("c".into()), &Some("y".into())));
         assert_eq!(network.keep_alive_timeout.time(), Duration::from_secs(120));
-        assert_eq!((&served.gallery, served.provider), (&Some("g".into()), Provider::Cuda));
+        assert_eq!((&served.gallery, served.sessions.provider), (&Some("g".into()), Provider::Cuda));
         assert_eq!(served.model_folder, [std::path::PathBuf::from("m")]);
-        assert_eq!((served.workers, served.intra_threads(), network.max_connections), (2, 3, 13));
+        assert_eq!(
+            (served.sessions.workers, served.sessions.intra_threads(), network.max_connections),
+            (2, 3, 13)
+        );
         assert_eq!((network.drain_timeout.time(), served.watch()), (Duration::from_secs(3), None));
-        assert_eq!((served.gpu_mem_limit, config.otlp_endpoint.as_deref()), (Some(14), Some("http://o:1")));
+        assert_eq!(
+            (served.sessions.gpu_mem_limit, config.otlp_endpoint.as_deref()),
+            (Some(14), Some("http://o:1"))
+        );
         assert_eq!((network.api_keys, logs.log_level), (Some("k".into()), tracing::Level::DEBUG));
         assert_eq!(
             (logs.log_format, served.data),

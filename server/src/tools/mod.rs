@@ -9,13 +9,14 @@ mod index;
 mod journal;
 mod shards;
 mod table;
+mod tune;
 mod write;
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::config::{Limits, ModelFile, Provider, cores, units};
+use crate::config::{ConfigError, Limits, ModelFile, Sessions, Sources, cores, units};
 use crate::inference::encode::{Encode, EncodeError};
 use crate::inference::encoder::{LoadError, Loaded, Options, load};
 use crate::inference::model::Model;
@@ -30,6 +31,7 @@ pub use evaluate::{EvaluateArgs, Evaluation, TruthError, evaluate};
 pub use health::health;
 pub use index::{IndexArgs, Indexed, index};
 pub use shards::{Share, ShareError};
+pub use tune::{Aim, Candidate, Measured, TuneArgs, Tuned, tune};
 pub use write::Format;
 
 /// The model of a bulk job, and how much of the machine it takes.
@@ -38,18 +40,9 @@ pub struct EncoderArgs {
     /// ONNX file written by `occlude-export onnx`, as FILE or NAME=FILE
     #[arg(long, value_name = "[NAME=]FILE")]
     pub model: ModelFile,
-    /// Where the model runs: `auto` uses CUDA if it works, else the CPU
-    #[arg(long, value_enum, default_value_t = Provider::Auto)]
-    pub provider: Provider,
-    /// Sessions side by side, each with its own copy of the weights
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub workers: usize,
-    /// Threads within one session, on the CPU [default: cores divided by workers]
-    #[arg(long, value_name = "N")]
-    pub intra_threads: Option<usize>,
-    /// Maximum bytes of GPU memory that one session uses for weights and activations, like `4GiB` [default: as needed]
-    #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
-    pub gpu_mem_limit: Option<usize>,
+    /// What runs it.
+    #[command(flatten)]
+    pub sessions: Sessions,
     /// Pictures that are decoded at the same time [default: cores]
     #[arg(long, value_name = "N")]
     pub decode_threads: Option<usize>,
@@ -73,14 +66,11 @@ impl EncoderArgs {
         }
     }
 
-    fn open(&self) -> Result<Model, LoadError> {
-        let workers = self.workers.max(1);
+    fn open(&self) -> Result<Model, ToolError> {
+        self.sessions.check(&Sources::default())?;
         let options = Options {
-            provider: self.provider,
-            workers,
-            intra_threads: self.intra_threads.unwrap_or_else(|| (cores() / workers).max(1)),
+            sessions: self.sessions.clone(),
             max_batch: self.max_batch.max(1),
-            gpu_mem_limit: self.gpu_mem_limit,
             name: self.model.name.clone(),
         };
         let Loaded { info, encoders, warning, .. } = load(&self.model.path, &options)?;
@@ -99,6 +89,9 @@ pub enum ToolError {
     /// The folder cannot be listed.
     #[error(transparent)]
     List(#[from] ListError),
+    /// Settings contradict each other.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
     /// The model cannot be loaded.
     #[error(transparent)]
     Model(#[from] LoadError),

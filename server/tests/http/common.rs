@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use occlude_serve::encoder::{Loaded, Options, load};
-use occlude_serve::{AppState, Encode, Expected, Limits, Model, ModelInfo, Provider, app};
+use occlude_serve::{AppState, Encode, Expected, Limits, Model, ModelInfo, Sessions, app};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -21,14 +21,7 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 }
 
 pub(crate) fn options() -> Options {
-    Options {
-        provider: Provider::Cpu,
-        workers: 1,
-        intra_threads: 1,
-        max_batch: 4,
-        name: "tiny".to_owned(),
-        gpu_mem_limit: None,
-    }
+    Options { sessions: Sessions::on_cpu(1), max_batch: 4, name: "tiny".to_owned() }
 }
 
 /// A state whose model is the fake encoder with a 32-pixel contract.

@@ -36,3 +36,4 @@ mod repository;
 mod requests;
 mod shards;
 mod sockets;
+mod tune;

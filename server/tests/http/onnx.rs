@@ -4,7 +4,7 @@ use crate::common::*;
 use axum::http::StatusCode;
 use occlude_preprocess::Rgb;
 use occlude_serve::encoder::{LoadError, Loaded, Options, load};
-use occlude_serve::{Crop, Encode, InputKind, Limits, Provider, Wants, app};
+use occlude_serve::{Crop, Encode, InputKind, Limits, Precision, Provider, Sessions, Sources, Wants, app};
 use serde_json::Value;
 
 /// Largest difference between our run and that of ONNX Runtime's Python package on the same pixels: sums of at most
@@ -15,6 +15,14 @@ fn expected(model: &str) -> (Vec<f32>, Vec<f32>) {
     let text = std::fs::read_to_string(fixture("expected.json")).unwrap();
     let all: Value = serde_json::from_str(&text).unwrap();
     (floats(&all[model]["embedding"]), floats(&all[model]["saliency"]))
+}
+
+fn on(provider: Provider, precision: Precision) -> Options {
+    Options { sessions: Sessions { provider, precision, ..options().sessions }, ..options() }
+}
+
+fn with_workers(workers: usize) -> Options {
+    Options { sessions: Sessions { workers, ..options().sessions }, ..options() }
 }
 
 fn close(a: &[f32], b: &[f32]) -> bool {
@@ -196,7 +204,7 @@ fn files_without_the_contract_are_refused_by_name() {
 #[test]
 fn the_golden_picture_is_answered_by_every_worker() {
     for name in ["tiny.onnx", "tiny-uint8.onnx"] {
-        let loaded = load(&fixture(name), &Options { workers: 2, ..options() }).unwrap();
+        let loaded = load(&fixture(name), &with_workers(2)).unwrap();
         let cosine = loaded.info.golden.expect("the file has golden data");
         assert!((0.9999..=1.0).contains(&cosine), "{name}: {cosine}");
         assert_eq!(loaded.warning, None);
@@ -222,11 +230,11 @@ fn a_model_that_answers_otherwise_is_refused() {
 /// The library of the test environment is the CPU build; where a GPU build and a GPU are present, CUDA runs instead.
 #[test]
 fn cuda_runs_or_is_an_error_and_auto_says_what_it_took() {
-    let with = |provider| load(&fixture("tiny.onnx"), &Options { provider, ..options() });
+    let with = |provider| load(&fixture("tiny.onnx"), &on(provider, Precision::Auto));
     match with(Provider::Cuda) {
         Ok(loaded) => assert_eq!(loaded.info.provider, "CUDA"),
         Err(error) => {
-            assert!(matches!(error, LoadError::Cuda { .. }), "{error}");
+            assert!(matches!(error, LoadError::Provider { provider: "cuda", .. }), "{error}");
             assert!(error.to_string().contains("hint: "), "{error}");
             let auto = with(Provider::Auto).unwrap();
             assert_eq!(auto.info.provider, "CPU");
@@ -236,9 +244,57 @@ fn cuda_runs_or_is_an_error_and_auto_says_what_it_took() {
     assert_eq!(with(Provider::Cpu).unwrap().info.provider, "CPU");
 }
 
+/// The package is one of those that the set-up installs for the tests.
+#[test]
+fn openvino_gives_what_onnx_runtime_gives() {
+    let pictures: Vec<Crop> = (0..3u32)
+        .map(|i| Rgb { width: 32, height: 32, data: ramp(32 + i, 32)[..32 * 32 * 3].to_vec() }.into())
+        .collect();
+    for name in ["tiny.onnx", "tiny-uint8.onnx", "tiny-features.onnx", "tiny-border.onnx"] {
+        let mut cpu = load(&fixture(name), &options()).unwrap();
+        let expected = cpu.encoders[0].encode(&pictures, Wants::default()).unwrap();
+        for precision in [Precision::F32, Precision::Auto] {
+            let loaded = load(&fixture(name), &on(Provider::Openvino, precision));
+            if let Err(error @ LoadError::Provider { .. }) = &loaded
+                && error.to_string().contains("is missing")
+            {
+                occlude_skip::test("OpenVINO", "`pip install onnxruntime-ep-openvino` alongside onnxruntime");
+                return;
+            }
+            let mut loaded = loaded.unwrap();
+            let f32 = loaded.info.provider == "OpenVINO f32";
+            assert!(f32 || precision == Precision::Auto && loaded.info.provider == "OpenVINO bf16");
+            let rows = loaded.encoders[0].encode(&pictures, Wants::default()).unwrap();
+            for (got, expected) in rows.iter().zip(&expected) {
+                let least = if f32 { 0.999_999 } else { 0.999 };
+                for (ours, theirs) in
+                    [(&got.embedding, &expected.embedding), (&got.saliency, &expected.saliency)]
+                {
+                    let cosine = cosine(ours, theirs);
+                    assert!(cosine >= least, "{name} {precision:?}: {cosine}\n{ours:?}\n{theirs:?}");
+                }
+            }
+        }
+    }
+}
+
+/// What makes no sense is refused before anything is loaded.
+#[test]
+fn settings_of_other_providers_are_refused() {
+    let refused = |sessions: Sessions| sessions.check(&Sources::default()).unwrap_err().to_string();
+    let precise = refused(on(Provider::Cpu, Precision::Bf16).sessions);
+    assert!(precise.contains("--precision") && precise.contains("--provider openvino"), "{precise}");
+    let devices = Sessions { devices: vec![0, 1], ..on(Provider::Cpu, Precision::Auto).sessions };
+    assert!(refused(devices.clone()).contains("--provider cuda"));
+    let idle = refused(Sessions { provider: Provider::Cuda, ..devices.clone() });
+    assert!(idle.contains("--devices") && idle.contains("--workers"), "{idle}");
+    let both = Sessions { provider: Provider::Cuda, workers: 2, ..devices };
+    assert!(both.check(&Sources::default()).is_ok());
+}
+
 #[test]
 fn one_session_for_each_worker() {
-    let loaded = load(&fixture("tiny.onnx"), &Options { workers: 3, ..options() }).unwrap();
+    let loaded = load(&fixture("tiny.onnx"), &with_workers(3)).unwrap();
     assert_eq!(loaded.encoders.len(), 3);
 }
 

@@ -87,7 +87,7 @@ impl Outside {
     fn replaces(&self, package: &str) -> bool {
         match package {
             "torch" | "torchvision" => self.libtorch.is_some(),
-            "onnxruntime" => self.onnxruntime.is_some(),
+            "onnxruntime" | "onnxruntime-ep-openvino" => self.onnxruntime.is_some(),
             _ => false,
         }
     }

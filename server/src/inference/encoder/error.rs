@@ -26,9 +26,14 @@ pub enum LoadError {
     /// Something else than a model.
     #[error("`{}` is {what}, not an ONNX file; hint: {hint}", .path.display())]
     NoModel { path: PathBuf, what: &'static str, hint: String },
-    /// CUDA was asked for and cannot run.
-    #[error("`--provider cuda` cannot run: {reason}; hint: {hint}")]
-    Cuda { reason: String, hint: &'static str },
+    /// What was asked for to run the model cannot.
+    #[error("`--provider {provider}` cannot run: {reason}; hint: {hint}")]
+    Provider {
+        /// As the flag has it.
+        provider: &'static str,
+        reason: String,
+        hint: &'static str,
+    },
     /// ONNX Runtime does not take the file.
     #[error("cannot load `{}`: {reason}", .path.display())]
     Session { path: PathBuf, reason: String },

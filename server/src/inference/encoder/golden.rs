@@ -20,22 +20,16 @@ pub(super) struct Check<'m> {
 }
 
 impl<'m> Check<'m> {
-    /// Decodes and prepares the picture; `precision` is what the file says about itself.
+    /// Decodes and prepares the picture. `least` is the cosine that every answer has to reach.
     pub(super) fn new(
         path: &'m Path,
         golden: &'m Golden,
         info: &'m ModelInfo,
-        precision: &str,
+        least: f64,
     ) -> Result<Self, LoadError> {
         let picture = golden.picture();
         let picture = picture.map_err(|source| LoadError::GoldenData { path: path.to_owned(), source })?;
-        Ok(Self {
-            path,
-            provider: &info.provider,
-            pixels: info.contract.pixels(&picture),
-            golden,
-            least: Golden::least_cosine(precision),
-        })
+        Ok(Self { path, provider: &info.provider, pixels: info.contract.pixels(&picture), golden, least })
     }
 
     /// Runs it in an encoder alone, and at the beginning, in the middle and at the end of a batch of other pictures.
@@ -113,7 +107,7 @@ mod tests {
     }
 
     fn run(golden: &Golden, encoder: &mut impl Encode, max_batch: usize) -> Result<f64, LoadError> {
-        Check::new(Path::new("a.onnx"), golden, &info(), "fp32").unwrap().run(encoder, max_batch)
+        Check::new(Path::new("a.onnx"), golden, &info(), 0.9999).unwrap().run(encoder, max_batch)
     }
 
     /// Answers rightly, but for the picture at one place of a larger batch.
@@ -162,7 +156,7 @@ mod tests {
         short.embedding.pop();
         assert!(matches!(run(&short, &mut Fake::default(), 1), Err(LoadError::Golden { .. })));
         let broken = Golden { image: b"no picture".to_vec(), ..suitable() };
-        let error = Check::new(Path::new("a.onnx"), &broken, &info(), "fp32").err().unwrap();
+        let error = Check::new(Path::new("a.onnx"), &broken, &info(), 0.9999).err().unwrap();
         assert!(
             matches!(error, LoadError::GoldenData { .. }) && error.to_string().contains("`golden_image`")
         );

@@ -7,6 +7,7 @@ mod golden;
 mod io;
 mod onnx;
 mod outputs;
+mod provider;
 
 pub use error::LoadError;
 pub use onnx::{Loaded, OnnxEncoder, Options, load};

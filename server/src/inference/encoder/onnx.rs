@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use occlude_contract::{Golden, key, output};
-use occlude_onnxruntime::{encoder, environment};
+use occlude_onnxruntime::encoder;
 use occlude_preprocess::{Preprocess, Rgb};
-use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProvider, cuda::ConvAlgorithmSearch};
 use ort::memory::AllocationDevice;
 use ort::session::{Session, SessionOutputs};
 
@@ -13,27 +12,22 @@ use super::error::LoadError;
 use super::golden::Check;
 use super::io::{Bound, Format, Host};
 use super::outputs::{Selected, read};
+use super::provider::{Runs, first, session};
 use super::{file_kind, files};
-use crate::config::Provider;
+use crate::config::Sessions;
 use crate::inference::encode::{Crop, Encode, EncodeError, Encoded, Wants};
 use crate::inference::model::ModelInfo;
 use crate::inference::rule::MapRule;
 
-/// How sessions are made.
+/// How a model is loaded.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Provider asked for.
-    pub provider: Provider,
-    /// Sessions, each with its own weights.
-    pub workers: usize,
-    /// Threads of each on the CPU.
-    pub intra_threads: usize,
+    /// What runs it.
+    pub sessions: Sessions,
     /// Largest batch; shapes up to it are run once before the server is ready.
     pub max_batch: usize,
     /// Name in answers.
     pub name: String,
-    /// Most bytes of a GPU's memory that one session takes for weights and activations; cuDNN's own come on top.
-    pub gpu_mem_limit: Option<usize>,
 }
 
 /// A session and the memory it is fed from.
@@ -77,19 +71,19 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
     file_kind::check(path, &options.name)?;
     let unread = |e: std::io::Error| LoadError::Session { path: path.to_owned(), reason: e.to_string() };
     let digest = files::digest(&files::files(path)).map_err(unread)?;
-    let Opened { session: first, provider, note } = open(path, options)?;
-    let mut info = describe(path, &first, options, provider)?;
+    let (opened, runs, note) = first(path, &options.sessions)?;
+    let mut info = describe(path, &opened, options, runs)?;
     if info.identity.is_empty() {
         info.identity.clone_from(&digest);
     }
-    let (golden, precision) = golden(path, &first)?;
+    let (golden, precision) = golden(path, &opened)?;
     let encoder = |session| {
-        let made = OnnxEncoder::new(session, &info, options.max_batch);
+        let made = OnnxEncoder::new(session, &info, runs, options.max_batch);
         made.map_err(|source| LoadError::Warm { path: path.to_owned(), source })
     };
-    let mut encoders = vec![encoder(first)?];
-    while encoders.len() < options.workers {
-        encoders.push(encoder(session(path, options, provider)?)?);
+    let mut encoders = vec![encoder(opened)?];
+    while encoders.len() < options.sessions.workers {
+        encoders.push(encoder(session(path, &options.sessions, runs, encoders.len())?)?);
     }
     for encoder in &mut encoders {
         info.dim = encoder
@@ -98,7 +92,8 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
     }
     info.golden = match golden {
         Some(golden) => {
-            let check = Check::new(path, &golden, &info, &precision)?;
+            let least = Golden::least_cosine(&precision).min(runs.least_cosine());
+            let check = Check::new(path, &golden, &info, least)?;
             let runs = encoders.iter_mut().map(|encoder| check.run(encoder, options.max_batch));
             Some(runs.collect::<Result<Vec<_>, _>>()?.into_iter().fold(1.0, f64::min))
         }
@@ -108,81 +103,6 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
     info.sum = encoders.iter().all(|encoder| encoder.selected.all().sum);
     let warning = info.golden.is_none().then_some(UNCHECKED);
     Ok(Loaded { info, encoders, note, warning, digest })
-}
-
-/// The first session, the provider that it really has, and why that is not CUDA.
-struct Opened {
-    session: Session,
-    provider: &'static str,
-    note: Option<String>,
-}
-
-fn open(path: &Path, options: &Options) -> Result<Opened, LoadError> {
-    environment()?;
-    let cuda = || cuda_available().and_then(|()| cuda_session(path, options));
-    let cpu = |note| Ok(Opened { session: session(path, options, "CPU")?, provider: "CPU", note });
-    match options.provider {
-        Provider::Cpu => cpu(None),
-        Provider::Cuda => Ok(Opened { session: cuda()?, provider: "CUDA", note: None }),
-        Provider::Auto => match cuda() {
-            Ok(session) => Ok(Opened { session, provider: "CUDA", note: None }),
-            Err(LoadError::Cuda { reason, .. }) => cpu(Some(reason)),
-            Err(other) => Err(other),
-        },
-    }
-}
-
-fn cuda_session(path: &Path, options: &Options) -> Result<Session, LoadError> {
-    let hint =
-        "check the driver with nvidia-smi and the CUDA and cuDNN libraries; `--provider cpu` needs neither";
-    session(path, options, "CUDA").map_err(|e| match e {
-        LoadError::Session { reason, .. } => LoadError::Cuda { reason, hint },
-        other => other,
-    })
-}
-
-fn cuda_available() -> Result<(), LoadError> {
-    match CUDA::is_available() {
-        Ok(true) => Ok(()),
-        _ => Err(LoadError::Cuda {
-            reason: "this ONNX Runtime is built without CUDA".to_owned(),
-            hint: "point ORT_DYLIB_PATH to the library of the onnxruntime-gpu package, or use `--provider cpu`",
-        }),
-    }
-}
-
-/// CUDA's settings.
-fn cuda(memory_limit: Option<usize>) -> CUDA {
-    let cuda = CUDA::default()
-        // The exhaustive search stalls every new batch shape for hundreds of milliseconds.
-        .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
-        // The default doubles the arena with each extension and never gives anything back.
-        .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
-    match memory_limit {
-        Some(bytes) => cuda.with_memory_limit(bytes),
-        None => cuda,
-    }
-}
-
-fn session(path: &Path, options: &Options, provider: &str) -> Result<Session, LoadError> {
-    let failed =
-        |e: &dyn std::fmt::Display| LoadError::Session { path: path.to_owned(), reason: e.to_string() };
-    let builder = Session::builder(environment()?).map_err(|e| failed(&e))?;
-    let builder = builder.with_intra_threads(options.intra_threads).map_err(|e| failed(&e))?;
-    // Threads that spin between runs take the cores that decode the next pictures.
-    let builder = builder.with_intra_op_spinning(false).map_err(|e| failed(&e))?;
-    let mut builder = match provider {
-        "CUDA" => {
-            // Nodes that CUDA has no kernel for would run on the CPU, silently, with copies around each.
-            let builder =
-                builder.with_config_entry("session.disable_cpu_ep_fallback", "1").map_err(|e| failed(&e))?;
-            // Without `error_on_failure` a provider that fails to load leaves the CPU in its place, silently.
-            let cuda = cuda(options.gpu_mem_limit).build().error_on_failure();
-            builder.with_execution_providers([cuda]).map_err(|e| failed(&e))?
-        }
-        _ => builder,
-    };
-    builder.commit_from_file(path).map_err(|e| failed(&e))
 }
 
 /// The golden data in the metadata, and the precision that tells how near the answer has to be.
@@ -195,12 +115,7 @@ fn golden(path: &Path, session: &Session) -> Result<(Option<Golden>, String), Lo
     Ok((golden, metadata.custom(key::PRECISION).unwrap_or_else(|| "fp32".to_owned())))
 }
 
-fn describe(
-    path: &Path,
-    session: &Session,
-    options: &Options,
-    provider: &str,
-) -> Result<ModelInfo, LoadError> {
+fn describe(path: &Path, session: &Session, options: &Options, runs: Runs) -> Result<ModelInfo, LoadError> {
     let metadata = session
         .metadata()
         .map_err(|e| LoadError::Session { path: path.to_owned(), reason: e.to_string() })?;
@@ -242,20 +157,25 @@ fn describe(
         rule,
         maps: session.outputs().iter().any(|o| o.name() == output::SALIENCY),
         sum: false,
-        provider: provider.to_owned(),
+        provider: runs.name().to_owned(),
     })
 }
 
 impl OnnxEncoder {
-    fn new(mut session: Session, info: &ModelInfo, max_batch: usize) -> Result<Self, EncodeError> {
+    fn new(
+        mut session: Session,
+        info: &ModelInfo,
+        runs: Runs,
+        max_batch: usize,
+    ) -> Result<Self, EncodeError> {
         let format = Format { contract: info.contract.clone(), input: info.input };
         let selected = Selected::new(&session)?;
-        let memory = match info.provider.as_str() {
-            "CUDA" => {
+        let memory = match runs {
+            Runs::Cuda => {
                 let device = AllocationDevice::CUDA_PINNED;
                 Memory::Bound(Bound::new(&mut session, &selected, &format, &device, max_batch)?)
             }
-            _ => Memory::Host(Host::default()),
+            Runs::Cpu | Runs::OpenVino(_) => Memory::Host(Host::default()),
         };
         Ok(Self { session, format, selected, memory })
     }
@@ -300,14 +220,7 @@ mod tests {
     /// more of them than there is room for, and with features now and then.
     #[test]
     fn bound_buffers_give_what_ordinary_memory_gives() {
-        let options = Options {
-            provider: Provider::Cpu,
-            workers: 1,
-            intra_threads: 1,
-            max_batch: 3,
-            name: "tiny".to_owned(),
-            gpu_mem_limit: None,
-        };
+        let options = Options { sessions: Sessions::on_cpu(1), max_batch: 3, name: "tiny".to_owned() };
         for name in ["tiny-features.onnx", "tiny-border.onnx", "tiny-uint8.onnx"] {
             let make = || load(&fixture(name), &options).unwrap().encoders.remove(0);
             let (mut host, mut bound) = (make(), make());

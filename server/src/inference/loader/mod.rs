@@ -275,16 +275,10 @@ impl Work {
 /// A model with its workers, and the hash of its files.
 fn open(config: &Config, state: &AppState, file: &ModelFile) -> Result<(Model, String), StartError> {
     let start = Instant::now();
-    let options = Options {
-        provider: config.served.provider,
-        workers: config.served.workers,
-        intra_threads: config.served.intra_threads(),
-        max_batch: config.limits.max_batch,
-        name: file.name.clone(),
-        gpu_mem_limit: config.served.gpu_mem_limit,
-    };
+    let sessions = config.served.sessions.clone();
+    let options = Options { sessions, max_batch: config.limits.max_batch, name: file.name.clone() };
     let Loaded { info, encoders, note, warning, digest } = load(&file.path, &options)?;
-    announce(&info, config.served.provider, note.as_deref(), start.elapsed());
+    announce(&info, config.served.sessions.provider, note.as_deref(), start.elapsed());
     match (info.golden, warning) {
         (Some(cosine), _) => tracing::info!("golden picture: reproduced, cosine {cosine:.6}"),
         (None, warning) => tracing::warn!("{}", warning.unwrap_or("the outputs were not checked")),
