@@ -10,27 +10,24 @@ def series(text):
             yield name, dict(label.findall(labels)) | TARGET
 
 
-MATCHES = {
-    "=": lambda value, other: value == other,
-    "!=": lambda value, other: value != other,
-    "=~": lambda value, other: re.fullmatch(other, value) is not None,
-    "!~": lambda value, other: re.fullmatch(other, value) is None,
-}
+PATTERNS = (promql.MatchOp.Re, promql.MatchOp.NotRe)
 
 
-def operator(matcher):
-    return {"Equal": "=", "NotEqual": "!=", "Re": "=~", "NotRe": "!~"}[str(matcher.op).split(".")[-1]]
+def fits(matcher, labels):
+    value = labels.get(matcher.name, "")
+    equal = re.fullmatch(matcher.value, value) is not None if matcher.op in PATTERNS else matcher.value == value
+    return equal == (matcher.op in (promql.MatchOp.Equal, promql.MatchOp.Re))
 
 
 def selected(selector, known):
-    """Labels of what a selector finds."""
-    matchers = [(m.name, MATCHES[operator(m)], m.value) for m in selector.matchers.matchers]
-    found = [
-        labels
-        for name, labels in known
-        if name == selector.name and all(test(labels.get(label, ""), value) for label, test, value in matchers)
-    ]
+    """Labels of what a selector finds; each alternative of a pattern has to be known as well."""
+    matchers = selector.matchers.matchers
+    found = [labels for name, labels in known if name == selector.name and all(fits(m, labels) for m in matchers)]
     assert found, f"the server has nothing like `{selector}`"
+    for matcher in matchers:
+        values = {labels.get(matcher.name, "") for _, labels in known}
+        for pattern in matcher.value.split("|") if matcher.op in PATTERNS else ():
+            assert any(re.fullmatch(pattern, value) for value in values), f"no {matcher.name} is like `{pattern}`"
     return set().union(*found)
 
 
