@@ -21,7 +21,7 @@ TARGET = {"job": "occlude-serve", "instance": SERVER.removeprefix("http://"), "n
 VARIABLES = {
     "$__rate_interval": "10s", "$job": ".*", "$instance": ".*", "$model": ".*",
     "<<.Series>>": "occlude_queue_depth", "<<.GroupBy>>": "pod",
-    "<<.LabelMatchers>>": 'namespace="default",pod=~"occlude-0|occlude-1"',
+    "<<.LabelMatchers>>": 'namespace="default",pod=~"occlude-0"',
 }
 
 

@@ -24,11 +24,13 @@ def selected(selector, known):
     matchers = selector.matchers.matchers
     found = [labels for name, labels in known if name == selector.name and all(fits(m, labels) for m in matchers)]
     assert found, f"the server has nothing like `{selector}`"
+    there = set().union(*found)
     for matcher in matchers:
+        assert matcher.name in there, f"`{selector.name}` has no label `{matcher.name}`"
         values = {labels.get(matcher.name, "") for _, labels in known}
         for pattern in matcher.value.split("|") if matcher.op in PATTERNS else ():
             assert any(re.fullmatch(pattern, value) for value in values), f"no {matcher.name} is like `{pattern}`"
-    return set().union(*found)
+    return there
 
 
 def labels(node, known):
