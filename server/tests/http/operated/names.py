@@ -86,6 +86,8 @@ assert count > 50, count
 fired = set(re.findall(r'alertname="(\w+)"', open("prometheus/alerts_test.yml").read()))
 alerts = {rule["alert"] for rule in rules() if "alert" in rule}
 assert alerts == fired, f"alerts without a test, or tests without an alert: {alerts ^ fired}"
+told = set(re.findall(r"Occlude[A-Z]\w+", open("../docs/operating.md").read()))
+assert alerts == told, f"docs/operating.md and the rules differ: {alerts ^ told}"
 
 # A panel has its place, and no other one has it.
 taken, ids = set(), set()
