@@ -16,7 +16,8 @@ from PIL import Image
 
 SERVER = sys.argv[1]
 # Labels that a scrape adds to every series, as the ServiceMonitor does it.
-TARGET = {"job": "occlude-serve", "instance": SERVER.removeprefix("http://"), "namespace": "default", "pod": "occlude-0"}
+INSTANCE = SERVER.removeprefix("http://")
+TARGET = {"job": "occlude-serve", "instance": INSTANCE, "namespace": "default", "pod": "occlude-0"}
 # What Grafana and prometheus-adapter put into queries.
 VARIABLES = {
     "$__rate_interval": "10s", "$job": ".*", "$instance": ".*", "$model": ".*",

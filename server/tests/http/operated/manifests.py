@@ -1,5 +1,5 @@
-"""The manifests of deploy/kubernetes fit the schemas of Kubernetes, each other, and the server. The folder is the working
-directory; arguments: the server's address, the program."""
+"""The manifests of deploy/kubernetes fit the schemas of Kubernetes, each other, and the server. The folder is the
+working directory; arguments: the server's address, the program."""
 
 import re
 import subprocess
@@ -61,7 +61,8 @@ environment = {one["name"]: one.get("value") for one in container["env"]}
 # Who selects whom.
 labels = deployment["spec"]["template"]["metadata"]["labels"]
 budget, scaler = manifests["PodDisruptionBudget"]["spec"], manifests["HorizontalPodAutoscaler"]["spec"]
-for selector in (deployment["spec"]["selector"]["matchLabels"], service["spec"]["selector"], budget["selector"]["matchLabels"]):
+selectors = [one["selector"]["matchLabels"] for one in (deployment["spec"], budget)]
+for selector in [*selectors, service["spec"]["selector"]]:
     assert selector.items() <= labels.items(), selector
 assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
 target = scaler["scaleTargetRef"]
@@ -95,7 +96,7 @@ asleep = container["lifecycle"]["preStop"]["sleep"]["seconds"]
 drain = seconds(environment["OCCLUDE_SERVE_DRAIN_TIMEOUT"])
 assert pod["terminationGracePeriodSeconds"] >= asleep + drain + FLUSH + 5
 probe = container["readinessProbe"]
-assert asleep > probe["periodSeconds"] * probe["failureThreshold"], "a proxy that goes by readiness would learn too late"
+assert asleep > probe["periodSeconds"] * probe["failureThreshold"], "readiness would be known too late"
 
 # Every mount has its volume, and models lie in one.
 job = manifests["Job"]["spec"]

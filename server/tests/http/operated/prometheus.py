@@ -1,5 +1,5 @@
-# Follows deployed.py: Prometheus' own tools judge metrics and rules, and a Prometheus that scrapes the server answers every
-# query. The folder of the second argument takes its data.
+# Follows deployed.py: Prometheus' own tools judge metrics and rules, and a Prometheus that scrapes the server answers
+# every query. The folder of the second argument takes its data.
 
 import math
 import socket
