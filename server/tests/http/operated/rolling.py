@@ -5,6 +5,7 @@ As Kubernetes does it, the proxy learns of a pod's end a moment after it was dec
 meanwhile (preStop), and SIGTERM comes then: no request may fail, with a proxy that never tries twice. Where SIGTERM
 comes first, a proxy that tries another server helps, and one that does not shows that failures would be seen."""
 
+import atexit
 import http.client
 import http.server
 import queue
@@ -27,30 +28,41 @@ class Server:
     def __init__(self):
         flags = ["--model", MODEL, "--port", "0", "--provider", "cpu", "--intra-threads", "1", "--drain-timeout", "20s"]
         self.process = subprocess.Popen([PROGRAM, *flags], stderr=subprocess.PIPE, text=True)
+        atexit.register(self.process.kill)
         first = self.process.stderr.readline()
         self.address = first.rsplit("://", 1)[1].strip()
-        self.rest = threading.Thread(target=self.process.stderr.read, daemon=True)
-        self.rest.start()
+        self.log = [first]
+        threading.Thread(target=self.log.extend, args=(self.process.stderr,), daemon=True).start()
         self.answered = 0
 
     def ready(self):
         """As a readiness probe asks."""
         connection = http.client.HTTPConnection(self.address, timeout=WAIT)
-        connection.request("GET", "/readyz")
-        status = connection.getresponse().status
-        connection.close()
-        return status == 200
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     def wait(self):
         end = time.monotonic() + WAIT
         while not self.ready():
-            assert time.monotonic() < end, "the server was never ready"
+            assert time.monotonic() < end and self.process.poll() is None, "".join(self.log)
+            time.sleep(0.02)
+
+    def work(self):
+        """Until it has answered some requests of the load."""
+        end = time.monotonic() + WAIT
+        while self.answered < 20:
+            assert time.monotonic() < end, f"the server answered {self.answered} requests"
             time.sleep(0.02)
 
     def end(self):
         self.process.terminate()
         code = self.process.wait(WAIT)
-        assert code == 0, f"the server ended with {code}"
+        assert code == 0, f"the server ended with {code}: {''.join(self.log[-20:])}"
 
 
 class Proxy:
@@ -166,7 +178,7 @@ def update(tries, pre_stop, rounds=1):
     proxy, everyone = Proxy(list(servers), tries), list(servers)
     load = Load(proxy.address)
     try:
-        time.sleep(0.5)
+        [server.work() for server in servers]
         for at in [0, 1] * rounds:
             new = Server()
             everyone.append(new)
@@ -179,12 +191,11 @@ def update(tries, pre_stop, rounds=1):
             if pre_stop:
                 time.sleep(pre_stop - TOLD)
                 old.end()
-            time.sleep(TOLD)
+            new.work()
     finally:
         load.stop()
         proxy.listener.shutdown()
         [server.process.kill() for server in everyone]
-    assert all(server.answered > 0 for server in everyone), [server.answered for server in everyone]
     return load, everyone
 
 
