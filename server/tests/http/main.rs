@@ -30,6 +30,8 @@ mod observed;
 mod onnx;
 mod openai;
 mod openapi;
+#[cfg(feature = "grpc")]
+mod operated;
 mod page;
 mod page_maps;
 mod repository;

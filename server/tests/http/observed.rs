@@ -1,8 +1,6 @@
 //! What operators see of requests: ids, counters, the log; and what pages of other origins may do.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -230,17 +228,6 @@ fn a_real_server_tells_of_itself_in_prometheus_own_format() {
     assert!(build.contains(&format!("version=\"{}\"", env!("CARGO_PKG_VERSION"))), "{build}");
     let runtime = build.split("onnxruntime=\"").nth(1).unwrap().split('"').next().unwrap();
     assert!(runtime.starts_with("1.") && runtime.split('.').count() == 3, "{build}");
-    // Prometheus' own judge, where it is installed.
-    if let Ok(mut judge) = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-    {
-        judge.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        let judged = judge.wait_with_output().unwrap();
-        assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stderr));
-    }
 }
 
 #[test]
