@@ -62,7 +62,7 @@ pub use serving::state::{AppState, Expected};
 #[cfg(feature = "tls")]
 pub use serving::tls::{Tls, TlsError};
 pub use tools::{
-    Aim, Candidate, Copied, CopyArgs, EmbedArgs, EncoderArgs, EvaluateArgs, Evaluation, Format, IndexArgs,
-    Indexed, Measured, Share, ShareError, ToolError, TruthError, TuneArgs, Tuned, copy, embed, evaluate,
-    health, index, tune,
+    Aim, Candidate, Copied, CopyArgs, Duplicates, DuplicatesArgs, EmbedArgs, EncoderArgs, EvaluateArgs,
+    Evaluation, Format, Group, IndexArgs, Indexed, Measured, Pair, Share, ShareError, ToolError, TruthError,
+    TuneArgs, Tuned, copy, duplicates, embed, evaluate, health, index, tune,
 };

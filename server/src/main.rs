@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use occlude_serve::{
-    Args, Config, LogFormat, Tool, copy, create_key, embed, evaluate, health, index, run, start_logs, tune,
+    Args, Config, LogFormat, Tool, copy, create_key, duplicates, embed, evaluate, health, index, run,
+    start_logs, tune,
 };
 
 /// Exit codes: 0 after a clean shutdown, 1 when the server could not start or serve, 2 for wrong usage.
@@ -75,6 +76,11 @@ fn use_tool(tool: Tool, server: (&str, u16, bool)) -> anyhow::Result<()> {
             let tuned = tune(&args)?;
             eprint!("{tuned}");
             write!(std::io::stdout(), "{}", tuned.toml())?;
+        }
+        Tool::Duplicates(args) => {
+            let found = duplicates(&args)?;
+            let text = if args.json { serde_json::to_string(&found)? } else { found.to_string() };
+            writeln!(std::io::stdout(), "{}", text.trim_end())?;
         }
         Tool::Copy(args) => drop(copy(&args)?),
     }

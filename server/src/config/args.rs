@@ -11,7 +11,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use super::headings::{LOGS, NETWORK, REQUESTS};
 use super::source::{Setting, Sources};
 use super::{ConfigError, Limits, Logs, Network, Served, environment, file};
-use crate::tools::{CopyArgs, EmbedArgs, EvaluateArgs, IndexArgs, TuneArgs};
+use crate::tools::{CopyArgs, DuplicatesArgs, EmbedArgs, EvaluateArgs, IndexArgs, TuneArgs};
 
 /// Serves ONNX encoders written by `occlude-export` over HTTP: embeddings, saliency masks and nearest neighbours.
 #[derive(Debug, Clone, clap::Parser)]
@@ -98,6 +98,8 @@ pub enum Tool {
     Evaluate(EvaluateArgs),
     /// Measure which provider, sessions, threads and batch suit a model on this machine, and print a configuration
     Tune(TuneArgs),
+    /// Report pictures of a collection that are nearly the same, in groups
+    Duplicates(DuplicatesArgs),
     /// Copy collections between folders and databases, and compare them; the same command resumes a stopped run
     Copy(CopyArgs),
 }

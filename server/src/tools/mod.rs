@@ -1,6 +1,7 @@
 //! What the program does besides serving: bulk work on folders, with the same model code as the server.
 
 mod copy;
+mod duplicates;
 mod embed;
 mod embed_args;
 mod evaluate;
@@ -25,6 +26,7 @@ use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::ListError;
 
 pub use copy::{Copied, CopyArgs, copy};
+pub use duplicates::{Duplicates, DuplicatesArgs, Group, Pair, duplicates};
 pub use embed::embed;
 pub use embed_args::EmbedArgs;
 pub use evaluate::{EvaluateArgs, Evaluation, TruthError, evaluate};

@@ -15,6 +15,7 @@ mod compressed;
 #[path = "../../../crates/retrieval/tests/database/mod.rs"]
 mod database;
 mod docs;
+mod duplicates;
 mod evaluate;
 mod fake;
 #[cfg(feature = "grpc")]

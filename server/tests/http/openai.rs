@@ -47,6 +47,22 @@ async fn floats_and_base64_are_the_same_numbers() {
         assert_eq!(numbers, floats(&float["embedding"]));
         assert!(numbers[2 * index] > 0.9, "its own colour");
     }
+    for (format, width, error) in [("float16", 2, 1e-3f32), ("int8", 1, 1.0 / 127.0)] {
+        let coded = ask(json!({"model": "fake", "input": inputs, "encoding_format": format})).await.json();
+        let bytes = STANDARD.decode(coded["data"][1]["embedding"].as_str().unwrap()).unwrap();
+        let numbers: Vec<f32> = bytes
+            .chunks_exact(width)
+            .map(|b| match b {
+                [low, high] => half::f16::from_le_bytes([*low, *high]).to_f32(),
+                _ => f32::from(b[0].cast_signed()) / 127.0,
+            })
+            .collect();
+        let float = floats(&float["data"][1]["embedding"]);
+        let largest = float.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let scale = if format == "int8" { largest } else { 1.0 };
+        assert_eq!(numbers.len(), float.len());
+        assert!(numbers.iter().zip(&float).all(|(got, v)| (got * scale - v).abs() <= error), "{format}");
+    }
     let one = ask(json!({"model": "fake", "input": picture([1, 2, 250])})).await.json();
     assert_eq!(one["data"][0]["embedding"], float["data"][1]["embedding"]);
 }
@@ -62,7 +78,7 @@ async fn what_is_not_taken_says_why() {
         json!({"model": "fake", "input": []}),
         json!({"model": "fake", "input": [1, 2]}),
         json!({"model": "fake", "input": p, "dimensions": 2}),
-        json!({"model": "fake", "input": p, "encoding_format": "int8"}),
+        json!({"model": "fake", "input": p, "encoding_format": "int4"}),
         json!({"model": "fake", "input": p, "what": 1}),
     ] {
         assert_eq!(refused(body).await, invalid());

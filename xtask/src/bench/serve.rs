@@ -1,4 +1,4 @@
-//! Images a second from JPEG files to embeddings over HTTP: `occlude-serve` in fp32 and int8, a Python server of the usual
+//! Images a second from JPEG files to embeddings over HTTP: `occlude-serve` in fp32 and int8, both also on OpenVINO, a Python server of the usual
 //! kind, and ONNX Runtime without any serving. All of them run side by side and are measured in turn, so that what else the
 //! machine does falls on all.
 
@@ -24,6 +24,9 @@ const ROUNDS: usize = 7;
 const FEWEST: usize = 16;
 /// Most photos that are posted in turn.
 const PHOTOS: usize = 64;
+
+/// Our server on OpenVINO, in the arithmetic that suits the machine.
+const OPENVINO: [&str; 2] = ["--provider", "openvino"];
 
 /// What the usual server is made of.
 const PACKAGES: [&str; 16] = [
@@ -58,19 +61,24 @@ pub(super) fn run(folder: &Path, data: Option<&Path>) -> Result<Vec<Figure>> {
     let inputs = inputs(folder, data)?;
     let requests = requests(&inputs.photos, FEWEST)?;
     let threads = std::thread::available_parallelism()?.get();
-    let start = |model: &Path, name: &str| Server::start(model, None, &[], &folder.join(name));
-    let ours = start(&inputs.single, "serve.log")?;
-    let ours_int8 = start(&inputs.quantised, "serve-int8.log")?;
+    let start =
+        |model: &Path, name: &str, more: &[&str]| Server::start(model, None, more, &folder.join(name));
+    let ours = start(&inputs.single, "serve.log", &[])?;
+    let ours_int8 = start(&inputs.quantised, "serve-int8.log", &[])?;
+    let openvino = start(&inputs.single, "serve-openvino.log", &OPENVINO)?;
+    let openvino_int8 = start(&inputs.quantised, "serve-openvino-int8.log", &OPENVINO)?;
     let usual = usual(folder, &inputs.single, threads)?;
     let mut ready = Ready::start(&inputs, threads)?;
     let mut measure = |side| match side {
         0 => rate(&ours.url, &requests),
         1 => rate(&usual.url, &requests),
         2 => rate(&ours_int8.url, &requests),
-        other => ready.rate(other - 3),
+        3 => rate(&openvino.url, &requests),
+        4 => rate(&openvino_int8.url, &requests),
+        other => ready.rate(other - 5),
     };
-    println!("  sides: ours, FastAPI, ours int8, ready tensors, ready tensors int8");
-    let mut rates: [Vec<f64>; 5] = Default::default();
+    println!("  sides: ours, FastAPI, ours int8, OpenVINO, OpenVINO int8, ready tensors, ready tensors int8");
+    let mut rates: [Vec<f64>; 7] = Default::default();
     // the first round warms everything and does not count
     for round in 0..=ROUNDS {
         for (side, rates) in rates.iter_mut().enumerate() {
@@ -83,9 +91,9 @@ pub(super) fn run(folder: &Path, data: Option<&Path>) -> Result<Vec<Figure>> {
         let row: String = rates.iter().filter_map(|r| r.last()).map(|r| format!(" {r:>7.1}")).collect();
         println!("  round {round}:{row}");
     }
-    let [single, fastapi, int8, alone, alone_int8] = rates.map(median);
+    let [single, fastapi, int8, fast, fast_int8, alone, alone_int8] = rates.map(median);
     drop(ready);
-    [ours, ours_int8].into_iter().try_for_each(Server::stop)?;
+    [ours, ours_int8, openvino, openvino_int8].into_iter().try_for_each(Server::stop)?;
     let figure = |what: &str, ours, peer| Figure {
         what: what.into(),
         unit: "images/s",
@@ -98,6 +106,8 @@ pub(super) fn run(folder: &Path, data: Option<&Path>) -> Result<Vec<Figure>> {
         figure("fp32; peer: FastAPI, uvicorn, Pillow", single, fastapi),
         figure("int8; peer: ONNX Runtime alone, int8", int8, alone_int8),
         figure("int8; peer: ours in fp32", int8, single),
+        figure("OpenVINO; peer: ours in fp32", fast, single),
+        figure("int8, OpenVINO; peer: ours in int8", fast_int8, int8),
     ])
 }
 

@@ -9,6 +9,8 @@ pub(super) const LICENCES: [&str; 2] = ["LICENSE-MIT", "LICENSE-APACHE"];
 const PYTHON: &str = ">=3.8";
 /// The oldest ONNX Runtime that has the level of its interface that `ort` asks for (`api-23`).
 const ONNXRUNTIME: &str = "1.23";
+/// The oldest provider of OpenVINO that was tried.
+const OPENVINO: &str = "1.8";
 
 /// Name and version, as they begin the names of the wheel and of its `dist-info`.
 pub(super) fn stem() -> String {
@@ -27,8 +29,12 @@ pub(super) fn metadata(readme: &str) -> String {
         ("Requires-Python", PYTHON.to_owned()),
     ];
     rows.extend(LICENCES.map(|name| ("License-File", name.to_owned())));
+    let mut named = "";
     for (extra, requirement) in extras() {
-        rows.push(("Provides-Extra", extra.to_owned()));
+        if extra != named {
+            rows.push(("Provides-Extra", extra.to_owned()));
+            named = extra;
+        }
         rows.push(("Requires-Dist", format!("{requirement}; extra == '{extra}'")));
     }
     rows.push(("Description-Content-Type", "text/markdown".to_owned()));
@@ -37,11 +43,14 @@ pub(super) fn metadata(readme: &str) -> String {
 }
 
 /// What each extra asks pip for.
-fn extras() -> [(&'static str, String); 3] {
+fn extras() -> [(&'static str, String); 5] {
+    let onnxruntime = format!("onnxruntime>={ONNXRUNTIME}");
     [
         ("train", format!("torch=={}.*", setup::LIBTORCH)),
-        ("serve", format!("onnxruntime>={ONNXRUNTIME}")),
+        ("serve", onnxruntime.clone()),
         ("serve-gpu", format!("onnxruntime-gpu[cuda,cudnn]>={ONNXRUNTIME}")),
+        ("serve-openvino", onnxruntime),
+        ("serve-openvino", format!("onnxruntime-ep-openvino>={OPENVINO}")),
     ]
 }
 
