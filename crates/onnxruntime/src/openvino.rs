@@ -20,6 +20,9 @@ const PACKAGE: &str = "onnxruntime_ep_openvino";
 /// What the library calls its provider. Others of its names are for devices that it makes up, such as `.AUTO`.
 const PROVIDER: &str = "OpenVINOExecutionProvider";
 
+/// What ONNX Runtime calls its own kernels for the CPU.
+const OWN: &str = "CPUExecutionProvider";
+
 /// In which numbers OpenVINO multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
@@ -79,6 +82,19 @@ pub fn with_openvino(
     builder
         .with_devices([device], Some(&options))
         .map_err(|e| OpenVinoError::Session { reason: e.to_string() })
+}
+
+/// Makes ONNX Runtime's own kernels run the session. It has to be said: where nothing is, `ort` has ONNX Runtime choose
+/// among all providers that are registered, and it prefers OpenVINO from the first session on that uses it.
+///
+/// # Errors
+/// What ONNX Runtime reports.
+pub fn with_own_kernels(
+    builder: SessionBuilder,
+    environment: &'static Environment,
+) -> ort::Result<SessionBuilder> {
+    let own = environment.devices().filter(|device| device.ep().is_ok_and(|name| name == OWN));
+    Ok(builder.with_devices(own, None)?)
 }
 
 /// OpenVINO's properties. One stream: a session runs one batch at a time. Not pinned, because the threads of every

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use occlude_onnxruntime::environment;
-use occlude_onnxruntime::openvino::{Arithmetic, OpenVinoError, with_openvino};
+use occlude_onnxruntime::openvino::{Arithmetic, OpenVinoError, with_openvino, with_own_kernels};
 use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProvider, cuda::ConvAlgorithmSearch};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
@@ -116,7 +116,7 @@ pub(super) fn session(
     // Threads that spin between runs take the cores that decode the next pictures.
     let builder = builder.with_intra_op_spinning(false).map_err(|e| failed(e.to_string()))?;
     let mut builder = match runs {
-        Runs::Cpu => builder,
+        Runs::Cpu => with_own_kernels(builder, environment()?).map_err(text)?,
         Runs::Cuda => {
             let builder = alone(builder).map_err(failed)?;
             // Without `error_on_failure` a provider that fails to load leaves the CPU in its place, silently.
