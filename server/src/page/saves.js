@@ -1,0 +1,75 @@
+/* Files to keep: the mask, the drawing, the embedding, and masks as COCO's annotations. */
+
+import { $, download } from "./dom.js";
+import { ask, calm, fail } from "./api.js";
+import { looks, route, threshold } from "./controls.js";
+import { cut, stem } from "./pictures.js";
+import { headersOf, send } from "./send.js";
+import { state } from "./state.js";
+
+/* Saves what a button of that name promises, always of the file itself. */
+export async function save(what) {
+  const picture = state.shown;
+  calm();
+  try {
+    if (what === "coco") return await saveCoco();
+    if (what === "part") {
+      const { blob, name } = await cut(picture);
+      return download(blob, name);
+    }
+    const [path, accept, end] = {
+      mask: [route("/v1/saliency", { view: "mask", threshold: threshold(), ...looks() }), "image/png", "-mask.png"],
+      overlay: [route("/v1/saliency", { view: "overlay", opacity: $("opacity").value / 100, ...looks() }), "image/png", "-overlay.png"],
+      embedding: [route("/v1/embed", { window: looks().window }), "application/x-npy", ".npy"],
+    }[what];
+    const name = stem(picture.name) + end;
+    const answer = await send({ picture, path, headers: headersOf(picture, accept), save: name });
+    download(await answer.blob(), name);
+  } catch (error) { fail(error); }
+}
+
+/* The masks of all pictures that were given, at the threshold of the moment. */
+async function saveCoco() {
+  const pictures = state.pictures.filter((p) => p.blob && !p.point), path = route("/v1/saliency", { mask: "polygons", threshold: threshold(), ...looks() });
+  const answers = [];
+  for (const picture of pictures) {
+    const body = { method: "POST", body: picture.blob, headers: headersOf(picture, "application/json") };
+    answers.push((await (await ask(path, body)).json()).results[0]);
+  }
+  const name = pictures.length > 1 ? "masks.coco.json" : stem(pictures[0].name) + ".coco.json";
+  download(new Blob([JSON.stringify(coco(pictures.map((p) => p.name), answers), null, 1)], { type: "application/json" }), name);
+}
+
+/* COCO's file of instances: one annotation for the foreground of each picture that has one. */
+export function coco(names, answers) {
+  const images = answers.map((a, i) => ({ id: i + 1, file_name: names[i], width: a.width, height: a.height }));
+  const annotations = [];
+  answers.forEach((answer, i) => {
+    const segmentation = answer.saliency.mask.polygons;
+    if (!segmentation.length) return;
+    const area = segmentation.reduce((sum, polygon) => sum + areaOf(polygon), 0);
+    annotations.push({ id: annotations.length + 1, image_id: i + 1, category_id: 1, iscrowd: 0, area, bbox: around(segmentation), segmentation });
+  });
+  return { images, annotations, categories: [{ id: 1, name: "foreground" }] };
+}
+
+/* The polygons of a mask do not overlap and have no holes: their areas add up. */
+function areaOf(polygon) {
+  let twice = 0;
+  for (let i = 0; i < polygon.length; i += 2) {
+    const j = (i + 2) % polygon.length;
+    twice += polygon[i] * polygon[j + 1] - polygon[j] * polygon[i + 1];
+  }
+  return Math.abs(twice) / 2;
+}
+
+function around(polygons) {
+  let [l, t, r, b] = [Infinity, Infinity, -Infinity, -Infinity];
+  for (const polygon of polygons) {
+    for (let i = 0; i < polygon.length; i += 2) {
+      l = Math.min(l, polygon[i]); r = Math.max(r, polygon[i]);
+      t = Math.min(t, polygon[i + 1]); b = Math.max(b, polygon[i + 1]);
+    }
+  }
+  return [l, t, r - l, b - t];
+}
