@@ -21,8 +21,8 @@ const quote = (s) => "'" + s.replaceAll("'", "'\\''") + "'";
 
 /* JSON as the body, with the picture's base64 in it where there is a picture. */
 function wrapped(r) {
-  const fields = JSON.stringify(r.wrap).slice(1), format = '{"image": "%s"' + (fields === "}" ? "}" : ", " + fields);
-  return "printf " + quote(format.replaceAll("\\", "\\\\").replaceAll(/%(?!s"[,}])/g, "%%")) + ' "$(base64 -w0 ' + quote(r.picture.name) + ')" | ';
+  const fields = JSON.stringify(r.wrap).slice(1).replaceAll("\\", "\\\\").replaceAll("%", "%%");
+  return "printf " + quote('{"image": "%s", ' + fields) + ' "$(base64 -w0 ' + quote(r.picture.name) + ')" | ';
 }
 
 function curl(r) {

@@ -13,7 +13,7 @@ const abgr = (hex) => {
 /* A plot; `on` has what is called: pick(index or -1), open(index), selected(indices). */
 export class Plot {
   constructor(canvas, on) {
-    Object.assign(this, { canvas, on, xy: new Float32Array(0), groups: null, lit: null, zoom: 1, x: 0, y: 0, hot: -1, box: null, selecting: false });
+    Object.assign(this, { canvas, on, xy: new Float32Array(0), groups: null, lit: null, zoom: 1, touched: false, x: 0, y: 0, hot: -1, box: null, selecting: false });
     this.ink = COLOURS.map(abgr);
     this.pointers = new Map();
     this.listen();
@@ -29,6 +29,7 @@ export class Plot {
   }
 
   home() {
+    this.touched = false;
     let [l, t, r, b] = [Infinity, Infinity, -Infinity, -Infinity];
     for (let i = 0; i < this.xy.length; i += 2) {
       l = Math.min(l, this.xy[i]); r = Math.max(r, this.xy[i]);
@@ -124,6 +125,7 @@ export class Plot {
 
   /* Enlarges around a place on the canvas. */
   scale(by, x = this.canvas.clientWidth / 2, y = this.canvas.clientHeight / 2) {
+    this.touched = true;
     this.zoom *= by;
     this.x = x - (x - this.x) * by;
     this.y = y - (y - this.y) * by;
@@ -131,6 +133,7 @@ export class Plot {
   }
 
   move(dx, dy) {
+    this.touched = true;
     this.x += dx;
     this.y += dy;
     this.draw();
@@ -162,7 +165,8 @@ export class Plot {
     canvas.addEventListener("keydown", (e) => this.press(e));
     canvas.addEventListener("focus", () => this.draw());
     canvas.addEventListener("blur", () => this.draw());
-    new ResizeObserver(() => this.draw()).observe(canvas);
+    /* All points stay in view as long as nobody has moved them. */
+    new ResizeObserver(() => (this.touched ? this.draw() : this.home())).observe(canvas);
   }
 
   drag(e, [x, y]) {

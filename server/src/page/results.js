@@ -50,7 +50,7 @@ export function pointCard(collection, { id, payload, score: cosine }) {
 
 /* A card of a picture of the gallery. The gallery cannot be asked by number: its thumbnail is looked at. */
 export function galleryCard({ id, path, class: named, cosine, thumbnail: address }) {
-  const where = path || "picture " + (id + 1);
+  const where = path || "No. " + (id + 1);
   const open = async () => {
     try {
       const blob = await (await ask(address)).blob();

@@ -22,7 +22,7 @@ export async function samples(again = false) {
     cards = someOfGallery(SHOWN).map((id) => galleryCard({ id, thumbnail: "/v1/gallery/" + id + "/thumbnail" }));
   } else if (name) {
     try {
-      cards = (await pointsOf(name, again)).map((point) => pointCard(name, point));
+      cards = (await pointsOf(name, again)).map(({ id, payload }) => pointCard(name, { id, payload }));
     } catch { /* Whatever is wrong is said where somebody asks for something. */ }
     if (wanted !== shown) return;
   }

@@ -38,6 +38,7 @@ pub(crate) use openapi::answers;
 pub(crate) fn routes(state: &AppState) -> Router<AppState> {
     Router::new()
         .route("/", get(page::index))
+        .route("/page/{*file}", get(page::file))
         .route("/docs", get(docs::redirect))
         .route("/docs/", get(docs::index))
         .route("/docs/{*file}", get(docs::file))

@@ -469,13 +469,31 @@ async fn metrics_count_what_happened() {
 }
 
 #[tokio::test]
-async fn the_page_is_one_file_that_fetches_nothing_from_elsewhere() {
-    let answer = get(&fake_app(), "/").await;
+async fn the_page_and_its_parts_fetch_nothing_from_elsewhere() {
+    let app = fake_app();
+    let answer = get(&app, "/").await;
     assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, "text/html; charset=utf-8"));
     assert!(answer.header("content-security-policy").contains("default-src 'none'"));
     assert_eq!(answer.header("x-content-type-options"), "nosniff");
     let page = String::from_utf8(answer.bytes).unwrap();
-    for outside in ["src=\"http", "href=\"http", "@import", "url(http", "//cdn"] {
-        assert!(!page.contains(outside), "{outside}");
+    let no_address = |name: &str, text: &str| {
+        for outside in ["src=\"http", "href=\"http", "@import", "url(http", "//cdn", "fetch(\"http"] {
+            assert!(!text.contains(outside), "{name}: {outside}");
+        }
+    };
+    no_address("/", &page);
+    let parts: Vec<_> = page.split('"').filter(|part| part.starts_with("page/")).collect();
+    assert!(parts.contains(&"page/main.js") && parts.contains(&"page/base.css"), "{parts:?}");
+    for part in parts {
+        let answer = get(&app, &format!("/{part}")).await;
+        let kind = if part.ends_with(".js") { "text/javascript" } else { "text/css" };
+        assert_eq!(answer.status, StatusCode::OK, "{part}");
+        assert!(answer.header("content-type").starts_with(kind), "{part}");
+        assert!(answer.header("etag").starts_with('"'), "{part}");
+        assert!(answer.header("content-security-policy").contains("default-src 'none'"), "{part}");
+        no_address(part, &String::from_utf8(answer.bytes).unwrap());
+    }
+    for missing in ["/page/what.js", "/page/index.html", "/page/../main.rs"] {
+        assert_eq!(get(&app, missing).await.code(), "not_found", "{missing}");
     }
 }
