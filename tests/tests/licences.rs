@@ -31,8 +31,11 @@ fn licences_of_all_dependencies_are_on_the_list() {
 fn scripts_of_others_in_the_page_say_their_licences() {
     let (allowed, folder) = (list(), paths::root().join("server/src/page/vendor"));
     let text = std::fs::read_to_string(folder.join("LICENCES.txt")).unwrap();
-    let rows: Vec<Vec<&str>> =
-        text.lines().map(|line| line.split(" | ").collect()).filter(|row: &Vec<&str>| row.len() == 4).collect();
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split(" | ").collect())
+        .filter(|row: &Vec<&str>| row.len() == 4)
+        .collect();
     let files = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
     let scripts: Vec<String> = files.filter(|name| name != "LICENCES.txt").collect();
     assert!(!scripts.is_empty(), "the folder is found");

@@ -6,7 +6,7 @@ import { look, looks } from "./controls.js";
 import { draw, fit } from "./draw.js";
 import { foreground, read, refined } from "./saliency.js";
 import { headersOf } from "./send.js";
-import { shrink } from "./pictures.js";
+import { decode, shrink } from "./pictures.js";
 import { galleryCard, pointCard, scale } from "./results.js";
 import { state } from "./state.js";
 
@@ -17,6 +17,7 @@ let turn = 0, done = null;
 /* Asks every model about the picture on show, each at its own threshold. */
 export async function compare() {
   const { shown, server } = state, { models } = server;
+  if (shown && !shown.bitmap) await decode(shown);
   const usable = shown && shown.bitmap && !shown.point;
   $("models-note").hidden = Boolean(usable);
   $("models-note").textContent = "Choose a picture under Search first: it is then shown here as each model sees it.";

@@ -106,6 +106,14 @@ function looking() {
   addEventListener("resize", draw);
 }
 
+/* Whoever opens a card goes on at the picture: the card is gone with the next results. */
+function atStage() {
+  $("drop").hidden = true;
+  $("stage").hidden = false;
+  $("stage").focus({ preventScroll: true });
+  scrollTo({ top: 0 });
+}
+
 function searching() {
   $("which").addEventListener("change", () => {
     describeServer(state.server);
@@ -133,9 +141,12 @@ function searching() {
   opens.point = (point, blob) => {
     go("search");
     addPoint(point, blob);
-    scrollTo({ top: 0 });
+    atStage();
   };
-  opens.file = (file) => given([file]);
+  opens.file = (file) => {
+    given([file]);
+    atStage();
+  };
   changed.call = () => { if (state.query === "examples" && state.examples.length) searchExamples(); };
   $("inspect").addEventListener("click", () => {
     const { blob, name } = state.shown;

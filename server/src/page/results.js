@@ -54,7 +54,8 @@ export function galleryCard({ id, path, class: named, cosine, thumbnail: address
   const open = async () => {
     try {
       const blob = await (await ask(address)).blob();
-      opens.file(new File([blob], where.split("/").pop().replace(/\.[^.]*$/, "") + "-thumbnail.jpg", { type: blob.type }));
+      const stem = path ? path.split("/").pop().replace(/\.[^.]*$/, "") : "picture-" + (id + 1);
+      opens.file(new File([blob], stem + "-thumbnail.jpg", { type: blob.type }));
     } catch (error) { fail(error); }
   };
   return card({ name: named || where.split("/").pop(), where, image: address, cosine, open });

@@ -32,6 +32,7 @@ mod openai;
 mod openapi;
 mod page;
 mod page_maps;
+mod page_views;
 mod repository;
 mod requests;
 mod shards;
