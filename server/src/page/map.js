@@ -64,10 +64,15 @@ function heard(data, chosen) {
     progress("Reading vectors: " + number(data.done) + " of " + number(chosen.count), data.done / chosen.count);
   } else if (data.type === "progress") {
     progress(data.words);
+  } else if (data.type === "sketched") {
+    plot.groups = plot.lit = null;
+    plot.show(data.xy);
+    colour();
   } else if (data.type === "laid") {
     const first = !Object.keys(drawn.layouts).length;
     drawn.layouts[data.layout] = data.xy;
     if (first) {
+      plot.groups = null;
       drawn.index = new Map(drawn.ids.map((id, i) => [id, i]));
       colour();
       highlight();
@@ -93,10 +98,10 @@ function lay() {
 
 /* The keys that points can be coloured by. */
 async function colourings() {
-  const mine = drawn, { facets } = await sample().catch(() => ({ facets: new Map() }));
+  const mine = drawn, { facets, points } = await sample().catch(() => ({ facets: new Map(), points: [] }));
   if (mine !== drawn) return;
   const keys = [...facets].filter(([, f]) => f.type !== "number" && f.values.size > 1 && f.values.size <= VALUES).map(([k]) => k);
-  const folders = mine.ids.length ? mine.ids[0].includes("/") : [...facets].some(([k]) => k === "path");
+  const folders = points.some(({ id }) => id.includes("/"));
   options($("colour"), [["", "nothing"], ...(folders ? [["/", "folder of the id"]] : []), ...keys.map((k) => ["." + k, k])]);
   if (folders) $("colour").value = "/";
   else if (keys.length) $("colour").value = "." + keys[0];
@@ -106,7 +111,8 @@ async function colourings() {
 /* Gives each point the colour of its group. */
 async function colour() {
   const mine = drawn, by = $("colour").value;
-  if (!mine || !mine.index) return;
+  /* Colours by folder need nobody to be asked: a sketch has them, too. */
+  if (!mine || (!mine.index && by !== "/")) return;
   try {
     const groups = by === "" ? [] : by === "/" ? folders(mine.ids) : await byKey(mine, by.slice(1));
     if (mine !== drawn || by !== $("colour").value) return;

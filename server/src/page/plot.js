@@ -65,13 +65,18 @@ export class Plot {
     const paint = canvas.getContext("2d"), zoom = this.zoom * dots, dx = this.x * dots, dy = this.y * dots;
     const size = Math.max(1, Math.round((count > 20000 ? 1.5 : count > 4000 ? 2.5 : 4) * dots)), half = size >> 1;
     /* A stride through all of them, so that the last in the alphabet do not cover the others. */
-    const step = stride(count);
-    for (let n = 0, i = 0; n < count; n++, i = (i + step) % count) {
-      const px = Math.round(xy[i * 2] * zoom + dx) - half, py = Math.round(xy[i * 2 + 1] * zoom + dy) - half;
-      if (px < 0 || py < 0 || px + size > w || py + size > h) continue;
-      let ink = this.groups ? this.ink[this.groups[i]] : this.ink[0];
-      if (this.lit && !this.lit[i]) ink = (ink & 0x00ffffff | 0x28000000) >>> 0;
-      for (let b = 0, at = py * w + px; b < size; b++, at += w) this.pixels.fill(ink, at, at + size);
+    const step = stride(count), { groups, lit, pixels } = this, inks = Uint32Array.from(this.ink), dim = inks.map((v) => v & 0x00ffffff | 0x28000000);
+    const ox = dx - half + 0.5, oy = dy - half + 0.5, right = w - size, low = h - size;
+    for (let n = 0, i = 0; n < count; n++) {
+      const fx = xy[i * 2] * zoom + ox, fy = xy[i * 2 + 1] * zoom + oy;
+      if (fx >= 0 && fy >= 0 && fx < right && fy < low) {
+        const group = groups ? groups[i] : 0, ink = lit && !lit[i] ? dim[group] : inks[group];
+        for (let b = 0, at = (fy | 0) * w + (fx | 0); b < size; b++, at += w) {
+          for (let a = 0; a < size; a++) pixels[at + a] = ink;
+        }
+      }
+      i += step;
+      if (i >= count) i -= count;
     }
     paint.putImageData(this.image, 0, 0);
     this.marks(paint, dots);

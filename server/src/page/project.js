@@ -7,7 +7,9 @@ const PAGE = 1000;
 /* Points that the axes are computed from, and that are laid out by their neighbours; the others follow the nearest. */
 const LANDMARKS = 1500;
 /* Principal axes that neighbours are looked for in, and rounds of the iteration that finds them. */
-const AXES = 24, ROUNDS = 10;
+const AXES = 16, ROUNDS = 8;
+/* A first sketch is drawn of as many points, and another whenever there are twice as many. */
+const SKETCH = 2000;
 const NEIGHBOURS = 15, FOLLOWED = 4;
 
 let vectors = null, dim = 0, count = 0;
@@ -58,7 +60,17 @@ async function readAll(asked) {
       ids.push(id);
     }
     say("read", { ids, done: count });
+    sketch();
   }
+}
+
+let sketched = SKETCH;
+
+/* What was read so far, in two axes: something to see while the rest comes. */
+function sketch() {
+  if (count < sketched) return;
+  sketched = count * 2;
+  say("sketched", { xy: plane(project(landmarks(), 2)) });
 }
 
 async function ask({ url, key }, after) {
@@ -98,7 +110,7 @@ function unit(i, into) {
 }
 
 /* All points in the principal axes of some, by power iteration: (count, axes). */
-function project(some) {
+function project(some, most = AXES) {
   const n = some.length, rows = new Float32Array(n * dim), mean = new Float32Array(dim), row = new Float32Array(dim);
   some.forEach((i, r) => {
     unit(i, row);
@@ -106,7 +118,7 @@ function project(some) {
     for (let d = 0; d < dim; d++) mean[d] += row[d] / n;
   });
   for (let r = 0; r < n; r++) for (let d = 0; d < dim; d++) rows[r * dim + d] -= mean[d];
-  const axes = iterate(rows, n), a = axes.length, out = new Float32Array(count * a);
+  const axes = iterate(rows, n, most), a = axes.length, out = new Float32Array(count * a);
   for (let i = 0; i < count; i++) {
     unit(i, row);
     for (let k = 0; k < a; k++) {
@@ -115,14 +127,14 @@ function project(some) {
       for (let d = 0; d < dim; d++) sum += (row[d] - mean[d]) * axis[d];
       out[i * a + k] = sum;
     }
-    if (i % 20000 === 19999) say("progress", { words: "Projecting " + (i + 1).toLocaleString("en") + " points" });
+    if (most === AXES && i % 20000 === 19999) say("progress", { words: "Projecting " + (i + 1).toLocaleString("en") + " points" });
   }
   return { values: out, axes: a };
 }
 
 /* The principal axes of centred rows, largest first. */
-function iterate(rows, n) {
-  const axes = Array.from({ length: Math.min(AXES, dim, n) }, () => Float32Array.from({ length: dim }, () => random() - 0.5));
+function iterate(rows, n, most) {
+  const axes = Array.from({ length: Math.min(most, dim, n) }, () => Float32Array.from({ length: dim }, () => random() - 0.5));
   for (let round = 0; round < ROUNDS; round++) {
     for (let k = 0; k < axes.length; k++) {
       const next = new Float32Array(dim);
@@ -134,7 +146,7 @@ function iterate(rows, n) {
       axes[k] = next;
     }
     orthonormal(axes);
-    say("progress", { words: "Finding axes, " + Math.round((round + 1) / ROUNDS * 100) + " %" });
+    if (most === AXES) say("progress", { words: "Finding axes, " + Math.round((round + 1) / ROUNDS * 100) + " %" });
   }
   return axes;
 }
