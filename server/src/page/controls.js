@@ -3,10 +3,10 @@
 import { $ } from "./dom.js";
 import { chosen, state } from "./state.js";
 
-export const deviations = () => Number(Number($("threshold").value).toFixed(2));
+const deviations = () => Number(Number($("threshold").value).toFixed(2));
 
 /* The slider's steps may miss the model's own value. */
-export const nearRule = () => Math.abs(deviations() - state.rule) < 0.026;
+const nearRule = () => Math.abs(deviations() - state.rule) < 0.026;
 
 /* The threshold to ask for; null where it is the model's own. */
 export const threshold = () => (nearRule() ? null : deviations());

@@ -26,7 +26,7 @@ function press(key, show, go) {
   else if (key === "o") $("file").click();
   else if (key === "/" && !$("filters").hidden) $("filter-key").focus();
   else if (key === "s" && !$("sources").hidden) $("source").focus();
-  else return state.shown && location.hash.slice(1, 7) !== "browse" ? onPicture(key, show) : false;
+  else return state.shown && !$("view-search").hidden ? onPicture(key, show) : false;
   return true;
 }
 

@@ -17,18 +17,36 @@ import { samples } from "./samples.js";
 import { save } from "./saves.js";
 import { searchExamples } from "./search.js";
 import { describeServer, findCollections, news, watch } from "./server.js";
-import { state } from "./state.js";
+import { place, state } from "./state.js";
 
 const VIEWS = ["search", "browse", "map", "models"];
 
-const view = () => (VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "search");
+/* The address names a view, and after a slash the collection: `#browse/photos`. */
+const named = () => location.hash.slice(1).split("/");
+const view = () => (VIEWS.includes(named()[0]) ? named()[0] : "search");
+
+/* Keeps the place in the address, and in the links to the other views. */
+function keepPlace() {
+  const rest = place() ? "/" + place() : "";
+  for (const link of document.querySelectorAll("nav a")) link.hash = "#" + link.hash.slice(1).split("/")[0] + rest;
+  if (rest || named()[1]) history.replaceState(null, "", "#" + view() + rest);
+}
+
+/* Chooses the place that the address names, once it is known. */
+function takePlace() {
+  const wanted = "/" + (named()[1] || ""), { options, value } = $("source");
+  if (!named()[1] || value === wanted || ![...options].some((o) => o.value === wanted)) return;
+  $("source").value = wanted;
+  state.picked = true;
+  news.places(true);
+}
 
 /* Shows the view that the address names. */
 function turnTo() {
   const now = view();
   for (const name of VIEWS) $("view-" + name).hidden = name !== now;
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === "#" + now) link.setAttribute("aria-current", "page");
+    if (link.hash.slice(1).split("/")[0] === now) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   document.body.dataset.view = now;
@@ -43,7 +61,7 @@ function turnTo() {
 
 function go(name) {
   if (view() === name) turnTo();
-  else location.hash = name;
+  else location.hash = name + (place() ? "/" + place() : "");
 }
 
 /* Searches again for whatever was searched for. */
@@ -125,6 +143,13 @@ function searching() {
     news.places(true);
   });
   news.places = (moved) => {
+    if (!state.picked && named()[1]) {
+      const had = place();
+      takePlace();
+      if (place() !== had) return;
+    } else {
+      keepPlace();
+    }
     refresh(!moved);
     if (moved) {
       calm();
@@ -189,7 +214,11 @@ function start() {
     findCollections();
     if (state.shown) look();
   });
-  addEventListener("hashchange", turnTo);
+  addEventListener("hashchange", () => {
+    takePlace();
+    turnTo();
+    keepPlace();
+  });
   /* On a narrow page the neighbours come before the controls, which are folded. */
   if (matchMedia("(max-width: 860px)").matches) for (const details of document.querySelectorAll("#controls details")) details.open = false;
   draw();

@@ -5,7 +5,7 @@ import { ask, fail, thumbnail } from "./api.js";
 import { addExample } from "./examples.js";
 import { blobOf, brief, pictureOf, title } from "./payload.js";
 import { sample } from "./sample.js";
-import { place } from "./state.js";
+import { place, state } from "./state.js";
 
 /* Called with what somebody opens: set once, by main.js. */
 export const opens = { point: () => {}, file: () => {} };
@@ -51,14 +51,17 @@ export function pointCard(collection, { id, payload, score: cosine }) {
 /* A card of a picture of the gallery. The gallery cannot be asked by number: its thumbnail is looked at. */
 export function galleryCard({ id, path, class: named, cosine, thumbnail: address }) {
   const where = path || "No. " + (id + 1);
+  const fetch = async () => (await ask(address)).blob();
   const open = async () => {
     try {
-      const blob = await (await ask(address)).blob();
+      const blob = await fetch();
       const stem = path ? path.split("/").pop().replace(/\.[^.]*$/, "") : "picture-" + (id + 1);
       opens.file(new File([blob], stem + "-thumbnail.jpg", { type: blob.type }));
     } catch (error) { fail(error); }
   };
-  return card({ name: named || where.split("/").pop(), where, image: address, cosine, open });
+  /* Only collections are searched by examples. */
+  const example = state.collections.length ? { fetch } : null;
+  return card({ name: named || where.split("/").pop(), where, image: address, cosine, open, example });
 }
 
 /* Shows rows, or says why there are none. */

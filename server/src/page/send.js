@@ -29,7 +29,7 @@ export async function sendWrapped(request, signal) {
 }
 
 /* Bytes as a data URL. */
-export function base64(blob) {
+function base64(blob) {
   return new Promise((done, failed) => {
     const reader = new FileReader();
     reader.onload = () => done(reader.result);

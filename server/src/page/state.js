@@ -21,7 +21,7 @@ export const state = {
   limit: 12,
   /* What is searched for: "picture" (the one on show) or "examples". */
   query: "picture",
-  /* {name, sign, thumb, point or embedding with its identity}; `sign` is 1 for more like it, -1 for less. */
+  /* {name, sign, thumb, and a point, a blob, or how to fetch one}; `sign` is 1 for more like it, -1 for less. */
   examples: [],
   /* Conditions on payloads: {key, op, value}. */
   filters: [],
