@@ -1,5 +1,6 @@
 /* A picture on a canvas, with what the model says about it. */
 
+import { apply } from "./edit.js";
 import { foreground, parts, shapes, tint } from "./saliency.js";
 
 /* Draws `bitmap` at `size` (CSS pixels); with `look` ({map, answer, deviations, view, opacity, line, box, crop}) what
@@ -28,11 +29,12 @@ function stroke(paint, path, width, style) {
   paint.stroke(path);
 }
 
-function overlay(paint, [w, h], { map, answer, deviations, view, opacity, line, box, crop: dark }) {
+function overlay(paint, [w, h], { map, answer, deviations, view, opacity, line, box, crop: dark, strokes, scale }) {
   const c = answer.saliency.crop, sx = w / answer.width, sy = h / answer.height;
   const crop = [c.x * sx, c.y * sy, c.width * sx, c.height * sy];
   const cells = foreground(map, deviations), { squares, lines } = shapes(map, cells, crop);
   paint.globalAlpha = opacity;
+  if (view === "mask" && strokes && strokes.length) return veil(paint, [w, h], crop, squares, strokes, scale, opacity);
   if (view === "heat") {
     paint.drawImage(tint(map), ...crop);
   } else {
@@ -53,6 +55,26 @@ function overlay(paint, [w, h], { map, answer, deviations, view, opacity, line, 
     stroke(paint, path, 2.5, "#5eead4");
   });
   paint.setLineDash([]);
+}
+
+/* Darkens what a corrected mask leaves out. */
+function veil(paint, [w, h], crop, squares, strokes, scale, opacity) {
+  const dots = devicePixelRatio || 1, layer = () => {
+    const made = new OffscreenCanvas(w * dots, h * dots).getContext("2d");
+    made.scale(dots, dots);
+    return made;
+  };
+  const mask = layer(), dark = layer();
+  mask.fillRect(...crop);
+  mask.globalCompositeOperation = "destination-out";
+  mask.fill(squares);
+  apply(mask, strokes, scale);
+  dark.fillRect(0, 0, w, h);
+  dark.globalCompositeOperation = "destination-out";
+  dark.drawImage(mask.canvas, 0, 0, w, h);
+  paint.globalAlpha = Math.max(opacity, 0.3);
+  paint.drawImage(dark.canvas, 0, 0, w, h);
+  paint.globalAlpha = 1;
 }
 
 /* Darkens what is not in the rectangle. */

@@ -38,6 +38,7 @@ function onPicture(key, show) {
   else if (key === "e") addShown(1);
   else if (key === "x") addShown(-1);
   else if (key === "b") $("arm").click();
+  else if (key === "w" && !state.shown.point) $("edit").click();
   else if (key === "Escape" && state.shown.box) mark(null);
   else return false;
   return true;

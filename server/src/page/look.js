@@ -5,6 +5,7 @@ import { calm, fail, Failure } from "./api.js";
 import { remember } from "./commands.js";
 import { label, look as looking, looks, route, threshold } from "./controls.js";
 import { draw as paint, fit } from "./draw.js";
+import { editing, isEdited } from "./edit.js";
 import { decode, made, release, shrink, strip } from "./pictures.js";
 import { payloadRows } from "./payload.js";
 import { chips } from "./region.js";
@@ -26,7 +27,8 @@ export function draw() {
   const { shown, map } = state;
   if (!shown || !shown.bitmap) return;
   const room = $("well").clientWidth, tall = Math.max(240, Math.min(innerHeight * 0.5, 480));
-  paint($("canvas"), shown.bitmap, fit(shown.bitmap, room, tall), map && { ...looking(), map, answer: shown.answer }, shown.box);
+  const size = fit(shown.bitmap, room, tall), edits = { strokes: shown.strokes, scale: size[0] / shown.bitmap.width };
+  paint($("canvas"), shown.bitmap, size, map && { ...looking(), ...edits, map, answer: shown.answer }, shown.box);
 }
 
 /* Adds pictures and shows the first of them. */
@@ -69,7 +71,9 @@ export async function show(picture) {
   $("canvas").hidden = !picture.bitmap;
   $("bare").hidden = Boolean(picture.bitmap);
   $("bare").textContent = picture.point ? "This point has no picture with it." : "This browser cannot show the file.";
-  for (const id of ["map-tools", "map-looks", "map-draws"]) $(id).hidden = Boolean(picture.point);
+  for (const id of ["map-tools", "map-looks", "map-draws", "edit"]) $(id).hidden = Boolean(picture.point);
+  if (editing() && picture.point) $("edit").click();
+  $("undo").disabled = !isEdited(picture);
   $("inspect").hidden = !picture.point || !picture.bitmap;
   forget();
   strip(show);

@@ -5,6 +5,7 @@ import { calm } from "./api.js";
 import { start as startBrowse, browse } from "./browse.js";
 import { commands, copy } from "./commands.js";
 import { compare } from "./compare.js";
+import { canvasOf, start as startEdit } from "./edit.js";
 import { addShown, changed, clearExamples } from "./examples.js";
 import { applied, refresh, start as startFilters } from "./filters.js";
 import { start as startKeys } from "./keys.js";
@@ -121,6 +122,8 @@ function looking() {
   $("arm").addEventListener("click", () => arm(!armed()));
   drawable($("canvas"), armed);
   Object.assign(marks, { draw, search: look });
+  canvasOf.draw = draw;
+  startEdit();
   addEventListener("resize", draw);
 }
 

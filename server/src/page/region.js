@@ -2,6 +2,7 @@
    found. */
 
 import { $, el, tell } from "./dom.js";
+import { begin, editing } from "./edit.js";
 import { state } from "./state.js";
 
 /* Boxes of fewer pixels on the screen are clicks. */
@@ -44,9 +45,9 @@ export function mark(box) {
   marks.search();
 }
 
-/* Lets a canvas be drawn on. A finger scrolls the page unless `armed()`. */
+/* Lets a canvas be drawn on: boxes, or strokes while the mask is edited. A finger scrolls the page unless `armed()`. */
 export function drawable(canvas, armed) {
-  let start = null, before = null;
+  let start = null, before = null, go = null;
   const at = (e) => {
     const r = canvas.getBoundingClientRect(), { bitmap } = state.shown;
     const inside = (v, most) => Math.min(Math.max(v, 0), most);
@@ -54,18 +55,27 @@ export function drawable(canvas, armed) {
   };
   const box = ([ax, ay], [bx, by]) => [Math.min(ax, bx), Math.min(ay, by), Math.abs(ax - bx), Math.abs(ay - by)];
   canvas.addEventListener("pointerdown", (e) => {
-    if (e.button || !state.shown || !state.shown.bitmap || (e.pointerType === "touch" && !armed())) return;
+    if (e.button || !state.shown || !state.shown.bitmap || (e.pointerType === "touch" && !armed() && !editing())) return;
     e.preventDefault();
     canvas.setPointerCapture(e.pointerId);
+    if (editing()) {
+      go = begin(at(e), state.shown.bitmap.width / canvas.getBoundingClientRect().width);
+      return;
+    }
     start = at(e);
     before = state.shown.box;
   });
   canvas.addEventListener("pointermove", (e) => {
+    if (go) {
+      go(at(e));
+      marks.draw();
+    }
     if (!start) return;
     state.shown.box = box(start, at(e));
     marks.draw();
   });
   const end = (e) => {
+    go = null;
     if (!start) return;
     const made = box(start, at(e)), dots = state.shown.bitmap.width / canvas.getBoundingClientRect().width;
     start = null;

@@ -3,6 +3,7 @@
 import { $, download } from "./dom.js";
 import { ask, calm, fail } from "./api.js";
 import { looks, route, threshold } from "./controls.js";
+import { corrected, isEdited, pixels, png } from "./edit.js";
 import { cut, stem } from "./pictures.js";
 import { headersOf, send } from "./send.js";
 import { state } from "./state.js";
@@ -23,9 +24,24 @@ export async function save(what) {
       embedding: [route("/v1/embed", { window: looks().window }), "application/x-npy", ".npy"],
     }[what];
     const name = stem(picture.name) + end;
+    if (what === "mask" && isEdited(picture)) {
+      const { cells, width, height } = await mask(picture);
+      download(await png(cells, width, height), name);
+      return;
+    }
     const answer = await send({ picture, path, headers: headersOf(picture, accept), save: name });
     download(await answer.blob(), name);
   } catch (error) { fail(error); }
+}
+
+/* The mask of a picture as it was corrected, at the picture's own size. */
+async function mask(picture) {
+  const path = route("/v1/saliency", { view: "mask", threshold: threshold(), ...looks() });
+  const body = { method: "POST", body: picture.blob, headers: headersOf(picture, "image/png") };
+  const bitmap = await createImageBitmap(await (await ask(path, body)).blob());
+  const { width, height } = bitmap, cells = pixels(corrected(bitmap, picture));
+  bitmap.close();
+  return { cells, width, height };
 }
 
 /* The masks of all pictures that were given, at the threshold of the moment. */
@@ -34,7 +50,8 @@ async function saveCoco() {
   const answers = [];
   for (const picture of pictures) {
     const body = { method: "POST", body: picture.blob, headers: headersOf(picture, "application/json") };
-    answers.push((await (await ask(path, body)).json()).results[0]);
+    const answer = (await (await ask(path, body)).json()).results[0];
+    answers.push(isEdited(picture) ? { ...answer, edited: await mask(picture) } : answer);
   }
   const name = pictures.length > 1 ? "masks.coco.json" : stem(pictures[0].name) + ".coco.json";
   download(new Blob([JSON.stringify(coco(pictures.map((p) => p.name), answers), null, 1)], { type: "application/json" }), name);
@@ -45,12 +62,40 @@ export function coco(names, answers) {
   const images = answers.map((a, i) => ({ id: i + 1, file_name: names[i], width: a.width, height: a.height }));
   const annotations = [];
   answers.forEach((answer, i) => {
+    const known = { id: annotations.length + 1, image_id: i + 1, category_id: 1, iscrowd: 0 };
+    if (answer.edited) {
+      const { area, ...rest } = runs(answer.edited);
+      if (area) annotations.push({ ...known, area, ...rest });
+      return;
+    }
     const segmentation = answer.saliency.mask.polygons;
     if (!segmentation.length) return;
     const area = segmentation.reduce((sum, polygon) => sum + areaOf(polygon), 0);
-    annotations.push({ id: annotations.length + 1, image_id: i + 1, category_id: 1, iscrowd: 0, area, bbox: around(segmentation), segmentation });
+    annotations.push({ ...known, area, bbox: around(segmentation), segmentation });
   });
   return { images, annotations, categories: [{ id: 1, name: "foreground" }] };
+}
+
+/* A mask of pixels: COCO's run lengths go down the columns, and begin with the background. */
+function runs({ cells, width, height }) {
+  const counts = [];
+  let [last, run, area] = [0, 0, 0], [l, t, r, b] = [width, height, 0, 0];
+  for (let x = 0; x < width; x++) {
+    for (let y = 0; y < height; y++) {
+      const v = cells[y * width + x];
+      if (v !== last) {
+        counts.push(run);
+        [last, run] = [v, 0];
+      }
+      run++;
+      if (!v) continue;
+      area++;
+      l = Math.min(l, x); r = Math.max(r, x + 1);
+      t = Math.min(t, y); b = Math.max(b, y + 1);
+    }
+  }
+  counts.push(run);
+  return { area, bbox: [l, t, r - l, b - t], segmentation: { size: [height, width], counts } };
 }
 
 /* The polygons of a mask do not overlap and have no holes: their areas add up. */

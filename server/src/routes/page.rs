@@ -32,6 +32,7 @@ static FILES: &[(&str, &str)] = &texts![
     "docs.css",
     "dom.js",
     "draw.js",
+    "edit.js",
     "examples.js",
     "filters.js",
     "keys.js",

@@ -167,6 +167,8 @@ fn a_map_shows_every_point() {
     const DRAWN: &str = "(() => { const c = $('plot'), { data } = c.getContext('2d').getImageData(0, 0, c.width, c.height); \
                          return data.filter((v, i) => i % 4 === 3 && v > 0).length; })()";
     browser.until(&format!("{DRAWN} >= 6"));
+    // The address leads back here.
+    assert_eq!(browser.text("location.hash"), "#map/shop");
     for layout in ["axes", "neighbours"] {
         choose(&scene, "layout", layout);
         let [left, top, width, height] = browser.place("#plot");
@@ -206,5 +208,55 @@ fn models_are_compared_side_by_side_and_masks_are_kept_for_coco() {
     let (area, expected) = (first["area"].as_f64().unwrap(), share * seen.as_f64().unwrap());
     assert!((area - expected).abs() <= 0.02 * expected + 1.0, "{area} for {expected}");
     assert_eq!((&first["image_id"], &first["iscrowd"]), (&json!(1), &json!(0)));
+    browser.assert_clean();
+}
+
+#[test]
+fn a_mask_is_corrected_with_a_brush() {
+    let Some(scene) = Scene::start(&[]) else { return };
+    let browser = &scene.browser;
+    scene.choose(&[PHOTO]);
+    browser.save_into(scene.dir.path());
+    let [left, top, width, height] = browser.place("#canvas");
+    let stroke = |row: f64| {
+        let at = |x: f64| (left + width * x, top + height * row);
+        browser.drag(at(0.1), at(0.9), false);
+    };
+    browser.eval("$('edit').click()");
+    assert_eq!(browser.eval("document.querySelector('[name=view]:checked').value"), "mask");
+    let before = browser.text("$('canvas').toDataURL()");
+    stroke(0.1);
+    assert_ne!(browser.text("$('canvas').toDataURL()"), before, "the stroke is seen");
+    browser.eval("$('erase').click()");
+    stroke(0.5);
+    stroke(0.8);
+    browser.eval("$('undo').click()");
+    assert_eq!(browser.eval("[shown.strokes.map((s) => s.erase), shown.box]"), json!([[false, true], null]));
+    browser.screenshot("edited");
+
+    // The mask that is kept has the one stroke, lacks the other, and is the one of COCO's file.
+    browser.eval("document.querySelector('[data-save=mask]').click()");
+    browser.until("$('said').textContent.endsWith('-mask.png is saved')");
+    let bytes = wait_for_file(&scene.path("my photo's-mask.png"));
+    let mask = image::load_from_memory(&bytes).unwrap().to_luma8();
+    assert_eq!(mask.dimensions(), (420, 280));
+    assert_eq!([28, 140].map(|y| mask.get_pixel(210, y).0[0]), [255, 0]);
+    browser.eval("document.querySelector('[data-save=coco]').click()");
+    browser.until("$('said').textContent.endsWith('.coco.json is saved')");
+    let kept: Value = serde_json::from_slice(&wait_for_file(&scene.path("my photo's.coco.json"))).unwrap();
+    let segmentation = &kept["annotations"][0]["segmentation"];
+    assert_eq!(segmentation["size"], json!([280, 420]));
+    // Run lengths go down the columns and begin with the background.
+    let mut runs = Vec::new();
+    for (i, count) in segmentation["counts"].as_array().unwrap().iter().enumerate() {
+        runs.extend(std::iter::repeat_n(i % 2 == 1, count.as_u64().unwrap() as usize));
+    }
+    let columns: Vec<bool> = (0..420)
+        .flat_map(|x| (0..280).map(move |y| (x, y)))
+        .map(|(x, y)| mask.get_pixel(x, y).0[0] > 127)
+        .collect();
+    assert_eq!(runs, columns);
+    let area = columns.iter().filter(|inside| **inside).count();
+    assert_eq!(kept["annotations"][0]["area"], area);
     browser.assert_clean();
 }
