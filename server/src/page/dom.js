@@ -13,8 +13,10 @@ export function el(tag, { attrs = {}, on = {}, ...properties } = {}, ...children
 
 export const span = (className, textContent) => el("span", { className, textContent });
 
-/* Fills a selection and keeps what is chosen where it is still there. */
+/* Fills a selection and keeps what is chosen where it is still there; one that is the same stays as it is, perhaps
+   open. */
 export function options(select, list) {
+  if (JSON.stringify(list) === JSON.stringify([...select.options].map((o) => [o.value, o.text]))) return;
   const before = select.value;
   select.replaceChildren(...list.map(([value, text]) => new Option(text, value)));
   if (list.some(([value]) => value === before)) select.value = before;

@@ -80,11 +80,10 @@ export async function show(picture) {
   await look();
 }
 
-/* Looks at the picture on show with the settings as they are, and searches by it. */
+/* Looks at the picture on show with the settings as they are, and searches by it unless examples are searched by. */
 export async function look() {
   const picture = state.shown, mine = ++turn;
   if (!picture) return;
-  state.query = "picture";
   stop.abort();
   stop = new AbortController();
   calm();
@@ -93,7 +92,7 @@ export async function look() {
   try {
     if (picture.point) pointFacts(picture);
     else await analyze(ask);
-    if (mine === turn) await search(ask);
+    if (mine === turn && state.query === "picture") await search(ask);
   } catch (error) {
     if (mine !== turn || error.name === "AbortError") return;
     if (!(error instanceof Failure)) throw error;

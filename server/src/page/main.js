@@ -26,8 +26,9 @@ const VIEWS = ["search", "browse", "map", "models"];
 const named = () => location.hash.slice(1).split("/");
 const view = () => (VIEWS.includes(named()[0]) ? named()[0] : "search");
 
-/* Keeps the place in the address, and in the links to the other views. */
+/* Keeps a place that somebody chose in the address, and in the links to the other views. */
 function keepPlace() {
+  if (!state.picked) return;
   const rest = place() ? "/" + place() : "";
   for (const link of document.querySelectorAll("nav a")) link.hash = "#" + link.hash.slice(1).split("/")[0] + rest;
   if (rest || named()[1]) history.replaceState(null, "", "#" + view() + rest);
@@ -62,7 +63,13 @@ function turnTo() {
 
 function go(name) {
   if (view() === name) turnTo();
-  else location.hash = name + (place() ? "/" + place() : "");
+  else location.hash = name + (state.picked && place() ? "/" + place() : "");
+}
+
+/* Searches by the picture on show, whatever was searched for before. */
+function byPicture() {
+  state.query = "picture";
+  look();
 }
 
 /* Searches again for whatever was searched for. */
@@ -121,7 +128,7 @@ function looking() {
   };
   $("arm").addEventListener("click", () => arm(!armed()));
   drawable($("canvas"), armed);
-  Object.assign(marks, { draw, search: look });
+  Object.assign(marks, { draw, search: byPicture });
   canvasOf.draw = draw;
   startEdit();
   addEventListener("resize", draw);
@@ -138,7 +145,7 @@ function atStage() {
 function searching() {
   $("which").addEventListener("change", () => {
     describeServer(state.server);
-    if (state.shown && state.query === "picture") look();
+    if (state.shown) look();
     if (view() === "models") compare();
   });
   $("source").addEventListener("change", () => {
@@ -187,7 +194,7 @@ function searching() {
   });
   $("no-examples").addEventListener("click", () => {
     clearExamples();
-    if (state.query === "examples" && state.shown) look();
+    if (state.query === "examples" && state.shown) byPicture();
   });
   $("more").addEventListener("click", () => {
     state.limit = Math.min(state.limit * 4, 1000);
@@ -215,6 +222,7 @@ function start() {
     calm();
     (state.shown ? $("again") : $("pick")).focus();
     findCollections();
+    turnTo();
     if (state.shown) look();
   });
   addEventListener("hashchange", () => {

@@ -14,7 +14,8 @@ export async function watch() {
   try {
     const now = await (await fetch(below("/readyz"))).json();
     $("dot").className = now.ready ? "dot ready" : "dot";
-    if (now.collections && !state.server.collections) findCollections();
+    /* Others add points, too. */
+    if (now.collections && $("locked").hidden) findCollections();
     describeServer(now);
     if (!now.ready) wait = 1500;
   } catch {
@@ -49,21 +50,30 @@ export function describeServer(now) {
 
 /* Collections, where the server has them; without, nothing is said. */
 export async function findCollections() {
+  const names = () => state.collections.map((c) => c.name + c.created).join("\n"), before = names();
   try {
     state.collections = (await (await ask("/v1/collections")).json()).collections || [];
   } catch (error) {
-    state.collections = [];
     if (error.status === 401) fail(error);
+    else if (error.status !== 404) return;
+    state.collections = [];
   }
-  sources();
+  if (names() === before) list();
+  else sources();
+}
+
+/* Writes the places into their list; what stands elsewhere on the page about them stays until somebody asks again. */
+function list() {
+  const found = state.server.gallery ? [["/", "the gallery"]] : [];
+  for (const c of state.collections) found.push(["/" + c.name, c.name + " (" + number(c.count) + ")"]);
+  options($("source"), found);
 }
 
 /* The gallery comes first, whichever is known first; what somebody has picked stays. */
 export function sources() {
-  const found = state.server.gallery ? [["/", "the gallery"]] : [], before = place();
-  for (const c of state.collections) found.push(["/" + c.name, c.name + " (" + number(c.count) + ")"]);
-  options($("source"), found);
-  if (!state.picked && found.length) $("source").selectedIndex = 0;
+  const before = place();
+  list();
+  if (!state.picked && $("source").options.length) $("source").selectedIndex = 0;
   $("sources").hidden = !state.collections.length;
   news.places(place() !== before);
 }
