@@ -26,7 +26,8 @@ export function draw() {
   label();
   const { shown, map } = state;
   if (!shown || !shown.bitmap) return;
-  const room = $("well").clientWidth, tall = Math.max(240, Math.min(innerHeight * 0.5, 480));
+  /* On a phone the neighbours begin on the first screen. */
+  const room = $("well").clientWidth, tall = Math.max(220, Math.min(innerHeight * (innerWidth < 861 ? 0.36 : 0.5), 480));
   const size = fit(shown.bitmap, room, tall), edits = { strokes: shown.strokes, scale: size[0] / shown.bitmap.width };
   paint($("canvas"), shown.bitmap, size, map && { ...looking(), ...edits, map, answer: shown.answer }, shown.box);
 }

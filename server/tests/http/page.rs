@@ -202,6 +202,8 @@ fn fits_a_phone_and_the_dark_and_says_what_is_wrong() {
     let widths = browser.eval("[innerWidth, document.documentElement.scrollWidth]");
     assert_eq!(widths, json!([360, 360]), "nothing to scroll sideways");
     browser.until("$('canvas').getBoundingClientRect().right <= 360");
+    let near = browser.eval("$('near').getBoundingClientRect().top + scrollY").as_f64().unwrap();
+    assert!(near < 740.0, "the neighbours begin at {near}, below the first screen");
     browser.screenshot("phone-dark");
     browser.scheme("light");
 
