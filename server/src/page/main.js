@@ -225,6 +225,10 @@ function start() {
     turnTo();
     if (state.shown) look();
   });
+  document.querySelector(".skip").addEventListener("click", (e) => {
+    e.preventDefault();
+    $("work").focus();
+  });
   addEventListener("hashchange", () => {
     takePlace();
     turnTo();

@@ -11,6 +11,8 @@ import { collection } from "./state.js";
 
 /* Groups with a colour of their own, the values of a key that are counted for it, and the cards of a selection. */
 const GROUPS = COLOURS.length - 1, VALUES = 40, CARDS = 60;
+/* Payloads that are remembered. */
+const REMEMBERED = 300;
 
 /* Workers are made of addresses of this policy only, and it lets one pass. */
 const script = { createScriptURL: (path) => (path === "page/project.js" ? below(path) : "") };
@@ -22,13 +24,15 @@ let drawn = null;
 /* Payloads that were asked for. */
 const payloads = new Map();
 
-/* Shows the map of what is chosen; it is made once for each state of a collection. */
-export function map() {
-  const chosen = collection(), wanted = chosen ? chosen.name + " " + chosen.count + " " + chosen.created : null;
+/* Shows the map of what is chosen. It is made once, and `again` where somebody asks for it. */
+export function map(again = false) {
+  const chosen = collection(), wanted = chosen ? chosen.name + " " + chosen.created : null;
   $("map-note").hidden = Boolean(chosen && chosen.count > 2);
   $("map-note").textContent = chosen ? "A map needs at least three points." : "Maps are drawn of collections: choose one at the top, where this server has any.";
   $("map-card").hidden = !$("map-note").hidden;
-  if (drawn && drawn.of === wanted) return highlight();
+  $("map-again").hidden = !drawn || !chosen || drawn.of !== wanted || drawn.count === chosen.count;
+  if (drawn && drawn.of === wanted && !again) return highlight();
+  $("map-again").hidden = true;
   if (worker) worker.terminate();
   drawn = null;
   payloads.clear();
@@ -38,7 +42,7 @@ export function map() {
 }
 
 function make(chosen, wanted) {
-  drawn = { of: wanted, name: chosen.name, ids: [], index: null, layouts: {} };
+  drawn = { of: wanted, name: chosen.name, count: chosen.count, ids: [], index: null, layouts: {} };
   plot = plot || new Plot($("plot"), { pick, open, selected });
   plot.groups = plot.lit = null;
   plot.show(new Float32Array(0));
@@ -201,10 +205,11 @@ async function highlight() {
 async function payload(id) {
   const mine = drawn;
   if (!payloads.has(id)) {
+    if (payloads.size >= REMEMBERED) payloads.clear();
     const { points } = await json(of(mine.name, "/points/scroll"), { ids: [id] });
     payloads.set(id, points.length ? points[0].payload : {});
   }
-  return payloads.get(id);
+  return payloads.get(id) || {};
 }
 
 let wait = 0;
@@ -261,6 +266,7 @@ export function start() {
     highlight();
     colour();
   });
+  $("map-again").addEventListener("click", () => map(true));
   $("map-home").addEventListener("click", () => plot && plot.home());
   $("map-in").addEventListener("click", () => plot && plot.scale(1.4));
   $("map-out").addEventListener("click", () => plot && plot.scale(1 / 1.4));

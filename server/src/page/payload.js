@@ -15,11 +15,15 @@ export function blobOf(url) {
   return new Blob([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], { type: head });
 }
 
+/* Longer values are cut. */
+const LONG = 240;
+
 function words(name, value) {
   /* Nanoseconds since 1970, as `occlude-serve index` writes them. */
   if (name === "modified" && typeof value === "number" && value > 1e15) return new Date(value / 1e6).toISOString().slice(0, 10);
   if (name === "bytes" && typeof value === "number") return Math.ceil(value / 1000) + " kB";
-  return typeof value === "string" ? value : JSON.stringify(value);
+  const text = typeof value === "string" ? value : JSON.stringify(value);
+  return text.length > LONG ? text.slice(0, LONG) + "…" : text;
 }
 
 /* Everything of a payload that can be read, as [name, words]. */

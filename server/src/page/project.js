@@ -33,7 +33,7 @@ addEventListener("message", async ({ data }) => {
   try {
     importScripts(policy.createScriptURL("vendor/umap-js.min.js"));
     dim = data.dim;
-    vectors = new Int8Array(data.count * dim);
+    vectors = room(data.count * dim);
     await readAll(data);
     if (count < 3) return say("done", {});
     const some = landmarks(), reduced = project(some);
@@ -44,6 +44,14 @@ addEventListener("message", async ({ data }) => {
     say("failed", { message: error.message, hint: error.hint, id: error.id, status: error.status });
   }
 });
+
+function room(bytes) {
+  try {
+    return new Int8Array(bytes);
+  } catch {
+    throw Object.assign(new Error("The collection is too large for a map in this browser"), { hint: "it has no room for " + Math.round(bytes / 1e6) + " MB" });
+  }
+}
 
 /* Reads page after page; the next is asked for before this one is parsed. */
 async function readAll(asked) {
