@@ -41,7 +41,7 @@ export async function compare() {
 function column(model) {
   const canvas = el("canvas", { attrs: { role: "img", "aria-label": "as " + model.name + " sees it" } });
   const list = el("dl"), note = el("p", { className: "soft", textContent: "looking…" }), near = el("ol", { className: "grid small-cards" });
-  const section = el("section", { className: "card" }, el("h3", { textContent: model.name }), el("div", { className: "well" }, canvas), list, note, near);
+  const section = el("section", { className: "card" }, el("h2", { className: "model", textContent: model.name }), el("div", { className: "well" }, canvas), list, note, near);
   return { section, canvas, list, note, near };
 }
 

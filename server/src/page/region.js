@@ -25,7 +25,7 @@ function list() {
   const choice = (words, box, pressed) => el("button", {
     textContent: words, className: "chip", on: { click: () => mark(box) }, attrs: { "aria-pressed": String(pressed) },
   });
-  const equal = (a, b) => a && a.every((v, i) => Math.abs(v - b[i]) < 0.5);
+  const equal = (a, b) => Boolean(a) && a.every((v, i) => Math.abs(v - b[i]) < 0.5);
   const known = boxes.some((b) => equal(mine, b));
   $("parts").hidden = !shown || !shown.bitmap;
   $("parts").replaceChildren(
