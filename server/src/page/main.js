@@ -20,6 +20,9 @@ import { searchExamples } from "./search.js";
 import { describeServer, findCollections, news, watch } from "./server.js";
 import { place, state } from "./state.js";
 
+/* Milliseconds after which the page is shown even without an answer. */
+const LATE = 600;
+
 const VIEWS = ["search", "browse", "map", "models"];
 
 /* The address names a view, and after a slash the collection: `#browse/photos`. */
@@ -238,8 +241,12 @@ function start() {
   if (matchMedia("(max-width: 860px)").matches) for (const details of document.querySelectorAll("#controls details")) details.open = false;
   draw();
   turnTo();
-  watch();
-  findCollections();
+  /* What the server says decides what is there: nothing is shown that would move a moment later. */
+  const known = Promise.all([watch(), findCollections()]), late = new Promise((done) => setTimeout(done, LATE));
+  Promise.race([known, late]).then(() => {
+    document.body.classList.add("started");
+    if (!$("locked").hidden) $("key").focus();
+  });
 }
 
 start();

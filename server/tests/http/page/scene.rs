@@ -96,6 +96,7 @@ impl Scene {
     /// Opens the page, and gives its modules' names to the expressions of tests.
     pub(crate) fn open(&self, url: &str) {
         self.browser.open(url);
+        self.browser.until("document.body.classList.contains('started')");
         assert_eq!(self.browser.eval(HANDLES), true);
     }
 
