@@ -41,7 +41,7 @@ export async function refresh(keep) {
   try {
     facets = (await sample()).facets;
   } catch { facets = new Map(); }
-  if (collection() !== shown) return;
+  if (!collection() || collection().name !== shown.name) return;
   $("filters").hidden = !facets.size;
   options($("filter-key"), [...facets.keys()].sort((a, b) => worth(a) - worth(b) || a.localeCompare(b)).map((k) => [k, k]));
   operators();
