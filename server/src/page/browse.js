@@ -1,7 +1,7 @@
 /* The pictures of a collection or of the gallery, page by page as somebody scrolls. */
 
 import { $, arrows, number, tell } from "./dom.js";
-import { fail, json, of } from "./api.js";
+import { ask, fail, json, of } from "./api.js";
 import { asFilter } from "./filters.js";
 import { galleryCard, pointCard } from "./results.js";
 import { collection, place, state } from "./state.js";
@@ -51,7 +51,7 @@ async function more() {
   const mine = turn;
   loading = true;
   try {
-    const rows = collection() ? await points(mine) : pictures();
+    const rows = collection() ? await points(mine) : await pictures(mine);
     if (mine !== turn) return;
     $("shelf").append(...rows);
     $("shelf-note").hidden = $("shelf").children.length > 0;
@@ -77,11 +77,10 @@ async function points(mine) {
   return page.points.map((point) => pointCard(name, point));
 }
 
-/* The gallery's pictures have numbers from 0 on, and only searches name them. */
-function pictures() {
-  const from = Number(next || 0), to = Math.min(from + PAGE, state.server.gallery.images);
-  next = to < state.server.gallery.images ? String(to) : null;
-  return Array.from({ length: to - from }, (_, i) => galleryCard({ id: from + i, thumbnail: "/v1/gallery/" + (from + i) + "/thumbnail" }));
+async function pictures(mine) {
+  const page = await (await ask("/v1/gallery?from=" + (next || 0) + "&limit=" + PAGE)).json();
+  if (mine === turn) next = page.next;
+  return page.pictures.map(galleryCard);
 }
 
 const near = () => !$("view-browse").hidden && $("shelf-more").getBoundingClientRect().top < innerHeight + 600;

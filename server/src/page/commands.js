@@ -4,8 +4,8 @@ import { $, options } from "./dom.js";
 import { below, key } from "./api.js";
 import { state } from "./state.js";
 
-/* Keeps a request: {path, headers, picture, small, save} for a file, with `wrap` where JSON goes around it, or {path,
-   json, name} for JSON alone. */
+/* Keeps a request: {path, headers, picture, small, save} for a file, with `wrap` where JSON goes around it, {path,
+   json, name} for JSON alone, or {path, get, name} for nothing. */
 export function remember(request) {
   const made = { ...request, key: Boolean(key()), title: (request.picture ? request.picture.name : request.name) + " → " + request.path };
   state.requests = [made, ...state.requests.filter((r) => r.title !== made.title)].slice(0, 8);
@@ -25,10 +25,12 @@ function wrapped(r) {
   return "printf " + quote('{"image": "%s", ' + fields) + ' "$(base64 -w0 ' + quote(r.picture.name) + ')" | ';
 }
 
+const headersOf = (r) => (r.get ? [] : r.json || r.wrap ? [["content-type", "application/json"]] : Object.entries(r.headers));
+
 function curl(r) {
-  const headers = r.json || r.wrap ? [["content-type", "application/json"]] : Object.entries(r.headers);
-  const data = r.json ? JSON.stringify(r.json) : r.wrap ? "@-" : "@" + r.picture.name;
-  const parts = ["curl -sS --fail-with-body --data-binary " + quote(data), ...headers.map(([k, v]) => "-H " + quote(k + ": " + v))];
+  const headers = headersOf(r);
+  const data = r.json ? JSON.stringify(r.json) : r.wrap ? "@-" : r.get ? "" : "@" + r.picture.name;
+  const parts = ["curl -sS --fail-with-body" + (r.get ? "" : " --data-binary " + quote(data)), ...headers.map(([k, v]) => "-H " + quote(k + ": " + v))];
   if (r.key) parts.push('-H "authorization: Bearer $OCCLUDE_KEY"');
   parts.push(quote(below(r.path)));
   if (r.save) parts.push("-o " + quote(r.save));
@@ -41,10 +43,9 @@ function python(r) {
   const data = r.json ? "json.dumps(json.loads(" + s(s(r.json)) + ")).encode()"
     : r.wrap ? "json.dumps({**json.loads(" + s(s(r.wrap)) + '), "image": base64.b64encode(' + open + ").decode()}).encode()" : open;
   const uses = [r.wrap && "base64", (reads || r.json || r.wrap) && "json", r.key && "os", "urllib.request"].filter(Boolean);
-  const headers = r.json || r.wrap ? [["content-type", "application/json"]] : Object.entries(r.headers);
-  const lines = headers.map(([k, v]) => s(k) + ": " + s(v));
+  const lines = headersOf(r).map(([k, v]) => s(k) + ": " + s(v));
   if (r.key) lines.push('"authorization": "Bearer " + os.environ["OCCLUDE_KEY"]');
-  return "import " + uses.join(", ") + "\n\nrequest = urllib.request.Request(\n    " + s(below(r.path)) + ",\n    data=" + data
+  return "import " + uses.join(", ") + "\n\nrequest = urllib.request.Request(\n    " + s(below(r.path)) + "" + (r.get ? "" : ",\n    data=" + data)
     + ",\n    headers={" + lines.join(", ") + "},\n)\nwith urllib.request.urlopen(request) as answer:\n    "
     + (reads ? "print(json.load(answer))" : "open(" + s(r.save) + ', "wb").write(answer.read())');
 }

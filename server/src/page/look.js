@@ -32,11 +32,11 @@ export function draw() {
   paint($("canvas"), shown.bitmap, size, map && { ...looking(), ...edits, map, answer: shown.answer }, shown.box);
 }
 
-/* Adds pictures and shows the first of them. */
-export async function add(list) {
+/* Adds pictures and shows the first of them; a `number` is that of the gallery's picture that the only one is of. */
+export async function add(list, number = null) {
   const files = [...list];
   if (!files.length) return;
-  const fresh = files.map((blob) => made(blob, blob.name || "pasted.png"));
+  const fresh = files.map((blob) => made(blob, blob.name || "pasted.png", null, number));
   state.pictures.push(...fresh);
   const first = show(fresh[0]);
   for (const picture of fresh.slice(1)) {
@@ -108,7 +108,7 @@ export async function look() {
 /* Asks for the map, and for neighbours where the gallery is searched by the whole picture. */
 async function analyze({ picture, signal, still }) {
   if (chosen() && !chosen().maps) return;
-  const gallery = state.server.gallery && place() === "" && fits() && !picture.box;
+  const gallery = state.server.gallery && place() === "" && fits() && !picture.box && picture.number === null;
   const path = route("/v1/analyze", { k: gallery ? state.limit : null, threshold: threshold(), ...looks() });
   const small = await shrink(picture);
   if (!still()) return;

@@ -81,10 +81,10 @@ function again() {
   else if (state.shown) look();
 }
 
-function given(files) {
+function given(files, number = null) {
   if (!files.length) return;
   go("search");
-  add(files);
+  add(files, number);
 }
 
 function files() {
@@ -181,8 +181,8 @@ function searching() {
     addPoint(point, blob);
     atStage();
   };
-  opens.file = (file) => {
-    given([file]);
+  opens.file = (file, number) => {
+    given([file], number);
     atStage();
   };
   changed.call = () => { if (state.query === "examples" && state.examples.length) searchExamples(); };

@@ -6,8 +6,8 @@ import { state } from "./state.js";
 /* Files of more bytes are sent as a smaller copy, whose short side is this many times what the model takes. */
 const LARGE = 262144, SPARE = 2;
 
-export function made(blob, name, point = null) {
-  return { blob, small: null, name, bitmap: null, thumb: null, path: null, answer: null, point, box: null };
+export function made(blob, name, point = null, number = null) {
+  return { blob, small: null, name, bitmap: null, thumb: null, path: null, answer: null, point, number, box: null };
 }
 
 /* Only the picture on show is kept decoded: a hundred photos would fill the memory. */

@@ -48,7 +48,7 @@ export function pointCard(collection, { id, payload, score: cosine }) {
   return card({ name: title(id, payload), where: id, facts: brief(id, payload), image, cosine, open, example: { point } });
 }
 
-/* A card of a picture of the gallery. The gallery cannot be asked by number: its thumbnail is looked at. */
+/* A card of a picture of the gallery. */
 export function galleryCard({ id, path, class: named, cosine, thumbnail: address }) {
   const where = path || "No. " + (id + 1);
   const fetch = async () => (await ask(address)).blob();
@@ -56,7 +56,7 @@ export function galleryCard({ id, path, class: named, cosine, thumbnail: address
     try {
       const blob = await fetch();
       const stem = path ? path.split("/").pop().replace(/\.[^.]*$/, "") : "picture-" + (id + 1);
-      opens.file(new File([blob], stem + "-thumbnail.jpg", { type: blob.type }));
+      opens.file(new File([blob], stem + "-thumbnail.jpg", { type: blob.type }), id);
     } catch (error) { fail(error); }
   };
   /* Only collections are searched by examples. */

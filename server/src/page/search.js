@@ -7,7 +7,7 @@ import { mixture } from "./examples.js";
 import { asFilter } from "./filters.js";
 import { cut } from "./pictures.js";
 import { found, galleryCard, pointCard } from "./results.js";
-import { headersOf, send, sendJson, sendWrapped } from "./send.js";
+import { getJson, headersOf, send, sendJson, sendWrapped } from "./send.js";
 import { chosen, collection, fits, place, state } from "./state.js";
 
 const NO_GALLERY = "This server has no pictures to compare with.", MOST = 1000;
@@ -27,6 +27,15 @@ export async function search(asked) {
 }
 
 async function searchGallery({ picture, signal, still }) {
+  if (picture.number !== null && !picture.box) {
+    /* By the vector that is stored, whichever model is chosen. */
+    const path = "/v1/gallery/" + picture.number + "/neighbours?k=" + state.limit;
+    const { neighbours } = await getJson(path, "No. " + (picture.number + 1), signal);
+    if (!still()) return;
+    shown(neighbours.map(galleryCard), neighbours.map((n) => n.cosine), picture);
+    tell(neighbours.length + " nearest pictures");
+    return;
+  }
   if (!fits()) return clear("The gallery is that of " + state.server.models[0].name + ".");
   let list = picture.box ? null : picture.answer && picture.answer.neighbours;
   if (!list) {

@@ -22,6 +22,12 @@ export async function sendJson(path, body, name, signal) {
   return json(path, body, signal);
 }
 
+/* Asks for JSON, and keeps the request for the commands. */
+export async function getJson(path, name, signal) {
+  remember({ path, get: true, name });
+  return (await ask(path, { signal })).json();
+}
+
 /* Sends a picture within JSON, for what a bare file cannot say. */
 export async function sendWrapped(request, signal) {
   remember(request);

@@ -1,8 +1,9 @@
 /* What the page knows. Every part of it reads and writes this one object. */
 
 export const state = {
-  /* All pictures that were given, and the one on show: {blob, small, name, bitmap, thumb, path, answer, point, box}. A
-     picture with a `point` is a point of a collection: {collection, id, payload}. `box` is the part of the picture that
+  /* All pictures that were given, and the one on show: {blob, small, name, bitmap, thumb, path, answer, point, number,
+     box}. A picture with a `point` is a point of a collection: {collection, id, payload}; one with a `number` is the
+     thumbnail of that picture of the gallery. `box` is the part of the picture that
      is searched for, [x, y, width, height] in its pixels; null is all of it. */
   pictures: [],
   shown: null,

@@ -82,6 +82,11 @@ fn looks_at_pictures_and_prints_what_it_did() {
     browser.eval("document.querySelector('#found button').click()");
     browser.until("pictures.length === 3 && shown === pictures[2]");
     scene.answered();
+    // It is searched by its number, and does not find itself.
+    browser.until("$('found').children.length === server.gallery.images - 1");
+    let told: Value = serde_json::from_slice(&scene.curl("").stdout).unwrap();
+    assert_eq!(told["neighbours"].as_array().unwrap().len(), 1);
+    assert!(!scene.python("").stdout.is_empty());
     browser.eval("document.querySelector('#strip button').click()");
     browser.until("shown === pictures[0]");
     scene.answered();
