@@ -20,6 +20,12 @@ impl Vectors {
         Self { rows: rows.flat_map(|row| direction(&row)).collect(), dim }
     }
 
+    /// The row of a number, (dim), of length 1 or of zeros; none where there is no such row.
+    pub fn row(&self, id: usize) -> Option<&[f32]> {
+        let start = id.checked_mul(self.dim)?;
+        self.rows.get(start..start.checked_add(self.dim)?).filter(|row| !row.is_empty())
+    }
+
     /// The cosine of every row to `query`, in their order, (n). None where `query` has another length.
     pub fn cosines(&self, query: &[f32]) -> Vec<f32> {
         if self.dim == 0 || query.len() != self.dim {
@@ -51,6 +57,14 @@ fn direction(vector: &[f32]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_those_that_are_there() {
+        let two = Vectors::new([vec![3.0, 4.0], vec![0.0, 0.0]]);
+        assert_eq!(two.row(0), Some(&[0.6, 0.8][..]));
+        assert_eq!(two.row(1), Some(&[0.0, 0.0][..]));
+        assert_eq!((two.row(2), two.row(usize::MAX), Vectors::default().row(0)), (None, None, None));
+    }
 
     #[test]
     fn search_is_the_same_as_sorting_everything() {

@@ -91,10 +91,26 @@ impl Gallery {
         found.filter_map(|(id, cosine)| self.hit(id, cosine)).collect()
     }
 
+    /// The `k` pictures most like the one of this number, itself left out; nothing where there is none of this number.
+    pub(crate) fn near(&self, id: usize, k: usize) -> Option<Vec<Hit<'_>>> {
+        let found = self.vectors.nearest(self.vectors.row(id)?, k.saturating_add(1)).into_iter();
+        let others = found.filter(|(other, _)| *other != id).take(k);
+        Some(others.filter_map(|(other, cosine)| self.hit(other, cosine)).collect())
+    }
+
+    /// Number, path below the folder and class of the pictures from a number on.
+    pub(crate) fn pictures(&self, from: usize) -> impl Iterator<Item = (usize, &str, Option<&str>)> {
+        let from = self.entries.iter().enumerate().skip(from);
+        from.map(|(id, entry)| (id, entry.relative.as_str(), self.class(entry)))
+    }
+
+    fn class(&self, entry: &Entry) -> Option<&str> {
+        entry.class.and_then(|c| self.classes.get(c as usize)).map(String::as_str)
+    }
+
     fn hit(&self, id: usize, cosine: f32) -> Option<Hit<'_>> {
         let entry = self.entries.get(id)?;
-        let class = entry.class.and_then(|c| self.classes.get(c as usize)).map(String::as_str);
-        Some(Hit { id, path: &entry.relative, class, cosine })
+        Some(Hit { id, path: &entry.relative, class: self.class(entry), cosine })
     }
 
     /// The file of a picture, by its number only: no path of a client's ever reaches the disk.

@@ -35,6 +35,15 @@ pub(super) async fn file(Segment(path): Segment) -> Result<Response, ApiError> {
     asset(&path)
 }
 
+/// Swagger UI's page with this server's name and colours, and a way back.
+fn ours(page: &[u8]) -> Vec<u8> {
+    String::from_utf8_lossy(page)
+        .replace("<title>Swagger UI</title>", "<title>Occlude: every route</title>")
+        .replace("</head>", "<link rel=\"stylesheet\" href=\"../page/docs.css\"></head>")
+        .replace("<body>", "<body><p class=\"back\"><a href=\"../\">Occlude</a> / every route</p>")
+        .into_bytes()
+}
+
 fn asset(name: &str) -> Result<Response, ApiError> {
     static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
         // Relative, so that a proxy may put the server below a path of its own.
@@ -48,5 +57,6 @@ fn asset(name: &str) -> Result<Response, ApiError> {
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    Ok((headers, file.bytes.into_owned()).into_response())
+    let bytes = if name == "index.html" { ours(&file.bytes) } else { file.bytes.into_owned() };
+    Ok((headers, bytes).into_response())
 }

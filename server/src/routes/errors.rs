@@ -136,7 +136,7 @@ groups! {
     Plain Nested [Unauthorized]
     /// Of routes about one model.
     OneModel Nested [BadRequest Unauthorized ModelNotFound Loading]
-    /// Of routes about one picture of the gallery.
+    /// Of routes about pictures of the gallery.
     Gallery Nested [BadRequest Unauthorized NotFound Overloaded Internal Draining Timeout]
     /// Of routes that take pictures.
     Pictures Nested [

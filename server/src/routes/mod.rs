@@ -8,6 +8,7 @@ mod collections;
 mod docs;
 mod errors;
 mod form;
+mod gallery;
 mod images;
 mod json;
 mod kserve;
@@ -38,6 +39,7 @@ pub(crate) use openapi::answers;
 pub(crate) fn routes(state: &AppState) -> Router<AppState> {
     Router::new()
         .route("/", get(page::index))
+        .route("/page/{*file}", get(page::file))
         .route("/docs", get(docs::redirect))
         .route("/docs/", get(docs::index))
         .route("/docs/{*file}", get(docs::file))
@@ -78,6 +80,8 @@ fn timed(state: &AppState) -> Router<AppState> {
         .route("/v1/collections/{name}/points/scroll", post(collections::scroll))
         .route("/v1/collections/{name}/count", post(collections::count))
         .route("/v1/collections/{name}/search", post(collections::search))
+        .route("/v1/gallery", get(gallery::list))
+        .route("/v1/gallery/{id}/neighbours", get(gallery::near))
         .route("/v1/gallery/{id}/thumbnail", get(search::thumbnail))
         .route("/v1/embeddings", post(openai::embeddings))
         .route("/v2/repository/index", post(kserve::repository::index))

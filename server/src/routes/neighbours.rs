@@ -17,12 +17,22 @@ pub(super) struct Neighbour {
 
 /// The `k` pictures that are most like an embedding, best first.
 pub(super) fn neighbours(gallery: &Gallery, embedding: &[f32], k: usize) -> Vec<Neighbour> {
+    neighbours_of(gallery.search(embedding, k))
+}
+
+/// Pictures that were found, as answers have them.
+pub(super) fn neighbours_of(hits: Vec<Hit<'_>>) -> Vec<Neighbour> {
     let neighbour = |hit: Hit<'_>| Neighbour {
         id: hit.id,
         path: hit.path.to_owned(),
         class: hit.class.map(ToOwned::to_owned),
         cosine: hit.cosine,
-        thumbnail: format!("/v1/gallery/{}/thumbnail", hit.id),
+        thumbnail: thumbnail_of(hit.id),
     };
-    gallery.search(embedding, k).into_iter().map(neighbour).collect()
+    hits.into_iter().map(neighbour).collect()
+}
+
+/// Where the thumbnail of a picture is.
+pub(super) fn thumbnail_of(id: usize) -> String {
+    format!("/v1/gallery/{id}/thumbnail")
 }

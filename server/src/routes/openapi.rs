@@ -9,7 +9,7 @@ use occlude_preprocess::Format;
 use serde_json::{Map, Value, json};
 use utoipa::{OpenApi, ToSchema};
 
-use super::{body, collections, docs, errors, images, kserve, openai, ops, page, search};
+use super::{body, collections, docs, errors, gallery, images, kserve, openai, ops, page, search};
 use crate::error::{Body, FlatBody, Kind, Shape};
 use crate::serving::gate::OPEN;
 use crate::serving::state::AppState;
@@ -35,6 +35,8 @@ const BYTES: &str = "application/octet-stream";
         images::analyze,
         search::search,
         search::thumbnail,
+        gallery::list,
+        gallery::near,
         collections::list,
         collections::create,
         collections::show,

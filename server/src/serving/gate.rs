@@ -7,8 +7,9 @@ use super::state::AppState;
 use crate::error::{ApiError, Kind};
 
 /// Routes that need no key: what tells an orchestrator whether the server lives, and documents without secrets.
-pub(crate) const OPEN: [&str; 10] = [
+pub(crate) const OPEN: [&str; 11] = [
     "/",
+    "/page/{*file}",
     "/docs",
     "/docs/",
     "/docs/{*file}",

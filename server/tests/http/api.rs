@@ -416,6 +416,26 @@ async fn search_and_thumbnails() {
     let small = decode(&thumbnail.bytes, &Default::default()).unwrap().image;
     assert_eq!((small.width, small.height), (240, 80));
 
+    // By number: what it was indexed with is compared, and it does not find itself.
+    let near = get(&app, &format!("/v1/gallery/{}/neighbours?k=2", found[0]["id"])).await.json();
+    assert_eq!(near["neighbours"].as_array().unwrap().len(), 2);
+    assert!(near["neighbours"].as_array().unwrap().iter().all(|n| n["id"] != found[0]["id"]), "{near}");
+    let all = get(&app, "/v1/gallery").await.json();
+    assert_eq!((all["pictures"].as_array().unwrap().len(), &all["next"]), (3, &Value::Null));
+    let page = get(&app, "/v1/gallery?from=1&limit=1").await.json();
+    assert_eq!((&page["pictures"][0], &page["next"]), (&all["pictures"][1], &json!(2)));
+    let beyond = get(&app, "/v1/gallery?from=9").await.json();
+    assert_eq!(beyond, json!({ "pictures": [], "next": null }));
+    for (path, code) in [
+        ("/v1/gallery?limit=0", "bad_request"),
+        ("/v1/gallery?what=0", "bad_request"),
+        ("/v1/gallery/0/neighbours?k=1001", "bad_request"),
+        ("/v1/gallery/3/neighbours", "not_found"),
+        ("/v1/gallery/x/neighbours", "not_found"),
+    ] {
+        assert_eq!(get(&app, path).await.code(), code, "{path}");
+    }
+
     let both = post(&app, "/v1/analyze?k=3", &[], png(50, 50, [0, 0, 250])).await.json();
     assert_eq!(both["results"][0]["neighbours"][0]["path"], "blue/c.png");
     assert!(both["results"][0]["saliency"].is_object() && both["results"][0]["embedding"].is_array());
@@ -469,13 +489,31 @@ async fn metrics_count_what_happened() {
 }
 
 #[tokio::test]
-async fn the_page_is_one_file_that_fetches_nothing_from_elsewhere() {
-    let answer = get(&fake_app(), "/").await;
+async fn the_page_and_its_parts_fetch_nothing_from_elsewhere() {
+    let app = fake_app();
+    let answer = get(&app, "/").await;
     assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, "text/html; charset=utf-8"));
     assert!(answer.header("content-security-policy").contains("default-src 'none'"));
     assert_eq!(answer.header("x-content-type-options"), "nosniff");
     let page = String::from_utf8(answer.bytes).unwrap();
-    for outside in ["src=\"http", "href=\"http", "@import", "url(http", "//cdn"] {
-        assert!(!page.contains(outside), "{outside}");
+    let no_address = |name: &str, text: &str| {
+        for outside in ["src=\"http", "href=\"http", "@import", "url(http", "//cdn", "fetch(\"http"] {
+            assert!(!text.contains(outside), "{name}: {outside}");
+        }
+    };
+    no_address("/", &page);
+    let parts: Vec<_> = page.split('"').filter(|part| part.starts_with("page/")).collect();
+    assert!(parts.contains(&"page/main.js") && parts.contains(&"page/base.css"), "{parts:?}");
+    for part in parts {
+        let answer = get(&app, &format!("/{part}")).await;
+        let kind = if part.ends_with(".js") { "text/javascript" } else { "text/css" };
+        assert_eq!(answer.status, StatusCode::OK, "{part}");
+        assert!(answer.header("content-type").starts_with(kind), "{part}");
+        assert!(answer.header("etag").starts_with('"'), "{part}");
+        assert!(answer.header("content-security-policy").contains("default-src 'none'"), "{part}");
+        no_address(part, &String::from_utf8(answer.bytes).unwrap());
+    }
+    for missing in ["/page/what.js", "/page/index.html", "/page/../main.rs"] {
+        assert_eq!(get(&app, missing).await.code(), "not_found", "{missing}");
     }
 }

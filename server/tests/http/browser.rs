@@ -195,6 +195,32 @@ impl Browser {
         self.call("Input.dispatchKeyEvent", &key);
     }
 
+    /// Drags with the left button from one place of the window to another, with Shift or without.
+    pub(crate) fn drag(&self, from: (f64, f64), to: (f64, f64), shift: bool) {
+        let send = |kind: &str, (x, y): (f64, f64)| {
+            let modifiers = if shift { 8 } else { 0 };
+            let event = json!({
+                "type": kind, "x": x, "y": y, "button": "left", "buttons": 1, "clickCount": 1, "modifiers": modifiers,
+            });
+            self.call("Input.dispatchMouseEvent", &event);
+        };
+        send("mousePressed", from);
+        for step in 1..=4 {
+            let part = f64::from(step) / 4.0;
+            send("mouseMoved", (from.0 + (to.0 - from.0) * part, from.1 + (to.1 - from.1) * part));
+        }
+        send("mouseReleased", to);
+    }
+
+    /// Left, top, width and height of an element in the window.
+    pub(crate) fn place(&self, selector: &str) -> [f64; 4] {
+        let expression = format!(
+            "(({{ left, top, width, height }}) => [left, top, width, height])(document.querySelector({}).getBoundingClientRect())",
+            json!(selector)
+        );
+        serde_json::from_value(self.eval(&expression)).unwrap()
+    }
+
     pub(crate) fn write(&self, text: &str) {
         self.call("Input.insertText", &json!({ "text": text }));
     }

@@ -35,6 +35,7 @@ mod openapi;
 mod operated;
 mod page;
 mod page_maps;
+mod page_views;
 mod repository;
 mod requests;
 mod shards;

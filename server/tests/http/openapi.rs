@@ -14,8 +14,8 @@ use crate::fake::Fake;
 /// The router's source: it cannot be asked for its routes.
 const ROUTER: &str = include_str!("../../src/routes/mod.rs");
 
-/// Files of a page; a document cannot describe a path of any length.
-const FILES: &str = "/docs/{*file}";
+/// Files of pages; a document cannot describe a path of any length.
+const FILES: [&str; 2] = ["/docs/{*file}", "/page/{*file}"];
 
 /// `GET /path` of every route in the source.
 fn routes() -> BTreeSet<String> {
@@ -51,7 +51,8 @@ async fn every_route_is_documented_and_every_documented_route_is_there() {
     let documented: BTreeSet<String> = operations(&document).into_iter().map(|(name, _)| name).collect();
     let routed = routes();
     assert!(routed.len() >= 20, "{routed:?}");
-    let missing: Vec<_> = routed.iter().filter(|r| !documented.contains(*r) && !r.ends_with(FILES)).collect();
+    let is_file = |route: &str| FILES.iter().any(|files| route.ends_with(files));
+    let missing: Vec<_> = routed.iter().filter(|r| !documented.contains(*r) && !is_file(r)).collect();
     assert!(missing.is_empty(), "routes without a word in /openapi.json: {missing:?}");
     let invented: Vec<_> = documented.difference(&routed).collect();
     assert!(invented.is_empty(), "documented, but no route: {invented:?}");
@@ -157,6 +158,9 @@ async fn the_page_of_the_document_needs_nothing_from_elsewhere() {
     assert_eq!(page.header("content-type"), "text/html");
     assert!(page.header("content-security-policy").starts_with("default-src 'none'; script-src 'self';"));
     let html = String::from_utf8(page.bytes).unwrap();
+    for ours in ["<title>Occlude", "\"../page/docs.css\"", "<a href=\"../\">"] {
+        assert!(html.contains(ours), "{ours}: has Swagger UI another page?\n{html}");
+    }
     assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("<script>"), "{html}");
     for name in html.split(['"']).filter_map(|part| part.strip_prefix("./")) {
         assert_eq!(get(&app, &format!("/docs/{name}")).await.status, StatusCode::OK, "{name}");

@@ -4,8 +4,8 @@ mod scene;
 
 use serde_json::{Value, json};
 
-pub(crate) use self::scene::{PHOTO, Scene};
-use self::scene::{behind_a_path, wait_for_file};
+use self::scene::behind_a_path;
+pub(crate) use self::scene::{PHOTO, Scene, wait_for_file};
 use crate::common::*;
 
 #[test]
@@ -34,9 +34,9 @@ fn looks_at_pictures_and_prints_what_it_did() {
     for deviations in [-0.6, -1.5, 0.3, 1.1, 3.9] {
         scene.threshold(deviations);
         assert_eq!(browser.eval("shown.answer.saliency.deviations"), deviations);
-        let told = "shown.answer.saliency.foreground_ratio === foreground().filter(Boolean).length / map.values.length";
+        let told = "shown.answer.saliency.foreground_ratio === foreground(map, drawn()).filter(Boolean).length / map.values.length";
         assert_eq!(browser.eval(told), true, "at {deviations}");
-        let boxes = "parts(foreground()).length === shown.answer.saliency.boxes.length";
+        let boxes = "parts(map, foreground(map, drawn())).length === shown.answer.saliency.boxes.length";
         assert_eq!(browser.eval(boxes), true, "at {deviations}");
     }
     scene.threshold(0.3);
@@ -82,6 +82,11 @@ fn looks_at_pictures_and_prints_what_it_did() {
     browser.eval("document.querySelector('#found button').click()");
     browser.until("pictures.length === 3 && shown === pictures[2]");
     scene.answered();
+    // It is searched by its number, and does not find itself.
+    browser.until("$('found').children.length === server.gallery.images - 1");
+    let told: Value = serde_json::from_slice(&scene.curl("").stdout).unwrap();
+    assert_eq!(told["neighbours"].as_array().unwrap().len(), 1);
+    assert!(!scene.python("").stdout.is_empty());
     browser.eval("document.querySelector('#strip button').click()");
     browser.until("shown === pictures[0]");
     scene.answered();
@@ -131,22 +136,26 @@ fn is_used_by_keyboard_alone() {
     tab_to("[name=view]");
     browser.press("ArrowRight");
     assert_eq!(browser.eval("document.querySelector('[name=view]:checked').value"), "mask");
-    tab_to("#opacity");
-    browser.press("ArrowLeft");
-    assert_eq!(browser.eval("$('opacity').value"), "59");
     tab_to("#threshold");
     let calls = browser.eval("requests.length").as_u64().unwrap();
     browser.press("ArrowRight");
     browser.until(&format!("requests.length > {calls}"));
     scene.answered();
     assert_eq!(browser.eval("shown.answer.saliency.deviations"), -0.55);
-    tab_to("#reset");
-    tab_to("[data-save=mask]");
-    tab_to("#found button");
+    // Arrows lead from card to card, and whoever opens one goes on at the picture.
+    tab_to("#found .open");
+    browser.press("ArrowRight");
+    assert_eq!(browser.eval("document.activeElement === $('found').children[1].firstChild"), true);
     browser.screenshot("keyboard");
     browser.press("Enter");
     browser.until("pictures.length === 2 && shown === pictures[1]");
     scene.answered();
+    assert_eq!(browser.eval("document.activeElement.id"), "stage");
+    tab_to("#opacity");
+    browser.press("ArrowLeft");
+    assert_eq!(browser.eval("$('opacity').value"), "59");
+    tab_to("#reset");
+    tab_to("[data-save=mask]");
     // Everything that can be used has a name.
     let nameless = "[...document.querySelectorAll('button, input, select, a, #canvas, pre')]\
         .filter((e) => !(e.textContent.trim() || e.labels?.length || e.ariaLabel || e.title)).map((e) => e.outerHTML)";
@@ -174,9 +183,21 @@ fn fits_a_phone_and_the_dark_and_says_what_is_wrong() {
         browser.scheme(scheme);
         let dark = browser.eval("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0] < 128");
         assert_eq!(dark, scheme == "dark");
-        for text in
-            ["body", ".soft", "#pick", "#again", "dt", "pre", "h2", ".seg label:has(:checked)", "footer a"]
-        {
+        for text in [
+            "body",
+            ".soft",
+            "#pick",
+            "#again",
+            "dt",
+            "pre",
+            "h2",
+            ".seg label:has(:checked)",
+            "footer a",
+            "nav a",
+            "nav a[aria-current]",
+            "summary",
+            ".hit .where",
+        ] {
             let contrast = browser.eval(&format!("({CONTRAST})('{text}')")).as_f64().unwrap();
             assert!(contrast >= 4.5, "{text} has {contrast:.2} when it is {scheme}");
         }
@@ -186,6 +207,8 @@ fn fits_a_phone_and_the_dark_and_says_what_is_wrong() {
     let widths = browser.eval("[innerWidth, document.documentElement.scrollWidth]");
     assert_eq!(widths, json!([360, 360]), "nothing to scroll sideways");
     browser.until("$('canvas').getBoundingClientRect().right <= 360");
+    let near = browser.eval("$('near').getBoundingClientRect().top + scrollY").as_f64().unwrap();
+    assert!(near < 740.0, "the neighbours begin at {near}, below the first screen");
     browser.screenshot("phone-dark");
     browser.scheme("light");
 
@@ -255,20 +278,20 @@ fn chooses_models_and_collections() {
         points.to_string().as_bytes(),
     );
     assert!(filled.starts_with("HTTP/1.1 200"), "{filled}");
-    browser.open(&scene.url());
+    scene.open(&scene.url());
     browser.until("!$('sources').hidden && $('source').options.length === 2");
     // The gallery is the default, even where it is known after the collections.
     const LATE: &str = "{ const known = server.gallery; server.gallery = null; sources(); const first = $('source').value; \
                         server.gallery = known; sources(); [first, $('source').value] }";
-    assert_eq!(browser.eval(LATE), json!(["/dresses", ""]));
+    assert_eq!(browser.eval(LATE), json!(["/dresses", "/"]));
     scene.choose(&[PHOTO]);
     browser.eval("$('which').value = 'bytes'; $('which').dispatchEvent(new Event('change')); true");
     scene.answered();
     assert!(browser.text("$('curl').textContent").contains("model=bytes"));
 
     browser.eval("$('source').value = '/dresses'; $('source').dispatchEvent(new Event('change')); true");
-    browser.until("document.querySelectorAll('.hit').length === 2");
-    assert!(browser.text("$('found').innerText").contains("title: red dress"));
+    browser.until("document.querySelectorAll('#found .hit').length === 2");
+    assert!(browser.text("$('found').innerText").contains("red dress"));
     assert!(browser.text("$('said').textContent").contains("2 nearest in dresses"));
     let told: Value = serde_json::from_slice(&scene.curl("").stdout).unwrap();
     assert_eq!((&told["hits"][0]["id"], told["hits"].as_array().unwrap().len()), (&json!("photo"), 2));
@@ -286,7 +309,7 @@ fn works_below_a_path_of_a_proxy() {
     assert!(made.starts_with("HTTP/1.1 201"), "{made}");
     let outside = behind_a_path(&scene.server);
     for address in [format!("{outside}/"), outside.clone()] {
-        browser.open(&address);
+        scene.open(&address);
         browser.until("server.gallery && $('source').options.length === 2");
         scene.choose(&[PHOTO]);
         browser.until("$('found').children.length === server.gallery.images");

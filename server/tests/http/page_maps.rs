@@ -30,8 +30,8 @@ fn shows_what_is_asked_of_the_map() {
     browser.eval("$('refine').click()");
     scene.answered();
     assert_eq!(browser.eval("[map.pixels.width, map.pixels.height]"), json!([256, 171]));
-    assert_eq!(browser.eval("parts(foreground()).length === shown.answer.saliency.boxes.length"), true);
-    let differs = "Math.abs(shown.answer.saliency.foreground_ratio - foreground().filter(Boolean).length / foreground().length)";
+    assert_eq!(browser.eval("parts(map, foreground(map, drawn())).length === shown.answer.saliency.boxes.length"), true);
+    let differs = "Math.abs(shown.answer.saliency.foreground_ratio - foreground(map, drawn()).filter(Boolean).length / map.pixels.cells.length)";
     assert!(browser.eval(differs).as_f64().unwrap() < 1e-6);
     let command = browser.text("$('curl').textContent");
     for part in ["window=whole", "mirror=true", "refine=true"] {

@@ -12,6 +12,21 @@ use crate::common::*;
 /// A name that a careless command would break at.
 pub(crate) const PHOTO: &str = "my photo's.png";
 
+/// What of the page's modules tests speak of: all of its state, and some functions.
+const HANDLES: &str = "{
+    const names = ['state', 'dom', 'api', 'controls', 'saliency', 'look', 'send', 'server', 'region', 'saves'];
+    const load = (name) => import(new URL('page/' + name + '.js', document.baseURI).href);
+    const [{ state }, dom, api, controls, saliency, look, send, server, region, saves] = await Promise.all(names.map(load));
+    for (const name of Object.keys(state)) {
+        const [get, set] = [() => state[name], (value) => { state[name] = value; }];
+        Object.defineProperty(window, name, { get, set, configurable: true });
+    }
+    const { $ } = dom, { ask, fail } = api, { drawn } = controls, { foreground, parts } = saliency;
+    const { take } = look, { headersOf, send: sent } = send, { sources } = server, { mark } = region, { coco } = saves;
+    Object.assign(window, { $, ask, fail, drawn, foreground, parts, take, headersOf, send: sent, sources, mark, coco });
+    true
+}";
+
 pub(crate) struct Scene {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) server: Running,
@@ -73,9 +88,16 @@ impl Scene {
         let server = Running::start(&all);
         server.wait_for("ready");
         let scene = Self { dir, server, browser };
-        scene.browser.open(&scene.url());
+        scene.open(&scene.url());
         scene.browser.until("server.gallery");
         Some(scene)
+    }
+
+    /// Opens the page, and gives its modules' names to the expressions of tests.
+    pub(crate) fn open(&self, url: &str) {
+        self.browser.open(url);
+        self.browser.until("document.body.classList.contains('started')");
+        assert_eq!(self.browser.eval(HANDLES), true);
     }
 
     pub(crate) fn url(&self) -> String {
