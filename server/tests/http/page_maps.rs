@@ -30,7 +30,10 @@ fn shows_what_is_asked_of_the_map() {
     browser.eval("$('refine').click()");
     scene.answered();
     assert_eq!(browser.eval("[map.pixels.width, map.pixels.height]"), json!([256, 171]));
-    assert_eq!(browser.eval("parts(map, foreground(map, drawn())).length === shown.answer.saliency.boxes.length"), true);
+    assert_eq!(
+        browser.eval("parts(map, foreground(map, drawn())).length === shown.answer.saliency.boxes.length"),
+        true
+    );
     let differs = "Math.abs(shown.answer.saliency.foreground_ratio - foreground(map, drawn()).filter(Boolean).length / map.pixels.cells.length)";
     assert!(browser.eval(differs).as_f64().unwrap() < 1e-6);
     let command = browser.text("$('curl').textContent");
