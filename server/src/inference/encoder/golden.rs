@@ -9,6 +9,25 @@ use super::error::LoadError;
 use crate::inference::encode::{Crop, Encode, EncodeError, Encoded, Wants};
 use crate::inference::model::ModelInfo;
 
+/// The cosines that answers have to reach.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Least {
+    pub(super) embedding: f64,
+    pub(super) saliency: f64,
+}
+
+impl Least {
+    /// One for both.
+    pub(super) fn both(cosine: f64) -> Self {
+        Self { embedding: cosine, saliency: cosine }
+    }
+
+    /// At most those of `other`.
+    pub(super) fn min(self, other: Self) -> Self {
+        Self { embedding: self.embedding.min(other.embedding), saliency: self.saliency.min(other.saliency) }
+    }
+}
+
 /// A model's golden picture, prepared as pictures of requests are.
 pub(super) struct Check<'m> {
     path: &'m Path,
@@ -16,16 +35,16 @@ pub(super) struct Check<'m> {
     /// Resized and cropped.
     pixels: Rgb,
     golden: &'m Golden,
-    least: f64,
+    least: Least,
 }
 
 impl<'m> Check<'m> {
-    /// Decodes and prepares the picture. `least` is the cosine that every answer has to reach.
+    /// Decodes and prepares the picture. `least` is what every answer has to reach.
     pub(super) fn new(
         path: &'m Path,
         golden: &'m Golden,
         info: &'m ModelInfo,
-        least: f64,
+        least: Least,
     ) -> Result<Self, LoadError> {
         let picture = golden.picture();
         let picture = picture.map_err(|source| LoadError::GoldenData { path: path.to_owned(), source })?;
@@ -59,18 +78,19 @@ impl<'m> Check<'m> {
     }
 
     fn compare(&self, row: &Encoded, at: usize, size: usize) -> Result<f64, LoadError> {
-        let mut outputs = vec![("embedding", &row.embedding, &self.golden.embedding)];
+        let Least { embedding, saliency } = self.least;
+        let mut outputs = vec![("embedding", &row.embedding, &self.golden.embedding, embedding)];
         if !self.golden.saliency.is_empty() {
-            outputs.push(("saliency", &row.saliency, &self.golden.saliency));
+            outputs.push(("saliency", &row.saliency, &self.golden.saliency, saliency));
         }
         let mut worst = f64::INFINITY;
-        for (output, got, expected) in outputs {
+        for (output, got, expected, least) in outputs {
             let cosine = cosine(got, expected);
-            if cosine < self.least {
+            if cosine < least {
                 let place =
                     if size == 1 { "alone".to_owned() } else { format!("at position {at} of {size}") };
                 let (path, provider) = (self.path.to_owned(), self.provider.to_owned());
-                return Err(LoadError::Golden { path, output, cosine, least: self.least, provider, place });
+                return Err(LoadError::Golden { path, output, cosine, least, provider, place });
             }
             worst = worst.min(cosine);
         }
@@ -107,7 +127,7 @@ mod tests {
     }
 
     fn run(golden: &Golden, encoder: &mut impl Encode, max_batch: usize) -> Result<f64, LoadError> {
-        Check::new(Path::new("a.onnx"), golden, &info(), 0.9999).unwrap().run(encoder, max_batch)
+        Check::new(Path::new("a.onnx"), golden, &info(), Least::both(0.9999)).unwrap().run(encoder, max_batch)
     }
 
     /// Answers rightly, but for the picture at one place of a larger batch.
@@ -156,7 +176,7 @@ mod tests {
         short.embedding.pop();
         assert!(matches!(run(&short, &mut Fake::default(), 1), Err(LoadError::Golden { .. })));
         let broken = Golden { image: b"no picture".to_vec(), ..suitable() };
-        let error = Check::new(Path::new("a.onnx"), &broken, &info(), 0.9999).err().unwrap();
+        let error = Check::new(Path::new("a.onnx"), &broken, &info(), Least::both(0.9999)).err().unwrap();
         assert!(
             matches!(error, LoadError::GoldenData { .. }) && error.to_string().contains("`golden_image`")
         );

@@ -9,7 +9,7 @@ use ort::memory::AllocationDevice;
 use ort::session::{Session, SessionOutputs};
 
 use super::error::LoadError;
-use super::golden::Check;
+use super::golden::{Check, Least};
 use super::io::{Bound, Format, Host};
 use super::outputs::{Selected, read};
 use super::provider::{Runs, first, session};
@@ -92,7 +92,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
     }
     info.golden = match golden {
         Some(golden) => {
-            let least = Golden::least_cosine(&precision).min(runs.least_cosine());
+            let least = Least::both(Golden::least_cosine(&precision)).min(runs.least());
             let check = Check::new(path, &golden, &info, least)?;
             let runs = encoders.iter_mut().map(|encoder| check.run(encoder, options.max_batch));
             Some(runs.collect::<Result<Vec<_>, _>>()?.into_iter().fold(1.0, f64::min))
