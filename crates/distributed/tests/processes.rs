@@ -41,6 +41,13 @@ fn collectives_give_what_they_say() {
         assert_eq!(rows.size(), [n as i64, 2]);
         assert!((0..n as i64).all(|i| rows.double_value(&[i, 1]) == -(i as f64)));
         assert_eq!(w.own(&rows), floats(&[r, -r]).view([1, 2]));
+        // as many rows as the rank's number: rank 0 has none
+        let some = Tensor::full([w.rank() as i64, 2], f64::from(r), (Kind::Float, Device::Cpu));
+        let rows = w.gather_uneven(&some, "uneven rows").expect("gathered");
+        let expected: Vec<f64> = (0..w.size()).flat_map(|i| vec![i as f64; 2 * i]).collect();
+        assert_eq!(numbers(&rows), expected);
+        let none = w.gather_uneven(&some.narrow(0, 0, 0), "no rows").expect("gathered");
+        assert_eq!(none.size(), [0, 2]);
         // channels last on rank 0 alone, another type beside it, a leaf with a gradient
         let maps = Tensor::arange(48, (Kind::Float, Device::Cpu)).view([2, 3, 2, 4]) + f64::from(r) * 100.0;
         let maps =
@@ -341,7 +348,8 @@ fn a_port_that_is_taken_is_an_error() {
 fn a_process_that_is_alone_gets_back_what_it_gives() {
     let w = World::single();
     let x = floats(&[1.0, 2.0]);
-    for same in [w.sum(&x, ""), w.mean(&x, ""), w.gather(&x, ""), w.gather_live(&x, ""), Ok(w.own(&x))] {
+    let gathered = [w.gather(&x, ""), w.gather_uneven(&x, ""), w.gather_live(&x, "")];
+    for same in [w.sum(&x, ""), w.mean(&x, ""), Ok(w.own(&x))].into_iter().chain(gathered) {
         assert_eq!(same.expect("alone").data_ptr(), x.data_ptr());
     }
     assert!(w.is_single() && w.is_main() && w.size() == 1);
