@@ -28,7 +28,9 @@ pub fn agreed<T>(world: &World, outcome: Result<T>, what: &str) -> Result<T> {
     if world.is_single() || outcome.as_ref().is_err_and(unreachable) {
         return outcome;
     }
-    world.agreed(outcome, what).map_err(|error| if unreachable(&error) { error } else { Agreed(error).into() })
+    world
+        .agreed(outcome, what)
+        .map_err(|error| if unreachable(&error) { error } else { Agreed(error).into() })
 }
 
 /// Ends one of several processes after saying why, unless another one says it: the others wait in vain, and destructors would

@@ -1,5 +1,5 @@
-//! Processes that train together, one of which is killed at a random moment, again and again: the others end with a message
-//! that says where, what was saved can be read, and the run ends with the bits of one that nobody killed.
+//! Processes that train together, one of which is killed at a random moment, again and again: the others end with a
+//! message that says where, what was saved can be read, and the run ends with the bits of one that nobody killed.
 
 mod together;
 
@@ -19,18 +19,19 @@ const KILLS: usize = 5;
 const SEED: u64 = 20;
 /// Seconds that a collective may last.
 const TIMEOUT: &str = "10";
-/// From a kill to the end of the others, at most: the time-out of those that have not met yet, and a busy machine.
+/// From a kill to the end of the others, at most: the time-out of those that have not met yet, on a busy machine.
 const BOUND: Duration = Duration::from_secs(40);
 
-/// A transformer of 100,000 weights, whose head has a normalisation over all processes, and a queue; a checkpoint after nearly
-/// every step.
-const FLAGS: &str = "--recipe moco-v2 --arch vit_64x2x2_patch8_32 --image-size 32 --batch-size 12 --bn-splits 1 --head-bn true \
-    --queue 24 --epochs 25 --warmup-epochs 0 --optimizer sgd --lr 0.01 --precision fp32 --device cpu --threads 1 --workers 1 \
-    --log-every 1 --save-minutes 0.0001 --dist-timeout";
+/// A small transformer whose head has a normalisation over all processes, and a queue; a checkpoint after nearly every step.
+const FLAGS: &str = "--recipe moco-v2 --arch vit_64x2x2_patch8_32 --image-size 32 --batch-size 12 --bn-splits 1 \
+    --head-bn true --queue 24 --epochs 12 --warmup-epochs 0 --optimizer sgd --lr 0.01 --precision fp32 --device cpu \
+    --threads 1 --workers 1 --log-every 1 --save-minutes 0.0001 --dist-timeout";
 
 fn number<T: std::str::FromStr>(variable: &str, otherwise: T) -> T {
     match std::env::var(variable) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("`{variable}`: expected a number, found `{text}`")),
+        Ok(text) => {
+            text.parse().unwrap_or_else(|_| panic!("`{variable}`: expected a number, found `{text}`"))
+        }
         Err(_) => otherwise,
     }
 }
@@ -61,7 +62,8 @@ impl Runs {
         let began = Instant::now();
         if !runs.whole.exists() {
             run(&runs.line(&runs.whole, false), size);
-            std::fs::write(runs.whole.join("took"), began.elapsed().as_millis().to_string()).expect("written");
+            std::fs::write(runs.whole.join("took"), began.elapsed().as_millis().to_string())
+                .expect("written");
         }
         let took = std::fs::read_to_string(runs.whole.join("took")).expect("written");
         runs.took = Duration::from_millis(took.parse().expect("milliseconds"));
@@ -94,7 +96,10 @@ impl Runs {
         let killed = Instant::now();
         let ended = ends(children);
         let (size, took) = (self.size, killed.elapsed());
-        eprintln!("rank {victim} of {size} killed after {moment:?}, all ended {took:?} later: {}", told(&ended));
+        eprintln!(
+            "rank {victim} of {size} killed after {moment:?}, all ended {took:?} later: {}",
+            told(&ended)
+        );
         if over || ended.iter().all(|end| end.code == Some(0)) {
             assert!(ended.iter().all(|end| end.code == Some(0)), "{ended:?}");
             return false;

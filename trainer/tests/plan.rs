@@ -68,7 +68,8 @@ fn numbers(method: &dyn Method) -> (f64, f64) {
 /// Channels of the normalisations of the learning encoder, and how many normalisations there are.
 fn norms(method: &dyn Method) -> (f64, f64) {
     let all = method.state().into_iter();
-    let means: Vec<_> = all.filter(|n| n.name.starts_with("encoder_q.") && n.name.ends_with("running_mean")).collect();
+    let means: Vec<_> =
+        all.filter(|n| n.name.starts_with("encoder_q.") && n.name.ends_with("running_mean")).collect();
     (means.iter().map(|n| n.tensor.numel()).sum::<usize>() as f64, means.len() as f64)
 }
 
@@ -107,12 +108,12 @@ fn steps() -> [Step; 3] {
         norms: (3.0 * layers, bytes / (3.0 * layers)),
         ..shuffled
     };
-    let dino = Config { image_size: 224, ..Config::new(Recipe::Dino) };
+    let mut dino = Config { image_size: 224, ..Config::new(Recipe::Dino) };
     let method = build(&dino, None, false, Device::Cpu).expect("built");
     assert_eq!(dino.arch, "vit_small_patch16_224");
     let large = 2.0 * vit(197.0);
     let seconds = pictures * 2.0 * (3.0 * (large + 8.0 * vit(37.0)) + large) / 200e12;
-    let prototypes = dino.method.dino().expect("DINO").prototypes as f64;
+    let prototypes = dino.method.dino_mut().expect("DINO").prototypes as f64;
     let dino = Step {
         name: "`dino`, ViT-S/16",
         pictures,
@@ -145,7 +146,8 @@ impl Step {
     fn row(&self, n: f64, link: &Link) -> String {
         let gradients = link.sum(self.gradients, n);
         let shown = link.sum(BUCKET.min(self.gradients), n).max(gradients - self.backward);
-        let gathered = if self.gathered > 0.0 { link.gather(self.gathered * self.pictures * n, n) } else { 0.0 };
+        let gathered =
+            if self.gathered > 0.0 { link.gather(self.gathered * self.pictures * n, n) } else { 0.0 };
         let statistics = link.sum(self.statistics, n) + self.norms.0 * link.sum(self.norms.1, n);
         let all = shown + gathered + statistics;
         format!(
@@ -162,13 +164,19 @@ impl Step {
 
 #[test]
 fn the_plan_of_the_page_is_what_the_networks_and_the_model_give() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cluster.md")).expect("read");
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cluster.md")).expect("read");
     let mut rows = Vec::new();
     for step in steps() {
         rows.push(step.bytes());
         rows.push(format!("takes {:.1} ms", step.seconds * 1e3));
         rows.push(step.row(8.0, &NVLINK));
-        rows.extend([64.0, 512.0].iter().flat_map(|&n| LINKS.iter().map(move |link| (n, link))).map(|(n, link)| step.row(n, link)));
+        rows.extend(
+            [64.0, 512.0]
+                .iter()
+                .flat_map(|&n| LINKS.iter().map(move |link| (n, link)))
+                .map(|(n, link)| step.row(n, link)),
+        );
     }
     let missing: Vec<_> = rows.iter().filter(|row| !page.contains(row.as_str())).collect();
     assert!(missing.is_empty(), "docs/cluster.md lacks: {missing:#?}\nof\n{}", rows.join("\n"));

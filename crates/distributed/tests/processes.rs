@@ -223,6 +223,43 @@ fn the_reducer_leaves_the_mean_of_gradients() {
     }
 }
 
+/// A run that goes on has to round as one that never stopped, and the sum of three ranks depends on where a number lies in its
+/// bucket: the buckets of the first step are those of the later ones, with gradients of an earlier part or without.
+#[test]
+fn the_first_mean_of_gradients_is_rounded_as_later_ones() {
+    let name = "the_first_mean_of_gradients_is_rounded_as_later_ones";
+    let Role::Rank(w) = Ranks::of(name, 3).all_well() else { return };
+    tch::manual_seed(8);
+    let options = (Kind::Float, Device::Cpu);
+    let start = [[64, 512], [512, 900], [900, 3]].map(|shape| Tensor::randn(shape, options) * 0.05);
+    let steps: Vec<Tensor> = (0..3).map(|_| Tensor::randn([12, 64], options)).collect();
+    let gradients = |first: usize, parts: usize| {
+        let params = start.each_ref().map(|t| t.copy().set_requires_grad(true));
+        let made = Reducer::new(&w, &params, Gradients::default());
+        let reducer = made.expect("made").expect("several ranks");
+        for x in &steps[first..] {
+            params.iter().filter(|p| p.grad().defined()).for_each(|p| drop(p.grad().zero_()));
+            for part in 0..parts {
+                reducer.forward().expect("arranged");
+                let x = w.own(x) * (part + 1) as f64;
+                let hidden = x.matmul(&params[0]).tanh().matmul(&params[1]).tanh();
+                let loss = hidden.matmul(&params[2]).square().mean(Kind::Float);
+                if part + 1 == parts {
+                    reducer.backward(&loss).expect("announced");
+                }
+                loss.backward();
+            }
+        }
+        params.map(|p| p.grad())
+    };
+    for parts in [1, 2] {
+        let (late, early) = (gradients(0, parts), gradients(2, parts));
+        assert!(late.iter().all(|g| g.abs().max().double_value(&[]) > 0.0));
+        assert!(late == early, "{parts} parts");
+    }
+    ranks::done(w);
+}
+
 #[test]
 fn a_parameter_without_a_gradient_is_an_error() {
     let Role::Rank(w) = Ranks::of("a_parameter_without_a_gradient_is_an_error", 2).all_well() else { return };

@@ -17,8 +17,8 @@ use super::{Machine, processes};
 use crate::config::Invalid;
 use crate::device::Precision;
 use crate::eval::{
-    self, Extractor, FeatureSet, FinetunePreset, LinearPreset, Lr, Outcome, Overrides, Protocol, Reading, Report, Scores,
-    Splits, Subject, Views, Whitener,
+    self, Extractor, FeatureSet, FinetunePreset, LinearPreset, Lr, Outcome, Overrides, Protocol, Reading,
+    Report, Scores, Splits, Subject, Views, Whitener,
 };
 use crate::loss::normalize;
 use crate::model::Encoder;

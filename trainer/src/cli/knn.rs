@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::evaluate::{Common, PerPictureArgs, cells, open};
 use super::together::{Here, together};
 use crate::eval::{
-    self, Extractor, FeatureSet, Folder, How, Moments, PerPicture, Scores, Splits, Votes, Whitener,
+    self, Extractor, FeatureSet, Folder, How, Identity, Moments, PerPicture, Scores, Splits, Votes, Whitener,
     mean_cosine,
 };
 use crate::model::Encoder;
@@ -87,7 +87,8 @@ fn measured(args: &KnnArgs, here: &Here) -> Result<ExitCode> {
     let how = args.how(weights.whitening.as_ref(), weights.arch.feature_dim());
     let how = agreed(world, how, "the whitening")?;
     let fingerprint = weights.fingerprint(&contract.to_json());
-    let question = args.question(&fingerprint, &splits);
+    let data = splits.identity();
+    let question = args.question(&fingerprint, &data);
     here.same("what is asked", &format!("{question}, no floors: {}", args.no_floors))?;
     let out = common.out.as_deref().filter(|_| world.is_main());
     let folder = out.map(|out| Folder::open(out, &question)).transpose();
@@ -105,7 +106,6 @@ fn measured(args: &KnnArgs, here: &Here) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     rows.sort_by_key(|row| row.features.ends_with(WHITENED));
-    let data = splits.identity();
     let mut answer = json!({
         "task": "knn", "checkpoint": common.checkpoint.to_string_lossy(), "fingerprint": fingerprint, "votes": args.votes().1,
         "train": data.train, "val": data.val, "classes": data.classes, "results": rows,
@@ -206,9 +206,9 @@ impl KnnArgs {
         if self.unweighted { (Votes::Equal, "equal") } else { (Votes::Weighted, "weighted") }
     }
 
-    fn question(&self, fingerprint: &str, splits: &Splits) -> Value {
+    fn question(&self, fingerprint: &str, data: &Identity) -> Value {
         let mut question = json!({
-            "task": "knn", "fingerprint": fingerprint, "data": splits.identity(), "k": self.k, "votes": self.votes().1,
+            "task": "knn", "fingerprint": fingerprint, "data": data, "k": self.k, "votes": self.votes().1,
         });
         if let Some(dim) = self.whiten {
             question["whiten"] = dim.into();

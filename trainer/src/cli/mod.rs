@@ -270,8 +270,12 @@ impl From<CommHook> for Compression {
 /// # Errors
 /// What went wrong, for people.
 pub fn run(cli: Cli) -> Result<ExitCode> {
+    let place = Place::from_env().ok().flatten();
+    if place.as_ref().is_some_and(|place| place.rank > 0) {
+        terminal::be_quiet();
+    }
     if !cli.command.can_be_shared()
-        && let Ok(Some(place)) = Place::from_env()
+        && let Some(place) = place
     {
         // they would all do the same, and write the same files
         ensure!(
@@ -336,9 +340,6 @@ fn refused(error: &anyhow::Error) -> Result<ExitCode> {
 
 fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
     let place = Place::from_env()?;
-    if place.as_ref().is_some_and(|place| place.rank > 0) {
-        terminal::be_quiet();
-    }
     let config = match args.overrides.resolve(args.recipe) {
         Ok(config) => config,
         Err(error) => return refused(&error),

@@ -10,8 +10,8 @@ use tch::Device;
 
 use super::Machine;
 use crate::device::Choice;
+use crate::ranks;
 use crate::selftest::{self, Stage};
-use crate::{ranks, terminal};
 
 /// How processes work together.
 #[derive(Args, Debug, Clone)]
@@ -69,9 +69,6 @@ pub(super) fn together(
 /// Meets the others, where there are any, each with the device of its number.
 fn join(place: Option<Place>, choice: Choice, args: &RankArgs) -> Result<(World, Device)> {
     let Some(place) = place else { return Ok((World::single(), choice.resolve()?)) };
-    if place.rank > 0 {
-        terminal::be_quiet();
-    }
     let device = choice.of_rank(place.local_rank).resolve()?;
     Ok((World::join(place, args.timeout(), device)?, device))
 }

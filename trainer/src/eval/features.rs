@@ -268,8 +268,9 @@ mod tests {
             resize: 32,
             ..Preprocess::imagenet(32)
         };
-        let (set, mirrored) =
-            Extractor::Encoder(&encoder, &contract).run_mirrored(&data, &[0, 1], 1, &World::single()).expect("features");
+        let (set, mirrored) = Extractor::Encoder(&encoder, &contract)
+            .run_mirrored(&data, &[0, 1], 1, &World::single())
+            .expect("features");
         let distance = |a: Tensor, b: Tensor| (a - b).abs().max().double_value(&[]);
         assert!(distance(set.features.get(1), mirrored.get(0)) < 1e-4);
         assert!(distance(set.features.get(0), mirrored.get(0)) > 1e-3);

@@ -61,8 +61,7 @@ impl Prepared {
         (machine, folder): (&Machine, Option<&Folder>),
     ) -> Result<Self> {
         let workers = machine.reading.workers;
-        let val =
-            extractor.run_together(&splits.val.data, &splits.val.which, workers, &machine.world)?;
+        let val = extractor.run_together(&splits.val.data, &splits.val.which, workers, &machine.world)?;
         let val_labels = Vec::<i64>::try_from(&val.labels)?;
         let small = protocol.batch_size as i64 * val.features.size()[1] * splits.classes() < SHARED_STEP;
         let wants_features = views == Views::Cached || matches!(protocol.lr, Lr::Auto(_));
@@ -178,9 +177,8 @@ fn trained<'a>(
     };
     let fc = Classifier::new(dim, splits.classes(), protocol.seed, machine.device);
     let mut learner = Learner::new(body, fc, protocol, ready.lr).joined(world)?;
-    let validate = |fc: &Classifier| {
-        world.is_main().then(|| fc.scores(&ready.val.features, &ready.val_labels).top1)
-    };
+    let validate =
+        |fc: &Classifier| world.is_main().then(|| fc.scores(&ready.val.features, &ready.val_labels).top1);
     let alone = ready.small && ready.cached;
     let end = unshared(alone, || train(&mut learner, source.as_ref(), plan, validate))?;
     Ok((learner, end))
@@ -218,8 +216,7 @@ fn prove_unchanged(encoder: &Encoder, subject: &Subject<'_>) -> Result<()> {
 fn features(extractor: &Extractor<'_>, splits: &Splits, machine: &Machine) -> Result<Features> {
     tell!("features of {} training pictures and their mirror images", splits.train.len());
     let (data, which) = (&splits.train.data, &splits.train.which);
-    let (set, mirrored) =
-        extractor.run_mirrored(data, which, machine.reading.workers, &machine.world)?;
+    let (set, mirrored) = extractor.run_mirrored(data, which, machine.reading.workers, &machine.world)?;
     Ok(Features { plain: set.features, mirrored, labels: Vec::try_from(&set.labels)? })
 }
 
@@ -291,7 +288,8 @@ mod tests {
         let fc = Classifier::new(5, 5, 0, Device::Cpu);
         let before = fc.scores(&val_x, &val_labels).top1;
         let mut learner = Learner::new(Body::Done, fc, &protocol, 1.0);
-        let end = train(&mut learner, &source, &plan((&protocol, &World::single()), None, None), |_| None).expect("trained");
+        let end = train(&mut learner, &source, &plan((&protocol, &World::single()), None, None), |_| None)
+            .expect("trained");
         let scores = learner.classifier().scores(&val_x, &val_labels);
         assert_eq!((scores.top1, scores.mean_per_class), (1.0, 1.0));
         assert!(before < 1.0 && matches!(end, End::Finished(loss) if loss < 0.1), "{before}, {end:?}");
@@ -344,7 +342,12 @@ mod tests {
         let run = |folder: Option<&Folder>, stop_after| {
             let fc = Classifier::new(5, 5, 0, Device::Cpu);
             let mut learner = Learner::new(Body::Done, fc, &protocol, 1.0);
-            let end = train(&mut learner, &source, &plan((&protocol, &World::single()), folder, stop_after), |_| Some(0.5));
+            let end = train(
+                &mut learner,
+                &source,
+                &plan((&protocol, &World::single()), folder, stop_after),
+                |_| Some(0.5),
+            );
             (end.expect("trained"), learner.state())
         };
         let (whole, expected) = run(None, None);

@@ -81,14 +81,8 @@ pub(super) fn search(
         let fc = Classifier::new(fit.plain.size()[1], classes, protocol.seed, device);
         let mut learner = Learner::new(Body::Done, fc, protocol, lr);
         let alone = World::single();
-        let plan = Plan {
-            protocol,
-            folder: None,
-            interrupt: None,
-            stop_after: None,
-            verbose: false,
-            world: &alone,
-        };
+        let plan =
+            Plan { protocol, folder: None, interrupt: None, stop_after: None, verbose: false, world: &alone };
         // without a folder, a signal or a limit the only error is a loss that is no number
         let done = train(&mut learner, &source, &plan, |_| None).is_ok();
         let top1 = done.then(|| learner.classifier().scores(&held.plain, &held.labels).top1);
@@ -171,10 +165,7 @@ mod tests {
         assert!(best > 0.9, "{found:?}");
         let alone = Features { labels: (0..200).collect(), ..features };
         assert!(
-            search(&alone, 200, &protocol, here)
-                .expect_err("one each")
-                .to_string()
-                .contains("--lr auto")
+            search(&alone, 200, &protocol, here).expect_err("one each").to_string().contains("--lr auto")
         );
     }
 }

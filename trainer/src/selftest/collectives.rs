@@ -142,7 +142,10 @@ fn gradients(world: &World, device: Device, compression: Compression) -> Result<
         own.f_backward()?;
         let apart = alone.iter().zip(&together).map(|(a, b)| relative(&b.grad(), &a.grad()));
         worst = apart.fold(worst, f64::max);
-        ensure!(together.iter().all(|p| p.grad().isfinite().all().int64_value(&[]) == 1), "a gradient is lost");
+        ensure!(
+            together.iter().all(|p| p.grad().isfinite().all().int64_value(&[]) == 1),
+            "a gradient is lost"
+        );
     }
     Ok(worst)
 }
