@@ -27,6 +27,7 @@ pub mod mix;
 pub mod model;
 mod parallel;
 pub mod phase;
+pub mod ranks;
 pub mod rng;
 pub mod selftest;
 pub mod share;

@@ -1,11 +1,13 @@
 //! Does training on this device compute what the CPU computes? What a user runs first on a new machine.
 
+mod collectives;
 mod numbers;
 mod runs;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
+use occlude_distributed::World;
 use tch::{Device, Kind, Tensor};
 
 /// A part of the self-test.
@@ -29,10 +31,12 @@ pub enum Stage {
     Resume,
     /// One training step with masks and a hard negative, nothing else: short enough for `compute-sanitizer`
     Step,
+    /// What processes do together: Gloo on the CPU, NCCL on CUDA; alone as a group of one, else of all processes
+    Collectives,
 }
 
 impl Stage {
-    fn checks(self, device: Device) -> Result<Vec<Check>> {
+    fn checks(self, world: &World, device: Device) -> Result<Vec<Check>> {
         match self {
             Self::Forward => numbers::forward_and_backward(device),
             Self::Golden => numbers::golden(device),
@@ -43,6 +47,7 @@ impl Stage {
             Self::Methods => runs::methods(device),
             Self::Resume => Ok(vec![runs::resume(device)?]),
             Self::Step => Ok(vec![runs::one_step(device)?]),
+            Self::Collectives => collectives::checks(world, device),
         }
     }
 }
@@ -78,14 +83,18 @@ impl Check {
     }
 }
 
-/// Runs the checks of `stages` on `device` and prints a table; exit code 3 where one fails.
+/// Runs the checks of `stages` on `device` and prints a table, which of several processes the first one does; exit code 3
+/// where one fails.
 ///
 /// # Errors
 /// Where a check cannot run at all.
-pub fn run(device: Device, stages: &[Stage]) -> Result<ExitCode> {
+pub fn run(world: &World, device: Device, stages: &[Stage]) -> Result<ExitCode> {
     let mut checks = Vec::new();
     for stage in stages {
-        checks.extend(stage.checks(device)?);
+        checks.extend(stage.checks(world, device)?);
+    }
+    if !world.is_main() {
+        return Ok(ExitCode::SUCCESS);
     }
     answer!("{:<52} {:>12} {:>16}", format!("check on {device:?}"), "found", "bound");
     for c in &checks {
@@ -124,7 +133,7 @@ mod tests {
     #[test]
     fn the_cpu_agrees_with_itself() {
         let _alone = crate::rng::alone();
-        let code = run(Device::Cpu, Stage::value_variants()).expect("it runs");
+        let code = run(&World::single(), Device::Cpu, Stage::value_variants()).expect("it runs");
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::SUCCESS));
     }
 

@@ -27,10 +27,9 @@ impl Share {
         Self::new(world.rank(), world.size())
     }
 
-    /// Its places among `all` rows, of which the number of ranks is a divisor.
+    /// Its places among `all` rows: as many as those of the others, or one more or less where they cannot be.
     pub fn range(self, all: usize) -> Range<usize> {
-        let rows = all / self.size;
-        self.rank * rows..(self.rank + 1) * rows
+        all * self.rank / self.size..all * (self.rank + 1) / self.size
     }
 
     /// The rows of all, by those of this part.
@@ -63,6 +62,8 @@ mod tests {
 
     #[test]
     fn parts_are_all_rows_in_their_order() {
+        let uneven = [0, 1, 2].map(|rank| Share::new(rank, 3).range(11));
+        assert_eq!(uneven, [0..3, 3..7, 7..11]);
         let all: Vec<i64> = (0..12).collect();
         for size in [1, 2, 3, 4] {
             let shares: Vec<Share> = (0..size).map(|rank| Share::new(rank, size)).collect();

@@ -30,5 +30,11 @@ pub const OTHER_DRAWS: f64 = 0.2;
 pub const COLOURS: f64 = 1e-4;
 /// Share of saliency cells that rounding may put on the other side of the threshold.
 pub const MASK_CELLS: f64 = 1e-3;
+/// What several processes compute together in float32 against one, relative to the largest: sums in another order.
+pub const RANKS: f64 = 2e-5;
+/// Gradients that travel in float16, relative to the largest: ten bits.
+pub const RANKS_FP16: f64 = 2e-3;
+/// Gradients that travel in bfloat16: seven bits.
+pub const RANKS_BF16: f64 = 1.6e-2;
 /// Weights of a resumed run on a device whose sums have no fixed order, relative.
 pub const DEVICE_RESUME: f64 = 5e-2;

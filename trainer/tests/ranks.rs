@@ -431,7 +431,7 @@ fn commands_for_one_process_say_so_once() {
     let port = port();
     let start = |r| rank(&["doctor"], r, 2, port).spawn().expect("started");
     let ended = ends(vec![start(0), start(1)]);
-    assert!(ended[0].told.contains("`pretrain` alone works in several processes"), "{ended:?}");
+    assert!(ended[0].told.contains("this command works in one process"), "{ended:?}");
     assert!(ended[1].told.is_empty() && ended.iter().all(|end| end.code == Some(1)), "{ended:?}");
 }
 

@@ -16,6 +16,9 @@ struct OccludeReducer {
   std::shared_ptr<c10d::Reducer> reducer;
   // the reducer looks for it where parameters may be unused, and crashes without it
   std::shared_ptr<c10d::Logger> logger;
+  std::vector<at::Tensor> params;
+  // whether buckets are still those that were guessed before the first backward pass
+  bool guessed;
 };
 
 namespace {
@@ -67,6 +70,26 @@ std::shared_ptr<c10d::Reducer> make(const GroupPointer &group, std::vector<at::T
   return reducer;
 }
 
+// Puts parameters into the buckets of later steps before the first gradients count. The reducer orders them anew, once, as
+// gradients arrived in its first pass; where a number lies in a bucket decides in which order Gloo adds those of three ranks
+// and more, and a resumed run, whose first pass is another one, would round otherwise.
+void arrange(OccludeReducer &self, const at::Tensor &loss) {
+  std::vector<at::Tensor> before;
+  for (const auto &p : self.params) before.push_back(p.grad().defined() ? p.grad().clone() : at::Tensor());
+  self.reducer->prepare_for_backward({loss});
+  loss.backward({}, /*retain_graph=*/true);
+  at::NoGradGuard guard;
+  for (size_t i = 0; i < before.size(); i++) {
+    if (before[i].defined()) {
+      self.params[i].mutable_grad().copy_(before[i]);
+    } else {
+      self.params[i].mutable_grad() = at::Tensor();
+    }
+  }
+  self.reducer->rebuild_buckets();
+  self.reducer->prepare_for_forward();
+}
+
 }  // namespace
 
 extern "C" {
@@ -77,10 +100,13 @@ char *occlude_dist_reducer_new(OccludeReducer **out, OccludeGroup *group, at::Te
     static Handler handler;
     // of this thread, which is the one that runs backward passes on the CPU
     c10::WarningUtils::set_warning_handler(&handler);
-    auto reducer = make(group->group, occlude_list(params, n), hook, unused != 0);
+    auto list = occlude_list(params, n);
+    auto reducer = make(group->group, list, hook, unused != 0);
     auto logger = std::make_shared<c10d::Logger>(reducer);
     reducer->set_logger(logger);
-    *out = new OccludeReducer{std::move(reducer), std::move(logger)};
+    // two numbers have one sum; where parameters may be unused, buckets stay; CUDA's sums have no fixed order anyway
+    const bool guessed = unused == 0 && group->group->getSize() > 2 && n > 0 && list[0].is_cpu();
+    *out = new OccludeReducer{std::move(reducer), std::move(logger), std::move(list), guessed};
   });
 }
 
@@ -93,7 +119,13 @@ char *occlude_dist_reducer_forward(OccludeReducer *reducer) {
 }
 
 char *occlude_dist_reducer_backward(OccludeReducer *reducer, at::Tensor *loss) {
-  return occlude_message_of([&] { reducer->reducer->prepare_for_backward({*loss}); });
+  return occlude_message_of([&] {
+    if (reducer->guessed) {
+      reducer->guessed = false;
+      arrange(*reducer, *loss);
+    }
+    reducer->reducer->prepare_for_backward({*loss});
+  });
 }
 
 char *occlude_dist_reducer_free(OccludeReducer *reducer) {

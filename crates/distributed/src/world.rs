@@ -199,6 +199,29 @@ impl World {
         Ok(out)
     }
 
+    /// As [`Self::gather`], where ranks may have different numbers of rows, or none: `(N of this rank, ..)` to `(N of all, ..)`.
+    ///
+    /// # Errors
+    /// As [`Error::Collective`] says.
+    pub fn gather_uneven(&self, x: &Tensor, operation: &str) -> Result<Tensor> {
+        if self.is_single() {
+            return Ok(x.shallow_clone());
+        }
+        let mut missing = x.size();
+        let rows = missing.first().copied().unwrap_or_default();
+        let counts = self.gather(&Tensor::from_slice(&[rows]), operation)?;
+        let counts: Vec<i64> = (0..self.size() as i64).map(|rank| counts.int64_value(&[rank])).collect();
+        let most = counts.iter().copied().max().unwrap_or_default();
+        if counts.iter().all(|&n| n == most) {
+            return self.gather(x, operation);
+        }
+        missing[0] = most - rows;
+        let filled = Tensor::cat(&[x, &Tensor::zeros(missing.as_slice(), (x.kind(), x.device()))], 0);
+        let all = self.gather(&filled, operation)?;
+        let parts = (0i64..).zip(&counts).map(|(rank, &n)| all.narrow(0, rank * most, n));
+        Ok(Tensor::cat(&parts.collect::<Vec<_>>(), 0))
+    }
+
     /// The rows of all ranks, where those of this rank have their gradient, times the number of ranks. A loss of all rows, which
     /// every rank computes, then has the gradient that one process would find when the ranks' gradients are averaged.
     ///

@@ -11,16 +11,18 @@ use occlude_encoder::Arch;
 use occlude_preprocess::Preprocess;
 use serde_json::json;
 
-use super::Machine;
 use super::contract::contract_of;
+use super::together::{Here, RankArgs, together};
+use super::{Machine, processes};
 use crate::config::Invalid;
 use crate::device::Precision;
 use crate::eval::{
-    self, Extractor, FinetunePreset, LinearPreset, Lr, Outcome, Overrides, Protocol, Reading, Report, Scores,
-    Splits, Subject, Views, Whitener,
+    self, Extractor, FeatureSet, FinetunePreset, LinearPreset, Lr, Outcome, Overrides, Protocol, Reading,
+    Report, Scores, Splits, Subject, Views, Whitener,
 };
 use crate::loss::normalize;
 use crate::model::Encoder;
+use crate::ranks;
 
 /// What every evaluation reads, and how it answers.
 #[derive(Args, Debug)]
@@ -42,6 +44,8 @@ pub(super) struct Common {
     pub(super) weights: WeightArgs,
     #[command(flatten)]
     pub(super) machine: Machine,
+    #[command(flatten)]
+    pub(super) ranks: RankArgs,
 }
 
 /// Which pictures were classified rightly, told in a file.
@@ -146,6 +150,8 @@ pub(super) struct EmbedArgs {
     weights: WeightArgs,
     #[command(flatten)]
     machine: Machine,
+    #[command(flatten)]
+    ranks: RankArgs,
 }
 
 /// How to read a checkpoint.
@@ -199,16 +205,18 @@ pub(super) fn linear(args: &LinearArgs) -> Result<ExitCode> {
         Ok(protocol) => protocol,
         Err(error) => return Ok(usage(&error)),
     };
-    args.written.check(&args.common)?;
-    let splits = Splits::open(&args.common.train, &args.common.val)?;
-    args.common.evaluate(&args.hyper, &splits, &protocol, |subject, machine| {
-        let outcome = eval::linear(subject, &splits, args.views, &protocol, machine)?;
-        if let (Outcome::Answer(report), Some(path)) = (&outcome, &args.written.per_picture)
-            && let Some(per_picture) = &report.per_picture
-        {
-            per_picture.write(path)?;
-        }
-        Ok(outcome)
+    together(&args.common.machine, &args.common.ranks, |here| {
+        ranks::agreed(&here.world, args.written.check(&args.common), "the files")?;
+        let splits = args.common.splits(here)?;
+        args.common.evaluate(here, &args.hyper, (&splits, &protocol), |subject, machine| {
+            let outcome = eval::linear(subject, &splits, args.views, &protocol, machine)?;
+            if let (Outcome::Answer(report), Some(path)) = (&outcome, &args.written.per_picture)
+                && let Some(per_picture) = &report.per_picture
+            {
+                per_picture.write(path)?;
+            }
+            Ok(outcome)
+        })
     })
 }
 
@@ -220,15 +228,18 @@ pub(super) fn finetune(args: &FinetuneArgs) -> Result<ExitCode> {
         Ok(protocol) => protocol,
         Err(error) => return Ok(usage(&error)),
     };
-    let mut splits = Splits::open(&args.common.train, &args.common.val)?;
-    if let Some(list) = &args.list {
-        splits.keep_listed(list)?;
-    }
-    if args.common.out.is_none() {
-        tell!("without `--out` the fine-tuned model is not saved");
-    }
-    args.common.evaluate(&args.hyper, &splits, &protocol, |subject, machine| {
-        eval::finetune(subject, &splits, &protocol, args.precision.bf16(machine.device), machine)
+    together(&args.common.machine, &args.common.ranks, |here| {
+        let mut splits = args.common.splits(here)?;
+        if let Some(list) = &args.list {
+            ranks::agreed(&here.world, splits.keep_listed(list), "the list")?;
+        }
+        if args.common.out.is_none() {
+            tell!("without `--out` the fine-tuned model is not saved");
+        }
+        let bf16 = args.precision.bf16(here.device);
+        args.common.evaluate(here, &args.hyper, (&splits, &protocol), |subject, machine| {
+            eval::finetune(subject, &splits, &protocol, bf16, machine)
+        })
     })
 }
 
@@ -252,33 +263,41 @@ impl Hyper {
 }
 
 impl Common {
+    /// Opens the data: the first process of each machine before the others, which find its index.
+    pub(super) fn splits(&self, here: &Here) -> Result<Splits> {
+        ranks::first(&here.world, "opening the data", || Splits::open(&self.train, &self.val))
+    }
+
     /// Opens the checkpoint, runs `evaluate`, prints its answer.
     fn evaluate(
         &self,
+        here: &Here,
         hyper: &Hyper,
-        splits: &Splits,
-        protocol: &Protocol,
+        (splits, protocol): (&Splits, &Protocol),
         evaluate: impl FnOnce(&Subject<'_>, &eval::Machine) -> Result<Outcome>,
     ) -> Result<ExitCode> {
-        let checkpoint = Checkpoint::open(&self.checkpoint)?;
-        let (mut weights, contract) = open(&checkpoint, &self.weights)?;
+        let (world, device) = (&here.world, here.device);
+        let checkpoint = Checkpoint::open(&self.checkpoint).map_err(anyhow::Error::from);
+        let checkpoint = ranks::agreed(world, checkpoint, "the checkpoint")?;
+        let opened = ranks::agreed(world, open(&checkpoint, &self.weights), "the checkpoint")?;
+        let (mut weights, contract) = opened;
         if weights.whitening.take().is_some() {
             tell!(
                 "note: the whitening of `{}` is ignored: a classifier that is trained rescales its input anyway, and the result is that of the encoder",
                 self.checkpoint.display()
             );
         }
-        let device = self.machine.device.resolve()?;
-        self.machine.apply();
         let machine = eval::Machine {
             device,
-            reading: Reading { workers: self.machine.workers(), cache_bytes: hyper.cache << 20 },
+            reading: Reading { workers: here.workers, cache_bytes: hyper.cache << 20 },
             out: self.out.clone(),
             stop_after: hyper.stop_after,
+            world: world.clone(),
         };
         tell!(
-            "{} on {device:?}, {} at {} px: {} training and {} validation pictures of {} classes",
+            "{} on {device:?}{}, {} at {} px: {} training and {} validation pictures of {} classes",
             protocol.name,
+            processes(world),
             weights.arch,
             contract.crop,
             splits.train.len(),
@@ -289,7 +308,7 @@ impl Common {
         match evaluate(&Subject { name, weights: &weights, contract: &contract }, &machine)? {
             Outcome::Answer(report) if self.json => answer!("{}", serde_json::to_string(&report)?),
             Outcome::Answer(report) => print(&report),
-            Outcome::Interrupted(0) => {}
+            Outcome::Elsewhere | Outcome::Interrupted(0) => {}
             Outcome::Interrupted(signal) => return Ok(ExitCode::from(128 + signal as u8)),
         }
         Ok(ExitCode::SUCCESS)
@@ -328,22 +347,41 @@ fn print(report: &Report) {
 
 /// `occlude-train embed`.
 pub(super) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
-    let sets = Dataset::open_all(&args.images, &Options::default())?;
-    sets.iter().for_each(crate::data::tell_left_out);
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    let (weights, contract) = open(&checkpoint, &args.weights)?;
-    let device = args.machine.device.resolve()?;
-    args.machine.apply();
-    let encoder = Encoder::from_checkpoint(&weights, device)?;
+    together(&args.machine, &args.ranks, |here| {
+        let sets = ranks::first(&here.world, "opening the data", || {
+            Ok(Dataset::open_all(&args.images, &Options::default())?)
+        })?;
+        sets.iter().for_each(crate::data::tell_left_out);
+        embed_sets(args, here, &sets)
+    })
+}
+
+fn embed_sets(args: &EmbedArgs, here: &Here, sets: &[Dataset]) -> Result<ExitCode> {
+    let world = &here.world;
+    let checkpoint = Checkpoint::open(&args.checkpoint).map_err(anyhow::Error::from);
+    let checkpoint = ranks::agreed(world, checkpoint, "the checkpoint")?;
+    let (weights, contract) = ranks::agreed(world, open(&checkpoint, &args.weights), "the checkpoint")?;
+    if !world.is_single() {
+        let data: Vec<String> = sets.iter().map(|data| data.identity().hash()).collect();
+        let asked = format!("{}, {}", weights.fingerprint(&contract.to_json()), data.join(", "));
+        here.same("the checkpoint or the data", &asked)?;
+    }
+    let encoder = Encoder::from_checkpoint(&weights, here.device)?;
+    let extractor = Extractor::Encoder(&encoder, &contract);
+    let features = |data: &Dataset| {
+        let all: Vec<usize> = (0..data.len()).collect();
+        extractor.run_together(data, &all, here.workers, world)
+    };
     let whitener = weights.whitening.as_ref().map(Whitener::new);
     let mut complete = true;
-    for data in &sets {
-        let set = match Extractor::Encoder(&encoder, &contract).run(data, args.machine.workers()) {
+    let mut show = |data: &Dataset, found: Result<FeatureSet>| -> Result<()> {
+        let set = match found {
             Ok(set) => set,
+            Err(error) if error.is::<occlude_distributed::Error>() => return Err(error),
             Err(error) => {
                 tell!("warning: {error:#}");
                 complete = false;
-                continue;
+                return Ok(());
             }
         };
         let features = whitener.as_ref().map_or(set.features.shallow_clone(), |w| w.apply(&set.features));
@@ -353,6 +391,17 @@ pub(super) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
             answer!("{}", json!({ "path": data.name(sample), "embedding": row }));
         }
         complete &= set.samples.len() == data.len();
+        Ok(())
+    };
+    if world.is_single() {
+        sets.iter().try_for_each(|data| show(data, features(data)))?;
+    } else {
+        // first all of them: the others must not wait for whoever reads the answers
+        let found: Vec<_> = sets.iter().map(features).collect();
+        if !world.is_main() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        sets.iter().zip(found).try_for_each(|(data, found)| show(data, found))?;
     }
     // a picture that could not be read is missing from the output, which must not look like success
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::evaluate::{Common, PerPictureArgs, cells, open};
+use super::together::{Here, together};
 use crate::eval::{
-    self, Extractor, FeatureSet, Folder, How, Moments, PerPicture, Scores, Splits, Votes, Whitener,
+    self, Extractor, FeatureSet, Folder, How, Identity, Moments, PerPicture, Scores, Splits, Votes, Whitener,
     mean_cosine,
 };
 use crate::model::Encoder;
+use crate::ranks::agreed;
 use crate::signals::Interrupt;
 
 /// Numbers of neighbours in the papers, and one.
@@ -59,6 +61,7 @@ struct Row {
 /// What is measured of every kind of features.
 struct Measure<'a> {
     args: &'a KnnArgs,
+    here: &'a Here,
     splits: &'a Splits,
     folder: Option<Folder>,
     /// What whitening does, where there is one.
@@ -71,28 +74,38 @@ struct Measure<'a> {
 
 /// `occlude-train knn`.
 pub(super) fn knn(args: &KnnArgs) -> Result<ExitCode> {
-    ensure!(args.k.iter().all(|&k| k > 0), "`--k` takes numbers above 0, like `1,10,20`");
-    let common = &args.common;
-    args.written.check(common)?;
-    let splits = Splits::open(&common.train, &common.val)?;
-    let checkpoint = Checkpoint::open(&common.checkpoint)?;
-    let (weights, contract) = open(&checkpoint, &common.weights)?;
-    let how = args.how(weights.whitening.as_ref(), weights.arch.feature_dim())?;
-    let device = common.machine.device.resolve()?;
-    common.machine.apply();
+    together(&args.common.machine, &args.common.ranks, |here| measured(args, here))
+}
+
+fn measured(args: &KnnArgs, here: &Here) -> Result<ExitCode> {
+    let (common, world) = (&args.common, &here.world);
+    agreed(world, args.check(), "the flags")?;
+    let splits = common.splits(here)?;
+    let checkpoint = Checkpoint::open(&common.checkpoint).map_err(anyhow::Error::from);
+    let checkpoint = agreed(world, checkpoint, "the checkpoint")?;
+    let (weights, contract) = agreed(world, open(&checkpoint, &common.weights), "the checkpoint")?;
+    let how = args.how(weights.whitening.as_ref(), weights.arch.feature_dim());
+    let how = agreed(world, how, "the whitening")?;
     let fingerprint = weights.fingerprint(&contract.to_json());
-    let folder = args.folder(&fingerprint, &splits)?;
+    let data = splits.identity();
+    let question = args.question(&fingerprint, &data);
+    here.same("what is asked", &format!("{question}, no floors: {}", args.no_floors))?;
+    let out = common.out.as_deref().filter(|_| world.is_main());
+    let folder = out.map(|out| Folder::open(out, &question)).transpose();
+    let folder = agreed(world, folder, "the folder")?;
     let own = weights.whitening.as_ref();
-    let measure = Measure { args, splits: &splits, folder, how, own, per_picture: RefCell::new(None) };
+    let measure = Measure { args, here, splits: &splits, folder, how, own, per_picture: RefCell::new(None) };
     let _interrupt = Interrupt::register()?;
-    let trained = Encoder::from_checkpoint(&weights, device)?;
-    let untrained = Encoder::new(weights.arch, 0, device);
+    let trained = Encoder::from_checkpoint(&weights, here.device)?;
+    let untrained = Encoder::new(weights.arch, 0, here.device);
     let mut rows = Vec::new();
     for (name, extractor) in kinds(args, (&trained, &untrained), &contract) {
         rows.extend(measure.rows(name, &extractor)?);
     }
+    if !world.is_main() {
+        return Ok(ExitCode::SUCCESS);
+    }
     rows.sort_by_key(|row| row.features.ends_with(WHITENED));
-    let data = splits.identity();
     let mut answer = json!({
         "task": "knn", "checkpoint": common.checkpoint.to_string_lossy(), "fingerprint": fingerprint, "votes": args.votes().1,
         "train": data.train, "val": data.val, "classes": data.classes, "results": rows,
@@ -162,6 +175,11 @@ fn print(rows: &[Row]) {
 }
 
 impl KnnArgs {
+    fn check(&self) -> Result<()> {
+        ensure!(self.k.iter().all(|&k| k > 0), "`--k` takes numbers above 0, like `1,10,20`");
+        self.written.check(&self.common)
+    }
+
     /// What whitening does, where there is to be one.
     fn how(&self, own: Option<&Whitening>, numbers: usize) -> Result<Option<How>> {
         let checkpoint = self.common.checkpoint.display();
@@ -188,15 +206,14 @@ impl KnnArgs {
         if self.unweighted { (Votes::Equal, "equal") } else { (Votes::Weighted, "weighted") }
     }
 
-    fn folder(&self, fingerprint: &str, splits: &Splits) -> Result<Option<Folder>> {
-        let Some(out) = &self.common.out else { return Ok(None) };
+    fn question(&self, fingerprint: &str, data: &Identity) -> Value {
         let mut question = json!({
-            "task": "knn", "fingerprint": fingerprint, "data": splits.identity(), "k": self.k, "votes": self.votes().1,
+            "task": "knn", "fingerprint": fingerprint, "data": data, "k": self.k, "votes": self.votes().1,
         });
         if let Some(dim) = self.whiten {
             question["whiten"] = dim.into();
         }
-        Folder::open(out, &question).map(Some)
+        question
     }
 }
 
@@ -205,14 +222,15 @@ impl Measure<'_> {
     fn rows(&self, name: &str, extractor: &Extractor<'_>) -> Result<Vec<Row>> {
         let mut names = vec![name.to_owned()];
         names.extend(self.how.map(|_| format!("{name}{WHITENED}")));
-        let known = names.iter().map(|name| self.known(name)).collect::<Result<Option<Vec<_>>>>()?;
-        if let Some(known) = known {
-            return Ok(known.concat());
+        let Here { world, workers, .. } = self.here;
+        let known = names.iter().map(|name| self.known(name)).collect::<Result<Option<Vec<_>>>>();
+        let known = agreed(world, known, "the folder")?;
+        if world.any(known.is_some(), "what the folder has")? {
+            return Ok(known.unwrap_or_default().concat());
         }
-        let workers = self.args.common.machine.workers();
         let Splits { train, val } = self.splits;
-        let train = extractor.run_some(&train.data, &train.which, workers)?;
-        let val = extractor.run_some(&val.data, &val.which, workers)?;
+        let train = extractor.run_together(&train.data, &train.which, *workers, world)?;
+        let val = extractor.run_together(&val.data, &val.which, *workers, world)?;
         let mut rows = self.scored(&names[0], &train, &val)?;
         if let (Some(how), Some(whitened)) = (self.how, names.get(1)) {
             let (train, val) = self.whitened(name, how, train, val)?;
@@ -228,7 +246,11 @@ impl Measure<'_> {
 
     fn scored(&self, name: &str, train: &FeatureSet, val: &FeatureSet) -> Result<Vec<Row>> {
         let ks = neighbours(&self.args.k, train.samples.len());
-        let ranks = eval::knn_ranks(train, val, &ks, self.args.votes().0)?;
+        let world = &self.here.world;
+        let ranks = eval::knn_ranks_together(train, val, (&ks, self.args.votes().0), world)?;
+        if !world.is_main() {
+            return Ok(Vec::new());
+        }
         let labels = Vec::<i64>::try_from(&val.labels)?;
         let mean_cosine = mean_cosine(&val.features);
         // every kind of features is of the same pictures: those that can be read
@@ -258,8 +280,12 @@ impl Measure<'_> {
             None => {
                 let moments = Moments::of(&train.features);
                 let fitted = moments.fit(self.like(name, how, &moments), "");
-                let fitted = fitted.with_context(|| format!("cannot whiten the features `{name}`"))?;
-                Whitener::new(&fitted)
+                let fitted = fitted.with_context(|| format!("cannot whiten the features `{name}`"));
+                let world = &self.here.world;
+                let whitener = Whitener::new(&agreed(world, fitted, "the whitening")?);
+                // to the bit, wherever each was fitted
+                world.broadcast(&whitener.tensors(), "the whitening")?;
+                whitener
             }
         };
         let apply = |set: FeatureSet| FeatureSet { features: whitener.apply(&set.features), ..set };

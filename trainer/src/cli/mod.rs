@@ -9,6 +9,7 @@ mod overrides;
 mod profile;
 mod refresh;
 mod report;
+mod together;
 mod whiten;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use occlude_distributed::{Compression, Place, World};
 use serde_json::json;
 
@@ -24,9 +25,10 @@ use crate::config::{Config, Recipe};
 use crate::data::Speed;
 use crate::device::{Choice, Precision};
 use crate::engine::{self, Allow, End, OnCollapse, OnlineKnn, Run};
-use crate::selftest::{self, Stage};
-use crate::{device, doctor, terminal};
+use crate::selftest::Stage;
+use crate::{device, doctor, ranks, terminal};
 use overrides::Overrides;
+use together::RankArgs;
 
 /// Pretrains image encoders without labels by masking.
 ///
@@ -78,13 +80,30 @@ enum Command {
         /// `cpu`, `cuda` or `cuda:N`
         #[arg(long, default_value_t = Choice::Cpu)]
         device: Choice,
-        /// Run only these parts, separated by commas
+        /// Run only these parts, separated by commas; default: all, and of several processes `collectives`
         #[arg(long, value_enum, value_delimiter = ',', value_name = "STAGE")]
         only: Vec<Stage>,
+        #[command(flatten)]
+        ranks: RankArgs,
     },
     /// Measure how many samples are loaded per second of processor time
     #[command(hide = true)]
     LoaderSpeed(SpeedArgs),
+}
+
+impl Command {
+    /// Whether several processes can do it together.
+    fn can_be_shared(&self) -> bool {
+        matches!(
+            self,
+            Self::Pretrain(_)
+                | Self::Knn(_)
+                | Self::Linear(_)
+                | Self::Finetune(_)
+                | Self::Embed(_)
+                | Self::Selftest { .. }
+        )
+    }
 }
 
 #[derive(Args, Debug)]
@@ -115,7 +134,7 @@ struct Machine {
     #[arg(long, default_value_t = Choice::Auto)]
     device: Choice,
     /// Threads that decode pictures; default: the number of processors, divided among the processes of a machine that
-    /// train together
+    /// work together
     #[arg(long)]
     workers: Option<usize>,
     /// Threads of libtorch on the CPU; default: libtorch's choice
@@ -210,10 +229,8 @@ struct PretrainArgs {
     /// Number format of convolutions and matrix products
     #[arg(long, value_enum, default_value = "auto")]
     precision: Precision,
-    /// Maximum seconds that processes which train together (torchrun, srun) wait for each other; a process that stalls
-    /// for longer ends the run (docs/cluster.md)
-    #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800))]
-    dist_timeout: u64,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Number format in which gradients travel between processes that train together; half precision halves the
     /// bytes (docs/cluster.md)
     #[arg(long, value_enum, default_value = "none", value_name = "FORMAT")]
@@ -253,13 +270,17 @@ impl From<CommHook> for Compression {
 /// # Errors
 /// What went wrong, for people.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    if !matches!(cli.command, Command::Pretrain(_))
-        && let Ok(Some(place)) = Place::from_env()
+    let place = Place::from_env().ok().flatten();
+    if place.as_ref().is_some_and(|place| place.rank > 0) {
+        terminal::be_quiet();
+    }
+    if !cli.command.can_be_shared()
+        && let Some(place) = place
     {
         // they would all do the same, and write the same files
         ensure!(
             place.rank > 0,
-            "`pretrain` alone works in several processes, and this is one of {}; hint: start this command once, without `torchrun` or with `srun --ntasks 1`",
+            "this command works in one process, and this is one of {}; hint: start it once, without `torchrun` or with `srun --ntasks 1` (`pretrain`, `knn`, `linear`, `finetune`, `embed` and `selftest` work in several)",
             place.size
         );
         return Ok(ExitCode::FAILURE);
@@ -277,10 +298,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Report(args) => report::run(&args),
         Command::Dataset(command) => dataset::run(command),
         Command::Doctor { json } => Ok(doctor::run(json)),
-        Command::Selftest { device, only } => {
-            let stages = if only.is_empty() { Stage::value_variants() } else { only.as_slice() };
-            selftest::run(device.resolve()?, stages)
-        }
+        Command::Selftest { device, only, ranks } => together::selftest(device, &ranks, &only),
         Command::LoaderSpeed(args) => loader_speed(&args),
     }
 }
@@ -322,9 +340,6 @@ fn refused(error: &anyhow::Error) -> Result<ExitCode> {
 
 fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
     let place = Place::from_env()?;
-    if place.as_ref().is_some_and(|place| place.rank > 0) {
-        terminal::be_quiet();
-    }
     let config = match args.overrides.resolve(args.recipe) {
         Ok(config) => config,
         Err(error) => return refused(&error),
@@ -360,7 +375,7 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
     // Before the ranks meet: none has written anything yet, so all decide alike.
     let resume = args.resume.map(|path| path.unwrap_or_else(|| args.out.clone()));
     let resume = resume.or_else(|| place.as_ref().and_then(|place| restarted(place, &args.out)));
-    let timeout = Duration::from_secs(args.dist_timeout);
+    let timeout = args.ranks.timeout();
     let world = place.map_or_else(|| Ok(World::single()), |place| World::join(place, timeout, device))?;
     let (every, limit) = (args.knn_every as usize, args.knn_limit as usize);
     let run = Run {
@@ -386,19 +401,16 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         stop_after: args.stop_after,
         out: args.out,
     };
-    let ranks = match run.world.size() {
-        1 => String::new(),
-        size => format!(", {size} processes"),
-    };
     tell!(
-        "{} on {device:?}{ranks}, {}, {} at {} px",
+        "{} on {device:?}{}, {}, {} at {} px",
         config.recipe.name(),
+        processes(&run.world),
         if run.bf16 { "bfloat16" } else { "float32" },
         config.arch,
         config.image_size
     );
     let ended = match engine::pretrain(&config, &run) {
-        Err(error) if !run.world.is_single() => engine::end_together(&run.world, &error),
+        Err(error) if !run.world.is_single() => ranks::end(&run.world, &error),
         ended => ended?,
     };
     match ended {
@@ -407,6 +419,11 @@ fn pretrain(args: PretrainArgs) -> Result<ExitCode> {
         End::Collapsed => Ok(ExitCode::from(4)),
         End::Interrupted(signal) => Ok(ExitCode::from(128 + signal as u8)),
     }
+}
+
+/// How many processes there are, where there are several.
+fn processes(world: &World) -> String {
+    if world.size() == 1 { String::new() } else { format!(", {} processes", world.size()) }
 }
 
 /// What a run that torchrun has started again goes on with, without being told to.

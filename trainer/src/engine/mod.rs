@@ -9,12 +9,12 @@ mod online;
 mod picture;
 mod position;
 mod profile;
-mod ranks;
 mod refresh;
 mod saves;
 mod schedule;
 pub mod snapshot;
 mod start;
+mod together;
 mod training;
 mod watchdog;
 
@@ -32,6 +32,7 @@ use crate::config::{Config, Teacher};
 use crate::data::{Pictures, Store};
 use crate::lock::Lock;
 use crate::method;
+use crate::ranks;
 use crate::teacher::{self, Targets};
 pub use course::Allow;
 use kept::Kept;
@@ -39,7 +40,6 @@ use online::Online;
 pub use online::OnlineKnn;
 pub use position::Course;
 pub use profile::{Plan, Profile, profile};
-pub use ranks::end as end_together;
 pub use refresh::{BATCHES, refresh};
 pub use schedule::Schedule;
 use training::Engine;
@@ -137,7 +137,7 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     let dataset = ranks::first(world, "opening the data", || Ok(crate::data::open(&run.data)?))?;
     let (n, identity) = (dataset.len(), dataset.identity());
     let online = ranks::agreed(world, usable(config, run, n), "the data")?;
-    ranks::same(config, run, &identity)?;
+    together::same(config, run, &identity)?;
     let (config, targets) = ranks::first(world, "the teacher", || {
         taught(config, run, (&dataset, &identity), resumed.as_deref())
     })?;
@@ -168,7 +168,7 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
 /// The checkpoint to go on from.
 fn checked(config: &Config, run: &Run) -> Result<Option<PathBuf>> {
     config.validate()?;
-    ranks::divides(config, &run.world)?;
+    together::divides(config, &run.world)?;
     run.resume.as_deref().map(snapshot::locate).transpose()
 }
 

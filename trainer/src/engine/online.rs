@@ -4,14 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use occlude_dataset::Dataset;
-use occlude_distributed::World;
 use occlude_preprocess::Preprocess;
 use rand::SeedableRng;
 use serde_json::{Map, Value, json};
-use tch::Tensor;
 
 use super::{Run, picture};
-use crate::eval::{Extractor, FeatureSet, knn};
+use crate::eval::{Extractor, FeatureSet, Votes, knn_ranks_together};
 use crate::model::Encoder;
 use crate::rng::permutation;
 
@@ -92,51 +90,21 @@ impl Online {
         let extractor = Extractor::Encoder(encoder, contract);
         let world = &run.world;
         let features = |(data, which): &(Dataset, Vec<usize>)| -> Result<FeatureSet> {
-            let (n, rank, size) = (which.len(), world.rank(), world.size());
-            if world.is_single() || n < size {
-                return extractor.run_some(data, which, run.workers);
-            }
-            let part = &which[n * rank / size..n * (rank + 1) / size];
-            gathered(&extractor.run_some(data, part, run.workers)?, world)
+            extractor.run_together(data, which, run.workers, world)
         };
         let train = features(&self.train).context("online kNN, neighbours")?;
         let val = features(&self.val).context("online kNN, queries")?;
         let (queries, neighbours) = (val.samples.len(), train.samples.len());
         let k = K.min(neighbours as i64);
-        let scores = tch::no_grad(|| knn(&train, &val, &[k]))?;
-        // all ranks go by what one of them found
-        let top1 = Tensor::from(scores.first().map_or(0.0, |s| s.1));
-        world.broadcast(&[top1.shallow_clone()], "accuracy by nearest neighbours")?;
-        let top1 = top1.double_value(&[]);
+        let found = tch::no_grad(|| knn_ranks_together(&train, &val, (&[k], Votes::Weighted), world))?;
+        let right = found.iter().flat_map(|(_, ranks)| ranks).filter(|&&rank| rank == 0).count();
+        let top1 = right as f64 / queries.max(1) as f64;
         if !world.is_main() {
             return Ok(Found { k, top1, queries, neighbours });
         }
         picture::neighbours(&run.out.join("neighbours.png"), (&self.train.0, &train), (&self.val.0, &val))?;
         Ok(Found { k, top1, queries, neighbours })
     }
-}
-
-/// The features that all ranks have, in their order; ranks may have different numbers of them.
-fn gathered(own: &FeatureSet, world: &World) -> Result<FeatureSet> {
-    const WHAT: &str = "features for nearest neighbours";
-    let rows = own.samples.len() as i64;
-    let counts = Vec::<i64>::try_from(world.gather(&Tensor::from_slice(&[rows]), WHAT)?)?;
-    let most = counts.iter().copied().max().unwrap_or(0);
-    let all = |x: &Tensor| -> Result<Tensor> {
-        let mut missing = x.size();
-        missing[0] = most - rows;
-        let padded = Tensor::cat(&[x, &Tensor::zeros(missing.as_slice(), (x.kind(), x.device()))], 0);
-        let padded = world.gather(&padded, WHAT)?;
-        let parts = (0i64..).zip(&counts).map(|(rank, &n)| padded.narrow(0, rank * most, n));
-        Ok(Tensor::cat(&parts.collect::<Vec<_>>(), 0))
-    };
-    let samples: Vec<i64> = own.samples.iter().map(|&i| i as i64).collect();
-    let samples = Vec::<i64>::try_from(all(&Tensor::from_slice(&samples))?)?;
-    Ok(FeatureSet {
-        features: all(&own.features)?,
-        labels: all(&own.labels)?,
-        samples: samples.into_iter().map(|i| i as usize).collect(),
-    })
 }
 
 /// At most `limit` of `n` positions, ascending, the same ones every time.

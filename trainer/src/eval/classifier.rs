@@ -5,9 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use occlude_checkpoint::save_safetensors;
+use occlude_distributed::{Gradients, Reducer, World};
 use occlude_torch_ext::Autocast;
 use rand::Rng;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 use super::protocol::Protocol;
 use super::score::{Scores, ranks};
@@ -111,6 +112,9 @@ pub(super) struct Learner<'a> {
     body: Body<'a>,
     fc: Classifier,
     optimizers: Vec<(Optimizer, f64)>,
+    world: World,
+    /// Averages the gradients of a body that several ranks train.
+    reducer: Option<Reducer>,
 }
 
 impl<'a> Learner<'a> {
@@ -121,22 +125,70 @@ impl<'a> Learner<'a> {
         if let (Body::Trained(encoder, _), Some(lr)) = (&body, protocol.lr_backbone) {
             optimizers.push((Optimizer::new(encoder.trainable_named(""), &settings), lr));
         }
-        Self { body, fc, optimizers }
+        Self { body, fc, optimizers, world: World::single(), reducer: None }
     }
 
-    /// One step at `factor` times the learning rates; the cross-entropy before it, on the device.
+    /// From now on batches are parts of those of all ranks. A trained body has joined them already.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// Where the ranks cannot be reached.
+    pub(super) fn joined(mut self, world: &World) -> Result<Self> {
+        if let Body::Trained(encoder, _) = &self.body {
+            let fc = self.fc.named().into_iter().map(|n| n.tensor);
+            let params: Vec<Tensor> = encoder.trainable().into_iter().chain(fc).collect();
+            self.reducer = Reducer::new(world, &params, Gradients::default())?;
+        }
+        self.world = world.clone();
+        Ok(self)
+    }
+
+    /// One step at `factor` times the learning rates; the cross-entropy before it, on the device: of several ranks the sum of
+    /// theirs.
+    ///
+    /// # Errors
+    /// What libtorch refuses; where the ranks cannot be reached.
     pub(super) fn step(&mut self, examples: &Examples, factor: f64) -> Result<Tensor> {
-        let loss =
-            self.fc.forward(&self.body.features(&examples.x)).cross_entropy_for_logits(&examples.labels);
+        if let Some(reducer) = &self.reducer {
+            reducer.forward()?;
+        }
+        let Some((features, labels)) = self.features(examples)? else {
+            return Ok(Tensor::zeros([0i64; 0], (Kind::Float, examples.x.device())));
+        };
+        let scores = self.fc.forward(&features);
         self.optimizers.iter_mut().for_each(|(optimizer, _)| optimizer.zero_grad());
-        loss.f_backward()?;
+        let loss = match &self.reducer {
+            None => {
+                let loss = scores.cross_entropy_for_logits(&labels);
+                loss.f_backward()?;
+                loss
+            }
+            Some(reducer) => {
+                // parts may be of different sizes: the mean of the gradients of these sums is that of the batch's mean
+                let sum = scores.cross_entropy_loss::<Tensor>(&labels, None, Reduction::Sum, -100, 0.0);
+                let loss = sum / examples.total as f64;
+                let scaled = &loss * self.world.size() as f64;
+                reducer.backward(&scaled)?;
+                let done = scaled.f_backward();
+                done.map_err(|error| self.world.failed("the mean of gradients", error))?;
+                loss
+            }
+        };
         for (optimizer, lr) in &mut self.optimizers {
             optimizer.step(*lr * factor)?;
         }
         Ok(loss.detach())
+    }
+
+    /// Features and labels that this rank learns from. A frozen encoder's are gathered, and the rank that writes learns from
+    /// them as one process would: `None` on the others.
+    fn features(&self, examples: &Examples) -> Result<Option<(Tensor, Tensor)>> {
+        let features = self.body.features(&examples.x);
+        if self.world.is_single() || matches!(self.body, Body::Trained(..)) {
+            return Ok(Some((features, examples.labels.shallow_clone())));
+        }
+        let features = self.world.gather_uneven(&features, "features of a batch")?;
+        let labels = self.world.gather_uneven(&examples.labels, "classes of a batch")?;
+        Ok(self.world.is_main().then_some((features, labels)))
     }
 
     /// The classifier as it stands.

@@ -2,14 +2,16 @@
 
 use std::sync::Mutex;
 
-use anyhow::{Result, ensure};
-use occlude_dataset::Dataset;
-use occlude_preprocess::{Broken, Interpolation, Limits, Preprocess, Rgb};
+use anyhow::{Result, bail};
+use occlude_dataset::{Dataset, Error};
+use occlude_distributed::World;
+use occlude_preprocess::{AllBroken, Broken, Interpolation, Limits, Preprocess, Rgb};
 use tch::{Device, Kind, Tensor};
 
 use crate::augment::HighPassFilter;
 use crate::model::{Encoder, Mode};
-use crate::parallel;
+use crate::ranks::agreed;
+use crate::{parallel, terminal};
 
 /// Pictures a forward pass.
 pub(crate) const BATCH: usize = 64;
@@ -49,51 +51,84 @@ impl Extractor<'_> {
     /// # Errors
     /// Where none of them can be read.
     pub fn run_some(&self, data: &Dataset, which: &[usize], workers: usize) -> Result<FeatureSet> {
-        self.views(data, which, workers, &[false]).map(|(set, _)| set)
+        self.run_together(data, which, workers, &World::single())
     }
 
-    /// As [`Self::run_some`], and the features of the same pictures mirrored left to right, `(N, D)`.
+    /// The same, of which each rank computes a part: all of it on every rank, to the bit what one process computes, since the
+    /// pictures of a forward pass are the same ones.
     ///
     /// # Errors
-    /// Where none of them can be read.
+    /// Where none of them can be read, on every rank alike; where the ranks cannot be reached.
+    pub fn run_together(
+        &self,
+        data: &Dataset,
+        which: &[usize],
+        workers: usize,
+        world: &World,
+    ) -> Result<FeatureSet> {
+        self.views(data, which, workers, (&[false], world)).map(|(set, _)| set)
+    }
+
+    /// As [`Self::run_together`], and the features of the same pictures mirrored left to right, `(N, D)`.
+    ///
+    /// # Errors
+    /// As [`Self::run_together`].
     pub fn run_mirrored(
         &self,
         data: &Dataset,
         which: &[usize],
         workers: usize,
+        world: &World,
     ) -> Result<(FeatureSet, Tensor)> {
-        self.views(data, which, workers, &[false, true])
+        self.views(data, which, workers, (&[false, true], world))
     }
 
-    /// The features of the first of `mirror`, and of the last.
+    /// The features of the first of `mirror`, and of the last. Ranks take turns with the chunks and gather after each turn, so
+    /// that none is ahead of the others by more than a chunk.
     fn views(
         &self,
         data: &Dataset,
         which: &[usize],
         workers: usize,
-        mirror: &[bool],
+        (mirror, world): (&[bool], &World),
     ) -> Result<(FeatureSet, Tensor)> {
         let mut parts: Vec<Vec<Tensor>> = mirror.iter().map(|_| Vec::new()).collect();
-        let (mut labels, mut samples) = (Vec::new(), Vec::new());
+        let mut samples = Vec::new();
         let broken = Mutex::new(Broken::default());
-        for chunk in which.chunks(BATCH) {
-            let read = decode(data, chunk, self.contract(), (workers, &broken));
+        let chunks: Vec<&[usize]> = which.chunks(BATCH).collect();
+        let (turns, aloud) = (chunks.len().div_ceil(world.size()), !world.is_single());
+        for (turn, round) in (1..).zip(chunks.chunks(world.size())) {
+            let what = format!("features of pictures, turn {turn} of {turns}");
+            let chunk = round.get(world.rank()).copied().unwrap_or_default();
+            let read = read(data, chunk, self.contract(), workers, &|error| skip(&broken, error, aloud));
             let images: Vec<&Rgb> = read.iter().map(|(_, image)| image).collect();
-            if images.is_empty() {
+            let own: Vec<i64> = read.iter().map(|(i, _)| *i as i64).collect();
+            let found = world.gather_uneven(&Tensor::from_slice(&own), &what)?;
+            let found = Vec::<i64>::try_from(found)?;
+            if found.is_empty() {
                 continue;
             }
             for (part, &mirror) in parts.iter_mut().zip(mirror) {
-                part.push(self.features(&images, mirror));
+                part.push(world.gather_uneven(&self.features(&images, mirror), &what)?);
             }
-            labels.extend(read.iter().map(|(i, _)| data.class(*i).map_or(-1, i64::from)));
-            samples.extend(read.iter().map(|(i, _)| *i));
+            samples.extend(found.into_iter().map(|i| i as usize));
         }
-        broken.into_inner().unwrap_or_default().not_all(which.len(), None)?;
-        ensure!(!samples.is_empty(), "no pictures");
+        let some = not_all(&broken.into_inner().unwrap_or_default(), which.len(), world);
+        let some = some.and_then(|()| if samples.is_empty() { bail!("no pictures") } else { Ok(()) });
+        agreed(world, some, "features of pictures")?;
+        let labels: Vec<i64> = samples.iter().map(|&i| data.class(i).map_or(-1, i64::from)).collect();
         let mut views = parts.iter().map(|part| Tensor::cat(part, 0));
         let features = views.next().unwrap_or_default();
         let last = views.next_back().unwrap_or_else(|| features.shallow_clone());
         Ok((FeatureSet { features, labels: Tensor::from_slice(&labels), samples }, last))
+    }
+
+    /// Numbers of a picture's features.
+    fn dim(&self) -> i64 {
+        match self {
+            Self::Encoder(encoder, _) => encoder.arch().feature_dim() as i64,
+            Self::Pixels(_) => i64::from(3 * PIXEL_SIDE * PIXEL_SIDE),
+        }
     }
 
     fn contract(&self) -> &Preprocess {
@@ -104,6 +139,9 @@ impl Extractor<'_> {
 
     fn features(&self, images: &[&Rgb], mirror: bool) -> Tensor {
         let contract = self.contract();
+        if images.is_empty() {
+            return Tensor::zeros([0, self.dim()], (Kind::Float, Device::Cpu));
+        }
         match self {
             Self::Encoder(encoder, _) => {
                 let x = mirrored(network_input(images, contract, encoder.device()), mirror);
@@ -129,6 +167,32 @@ fn mirrored(x: Tensor, mirror: bool) -> Tensor {
     if mirror { x.flip([3]) } else { x }
 }
 
+/// Counts a picture that cannot be read, and says so: `aloud` even where another process speaks, because of several ranks only
+/// one reads it.
+fn skip(broken: &Mutex<Broken>, error: &Error, aloud: bool) {
+    let line = broken.lock().ok().and_then(|mut broken| broken.add(error));
+    match line {
+        Some(line) if aloud => terminal::say(format_args!("warning: {line}")),
+        Some(line) => tell!("warning: {line}"),
+        None => {}
+    }
+}
+
+/// # Errors
+/// Where all of `count` pictures of all ranks are broken; the same on every rank.
+fn not_all(broken: &Broken, count: usize, world: &World) -> Result<()> {
+    if world.is_single() {
+        return Ok(broken.not_all(count, None)?);
+    }
+    let all = world.sum(&Tensor::from_slice(&[broken.count() as i64]), "broken pictures")?.int64_value(&[0]);
+    if count == 0 || (all as usize) < count {
+        return Ok(());
+    }
+    let first = world.texts(broken.first(), "broken pictures")?;
+    let first = first.into_iter().find(|first| !first.is_empty()).unwrap_or_default();
+    Err(AllBroken { folder: None, count, first }.into())
+}
+
 /// The pictures of a chunk that can be read, resized and cropped as `contract` says, in order.
 pub(crate) fn decode(
     data: &Dataset,
@@ -136,11 +200,20 @@ pub(crate) fn decode(
     contract: &Preprocess,
     (workers, broken): (usize, &Mutex<Broken>),
 ) -> Vec<(usize, Rgb)> {
+    read(data, chunk, contract, workers, &|error| skip(broken, error, false))
+}
+
+fn read(
+    data: &Dataset,
+    chunk: &[usize],
+    contract: &Preprocess,
+    workers: usize,
+    skip: &(dyn Fn(&Error) + Sync),
+) -> Vec<(usize, Rgb)> {
     let read = |bytes: &mut Vec<u8>, &i: &usize| match data.decode(i, &Limits::default(), bytes) {
         Ok(decoded) => Some((i, contract.pixels(&decoded.image))),
         Err(error) => {
-            let line = broken.lock().ok().and_then(|mut broken| broken.add(&error));
-            line.iter().for_each(|line| tell!("warning: {line}"));
+            skip(&error);
             None
         }
     };
@@ -195,8 +268,9 @@ mod tests {
             resize: 32,
             ..Preprocess::imagenet(32)
         };
-        let (set, mirrored) =
-            Extractor::Encoder(&encoder, &contract).run_mirrored(&data, &[0, 1], 1).expect("features");
+        let (set, mirrored) = Extractor::Encoder(&encoder, &contract)
+            .run_mirrored(&data, &[0, 1], 1, &World::single())
+            .expect("features");
         let distance = |a: Tensor, b: Tensor| (a - b).abs().max().double_value(&[]);
         assert!(distance(set.features.get(1), mirrored.get(0)) < 1e-4);
         assert!(distance(set.features.get(0), mirrored.get(0)) > 1e-3);

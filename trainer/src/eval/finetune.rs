@@ -8,10 +8,9 @@ use anyhow::{Context, Result};
 use occlude_checkpoint::{Dtype, EncoderData, EncoderTensor, LoadReport, TensorOut, meta, save_safetensors};
 use occlude_encoder::layout::{Layout, Naming};
 
+use super::begin::{Begun, Machine, Outcome, Subject, load};
 use super::classifier::{Body, Classifier, Learner};
 use super::features::Extractor;
-use super::folder::Folder;
-use super::linear::{Machine, Outcome, Subject, load};
 use super::protocol::{Lr, Protocol};
 use super::report::{Question, Report};
 use super::source::Fresh;
@@ -19,13 +18,15 @@ use super::split::Splits;
 use super::training::{End, Plan, train};
 use crate::engine::snapshot::to_out;
 use crate::model::Encoder;
+use crate::ranks;
 use crate::signals::Interrupt;
 
 /// The names of the classes, JSON, in the metadata of a fine-tuned model.
 const CLASSES: &str = "occlude.classes";
 
 /// Trains encoder and classifier, normalisations in training mode, tells the accuracy after the last epoch and saves the
-/// model in the machine's folder.
+/// model in the machine's folder. Ranks train on parts of the batches, with the mean of their gradients and the statistics of
+/// all of them.
 ///
 /// # Errors
 /// Where pictures cannot be read, training diverges, or a file cannot be written.
@@ -44,36 +45,41 @@ pub fn finetune(
         precision: if bf16 { "bf16" } else { "fp32" }.into(),
         protocol: protocol.clone(),
     };
-    let folder = machine.folder(&question)?;
-    if let Some(report) = folder.as_ref().map(Folder::result).transpose()?.flatten() {
-        return Ok(Outcome::Answer(Box::new(report)));
-    }
+    let folder = match machine.begin(&question)? {
+        Begun::Done(outcome) => return Ok(outcome),
+        Begun::Folder(folder) => folder,
+    };
+    let world = &machine.world;
     let Lr::Value(lr) = protocol.lr else {
         anyhow::bail!("`auto` is for a frozen encoder; hint: give a learning rate")
     };
     let interrupt = Interrupt::register()?;
-    let encoder = load(subject, machine.device)?;
-    let source = Fresh::new(&splits.train, subject.contract, protocol, machine.reading, machine.device)
-        .heeding(interrupt.flag());
+    let mut encoder = load(subject, machine.device)?;
+    encoder.join(world);
+    let source = Fresh::new(&splits.train, subject.contract, protocol, machine.reading, machine.device);
+    let source = if world.is_single() { source.heeding(interrupt.flag()) } else { source };
+    let source = ranks::agreed(world, source.shared(world), "the batches")?;
     let dim = subject.weights.arch.feature_dim() as i64;
     let fc = Classifier::new(dim, splits.classes(), protocol.seed, machine.device);
-    let mut learner = Learner::new(Body::Trained(&encoder, bf16), fc, protocol, lr);
+    let mut learner = Learner::new(Body::Trained(&encoder, bf16), fc, protocol, lr).joined(world)?;
     let plan = Plan {
         protocol,
         folder: folder.as_ref(),
         interrupt: Some(&interrupt),
         stop_after: machine.stop_after,
         verbose: true,
+        world,
     };
     let train_loss = match train(&mut learner, &source, &plan, |_| None)? {
         End::Finished(loss) => loss,
         End::Interrupted(signal) => return Ok(Outcome::Interrupted(signal)),
     };
-    let val = Extractor::Encoder(&encoder, subject.contract).run_some(
-        &splits.val.data,
-        &splits.val.which,
-        machine.reading.workers,
-    )?;
+    let extractor = Extractor::Encoder(&encoder, subject.contract);
+    let workers = machine.reading.workers;
+    let val = extractor.run_together(&splits.val.data, &splits.val.which, workers, world)?;
+    if !world.is_main() {
+        return Ok(Outcome::Elsewhere);
+    }
     let labels = Vec::<i64>::try_from(&val.labels)?;
     let mut report = Report {
         checkpoint: subject.name.clone(),

@@ -1,11 +1,14 @@
 //! Weighted nearest-neighbour classification (arXiv 1805.01978), the cheap test of an encoder.
 
 use anyhow::{Result, ensure};
+use occlude_distributed::World;
 use tch::{Kind, Tensor};
 
 use super::features::FeatureSet;
 use super::score::{Scores, ranks};
 use crate::loss::normalize;
+use crate::ranks::agreed;
+use crate::share::Share;
 
 /// Temperature of the votes.
 const TEMPERATURE: f64 = 0.07;
@@ -90,6 +93,38 @@ pub fn knn_ranks(
         }
     }
     Ok(ks.iter().copied().zip(found).collect())
+}
+
+/// As [`knn_ranks`], of which each rank of `world` finds a part: all of it on every rank, to the bit what one process finds.
+///
+/// # Errors
+/// As [`knn_scores`]; where the ranks cannot be reached.
+pub fn knn_ranks_together(
+    train: &FeatureSet,
+    val: &FeatureSet,
+    (ks, votes): (&[i64], Votes),
+    world: &World,
+) -> Result<Vec<(i64, Vec<i64>)>> {
+    if world.is_single() {
+        return knn_ranks(train, val, ks, votes);
+    }
+    let total = val.labels.size()[0];
+    // whole blocks, because a product of other rows may be rounded otherwise
+    let blocks = Share::of(world).range(total.div_euclid(BLOCK) as usize + 1);
+    let [start, end] = [blocks.start, blocks.end].map(|block| (block as i64 * BLOCK).min(total));
+    let rows = |of: &Tensor| of.narrow(0, start, end - start);
+    let part = FeatureSet { features: rows(&val.features), labels: rows(&val.labels), samples: Vec::new() };
+    let own = if start == end {
+        Ok(ks.iter().map(|&k| (k, Vec::new())).collect())
+    } else {
+        knn_ranks(train, &part, ks, votes)
+    };
+    let own = agreed(world, own, "nearest neighbours")?;
+    let all = |(k, ranks): (i64, Vec<i64>)| {
+        let ranks = world.gather_uneven(&Tensor::from_slice(&ranks), "nearest neighbours")?;
+        Ok((k, Vec::try_from(ranks)?))
+    };
+    own.into_iter().map(all).collect()
 }
 
 #[cfg(test)]

@@ -1,21 +1,23 @@
 //! Linear evaluation: a classifier on the features of a frozen encoder (arXiv 1911.05722, section 4.1).
 
 use anyhow::{Result, ensure};
-use occlude_preprocess::Preprocess;
-use tch::Device;
+use occlude_distributed::World;
+use tch::Tensor;
 
+use super::begin::{Begun, Machine, Outcome, Subject, load};
 use super::classifier::{Body, Classifier, Learner};
-use super::features::Extractor;
+use super::features::{Extractor, FeatureSet};
 use super::folder::Folder;
 use super::pictures::PerPicture;
 use super::protocol::{Lr, Protocol};
-use super::report::{Question, Report, batches, changed};
+use super::report::{Question, Report, changed};
 use super::score::Scores;
 use super::search::{Features, Search, search};
-use super::source::{Fresh, Reading, Source};
+use super::source::{Fresh, Source};
 use super::split::Splits;
 use super::training::{End, Plan, train};
 use crate::model::Encoder;
+use crate::ranks;
 use crate::signals::Interrupt;
 
 /// What a classifier is trained on.
@@ -37,53 +39,50 @@ impl Views {
     }
 }
 
-/// An encoder to evaluate.
-pub struct Subject<'a> {
-    /// The checkpoint, as it was named.
-    pub name: String,
-    /// Its weights.
-    pub weights: &'a occlude_checkpoint::Encoder<'a>,
-    /// How it wants its input.
-    pub contract: &'a Preprocess,
+/// What a classifier is trained and judged by.
+struct Prepared {
+    val: FeatureSet,
+    val_labels: Vec<i64>,
+    /// Of the training pictures, where they are wanted.
+    features: Option<Features>,
+    search: Option<Search>,
+    lr: f64,
+    /// Whether a step on features is small.
+    small: bool,
+    /// Whether the classifier is trained on them.
+    cached: bool,
 }
 
-/// Where and how fast an evaluation runs; none of it changes what is computed.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    /// Where to compute.
-    pub device: Device,
-    /// How pictures are read.
-    pub reading: Reading,
-    /// Folder of the evaluation.
-    pub out: Option<std::path::PathBuf>,
-    /// Steps after which to stop, for tests of resuming.
-    pub stop_after: Option<u64>,
-}
-
-/// How an evaluation ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// With an answer.
-    Answer(Box<Report>),
-    /// By a signal of that number, or by `stop_after` (0).
-    Interrupted(usize),
-}
-
-impl Machine {
-    pub(super) fn folder(&self, question: &Question) -> Result<Option<Folder>> {
-        self.out.as_deref().map(|out| Folder::open(out, question)).transpose()
+impl Prepared {
+    fn new(
+        extractor: &Extractor<'_>,
+        (splits, views): (&Splits, Views),
+        protocol: &Protocol,
+        (machine, folder): (&Machine, Option<&Folder>),
+    ) -> Result<Self> {
+        let workers = machine.reading.workers;
+        let val = extractor.run_together(&splits.val.data, &splits.val.which, workers, &machine.world)?;
+        let val_labels = Vec::<i64>::try_from(&val.labels)?;
+        let small = protocol.batch_size as i64 * val.features.size()[1] * splits.classes() < SHARED_STEP;
+        let wants_features = views == Views::Cached || matches!(protocol.lr, Lr::Auto(_));
+        let features = wants_features.then(|| features(extractor, splits, machine)).transpose()?;
+        let search = match (protocol.lr, &features) {
+            (Lr::Auto(_), Some(features)) => {
+                Some(unshared(small, || searched(folder, features, splits, protocol, machine))?)
+            }
+            _ => None,
+        };
+        let lr = match (protocol.lr, &search) {
+            (Lr::Value(lr), _) => lr,
+            (Lr::Auto(_), found) => found.as_ref().map_or(f64::NAN, |f| f.chosen),
+        };
+        Ok(Self { val, val_labels, features, search, lr, small, cached: views == Views::Cached })
     }
 }
 
-/// The encoder of a checkpoint, its counter of batches included.
-pub(super) fn load(subject: &Subject<'_>, device: Device) -> Result<Encoder> {
-    let encoder = Encoder::from_checkpoint(subject.weights, device)?;
-    encoder.set_batches(batches(subject.weights));
-    Ok(encoder)
-}
-
 /// Trains a classifier on the frozen encoder, proves that the encoder did not change, and tells the accuracy after the
-/// last epoch.
+/// last epoch. Ranks encode together. The one that answers trains, on the features of all: what it finds is what one process
+/// finds.
 ///
 /// # Errors
 /// Where pictures cannot be read, training diverges, the encoder changed, or a file cannot be written.
@@ -102,64 +101,45 @@ pub fn linear(
         precision: "fp32".into(),
         protocol: protocol.clone(),
     };
-    let folder = machine.folder(&question)?;
-    if let Some(report) = folder.as_ref().map(Folder::result).transpose()?.flatten() {
-        return Ok(Outcome::Answer(Box::new(report)));
-    }
+    let folder = match machine.begin(&question)? {
+        Begun::Done(outcome) => return Ok(outcome),
+        Begun::Folder(folder) => folder,
+    };
     let interrupt = Interrupt::register()?;
     let encoder = load(subject, machine.device)?;
     let extractor = Extractor::Encoder(&encoder, subject.contract);
-    let val = extractor.run_some(&splits.val.data, &splits.val.which, machine.reading.workers)?;
-    let val_labels = Vec::<i64>::try_from(&val.labels)?;
-    let dim = val.features.size()[1];
-    let small = protocol.batch_size as i64 * dim * splits.classes() < SHARED_STEP;
-    let wants_features = views == Views::Cached || matches!(protocol.lr, Lr::Auto(_));
-    let features = wants_features.then(|| features(&extractor, splits, machine)).transpose()?;
-    let lr_search = match (protocol.lr, &features) {
-        (Lr::Auto(_), Some(features)) => {
-            Some(unshared(small, || searched(folder.as_ref(), features, splits, protocol, machine))?)
-        }
-        _ => None,
-    };
-    let lr = match (protocol.lr, &lr_search) {
-        (Lr::Value(lr), _) => lr,
-        (Lr::Auto(_), found) => found.as_ref().map_or(f64::NAN, |f| f.chosen),
-    };
-    let (source, body): (Box<dyn Source>, _) = match (views, &features) {
-        (Views::Cached, Some(features)) => (Box::new(features.source(protocol, machine.device)), Body::Done),
-        _ => {
-            let contract = subject.contract;
-            let fresh = Fresh::new(&splits.train, contract, protocol, machine.reading, machine.device);
-            (Box::new(fresh.heeding(interrupt.flag())), Body::Frozen(&encoder))
-        }
-    };
-    let fc = Classifier::new(dim, splits.classes(), protocol.seed, machine.device);
-    let mut learner = Learner::new(body, fc, protocol, lr);
+    let ready = Prepared::new(&extractor, (splits, views), protocol, (machine, folder.as_ref()))?;
+    if views == Views::Cached && !machine.world.is_main() {
+        return Ok(Outcome::Elsewhere);
+    }
     let plan = Plan {
         protocol,
         folder: folder.as_ref(),
         interrupt: Some(&interrupt),
         stop_after: machine.stop_after,
         verbose: true,
+        // on cached features the others have ended
+        world: if views == Views::Cached { &World::single() } else { &machine.world },
     };
-    let validate = |fc: &Classifier| Some(fc.scores(&val.features, &val_labels).top1);
-    let alone = small && views == Views::Cached;
-    let train_loss = match unshared(alone, || train(&mut learner, source.as_ref(), &plan, validate))? {
-        End::Finished(loss) => loss,
-        End::Interrupted(signal) => return Ok(Outcome::Interrupted(signal)),
+    let (learner, train_loss) = match trained(&ready, (subject, &encoder), splits, (&plan, machine))? {
+        (learner, End::Finished(loss)) => (learner, loss),
+        (_, End::Interrupted(signal)) => return Ok(Outcome::Interrupted(signal)),
     };
+    if !machine.world.is_main() {
+        return Ok(Outcome::Elsewhere);
+    }
     prove_unchanged(&encoder, subject)?;
-    let ranks = learner.classifier().ranks(&val.features, &val_labels);
-    let mut per_picture = PerPicture::new(&splits.val, &val.samples);
+    let ranks = learner.classifier().ranks(&ready.val.features, &ready.val_labels);
+    let mut per_picture = PerPicture::new(&splits.val, &ready.val.samples);
     per_picture.add("checkpoint", None, &ranks);
     let report = Report {
         checkpoint: subject.name.clone(),
         question,
-        lr_used: lr,
-        lr_search,
+        lr_used: ready.lr,
         train_loss,
-        unreadable: splits.val.len() - val_labels.len(),
-        scores: Scores::new(&ranks, &val_labels),
+        unreadable: splits.val.len() - ready.val_labels.len(),
+        scores: Scores::new(&ranks, &ready.val_labels),
+        lr_search: ready.search,
         backbone_unchanged: Some(true),
         model: None,
         per_picture: Some(per_picture),
@@ -169,6 +149,39 @@ pub fn linear(
         folder.finish(&report)?;
     }
     Ok(Outcome::Answer(Box::new(report)))
+}
+
+/// The classifier after training, and how that ended.
+fn trained<'a>(
+    ready: &Prepared,
+    (subject, encoder): (&Subject<'_>, &'a Encoder),
+    splits: &Splits,
+    (plan, machine): (&Plan<'_>, &Machine),
+) -> Result<(Learner<'a>, End)> {
+    let Plan { protocol, world, .. } = *plan;
+    let dim = ready.val.features.size()[1];
+    // features for a search of the learning rate are there with fresh views, too
+    let cached = ready.features.as_ref().filter(|_| ready.cached);
+    let (source, body): (Box<dyn Source>, _) = match cached {
+        Some(features) => (Box::new(features.source(protocol, machine.device)), Body::Done),
+        None => {
+            let contract = subject.contract;
+            let fresh = Fresh::new(&splits.train, contract, protocol, machine.reading, machine.device);
+            let fresh = match plan.interrupt.filter(|_| world.is_single()) {
+                Some(interrupt) => fresh.heeding(interrupt.flag()),
+                None => fresh,
+            };
+            let fresh = ranks::agreed(world, fresh.shared(world), "the batches")?;
+            (Box::new(fresh), Body::Frozen(encoder))
+        }
+    };
+    let fc = Classifier::new(dim, splits.classes(), protocol.seed, machine.device);
+    let mut learner = Learner::new(body, fc, protocol, ready.lr).joined(world)?;
+    let validate =
+        |fc: &Classifier| world.is_main().then(|| fc.scores(&ready.val.features, &ready.val_labels).top1);
+    let alone = ready.small && ready.cached;
+    let end = unshared(alone, || train(&mut learner, source.as_ref(), plan, validate))?;
+    Ok((learner, end))
 }
 
 /// Multiplications of a step on cached features below which threads wait for each other longer than they work.
@@ -202,12 +215,12 @@ fn prove_unchanged(encoder: &Encoder, subject: &Subject<'_>) -> Result<()> {
 
 fn features(extractor: &Extractor<'_>, splits: &Splits, machine: &Machine) -> Result<Features> {
     tell!("features of {} training pictures and their mirror images", splits.train.len());
-    let (set, mirrored) =
-        extractor.run_mirrored(&splits.train.data, &splits.train.which, machine.reading.workers)?;
+    let (data, which) = (&splits.train.data, &splits.train.which);
+    let (set, mirrored) = extractor.run_mirrored(data, which, machine.reading.workers, &machine.world)?;
     Ok(Features { plain: set.features, mirrored, labels: Vec::try_from(&set.labels)? })
 }
 
-/// The search of an earlier call, or a new one.
+/// The search of an earlier call, which the process that writes knows of, or a new one.
 fn searched(
     folder: Option<&Folder>,
     features: &Features,
@@ -216,10 +229,18 @@ fn searched(
     machine: &Machine,
 ) -> Result<Search> {
     const FILE: &str = "search.json";
-    if let Some(found) = folder.map(|f| f.read(FILE)).transpose()?.flatten() {
-        return Ok(found);
+    let world = &machine.world;
+    let known = folder.map(|f| f.read::<Search>(FILE)).transpose();
+    let known = ranks::agreed(world, known, "the search of an earlier call")?.flatten();
+    let chosen = known.as_ref().map_or(-1.0, |found| found.chosen);
+    let chosen = world.gather(&Tensor::from_slice(&[chosen]), "the learning rate of an earlier call")?;
+    let chosen = chosen.double_value(&[0]);
+    if chosen > 0.0 {
+        let elsewhere = Search { views: "cached".into(), held_out: 0, grid: Vec::new(), chosen };
+        return Ok(known.unwrap_or(elsewhere));
     }
-    let found = search(features, splits.classes(), protocol, machine.device)?;
+    let found = search(features, splits.classes(), protocol, (machine.device, world));
+    let found = ranks::agreed(world, found, "the search for a learning rate")?;
     if let Some(folder) = folder {
         folder.write(FILE, &found)?;
     }
@@ -234,7 +255,8 @@ mod tests {
     use occlude_checkpoint::{EncoderData, EncoderTensor, LoadReport};
     use occlude_encoder::Arch;
     use occlude_encoder::layout::{Layout, Naming};
-    use tch::{Kind, Tensor};
+    use occlude_preprocess::Preprocess;
+    use tch::{Device, Kind};
 
     fn protocol(epochs: usize, batch_size: usize) -> Protocol {
         let flags = Overrides { epochs: Some(epochs), batch_size: Some(batch_size), ..Overrides::default() };
@@ -248,8 +270,12 @@ mod tests {
         (corner + Tensor::randn([n, 5], (Kind::Float, Device::Cpu)) * 0.05, labels)
     }
 
-    fn plan<'a>(protocol: &'a Protocol, folder: Option<&'a Folder>, stop_after: Option<u64>) -> Plan<'a> {
-        Plan { protocol, folder, interrupt: None, stop_after, verbose: false }
+    fn plan<'a>(
+        (protocol, world): (&'a Protocol, &'a World),
+        folder: Option<&'a Folder>,
+        stop_after: Option<u64>,
+    ) -> Plan<'a> {
+        Plan { protocol, folder, interrupt: None, stop_after, verbose: false, world }
     }
 
     #[test]
@@ -262,7 +288,8 @@ mod tests {
         let fc = Classifier::new(5, 5, 0, Device::Cpu);
         let before = fc.scores(&val_x, &val_labels).top1;
         let mut learner = Learner::new(Body::Done, fc, &protocol, 1.0);
-        let end = train(&mut learner, &source, &plan(&protocol, None, None), |_| None).expect("trained");
+        let end = train(&mut learner, &source, &plan((&protocol, &World::single()), None, None), |_| None)
+            .expect("trained");
         let scores = learner.classifier().scores(&val_x, &val_labels);
         assert_eq!((scores.top1, scores.mean_per_class), (1.0, 1.0));
         assert!(before < 1.0 && matches!(end, End::Finished(loss) if loss < 0.1), "{before}, {end:?}");
@@ -286,7 +313,7 @@ mod tests {
         let labels = Tensor::from_slice(&labels);
         let (xd, y) = (x.to_kind(Kind::Double), labels.onehot(5).to_kind(Kind::Double));
         for factor in [1.0, 1.0, 0.1, 0.1] {
-            let examples = Examples { x: x.shallow_clone(), labels: labels.shallow_clone() };
+            let examples = Examples { x: x.shallow_clone(), labels: labels.shallow_clone(), total: 16 };
             let loss = learner.step(&examples, factor).expect("a step").double_value(&[]);
             let p = (xd.matmul(&w.transpose(0, 1)) + &b).softmax(1, Kind::Double);
             let expected =
@@ -315,7 +342,12 @@ mod tests {
         let run = |folder: Option<&Folder>, stop_after| {
             let fc = Classifier::new(5, 5, 0, Device::Cpu);
             let mut learner = Learner::new(Body::Done, fc, &protocol, 1.0);
-            let end = train(&mut learner, &source, &plan(&protocol, folder, stop_after), |_| Some(0.5));
+            let end = train(
+                &mut learner,
+                &source,
+                &plan((&protocol, &World::single()), folder, stop_after),
+                |_| Some(0.5),
+            );
             (end.expect("trained"), learner.state())
         };
         let (whole, expected) = run(None, None);

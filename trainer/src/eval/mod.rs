@@ -2,6 +2,7 @@
 //! top-1, top-5 and mean per-class accuracy with intervals of 95 % confidence (docs/evaluation.md). And of their saliency
 //! maps: how well they find what is known to be in pictures (docs/maps.md).
 
+mod begin;
 mod classifier;
 mod features;
 mod finetune;
@@ -19,13 +20,14 @@ mod split;
 mod training;
 mod whiten;
 
+pub use begin::{Machine, Outcome, Subject};
 pub use classifier::Classifier;
 pub(crate) use features::{BATCH as FEATURE_BATCH, decode, network_input};
 pub use features::{Extractor, FeatureSet};
 pub use finetune::finetune;
 pub use folder::Folder;
-pub use knn::{Votes, knn, knn_ranks, knn_scores};
-pub use linear::{Machine, Outcome, Subject, Views, linear};
+pub use knn::{Votes, knn, knn_ranks, knn_ranks_together, knn_scores};
+pub use linear::{Views, linear};
 pub use pictures::PerPicture;
 pub use protocol::{Decay, FinetunePreset, LinearPreset, Lr, Overrides, Protocol};
 pub use report::{Question, Report, changed};

@@ -1,6 +1,7 @@
 //! Looking for a learning rate on pictures that are held back.
 
 use anyhow::{Result, bail};
+use occlude_distributed::World;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
@@ -54,15 +55,15 @@ impl Features {
 }
 
 /// Trains with every learning rate of the grid on nine tenths of `features`, with all epochs of the protocol, and chooses
-/// the one that is best on the rest.
+/// the one that is best on the rest. Each rank tries some of the rates.
 ///
 /// # Errors
-/// Where no class has two pictures, or everything diverges.
+/// Where no class has two pictures, or everything diverges; where the ranks cannot be reached.
 pub(super) fn search(
     features: &Features,
     classes: i64,
     protocol: &Protocol,
-    device: Device,
+    (device, world): (Device, &World),
 ) -> Result<Search> {
     let (fit, held) = hold_out(&features.labels);
     if held.is_empty() {
@@ -70,18 +71,33 @@ pub(super) fn search(
     }
     let (fit, held) = (features.select(&fit), features.select(&held));
     let source = fit.source(protocol, device);
-    let mut grid = Vec::new();
-    for lr in GRID {
-        let fc = Classifier::new(fit.plain.size()[1], classes, protocol.seed, device);
-        let mut learner = Learner::new(Body::Done, fc, protocol, lr);
-        let plan = Plan { protocol, folder: None, interrupt: None, stop_after: None, verbose: false };
-        // without a folder, a signal or a limit the only error is a loss that is no number
-        let done = train(&mut learner, &source, &plan, |_| None).is_ok();
-        let top1 = done.then(|| learner.classifier().scores(&held.plain, &held.labels).top1);
+    let said = |lr: f64, top1: Option<f64>| {
         let said =
             top1.map_or_else(|| "diverged".to_owned(), |t| format!("top-1 {:.2} % held out", 100.0 * t));
         tell!("lr {lr}: {said}");
-        grid.push((lr, top1));
+    };
+    let mut tried = Vec::new();
+    for lr in GRID.into_iter().skip(world.rank()).step_by(world.size()) {
+        let fc = Classifier::new(fit.plain.size()[1], classes, protocol.seed, device);
+        let mut learner = Learner::new(Body::Done, fc, protocol, lr);
+        let alone = World::single();
+        let plan =
+            Plan { protocol, folder: None, interrupt: None, stop_after: None, verbose: false, world: &alone };
+        // without a folder, a signal or a limit the only error is a loss that is no number
+        let done = train(&mut learner, &source, &plan, |_| None).is_ok();
+        let top1 = done.then(|| learner.classifier().scores(&held.plain, &held.labels).top1);
+        if world.is_single() {
+            said(lr, top1);
+        }
+        tried.extend([lr, top1.unwrap_or(f64::NAN)]);
+    }
+    let tried = Tensor::from_slice(&tried).view([-1, 2]);
+    let tried = Vec::<f64>::try_from(world.gather_uneven(&tried, "learning rates")?.flatten(0, -1))?;
+    let mut grid: Vec<(f64, Option<f64>)> =
+        tried.chunks(2).map(|pair| (pair[0], Some(pair[1]).filter(|top1| !top1.is_nan()))).collect();
+    grid.sort_by(|a, b| a.0.total_cmp(&b.0));
+    if !world.is_single() {
+        grid.iter().for_each(|&(lr, top1)| said(lr, top1));
     }
     let best = grid.iter().filter_map(|&(lr, top1)| Some((lr, top1?)));
     let best = best.fold(None, |best: Option<(f64, f64)>, (lr, top1)| match best {
@@ -141,17 +157,15 @@ mod tests {
         let features = Features { mirrored: plain.shallow_clone(), plain, labels };
         let flags = Overrides { epochs: Some(5), batch_size: Some(32), ..Overrides::default() };
         let protocol = LinearPreset::Moco.resolve(&flags).expect("valid");
-        let found = search(&features, 4, &protocol, Device::Cpu).expect("found");
+        let here = (Device::Cpu, &World::single());
+        let found = search(&features, 4, &protocol, here).expect("found");
         let best = found.grid.iter().filter_map(|g| g.1).fold(0.0, f64::max);
         let chosen = found.grid.iter().find(|g| g.0 == found.chosen).expect("of the grid");
         assert_eq!((chosen.1, found.held_out), (Some(best), 20));
         assert!(best > 0.9, "{found:?}");
         let alone = Features { labels: (0..200).collect(), ..features };
         assert!(
-            search(&alone, 200, &protocol, Device::Cpu)
-                .expect_err("one each")
-                .to_string()
-                .contains("--lr auto")
+            search(&alone, 200, &protocol, here).expect_err("one each").to_string().contains("--lr auto")
         );
     }
 }

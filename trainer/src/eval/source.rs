@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use occlude_distributed::World;
 use occlude_preprocess::Preprocess;
 use rand::Rng;
 use tch::{Device, Tensor};
@@ -23,6 +24,8 @@ pub(super) struct Examples {
     pub x: Tensor,
     /// Classes `(B)`, int64, on the device.
     pub labels: Tensor,
+    /// Pictures of this batch on all ranks.
+    pub total: usize,
 }
 
 /// Batches of an epoch, in order.
@@ -87,7 +90,8 @@ impl Source for Cached {
             let pick = |from: &Tensor, at: &[i64]| {
                 upload(&from.index_select(0, &Tensor::from_slice(at)), self.device)
             };
-            Ok(Examples { x: pick(&self.features, &rows), labels: pick(&self.labels, &batch) })
+            let (x, labels) = (pick(&self.features, &rows), pick(&self.labels, &batch));
+            Ok(Examples { x, labels, total: batch.len() })
         }))
     }
 }
@@ -149,14 +153,31 @@ impl Fresh {
         Self { signal: Some(signal), ..self }
     }
 
+    /// Reads this rank's part of every batch alone.
+    ///
+    /// # Errors
+    /// Where a batch has fewer pictures than there are ranks.
+    pub(super) fn shared(mut self, world: &World) -> Result<Self> {
+        let (n, size, batch) = (self.store.len(), world.size(), self.spec.batch_size);
+        let last = if self.spec.keep_last { n % batch } else { 0 };
+        let smallest = if last == 0 { batch.min(n) } else { last };
+        ensure!(
+            smallest >= size,
+            "a batch of {smallest} of the {n} training pictures (`--batch-size {batch}`) cannot be divided among {size} processes; hint: another `--batch-size`, or fewer processes"
+        );
+        self.spec.share = Share::of(world);
+        Ok(self)
+    }
+
     /// The first view of each picture as the encoder wants it, and the labels.
     fn examples(&self, batch: Fed) -> Result<Examples> {
+        let total = self.spec.batch_size.min(self.store.len() - batch.step() * self.spec.batch_size);
         let labels: Vec<i64> = batch.indices().iter().map(|&i| self.labels[i]).collect();
         let x = tch::no_grad(|| {
             let view = &batch.views(&self.augmenters)?[0];
             Ok::<_, anyhow::Error>(self.high_pass.as_ref().map_or(view.shallow_clone(), |f| f.apply(view)))
         })?;
-        Ok(Examples { x, labels: upload(&Tensor::from_slice(&labels), self.device) })
+        Ok(Examples { x, labels: upload(&Tensor::from_slice(&labels), self.device), total })
     }
 }
 

@@ -151,6 +151,11 @@ impl Whitener {
         Self { weight, bias: double(whitening.bias()) }
     }
 
+    /// Its tensors: the ranks that evaluate together take those of one of them.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        self.weight.iter().chain([&self.bias]).map(Tensor::shallow_clone).collect()
+    }
+
     /// `(N, D)` to `(N, dim)`, float32 on the CPU.
     pub fn apply(&self, features: &Tensor) -> Tensor {
         let x = features.to_device(Device::Cpu).to_kind(Kind::Double);

@@ -16,7 +16,7 @@ RECIPES = ["moco-v2", "saliency-moco", "saliency-moco-small", "mscn-moco", "simc
 TEACHER = "moco-v2"
 QUEUED = {"moco-v2", "saliency-moco", "mscn-moco", "mixmask", "unmix", "unmix+mixmask", "lewel-m"}
 # parts of the selftest other than the recipes
-STAGES = ["forward", "golden", "masks", "colours", "copies", "steps", "resume"]
+STAGES = ["forward", "golden", "masks", "colours", "copies", "steps", "resume", "collectives"]
 # heads of a few units: checkpoints of this step are for resuming alone, and published heads make most of them
 HEADS = {"dino": ["--prototypes", "256", "--hidden", "64"], "ibot": ["--prototypes", "256", "--hidden", "64"],
          "byol": ["--hidden", "64", "--predictor-hidden", "64"], "lewel": ["--hidden", "64"]}

@@ -1,10 +1,8 @@
-//! Several processes that train together: what they must have in common, and how they begin and end.
-
-use std::fmt;
+//! Several processes that train together: what they must have in common, and how they begin.
 
 use anyhow::{Result, ensure};
 use occlude_dataset::Identity;
-use occlude_distributed::{Error, Gradients, Reducer, World};
+use occlude_distributed::{Gradients, Reducer, World};
 use tch::Tensor;
 
 use super::Run;
@@ -12,47 +10,9 @@ use super::start::Start;
 use super::training::Engine;
 use crate::config::{Config, Method};
 use crate::model::Named;
+use crate::ranks;
 use crate::share::Share;
 use crate::signals::Interrupt;
-use crate::terminal;
-
-/// What no rank can go on with, and all of them know: rank 0 says it.
-#[derive(Debug)]
-struct Agreed(anyhow::Error);
-
-impl fmt::Display for Agreed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.0)
-    }
-}
-
-impl std::error::Error for Agreed {}
-
-/// Goes on where all ranks can.
-///
-/// # Errors
-/// The outcome's, or that of another rank.
-pub(super) fn agreed<T>(world: &World, outcome: Result<T>, what: &str) -> Result<T> {
-    if world.is_single() {
-        return outcome;
-    }
-    world.agreed(outcome, what).map_err(|error| match error.downcast_ref() {
-        Some(Error::Collective { .. }) => error,
-        _ => Agreed(error).into(),
-    })
-}
-
-/// Ends one of several processes after saying why, unless another one says it: the others wait in vain, and destructors would
-/// wait for them.
-pub fn end(world: &World, error: &anyhow::Error) -> ! {
-    if error.is::<Agreed>() && terminal::is_quiet() {
-        occlude_distributed::leave(1)
-    }
-    if error.is::<Agreed>() || error.is::<Error>() {
-        terminal::leave(error)
-    }
-    terminal::leave(&format_args!("rank {} of {}: {error:#}", world.rank(), world.size()))
-}
 
 /// What cannot be divided among the ranks.
 ///
@@ -81,35 +41,21 @@ pub(super) fn same(config: &Config, run: &Run, identity: &Identity) -> Result<()
     if world.is_single() {
         return Ok(());
     }
-    let outcome = || -> Result<()> {
-        world.same("the program's version", env!("CARGO_PKG_VERSION"))?;
-        world.same("the configuration", &serde_json::to_string(config)?)?;
-        world.same("the data's hash", &identity.hash())?;
-        world.same("the kind of device", if run.device.is_cuda() { "cuda" } else { "cpu" })?;
-        let flags = (
-            (run.bf16, run.compression, run.bn_refresh),
-            (run.log_every, run.save_every),
-            (run.on_collapse, run.max_drop),
-        );
-        Ok(world.same("what flags say of the run", &format!("{flags:?}"))?)
-    };
-    outcome().map_err(|error| match error.downcast_ref() {
-        Some(Error::Differs { .. }) => Agreed(error).into(),
-        _ => error,
-    })
-}
-
-/// What the first process of each machine makes before the others do, which then find what it left on the disk.
-///
-/// # Errors
-/// Where it fails on any rank.
-pub(super) fn first<T>(world: &World, what: &str, make: impl Fn() -> Result<T>) -> Result<T> {
-    if world.is_single() {
-        return make();
-    }
-    let first = (world.local_rank() == 0).then(&make).transpose();
-    let first = agreed(world, first, what)?;
-    agreed(world, first.map_or_else(make, Ok), what)
+    let flags = (
+        (run.bf16, run.compression, run.bn_refresh),
+        (run.log_every, run.save_every),
+        (run.on_collapse, run.max_drop),
+    );
+    ranks::same(
+        world,
+        &[
+            ("the program's version", env!("CARGO_PKG_VERSION")),
+            ("the configuration", &serde_json::to_string(config)?),
+            ("the data's hash", &identity.hash()),
+            ("the kind of device", if run.device.is_cuda() { "cuda" } else { "cpu" }),
+            ("what flags say of the run", &format!("{flags:?}")),
+        ],
+    )
 }
 
 impl Engine<'_> {
@@ -122,7 +68,7 @@ impl Engine<'_> {
         if world.is_single() {
             return Ok(());
         }
-        agreed(&world, self.method.join(&world), "the method")?;
+        ranks::agreed(&world, self.method.join(&world), "the method")?;
         self.loader.share = Share::of(&world);
         let state: Vec<_> = self.method.state().into_iter().map(|n| n.tensor.detach()).collect();
         world.broadcast(&state, "the first weights")?;
