@@ -36,14 +36,17 @@ fn number<T: std::str::FromStr>(variable: &str, otherwise: T) -> T {
     }
 }
 
+/// Steps of a run: 4 of 12 pictures an epoch.
+const STEPS: u64 = 48;
+/// Of the kills, the share that come while processes start.
+const EARLY: f64 = 0.2;
+
 /// A run of some processes, and one that nobody disturbs.
 struct Runs {
     arguments: Vec<String>,
     size: usize,
     out: PathBuf,
     whole: PathBuf,
-    /// How long the undisturbed one took.
-    took: Duration,
 }
 
 impl Runs {
@@ -52,22 +55,35 @@ impl Runs {
             .chain([dir.join("data").to_str().expect("UTF-8").to_owned()])
             .chain(FLAGS.split_whitespace().chain([TIMEOUT]).map(str::to_owned))
             .collect();
-        let mut runs = Self {
-            arguments,
-            size,
-            out: dir.join(format!("killed{number}")),
-            whole: dir.join(format!("whole{size}")),
-            took: Duration::ZERO,
-        };
-        let began = Instant::now();
+        let (out, whole) = (dir.join(format!("killed{number}")), dir.join(format!("whole{size}")));
+        let runs = Self { arguments, size, out, whole };
         if !runs.whole.exists() {
             run(&runs.line(&runs.whole, false), size);
-            std::fs::write(runs.whole.join("took"), began.elapsed().as_millis().to_string())
-                .expect("written");
         }
-        let took = std::fs::read_to_string(runs.whole.join("took")).expect("written");
-        runs.took = Duration::from_millis(took.parse().expect("milliseconds"));
         runs
+    }
+
+    /// The last step that the run has told of.
+    fn step(&self) -> u64 {
+        let text = std::fs::read_to_string(self.out.join("metrics.jsonl")).unwrap_or_default();
+        let rows = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        rows.filter_map(|row| row["step"].as_u64()).max().unwrap_or_default()
+    }
+
+    /// Waits for a random moment: of the start, or within a step that the run has not reached before.
+    fn wait(&self, children: &mut [Child], rng: &mut ChaCha8Rng) -> String {
+        if rng.random_bool(EARLY) {
+            let moment = rng.random_range(0.0..2.0);
+            std::thread::sleep(Duration::from_secs_f64(moment));
+            return format!("{moment:.3} s after its start");
+        }
+        let (step, within) =
+            (rng.random_range(self.step().min(STEPS - 2) + 1..STEPS), rng.random_range(0.0..0.1));
+        while self.step() < step && children.iter_mut().all(|c| c.try_wait().expect("a child").is_none()) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_secs_f64(within));
+        format!("{within:.3} s after step {step}")
     }
 
     fn line<'a>(&'a self, out: &'a Path, resume: bool) -> Vec<&'a str> {
@@ -86,20 +102,16 @@ impl Runs {
 
     /// Starts or goes on, kills one process, and looks at how the others end. Whether the run is not over.
     fn kill(&self, rng: &mut ChaCha8Rng) -> bool {
-        let (victim, moment) = (rng.random_range(0..self.size), rng.random_range(0.0..1.0));
-        let moment = self.took.mul_f64(moment);
+        let victim = rng.random_range(0..self.size);
         let mut children = self.start();
-        std::thread::sleep(moment);
+        let moment = self.wait(&mut children, rng);
         let over = children[victim].try_wait().expect("a child").is_some();
         // of one that has ended it does nothing
         let _ = children[victim].kill();
         let killed = Instant::now();
         let ended = ends(children);
         let (size, took) = (self.size, killed.elapsed());
-        eprintln!(
-            "rank {victim} of {size} killed after {moment:?}, all ended {took:?} later: {}",
-            told(&ended)
-        );
+        eprintln!("rank {victim} of {size} killed {moment}, all ended {took:?} later: {}", told(&ended));
         if over || ended.iter().all(|end| end.code == Some(0)) {
             assert!(ended.iter().all(|end| end.code == Some(0)), "{ended:?}");
             return false;
