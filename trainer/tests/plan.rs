@@ -187,7 +187,7 @@ fn the_plan_of_the_page_is_what_the_networks_and_the_model_give() {
 fn the_networks_have_their_published_sizes() {
     let arch: occlude_encoder::Arch = "resnet50".parse().expect("known");
     let encoder = occlude_train::model::Encoder::new(arch, 0, Device::Cpu);
-    let learnt: usize = encoder.trainable().iter().map(|t| t.numel()).sum();
+    let learnt: usize = encoder.trainable().iter().map(tch::Tensor::numel).sum();
     assert_eq!(learnt, 23_508_032);
     assert!(encoder.trainable().iter().all(|t| t.kind() == Kind::Float), "four bytes each");
     // timm's 4.6 GMACs
