@@ -12,8 +12,9 @@ use crate::{paths, setup, sh};
 /// Tests that cannot run here write a line into the file of this variable; see `crates/skip`.
 const VARIABLE: &str = "OCCLUDE_SKIPPED";
 /// What `cargo xtask ci` may lack: no package registry has the first, containers often forbid the second, the third is for
-/// those who ask for it, and the last one refuses to run as root where nobody else can read its programs.
-const CI_LACKS: [&str; 4] = ["Detectron2", "mount", "rehearsal", "PostgreSQL"];
+/// those who ask for it, PostgreSQL refuses to run as root where nobody else can read its programs, and the last one is not
+/// in any registry of packages that the set-up uses.
+const CI_LACKS: [&str; 5] = ["Detectron2", "mount", "rehearsal", "PostgreSQL", "Prometheus"];
 /// The need of a test with the attribute.
 const IGNORED: &str = "`--ignored` flag";
 
