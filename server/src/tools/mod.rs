@@ -70,9 +70,14 @@ impl EncoderArgs {
 
     fn open(&self) -> Result<Model, ToolError> {
         self.sessions.check(&Sources::default())?;
+        Ok(self.start(&self.sessions, &self.limits())?)
+    }
+
+    /// The model in these sessions and within these limits.
+    fn start(&self, sessions: &Sessions, limits: &Limits) -> Result<Model, LoadError> {
         let options = Options {
-            sessions: self.sessions.clone(),
-            max_batch: self.max_batch.max(1),
+            sessions: sessions.clone(),
+            max_batch: limits.max_batch,
             name: self.model.name.clone(),
         };
         let Loaded { info, encoders, warning, .. } = load(&self.model.path, &options)?;
@@ -80,7 +85,7 @@ impl EncoderArgs {
             tracing::warn!("{warning}");
         }
         let encoders = encoders.into_iter().map(|e| Box::new(e) as Box<dyn Encode>).collect();
-        Ok(Model::start(info, encoders, &self.limits(), &std::sync::Arc::new(Metrics::default())))
+        Ok(Model::start(info, encoders, limits, &std::sync::Arc::new(Metrics::default())))
     }
 }
 

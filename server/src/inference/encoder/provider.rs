@@ -73,7 +73,7 @@ fn cuda_available() -> Result<(), LoadError> {
     }
 }
 
-/// Whether the processor multiplies bfloat16 itself. OpenVINO would emulate it elsewhere, slower than float32.
+/// Whether the processor multiplies bfloat16 itself.
 fn multiplies_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512bf16");

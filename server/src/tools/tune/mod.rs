@@ -4,7 +4,6 @@ mod load;
 mod table;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -14,10 +13,7 @@ use occlude_preprocess::files::list;
 use super::{EncoderArgs, ToolError};
 use crate::config::{Limits, Provider, Sessions, Sources, cores};
 use crate::inference::bulk::tell_left_out;
-use crate::inference::encode::Encode;
-use crate::inference::encoder::{LoadError, Loaded, Options, load};
-use crate::inference::model::Model;
-use crate::observe::metrics::Metrics;
+use crate::inference::encoder::LoadError;
 use load::Client;
 
 pub use load::Measured;
@@ -147,9 +143,19 @@ impl Bench<'_> {
         if given.workers > 1 {
             workers = vec![given.workers];
         }
-        let with =
-            |provider| workers.iter().map(move |&workers| Sessions { provider, workers, ..given.clone() });
-        providers.into_iter().flat_map(with).collect()
+        let mut all = Vec::new();
+        for provider in providers {
+            // The server refuses GPUs for what runs on the CPU, and GPUs without a session.
+            let devices = if provider == Provider::Cuda { given.devices.clone() } else { Vec::new() };
+            let enough = workers.iter().copied().filter(|&workers| workers >= devices.len());
+            all.extend(enough.map(|workers| Sessions {
+                provider,
+                workers,
+                devices: devices.clone(),
+                ..given.clone()
+            }));
+        }
+        all
     }
 
     /// The best candidate so far with something changed, unless that was tried.
@@ -163,7 +169,8 @@ impl Bench<'_> {
         if tuned.has(&candidate) {
             return Ok(());
         }
-        let model = match self.open(&candidate) {
+        let limits = self.limits(&candidate);
+        let model = match self.args.encoder.start(&candidate.sessions, &limits) {
             Ok(model) => model,
             // Nobody asked for it by name.
             Err(LoadError::Provider { provider, reason, .. })
@@ -174,7 +181,6 @@ impl Bench<'_> {
             }
             Err(other) => return Err(other.into()),
         };
-        let limits = self.limits(&candidate);
         let client = Client { model: &model, pictures: &self.pictures, limits: &limits };
         let measured = client.measure(self.clients, self.time)?;
         tuned.add(candidate, model.info.provider.clone(), measured);
@@ -188,18 +194,6 @@ impl Bench<'_> {
             max_queue: self.clients.max(candidate.max_batch),
             ..self.args.encoder.limits()
         }
-    }
-
-    fn open(&self, candidate: &Candidate) -> Result<Model, LoadError> {
-        let encoder = &self.args.encoder;
-        let options = Options {
-            sessions: candidate.sessions.clone(),
-            max_batch: candidate.max_batch,
-            name: encoder.model.name.clone(),
-        };
-        let Loaded { info, encoders, .. } = load(&encoder.model.path, &options)?;
-        let encoders = encoders.into_iter().map(|e| Box::new(e) as Box<dyn Encode>).collect();
-        Ok(Model::start(info, encoders, &self.limits(candidate), &Arc::new(Metrics::default())))
     }
 }
 
