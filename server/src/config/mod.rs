@@ -167,7 +167,7 @@ mod tests {
             "--workers", "2", "--intra-threads", "3", "--decode-threads", "5", "--max-batch", "6",
             "--max-delay", "7", "--max-queue", "80", "--max-images", "9", "--max-body", "1000",
             "--max-buffered", "1100", "--max-pixels", "12", "--max-connections", "13", "--timeout", "1.5",
-            "--read-timeout", "2s", "--min-rate", "1k", "--keep-alive-timeout", "2min", "--drain-timeout", "3", "--watch", "0", "--api-keys", "k",
+            "--read-timeout", "2s", "--min-rate", "1k", "--keep-alive-timeout", "2min", "--drain-timeout", "3", "--shutdown-delay", "4s", "--watch", "0", "--api-keys", "k",
             "--cors-origin", "https://a.example", "--cors-origin", "http://localhost:3000",
             "--log-level", "debug", "--log-format", "json", "--max-queue-pixels", "99", "--data", "d", "--gpu-mem-limit", "14", "--otlp-endpoint", "http://o:1/v1/traces/", "--allow-url-fetch", "--url-host", "h",
             "--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "::1", "--model-folder", "m", "--cache-bytes", "2kB",
@@ -195,6 +195,7 @@ mod tests {
             (2, 3, 13)
         );
         assert_eq!((network.drain_timeout.time(), served.watch()), (Duration::from_secs(3), None));
+        assert_eq!(network.shutdown_delay.time(), Duration::from_secs(4));
         assert_eq!(
             (served.sessions.gpu_mem_limit, config.otlp_endpoint.as_deref()),
             (Some(14), Some("http://o:1"))
@@ -240,6 +241,7 @@ mod tests {
             matches!(error(&["--timeout", "0"]), ConfigError::Seconds { setting, .. } if is(setting.clone(), "timeout"))
         );
         assert!(matches!(error(&["--drain-timeout", "NaN"]), ConfigError::Seconds { .. }));
+        assert!(matches!(error(&["--shutdown-delay", "-1"]), ConfigError::Seconds { .. }));
         assert!(matches!(error(&["--watch=-1"]), ConfigError::Seconds { .. }));
         assert!(matches!(error(&["--keep-alive-timeout=0"]), ConfigError::Seconds { .. }));
         let database = error(&["--data", "postgres://me:s3cret@host/db?sslmode=s3cret"]);

@@ -41,6 +41,10 @@ pub struct Network {
     /// Seconds for answering accepted requests after SIGTERM or SIGINT, before connections are cut
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = units::seconds, help_heading = NETWORK)]
     pub drain_timeout: Seconds,
+    /// Seconds after SIGTERM or SIGINT in which `/readyz` says 503 and requests are answered as before, so that load
+    /// balancers find out before anything is refused; a second signal ends them
+    #[arg(long, default_value = "0", value_name = "SECONDS", value_parser = units::seconds, help_heading = NETWORK)]
+    pub shutdown_delay: Seconds,
     /// File of hashed API keys, written by `occlude-serve key`; without it no key is required. Reloaded on SIGHUP
     #[arg(long, value_name = "FILE", help_heading = NETWORK)]
     pub api_keys: Option<PathBuf>,
@@ -52,6 +56,9 @@ impl Network {
         check::counts(sources, &[("max-connections", self.max_connections as u64)])?;
         let times = [("keep-alive-timeout", self.keep_alive_timeout), ("drain-timeout", self.drain_timeout)];
         check::times(sources, &times)?;
+        if !self.shutdown_delay.is_zero() {
+            check::times(sources, &[("shutdown-delay", self.shutdown_delay)])?;
+        }
         #[cfg(feature = "tls")]
         match (&self.tls_cert, &self.tls_key) {
             (Some(_), None) => return Err(check::without(sources, "tls-cert", "tls-key")),

@@ -21,6 +21,11 @@ impl Seconds {
         self.0 > 0.0 && self.0 <= LONGEST
     }
 
+    /// Whether it is no time.
+    pub(super) fn is_zero(self) -> bool {
+        self.0 == 0.0
+    }
+
     /// The time; no time at all where it is not a usable one.
     pub fn time(self) -> Duration {
         Duration::try_from_secs_f64(self.0).unwrap_or_default()

@@ -54,10 +54,12 @@ pub(crate) fn routes(state: &AppState) -> Router<AppState> {
         .route("/v2/health/ready", get(kserve::ready))
         .route("/v2/models/{model}", get(kserve::model))
         .route("/v2/models/{model}/ready", get(kserve::model_ready))
+        .route("/v2/models/{model}/config", get(kserve::config::config))
         .route("/v2/models/{model}/stats", get(kserve::statistics::of_one))
         .route("/v2/models/stats", get(kserve::statistics::of_all))
         .route("/v2/models/{model}/versions/{version}", get(kserve::model))
         .route("/v2/models/{model}/versions/{version}/ready", get(kserve::model_ready))
+        .route("/v2/models/{model}/versions/{version}/config", get(kserve::config::config))
         .route("/v2/models/{model}/versions/{version}/stats", get(kserve::statistics::of_one))
         .merge(timed(state))
 }

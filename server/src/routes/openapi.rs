@@ -54,6 +54,7 @@ const BYTES: &str = "application/octet-stream";
         kserve::ready,
         kserve::model,
         kserve::model_ready,
+        kserve::config::config,
         kserve::infer,
         kserve::repository::index,
         kserve::repository::load,

@@ -54,12 +54,23 @@ pub async fn run(config: Config) -> Result<(), StartError> {
             }
             std::future::pending::<()>().await;
         };
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: finishing accepted requests"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: finishing accepted requests"),
-            () = load => {}
-            () = again => {}
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            () = load => return,
+            () = again => return,
+        };
+        let delay = config.network.shutdown_delay.time();
+        if !delay.is_zero() {
+            tracing::info!("{name}: no longer ready; answering for {} s more", delay.as_secs_f64());
+            state.start_leaving();
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
         }
+        tracing::info!("{name}: finishing accepted requests");
     };
     let timeouts = Timeouts {
         head: config.limits.read_timeout.time(),

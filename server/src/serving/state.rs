@@ -52,6 +52,8 @@ pub(super) struct Inner {
     keys: RwLock<Arc<Keys>>,
     trusted_proxies: OnceLock<Vec<IpNet>>,
     pub(super) repository: OnceLock<Arc<Repository>>,
+    /// Told to end, and answering as before for a while.
+    leaving: AtomicBool,
     draining: AtomicBool,
     room: Room,
     decoders: Decoders,
@@ -99,6 +101,7 @@ impl AppState {
             keys: RwLock::default(),
             trusted_proxies: OnceLock::new(),
             repository: OnceLock::new(),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }))
     }
@@ -144,6 +147,11 @@ impl AppState {
         Arc::clone(&self.0.keys.read())
     }
 
+    /// Is not ready from now on, and answers as before.
+    pub fn start_leaving(&self) {
+        self.0.leaving.store(true, Ordering::SeqCst);
+    }
+
     /// Answers new requests with 503 from now on.
     pub fn start_draining(&self) {
         self.0.draining.store(true, Ordering::SeqCst);
@@ -163,6 +171,11 @@ impl AppState {
         &self.0.limits
     }
 
+    /// Whether the end is near: connections are not kept, and nothing is ready.
+    pub(crate) fn ending(&self) -> bool {
+        self.0.leaving.load(Ordering::SeqCst) || self.draining()
+    }
+
     pub(crate) fn draining(&self) -> bool {
         self.0.draining.load(Ordering::SeqCst)
     }
@@ -175,7 +188,7 @@ impl AppState {
     pub(crate) fn phase(&self) -> Phase {
         let loaded = self.models();
         let has = |name: &String| loaded.iter().any(|m| m.info.name == *name);
-        if self.draining() {
+        if self.ending() {
             Phase::Draining
         } else if loaded.is_empty() || !self.0.expected.models.iter().all(has) {
             Phase::LoadingModel
@@ -201,7 +214,8 @@ impl AppState {
             in_flight: self.0.room.pictures_taken(),
             in_flight_pixels: self.0.room.pixels_taken(),
             gallery: self.indexed().map_or(0, |g| g.len()),
-            writable: self.store().is_some() && self.store_problem().is_none(),
+            queue: self.limits().max_queue,
+            writable: self.has_store().then(|| self.store().is_some() && self.store_problem().is_none()),
             cached: self.cache().map_or(0, Cache::bytes),
             spans_lost: self.telemetry().map_or(0, |t| t.lost()),
             models: self.models().iter().map(model).collect(),

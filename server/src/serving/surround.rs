@@ -53,7 +53,7 @@ pub(super) async fn surround(State(state): State<AppState>, request: Request, ne
     let model = response.extensions_mut().remove::<ModelName>();
     // Who was too slow gets no more time.
     let slow = status == StatusCode::REQUEST_TIMEOUT;
-    let ends = slow || !leftover.drained(state.limits().max_body).await || state.draining();
+    let ends = slow || !leftover.drained(state.limits().max_body).await || state.ending();
     // Where requests come side by side, the end of one is not that of the connection.
     if ends && !asked.multiplexed {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -221,6 +221,27 @@ fn ask_until_the_end(address: &str, request: &[u8], answered: &AtomicUsize) -> (
     }
 }
 
+/// With a delay, the end is announced before anything is refused; a second signal cuts it short.
+#[test]
+fn with_a_delay_requests_are_answered_after_sigterm() {
+    let mut server = Running::start(&["--shutdown-delay", "1h"]);
+    server.wait_for("ready");
+    let picture = png_of(40, 30, &ramp(40, 30));
+    server.signal("TERM");
+    server.wait_for("SIGTERM: no longer ready; answering for 3600 s more");
+    let ready = server.get("/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("\"draining\""), "{ready}");
+    assert!(server.get("/metrics").contains("occlude_ready 0\n"));
+    // A connection that the client would keep is closed: the next one may lead to another server.
+    let length = picture.len();
+    let head = format!("POST /v1/embed HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    let answer = server.ask(&[head.as_bytes(), &picture].concat());
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    server.signal("TERM");
+    server.wait_for("SIGTERM: finishing accepted requests");
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
 /// The signal comes while clients ask without a pause: all that the server's log calls answered has arrived, whole.
 #[test]
 fn sigterm_under_load_answers_what_was_accepted() {

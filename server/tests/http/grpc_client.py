@@ -56,6 +56,13 @@ for key in ("name", "versions", "platform", "inputs", "outputs"):
     there = [dict(t, shape=[str(d) for d in t["shape"]]) for t in over_http[key]] if key.endswith("puts") else over_http[key]
     assert metadata[key] == there, (metadata[key], there)
 
+config = client.get_model_config("tiny", headers=KEY, as_json=True)["config"]
+there = http.get_model_config("tiny", headers=KEY)
+for key in ("name", "platform", "backend", "max_batch_size"):
+    assert config[key] == there[key], (key, config, there)
+for key in ("input", "output"):
+    assert config[key] == [dict(t, dims=[str(d) for d in t["dims"]]) for t in there[key]], (config, there)
+
 # The same bits as by HTTP, whatever is sent.
 files = numpy.array([photo, crop], dtype=object)
 pixels = numpy.ascontiguousarray(numpy.asarray(Image.open("crop.png"))[None, 2:34, 2:34])

@@ -34,7 +34,12 @@ def same(a, b):
 assert client.is_server_live() and client.is_server_ready()
 assert client.is_model_ready("tiny") and client.is_model_ready("uint8", "1")
 assert not client.is_model_ready("none") and not client.is_model_ready("tiny", "2")
-assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_repository", "statistics"]
+assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
+config = client.get_model_config("tiny")
+assert (config["name"], config["backend"], config["max_batch_size"]) == ("tiny", "onnxruntime", 32), config
+dims = {t["name"]: (t["data_type"], t["dims"]) for t in config["input"] + config["output"]}
+assert dims["files"] == ("TYPE_STRING", [1]) and dims["images"] == ("TYPE_UINT8", [32, 32, 3]), dims
+assert dims["embedding"] == ("TYPE_FP32", [8]), dims
 metadata = client.get_model_metadata("tiny")
 shapes = {t["name"]: (t["datatype"], t["shape"]) for t in metadata["inputs"] + metadata["outputs"]}
 assert shapes["files"] == ("BYTES", [-1]) and shapes["images"] == ("UINT8", [-1, 32, 32, 3]), shapes

@@ -13,7 +13,10 @@ pub(crate) struct Gauges {
     pub(crate) in_flight: usize,
     pub(crate) in_flight_pixels: usize,
     pub(crate) gallery: usize,
-    pub(crate) writable: bool,
+    /// Most pictures in flight.
+    pub(crate) queue: usize,
+    /// None without collections.
+    pub(crate) writable: Option<bool>,
     pub(crate) cached: usize,
     pub(crate) spans_lost: u64,
     pub(crate) models: Vec<ModelGauges>,
@@ -33,14 +36,18 @@ pub(crate) struct ModelGauges {
 pub(super) fn read(gauges: &Gauges) -> Vec<MetricFamily> {
     let whole = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     let mut families = Vec::new();
-    for (name, help, value) in [
+    let writable = gauges.writable.map(|writable| {
+        ("occlude_collections_writable", "1 if something can be added", usize::from(writable))
+    });
+    let always = [
         ("occlude_ready", "1 if every route can answer", usize::from(gauges.ready)),
         ("occlude_in_flight_images", "pictures admitted and not yet answered", gauges.in_flight),
+        ("occlude_in_flight_images_limit", "most pictures in flight before 429", gauges.queue),
         ("occlude_in_flight_pixels", "pixels of those pictures", gauges.in_flight_pixels),
         ("occlude_gallery_images", "pictures that can be found by search", gauges.gallery),
         ("occlude_cache_bytes", "bytes of answers that are kept", gauges.cached),
-        ("occlude_collections_writable", "1 if something can be added", usize::from(gauges.writable)),
-    ] {
+    ];
+    for (name, help, value) in always.into_iter().chain(writable) {
         let gauge = made(IntGauge::new(name, help));
         gauge.set(whole(value));
         families.extend(gauge.collect());

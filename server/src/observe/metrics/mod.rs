@@ -328,7 +328,8 @@ mod tests {
             in_flight_pixels: 7,
             gallery: 6,
             cached: 9,
-            writable: true,
+            queue: 11,
+            writable: Some(true),
             spans_lost: 8,
             models: vec![model],
         };
@@ -350,6 +351,7 @@ mod tests {
             "occlude_ready 1",
             "occlude_queue_depth{model=\"a\\\"b\"} 4",
             "occlude_in_flight_images 5",
+            "occlude_in_flight_images_limit 11",
             "occlude_gallery_images 6",
             "occlude_cache_bytes 9",
             "occlude_collections_writable 1",

@@ -2,6 +2,7 @@
 //! tensors. <https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol>
 
 mod answer;
+pub(super) mod config;
 #[cfg(feature = "grpc")]
 pub(crate) mod grpc;
 mod inputs;
@@ -41,7 +42,7 @@ use crate::serving::state::{AppState, Phase};
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 /// What the server offers beyond the protocol.
-const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_repository", "statistics"];
+const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
 
 /// Every model has one version: the file that is served.
 const VERSION: &str = "1";
@@ -51,7 +52,7 @@ const VERSION: &str = "1";
 struct ServerMetadata {
     name: &'static str,
     version: &'static str,
-    extensions: [&'static str; 3],
+    extensions: [&'static str; 4],
 }
 
 #[derive(Serialize, ToSchema)]
@@ -151,7 +152,7 @@ pub(super) async fn model(State(state): State<AppState>, at: Place) -> Result<Re
 )]
 pub(super) async fn model_ready(State(state): State<AppState>, at: Place) -> Result<Response, ApiError> {
     let model = at.model(&state)?;
-    if state.draining() {
+    if state.ending() {
         return Err(ApiError::new(Kind::Draining, "the server is shutting down").retry_after(1));
     }
     Ok(named(Json(ModelReady { name: model.info.name.clone(), ready: true }), &model.info))

@@ -2,8 +2,9 @@
 program, a model.
 
 As Kubernetes does it, the proxy learns of a pod's end a moment after it was decided, the pod goes on answering
-meanwhile (preStop), and SIGTERM comes then: no request may fail, with a proxy that never tries twice. Where SIGTERM
-comes first, a proxy that tries another server helps, and one that does not shows that failures would be seen."""
+meanwhile (preStop), and SIGTERM comes then: no request may fail, with a proxy that never tries twice. Nor may one where
+the server works on after SIGTERM (--shutdown-delay) and the proxy learns of it by asking /readyz. Where SIGTERM comes
+first, a proxy that tries another server helps, and one that does not shows that failures would be seen."""
 
 import atexit
 import http.client
@@ -25,8 +26,9 @@ CLIENTS, PAUSE, WAIT = 4, 0.003, 60
 class Server:
     """A process of the program on a free port."""
 
-    def __init__(self):
+    def __init__(self, delay=0):
         flags = ["--model", MODEL, "--port", "0", "--provider", "cpu", "--intra-threads", "1", "--drain-timeout", "20s"]
+        flags += ["--shutdown-delay", f"{delay}s"] if delay else []
         self.process = subprocess.Popen([PROGRAM, *flags], stderr=subprocess.PIPE, text=True)
         atexit.register(self.process.kill)
         first = self.process.stderr.readline()
@@ -61,6 +63,10 @@ class Server:
 
     def end(self):
         self.process.terminate()
+        self.leave()
+
+    def leave(self):
+        """Waits for the end that it was told of."""
         code = self.process.wait(WAIT)
         assert code == 0, f"the server ended with {code}: {''.join(self.log[-20:])}"
 
@@ -171,26 +177,32 @@ class Load:
         [thread.join(WAIT) for thread in self.threads]
 
 
-def update(tries, pre_stop, rounds=1):
+def update(tries, pre_stop, rounds=1, delay=0):
     """Replaces every server `rounds` times; gives the load and all servers that there were."""
-    servers = [Server(), Server()]
+    servers = [Server(delay), Server(delay)]
     [server.wait() for server in servers]
     proxy, everyone = Proxy(list(servers), tries), list(servers)
     load = Load(proxy.address)
     try:
         [server.work() for server in servers]
         for at in [0, 1] * rounds:
-            new = Server()
+            new = Server(delay)
             everyone.append(new)
             new.wait()
             old, servers[at] = servers[at], new
-            if not pre_stop:
+            if delay:
+                old.process.terminate()
+                while old.ready():
+                    time.sleep(0.02)
+            elif not pre_stop:
                 old.end()
             time.sleep(TOLD)
             proxy.replace(old, new)
             if pre_stop:
                 time.sleep(pre_stop - TOLD)
                 old.end()
+            elif delay:
+                old.leave()
             new.work()
     finally:
         load.stop()
@@ -202,6 +214,10 @@ def update(tries, pre_stop, rounds=1):
 load, everyone = update(tries=1, pre_stop=PRE_STOP, rounds=2)
 assert load.seen > 100 and not load.failures, (load.seen, load.failures[:5])
 print(f"preStop: {load.seen} requests, {len(everyone) - 2} servers replaced, none failed")
+
+load, _ = update(tries=1, pre_stop=0, delay=PRE_STOP)
+assert load.seen > 50 and not load.failures, (load.seen, load.failures[:5])
+print(f"a delay after SIGTERM: {load.seen} requests, none failed")
 
 load, _ = update(tries=2, pre_stop=0)
 assert load.seen > 50 and not load.failures, (load.seen, load.failures[:5])

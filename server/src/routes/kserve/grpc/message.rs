@@ -209,6 +209,64 @@ pub(super) struct RepositoryModelRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct ModelConfigResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) config: Option<ModelConfig>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ModelConfig {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) platform: String,
+    #[prost(int32, tag = "4")]
+    pub(super) max_batch_size: i32,
+    #[prost(message, repeated, tag = "5")]
+    pub(super) input: Vec<ConfiguredInput>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) output: Vec<ConfiguredOutput>,
+    #[prost(message, optional, tag = "11")]
+    pub(super) dynamic_batching: Option<DynamicBatching>,
+    #[prost(string, tag = "17")]
+    pub(super) backend: String,
+}
+
+/// `ModelInput`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ConfiguredInput {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    /// Of the enumeration `DataType`.
+    #[prost(int32, tag = "2")]
+    pub(super) data_type: i32,
+    #[prost(int64, repeated, tag = "4")]
+    pub(super) dims: Vec<i64>,
+    #[prost(bool, tag = "8")]
+    pub(super) optional: bool,
+}
+
+/// `ModelOutput`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ConfiguredOutput {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(int32, tag = "2")]
+    pub(super) data_type: i32,
+    #[prost(int64, repeated, tag = "3")]
+    pub(super) dims: Vec<i64>,
+}
+
+/// `ModelDynamicBatching`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct DynamicBatching {
+    #[prost(int32, repeated, tag = "1")]
+    pub(super) preferred_batch_size: Vec<i32>,
+    #[prost(uint64, tag = "2")]
+    pub(super) max_queue_delay_microseconds: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct ModelStatisticsResponse {
     #[prost(message, repeated, tag = "1")]
     pub(super) model_stats: Vec<ModelStatistics>,

@@ -41,6 +41,7 @@ pub(crate) fn routes(state: &AppState) -> Router<AppState> {
         .route(&at("ServerMetadata"), post(server_metadata))
         .route(&at("ModelReady"), post(model_ready))
         .route(&at("ModelMetadata"), post(model_metadata))
+        .route(&at("ModelConfig"), post(operating::config))
         .route(&at("ModelStatistics"), post(operating::done))
         .route(&Service::Health.path("Check"), post(check))
         .merge(timed(state))
@@ -51,9 +52,9 @@ pub(crate) fn routes(state: &AppState) -> Router<AppState> {
 /// Every call with every status that its answers may have.
 pub(crate) fn answers() -> Vec<(String, String)> {
     let at = |call: &str| Service::Inference.path(call);
-    let about =
-        ["ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelStatistics"];
-    let about = about.map(|call| (at(call), errors::InferenceModel::responses()));
+    let server = ["ServerLive", "ServerReady", "ServerMetadata"];
+    let model = ["ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"];
+    let about = server.into_iter().chain(model).map(|call| (at(call), errors::InferenceModel::responses()));
     let repository = ["RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"];
     let repository = repository.map(|call| (at(call), errors::Repository::responses()));
     let check = (Service::Health.path("Check"), errors::InferenceModel::responses());
@@ -106,7 +107,7 @@ async fn model_ready(
     Small(asked): Small<ModelRequest>,
 ) -> Result<Response, ApiError> {
     match version(&state, Some(&asked.name), some(&asked.version)) {
-        Ok(model) => Ok(named(Reply(Flag { is: true }), &model.info)),
+        Ok(model) => Ok(named(Reply(Flag { is: !state.ending() }), &model.info)),
         Err(error) if matches!(error.kind, Kind::ModelNotFound | Kind::Loading) => {
             Ok(Reply(Flag { is: false }).into_response())
         }

@@ -1,16 +1,16 @@
-//! Models that are loaded and unloaded, and what they have done.
+//! Models that are loaded and unloaded, how they are configured, and what they have done.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
 use super::super::repository::check_parameters;
 use super::super::statistics::{self, OneModel};
-use super::super::{VERSION, version};
+use super::super::{VERSION, config, named, version};
 use super::frame::{Reply, Small};
 use super::message::{
-    Empty, InferBatchStatistics, InferStatistics, ModelIndex, ModelRequest, ModelStatistics,
-    ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelRequest,
-    StatisticDuration,
+    ConfiguredInput, ConfiguredOutput, DynamicBatching, Empty, InferBatchStatistics, InferStatistics,
+    ModelConfig, ModelConfigResponse, ModelIndex, ModelRequest, ModelStatistics, ModelStatisticsResponse,
+    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelRequest, StatisticDuration,
 };
 use super::some;
 use crate::error::ApiError;
@@ -49,6 +49,56 @@ pub(super) async fn unload(
 ) -> Result<Response, ApiError> {
     state.unload_model(&asked.model_name).await?;
     Ok(Reply(Empty {}).into_response())
+}
+
+/// How a model is configured.
+pub(super) async fn config(
+    State(state): State<AppState>,
+    Small(asked): Small<ModelRequest>,
+) -> Result<Response, ApiError> {
+    let model = version(&state, Some(&asked.name), some(&asked.version))?;
+    let config = ModelConfig::from(config::of(&model.info, state.limits()));
+    Ok(named(Reply(ModelConfigResponse { config: Some(config) }), &model.info))
+}
+
+impl From<config::ModelConfig> for ModelConfig {
+    fn from(config: config::ModelConfig) -> Self {
+        let input = |i: config::ConfiguredInput| ConfiguredInput {
+            name: i.name.to_owned(),
+            data_type: data_type(i.data_type),
+            dims: i.dims,
+            optional: i.optional,
+        };
+        let output = |o: config::ConfiguredOutput| ConfiguredOutput {
+            name: o.name.to_owned(),
+            data_type: data_type(o.data_type),
+            dims: o.dims,
+        };
+        let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        let batching = config.dynamic_batching;
+        Self {
+            name: config.name,
+            platform: config.platform.to_owned(),
+            max_batch_size: count(config.max_batch_size),
+            input: config.input.into_iter().map(input).collect(),
+            output: config.output.into_iter().map(output).collect(),
+            dynamic_batching: Some(DynamicBatching {
+                preferred_batch_size: batching.preferred_batch_size.map(count).to_vec(),
+                max_queue_delay_microseconds: batching.max_queue_delay_microseconds,
+            }),
+            backend: config.backend.to_owned(),
+        }
+    }
+}
+
+/// The number of a type's name in `inference.DataType`; 0 is none.
+fn data_type(name: &str) -> i32 {
+    match name {
+        "TYPE_UINT8" => 2,
+        "TYPE_FP32" => 11,
+        "TYPE_STRING" => 13,
+        _ => 0,
+    }
 }
 
 /// Of one model, or of all where none is named.

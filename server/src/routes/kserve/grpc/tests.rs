@@ -113,6 +113,7 @@ fn rows() -> Vec<String> {
     let model = ModelRequest { name: m, version: v };
     let said_model = json!({"name": "m", "version": "1"});
     let mut rows = operating();
+    rows.push(configured());
     rows.extend([
         row("ServerLiveRequest", &Empty {}, &json!({})),
         row("ServerLiveResponse", &Flag { is: true }, &json!({"live": true})),
@@ -126,6 +127,30 @@ fn rows() -> Vec<String> {
         row("ModelInferResponse", &answer, &said_answer),
     ]);
     rows
+}
+
+/// Of the call about a model's configuration.
+fn configured() -> String {
+    let text = |t: &str| t.to_owned();
+    let input = ConfiguredInput { name: text("x"), data_type: 2, dims: vec![32, 3], optional: true };
+    let output = ConfiguredOutput { name: text("y"), data_type: 11, dims: vec![-1] };
+    let batching = DynamicBatching { preferred_batch_size: vec![8], max_queue_delay_microseconds: 4000 };
+    let config = ModelConfig {
+        name: text("m"),
+        platform: text("p"),
+        max_batch_size: 32,
+        input: vec![input],
+        output: vec![output],
+        dynamic_batching: Some(batching),
+        backend: text("b"),
+    };
+    let said = json!({"config": {
+        "name": "m", "platform": "p", "backend": "b", "max_batch_size": 32,
+        "input": [{"name": "x", "data_type": "TYPE_UINT8", "dims": ["32", "3"], "optional": true}],
+        "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": ["-1"]}],
+        "dynamic_batching": {"preferred_batch_size": [8], "max_queue_delay_microseconds": "4000"},
+    }});
+    row("ModelConfigResponse", &ModelConfigResponse { config: Some(config) }, &said)
 }
 
 /// Of the calls about loading, and about what models have done.
