@@ -241,7 +241,7 @@ mod tests {
             matches!(error(&["--timeout", "0"]), ConfigError::Seconds { setting, .. } if is(setting.clone(), "timeout"))
         );
         assert!(matches!(error(&["--drain-timeout", "NaN"]), ConfigError::Seconds { .. }));
-        assert!(matches!(error(&["--shutdown-delay", "-1"]), ConfigError::Seconds { .. }));
+        assert!(matches!(error(&["--shutdown-delay", "25h"]), ConfigError::Seconds { .. }));
         assert!(matches!(error(&["--watch=-1"]), ConfigError::Seconds { .. }));
         assert!(matches!(error(&["--keep-alive-timeout=0"]), ConfigError::Seconds { .. }));
         let database = error(&["--data", "postgres://me:s3cret@host/db?sslmode=s3cret"]);

@@ -37,7 +37,7 @@ async fn the_server_and_its_models_describe_themselves() {
     let app = fake_app();
     assert_eq!(
         get(&app, "/v2").await.json()["extensions"],
-        json!(["binary_tensor_data", "model_repository", "statistics"])
+        json!(["binary_tensor_data", "model_configuration", "model_repository", "statistics"])
     );
     assert_eq!(get(&app, "/v2/health/live").await.json(), json!({"live": true}));
     assert_eq!(get(&app, "/v2/health/ready").await.json(), json!({"ready": true, "status": "ready"}));
