@@ -123,10 +123,9 @@ pub(super) async fn readyz(State(state): State<AppState>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         models: state.models().iter().map(|m| ModelJson::from(&m.info)).collect(),
         gallery: state.indexed().as_deref().map(gallery),
-        collections: state.has_store().then(|| CollectionsJson {
-            writable: state.store().is_some() && state.store_problem().is_none(),
-            problem: state.store_problem(),
-        }),
+        collections: state
+            .has_store()
+            .then(|| CollectionsJson { writable: state.writable(), problem: state.store_problem() }),
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()

@@ -54,11 +54,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
             }
             std::future::pending::<()>().await;
         };
+        tokio::pin!(again);
         let name = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
             () = load => return,
-            () = again => return,
+            () = &mut again => return,
         };
         let delay = config.network.shutdown_delay.time();
         if !delay.is_zero() {
@@ -68,6 +69,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
                 () = tokio::time::sleep(delay) => {}
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                // A key that is gone opens nothing in this time, either.
+                () = again => {}
             }
         }
         tracing::info!("{name}: finishing accepted requests");

@@ -185,6 +185,11 @@ impl AppState {
         self.0.expected.store || self.store().is_some()
     }
 
+    /// Whether something can be added to collections.
+    pub(crate) fn writable(&self) -> bool {
+        self.store().is_some() && self.store_problem().is_none()
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         let loaded = self.models();
         let has = |name: &String| loaded.iter().any(|m| m.info.name == *name);
@@ -215,7 +220,7 @@ impl AppState {
             in_flight_pixels: self.0.room.pixels_taken(),
             gallery: self.indexed().map_or(0, |g| g.len()),
             queue: self.limits().max_queue,
-            writable: self.has_store().then(|| self.store().is_some() && self.store_problem().is_none()),
+            writable: self.has_store().then(|| self.writable()),
             cached: self.cache().map_or(0, Cache::bytes),
             spans_lost: self.telemetry().map_or(0, |t| t.lost()),
             models: self.models().iter().map(model).collect(),

@@ -27,11 +27,35 @@ pub(super) struct ModelConfig {
     pub(super) dynamic_batching: DynamicBatching,
 }
 
+/// Triton's names and numbers of the protocol's types, as far as there are tensors of them.
+#[derive(Serialize, ToSchema, Clone, Copy)]
+pub(super) enum DataType {
+    #[serde(rename = "TYPE_INVALID")]
+    Invalid = 0,
+    #[serde(rename = "TYPE_UINT8")]
+    Uint8 = 2,
+    #[serde(rename = "TYPE_FP32")]
+    Fp32 = 11,
+    #[serde(rename = "TYPE_STRING")]
+    Bytes = 13,
+}
+
+impl DataType {
+    fn of(datatype: &str) -> Self {
+        match datatype {
+            "BYTES" => Self::Bytes,
+            "UINT8" => Self::Uint8,
+            "FP32" => Self::Fp32,
+            _ => Self::Invalid,
+        }
+    }
+}
+
 /// An input of one picture.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ConfiguredInput {
     pub(super) name: &'static str,
-    pub(super) data_type: &'static str,
+    pub(super) data_type: DataType,
     pub(super) dims: Vec<i64>,
     /// True where there is another input to choose.
     pub(super) optional: bool,
@@ -41,7 +65,7 @@ pub(super) struct ConfiguredInput {
 #[derive(Serialize, ToSchema)]
 pub(super) struct ConfiguredOutput {
     pub(super) name: &'static str,
-    pub(super) data_type: &'static str,
+    pub(super) data_type: DataType,
     /// -1: any size.
     pub(super) dims: Vec<i64>,
 }
@@ -69,13 +93,13 @@ pub(super) fn of(info: &ModelInfo, limits: &Limits) -> ModelConfig {
     let several = about.inputs.len() > 1;
     let input = |tensor: TensorMetadata| ConfiguredInput {
         name: tensor.name,
-        data_type: data_type(tensor.datatype),
+        data_type: DataType::of(tensor.datatype),
         dims: of_one(&tensor),
         optional: several,
     };
     let output = |tensor: TensorMetadata| ConfiguredOutput {
         name: tensor.name,
-        data_type: data_type(tensor.datatype),
+        data_type: DataType::of(tensor.datatype),
         dims: of_one(&tensor),
     };
     ModelConfig {
@@ -96,14 +120,4 @@ pub(super) fn of(info: &ModelInfo, limits: &Limits) -> ModelConfig {
 fn of_one(tensor: &TensorMetadata) -> Vec<i64> {
     let rest = tensor.shape.get(1..).unwrap_or_default();
     if rest.is_empty() { vec![1] } else { rest.to_vec() }
-}
-
-/// Triton's name of a type of the protocol.
-fn data_type(datatype: &str) -> &'static str {
-    match datatype {
-        "BYTES" => "TYPE_STRING",
-        "UINT8" => "TYPE_UINT8",
-        "FP32" => "TYPE_FP32",
-        _ => "TYPE_INVALID",
-    }
 }

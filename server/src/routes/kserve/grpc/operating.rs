@@ -65,13 +65,13 @@ impl From<config::ModelConfig> for ModelConfig {
     fn from(config: config::ModelConfig) -> Self {
         let input = |i: config::ConfiguredInput| ConfiguredInput {
             name: i.name.to_owned(),
-            data_type: data_type(i.data_type),
+            data_type: i.data_type as i32,
             dims: i.dims,
             optional: i.optional,
         };
         let output = |o: config::ConfiguredOutput| ConfiguredOutput {
             name: o.name.to_owned(),
-            data_type: data_type(o.data_type),
+            data_type: o.data_type as i32,
             dims: o.dims,
         };
         let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
@@ -88,16 +88,6 @@ impl From<config::ModelConfig> for ModelConfig {
             }),
             backend: config.backend.to_owned(),
         }
-    }
-}
-
-/// The number of a type's name in `inference.DataType`; 0 is none.
-fn data_type(name: &str) -> i32 {
-    match name {
-        "TYPE_UINT8" => 2,
-        "TYPE_FP32" => 11,
-        "TYPE_STRING" => 13,
-        _ => 0,
     }
 }
 
