@@ -5,7 +5,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 fn main() {
-    let sources = ["src/shim.cpp", "src/observe.cpp"];
+    let sources = ["src/shim.cpp", "src/conv.cpp", "src/observe.cpp"];
     sources.iter().for_each(|file| println!("cargo:rerun-if-changed={file}"));
     let lib = env::var("DEP_TCH_LIBTORCH_LIB")
         .expect("torch-sys names libtorch's folder; hint: run `cargo xtask setup` or set LIBTORCH");

@@ -8,7 +8,7 @@ use std::ptr::{NonNull, null_mut};
 
 use tch::{Device, Tensor};
 
-use crate::{Error, Raw, check};
+use crate::{Error, Raw, check, owned};
 
 // SAFETY: the signatures are those of shim.cpp.
 unsafe extern "C" {
@@ -38,14 +38,6 @@ fn plain(host: &Tensor, device: Device) -> Result<Tensor, Error> {
         return Ok(host.shallow_clone());
     }
     host.f_to_device(device).map_err(|e| Error(e.to_string()))
-}
-
-fn owned(tensor: *mut torch_sys::C_tensor) -> Result<Tensor, Error> {
-    if tensor.is_null() {
-        return Err(Error("a copy without a tensor".to_owned()));
-    }
-    // SAFETY: the shim made this tensor for its caller, who frees it with `Tensor`.
-    Ok(unsafe { Tensor::from_ptr(tensor) })
 }
 
 /// Copies on a stream of their own, beside what the device computes.

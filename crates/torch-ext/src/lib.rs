@@ -1,15 +1,17 @@
 //! The C++ shim over libtorch for what tch lacks within a process: autocast to bfloat16 and float16 on CPU and CUDA, steps over
-//! many tensors in one call, copies to CUDA that the host does not wait for, and counts of what libtorch is asked to do.
+//! many tensors in one call, convolutions of small maps, copies to CUDA that the host does not wait for, and counts of what libtorch is asked to do.
 //! Wrapped safely, with nothing else in it.
 //!
 //! Shapes are libtorch's business; an argument it refuses comes back as [`Error`].
 
+mod conv;
 mod copy;
 mod observe;
 
 use std::ffi::{CStr, c_char, c_int};
 use std::marker::PhantomData;
 
+pub use conv::conv2d;
 pub use copy::{Copier, Copying, upload};
 pub use observe::{Counts, Mark, Observer, PeakMemory};
 use tch::{Device, Tensor};
@@ -349,6 +351,14 @@ pub fn adamw(params: &[Tensor], grads: &[Tensor], state: Moments<'_>, step: Adam
 
 fn raw(tensors: &[Tensor]) -> Vec<Raw> {
     tensors.iter().map(Tensor::as_ptr).collect()
+}
+
+fn owned(tensor: *mut torch_sys::C_tensor) -> Result<Tensor, Error> {
+    if tensor.is_null() {
+        return Err(Error("an answer without a tensor".to_owned()));
+    }
+    // SAFETY: the shim made this tensor for its caller, who frees it with `Tensor`.
+    Ok(unsafe { Tensor::from_ptr(tensor) })
 }
 
 fn same_length(lengths: &[usize]) -> Result<(), Error> {

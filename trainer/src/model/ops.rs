@@ -2,6 +2,7 @@
 
 use occlude_distributed::{BatchNorm, World};
 use occlude_encoder::{Graph, Op, ParamKind};
+use occlude_torch_ext::conv2d;
 use tch::{Device, Kind, Tensor};
 
 use super::attention;
@@ -101,6 +102,9 @@ pub(super) fn unary(op: Op, x: &Tensor, params: &[Tensor]) -> Tensor {
     let both = |n: usize| [n as i64; 2];
     match op {
         Op::Conv { stride, padding, groups, .. } => {
+            if groups == 1 {
+                return conv2d(x, &params[0], stride as i64, padding as i64).unwrap_or_else(|e| panic!("{e}"));
+            }
             let (stride, padding) = (both(stride), both(padding));
             x.conv2d::<Tensor>(&params[0], None, stride, padding, [1, 1], groups as i64)
         }
@@ -167,4 +171,53 @@ pub(super) fn drop_path(x: &Tensor, share: f64, part: Option<(i64, Share)>) -> T
         }
     };
     if kept > 0.0 { x * (keep / kept) } else { x * keep }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The output and both gradients, for a gradient of the output that is the same whatever computed it.
+    fn all(x: &Tensor, w: &Tensor, conv: impl Fn(&Tensor, &Tensor) -> Tensor) -> [Tensor; 3] {
+        let [x, w] = [x, w].map(|t| t.copy().set_requires_grad(true));
+        let y = conv(&x, &w);
+        let cells = Tensor::arange(y.numel() as i64, (Kind::Double, Device::Cpu)).sin().view_(y.size());
+        (&y * cells.to_kind(y.kind())).sum(Kind::Double).backward();
+        [y.detach(), x.grad(), w.grad()]
+    }
+
+    /// Every way through: few cells, few for the weight's gradient only, and many; layouts, sides that differ, padding
+    /// wider than the map, cells that no output reads.
+    #[test]
+    fn convolutions_of_small_maps_are_libtorchs() {
+        let _alone = crate::rng::alone();
+        tch::manual_seed(3);
+        let options = (Kind::Double, Device::Cpu);
+        for kernel in 1..=4 {
+            for stride in 1..=3 {
+                for padding in 0..kernel {
+                    for [h, w] in [[1, 1], [2, 2], [1, 3], [4, 4], [5, 2], [7, 8]] {
+                        if h + 2 * padding < kernel || w + 2 * padding < kernel {
+                            continue;
+                        }
+                        let x = Tensor::randn([3, 5, h, w], options);
+                        let weight = Tensor::randn([7, 5, kernel, kernel], options);
+                        let theirs = all(&x, &weight, |x, w| {
+                            x.conv2d::<Tensor>(w, None, [stride; 2], [padding; 2], [1, 1], 1)
+                        });
+                        for x in [x.shallow_clone(), channels_last(&x)] {
+                            let ours = all(&x, &weight, |x, w| {
+                                conv2d(x, w, stride, padding).expect("computed")
+                            });
+                            for (ours, theirs) in ours.iter().zip(&theirs) {
+                                assert_eq!(ours.size(), theirs.size());
+                                let error = (ours - theirs).abs().max().double_value(&[]);
+                                assert!(error < 1e-10, "{kernel} {stride} {padding} {h}x{w}: {error}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
