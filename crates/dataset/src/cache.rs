@@ -43,16 +43,24 @@ pub(crate) struct CacheFile {
 impl CacheFile {
     /// In the folder `cache`, for the data set at `path`; `None` where `path` cannot be resolved.
     pub(crate) fn new(cache: &Path, path: &Path) -> Option<Self> {
-        let path = fs::canonicalize(path).ok()?;
+        Some(Self::of_address(cache, &fs::canonicalize(path).ok()?))
+    }
+
+    /// The same for what has one name: an address.
+    pub(crate) fn of_address(cache: &Path, path: &Path) -> Self {
         let digest = Sha256::digest(path.as_os_str().as_bytes());
         let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Some(Self { file: cache.join("index").join(name), path })
+        Self { file: cache.join("index").join(name), path: path.to_owned() }
     }
 
     /// The index, where there is one and nothing has changed since; `root` is what its places lie in.
     pub(crate) fn load(&self, root: &Path) -> Option<(Kind, Index)> {
+        self.load_if(|place| Stamp::of(&root.join(&place.path)) == place.stamp)
+    }
+
+    /// The index, where there is one of which `unchanged` says so of every place.
+    pub(crate) fn load_if(&self, unchanged: impl Fn(&Place) -> bool + Send + Sync) -> Option<(Kind, Index)> {
         let (kind, path, index) = decode(&fs::read(&self.file).ok()?)?;
-        let unchanged = |place: &Place| Stamp::of(&root.join(&place.path)) == place.stamp;
         (path == self.path && index.places.par_iter().all(unchanged)).then_some((kind, index))
     }
 

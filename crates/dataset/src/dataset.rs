@@ -13,10 +13,15 @@ use crate::Error;
 use crate::cache::{self, CacheFile};
 use crate::folder;
 use crate::index::{Index, Kind, NONE};
-use crate::limits::MAX_PICTURE_BYTES;
+use crate::limits::{MAX_PICTURE_BYTES, size};
 use crate::list;
+use crate::remote;
 use crate::shards::{self, Shards};
 use crate::stamp::Stamp;
+
+/// Says how many bytes of shards are kept.
+const SHARD_CACHE: &str = "OCCLUDE_SHARD_CACHE";
+const DEFAULT_SHARD_CACHE: u64 = 20 << 30;
 
 /// How to open a data set.
 #[derive(Clone, Debug)]
@@ -25,13 +30,38 @@ pub struct Options {
     pub root: Option<PathBuf>,
     /// Where indices are kept.
     pub cache: Cache,
-    /// Fewest pictures whose index is kept; smaller data sets are indexed in no time.
+    /// Fewest pictures whose index is kept; smaller data sets are indexed in no time. That of a bucket always is.
     pub cache_from: usize,
+    /// Bytes of shards of buckets that are kept beside indices; what `OCCLUDE_SHARD_CACHE` says (like `200GB`) unless given,
+    /// else 20 GiB.
+    pub shard_cache: Option<u64>,
+    /// Is told what takes long.
+    pub tell: fn(&str),
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { root: None, cache: Cache::Default, cache_from: 10_000 }
+        Self { root: None, cache: Cache::Default, cache_from: 10_000, shard_cache: None, tell: |_| {} }
+    }
+}
+
+impl Options {
+    /// # Errors
+    /// Where the variable is no number of bytes.
+    #[cfg_attr(not(feature = "buckets"), allow(dead_code, reason = "only buckets use it"))]
+    pub(crate) fn room(&self) -> Result<u64, Error> {
+        if let Some(room) = self.shard_cache {
+            return Ok(room);
+        }
+        let Some(text) = std::env::var_os(SHARD_CACHE).filter(|text| !text.is_empty()) else {
+            return Ok(DEFAULT_SHARD_CACHE);
+        };
+        let wrong = |reason: String| Error::Unsuitable {
+            what: format!("{SHARD_CACHE} is `{}`: {reason}", text.display()),
+            hint: "set it to a number of bytes, like `200GB`, or to 0",
+        };
+        let known = text.to_str().ok_or_else(|| wrong("it is not UTF-8".to_owned()))?;
+        if known == "0" { Ok(0) } else { size(known).map_err(wrong) }
     }
 }
 
@@ -47,7 +77,7 @@ pub enum Cache {
 }
 
 impl Cache {
-    fn folder(&self) -> Option<PathBuf> {
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
         match self {
             Self::Default => cache::default_folder(),
             Self::Folder(path) => Some(path.clone()),
@@ -80,10 +110,16 @@ impl Dataset {
     ///   blank and its number. Empty lines and lines that begin with `#` are skipped. Paths lie below
     ///   [`Options::root`], or the folder that a line `# root: FOLDER` names, or that of the list.
     ///   Without any class, the first folder of each path is its.
+    /// - The address of shards in a bucket, or of one (`s3://`, `gs://`, `az://`). They are fetched and kept as far as there
+    ///   is room ([`Options::shard_cache`]); of the others pictures are read one by one. The feature `buckets`.
     ///
     /// # Errors
     /// [`Error`], which names the file or folder.
     pub fn open(path: &Path, options: &Options) -> Result<Self, Error> {
+        if is_address(path) {
+            let (root, index, shards) = remote::open(path, options)?;
+            return Ok(Self { root, index, shards: Some(shards) });
+        }
         let meta = fs::metadata(path).map_err(|e| missing(path, e))?;
         if meta.is_dir() {
             return Self::open_cached(path, path, options, || index_folder(path));
@@ -126,7 +162,9 @@ impl Dataset {
     /// # Errors
     /// As [`open`](Self::open); [`Error::Read`] for a picture that is not there.
     pub fn open_all(paths: &[PathBuf], options: &Options) -> Result<Vec<Self>, Error> {
-        let is_single = |path: &Path| !path.is_dir() && !folder::is_shard_path(path) && !is_list(path);
+        let is_single = |path: &Path| {
+            !path.is_dir() && !folder::is_shard_path(path) && !is_list(path) && !is_address(path)
+        };
         let groups = paths.chunk_by(|a, b| is_single(a) && is_single(b));
         let open = |group: &[PathBuf]| match group {
             [path] if !is_single(path) => Self::open(path, options),
@@ -224,7 +262,7 @@ impl Dataset {
     /// Reads the bytes of a picture into `buf`, in place of what it held; on an error it is empty.
     ///
     /// # Errors
-    /// [`Error::Read`] and [`Error::TooLarge`], which name the picture.
+    /// [`Error::Read`], [`Error::Store`] and [`Error::TooLarge`], which name the picture.
     pub fn read(&self, i: usize, buf: &mut Vec<u8>) -> Result<(), Error> {
         buf.clear();
         let size = match &self.shards {
@@ -239,7 +277,11 @@ impl Dataset {
             Ok(_) => Ok(()),
             Err(reason) => {
                 buf.clear();
-                Err(Error::Read { name: self.name(i), reason })
+                let name = self.name(i);
+                match self.shards.as_ref().is_some_and(Shards::is_remote) {
+                    true => Err(Error::Store { name, reason }),
+                    false => Err(Error::Read { name, reason }),
+                }
             }
         }
     }
@@ -319,6 +361,11 @@ impl Sample<'_> {
     pub fn read(&self, buf: &mut Vec<u8>) -> Result<(), Error> {
         self.dataset.read(self.index, buf)
     }
+}
+
+/// Whether it is a bucket's, as `s3://BUCKET/..`.
+fn is_address(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| text.contains("://"))
 }
 
 fn is_list(path: &Path) -> bool {

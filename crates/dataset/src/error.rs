@@ -24,6 +24,17 @@ pub enum Error {
         name: String,
         reason: io::Error,
     },
+    /// A bucket that is out of reach, or no longer what it was: that says nothing about a picture.
+    #[error("cannot read `{name}` from its bucket: {reason}")]
+    Store {
+        /// The address, with the picture's name where it is one.
+        name: String,
+        reason: io::Error,
+    },
+    /// A bucket that cannot be used.
+    #[cfg(feature = "buckets")]
+    #[error(transparent)]
+    Objects(#[from] occlude_objects::Error),
     /// A file or folder that cannot be written.
     #[error("cannot write `{}`: {reason}", .path.display())]
     Write {

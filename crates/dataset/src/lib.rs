@@ -1,4 +1,4 @@
-//! Data sets of pictures: a folder, a list file or tar shards, behind one index.
+//! Data sets of pictures: a folder, a list file or tar shards, on this machine or in a bucket, behind one index.
 //!
 //! [`Dataset`] tells how many pictures there are, of which class each is, and hands out the bytes of
 //! any of them from any thread; what it holds in memory is the index. [`prepare`] unpacks, sorts,
@@ -22,11 +22,15 @@ mod error;
 mod folder;
 mod identity;
 mod index;
+#[cfg(feature = "buckets")]
+mod kept;
 mod labels;
 mod limits;
 mod list;
 pub mod prepare;
 mod progress;
+#[cfg_attr(not(feature = "buckets"), path = "no_remote.rs")]
+mod remote;
 mod shards;
 mod stamp;
 mod tar_scan;
@@ -35,7 +39,7 @@ pub use cache::default_folder as default_cache_folder;
 pub use dataset::{Cache, Dataset, Options, Sample};
 pub use error::Error;
 pub use identity::Identity;
-pub use limits::MAX_PICTURE_BYTES;
+pub use limits::{MAX_PICTURE_BYTES, size};
 pub use list::{ESCAPED as LIST_ESCAPED, Head as ListHead, ROOT as LIST_ROOT};
 pub use progress::{Progress, with_workers};
 pub use tar_scan::{Part, parts};

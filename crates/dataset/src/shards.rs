@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use crate::Error;
 use crate::index::{Full, Index, NONE, Span};
 use crate::labels::Labels;
+use crate::remote::Remote;
 use crate::stamp::Stamp;
 use crate::tar_scan::{self, Scan};
 
@@ -21,6 +22,16 @@ pub(crate) const CLASSES: &str = "classes.txt";
 /// Shards held open: processes may have 1024 files as a rule.
 const MAX_OPEN: usize = 512;
 const HINT: &str = "samples are named `key.jpg` (or another picture's ending) and `key.cls`";
+
+/// What lies beside shards.
+pub(crate) struct Beside {
+    /// Stamp of the file of names, where there is one.
+    pub(crate) classes: Option<Stamp>,
+    /// What it says.
+    pub(crate) given: Option<Vec<String>>,
+    /// Stamp of the folder where its listing says which shards there are.
+    pub(crate) folder: Option<Stamp>,
+}
 
 /// Indexes the shards `names` of the folder `root`, several at a time; `folder` is the stamp of the
 /// folder where its listing says which shards there are.
@@ -33,10 +44,27 @@ pub(crate) fn index(
     names: &[PathBuf],
     folder: Option<Stamp>,
 ) -> Result<Index, Error> {
+    let scans: Vec<_> = names.par_iter().map(|name| scan(&root.join(name))).collect();
+    let file = root.join(CLASSES);
+    let classes = Some(Stamp::of(&file)).filter(|stamp| *stamp != Stamp::default());
+    let given = classes.map(|_| class_names(&file)).transpose()?;
+    join(path, root, names, scans, Beside { classes, given, folder })
+}
+
+/// One index of all shards.
+///
+/// # Errors
+/// The first of the scans', [`Error::Empty`], or what labels can have wrong.
+pub(crate) fn join(
+    path: &Path,
+    root: &Path,
+    names: &[PathBuf],
+    scans: Vec<Result<Scan, Error>>,
+    beside: Beside,
+) -> Result<Index, Error> {
     let full = |Full| Error::TooMany { path: path.to_owned() };
     let mut index = Index::default();
     let mut labels = Labels::default();
-    let scans: Vec<_> = names.par_iter().map(|name| scan(&root.join(name))).collect();
     for (name, scan) in names.iter().zip(scans) {
         let mut scan = scan?;
         scan.index.places.iter_mut().for_each(|place| place.path.clone_from(name));
@@ -48,14 +76,12 @@ pub(crate) fn index(
     }
     // The samples' places come first: the number of a place is that of its shard. The others are here
     // for their stamps, also that of a missing file of names.
-    let file = root.join(CLASSES);
-    let stamp = Stamp::of(&file);
-    let given = (stamp != Stamp::default()).then(|| class_names(&file)).transpose()?;
-    let given = given.map(|names| (file.as_path(), names));
-    index.add_place(CLASSES.into(), stamp).map_err(full)?;
-    if let Some(stamp) = folder {
+    index.add_place(CLASSES.into(), beside.classes.unwrap_or_default()).map_err(full)?;
+    if let Some(stamp) = beside.folder {
         index.add_place(PathBuf::new(), stamp).map_err(full)?;
     }
+    let file = root.join(CLASSES);
+    let given = beside.given.map(|names| (file.as_path(), names));
     let (classes, map) = labels.resolve(path, given)?;
     for label in &mut index.labels {
         *label = map.get(*label as usize).copied().unwrap_or(NONE);
@@ -79,23 +105,45 @@ fn scan(path: &Path) -> Result<Scan, Error> {
 /// [`Error::Read`], also where the file is not UTF-8.
 pub(crate) fn class_names(path: &Path) -> Result<Vec<String>, Error> {
     let text = files::read_utf8(path).map_err(|e| Error::read(path, e))?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    Ok(names_of_classes(&text))
+}
+
+/// The same of a text.
+pub(crate) fn names_of_classes(text: &str) -> Vec<String> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
 /// The shards of an open data set; each is opened when it is first read.
 #[derive(Debug)]
 pub(crate) struct Shards {
-    paths: Vec<PathBuf>,
+    /// Nothing for a shard that is not on this machine.
+    paths: Vec<Option<PathBuf>>,
     files: Vec<OnceLock<File>>,
     room: AtomicUsize,
+    /// Where they come from, unless from this machine.
+    remote: Option<Remote>,
 }
 
 impl Shards {
     /// Opens nothing yet.
     pub(crate) fn new(root: &Path, index: &Index) -> Self {
-        let paths: Vec<_> = index.places.iter().map(|place| root.join(&place.path)).collect();
+        Self::of(index.places.iter().map(|place| Some(root.join(&place.path))).collect(), None)
+    }
+
+    /// The shards of a bucket, of which those with a path are kept there.
+    #[cfg_attr(not(feature = "buckets"), allow(dead_code, reason = "only buckets use it"))]
+    pub(crate) fn remote(paths: Vec<Option<PathBuf>>, remote: Remote) -> Self {
+        Self::of(paths, Some(remote))
+    }
+
+    fn of(paths: Vec<Option<PathBuf>>, remote: Option<Remote>) -> Self {
         let files = paths.iter().map(|_| OnceLock::new()).collect();
-        Self { paths, files, room: AtomicUsize::new(MAX_OPEN) }
+        Self { paths, files, room: AtomicUsize::new(MAX_OPEN), remote }
+    }
+
+    /// Whether they lie in a bucket, which may be out of reach.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.remote.is_some()
     }
 
     /// Reads a picture; `buf` has its length.
@@ -109,7 +157,13 @@ impl Shards {
         if let Some(file) = slot.get() {
             return file.read_exact_at(buf, span.offset);
         }
-        let file = File::open(path)?;
+        let file = match (path.as_ref().map(File::open), &self.remote) {
+            (Some(Ok(file)), _) => file,
+            // not kept, or deleted to make room for others
+            (_, Some(remote)) => return remote.read(place, span, buf),
+            (Some(Err(reason)), None) => return Err(reason),
+            (None, None) => return Err(io::ErrorKind::NotFound.into()),
+        };
         file.read_exact_at(buf, span.offset)?;
         let room = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1));
         if room.is_ok() && slot.set(file).is_err() {

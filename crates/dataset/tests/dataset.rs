@@ -113,7 +113,7 @@ fn what_is_left_out_is_kept_with_the_index() {
     tar(&dir.path().join("shards/0.tar"), &[("k.jpg", "x"), ("k.json", "{}"), ("l.heic", "x")]);
     settle();
     let cache = Cache::Folder(dir.path().join("cache"));
-    let options = Options { cache, cache_from: 1, root: None };
+    let options = Options { cache, cache_from: 1, ..Options::default() };
     for (name, text) in [
         ("data", "left out: 1 file: 1 .heic; classes without a picture: b"),
         ("shards", "left out: 2 files: 1 .heic, 1 .json"),
@@ -277,7 +277,7 @@ fn the_cache_serves_until_something_changes() {
     let (data, cache, shards) =
         (dir.path().join("data"), dir.path().join("cache"), dir.path().join("shards"));
     tar(&shards.join("0.tar"), &[("k1.jpg", "one"), ("k1.cls", "0")]);
-    let options = Options { cache: Cache::Folder(cache.clone()), cache_from: 1, root: None };
+    let options = Options { cache: Cache::Folder(cache.clone()), cache_from: 1, ..Options::default() };
     let len = |path: &Path| Dataset::open(path, &options).expect("opens").len();
     len(&data);
     assert!(cache_files(&cache).is_empty(), "what changed a moment ago is not kept");
@@ -326,7 +326,7 @@ fn small_data_sets_and_caches_that_cannot_be_written() {
     settle();
     for (cache, cache_from) in [("cache", 2), ("file", 1)] {
         let cache = dir.path().join(cache);
-        let options = Options { cache: Cache::Folder(cache.clone()), cache_from, root: None };
+        let options = Options { cache: Cache::Folder(cache.clone()), cache_from, ..Options::default() };
         assert_eq!(Dataset::open(&dir.path().join("data"), &options).expect("opens").len(), 1);
         assert!(cache_files(&cache).is_empty());
     }

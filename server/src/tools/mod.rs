@@ -164,22 +164,9 @@ pub enum ToolError {
         /// Which, and what to do.
         what: &'static str,
     },
-    /// An address that leads nowhere.
-    #[error("`{address}`: {reason}")]
-    Address {
-        /// As it was given.
-        address: String,
-        /// Why it cannot be used, and what to do.
-        reason: String,
-    },
-    /// An address with nothing to embed.
-    #[error(
-        "no tar shards and no pictures below `{place}`; hint: correct the address, or name what lies one level deeper"
-    )]
-    Nothing {
-        /// The address.
-        place: String,
-    },
+    /// A folder or bucket that cannot be used.
+    #[error(transparent)]
+    Objects(#[from] occlude_objects::Error),
     /// The place of the result holds another model's embeddings.
     #[error(
         "`{file}` has embeddings of the model {found}, this one is {expected}; hint: name another folder as `--out`"

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use occlude_dataset::prepare::{
     self, Amount, CheckOptions, Link, PackOptions, Report, Selection, Spread, Truth,
 };
-use occlude_dataset::{Dataset, Options, Progress, with_workers};
+use occlude_dataset::{Dataset, Progress, size, with_workers};
 use occlude_preprocess::files::LeftOut;
 use serde_json::json;
 
@@ -202,28 +202,6 @@ fn percent(text: &str) -> Result<f64, String> {
     if value > 0.0 && value <= 100.0 { Ok(value) } else { Err("expected more than 0 and at most 100".into()) }
 }
 
-/// A number of bytes with a unit: decimal (kB, MB, GB) or binary (KiB, MiB, GiB).
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" => 1000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        _ => {
-            return Err(format!(
-                "unknown unit `{unit}`; expected a number with B, kB, MB, GB, KiB, MiB or GiB"
-            ));
-        }
-    };
-    let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
-    bytes.filter(|&n| n > 0).ok_or_else(|| format!("`{text}` is not a valid size"))
-}
-
 /// A bar on a terminal, nothing elsewhere.
 #[derive(Default)]
 struct Bar(Mutex<Option<ProgressBar>>);
@@ -271,7 +249,7 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
 }
 
 fn index(args: &Index) -> Result<ExitCode> {
-    let data = Dataset::open(&args.source, &Options::default())?;
+    let data = Dataset::open(&args.source, &crate::data::options())?;
     let unlabelled = data.iter().filter(|sample| sample.class().is_none()).count();
     if args.json {
         let classes = data.classes();
@@ -372,8 +350,9 @@ fn shards(args: &Shards) -> Result<ExitCode> {
 }
 
 fn check(args: &Check) -> Result<ExitCode> {
-    let data = Dataset::open(&args.source, &Options::default())?;
-    let other = args.against.as_deref().map(|path| Dataset::open(path, &Options::default())).transpose()?;
+    let data = Dataset::open(&args.source, &crate::data::options())?;
+    let other =
+        args.against.as_deref().map(|path| Dataset::open(path, &crate::data::options())).transpose()?;
     let options = CheckOptions { min_side: args.min_side, min_per_class: args.min_per_class };
     let bar = Bar::default();
     let report = args.threads.run(|| Ok(prepare::check(&data, other.as_ref(), options, &bar)))?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Args;
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
-use occlude_dataset::{Dataset, Options};
+use occlude_dataset::Dataset;
 use occlude_encoder::Arch;
 use occlude_preprocess::Preprocess;
 use serde_json::json;
@@ -349,7 +349,7 @@ fn print(report: &Report) {
 pub(super) fn embed(args: &EmbedArgs) -> Result<ExitCode> {
     together(&args.machine, &args.ranks, |here| {
         let sets = ranks::first(&here.world, "opening the data", || {
-            Ok(Dataset::open_all(&args.images, &Options::default())?)
+            Ok(Dataset::open_all(&args.images, &crate::data::options())?)
         })?;
         sets.iter().for_each(crate::data::tell_left_out);
         embed_sets(args, here, &sets)

@@ -26,9 +26,14 @@ pub use store::Store;
 /// # Errors
 /// As [`Dataset::open`].
 pub fn open(path: &Path) -> Result<Dataset, Error> {
-    let data = Dataset::open(path, &Options::default())?;
+    let data = Dataset::open(path, &options())?;
     tell_left_out(&data);
     Ok(data)
+}
+
+/// How data sets are opened: what takes long is told.
+pub fn options() -> Options {
+    Options { tell: |line| tell!("{line}"), ..Options::default() }
 }
 
 /// Tells what of a data set is left out, if anything.

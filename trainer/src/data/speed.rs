@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use occlude_dataset::{Dataset, Options};
+use occlude_dataset::Dataset;
 use tch::Device;
 
 use super::{Loader, LoaderSpec, Store, ViewSpec};
@@ -35,7 +35,7 @@ impl Speed {
     /// # Errors
     /// A folder without pictures, or with fewer than a batch; none that can be read.
     pub fn measure(&self, folder: &Path) -> Result<f64> {
-        let dataset = Dataset::open(folder, &Options::default())?;
+        let dataset = Dataset::open(folder, &super::options())?;
         let n = dataset.len();
         ensure!(n >= self.batch_size, "`{}` has {n} pictures, fewer than a batch", folder.display());
         let store = Arc::new(Store::new(dataset, 0));

@@ -24,6 +24,8 @@ pub struct Store {
     /// Of every picture its foreground, once it was asked for; 40 bytes each.
     foregrounds: OnceLock<Vec<OnceLock<Foreground>>>,
     broken: Mutex<(BTreeSet<usize>, Broken)>,
+    /// Why the data set is out of reach.
+    lost: OnceLock<String>,
 }
 
 impl Store {
@@ -49,6 +51,7 @@ impl Store {
             limits: Limits::default(),
             foregrounds: OnceLock::new(),
             broken: Mutex::default(),
+            lost: OnceLock::new(),
         }
     }
 
@@ -114,6 +117,16 @@ impl Store {
     pub fn all_broken(&self) -> AllBroken {
         let first = self.broken.lock().map(|b| b.1.first().to_owned()).unwrap_or_default();
         AllBroken { folder: Some(self.dataset.root().to_owned()), count: self.broken(), first }
+    }
+
+    /// Notes that the data set is out of reach; the first reason stays.
+    pub(super) fn lose(&self, error: &Error) {
+        let _ = self.lost.set(error.to_string());
+    }
+
+    /// Why the data set is out of reach, if it is.
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.get().map(String::as_str)
     }
 
     /// Keeps a decoded picture where there is room.

@@ -38,7 +38,7 @@ impl<'a> Cutter<'a> {
 
     /// Fills `outs`, `(3, side, side)` of each view's side, with the views that `draw` tells for the picture at `index`;
     /// where that is broken, of the next file that is not, so that a batch is always full and the choice does not
-    /// depend on timing; the index of the one that was read. `None` where no file can be read.
+    /// depend on timing; the index of the one that was read. `None` where no file can be read, or the data set is out of reach.
     pub(super) fn views(
         &mut self,
         index: usize,
@@ -47,16 +47,18 @@ impl<'a> Cutter<'a> {
     ) -> Option<usize> {
         let n = self.store.len();
         // a data set of which so many in a row are broken is not there any more
-        (0..n.min(MAX_BROKEN)).find_map(|i| {
-            let at = (index + i) % n;
+        for at in (0..n.min(MAX_BROKEN)).map(|i| (index + i) % n) {
             match self.one(at, &mut draw, outs) {
-                Ok(()) => Some(at),
-                Err(error) => {
-                    self.store.report(at, &error.to_string());
-                    None
+                Ok(()) => return Some(at),
+                // others in its place would be another training
+                Err(error @ Error::Store { .. }) => {
+                    self.store.lose(&error);
+                    return None;
                 }
+                Err(error) => self.store.report(at, &error.to_string()),
             }
-        })
+        }
+        None
     }
 
     /// The error names the file.

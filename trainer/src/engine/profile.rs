@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use occlude_dataset::{Dataset, Options};
+use occlude_dataset::Dataset;
 use occlude_torch_ext::{Counts, PeakMemory};
 use serde_json::{Value, json};
 use tch::{Cuda, Device};
@@ -68,7 +68,7 @@ pub fn profile(config: &Config, plan: &Plan) -> Result<Profile> {
     let pictures = match &plan.data {
         None => Pictures::Synthetic(SYNTHETIC_STEPS * per_step),
         Some(path) => {
-            let dataset = Dataset::open(path, &Options::default())?;
+            let dataset = Dataset::open(path, &crate::data::options())?;
             Pictures::Stored(Arc::new(Store::new(dataset, plan.cache_bytes)))
         }
     };

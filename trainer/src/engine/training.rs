@@ -228,6 +228,11 @@ impl<'a> Engine<'a> {
     pub(super) fn no_data(&self) -> String {
         let data = self.run.data.display();
         let last = self.run.out.display();
+        if let Pictures::Stored(store) = &self.pictures
+            && let Some(reason) = store.lost()
+        {
+            return format!("{reason}; hint: `--resume` continues from the last checkpoint in `{last}`");
+        }
         let why = match &self.pictures {
             Pictures::Stored(store) if self.run.data.exists() => store.all_broken().to_string(),
             _ => format!("no picture of `{data}` is left"),

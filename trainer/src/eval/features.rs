@@ -212,6 +212,7 @@ fn read(
 ) -> Vec<(usize, Rgb)> {
     let read = |bytes: &mut Vec<u8>, &i: &usize| match data.decode(i, &Limits::default(), bytes) {
         Ok(decoded) => Some((i, contract.pixels(&decoded.image))),
+        Err(error @ Error::Store { .. }) => terminal::leave(&error),
         Err(error) => {
             skip(&error);
             None

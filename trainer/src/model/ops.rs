@@ -103,7 +103,8 @@ pub(super) fn unary(op: Op, x: &Tensor, params: &[Tensor]) -> Tensor {
     match op {
         Op::Conv { stride, padding, groups, .. } => {
             if groups == 1 {
-                return conv2d(x, &params[0], stride as i64, padding as i64).unwrap_or_else(|e| panic!("{e}"));
+                return conv2d(x, &params[0], stride as i64, padding as i64)
+                    .unwrap_or_else(|e| panic!("{e}"));
             }
             let (stride, padding) = (both(stride), both(padding));
             x.conv2d::<Tensor>(&params[0], None, stride, padding, [1, 1], groups as i64)
@@ -206,9 +207,8 @@ mod tests {
                             x.conv2d::<Tensor>(w, None, [stride; 2], [padding; 2], [1, 1], 1)
                         });
                         for x in [x.shallow_clone(), channels_last(&x)] {
-                            let ours = all(&x, &weight, |x, w| {
-                                conv2d(x, w, stride, padding).expect("computed")
-                            });
+                            let ours =
+                                all(&x, &weight, |x, w| conv2d(x, w, stride, padding).expect("computed"));
                             for (ours, theirs) in ours.iter().zip(&theirs) {
                                 assert_eq!(ours.size(), theirs.size());
                                 let error = (ours - theirs).abs().max().double_value(&[]);

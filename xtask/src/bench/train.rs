@@ -8,8 +8,8 @@ use super::{Better, Figure, number, peer};
 use crate::{paths, sh};
 
 /// What all sides have in common.
-const SETTINGS: &str =
-    "--arch resnet18 --image-size 64 --batch-size 128 --epochs 2 --precision fp32 --device cpu";
+const SETTINGS: &str = "--arch resnet18 --image-size 64 --batch-size 128 --epochs 2 --device cpu";
+const FP32: &str = "--precision fp32";
 /// The same computation as the peer's: one normalisation group, its queue, its schedule.
 const MOCO: &str = "--lr 0.06 --momentum 0.99 --momentum-start 0.99 --queue 4096 --bn-splits 1";
 /// Likewise; the published rate is for a batch 32 times as large.
@@ -22,7 +22,10 @@ const LIGHTLY: [&str; 3] = ["lightly==1.6.0", "lightning-utilities==0.15.3", "tq
 pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
     let images = folder.join("images");
     peer(include_str!("train.py"), &[&images])?;
-    let ours = |name: &str, recipe: &str, more: &[&str]| ours(&images, &folder.join(name), recipe, more);
+    let in_half = |name: &str, more: &[&str]| ours(&images, &folder.join(name), "moco-v2", more);
+    let ours = |name: &str, recipe: &str, more: &[&str]| {
+        ours(&images, &folder.join(name), recipe, &[more, &[FP32]].concat())
+    };
     let plain = ours("moco", "moco-v2", &[MOCO])?;
     // Masks without hard negatives: those cost one more forward pass each.
     let masked = ours("masked", "saliency-moco", &[MOCO, "--saliency-stage 4 --num-nonsem 0"])?;
@@ -31,6 +34,15 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
     let lewel = ours("lewel", "lewel-b-eman", &[BYOL])?;
     let answer = peer(include_str!("train.py"), &[&images, Path::new("train")])?;
     let theirs = number(&answer, "images_per_s")?;
+    let half = match multiplies_bf16() {
+        true => {
+            let ours = in_half("half", &[MOCO, "--precision bf16"])?;
+            let script = include_str!("train.py");
+            let answer = peer(script, &[&images, Path::new("train"), Path::new("bf16")])?;
+            Some((ours, number(&answer, "images_per_s")?))
+        }
+        false => None,
+    };
     let packages = folder.join("packages");
     super::install(&packages, &LIGHTLY)?;
     let lightly = |script: &str| number(&peer(script, &[&images, &packages])?, "images_per_s");
@@ -43,14 +55,23 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
         peer,
         better: Better::Higher,
     };
-    Ok(vec![
+    let mut figures = vec![
         figure("MoCo v2, beside lightly", plain, lightly),
         figure("the same, decoding every epoch", uncached, lightly),
         figure("MoCo v2, beside plain PyTorch", plain, theirs),
         figure("saliency masks, beside our MoCo v2", masked, plain),
         figure("BYOL, beside lightly's", byol, lightly_byol),
         figure("LEWEL on BYOL with EMAN, beside lightly's BYOL", lewel, lightly_byol),
-    ])
+    ];
+    if let Some((ours, theirs)) = half {
+        figures.push(figure("MoCo v2 in bfloat16, beside plain PyTorch's", ours, theirs));
+    }
+    Ok(figures)
+}
+
+/// Whether the processor has instructions for products of bfloat16 matrices; without them, it is slower than float32.
+fn multiplies_bf16() -> bool {
+    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" amx_bf16"))
 }
 
 /// Images/s of the second epoch.

@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use occlude_contract::table;
+use occlude_objects::Store;
 use parquet::file::metadata::ParquetMetaDataReader;
 
 use super::input::{Shard, What, stretch};
-use super::store::Store;
 use crate::inference::model::ModelInfo;
 use crate::tools::{ToolError, file_error};
 

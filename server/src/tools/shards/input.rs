@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use occlude_objects::{Object, Stat, Store, small};
 use occlude_preprocess::names;
 use sha2::{Digest, Sha256};
 
-use super::store::{Object, Stat, Store, small};
 use crate::tools::{ToolError, file_error};
 
 /// The file beside shards that names the classes, one a line.
@@ -93,8 +93,8 @@ impl Input {
         let mut stats = Vec::new();
         for object in self.pictures.get(range).unwrap_or_default() {
             // what a listing says of sizes needs no further question
-            let stat = match object.bytes {
-                Some(bytes) => Some(Stat { bytes, tag: None }),
+            let stat = match &object.stat {
+                Some(stat) => Some(Stat { bytes: stat.bytes, tag: None }),
                 None => self.store.stat(&object.path)?,
             };
             let name = object.path.as_os_str().as_encoded_bytes();

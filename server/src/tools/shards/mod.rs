@@ -8,21 +8,17 @@ mod finished;
 mod gate;
 mod input;
 mod pipeline;
-mod ranged;
-#[cfg_attr(not(feature = "object-store"), path = "no_remote.rs")]
-mod remote;
 mod share;
 mod source;
-mod store;
 
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use occlude_contract::table;
+use occlude_objects::{Draft, Store, is_url, open, open_input, tar_of};
 use tokio::runtime::Handle;
 
 use crate::config::Limits;
@@ -35,7 +31,6 @@ use gate::Gate;
 use input::{Input, Shard};
 use pipeline::{Counts, Encoder, Stopped};
 use source::Source;
-use store::{Draft, Single, Store};
 
 pub use share::{Share, ShareError};
 
@@ -46,12 +41,12 @@ const PER_SHARD: usize = 10_000;
 pub(super) fn wanted(args: &EmbedArgs) -> bool {
     let flags = args.shard.is_some() || args.shards.is_some() || args.list_missing || args.dedup;
     let folder = args.out.to_string_lossy().ends_with('/') || args.out.is_dir();
-    flags || args.per_shard.is_some() || folder || store::is_url(&args.out) || store::is_url(&args.dir)
+    flags || args.per_shard.is_some() || folder || is_url(&args.out) || is_url(&args.dir)
 }
 
 /// Whether an input can only be embedded by shards.
 pub(super) fn is_tar(input: &Path) -> bool {
-    store::tar_of(input).is_some()
+    tar_of(input).is_some()
 }
 
 /// Embeds this process's part of the shards; how many rows there are in its files, and how many of them have a reason in place
@@ -96,10 +91,10 @@ fn check(args: &EmbedArgs) -> Result<(), ToolError> {
 
 /// Whether the result would lie where the input is listed.
 fn inside(out: &Path, input: &Path) -> bool {
-    if store::tar_of(input).is_some() {
+    if tar_of(input).is_some() {
         return false;
     }
-    if store::is_url(out) || store::is_url(input) {
+    if is_url(out) || is_url(input) {
         let whole = |path: &Path| format!("{}/", path.to_string_lossy().trim_end_matches('/'));
         return whole(out).starts_with(&whole(input));
     }
@@ -117,20 +112,6 @@ fn inside(out: &Path, input: &Path) -> bool {
 /// Whether a path does not climb, so that what is missing of it lies below what is there.
 fn below(path: &Path) -> bool {
     !path.components().any(|part| part == std::path::Component::ParentDir)
-}
-
-fn open(place: &Path, runtime: &Handle) -> Result<Arc<dyn Store>, ToolError> {
-    match store::is_url(place) {
-        true => remote::open(&place.to_string_lossy(), runtime),
-        false => Ok(store::folder(place)),
-    }
-}
-
-fn open_input(place: &Path, runtime: &Handle) -> Result<Arc<dyn Store>, ToolError> {
-    match store::tar_of(place) {
-        Some((folder, path)) => Ok(Arc::new(Single { inner: open(&folder, runtime)?, path })),
-        None => open(place, runtime),
-    }
 }
 
 fn with(args: &EmbedArgs, share: Share, runtime: &Handle) -> Result<(usize, usize), ToolError> {

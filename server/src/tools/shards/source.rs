@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use occlude_dataset::{MAX_PICTURE_BYTES, Part, parts};
+use occlude_objects::Ranged;
 use occlude_preprocess::names;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -15,7 +16,6 @@ use tokio::task::JoinHandle;
 
 use super::gate::Gate;
 use super::input::{Input, Known, Shard, What, folder_class};
-use super::ranged::Ranged;
 
 /// Files that are read side by side.
 const AHEAD: usize = 16;

@@ -228,6 +228,7 @@ impl Localiser<'_> {
 fn read_one(making: &Making, data: &Dataset, truths: &Truths, index: usize) -> Result<Read> {
     let image = match data.decode(index, &Limits::default(), &mut Vec::new()) {
         Ok(decoded) => decoded.image,
+        Err(error @ occlude_dataset::Error::Store { .. }) => return Err(error.into()),
         Err(error) => return Ok(Read::Broken(error)),
     };
     let contract = making.contracts.first().context("no size of the input")?;

@@ -1,4 +1,11 @@
-//! Where shards are read and results are put: a folder, or a bucket.
+//! Where shards are read and results are put: a folder, or a bucket (S3 and what speaks like it, Google's, Azure's).
+//!
+//! [`open`] gives a [`Store`] for a path or an address: what lies there is listed, read in parts, and put whole or not at
+//! all. [`Ranged`] reads one file as a stream. Buckets need the feature `buckets`.
+
+#[cfg_attr(not(feature = "buckets"), path = "no_bucket.rs")]
+mod bucket;
+mod ranged;
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
@@ -8,75 +15,163 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use occlude_preprocess::files::{self, Top, is_picture, is_shard};
+use occlude_preprocess::files::{self, ListError, Top, is_picture, is_shard};
+use tokio::runtime::Handle;
 
-use crate::tools::{ToolError, file_error};
+pub use ranged::Ranged;
 
 /// What a hidden file of ours begins with while it grows.
 const DRAFT: &str = ".occlude-embed-";
 
 /// A file of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Object {
+pub struct Object {
     /// Below the store.
-    pub(super) path: PathBuf,
-    /// `None` where the listing does not say it.
-    pub(super) bytes: Option<u64>,
+    pub path: PathBuf,
+    /// What it is, where the listing says so.
+    pub stat: Option<Stat>,
 }
 
 /// What a file is at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stat {
-    pub(super) bytes: u64,
+pub struct Stat {
+    /// Its length.
+    pub bytes: u64,
     /// What changes with the content, where the store has it (`ETag`).
-    pub(super) tag: Option<String>,
+    pub tag: Option<String>,
 }
 
 /// What lies in the input.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Listed {
+pub struct Listed {
     /// Tar files directly in it, sorted; empty where there are pictures.
-    pub(super) shards: Vec<Object>,
+    pub shards: Vec<Object>,
     /// Pictures at any depth, sorted by path; empty where there are shards.
-    pub(super) pictures: Vec<Object>,
+    pub pictures: Vec<Object>,
     /// What is left out, in words.
-    pub(super) left_out: String,
+    pub left_out: String,
 }
 
 /// A file of the result that is being written.
-pub(super) enum Draft {
+pub enum Draft {
     /// Hidden in the folder of the result.
     Hidden(tempfile::NamedTempFile),
     /// Without a name, in the folder for temporary files.
-    #[cfg_attr(not(feature = "object-store"), allow(dead_code, reason = "only buckets use it"))]
+    #[cfg_attr(not(feature = "buckets"), allow(dead_code, reason = "only buckets use it"))]
     Nameless(File),
 }
 
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An address that leads nowhere.
+    #[error("`{address}`: {reason}")]
+    Address {
+        /// As it was given.
+        address: String,
+        /// Why it cannot be used, and what to do.
+        reason: String,
+    },
+    /// An address below which there is nothing of use.
+    #[error(
+        "no tar shards and no pictures below `{place}`; hint: correct the address, or name what lies one level deeper"
+    )]
+    Nothing {
+        /// The address.
+        place: String,
+    },
+    /// A folder that is missing, no folder, unreadable, or without pictures.
+    #[error(transparent)]
+    Folder(#[from] ListError),
+    /// A file or listing that cannot be read.
+    #[error("`{place}`: {reason}")]
+    Read {
+        /// Its path or address.
+        place: String,
+        /// What the system or the store says.
+        reason: io::Error,
+    },
+}
+
+impl Error {
+    fn read(place: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |reason| Self::Read { place: place.into(), reason }
+    }
+}
+
+/// The store of a path or address, `s3://BUCKET/..`, `gs://BUCKET/..` or `az://CONTAINER/..`, with credentials and endpoint
+/// of the environment. A folder need not exist; a bucket has to answer. Calls of the store wait on `runtime`.
+///
+/// # Errors
+/// [`Error::Address`].
+pub fn open(place: &Path, runtime: &Handle) -> Result<Arc<dyn Store>, Error> {
+    match is_url(place) {
+        true => bucket::open(&place.to_string_lossy(), runtime),
+        false => Ok(folder(place)),
+    }
+}
+
+/// The same of what is read: for a tar, of its folder, in which nothing else is listed.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_input(place: &Path, runtime: &Handle) -> Result<Arc<dyn Store>, Error> {
+    match tar_of(place) {
+        Some((folder, path)) => Ok(Arc::new(Single { inner: open(&folder, runtime)?, path })),
+        None => open(place, runtime),
+    }
+}
+
 /// A folder or a bucket. Calls wait; none of them is made from a runtime's own threads.
-pub(super) trait Store: Send + Sync {
+pub trait Store: Send + Sync {
     /// What messages call the file at `path`; the store itself for an empty one.
     fn name(&self, path: &Path) -> String;
+
     /// The input.
-    fn list(&self) -> Result<Listed, ToolError>;
+    ///
+    /// # Errors
+    /// Where it cannot be listed, or has nothing of use.
+    fn list(&self) -> Result<Listed, Error>;
+
     /// Names of the files directly in it; none where it does not exist yet.
+    ///
+    /// # Errors
+    /// Where it cannot be listed.
     fn names(&self) -> io::Result<Vec<String>>;
+
     /// What a file is, if it is there.
+    ///
+    /// # Errors
+    /// Where the store does not say.
     fn stat(&self, path: &Path) -> io::Result<Option<Stat>>;
+
     /// A part of a file that is as `stat` said.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is another by now.
     fn read(&self, path: &Path, stat: &Stat, range: Range<u64>) -> io::Result<Bytes>;
+
     /// A new file for the result; it goes where it is not put.
+    ///
+    /// # Errors
+    /// Where none can be made.
     fn draft(&self) -> io::Result<Draft>;
+
     /// Gives a draft its name, all at once; false where something has that name already, which stays.
+    ///
+    /// # Errors
+    /// Where it cannot be written, or is another store's draft.
     fn put(&self, draft: Draft, name: &str) -> io::Result<bool>;
 }
 
 /// Where something is: a path, or `s3://`, `gs://` or `az://`.
-pub(super) fn is_url(place: &Path) -> bool {
+pub fn is_url(place: &Path) -> bool {
     place.to_str().is_some_and(|text| text.contains("://"))
 }
 
 /// A folder, which need not exist.
-pub(super) fn folder(root: &Path) -> Arc<dyn Store> {
+fn folder(root: &Path) -> Arc<dyn Store> {
     Arc::new(Folder { root: root.to_owned() })
 }
 
@@ -90,10 +185,10 @@ impl Store for Folder {
         self.root.join(path).display().to_string()
     }
 
-    fn list(&self) -> Result<Listed, ToolError> {
+    fn list(&self) -> Result<Listed, Error> {
         let top = Top::look(&self.root)?;
         if top.pictures.is_empty() && !top.shards.is_empty() {
-            let object = |name: &std::ffi::OsString| Object { path: name.into(), bytes: None };
+            let object = |name: &std::ffi::OsString| Object { path: name.into(), stat: None };
             let shards = top.shards.iter().map(object).collect();
             let left_out = match top.folders.len() {
                 0 => top.left_out.to_string(),
@@ -103,7 +198,7 @@ impl Store for Folder {
         }
         let listing = files::list(&self.root)?;
         let below = |path: &Path| path.strip_prefix(&self.root).unwrap_or(path).to_owned();
-        let object = |s: files::Sample| Object { path: below(&s.path), bytes: None };
+        let object = |s: files::Sample| Object { path: below(&s.path), stat: None };
         let mut pictures: Vec<Object> = listing.samples.into_iter().map(object).collect();
         sort(&mut pictures);
         Ok(Listed { pictures, left_out: listing.left_out.to_string(), ..Listed::default() })
@@ -157,9 +252,9 @@ impl Store for Folder {
 }
 
 /// A single tar of a folder: what is listed is that alone.
-pub(super) struct Single {
-    pub(super) inner: Arc<dyn Store>,
-    pub(super) path: PathBuf,
+struct Single {
+    inner: Arc<dyn Store>,
+    path: PathBuf,
 }
 
 impl Store for Single {
@@ -167,12 +262,11 @@ impl Store for Single {
         self.inner.name(path)
     }
 
-    fn list(&self) -> Result<Listed, ToolError> {
-        let shown = PathBuf::from(self.inner.name(&self.path));
-        let failed = file_error(&shown);
-        let there = self.inner.stat(&self.path).map_err(&failed)?;
+    fn list(&self) -> Result<Listed, Error> {
+        let failed = |reason| Error::Read { place: self.inner.name(&self.path), reason };
+        let there = self.inner.stat(&self.path).map_err(failed)?;
         let there = there.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        let object = Object { path: self.path.clone(), bytes: Some(there.bytes) };
+        let object = Object { path: self.path.clone(), stat: Some(there) };
         Ok(Listed { shards: vec![object], ..Listed::default() })
     }
 
@@ -198,7 +292,7 @@ impl Store for Single {
 }
 
 /// The folder of a tar's path or address, and its name; nothing for anything else.
-pub(super) fn tar_of(place: &Path) -> Option<(PathBuf, PathBuf)> {
+pub fn tar_of(place: &Path) -> Option<(PathBuf, PathBuf)> {
     let name = place.file_name().filter(|name| is_shard(name))?;
     let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // a bucket may be called `x.tar`
@@ -207,12 +301,15 @@ pub(super) fn tar_of(place: &Path) -> Option<(PathBuf, PathBuf)> {
 }
 
 /// In one order on every machine and in every store: by the bytes of the path.
-pub(super) fn sort(objects: &mut [Object]) {
+pub(crate) fn sort(objects: &mut [Object]) {
     objects.sort_by(|a, b| a.path.as_os_str().as_encoded_bytes().cmp(b.path.as_os_str().as_encoded_bytes()));
 }
 
 /// A whole small file, at most `most` bytes of it; nothing where there is none.
-pub(super) fn small(store: &dyn Store, path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+///
+/// # Errors
+/// As [`Store::read`].
+pub fn small(store: &dyn Store, path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     let Some(stat) = store.stat(path)? else { return Ok(None) };
     let bytes = store.read(path, &stat, 0..stat.bytes.min(most))?;
     let mut out = Vec::new();
@@ -221,8 +318,8 @@ pub(super) fn small(store: &dyn Store, path: &Path, most: u64) -> io::Result<Opt
 }
 
 /// Whether a key of a bucket is a picture's that a folder's listing would have, too.
-#[cfg_attr(not(feature = "object-store"), allow(dead_code, reason = "only buckets use it"))]
-pub(super) fn is_listed_picture(path: &Path) -> bool {
+#[cfg_attr(not(feature = "buckets"), allow(dead_code, reason = "only buckets use it"))]
+pub(crate) fn is_listed_picture(path: &Path) -> bool {
     let hidden = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b".") || part == "__MACOSX";
     !path.iter().any(hidden) && path.file_name().is_some_and(is_picture)
 }

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::store::{Stat, Store};
+use crate::{Stat, Store};
 
 /// Bytes of one request.
 const CHUNK: u64 = 8 << 20;
 
-/// Reads a file in ranges: no connection is held open while a model works.
-pub(super) struct Ranged {
+/// Reads a file in ranges: no connection is held open between them.
+pub struct Ranged {
     store: Arc<dyn Store>,
     path: PathBuf,
     stat: Stat,
@@ -28,7 +28,7 @@ pub(super) struct Ranged {
 
 impl Ranged {
     /// The file as `stat` says it is.
-    pub(super) fn new(store: Arc<dyn Store>, path: PathBuf, stat: Stat, runtime: Handle) -> Self {
+    pub fn new(store: Arc<dyn Store>, path: PathBuf, stat: Stat, runtime: Handle) -> Self {
         Self { store, path, stat, runtime, at: 0, held: (0, Bytes::new()), next: None }
     }
 

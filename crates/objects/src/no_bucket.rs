@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::store::Store;
-use crate::tools::ToolError;
+use crate::{Error, Store};
 
 /// Says how to get them.
-pub(super) fn open(address: &str, _: &Handle) -> Result<Arc<dyn Store>, ToolError> {
+pub(crate) fn open(address: &str, _: &Handle) -> Result<Arc<dyn Store>, Error> {
     let reason = "this program was built without object stores; hint: build it with the feature `object-store`, which plain `cargo build` does";
-    Err(ToolError::Address { address: address.to_owned(), reason: reason.to_owned() })
+    Err(Error::Address { address: address.to_owned(), reason: reason.to_owned() })
 }

@@ -15,14 +15,13 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as Key;
 use object_store::{
-    Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
-    WriteMultipart,
+    Error as StoreError, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    RetryConfig, WriteMultipart,
 };
 use occlude_preprocess::files::is_shard;
 use tokio::runtime::Handle;
 
-use super::store::{Draft, Listed, Object, Stat, Store, is_listed_picture, sort};
-use crate::tools::{ToolError, file_error};
+use crate::{Draft, Error, Listed, Object, Stat, Store, is_listed_picture, sort};
 
 /// Largest result that is put in one request, from memory. Larger ones are uploaded in parts under another name and copied:
 /// no store takes parts on the condition that a name is free.
@@ -44,20 +43,20 @@ struct Bucket {
 
 /// Opens `s3://BUCKET/..`, `gs://BUCKET/..` or `az://CONTAINER/..`, with credentials and endpoint of the environment, and
 /// makes sure that it can be listed.
-pub(super) fn open(address: &str, runtime: &Handle) -> Result<Arc<dyn Store>, ToolError> {
+pub(crate) fn open(address: &str, runtime: &Handle) -> Result<Arc<dyn Store>, Error> {
     // ring serves everything else here already
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
     let address = address.trim_end_matches('/').to_owned();
-    let wrong = |reason: &str| ToolError::Address { address: address.clone(), reason: reason.to_owned() };
+    let wrong = |reason: &str| Error::Address { address: address.clone(), reason: reason.to_owned() };
     let (scheme, rest) = address.split_once("://").unwrap_or_default();
     let (bucket, path) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.is_empty() {
         return Err(wrong("it names no bucket"));
     }
     let prefix = Key::parse(path).map_err(|e| wrong(&e.to_string()))?;
-    let unusable = |e: Error| wrong(&told(&e, scheme));
-    let bucket_of = |retry: RetryConfig| -> Result<Arc<dyn ObjectStore>, ToolError> {
+    let unusable = |e: StoreError| wrong(&told(&e, scheme));
+    let bucket_of = |retry: RetryConfig| -> Result<Arc<dyn ObjectStore>, Error> {
         Ok(match scheme {
             "s3" => Arc::new(s3(bucket).with_retry(retry).build().map_err(unusable)?),
             "gs" => {
@@ -109,7 +108,7 @@ const CREDENTIALS: [(&str, &[&str], &str); 3] = [
 ];
 
 /// What a store says, and what to do about it.
-fn told(error: &Error, scheme: &str) -> String {
+fn told(error: &StoreError, scheme: &str) -> String {
     let given =
         |begin: &&str| std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with(*begin));
     let lacking = CREDENTIALS.iter().find(|(known, begins, _)| *known == scheme && !begins.iter().any(given));
@@ -117,7 +116,7 @@ fn told(error: &Error, scheme: &str) -> String {
     let text = error.to_string().replace('\n', " ");
     let status = |codes: &[&str]| codes.iter().any(|code| text.contains(&format!("status code: {code}")));
     let hint = match lacking {
-        _ if matches!(error, Error::NotFound { .. }) || status(&["404"]) => {
+        _ if matches!(error, StoreError::NotFound { .. }) || status(&["404"]) => {
             "create the bucket, or correct the address".to_owned()
         }
         Some((.., set)) => format!("no credentials in the environment: set {set}"),
@@ -129,9 +128,9 @@ fn told(error: &Error, scheme: &str) -> String {
     format!("{text}; hint: {hint}")
 }
 
-fn failed(error: Error) -> io::Error {
+fn failed(error: StoreError) -> io::Error {
     let kind = match &error {
-        Error::NotFound { .. } => io::ErrorKind::NotFound,
+        StoreError::NotFound { .. } => io::ErrorKind::NotFound,
         // also what is refused: credentials run out, which says nothing about a picture
         _ => io::ErrorKind::Other,
     };
@@ -164,14 +163,15 @@ impl Bucket {
     fn objects(&self, found: Vec<object_store::ObjectMeta>, wanted: impl Fn(&Path) -> bool) -> Vec<Object> {
         let object = |meta: object_store::ObjectMeta| {
             let path = self.below(&meta.location);
-            wanted(&path).then_some(Object { path, bytes: Some(meta.size) })
+            let stat = Some(Stat { bytes: meta.size, tag: meta.e_tag });
+            wanted(&path).then_some(Object { path, stat })
         };
         let mut objects: Vec<Object> = found.into_iter().filter_map(object).collect();
         sort(&mut objects);
         objects
     }
 
-    async fn listed(&self) -> Result<Listed, Error> {
+    async fn listed(&self) -> Result<Listed, StoreError> {
         let top = self.store.list_with_delimiter(Some(&self.prefix)).await?;
         let (files, folders) = (top.objects.len(), top.common_prefixes.len());
         let pictures = top.objects.iter().any(|o| is_listed_picture(&self.below(&o.location)));
@@ -199,14 +199,15 @@ impl Bucket {
     }
 
     /// In parts, under a name of its own; then copied to where nothing may be.
-    async fn put_large(&self, mut file: File, key: &Key) -> Result<(), Error> {
+    async fn put_large(&self, mut file: File, key: &Key) -> Result<(), StoreError> {
         let unfinished = self.prefix.clone().join(UNFINISHED);
         let name = format!("{}-{}", key.filename().unwrap_or_default(), random());
         let unfinished = Key::parse(format!("{unfinished}/{name}"))?;
         let mut upload =
             WriteMultipart::new_with_chunk_size(self.store.put_multipart(&unfinished).await?, PART);
         let mut part = vec![0; PART];
-        let generic = |source: io::Error| Error::Generic { store: "temporary file", source: source.into() };
+        let generic =
+            |source: io::Error| StoreError::Generic { store: "temporary file", source: source.into() };
         loop {
             let read = file.read(&mut part).map_err(generic)?;
             if read == 0 {
@@ -231,11 +232,11 @@ impl Store for Bucket {
         format!("{}/{}", self.address, path.display())
     }
 
-    fn list(&self) -> Result<Listed, ToolError> {
-        let failed_here = |e: Error| file_error(Path::new(&self.address))(failed(e));
-        let listed = self.runtime.block_on(self.listed()).map_err(failed_here)?;
+    fn list(&self) -> Result<Listed, Error> {
+        let listed = self.runtime.block_on(self.listed()).map_err(failed);
+        let listed = listed.map_err(Error::read(self.address.as_str()))?;
         if listed.shards.is_empty() && listed.pictures.is_empty() {
-            return Err(ToolError::Nothing { place: self.address.clone() });
+            return Err(Error::Nothing { place: self.address.clone() });
         }
         Ok(listed)
     }
@@ -249,7 +250,7 @@ impl Store for Bucket {
     fn stat(&self, path: &Path) -> io::Result<Option<Stat>> {
         match self.runtime.block_on(self.store.head(&self.key(path)?)) {
             Ok(meta) => Ok(Some(Stat { bytes: meta.size, tag: meta.e_tag })),
-            Err(Error::NotFound { .. }) => Ok(None),
+            Err(StoreError::NotFound { .. }) => Ok(None),
             Err(e) => Err(failed(e)),
         }
     }
@@ -263,7 +264,7 @@ impl Store for Bucket {
         let options = GetOptions::new().with_range(Some(range)).with_if_match(stat.tag.clone());
         self.runtime.block_on(async { self.store.get_opts(&key, options).await?.bytes().await }).map_err(
             |e| match e {
-                Error::Precondition { .. } => other("it was replaced while it was read"),
+                StoreError::Precondition { .. } => other("it was replaced while it was read"),
                 e => failed(e),
             },
         )
@@ -289,7 +290,7 @@ impl Store for Bucket {
         };
         match done {
             Ok(()) => Ok(true),
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(false),
             Err(e) => Err(failed(e)),
         }
     }
