@@ -31,6 +31,10 @@ const PART: usize = 8 << 20;
 /// Where larger results lie until they are whole.
 const UNFINISHED: &str = "unfinished";
 
+/// Says for how many seconds a request is tried again once work has begun.
+const PATIENCE: &str = "OCCLUDE_BUCKET_PATIENCE";
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(180);
+
 /// A prefix of a bucket.
 struct Bucket {
     /// As the user wrote it, without a slash at its end.
@@ -76,8 +80,26 @@ pub(crate) fn open(address: &str, runtime: &Handle) -> Result<Arc<dyn Store>, Er
     let first = bucket_of(brief)?;
     let looked = runtime.block_on(async { first.list(Some(&prefix)).try_next().await });
     looked.map_err(|e| wrong(&told(&e, scheme)))?;
-    let store = bucket_of(RetryConfig::default())?;
+    let patient = RetryConfig {
+        max_retries: usize::MAX,
+        retry_timeout: patience().map_err(|reason| wrong(&reason))?,
+        ..RetryConfig::default()
+    };
+    let store = bucket_of(patient)?;
     Ok(Arc::new(Bucket { address, store, prefix, runtime: runtime.clone(), one_request: ONE_REQUEST }))
+}
+
+/// How long a request is tried again.
+///
+/// # Errors
+/// In words, where the variable is no number.
+fn patience() -> Result<Duration, String> {
+    let Some(text) = std::env::var_os(PATIENCE).filter(|text| !text.is_empty()) else {
+        return Ok(DEFAULT_PATIENCE);
+    };
+    let seconds = text.to_str().and_then(|text| text.parse::<u32>().ok());
+    let wrong = || format!("{PATIENCE} is `{}`; hint: set it to whole seconds, like 180", text.display());
+    seconds.map(|seconds| Duration::from_secs(seconds.into())).ok_or_else(wrong)
 }
 
 fn s3(bucket: &str) -> AmazonS3Builder {
