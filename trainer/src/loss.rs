@@ -15,7 +15,7 @@ pub fn normalize(x: &Tensor) -> Tensor {
 }
 
 /// The negatives of a batch of queries.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct Negatives<'a> {
     /// Shared by all queries of a batch: `(.., D, K)`, normalised columns.
     pub queue: Option<&'a Tensor>,

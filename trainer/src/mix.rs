@@ -2,6 +2,8 @@
 //!
 //! Pure functions over batches; nothing here knows a network.
 
+use anyhow::Result;
+use occlude_distributed::World;
 use rand::Rng;
 use tch::{Kind, Tensor};
 
@@ -9,6 +11,7 @@ use crate::config::{Mix, MixMask, MixPer, Mixing, Pattern};
 use crate::device::upload;
 use crate::mask::enlarge;
 use crate::rng::permutation;
+use crate::share::Share;
 
 /// Probability that Un-Mix blends whole pictures; otherwise it swaps a box.
 const GLOBAL_P: f64 = 0.5;
@@ -24,39 +27,52 @@ const BLOCK_TRIES: usize = 10;
 pub struct Mixed {
     /// `(B, 3, S, S)`.
     pub images: Tensor,
-    /// The other picture of each, `(B)`.
+    /// The other picture of each in the batch of all ranks, `(A)`.
     pub partner: Tensor,
     /// Share of its own picture in each, `(B)`.
     pub share: Tensor,
 }
 
-/// The mixtures of a batch `(B, 3, S, S)` that the method asks for: one, or two for `unmix+mixmask`.
+/// The mixtures of a batch `(B, 3, S, S)` that the method asks for: one, or two for `unmix+mixmask`. Partners are of the
+/// batch of all ranks, of which `images` are this one's.
 ///
 /// MixMask's and Un-Mix's partner is the picture at the mirrored place of the batch; where both are
 /// asked for, MixMask's is drawn.
-pub fn mixtures(images: &Tensor, config: &Mixing, rng: &mut impl Rng) -> Vec<Mixed> {
-    let b = images.size()[0];
-    let mirrored = || (0..b).rev().collect::<Vec<i64>>();
-    match config.mix {
-        Mix::Mixmask => vec![masked(images, &mirrored(), &config.mask, rng)],
-        Mix::Unmix => vec![unmixed(images, &mirrored(), rng)],
+///
+/// # Errors
+/// Where the other ranks cannot be reached.
+pub fn mixtures(images: &Tensor, config: &Mixing, world: &World, rng: &mut impl Rng) -> Result<Vec<Mixed>> {
+    let batch = Batch { images, all: world.gather(images, "pictures to mix")?, share: Share::of(world) };
+    let count = batch.all.size()[0];
+    let mirrored = || (0..count).rev().collect::<Vec<i64>>();
+    Ok(match config.mix {
+        Mix::Mixmask => vec![masked(&batch, &mirrored(), &config.mask, rng)],
+        Mix::Unmix => vec![unmixed(&batch, &mirrored(), rng)],
         Mix::Both => {
-            let first = unmixed(images, &mirrored(), rng);
-            let partner = permutation(b as usize, rng);
-            vec![first, masked(images, &partner, &config.mask, rng)]
+            let first = unmixed(&batch, &mirrored(), rng);
+            let partner = permutation(count as usize, rng);
+            vec![first, masked(&batch, &partner, &config.mask, rng)]
         }
-    }
+    })
+}
+
+/// The pictures of a rank among those of all.
+struct Batch<'a> {
+    images: &'a Tensor,
+    all: Tensor,
+    share: Share,
 }
 
 /// MixMask: cells of the picture, the others from its partner.
-fn masked(images: &Tensor, partner: &[i64], config: &MixMask, rng: &mut impl Rng) -> Mixed {
-    let (b, _, size, _) = images.size4().unwrap_or_else(|e| panic!("images are (B, 3, S, S): {e}"));
-    let count = if config.per == MixPer::Image { b } else { 1 };
+fn masked(batch: &Batch<'_>, partner: &[i64], config: &MixMask, rng: &mut impl Rng) -> Mixed {
+    let (b, size) = batch.sides();
+    let (grid, per_image) = (config.grid as i64, config.per == MixPer::Image);
+    let count = if per_image { partner.len() as i64 } else { 1 };
     let cells: Vec<f32> = (0..count).flat_map(|_| kept(config, rng)).collect();
-    let grid = config.grid as i64;
-    let own = upload(&Tensor::from_slice(&cells).view([count, 1, grid, grid]), images.device());
+    let cells = Tensor::from_slice(&cells).view([count, 1, grid, grid]);
+    let own = upload(&if per_image { batch.share.rows(cells) } else { cells }, batch.images.device());
     let share = own.mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float).expand([b], false);
-    blend(images, partner, &enlarge(&own, size), share)
+    blend(batch, partner, &enlarge(&own, size), share)
 }
 
 /// Cells that stay as they are (ones), `grid * grid` of them; never all, never none.
@@ -109,16 +125,16 @@ fn block(taken: &mut [bool], grid: usize, most: usize, rng: &mut impl Rng) -> Op
 }
 
 /// Un-Mix: the whole batch blended with one factor, or one box of it swapped. The factor is uniform: Beta(1, 1).
-fn unmixed(images: &Tensor, partner: &[i64], rng: &mut impl Rng) -> Mixed {
-    let (b, _, size, _) = images.size4().unwrap_or_else(|e| panic!("images are (B, 3, S, S): {e}"));
+fn unmixed(batch: &Batch<'_>, partner: &[i64], rng: &mut impl Rng) -> Mixed {
+    let ((b, size), device) = (batch.sides(), batch.images.device());
     let share = rng.random::<f64>();
     let (own, share) = if rng.random_bool(GLOBAL_P) {
-        (Tensor::full([1, 1, 1, 1], share, (Kind::Float, images.device())), share)
+        (Tensor::full([1, 1, 1, 1], share, (Kind::Float, device)), share)
     } else {
         let (own, kept) = all_but_box(size, share, rng);
-        (upload(&own, images.device()), kept)
+        (upload(&own, device), kept)
     };
-    blend(images, partner, &own, Tensor::full([b], share, (Kind::Float, images.device())))
+    blend(batch, partner, &own, Tensor::full([b], share, (Kind::Float, device)))
 }
 
 /// Ones, and zeros in a box of area `1 - share` around a random point, cut off at the border, `(1, 1, S, S)`; and the
@@ -136,10 +152,18 @@ fn all_but_box(size: i64, share: f64, rng: &mut impl Rng) -> (Tensor, f64) {
     (Tensor::from_slice(&own).view([1, 1, size, size]), kept)
 }
 
-fn blend(images: &Tensor, partner: &[i64], own: &Tensor, share: Tensor) -> Mixed {
-    let partner = upload(&Tensor::from_slice(partner), images.device());
-    let other = images.index_select(0, &partner);
-    Mixed { images: images * own + other * (1.0 - own), partner, share }
+fn blend(batch: &Batch<'_>, partner: &[i64], own: &Tensor, share: Tensor) -> Mixed {
+    let partner = upload(&Tensor::from_slice(partner), batch.images.device());
+    let other = batch.all.index_select(0, &batch.share.rows(partner.shallow_clone()));
+    Mixed { images: batch.images * own + other * (1.0 - own), partner, share }
+}
+
+impl Batch<'_> {
+    /// Pictures of this rank, and the side of each.
+    fn sides(&self) -> (i64, i64) {
+        let (b, _, size, _) = self.images.size4().unwrap_or_else(|e| panic!("images are (B, 3, S, S): {e}"));
+        (b, size)
+    }
 }
 
 #[cfg(test)]
@@ -164,7 +188,7 @@ mod tests {
             for (pattern, per) in [(Pattern::Block, MixPer::Batch), (Pattern::Discrete, MixPer::Image)] {
                 for seed in 0..20 {
                     let rng = &mut stream(seed, Domain::Mix, 0, 0);
-                    let all = mixtures(&x, &config(mix, pattern, per), rng);
+                    let all = mixtures(&x, &config(mix, pattern, per), &World::single(), rng).expect("mixed");
                     assert_eq!(all.len(), if mix == Mix::Both { 2 } else { 1 });
                     for m in all {
                         for i in 0..6 {
@@ -182,7 +206,8 @@ mod tests {
     #[test]
     fn partners_are_mirrored_or_permuted() {
         let rng = &mut stream(1, Domain::Mix, 0, 0);
-        let both = mixtures(&images(7, 32), &config(Mix::Both, Pattern::Block, MixPer::Batch), rng);
+        let config = config(Mix::Both, Pattern::Block, MixPer::Batch);
+        let both = mixtures(&images(7, 32), &config, &World::single(), rng).expect("mixed");
         let partners = |m: &Mixed| Vec::<i64>::try_from(&m.partner).expect("numbers");
         assert_eq!(partners(&both[0]), [6, 5, 4, 3, 2, 1, 0]);
         let mut permuted = partners(&both[1]);
@@ -227,6 +252,7 @@ mod tests {
     #[test]
     fn unmix_draws_blends_and_boxes_and_the_share_of_a_cut_box() {
         let x = images(2, 32);
+        let x = Batch { images: &x, all: x.shallow_clone(), share: Share::ALL };
         let (mut boxes, mut blends) = (0, 0);
         for seed in 0..200 {
             let m = unmixed(&x, &[1, 0], &mut stream(seed, Domain::Mix, 3, 0));

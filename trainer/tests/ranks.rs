@@ -201,6 +201,19 @@ fn byol_and_lewel_equal_one_process() {
     }
 }
 
+/// Mixtures, whose pictures are of different processes.
+#[test]
+fn mixtures_equal_one_process() {
+    let moco = ["--bn-splits", "4", "--queue", "40", "--lr", RATE];
+    for recipe in ["mixmask", "unmix", "unmix+mixmask"] {
+        compare(&[&["--recipe", recipe], &moco[..]].concat(), &[2, 4]);
+    }
+    let in_batch = ["--recipe", "moco-v2", "--mix", "unmix", "--queue", "0", "--in-batch", "true"];
+    compare(&[&in_batch[..], &["--bn-splits", "2", "--lr", RATE]].concat(), &[2]);
+    let byol = ["--recipe", "byol", "--mix", "mixmask", "--hidden", "64", "--predictor-hidden", "64"];
+    compare(&[&byol[..], &["--lr", RATE]].concat(), &[2]);
+}
+
 #[test]
 fn distillation_equals_one_process() {
     let place = place();
@@ -354,7 +367,6 @@ fn what_several_ranks_cannot_do_is_one_error() {
     let place = place();
     let vit = "vit_64x2x2_patch8_32";
     for (flags, expected) in [
-        (&["--recipe", "mixmask", "--bn-splits", "2"][..], "mixtures join pictures of different ranks"),
         (
             &[
                 "--recipe",
@@ -367,7 +379,7 @@ fn what_several_ranks_cannot_do_is_one_error() {
                 "1,1,2x32",
                 "--patch-choice",
                 "spread",
-            ],
+            ][..],
             "patches hidden by foreground and background are for one process",
         ),
         (&["--recipe", "moco-v2", "--bn-splits", "1", "--batch-size", "15"], "2 ranks cannot divide it"),

@@ -25,6 +25,10 @@ pub struct Limits {
     /// Maximum number of pictures in the server at once, decoding or waiting; above it, requests are answered 429
     #[arg(long, default_value_t = 256, value_name = "N", help_heading = WORK)]
     pub max_queue: usize,
+    /// Longest time that a picture of a request waits, for decoding and in the queue; what has waited longer is not encoded,
+    /// and the request is answered 429; times may have a unit, like `500ms` [default: as long as the queue takes]
+    #[arg(long, value_name = "SECONDS", value_parser = units::seconds, help_heading = WORK)]
+    pub max_wait: Option<Seconds>,
     /// Maximum pixels of all pictures in the server at once; above it, requests are answered 429
     #[arg(long, default_value = "1000000000", value_name = "N", value_parser = units::count, help_heading = WORK)]
     pub max_queue_pixels: u64,
@@ -84,7 +88,12 @@ impl Limits {
         let threads = ("decode-threads", self.decode_threads as u64);
         check::counts(sources, &[threads, batch, queue, images, all, body, buffered, pixels])?;
         check::bounds(sources, &[(pixels, all), (batch, queue), (images, queue), (body, buffered)])?;
-        check::times(sources, &[("timeout", self.timeout), ("read-timeout", self.read_timeout)])
+        let waits = self.max_wait.map(|wait| ("max-wait", wait));
+        let times: Vec<_> = [("timeout", self.timeout), ("read-timeout", self.read_timeout)]
+            .into_iter()
+            .chain(waits)
+            .collect();
+        check::times(sources, &times)
     }
 }
 

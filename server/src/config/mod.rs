@@ -131,6 +131,7 @@ mod tests {
             max_delay: Duration::from_millis(4),
             decode_threads: cores(),
             max_queue: 256,
+            max_wait: None,
             max_queue_pixels: 1_000_000_000,
             max_buffered: 256 << 20,
             max_images: 32,
@@ -165,7 +166,7 @@ mod tests {
         let config = parse(&[
             "--model", "n=other.onnx", "--host", "0.0.0.0", "--port", "0", "--gallery", "g", "--provider", "cuda",
             "--workers", "2", "--intra-threads", "3", "--decode-threads", "5", "--max-batch", "6",
-            "--max-delay", "7", "--max-queue", "80", "--max-images", "9", "--max-body", "1000",
+            "--max-delay", "7", "--max-wait", "600ms", "--max-queue", "80", "--max-images", "9", "--max-body", "1000",
             "--max-buffered", "1100", "--max-pixels", "12", "--max-connections", "13", "--timeout", "1.5",
             "--read-timeout", "2s", "--min-rate", "1k", "--keep-alive-timeout", "2min", "--drain-timeout", "3", "--shutdown-delay", "4s", "--watch", "0", "--api-keys", "k",
             "--cors-origin", "https://a.example", "--cors-origin", "http://localhost:3000",
@@ -217,6 +218,7 @@ mod tests {
             max_pixels: 12,
             max_images: 9,
             max_queue: 80,
+            max_wait: Some(Duration::from_millis(600).into()),
             max_queue_pixels: 99,
             max_batch: 6,
             max_delay: Duration::from_millis(7),
@@ -239,6 +241,9 @@ mod tests {
         assert!(zero(&["--max-pixels", "0"], "max-pixels"));
         assert!(
             matches!(error(&["--timeout", "0"]), ConfigError::Seconds { setting, .. } if is(setting.clone(), "timeout"))
+        );
+        assert!(
+            matches!(error(&["--max-wait", "0"]), ConfigError::Seconds { setting, .. } if is(setting.clone(), "max-wait"))
         );
         assert!(matches!(error(&["--drain-timeout", "NaN"]), ConfigError::Seconds { .. }));
         assert!(matches!(error(&["--shutdown-delay", "25h"]), ConfigError::Seconds { .. }));

@@ -15,13 +15,18 @@ pub enum Provider {
     Cuda,
     /// OpenVINO on the CPU, or an error.
     Openvino,
+    /// TensorRT, with CUDA for what it does not take, or an error.
+    Tensorrt,
 }
 
-/// Numbers in which OpenVINO multiplies.
+/// Numbers in which OpenVINO and TensorRT multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Precision {
-    /// bfloat16 where the processor multiplies it itself, else float32.
+    /// The fastest that keeps to the golden picture: of OpenVINO bfloat16 where the processor multiplies it itself, else
+    /// float32; of TensorRT float16.
     Auto,
+    /// float16, of TensorRT.
+    F16,
     /// bfloat16.
     Bf16,
     /// float32.
@@ -31,15 +36,15 @@ pub enum Precision {
 /// ONNX Runtime's sessions of a model.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 pub struct Sessions {
-    /// Where the models run: `cuda` and `openvino` fail at start if they cannot run; `auto` uses CUDA if it works, else
-    /// the CPU, and reports which
+    /// Where the models run: `cuda`, `openvino` and `tensorrt` fail at start if they cannot run; `auto` uses CUDA if it
+    /// works, else the CPU, and reports which
     #[arg(long, value_enum, default_value_t = Provider::Auto, help_heading = MODEL)]
     pub provider: Provider,
-    /// Arithmetic of `--provider openvino`: `bf16` is several times as fast as `f32` on processors that have it, and
-    /// rounds; `auto` takes it there
+    /// Arithmetic of `--provider openvino` and `tensorrt`: `bf16` is several times as fast as `f32` on processors that have
+    /// it, and rounds; `auto` takes it there, and `f16` with TensorRT
     #[arg(long, value_enum, default_value_t = Precision::Auto, help_heading = MODEL)]
     pub precision: Precision,
-    /// Numbers of the GPUs that CUDA uses, like `0,1`; sessions take them in turn [default: 0]
+    /// Numbers of the GPUs that CUDA and TensorRT use, like `0,1`; sessions take them in turn [default: 0]
     #[arg(long, value_name = "N,..", value_delimiter = ',', help_heading = MODEL)]
     pub devices: Vec<u32>,
     /// Sessions of each model that encode side by side, each with its own copy of the weights
@@ -86,10 +91,14 @@ impl Sessions {
             setting: sources.name(flag),
             other: format!("`--provider {provider}`"),
         };
-        if self.precision != Precision::Auto && self.provider != Provider::Openvino {
-            return Err(without("precision", "openvino"));
+        match (self.precision, self.provider) {
+            (Precision::Auto, _) | (_, Provider::Tensorrt) => {}
+            (Precision::F16, _) => return Err(without("precision", "tensorrt")),
+            (_, Provider::Openvino) => {}
+            _ => return Err(without("precision", "openvino")),
         }
-        if !self.devices.is_empty() && !matches!(self.provider, Provider::Cuda | Provider::Auto) {
+        let on_gpus = matches!(self.provider, Provider::Cuda | Provider::Tensorrt | Provider::Auto);
+        if !self.devices.is_empty() && !on_gpus {
             return Err(without("devices", "cuda"));
         }
         // A GPU that is named and gets no session would stay idle silently.

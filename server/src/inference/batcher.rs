@@ -29,6 +29,14 @@ struct Job {
     wants: Wants,
     reply: oneshot::Sender<Result<Encoded, EncodeError>>,
     since: Instant,
+    /// After which it is not encoded any more.
+    due: Option<Instant>,
+}
+
+impl Job {
+    fn is_late(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due < now)
+    }
 }
 
 #[derive(Default)]
@@ -45,6 +53,7 @@ struct Shared {
     capacity: usize,
     max_batch: usize,
     max_delay: Duration,
+    max_wait: Option<Duration>,
     metrics: ModelMetrics,
 }
 
@@ -63,6 +72,8 @@ pub(crate) struct Batching {
     pub(crate) max_batch: usize,
     /// Longest wait for a batch to fill.
     pub(crate) max_delay: Duration,
+    /// Longest time from the announcement of a request's picture until it is encoded.
+    pub(crate) max_wait: Option<Duration>,
 }
 
 impl Batcher {
@@ -74,6 +85,7 @@ impl Batcher {
             capacity: how.capacity,
             max_batch: how.max_batch.max(1),
             max_delay: how.max_delay,
+            max_wait: how.max_wait,
             metrics,
         });
         let spawn = |encoder| {
@@ -86,7 +98,15 @@ impl Batcher {
     /// Says that a picture will be submitted soon, so that a batch may wait for it.
     pub(crate) fn announce(&self) -> Announced {
         self.shared.state.lock().preparing += 1;
-        Announced { shared: Arc::clone(&self.shared), open: true }
+        Announced { shared: Arc::clone(&self.shared), open: true, due: None }
+    }
+
+    /// The same for a picture of a request, whose client does not wait for ever.
+    pub(crate) fn announce_request(&self) -> Announced {
+        let due = self.shared.max_wait.and_then(|wait| Instant::now().checked_add(wait));
+        let mut announced = self.announce();
+        announced.due = due;
+        announced
     }
 
     /// Pictures that wait.
@@ -111,6 +131,7 @@ impl Drop for Batcher {
 pub(crate) struct Announced {
     shared: Arc<Shared>,
     open: bool,
+    due: Option<Instant>,
 }
 
 impl Announced {
@@ -142,7 +163,7 @@ impl Announced {
         let mut replies = Vec::with_capacity(images.len());
         for image in images.into_iter().filter(|_| !full) {
             let (reply, receiver) = oneshot::channel();
-            state.queue.push_back(Job { image, wants, reply, since: Instant::now() });
+            state.queue.push_back(Job { image, wants, reply, since: Instant::now(), due: self.due });
             replies.push(receiver);
         }
         drop(state);
@@ -171,6 +192,7 @@ fn next_batch(shared: &Shared) -> Option<Vec<Job>> {
     let mut state = shared.state.lock();
     loop {
         state.queue.retain(|job| !job.reply.is_closed());
+        refuse_late(&mut state.queue);
         let Some(oldest) = state.queue.front() else {
             if state.closed {
                 return None;
@@ -185,6 +207,16 @@ fn next_batch(shared: &Shared) -> Option<Vec<Job>> {
             return Some(state.queue.drain(..count).collect());
         }
         shared.changed.wait_for(&mut state, left);
+    }
+}
+
+/// Answers those that have waited too long.
+fn refuse_late(queue: &mut VecDeque<Job>) {
+    let now = Instant::now();
+    if queue.iter().any(|job| job.is_late(now)) {
+        let (late, rest) = queue.drain(..).partition(|job| job.is_late(now));
+        *queue = rest;
+        answer(VecDeque::into_iter(late).map(|job| job.reply).collect(), Err(EncodeError::Late));
     }
 }
 
@@ -244,7 +276,8 @@ mod tests {
 
     fn batcher(fake: Fake, capacity: usize, max_batch: usize, delay_ms: u64) -> (Batcher, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::default());
-        let how = Batching { capacity, max_batch, max_delay: Duration::from_millis(delay_ms) };
+        let how =
+            Batching { capacity, max_batch, max_delay: Duration::from_millis(delay_ms), max_wait: None };
         (Batcher::start(vec![Box::new(fake)], how, metrics.of_model("fake")), metrics)
     }
 
@@ -329,6 +362,32 @@ mod tests {
             reply.blocking_recv().unwrap().unwrap();
         }
         until("the one who left was not encoded", || metrics.batches() == [(1, 3)]);
+    }
+
+    #[test]
+    fn what_waits_too_long_is_refused_and_not_encoded() {
+        let gate = Gate::default();
+        let metrics = Arc::new(Metrics::default());
+        let how = Batching {
+            capacity: 9,
+            max_batch: 1,
+            max_delay: Duration::ZERO,
+            max_wait: Some(Duration::from_millis(300)),
+        };
+        let batcher = Batcher::start(vec![Box::new(Fake::gated(&gate))], how, metrics.of_model("fake"));
+        let running = batcher.announce_request().submit(picture(0)).unwrap();
+        until("the worker takes the first", || batcher.depth() == 0);
+        let late = batcher.announce_request().submit(picture(1)).unwrap();
+        // bulk work has nobody who waits
+        let patient = batcher.announce().submit(picture(2)).unwrap();
+        std::thread::sleep(Duration::from_millis(350));
+        let fresh = batcher.announce_request().submit(picture(3)).unwrap();
+        gate.open();
+        assert_eq!(late.blocking_recv().unwrap(), Err(EncodeError::Late));
+        for reply in [running, patient, fresh] {
+            reply.blocking_recv().unwrap().unwrap();
+        }
+        assert_eq!(metrics.batches(), [(1, 3)], "the late one was not encoded");
     }
 
     #[test]

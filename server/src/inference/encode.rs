@@ -97,6 +97,9 @@ pub enum EncodeError {
         /// What was expected, in words.
         expected: String,
     },
+    /// It waited longer than it may, and was not encoded.
+    #[error("it waited too long")]
+    Late,
     /// The encoder panicked; the worker goes on.
     #[error("the encoder panicked")]
     Panicked,

@@ -7,7 +7,7 @@ use occlude_contract::InputKind;
 use occlude_preprocess::Preprocess;
 use occlude_retrieval::Spec;
 
-use crate::config::Limits;
+use crate::config::{Limits, Seconds};
 use crate::gallery::Gallery;
 use crate::inference::batcher::{Batcher, Batching};
 use crate::inference::encode::Encode;
@@ -108,6 +108,7 @@ impl Model {
             capacity: 2 * limits.max_queue + 8 * limits.max_batch,
             max_batch: limits.max_batch,
             max_delay: limits.max_delay,
+            max_wait: limits.max_wait.map(Seconds::time),
         };
         let batcher = Batcher::start(encoders, how, metrics);
         Self { info, loaded: SystemTime::now(), batcher, gallery: OnceLock::new() }

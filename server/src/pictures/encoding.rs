@@ -9,7 +9,7 @@ use occlude_preprocess::{Preprocess, Rgb, decode, dimensions};
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::inference::batcher::{Announced, Reply};
-use crate::inference::encode::{Crop, Encoded, Wants};
+use crate::inference::encode::{Crop, EncodeError, Encoded, Wants};
 use crate::inference::model::Model;
 use crate::observe::metrics::Stage;
 use crate::observe::telemetry;
@@ -170,7 +170,7 @@ async fn encode_anew(
     upload: Upload,
     (several, look): (bool, Look),
 ) -> Result<Answer, ApiError> {
-    let announced = model.batcher.announce();
+    let announced = model.batcher.announce_request();
     let (bytes, contract) = (upload.bytes.clone(), model.info.contract.clone());
     let limits = state.limits().decode();
     let prepare = move || prepare(&bytes, &contract, &limits, look);
@@ -178,7 +178,7 @@ async fn encode_anew(
     let prepared = prepared.map_err(|e| upload.error(several, ApiError::decode(&e)))?;
     let Prepared { facts, crops, guide } = prepared;
     let replies = announced.submit_together(crops, look.wants).map_err(|_| overloaded(state))?;
-    let encoded = try_join_all(replies.into_iter().map(answered)).await?;
+    let encoded = try_join_all(replies.into_iter().map(|reply| answered(state, reply))).await?;
     let encoded = encoded.into_iter().map(finite).collect::<Result<Vec<_>, _>>();
     let mut encoded = encoded.map_err(|e| upload.error(several, e))?.into_iter();
     let first = encoded.next().ok_or_else(|| failed("the model returned no result"))?;
@@ -195,23 +195,26 @@ pub(crate) async fn encode_crops(
     admitted.pictures(crops.len())?;
     let side = u64::from(model.info.contract.crop);
     admitted.pixels(crops.len() as u64 * side * side)?;
-    let announced: Vec<_> = crops.into_iter().map(|crop| (model.batcher.announce(), crop)).collect();
+    let announced: Vec<_> = crops.into_iter().map(|crop| (model.batcher.announce_request(), crop)).collect();
     let submit = |(announced, crop): (Announced, Crop)| announced.submit(crop).map_err(|_| overloaded(state));
     let replies = announced.into_iter().map(submit).collect::<Result<Vec<_>, _>>()?;
     let several = replies.len() > 1;
     let named = |(place, reply)| async move {
-        finite(answered(reply).await?).map_err(|e| if several { e.at(place, None) } else { e })
+        finite(answered(state, reply).await?).map_err(|e| if several { e.at(place, None) } else { e })
     };
     try_join_all(replies.into_iter().enumerate().map(named)).await
 }
 
 /// Fails as a batch does: it is not known because of which of its pictures.
-async fn answered(reply: Reply) -> Result<Encoded, ApiError> {
+async fn answered(state: &AppState, reply: Reply) -> Result<Encoded, ApiError> {
     let start = Instant::now();
     let reply = reply.await;
     telemetry::stage("queue and encode", start.elapsed());
     let encoded = reply.map_err(|_| failed("the worker has stopped"))?;
-    encoded.map_err(|e| failed(e.to_string()))
+    encoded.map_err(|e| match e {
+        EncodeError::Late => overloaded(state),
+        e => failed(e.to_string()),
+    })
 }
 
 fn finite(encoded: Encoded) -> Result<Encoded, ApiError> {

@@ -13,14 +13,14 @@ use occlude_preprocess::{Preprocess, Rgb, decode};
 use occlude_serve::{AppState, Expected, Gallery, Limits, Progress, app};
 use serde_json::{Value, json};
 
-const RED: [u8; 3] = [200, 20, 20];
+pub(crate) const RED: [u8; 3] = [200, 20, 20];
 
 /// What the fake says about a picture after the contract.
 fn expected(width: u32, height: u32, pixels: Vec<u8>) -> occlude_serve::Encoded {
     Fake::answer(&Preprocess::imagenet(32).pixels(&Rgb { width, height, data: pixels }))
 }
 
-fn multipart(files: &[(&str, &[u8])]) -> (String, Vec<u8>) {
+pub(crate) fn multipart(files: &[(&str, &[u8])]) -> (String, Vec<u8>) {
     let mut body = Vec::new();
     for (name, bytes) in files {
         body.extend_from_slice(
@@ -170,7 +170,7 @@ async fn notes_say_what_was_done_to_the_picture() {
 }
 
 /// Status and code of a request.
-async fn fails(
+pub(crate) async fn fails(
     app: &axum::Router,
     uri: &str,
     headers: &[(&str, &str)],
@@ -180,7 +180,7 @@ async fn fails(
     (answer.status.as_u16(), answer.code())
 }
 
-fn is(status: u16, code: &str) -> (u16, String) {
+pub(crate) fn is(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
@@ -264,59 +264,6 @@ async fn a_failing_encoder_is_an_error_of_the_server() {
         assert_eq!(fails(&app, "/v1/embed", &[], told).await, is(500, "encoder_failed"));
     }
     assert_eq!(post(&app, "/v1/embed", &[], png(40, 40, RED)).await.status, StatusCode::OK, "and it goes on");
-}
-
-#[tokio::test]
-async fn a_full_server_says_when_to_come_back() {
-    let gate = Gate::default();
-    let limits = Limits { max_queue: 3, max_batch: 1, max_images: 3, ..Limits::default() };
-    let state = fake_state(&limits, vec![Fake::gated(&gate)]);
-    let app = app(state.clone());
-    let inside: Vec<_> = (0..3)
-        .map(|_| {
-            let app = app.clone();
-            tokio::spawn(async move { post(&app, "/v1/embed", &[], png(40, 40, RED)).await.status })
-        })
-        .collect();
-    while !get(&app, "/metrics").await.bytes.windows(27).any(|w| w == b"occlude_in_flight_images 3\n") {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    let refused = post(&app, "/v1/embed", &[], png(40, 40, RED)).await;
-    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (429, "overloaded"));
-    assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
-    gate.open();
-    for request in inside {
-        assert_eq!(request.await.unwrap(), StatusCode::OK);
-    }
-    assert_eq!(
-        post(&app, "/v1/embed", &[], png(40, 40, RED)).await.status,
-        StatusCode::OK,
-        "there is room again"
-    );
-    // A request of more pictures than there is room for is refused as a whole.
-    let (kind, three) = multipart(&[("a", &png(9, 9, RED)), ("b", &png(9, 9, RED)), ("c", &png(9, 9, RED))]);
-    let whole = post(&app, "/v1/embed", &[("content-type", &kind)], three).await;
-    assert_eq!(whole.status, StatusCode::OK, "three fit exactly");
-}
-
-#[tokio::test]
-async fn bodies_are_bounded_together() {
-    let limits = Limits { max_body: 2000, max_buffered: 2500, ..Limits::default() };
-    let app = app(fake_state(&limits, vec![Fake::default()]));
-    let slow = |size: usize| {
-        let first = stream::iter([Ok::<_, std::io::Error>(vec![0u8; size])]);
-        Body::from_stream(futures_util::StreamExt::chain(first, stream::pending()))
-    };
-    let app2 = app.clone();
-    let holder = tokio::spawn(async move { post(&app2, "/v1/embed", &[], slow(1900)).await.status });
-    while !get(&app, "/metrics").await.bytes.windows(27).any(|w| w == b"occlude_in_flight_images 1\n") {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    assert_eq!(fails(&app, "/v1/embed", &[], vec![0u8; 1000]).await, is(429, "overloaded"));
-    holder.abort();
-    let _ = holder.await;
-    let after = fails(&app, "/v1/embed", &[], vec![0u8; 1000]).await;
-    assert_eq!(after, is(415, "unsupported_image"), "the room is given back when the client leaves");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod docs;
 mod duplicates;
 mod evaluate;
 mod fake;
+mod full;
 #[cfg(feature = "grpc")]
 mod grpc;
 #[cfg(all(feature = "http2", feature = "tls"))]

@@ -244,6 +244,18 @@ fn cuda_runs_or_is_an_error_and_auto_says_what_it_took() {
     assert_eq!(with(Provider::Cpu).unwrap().info.provider, "CPU");
 }
 
+/// TensorRT was never at hand: what can be tried is that nothing runs in its place.
+#[test]
+fn tensorrt_runs_or_is_an_error() {
+    match load(&fixture("tiny.onnx"), &on(Provider::Tensorrt, Precision::Auto)) {
+        Ok(loaded) => assert_eq!(loaded.info.provider, "TensorRT f16"),
+        Err(error) => {
+            assert!(matches!(error, LoadError::Provider { provider: "tensorrt", .. }), "{error}");
+            assert!(error.to_string().contains("hint: `pip install onnxruntime-gpu"), "{error}");
+        }
+    }
+}
+
 /// The package is one of those that the set-up installs for the tests.
 #[test]
 fn openvino_gives_what_onnx_runtime_gives() {
@@ -286,6 +298,9 @@ fn settings_of_other_providers_are_refused() {
     assert!(precise.contains("--precision") && precise.contains("--provider openvino"), "{precise}");
     let devices = Sessions { devices: vec![0, 1], ..on(Provider::Cpu, Precision::Auto).sessions };
     assert!(refused(devices.clone()).contains("--provider cuda"));
+    let half = refused(on(Provider::Openvino, Precision::F16).sessions);
+    assert!(half.contains("--precision") && half.contains("--provider tensorrt"), "{half}");
+    assert!(on(Provider::Tensorrt, Precision::F16).sessions.check(&Sources::default()).is_ok());
     let idle = refused(Sessions { provider: Provider::Cuda, ..devices.clone() });
     assert!(idle.contains("--devices") && idle.contains("--workers"), "{idle}");
     let both = Sessions { provider: Provider::Cuda, workers: 2, ..devices };

@@ -1,7 +1,7 @@
 //! BYOL (arXiv 2006.07733), and LEWEL on it (arXiv 2203.14898): a network predicts what its moving average says of
 //! another view of the picture. Plain, with masking (arXiv 2309.12757), or with mixtures (arXiv 2210.11456).
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use occlude_distributed::World;
 use occlude_encoder::Mlp as Description;
 use occlude_torch_ext::Autocast;
@@ -148,21 +148,31 @@ impl Byol {
     }
 
     /// A mixture is to predict both of its pictures, each by its share.
-    fn mixed_loss(&self, mixed: &Mixed, target: &Vectors) -> Tensor {
+    fn mixed_loss(&self, mixed: &Mixed, target: &Vectors) -> Result<Tensor> {
         let (_, prediction) = self.predict(&mixed.images);
         let _loss = within(Phase::Loss);
         let from = |target: &Tensor| distances(&prediction.global, target);
-        let other = from(&target.global.index_select(0, &mixed.partner));
+        // of the batch of all ranks
+        let partners =
+            self.world.gather(&target.global, "targets of mixtures")?.index_select(0, &mixed.partner);
+        let other = from(&self.world.own(&partners));
         let both: Tensor = from(&target.global) * &mixed.share + other * (1.0 - &mixed.share);
-        both.mean(Kind::Float)
+        Ok(both.mean(Kind::Float))
     }
 
-    fn mixtures(&self, input: &Tensor, step: Step, of: usize, preview: &mut Option<Preview>) -> Vec<Mixed> {
-        let Some(config) = &self.mixing else { return Vec::new() };
+    fn mixtures(
+        &self,
+        input: &Tensor,
+        step: Step,
+        of: usize,
+        preview: &mut Option<Preview>,
+    ) -> Result<Vec<Mixed>> {
+        let Some(config) = &self.mixing else { return Ok(Vec::new()) };
         let _mask = within(Phase::Mask);
-        let mixed = tch::no_grad(|| mix::mixtures(input, config, &mut self.rng(Domain::Mix, step, of)));
+        let rng = &mut self.rng(Domain::Mix, step, of);
+        let mixed = tch::no_grad(|| mix::mixtures(input, config, &self.world, rng))?;
         mixed.iter().for_each(|m| show(preview, "mixture", &m.images));
-        mixed
+        Ok(mixed)
     }
 
     /// What the target says of the first two views, and what the network sees of all.
@@ -189,10 +199,6 @@ impl Byol {
 
 impl Method for Byol {
     fn join(&mut self, world: &World) -> Result<()> {
-        ensure!(
-            self.mixing.is_none(),
-            "mixtures join pictures of different ranks, which several ranks cannot do yet; hint: one process, or a recipe without mixtures"
-        );
         self.online.join(world);
         self.target.join(world);
         self.predictors.iter_mut().for_each(|head| head.mlp.join(world));
@@ -211,13 +217,13 @@ impl Method for Byol {
         let (targets, inputs) = self.sides(&mut pair, views.more(), step, &mut preview);
         let (mut losses, mut health) = (vec![], vec![]);
         for (i, input) in inputs.iter().enumerate() {
-            let mixtures = if i < 2 { self.mixtures(input, step, i, &mut preview) } else { Vec::new() };
+            let mixtures = if i < 2 { self.mixtures(input, step, i, &mut preview)? } else { Vec::new() };
             let (projected, prediction) = self.predict(input);
             let _loss = within(Phase::Loss);
             for (_, target) in targets.iter().enumerate().filter(|(j, _)| *j != i) {
                 let mut loss = self.loss(&prediction, target);
                 for mixed in &mixtures {
-                    loss += self.mixed_loss(mixed, target);
+                    loss += self.mixed_loss(mixed, target)?;
                 }
                 losses.push(loss);
             }

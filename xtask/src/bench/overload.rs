@@ -1,5 +1,5 @@
 //! Ten times as many requests as the server can answer: it answers what it takes in, refuses the rest at once, and neither
-//! grows nor suffers afterwards.
+//! grows nor suffers afterwards. Once as it is, and once with a bound on the wait.
 
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use super::wire::{Reply, Wire, ask_all, request};
 use super::{Better, Figure, peer, proc};
-use crate::server::Server;
+use crate::server::{Server, free_port};
 use crate::{paths, sh};
 
 /// How much too much.
 const TIMES: f64 = 10.0;
 const SECONDS: f64 = 60.0;
+/// The same over gRPC.
+const GRPC_SECONDS: f64 = 30.0;
 /// After which memory may not grow any more.
 const SETTLED: Duration = Duration::from_secs(10);
 /// The server's `--max-queue`.
@@ -40,26 +42,89 @@ struct Case {
     checkpoint: &'static str,
     side: &'static str,
     pictures: &'static str,
+    /// Whether a client in Python can send ten times the rate.
+    over_grpc: bool,
 }
 
 const CASES: [Case; 2] = [
-    Case { name: "ResNet-18 at 64 px", checkpoint: "resnet18.safetensors", side: "64", pictures: "small" },
-    Case { name: "ResNet-50 at 224 px", checkpoint: "resnet50.safetensors", side: "224", pictures: "large" },
+    Case {
+        name: "ResNet-18 at 64 px",
+        checkpoint: "resnet18.safetensors",
+        side: "64",
+        pictures: "small",
+        over_grpc: false,
+    },
+    Case {
+        name: "ResNet-50 at 224 px",
+        checkpoint: "resnet50.safetensors",
+        side: "224",
+        pictures: "large",
+        over_grpc: true,
+    },
 ];
 
 pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
     peer(include_str!("load_inputs.py"), &[folder])?;
     let mut figures = Vec::new();
     for case in &CASES {
-        let found = one(folder, case).with_context(|| case.name.to_owned())?;
-        let measured = found.figures(case.name);
-        if let Err(broken) = found.check() {
-            super::print(&measured);
-            return Err(broken.context(case.name));
+        let mut storm = |name: &str, max_wait: Option<f64>| -> Result<Found> {
+            let found = one(folder, case, max_wait).with_context(|| name.to_owned())?;
+            let measured = found.figures(name);
+            if let Err(broken) = found.check() {
+                super::print(&measured);
+                return Err(broken.context(name.to_owned()));
+            }
+            figures.extend(measured);
+            Ok(found)
+        };
+        let free = storm(case.name, None)?;
+        let wait = QUEUE as f64 / free.storm.rate();
+        storm(&format!("{}, --max-wait {wait:.2}", case.name), Some(wait))?;
+        if case.over_grpc {
+            figures.extend(over_grpc(folder, case, free.before, wait)?);
         }
-        figures.extend(measured);
     }
     Ok(figures)
+}
+
+/// The same over HTTP/2, by Triton's messages, from one process with as many calls at once.
+fn over_grpc(folder: &Path, case: &Case, rate: f64, wait: f64) -> Result<Vec<Figure>> {
+    let name = format!("{}, gRPC, --max-wait {wait:.2}", case.name);
+    let model = export(folder, case.checkpoint, case.side)?;
+    let port = free_port()?.to_string();
+    let (queue, batch, wait) = (QUEUE.to_string(), BATCH.to_string(), format!("{wait:.3}s"));
+    let flags = ["--max-queue", &queue, "--max-batch", &batch, "--max-wait", &wait, "--grpc-port", &port];
+    let mut server = Server::start(&model, None, &flags, &folder.join("grpc.log"))?;
+    let [address, rate, seconds, most] = [
+        format!("127.0.0.1:{port}"),
+        (rate * TIMES).to_string(),
+        GRPC_SECONDS.to_string(),
+        CONNECTIONS.to_string(),
+    ];
+    let pictures = folder.join(case.pictures);
+    let served = model.file_stem().unwrap_or_default().to_os_string();
+    let arguments = [
+        Path::new(&address),
+        Path::new(&served),
+        &pictures,
+        Path::new(&rate),
+        Path::new(&seconds),
+        Path::new(&most),
+    ];
+    let answer = peer(include_str!("overload_grpc.py"), &arguments)?;
+    server.alive()?;
+    server.stop()?;
+    let list = |key: &str| answer[key].as_array().cloned().unwrap_or_default();
+    let numbers = |key: &str| list(key).iter().filter_map(serde_json::Value::as_f64).collect::<Vec<_>>();
+    let (accepted, refused, odd) = (numbers("accepted"), numbers("refused"), list("odd"));
+    println!("  {name}: {} accepted, {} refused, {} other answers", accepted.len(), refused.len(), odd.len());
+    ensure!(odd.is_empty(), "{name}: {} calls ended otherwise, such as: {}", odd.len(), odd[0]);
+    ensure!(!accepted.is_empty() && !refused.is_empty(), "{name}: nothing was accepted or nothing refused");
+    let bound = (QUEUE + BATCH) as f64 * super::number(&answer, "seconds")? / accepted.len() as f64;
+    let p99 = quantile(&accepted, 0.99);
+    ensure!(p99 <= bound, "{name}: p99 of the accepted is {p99:.2} s, the queue's bound {bound:.2} s");
+    let what = format!("{name}: p99 of the accepted; peer: queue's bound");
+    Ok(vec![Figure { what, unit: "s", ours: p99, peer: bound, better: Better::Lower }])
 }
 
 /// The model of a checkpoint for pictures of this side.
@@ -71,7 +136,7 @@ pub(super) fn export(folder: &Path, checkpoint: &str, side: &str) -> Result<Path
     Ok(model)
 }
 
-fn one(folder: &Path, case: &Case) -> Result<Found> {
+fn one(folder: &Path, case: &Case, max_wait: Option<f64>) -> Result<Found> {
     let model = export(folder, case.checkpoint, case.side)?;
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder.join(case.pictures))? {
@@ -84,14 +149,16 @@ fn one(folder: &Path, case: &Case) -> Result<Found> {
         .map(|path| Ok(request("/v1/embed", &kind, &std::fs::read(path)?)))
         .collect::<Result<_>>()?;
     let (queue, batch) = (QUEUE.to_string(), BATCH.to_string());
-    let flags = ["--max-queue", &queue, "--max-batch", &batch];
+    let wait = max_wait.map(|seconds| format!("{seconds:.3}s"));
+    let mut flags = vec!["--max-queue", &queue, "--max-batch", &batch];
+    flags.extend(wait.iter().flat_map(|wait| ["--max-wait", wait]));
     let mut server = Server::start(&model, None, &flags, &folder.join(format!("{}.log", case.pictures)))?;
     let before = rate(&server.url, &requests)?;
     let (storm, memory) = storm(&server, &requests, before)?;
     server.alive()?;
     let after = rate(&server.url, &requests)?;
     server.stop()?;
-    Ok(Found { before, after, storm, memory })
+    Ok(Found { before, after, storm, memory, max_wait })
 }
 
 /// Images/s of a full server.
@@ -209,6 +276,8 @@ struct Found {
     storm: Storm,
     /// When, and the bytes in memory then.
     memory: Vec<(Duration, u64)>,
+    /// The server's `--max-wait`.
+    max_wait: Option<f64>,
 }
 
 impl Found {
@@ -224,6 +293,11 @@ impl Found {
         let spans = answered.iter().zip(answered.iter().skip(QUEUE + BATCH));
         let spans: Vec<f64> = spans.map(|(first, last)| (*last - *first).as_secs_f64()).collect();
         quantile(&spans, 0.99)
+    }
+
+    /// What the p99 of the accepted must not exceed: where waits are bounded, the time of a queue and a batch at the mean rate.
+    fn limit(&self) -> f64 {
+        if self.max_wait.is_some() { self.bound() } else { self.bound99() }
     }
 
     /// Largest MiB in memory while the storm settled, and afterwards.
@@ -264,7 +338,7 @@ impl Found {
                 "p99 of the accepted; peer: queue's bound",
                 "s",
                 quantile(&storm.accepted, 0.99),
-                self.bound99(),
+                self.limit(),
                 Better::Lower,
             ),
             figure(
@@ -290,7 +364,7 @@ impl Found {
         );
         let (offered, meant) = (storm.offered(), self.before * TIMES);
         ensure!(offered >= OFFERED * meant, "only {offered:.0} of {meant:.0} requests a second were sent");
-        let (p99, bound) = (quantile(&storm.accepted, 0.99), self.bound99());
+        let (p99, bound) = (quantile(&storm.accepted, 0.99), self.limit());
         ensure!(p99 <= bound, "p99 of the accepted is {p99:.2} s, the queue's bound {bound:.2} s");
         let (first, late) = self.megabytes();
         ensure!(late <= first * GROWTH.0 + GROWTH.1, "memory grew from {first:.0} to {late:.0} MiB");
@@ -325,7 +399,13 @@ mod tests {
         let (accepted, refused) = (vec![0.1; 600], vec![0.001; 5400]);
         let storm = Storm { accepted, refused, answered, odd: vec![], seconds: 60.0 };
         let at = |seconds, mib: u64| (Duration::from_secs(seconds), mib << 20);
-        Found { before: 10.0, after: 10.0, storm, memory: vec![at(1, 100), at(5, 120), at(20, 121)] }
+        Found {
+            before: 10.0,
+            after: 10.0,
+            storm,
+            memory: vec![at(1, 100), at(5, 120), at(20, 121)],
+            max_wait: None,
+        }
     }
 
     #[test]
@@ -340,6 +420,7 @@ mod tests {
         fails(|f| f.storm.refused.clear());
         fails(|f| f.storm.refused.truncate(4000));
         fails(|f| f.storm.accepted.extend([14.0; 10]));
+        fails(|f| (f.max_wait, f.storm.seconds) = (Some(1.0), 0.4));
         fails(|f| f.memory.push((Duration::from_secs(30), 140 << 20)));
         fails(|f| f.after = 8.0);
     }

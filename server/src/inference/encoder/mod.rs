@@ -8,6 +8,7 @@ mod io;
 mod onnx;
 mod outputs;
 mod provider;
+mod tensorrt;
 
 pub use error::LoadError;
 pub use onnx::{Loaded, OnnxEncoder, Options, load};

@@ -12,7 +12,7 @@ use super::error::LoadError;
 use super::golden::{Check, Least};
 use super::io::{Bound, Format, Host};
 use super::outputs::{Selected, read};
-use super::provider::{Runs, first, session};
+use super::provider::{Opener, Runs};
 use super::{file_kind, files};
 use crate::config::Sessions;
 use crate::inference::encode::{Crop, Encode, EncodeError, Encoded, Wants};
@@ -71,7 +71,8 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
     file_kind::check(path, &options.name)?;
     let unread = |e: std::io::Error| LoadError::Session { path: path.to_owned(), reason: e.to_string() };
     let digest = files::digest(&files::files(path)).map_err(unread)?;
-    let (opened, runs, note) = first(path, &options.sessions)?;
+    let (opener, opened, note) = Opener::first(path, options, &digest)?;
+    let runs = opener.runs;
     let mut info = describe(path, &opened, options, runs)?;
     if info.identity.is_empty() {
         info.identity.clone_from(&digest);
@@ -83,7 +84,7 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
     };
     let mut encoders = vec![encoder(opened)?];
     while encoders.len() < options.sessions.workers {
-        encoders.push(encoder(session(path, &options.sessions, runs, encoders.len())?)?);
+        encoders.push(encoder(opener.session(encoders.len())?)?);
     }
     for encoder in &mut encoders {
         info.dim = encoder
@@ -171,7 +172,7 @@ impl OnnxEncoder {
         let format = Format { contract: info.contract.clone(), input: info.input };
         let selected = Selected::new(&session)?;
         let memory = match runs {
-            Runs::Cuda => {
+            Runs::Cuda | Runs::TensorRt(_) => {
                 let device = AllocationDevice::CUDA_PINNED;
                 Memory::Bound(Bound::new(&mut session, &selected, &format, &device, max_batch)?)
             }

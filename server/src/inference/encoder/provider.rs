@@ -10,6 +10,8 @@ use ort::session::builder::SessionBuilder;
 
 use super::error::LoadError;
 use super::golden::Least;
+use super::onnx::Options;
+use super::tensorrt::{self, Engine};
 use crate::config::{Precision, Provider, Sessions};
 
 /// What really runs a model.
@@ -18,6 +20,7 @@ pub(super) enum Runs {
     Cpu,
     Cuda,
     OpenVino(Arithmetic),
+    TensorRt(tensorrt::Arithmetic),
 }
 
 impl Runs {
@@ -28,6 +31,9 @@ impl Runs {
             Self::Cuda => "CUDA",
             Self::OpenVino(Arithmetic::Bf16) => "OpenVINO bf16",
             Self::OpenVino(Arithmetic::F32) => "OpenVINO f32",
+            Self::TensorRt(tensorrt::Arithmetic::F16) => "TensorRT f16",
+            Self::TensorRt(tensorrt::Arithmetic::Bf16) => "TensorRT bf16",
+            Self::TensorRt(tensorrt::Arithmetic::F32) => "TensorRT f32",
         }
     }
 
@@ -36,29 +42,63 @@ impl Runs {
     /// because it divides the differences within a picture by their deviation.
     pub(super) fn least(self) -> Least {
         match self {
-            Self::OpenVino(Arithmetic::Bf16) => Least { embedding: 0.999, saliency: 0.99 },
-            Self::Cpu | Self::Cuda | Self::OpenVino(Arithmetic::F32) => Least::both(1.0),
+            // float16 has 11 bits; TensorRT's were never measured
+            Self::OpenVino(Arithmetic::Bf16)
+            | Self::TensorRt(tensorrt::Arithmetic::F16 | tensorrt::Arithmetic::Bf16) => {
+                Least { embedding: 0.999, saliency: 0.99 }
+            }
+            Self::Cpu
+            | Self::Cuda
+            | Self::OpenVino(Arithmetic::F32)
+            | Self::TensorRt(tensorrt::Arithmetic::F32) => Least::both(1.0),
         }
     }
 }
 
-/// The first session, what it really runs on, and why that is not CUDA where it was to be if possible.
-pub(super) fn first(path: &Path, options: &Sessions) -> Result<(Session, Runs, Option<String>), LoadError> {
-    environment()?;
-    let on = |runs| session(path, options, runs, 0);
-    let cuda = || cuda_available().and_then(|()| on(Runs::Cuda));
-    match options.provider {
-        Provider::Cpu => Ok((on(Runs::Cpu)?, Runs::Cpu, None)),
-        Provider::Cuda => Ok((cuda()?, Runs::Cuda, None)),
-        Provider::Openvino => {
-            let runs = Runs::OpenVino(arithmetic(options.precision, multiplies_bf16())?);
-            Ok((on(runs)?, runs, None))
-        }
-        Provider::Auto => match cuda() {
-            Ok(session) => Ok((session, Runs::Cuda, None)),
-            Err(LoadError::Provider { reason, .. }) => Ok((on(Runs::Cpu)?, Runs::Cpu, Some(reason))),
-            Err(other) => Err(other),
-        },
+/// How the sessions of a model are made.
+pub(super) struct Opener<'a> {
+    path: &'a Path,
+    options: &'a Sessions,
+    pub(super) runs: Runs,
+    /// Of TensorRT.
+    engine: Option<Engine>,
+}
+
+impl<'a> Opener<'a> {
+    /// The first session, what it really runs on, and why that is not CUDA where it was to be if possible. `digest`: of the
+    /// model's files.
+    pub(super) fn first(
+        path: &'a Path,
+        options: &'a Options,
+        digest: &str,
+    ) -> Result<(Self, Session, Option<String>), LoadError> {
+        environment()?;
+        let sessions = &options.sessions;
+        let on = |runs, engine| {
+            let opener = Self { path, options: sessions, runs, engine };
+            let session = opener.session(0)?;
+            Ok((opener, session))
+        };
+        let cuda = || cuda_available().and_then(|()| on(Runs::Cuda, None));
+        let (opened, why) = match sessions.provider {
+            Provider::Cpu => (on(Runs::Cpu, None)?, None),
+            Provider::Cuda => (cuda()?, None),
+            Provider::Openvino => {
+                let arithmetic = arithmetic(sessions.precision, multiplies_bf16())?;
+                (on(Runs::OpenVino(arithmetic), None)?, None)
+            }
+            Provider::Tensorrt => {
+                tensorrt::available()?;
+                let engine = Engine::of(path, digest, options.max_batch)?;
+                (on(Runs::TensorRt(sessions.precision.into()), Some(engine))?, None)
+            }
+            Provider::Auto => match cuda() {
+                Ok(opened) => (opened, None),
+                Err(LoadError::Provider { reason, .. }) => (on(Runs::Cpu, None)?, Some(reason)),
+                Err(other) => return Err(other),
+            },
+        };
+        Ok((opened.0, opened.1, why))
     }
 }
 
@@ -84,6 +124,11 @@ fn multiplies_bf16() -> bool {
 fn arithmetic(precision: Precision, bf16: bool) -> Result<Arithmetic, LoadError> {
     match precision {
         Precision::F32 => Ok(Arithmetic::F32),
+        Precision::F16 => Err(LoadError::Provider {
+            provider: "openvino",
+            reason: "`--precision f16` is TensorRT's".to_owned(),
+            hint: "use `--precision auto`, `bf16` or `f32`",
+        }),
         Precision::Auto if !bf16 => Ok(Arithmetic::F32),
         Precision::Bf16 if !bf16 => Err(LoadError::Provider {
             provider: "openvino",
@@ -95,46 +140,54 @@ fn arithmetic(precision: Precision, bf16: bool) -> Result<Arithmetic, LoadError>
     }
 }
 
-/// The session of a worker, counted from 0.
-pub(super) fn session(
-    path: &Path,
-    options: &Sessions,
-    runs: Runs,
-    worker: usize,
-) -> Result<Session, LoadError> {
-    let failed = |reason: String| match runs {
-        Runs::Cpu => LoadError::Session { path: path.to_owned(), reason },
-        Runs::Cuda => LoadError::Provider {
-            provider: "cuda",
-            reason,
-            hint: "check the driver with nvidia-smi and the CUDA and cuDNN libraries; `--provider cpu` needs neither",
-        },
-        Runs::OpenVino(_) => LoadError::Provider {
-            provider: "openvino",
-            reason: format!("`{}`: {reason}", path.display()),
-            hint: "`--provider cpu` takes every model",
-        },
-    };
-    let text = |e: ort::Error| failed(e.to_string());
-    let builder = Session::builder(environment()?).map_err(text)?;
-    let builder = builder.with_intra_threads(options.intra_threads()).map_err(|e| failed(e.to_string()))?;
-    // Threads that spin between runs take the cores that decode the next pictures.
-    let builder = builder.with_intra_op_spinning(false).map_err(|e| failed(e.to_string()))?;
-    let mut builder = match runs {
-        Runs::Cpu => with_own_kernels(builder, environment()?).map_err(text)?,
-        Runs::Cuda => {
-            let builder = alone(builder).map_err(failed)?;
-            // Without `error_on_failure` a provider that fails to load leaves the CPU in its place, silently.
-            let cuda = cuda(options, worker).build().error_on_failure();
-            builder.with_execution_providers([cuda]).map_err(|e| failed(e.to_string()))?
-        }
-        Runs::OpenVino(arithmetic) => {
-            let builder = alone(builder).map_err(failed)?;
-            with_openvino(builder, environment()?, options.intra_threads(), arithmetic)
-                .map_err(|e| openvino(&e))?
-        }
-    };
-    builder.commit_from_file(path).map_err(text)
+impl Opener<'_> {
+    /// The session of a worker, counted from 0.
+    pub(super) fn session(&self, worker: usize) -> Result<Session, LoadError> {
+        let Self { path, options, runs, engine } = self;
+        let failed = |reason: String| match runs {
+            Runs::Cpu => LoadError::Session { path: (*path).to_owned(), reason },
+            Runs::Cuda => LoadError::Provider {
+                provider: "cuda",
+                reason,
+                hint: "check the driver with nvidia-smi and the CUDA and cuDNN libraries; `--provider cpu` needs neither",
+            },
+            Runs::OpenVino(_) => LoadError::Provider {
+                provider: "openvino",
+                reason: format!("`{}`: {reason}", path.display()),
+                hint: "`--provider cpu` takes every model",
+            },
+            Runs::TensorRt(_) => tensorrt::refused(format!("`{}`: {reason}", path.display())),
+        };
+        let text = |e: ort::Error| failed(e.to_string());
+        let builder = Session::builder(environment()?).map_err(text)?;
+        let builder =
+            builder.with_intra_threads(options.intra_threads()).map_err(|e| failed(e.to_string()))?;
+        // Threads that spin between runs take the cores that decode the next pictures.
+        let builder = builder.with_intra_op_spinning(false).map_err(|e| failed(e.to_string()))?;
+        let mut builder = match runs {
+            Runs::Cpu => with_own_kernels(builder, environment()?).map_err(text)?,
+            Runs::Cuda => {
+                let builder = alone(builder).map_err(failed)?;
+                // Without `error_on_failure` a provider that fails to load leaves the CPU in its place, silently.
+                let cuda = cuda(options, worker).build().error_on_failure();
+                builder.with_execution_providers([cuda]).map_err(|e| failed(e.to_string()))?
+            }
+            Runs::OpenVino(arithmetic) => {
+                let builder = alone(builder).map_err(failed)?;
+                with_openvino(builder, environment()?, options.intra_threads(), *arithmetic)
+                    .map_err(|e| openvino(&e))?
+            }
+            Runs::TensorRt(arithmetic) => {
+                let builder = alone(builder).map_err(failed)?;
+                let engine = engine.as_ref().ok_or_else(|| failed("no engine was described".to_owned()))?;
+                let device = options.devices.get(worker % options.devices.len().max(1)).copied();
+                let tensorrt = engine.provider(*arithmetic, device)?.build().error_on_failure();
+                let cuda = cuda(options, worker).build().error_on_failure();
+                builder.with_execution_providers([tensorrt, cuda]).map_err(|e| failed(e.to_string()))?
+            }
+        };
+        builder.commit_from_file(path).map_err(text)
+    }
 }
 
 /// Nodes that the provider has no kernel for would run on the CPU, silently, with copies around each.

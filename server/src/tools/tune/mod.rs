@@ -146,7 +146,8 @@ impl Bench<'_> {
         let mut all = Vec::new();
         for provider in providers {
             // The server refuses GPUs for what runs on the CPU, and GPUs without a session.
-            let devices = if provider == Provider::Cuda { given.devices.clone() } else { Vec::new() };
+            let on_gpus = matches!(provider, Provider::Cuda | Provider::Tensorrt);
+            let devices = if on_gpus { given.devices.clone() } else { Vec::new() };
             let enough = workers.iter().copied().filter(|&workers| workers >= devices.len());
             all.extend(enough.map(|workers| Sessions {
                 provider,

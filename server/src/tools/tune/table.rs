@@ -75,14 +75,14 @@ impl Tuned {
         let model = format!("{}={}", self.model.name, self.model.path.display());
         let _ = writeln!(text, "model = [{}]", toml::Value::String(model));
         let _ = writeln!(text, "provider = \"{}\"", spelt(&sessions.provider));
-        if sessions.provider == Provider::Openvino {
+        if matches!(sessions.provider, Provider::Openvino | Provider::Tensorrt) {
             let _ = writeln!(text, "precision = \"{}\"", spelt(&sessions.precision));
         }
         if !sessions.devices.is_empty() {
             let _ = writeln!(text, "devices = {:?}", sessions.devices);
         }
         let _ = writeln!(text, "workers = {}", sessions.workers);
-        if sessions.provider != Provider::Cuda {
+        if !matches!(sessions.provider, Provider::Cuda | Provider::Tensorrt) {
             let _ = writeln!(text, "intra-threads = {}", sessions.intra_threads());
         }
         let _ = writeln!(text, "max-batch = {max_batch}\nmax-delay = {}", max_delay.as_millis());

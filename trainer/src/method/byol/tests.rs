@@ -144,7 +144,7 @@ fn mixtures_predict_both_pictures() {
     let [x, y] = views();
     let mut view = method.occluder.view(&y, step(0));
     let target = tch::no_grad(|| method.targets(&mut view, step(0), 1, &mut None));
-    let mixed = method.mixtures(&x, step(0), 0, &mut None).remove(0);
+    let mixed = method.mixtures(&x, step(0), 0, &mut None).expect("mixed").remove(0);
     let (_, p) = method.predict(&mixed.images);
     let of = |i: i64, j: i64| {
         let cosine = Tensor::cosine_similarity(&p.global.get(i), &target.global.get(j), 0, 1e-12);
@@ -156,12 +156,12 @@ fn mixtures_predict_both_pictures() {
             (share * of(i, i) + (1.0 - share) * of(i, 7 - i)) / 8.0
         })
         .sum();
-    let ours = method.mixed_loss(&mixed, &target).double_value(&[]);
+    let ours = method.mixed_loss(&mixed, &target).expect("a loss").double_value(&[]);
     assert!((ours - expected).abs() < 1e-5, "{ours} {expected}");
     let ones = Tensor::ones([8], (Kind::Float, Device::Cpu));
     let pure = Mixed { images: x.shallow_clone(), share: ones, ..mixed };
     let plain = method.loss(&method.predict(&x).1, &target).double_value(&[]);
-    assert!((method.mixed_loss(&pure, &target).double_value(&[]) - plain).abs() < 1e-5);
+    assert!((method.mixed_loss(&pure, &target).expect("a loss").double_value(&[]) - plain).abs() < 1e-5);
     let out = method.step(&[x, y].into(), step(0)).expect("a step");
     let shown = out.preview.expect("asked").columns.iter().filter(|c| c.0 == "mixture").count();
     assert_eq!(shown, 2, "one of each view");

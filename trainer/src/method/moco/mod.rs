@@ -4,7 +4,7 @@
 mod keys;
 mod queues;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use occlude_distributed::World;
 use occlude_torch_ext::Autocast;
 use rand_chacha::ChaCha8Rng;
@@ -224,13 +224,19 @@ impl Moco {
     }
 
     /// The mixtures of a query view; none where the method does not mix.
-    fn mixtures(&self, input: &Tensor, step: Step, of: usize, preview: &mut Option<Preview>) -> Vec<Mixed> {
-        let Some(config) = &self.mixing else { return Vec::new() };
+    fn mixtures(
+        &self,
+        input: &Tensor,
+        step: Step,
+        of: usize,
+        preview: &mut Option<Preview>,
+    ) -> Result<Vec<Mixed>> {
+        let Some(config) = &self.mixing else { return Ok(Vec::new()) };
         let _mask = within(Phase::Mask);
         let rng = &mut self.rng(Domain::Mix, step, of);
-        let mixed = tch::no_grad(|| mix::mixtures(input, config, rng));
+        let mixed = tch::no_grad(|| mix::mixtures(input, config, &self.world, rng))?;
         mixed.iter().for_each(|m| show(preview, "mixture", &m.images));
-        mixed
+        Ok(mixed)
     }
 
     /// The logits of global embeddings, and the loss of all of them.
@@ -254,9 +260,14 @@ impl Moco {
     fn mixed_loss(&self, mixed: &Mixed, key: &Tensor, negatives: &Negatives<'_>) -> Result<Tensor> {
         let (_, Vectors { global: q, .. }) = self.encode_query(&mixed.images)?;
         let _loss = within(Phase::Loss);
-        let losses = |key: &Tensor| logits(&q, key, negatives, self.settings.temperature).losses();
-        let other = losses(&key.index_select(0, &mixed.partner));
-        let both: Tensor = losses(key) * &mixed.share + other * (1.0 - &mixed.share);
+        let losses = |key: &Tensor, negatives: &Negatives<'_>| {
+            logits(&q, key, negatives, self.settings.temperature).losses()
+        };
+        // of the batch of all ranks
+        let partners = self.world.gather(key, "keys of mixtures")?.index_select(0, &mixed.partner);
+        let against = Negatives { all: negatives.all.map(|(_, first)| (&partners, first)), ..*negatives };
+        let other = losses(&self.world.own(&partners), &against);
+        let both: Tensor = losses(key, negatives) * &mixed.share + other * (1.0 - &mixed.share);
         Ok(both.mean(Kind::Float))
     }
 
@@ -270,10 +281,6 @@ impl Moco {
 
 impl Method for Moco {
     fn join(&mut self, world: &World) -> Result<()> {
-        ensure!(
-            self.mixing.is_none(),
-            "mixtures join pictures of different ranks, which several ranks cannot do yet; hint: one process, or a recipe without mixtures"
-        );
         self.query.join(world);
         self.key.join(world);
         self.occluder.join(world)?;
@@ -307,8 +314,10 @@ impl Method for Moco {
                 Ok::<(), anyhow::Error>(())
             })?;
         }
-        let mut mixtures: Vec<Vec<Mixed>> =
-            (0..).zip(&inputs).map(|(of, x)| self.mixtures(x, step, of, &mut preview)).collect();
+        let mut mixtures: Vec<Vec<Mixed>> = (0..)
+            .zip(&inputs)
+            .map(|(of, x)| self.mixtures(x, step, of, &mut preview))
+            .collect::<Result<_>>()?;
         let queues = self.queues.get();
         let (mut losses, mut health, mut metrics) = (vec![], vec![], vec![]);
         for (of, (&(_, k), (input, key))) in pairs.iter().zip(inputs.iter().zip(&keys)).enumerate() {

@@ -129,7 +129,7 @@ fn mixtures_belong_to_both_pictures() {
     let key = project(moco.key.branch(), &y, Mode::Peek { splits: 1 });
     let queue = moco.queues.get()[0].as_ref().expect("random").copy();
     let negatives = Negatives { queue: Some(&queue), ..Negatives::default() };
-    let mixed = moco.mixtures(&x, step(0), 0, &mut None).remove(0);
+    let mixed = moco.mixtures(&x, step(0), 0, &mut None).expect("mixed").remove(0);
     let ours = moco.mixed_loss(&mixed, &key, &negatives).expect("a loss").double_value(&[]);
     let q = moco.encode_query(&mixed.images).expect("encoded").1.global;
     let mut expected = 0.0;
