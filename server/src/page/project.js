@@ -64,7 +64,7 @@ async function readAll(asked) {
     for (const { id, vector } of JSON.parse(text).points) {
       /* Points that were added in the meantime wait for the next map. */
       if (count === asked.count) break;
-      keep(vector);
+      keep(atob(vector));
       ids.push(id);
     }
     say("read", { ids, done: count });
@@ -83,19 +83,16 @@ function sketch() {
 
 async function ask({ url, key }, after) {
   const headers = { "content-type": "application/json", ...(key && { authorization: "Bearer " + key }) };
-  const body = JSON.stringify({ limit: PAGE, with_vector: true, with_payload: false, ...(after !== null && { after }) });
+  const body = JSON.stringify({ limit: PAGE, with_vector: true, encoding_format: "int8", with_payload: false, ...(after !== null && { after }) });
   const answer = await fetch(url, { method: "POST", headers, body });
   if (answer.ok) return answer.text();
   const said = (await answer.json().catch(() => ({}))).error || {};
   throw Object.assign(new Error(said.message || "The server answered " + answer.status), { hint: said.hint, id: said.request_id, status: answer.status });
 }
 
-function keep(vector) {
-  /* Directions are compared, not lengths: the scale of each vector does not matter. */
-  let most = 0;
-  for (const x of vector) most = Math.max(most, Math.abs(x));
-  const scale = 127 / (most || 1);
-  for (let i = 0; i < dim; i++) vectors[count * dim + i] = Math.round(vector[i] * scale);
+/* Signed bytes, each vector scaled by its largest: directions are compared, not lengths. */
+function keep(bytes) {
+  for (let i = 0; i < dim; i++) vectors[count * dim + i] = bytes.charCodeAt(i);
   count++;
 }
 

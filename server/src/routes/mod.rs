@@ -15,6 +15,7 @@ mod kserve;
 mod names;
 mod negotiate;
 mod neighbours;
+mod numbers;
 mod openai;
 mod openapi;
 mod ops;

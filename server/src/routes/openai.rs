@@ -7,9 +7,6 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use half::f16;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -18,6 +15,7 @@ use super::coded::{Item, unpack as picture};
 use super::errors;
 use super::json::{content_type, is_json, parse, says_nothing};
 use super::negotiate::{Media, Segment, media};
+use super::numbers::{EncodingFormat, Numbers};
 use super::ops::ModelJson;
 use super::receive::whole;
 use crate::error::{ApiError, Kind};
@@ -61,21 +59,6 @@ enum Input {
     Many(Vec<String>),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum EncodingFormat {
-    /// A list of numbers.
-    #[default]
-    Float,
-    /// Base64 of little-endian float32.
-    Base64,
-    /// Base64 of little-endian float16.
-    Float16,
-    /// Base64 of signed bytes: every embedding times what makes its largest number 127, rounded. Cosines need no
-    /// more.
-    Int8,
-}
-
 /// OpenAI's list of embeddings.
 #[derive(Serialize, ToSchema)]
 struct EmbeddingsAnswer {
@@ -91,13 +74,6 @@ struct Embedding {
     object: &'static str,
     index: usize,
     embedding: Numbers,
-}
-
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-enum Numbers {
-    Float(Vec<f32>),
-    Base64(String),
 }
 
 /// A picture counts as one token.
@@ -239,45 +215,12 @@ fn describe(info: &ModelInfo, answers: Vec<Answer>, format: EncodingFormat) -> E
     let item = |(index, answer): (usize, Answer)| Embedding {
         object: "embedding",
         index,
-        embedding: written(answer.encoded.embedding, format),
+        embedding: Numbers::written(answer.encoded.embedding, format),
     };
     EmbeddingsAnswer {
         object: "list",
         data: answers.into_iter().enumerate().map(item).collect(),
         model: info.name.clone(),
         usage: Usage { prompt_tokens: count, total_tokens: count },
-    }
-}
-
-fn written(values: Vec<f32>, format: EncodingFormat) -> Numbers {
-    let bytes: Vec<u8> = match format {
-        EncodingFormat::Float => return Numbers::Float(values),
-        EncodingFormat::Base64 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        EncodingFormat::Float16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-        EncodingFormat::Int8 => signed_bytes(&values),
-    };
-    Numbers::Base64(STANDARD.encode(bytes))
-}
-
-/// Scaled by the largest number of each vector, since vectors are compared by their direction. All zeros stay zeros.
-fn signed_bytes(values: &[f32]) -> Vec<u8> {
-    let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let scale = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-    values.iter().flat_map(|v| ((v * scale).round() as i8).to_le_bytes()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_keep_the_direction() {
-        let values: Vec<f32> = (0..512).map(|i| ((i * 37 % 101) as f32 / 50.0 - 1.0).powi(3)).collect();
-        let coded: Vec<f32> = signed_bytes(&values).iter().map(|b| f32::from(b.cast_signed())).collect();
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
-        let cosine = dot(&values, &coded) / (dot(&values, &values) * dot(&coded, &coded)).sqrt();
-        assert!(cosine > 0.9999, "{cosine}");
-        assert!(coded.iter().any(|v| v.abs() == 127.0));
-        assert_eq!(signed_bytes(&[0.0; 3]), [0; 3]);
     }
 }

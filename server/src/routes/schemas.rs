@@ -27,17 +27,6 @@ pub(super) struct Collection {
     created: u64,
 }
 
-/// [`occlude_retrieval::Record`].
-#[derive(ToSchema)]
-pub(super) struct Point {
-    id: String,
-    /// Scaled to length 1, if it was asked for.
-    #[schema(nullable = false)]
-    vector: Option<Vec<f32>>,
-    #[schema(nullable = false, value_type = Option<Object>)]
-    payload: Option<Map<String, Value>>,
-}
-
 /// [`occlude_retrieval::Hit`].
 #[derive(ToSchema)]
 pub(super) struct Hit {

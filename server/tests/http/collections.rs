@@ -103,6 +103,16 @@ async fn filled_searched_and_emptied() {
     let some =
         ok(&app, "POST", "/v1/collections/c/points/scroll", json!({"ids": ["v", "none", "red"]})).await;
     assert_eq!(some["points"].as_array().unwrap().len(), 2);
+    for (format, bytes) in [
+        ("int8", vec![0, 127, 0]),
+        ("float16", [0.0f32, 1.0, 0.0].iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect()),
+        ("base64", [0.0f32, 1.0, 0.0].iter().flat_map(|v| v.to_le_bytes()).collect()),
+    ] {
+        let asked = json!({"ids": ["v"], "with_vector": true, "encoding_format": format});
+        let found = ok(&app, "POST", "/v1/collections/c/points/scroll", asked).await;
+        let text = found["points"][0]["vector"].as_str().unwrap();
+        assert_eq!(STANDARD.decode(text).unwrap(), bytes, "{format}");
+    }
 
     let count = |body: Value| ok(&app, "POST", "/v1/collections/c/count", body);
     assert_eq!(count(json!({})).await, json!({"count": 4}));

@@ -15,6 +15,7 @@ use self::vectors::{Collection, one_of, unique};
 use super::body::{self, Unpacked, unpacked};
 use super::coded::{Item, unpack};
 use super::negotiate::{Segment, query, query_and_fields, within};
+use super::numbers::{EncodingFormat, Numbers};
 use super::{errors, json, schemas};
 use crate::error::{ApiError, Kind};
 use crate::observe::metrics::Stage;
@@ -235,13 +236,28 @@ struct Scroll {
     filter: Option<Value>,
     #[serde(default)]
     with_vector: bool,
+    /// How the numbers of vectors are written.
+    #[serde(default)]
+    encoding_format: EncodingFormat,
     with_payload: Option<bool>,
+}
+
+/// A stored point.
+#[derive(Serialize, ToSchema)]
+struct Stored {
+    id: String,
+    /// Scaled to length 1, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    vector: Option<Numbers>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Object>)]
+    payload: Option<Map<String, Value>>,
 }
 
 #[derive(Serialize, ToSchema)]
 struct Points {
-    #[schema(value_type = Vec<schemas::Point>)]
-    points: Vec<Record>,
+    points: Vec<Stored>,
     /// What `after` has to be for the next page; null at the end.
     next: Option<String>,
 }
@@ -274,10 +290,20 @@ pub(super) async fn scroll(
         Some(ids) => Ok((store.get(&name, &ids, with)?, false)),
         None => store.scroll(&name, &page).map(|points| (points, true)),
     };
-    let (points, paged) = state.on_store(work).await?;
+    let format = asked.encoding_format;
+    let work = move |store: &dyn Engine| {
+        // in the same place as the reading: it is the longer part of a large page
+        work(store).map(|(points, paged)| (points.into_iter().map(|p| stored(p, format)).collect(), paged))
+    };
+    let (points, paged): (Vec<Stored>, bool) = state.on_store(work).await?;
     let last = points.last().map(|p| p.id.clone());
     let next = last.filter(|_| paged && points.len() == limit);
     Ok(Json(Points { points, next }).into_response())
+}
+
+fn stored(point: Record, format: EncodingFormat) -> Stored {
+    let vector = point.vector.map(|vector| Numbers::written(vector, format));
+    Stored { id: point.id, vector, payload: point.payload }
 }
 
 #[derive(Deserialize, Default, ToSchema)]
