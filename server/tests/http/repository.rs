@@ -182,7 +182,7 @@ fn loading_and_unloading_under_fire_gives_no_wrong_answer() {
                 }
             });
         }
-        for round in 0..6 {
+        for round in 0..24 {
             install(["tiny.onnx", "tiny-uint8.onnx"][round % 2], &path);
             for change in [load, load, unload] {
                 let answer = change(&server, "live");
