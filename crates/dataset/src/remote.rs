@@ -1,5 +1,6 @@
 //! Shards in a bucket: listed, indexed once, kept on this machine as far as there is room, and read in parts beyond that.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -14,7 +15,7 @@ use tokio::runtime::{Handle, Runtime};
 use crate::Error;
 use crate::cache::CacheFile;
 use crate::dataset::Options;
-use crate::index::{Index, Kind, Span};
+use crate::index::{Index, Kind, Place, Span};
 use crate::kept::Kept;
 use crate::shards::{self, Beside, CLASSES, Shards};
 use crate::stamp::Stamp;
@@ -86,8 +87,9 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<(PathBuf, Index, Sh
     let kept = Kept::choose(folder.as_deref(), options.room()?, &root, &found.shards);
     let local = kept.fetch(&root, &|shard| found.stream(shard), options.tell)?;
     let cached = folder.as_ref().map(|folder| CacheFile::of_address(folder, path));
-    let index =
-        cached.as_ref().and_then(|file| file.load_if(|place| found.stamp(&place.path) == place.stamp));
+    let stamps = found.stamps();
+    let unchanged = |place: &Place| stamps.get(&place.path).copied().unwrap_or_default() == place.stamp;
+    let index = cached.as_ref().and_then(|file| file.load_if(unchanged));
     let index = match index {
         Some((Kind::Shards, index)) => index,
         _ => {
@@ -137,14 +139,11 @@ impl Found {
         Ok(Self { store, handle: handle.clone(), shards, classes, listing })
     }
 
-    /// What a place of the index is now.
-    fn stamp(&self, place: &Path) -> Stamp {
-        if place.as_os_str().is_empty() {
-            return self.listing.unwrap_or_default();
-        }
-        let shard = self.shards.iter().find(|(path, _)| path == place).map(|(_, stat)| stat);
-        let classes = self.classes.as_ref().filter(|_| place == Path::new(CLASSES));
-        shard.or(classes).map(stamp).unwrap_or_default()
+    /// What the places of the index are now; nothing for those that are not there.
+    fn stamps(&self) -> HashMap<PathBuf, Stamp> {
+        let shards = self.shards.iter().map(|(path, stat)| (path.clone(), stamp(stat)));
+        let classes = self.classes.iter().map(|stat| (PathBuf::from(CLASSES), stamp(stat)));
+        shards.chain(classes).chain(self.listing.map(|listing| (PathBuf::new(), listing))).collect()
     }
 
     /// A shard from one end to the other.

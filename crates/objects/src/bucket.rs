@@ -256,7 +256,7 @@ impl Store for Bucket {
 
     fn list(&self) -> Result<Listed, Error> {
         let listed = self.runtime.block_on(self.listed()).map_err(failed);
-        let listed = listed.map_err(Error::read(self.address.as_str()))?;
+        let listed = listed.map_err(|reason| Error::Read { place: self.address.clone(), reason })?;
         if listed.shards.is_empty() && listed.pictures.is_empty() {
             return Err(Error::Nothing { place: self.address.clone() });
         }

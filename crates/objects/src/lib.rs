@@ -94,12 +94,6 @@ pub enum Error {
     },
 }
 
-impl Error {
-    fn read(place: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        move |reason| Self::Read { place: place.into(), reason }
-    }
-}
-
 /// The store of a path or address, `s3://BUCKET/..`, `gs://BUCKET/..` or `az://CONTAINER/..`, with credentials and endpoint
 /// of the environment. A folder need not exist; a bucket has to answer. Calls of the store wait on `runtime`.
 ///
