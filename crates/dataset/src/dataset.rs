@@ -363,8 +363,8 @@ impl Sample<'_> {
     }
 }
 
-/// Whether it is a bucket's, as `s3://BUCKET/..`.
-fn is_address(path: &Path) -> bool {
+/// Whether a path is a bucket's address, as `s3://BUCKET/..`.
+pub fn is_address(path: &Path) -> bool {
     path.to_str().is_some_and(|text| text.contains("://"))
 }
 

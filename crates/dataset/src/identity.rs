@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::Dataset;
+use crate::{Dataset, Error};
 
 /// Pictures whose bytes are looked at, spread evenly: pictures of one size under the same names (noise, drawings) differ
 /// in nothing else.
@@ -42,12 +42,18 @@ impl Identity {
 
 impl Dataset {
     /// What these pictures are. It looks up the size of every file and reads a few; a million take seconds.
-    pub fn identity(&self) -> Identity {
+    ///
+    /// # Errors
+    /// [`Error::Store`] where a bucket is out of reach. A file that cannot be read is left out.
+    pub fn identity(&self) -> Result<Identity, Error> {
         self.identity_of(&(0..self.len()).collect::<Vec<_>>())
     }
 
     /// The same of the pictures at `which`.
-    pub fn identity_of(&self, which: &[usize]) -> Identity {
+    ///
+    /// # Errors
+    /// As [`Self::identity`].
+    pub fn identity_of(&self, which: &[usize]) -> Result<Identity, Error> {
         let mut names = Sha256::new();
         for &i in which {
             names.update(self.file_name(i).as_encoded_bytes());
@@ -61,17 +67,22 @@ impl Dataset {
         let (samples, mut bytes) = (SAMPLES.min(which.len()), Vec::new());
         for &i in (0..samples).filter_map(|s| which.get(s * which.len() / samples)) {
             // what has no size may be a pipe, which would be waited for
-            if self.size(i) != GONE && self.read(i, &mut bytes).is_ok() {
-                contents.update(Sha256::digest(&bytes));
+            if self.size(i) == GONE {
+                continue;
+            }
+            match self.read(i, &mut bytes) {
+                Ok(()) => contents.update(Sha256::digest(&bytes)),
+                Err(error @ Error::Store { .. }) => return Err(error),
+                Err(_) => {}
             }
         }
         let hex = |hash: Sha256| hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
-        Identity {
+        Ok(Identity {
             pictures: which.len(),
             sharded: self.is_sharded(),
             names: hex(names),
             contents: hex(contents),
-        }
+        })
     }
 
     /// Bytes of a picture; [`GONE`] for what is no file.

@@ -1,5 +1,6 @@
 //! Shards of buckets that are kept on this machine, in a folder that does not outgrow its bound.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,10 +13,14 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 
-/// A file in the making that nobody has written to for so long is left over from a process that was killed.
-const ABANDONED: Duration = Duration::from_secs(3600);
+/// A file that nobody has opened or written to for so long is not in use; one in the making is left over from a process that
+/// was killed.
+const IDLE: Duration = Duration::from_secs(3600);
 /// Bytes that are copied at a time.
 const PIECE: usize = 1 << 20;
+
+/// Bytes of a name's hash.
+const HASH: usize = 16;
 
 /// Which shards of a data set are kept, and where.
 #[derive(Debug)]
@@ -27,18 +32,34 @@ pub(crate) struct Kept {
     bytes: Vec<u64>,
 }
 
+/// A file of the folder that is one of ours.
+#[derive(Debug)]
+struct Held {
+    path: PathBuf,
+    bytes: u64,
+    used: SystemTime,
+    /// Whether it is in use, by this process or another: used lately, or in the making.
+    busy: bool,
+}
+
 impl Kept {
-    /// The first shards that fit into `room` bytes: pictures are drawn from all of them alike, so that it makes no
-    /// difference which. A shard that is replaced in its bucket is another.
+    /// The first shards that fit into `room` bytes beside those of other data sets that are in use: pictures are drawn from
+    /// all of them alike, so that it makes no difference which. A shard that is replaced in its bucket is another.
     pub(crate) fn choose(cache: Option<&Path>, room: u64, root: &Path, shards: &[(PathBuf, Stat)]) -> Self {
         let folder = cache.map(|cache| cache.join("shards"));
-        let mut left = room;
-        let file = |(path, stat): &(PathBuf, Stat)| {
-            let folder = folder.as_ref()?;
+        let place =
+            |(path, stat): &(PathBuf, Stat)| Some(folder.as_ref()?.join(name(&root.join(path), stat)));
+        let places: Vec<Option<PathBuf>> = shards.iter().map(place).collect();
+        let own: HashSet<&PathBuf> = places.iter().flatten().collect();
+        let others =
+            held(folder.as_deref()).into_iter().filter(|file| file.busy && !own.contains(&file.path));
+        let mut left = room.saturating_sub(others.map(|file| file.bytes).sum());
+        let fits = |(place, (_, stat)): (&Option<PathBuf>, &(PathBuf, Stat))| {
+            let place = place.clone()?;
             left = left.checked_sub(stat.bytes)?;
-            Some(folder.join(name(&root.join(path), stat)))
+            Some(place)
         };
-        let files = shards.iter().map(file).collect();
+        let files = places.iter().zip(shards).map(fits).collect();
         Self { folder, room, files, bytes: shards.iter().map(|(_, stat)| stat.bytes).collect() }
     }
 
@@ -53,6 +74,7 @@ impl Kept {
         stream: &(dyn Fn(usize) -> Option<Ranged> + Sync),
         tell: fn(&str),
     ) -> Result<Vec<Option<PathBuf>>, Error> {
+        let _alone = self.alone();
         let missing: Vec<usize> = (0..self.files.len()).filter(|&i| self.is_missing(i)).collect();
         self.make_room(missing.iter().filter_map(|&i| self.bytes.get(i)).sum());
         if !missing.is_empty() {
@@ -77,6 +99,16 @@ impl Kept {
             ));
         }
         Ok(files)
+    }
+
+    /// Waits for other processes that make room or fetch; they may be about to fetch the same. Where there are no locks, none
+    /// is waited for, and the bound may be exceeded by what they fetch.
+    fn alone(&self) -> Option<File> {
+        let folder = self.folder.as_ref()?;
+        fs::create_dir_all(folder).ok()?;
+        let file = File::options().write(true).create(true).truncate(false).open(folder.join("lock")).ok()?;
+        file.lock().ok()?;
+        Some(file)
     }
 
     fn is_missing(&self, i: usize) -> bool {
@@ -133,30 +165,26 @@ impl Kept {
                 return Ok(Err(reason));
             }
         }
-        // what a power cut spoils has another length, or is found to be no tar
-        Ok(draft.finish_unflushed())
+        Ok(draft.finish())
     }
 
-    /// Deletes what was not used for longest until `more` bytes fit as well, but nothing of this data set.
+    /// Deletes what was not used for longest until `more` bytes fit as well, but nothing that is in use.
     fn make_room(&self, more: u64) {
         let now = SystemTime::now();
-        let mut others = Vec::new();
+        let own: HashSet<&PathBuf> = self.files.iter().flatten().collect();
         let mut taken = more;
-        let entries = self.folder.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
-        for (path, meta) in entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?))) {
-            let used = meta.modified().unwrap_or(now);
-            let in_the_making = path.extension().is_some_and(|ending| ending == "tmp");
-            if self.files.iter().flatten().any(|own| *own == path) {
-                taken += meta.len();
-                // what tells the next one that it was used
-                let _ = File::options().write(true).open(&path).and_then(|file| file.set_modified(now));
-            } else if !in_the_making || now.duration_since(used).is_ok_and(|age| age > ABANDONED) {
-                taken += meta.len();
-                others.push((used, meta.len(), path));
+        let mut idle = Vec::new();
+        for file in held(self.folder.as_deref()) {
+            taken += file.bytes;
+            if own.contains(&file.path) {
+                // what tells others that it is in use
+                let _ = File::options().write(true).open(&file.path).and_then(|file| file.set_modified(now));
+            } else if !file.busy {
+                idle.push((file.used, file.bytes, file.path));
             }
         }
-        others.sort();
-        for (_, bytes, path) in others {
+        idle.sort();
+        for (_, bytes, path) in idle {
             if taken <= self.room {
                 break;
             }
@@ -168,12 +196,34 @@ impl Kept {
     }
 }
 
+/// The files of the folder that have names of ours; whatever else lies there is the user's.
+fn held(folder: Option<&Path>) -> Vec<Held> {
+    let now = SystemTime::now();
+    let entries = folder.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let look = |entry: fs::DirEntry| {
+        is_ours(entry.file_name().to_str()?).then_some(())?;
+        let meta = entry.metadata().ok()?;
+        let used = meta.modified().unwrap_or(now);
+        let busy = !now.duration_since(used).is_ok_and(|age| age >= IDLE);
+        Some(Held { path: entry.path(), bytes: meta.len(), used, busy })
+    };
+    entries.filter_map(look).collect()
+}
+
+/// Whether a file is a shard that was kept, or one in the making.
+fn is_ours(name: &str) -> bool {
+    let hash = |name: &str| name.len() == 2 * HASH && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let draft =
+        name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")).and_then(|n| n.split_once(".tar."));
+    name.strip_suffix(".tar").is_some_and(hash) || draft.is_some_and(|(name, _)| hash(name))
+}
+
 /// A name for one version of one shard.
 fn name(address: &Path, stat: &Stat) -> String {
     let hash = Sha256::new_with_prefix(address.as_os_str().as_encoded_bytes());
     let hash = hash.chain_update([0]).chain_update(stat.tag.as_deref().unwrap_or_default());
     let hash = hash.chain_update([0]).chain_update(stat.bytes.to_le_bytes()).finalize();
-    let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = hash.iter().take(HASH).map(|byte| format!("{byte:02x}")).collect();
     format!("{hex}.tar")
 }
 
@@ -208,34 +258,64 @@ mod tests {
         assert_ne!(name(Path::new("s3://b/x.tar"), &stat(50)), name(Path::new("s3://b/x.tar"), &other));
     }
 
+    /// In `cache`, of that many bytes, used so many hours ago.
+    fn put(cache: &Path, name: &str, bytes: usize, hours: u32) {
+        let folder = cache.join("shards");
+        fs::create_dir_all(&folder).expect("made");
+        fs::write(folder.join(name), vec![0; bytes]).expect("written");
+        let file = File::options().write(true).open(folder.join(name)).expect("opened");
+        file.set_modified(SystemTime::now() - IDLE * hours).expect("set");
+    }
+
+    fn left(cache: &Path) -> Vec<String> {
+        let entries = fs::read_dir(cache.join("shards")).expect("listed");
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
+        names.sort();
+        names
+    }
+
     #[test]
     fn the_least_recently_used_make_room() {
         let dir = tempfile::tempdir().expect("a folder");
-        let folder = dir.path().join("shards");
-        fs::create_dir(&folder).expect("made");
-        let old = SystemTime::now() - 2 * ABANDONED;
-        let put = |name: &str, bytes: usize, age: u32| {
-            fs::write(folder.join(name), vec![0; bytes]).expect("written");
-            let file = File::options().write(true).open(folder.join(name)).expect("opened");
-            file.set_modified(old + Duration::from_secs(60) * (100 - age)).expect("set");
-        };
+        let ours = |letter: &str| format!("{}.tar", letter.repeat(2 * HASH));
+        let draft = |letter: &str| format!(".{}.1.0.tmp", ours(letter));
         let shards = [(PathBuf::from("own.tar"), stat(40)), (PathBuf::from("new.tar"), stat(30))];
+        let own = name(Path::new("s3://b/own.tar"), &shards[0].1);
+        for (name, bytes, hours) in [
+            (own.as_str(), 40, 99),
+            (&ours("a"), 20, 3),
+            (&ours("b"), 20, 4),
+            (&draft("c"), 20, 100),
+            (&draft("d"), 10, 0),
+            ("the user's own.tar", 500, 100),
+        ] {
+            put(dir.path(), name, bytes, hours);
+        }
         let kept = Kept::choose(Some(dir.path()), 100, Path::new("s3://b"), &shards);
-        let own = kept.files[0].as_ref().and_then(|path| path.file_name()).expect("kept").to_owned();
-        put(&own.to_string_lossy(), 40, 99);
-        put("a.tar", 20, 1);
-        put("b.tar", 20, 2);
-        put(".c.tar.1.0.tmp", 20, 100);
-        fs::write(folder.join(".d.tar.2.0.tmp"), [0; 20]).expect("written");
+        assert_eq!(kept.files.iter().flatten().count(), 2);
         kept.make_room(30);
-        let mut left: Vec<_> = fs::read_dir(&folder)
-            .expect("listed")
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-            .collect();
-        left.sort();
-        let mut expected =
-            [".d.tar.2.0.tmp".to_owned(), "a.tar".to_owned(), own.to_string_lossy().into_owned()];
+        let mut expected = [own, ours("a"), draft("d"), "the user's own.tar".to_owned()];
         expected.sort();
-        assert_eq!(left, expected, "40 of its own, 30 to come, 20 of another, and what is in the making");
+        assert_eq!(left(dir.path()), expected, "40 of its own, 30 to come, 10 in the making, 20 of another");
+    }
+
+    /// Two data sets of one command share the room, whatever the order in which its processes open them.
+    #[test]
+    fn what_is_in_use_is_not_deleted() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let open = |root: &str, bytes: u64| {
+            let shards = [(PathBuf::from("x.tar"), stat(bytes))];
+            let kept = Kept::choose(Some(dir.path()), 100, Path::new(root), &shards);
+            kept.make_room(bytes);
+            for path in kept.files.iter().flatten() {
+                fs::write(path, vec![0; bytes as usize]).expect("written");
+            }
+            kept.files.iter().flatten().count()
+        };
+        put(dir.path(), "the user's own.tar", 1, 0);
+        assert_eq!((open("s3://b/train", 90), open("s3://b/val", 20)), (1, 0));
+        assert_eq!((open("s3://b/val", 20), open("s3://b/train", 90)), (0, 1), "as before");
+        assert_eq!(open("s3://b/other", 10), 1);
     }
 }

@@ -36,7 +36,7 @@ mod stamp;
 mod tar_scan;
 
 pub use cache::default_folder as default_cache_folder;
-pub use dataset::{Cache, Dataset, Options, Sample};
+pub use dataset::{Cache, Dataset, Options, Sample, is_address};
 pub use error::Error;
 pub use identity::Identity;
 pub use limits::{MAX_PICTURE_BYTES, size};

@@ -155,6 +155,10 @@ impl Found {
     fn index(&self, path: &Path, root: &Path, local: &[Option<PathBuf>]) -> Result<Index, Error> {
         let names: Vec<PathBuf> = self.shards.iter().map(|(path, _)| path.clone()).collect();
         let file = Path::new(CLASSES);
+        if self.classes.as_ref().is_some_and(|stat| stat.bytes > MAX_CLASSES) {
+            let reason = io::Error::other(format!("names of classes are at most {MAX_CLASSES} bytes"));
+            return Err(Error::read(&root.join(CLASSES), reason));
+        }
         let text = small(&*self.store, file, MAX_CLASSES);
         let text = text.map_err(|reason| Error::Store { name: self.store.name(file), reason })?;
         let given = text.map(|bytes| files::utf8(bytes).map(|text| shards::names_of_classes(&text)));
@@ -166,14 +170,19 @@ impl Found {
     }
 
     fn scan(&self, shard: usize, local: Option<&Path>) -> Result<Scan, Error> {
-        let gone = || Error::Store { name: String::new(), reason: io::ErrorKind::NotFound.into() };
-        let (path, stat) = self.shards.get(shard).ok_or_else(gone)?;
-        let file = local.and_then(|local| files::open(local).ok());
-        let stream = self.stream(shard).ok_or_else(gone)?;
-        let scanned = match file {
-            Some(file) => tar_scan::scan(file, stat.bytes, stamp(stat)),
-            None => tar_scan::scan(stream, stat.bytes, stamp(stat)),
+        let Some(((path, stat), stream)) = self.shards.get(shard).zip(self.stream(shard)) else {
+            return Ok(Scan::default());
         };
+        if let Some(local) = local
+            && let Ok(file) = files::open(local)
+        {
+            match tar_scan::scan(file, stat.bytes, stamp(stat)) {
+                Ok(scan) => return Ok(scan),
+                // the disk may have spoiled it: from now on it is read from the bucket, and fetched again the next time
+                Err(_) => drop(std::fs::remove_file(local)),
+            }
+        }
+        let scanned = tar_scan::scan(stream, stat.bytes, stamp(stat));
         scanned.map_err(|reason| Error::Tar { path: self.store.name(path).into(), reason })
     }
 }

@@ -154,17 +154,19 @@ impl Shards {
         let (Some(path), Some(slot)) = (self.paths.get(place), self.files.get(place)) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        if let Some(file) = slot.get() {
-            return file.read_exact_at(buf, span.offset);
-        }
-        let file = match (path.as_ref().map(File::open), &self.remote) {
-            (Some(Ok(file)), _) => file,
-            // not kept, or deleted to make room for others
-            (_, Some(remote)) => return remote.read(place, span, buf),
-            (Some(Err(reason)), None) => return Err(reason),
-            (None, None) => return Err(io::ErrorKind::NotFound.into()),
+        let elsewhere = |failed: io::Error, buf: &mut [u8]| match &self.remote {
+            // not kept, deleted to make room for others, or spoiled
+            Some(remote) => remote.read(place, span, buf),
+            None => Err(failed),
         };
-        file.read_exact_at(buf, span.offset)?;
+        if let Some(file) = slot.get() {
+            return file.read_exact_at(buf, span.offset).or_else(|e| elsewhere(e, buf));
+        }
+        let opened = path.as_ref().map_or(Err(io::ErrorKind::NotFound.into()), File::open);
+        let file = match opened.and_then(|file| file.read_exact_at(buf, span.offset).map(|()| file)) {
+            Ok(file) => file,
+            Err(failed) => return elsewhere(failed, buf),
+        };
         let room = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1));
         if room.is_ok() && slot.set(file).is_err() {
             // another thread was faster; give the room back

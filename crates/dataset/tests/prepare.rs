@@ -446,7 +446,7 @@ fn a_check_finds_what_is_wrong() {
     put(&val.join("c0/old.jpg"), &jpeg(2));
     std::os::unix::fs::symlink("gone", val.join("c0/gone.jpg")).expect("links");
     let told = Told::default();
-    let report = check(&open(&train), Some(&open(&val)), CheckOptions::default(), &told);
+    let report = check(&open(&train), Some(&open(&val)), CheckOptions::default(), &told).expect("checked");
     told.check();
     let name = |text: &str| train.join(text).display().to_string();
     let broken: Vec<&str> = report.broken.iter().map(|b| b.name.as_str()).collect();
@@ -472,7 +472,7 @@ fn a_sound_data_set_has_nothing_wrong() {
     let dir = tempfile::tempdir().expect("a folder");
     tree(dir.path(), 2, 5);
     File::create(dir.path().join("c0/notes.txt")).expect("created");
-    let report = check(&open(dir.path()), None, CheckOptions::default(), &());
+    let report = check(&open(dir.path()), None, CheckOptions::default(), &()).expect("checked");
     assert!(report.broken.is_empty() && report.duplicates.is_empty() && report.few.is_empty());
     assert!(report.small.is_empty() && report.against.is_none());
 }

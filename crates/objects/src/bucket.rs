@@ -89,6 +89,11 @@ pub(crate) fn open(address: &str, runtime: &Handle) -> Result<Arc<dyn Store>, Er
     Ok(Arc::new(Bucket { address, store, prefix, runtime: runtime.clone(), one_request: ONE_REQUEST }))
 }
 
+/// As headers have it: listings of Azure leave the quotes out.
+fn quoted(tag: String) -> String {
+    if tag.ends_with('"') { tag } else { format!("\"{tag}\"") }
+}
+
 /// How long a request is tried again.
 ///
 /// # Errors
@@ -185,7 +190,7 @@ impl Bucket {
     fn objects(&self, found: Vec<object_store::ObjectMeta>, wanted: impl Fn(&Path) -> bool) -> Vec<Object> {
         let object = |meta: object_store::ObjectMeta| {
             let path = self.below(&meta.location);
-            let stat = Some(Stat { bytes: meta.size, tag: meta.e_tag });
+            let stat = Some(Stat { bytes: meta.size, tag: meta.e_tag.map(quoted) });
             wanted(&path).then_some(Object { path, stat })
         };
         let mut objects: Vec<Object> = found.into_iter().filter_map(object).collect();

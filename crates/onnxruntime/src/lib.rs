@@ -112,7 +112,19 @@ fn find(variable: Option<PathBuf>, executable: Option<&Path>) -> Result<PathBuf,
 /// TensorRT's libraries in the order of their needs.
 const TENSORRT: [&str; 3] = ["libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10"];
 
-/// Loads the CUDA libraries that Python's nvidia-* packages, and those of TensorRT that its package, put beside `onnxruntime` in `site-packages`, so that no
+/// Loads TensorRT's libraries from its Python package, where that lies beside `onnxruntime`. To be called before a session
+/// asks for TensorRT: they are large.
+pub fn preload_tensorrt() {
+    let package = library().into_iter().flat_map(Path::ancestors).map(|a| a.join("tensorrt_libs"));
+    if let Some(folder) = package.into_iter().find(|folder| folder.is_dir()) {
+        for name in TENSORRT {
+            // what is not there is left to the system's loader
+            let _ = ort::util::preload_dylib(folder.join(name));
+        }
+    }
+}
+
+/// Loads the CUDA libraries that Python's nvidia-* packages put beside `onnxruntime` in `site-packages`, so that no
 /// LD_LIBRARY_PATH is needed. What is not there is left to the system's loader.
 fn preload_cuda(library: &Path) {
     for path in cuda_libraries(library) {
@@ -130,13 +142,7 @@ fn cuda_libraries(library: &Path) -> Vec<PathBuf> {
     let folders: Vec<PathBuf> = entries.flatten().map(|e| e.path().join("lib")).collect();
     // In the order of the lists: later ones depend on earlier ones.
     let names = CUDA_DYLIBS.iter().chain(CUDNN_DYLIBS);
-    let mut found: Vec<PathBuf> =
-        names.filter_map(|name| folders.iter().map(|f| f.join(name)).find(|p| p.exists())).collect();
-    let package = library.ancestors().map(|a| a.join("tensorrt_libs")).find(|n| n.is_dir());
-    found.extend(
-        package.iter().flat_map(|folder| TENSORRT.map(|name| folder.join(name))).filter(|p| p.exists()),
-    );
-    found
+    names.filter_map(|name| folders.iter().map(|f| f.join(name)).find(|p| p.exists())).collect()
 }
 
 #[cfg(test)]

@@ -178,7 +178,7 @@ extern "C" char *occlude_conv2d(const at::Tensor *x, const at::Tensor *w, int64_
                                 at::Tensor **out) {
   try {
     const bool few = x->device().is_cpu() && x->dim() == 4 && w->dim() == 4 && x->size(1) == w->size(1) &&
-                     x->size(0) > 0 && x->size(2) + 2 * padding >= w->size(2) && x->size(3) + 2 * padding >= w->size(3) &&
+                     x->size(0) > 0 && stride > 0 && padding >= 0 && x->size(2) + 2 * padding >= w->size(2) && x->size(3) + 2 * padding >= w->size(3) &&
                      padding < w->size(2) && padding < w->size(3) &&
                      Plan(*x, *w, stride, padding).cells() <= FEW_OF_WEIGHT;
     auto y = few ? Convolution::apply(cast(*x), cast(*w), stride, padding) : at::conv2d(*x, *w, {}, stride, padding);

@@ -88,6 +88,12 @@ impl Limits {
         let threads = ("decode-threads", self.decode_threads as u64);
         check::counts(sources, &[threads, batch, queue, images, all, body, buffered, pixels])?;
         check::bounds(sources, &[(pixels, all), (batch, queue), (images, queue), (body, buffered)])?;
+        if let Some(wait) = self.max_wait.filter(|wait| wait.is_usable()) {
+            // else a picture would be late before its batch is due
+            let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let (delay, wait) = (millis(self.max_delay), millis(wait.time()));
+            check::bounds(sources, &[(("max-delay", delay), ("max-wait", wait))])?;
+        }
         let waits = self.max_wait.map(|wait| ("max-wait", wait));
         let times: Vec<_> = [("timeout", self.timeout), ("read-timeout", self.read_timeout)]
             .into_iter()

@@ -242,6 +242,7 @@ mod tests {
         assert!(
             matches!(error(&["--timeout", "0"]), ConfigError::Seconds { setting, .. } if is(setting.clone(), "timeout"))
         );
+        assert!(above(&["--max-wait", "100ms", "--max-delay", "200"], "max-delay"));
         assert!(
             matches!(error(&["--max-wait", "0"]), ConfigError::Seconds { setting, .. } if is(setting.clone(), "max-wait"))
         );

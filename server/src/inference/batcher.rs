@@ -135,6 +135,11 @@ pub(crate) struct Announced {
 }
 
 impl Announced {
+    /// When it is too late to decode or encode it, if ever.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
     /// Queues the picture. Dropping the reply withdraws it: a picture that nobody waits for is not encoded.
     pub(crate) fn submit(self, image: impl Into<Crop>) -> Result<Reply, QueueFull> {
         self.submit_wanting(image, Wants::default())
@@ -155,9 +160,10 @@ impl Announced {
         let mut state = self.shared.state.lock();
         state.preparing -= 1;
         self.open = false;
-        // Those who left make room before anybody is turned away.
+        // Those who left, or have waited too long, make room before anybody is turned away.
         if state.queue.len() + images.len() > self.shared.capacity {
             state.queue.retain(|job| !job.reply.is_closed());
+            refuse_late(&mut state.queue);
         }
         let full = state.queue.len() + images.len() > self.shared.capacity;
         let mut replies = Vec::with_capacity(images.len());

@@ -173,9 +173,16 @@ async fn encode_anew(
     let announced = model.batcher.announce_request();
     let (bytes, contract) = (upload.bytes.clone(), model.info.contract.clone());
     let limits = state.limits().decode();
-    let prepare = move || prepare(&bytes, &contract, &limits, look);
+    let due = announced.due();
+    let prepare = move || {
+        // it may have waited for the pool as well
+        let late = due.is_some_and(|due| due < Instant::now());
+        (!late).then(|| prepare(&bytes, &contract, &limits, look))
+    };
     let prepared = state.on_pool(Stage::Decode, Some(&model.info.name), prepare).await?;
-    let prepared = prepared.map_err(|e| upload.error(several, ApiError::decode(&e)))?;
+    let prepared = prepared
+        .ok_or_else(|| overloaded(state))?
+        .map_err(|e| upload.error(several, ApiError::decode(&e)))?;
     let Prepared { facts, crops, guide } = prepared;
     let replies = announced.submit_together(crops, look.wants).map_err(|_| overloaded(state))?;
     let encoded = try_join_all(replies.into_iter().map(|reply| answered(state, reply))).await?;

@@ -355,7 +355,7 @@ fn check(args: &Check) -> Result<ExitCode> {
         args.against.as_deref().map(|path| Dataset::open(path, &crate::data::options())).transpose()?;
     let options = CheckOptions { min_side: args.min_side, min_per_class: args.min_per_class };
     let bar = Bar::default();
-    let report = args.threads.run(|| Ok(prepare::check(&data, other.as_ref(), options, &bar)))?;
+    let report = args.threads.run(|| prepare::check(&data, other.as_ref(), options, &bar))?;
     drop(bar);
     if args.json {
         answer!("{}", serde_json::to_string_pretty(&report)?);

@@ -362,7 +362,8 @@ fn embed_sets(args: &EmbedArgs, here: &Here, sets: &[Dataset]) -> Result<ExitCod
     let checkpoint = ranks::agreed(world, checkpoint, "the checkpoint")?;
     let (weights, contract) = ranks::agreed(world, open(&checkpoint, &args.weights), "the checkpoint")?;
     if !world.is_single() {
-        let data: Vec<String> = sets.iter().map(|data| data.identity().hash()).collect();
+        let data = sets.iter().map(|data| Ok(data.identity()?.hash())).collect::<Result<Vec<String>>>();
+        let data = ranks::agreed(world, data, "the data")?;
         let asked = format!("{}, {}", weights.fingerprint(&contract.to_json()), data.join(", "));
         here.same("the checkpoint or the data", &asked)?;
     }

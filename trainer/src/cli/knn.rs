@@ -87,7 +87,7 @@ fn measured(args: &KnnArgs, here: &Here) -> Result<ExitCode> {
     let how = args.how(weights.whitening.as_ref(), weights.arch.feature_dim());
     let how = agreed(world, how, "the whitening")?;
     let fingerprint = weights.fingerprint(&contract.to_json());
-    let data = splits.identity();
+    let data = agreed(world, splits.identity(), "the data")?;
     let question = args.question(&fingerprint, &data);
     here.same("what is asked", &format!("{question}, no floors: {}", args.no_floors))?;
     let out = common.out.as_deref().filter(|_| world.is_main());

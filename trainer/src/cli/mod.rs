@@ -162,7 +162,8 @@ impl Machine {
 
 #[derive(Args, Debug)]
 struct PretrainArgs {
-    /// Folder of pictures, flat or with sub-folders; list of paths (.txt); or tar shards (labels are not used)
+    /// Folder of pictures, flat or with sub-folders; list of paths (.txt); or tar shards, also in a bucket, like
+    /// `s3://photos/train` (labels are not used)
     data: PathBuf,
     /// Named hyper-parameters; the flags below override them
     #[arg(long, value_enum)]

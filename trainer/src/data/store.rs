@@ -124,6 +124,14 @@ impl Store {
         let _ = self.lost.set(error.to_string());
     }
 
+    /// Why there is no batch: the data set is out of reach, or nothing but broken files was found.
+    pub fn nothing(&self) -> anyhow::Error {
+        match self.lost() {
+            Some(reason) => anyhow::anyhow!("{reason}"),
+            None => self.all_broken().into(),
+        }
+    }
+
     /// Why the data set is out of reach, if it is.
     pub fn lost(&self) -> Option<&str> {
         self.lost.get().map(String::as_str)

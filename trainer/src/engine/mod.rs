@@ -135,7 +135,8 @@ pub fn pretrain(config: &Config, run: &Run) -> Result<End> {
     let world = &run.world;
     let resumed = ranks::agreed(world, checked(config, run), "the configuration")?;
     let dataset = ranks::first(world, "opening the data", || Ok(crate::data::open(&run.data)?))?;
-    let (n, identity) = (dataset.len(), dataset.identity());
+    let n = dataset.len();
+    let identity = ranks::agreed(world, dataset.identity().map_err(Into::into), "the data")?;
     let online = ranks::agreed(world, usable(config, run, n), "the data")?;
     together::same(config, run, &identity)?;
     let (config, targets) = ranks::first(world, "the teacher", || {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use occlude_dataset::is_address;
 use occlude_distributed::Reducer;
 use occlude_preprocess::Preprocess;
 use serde_json::{Map, Value, json};
@@ -234,7 +235,9 @@ impl<'a> Engine<'a> {
             return format!("{reason}; hint: `--resume` continues from the last checkpoint in `{last}`");
         }
         let why = match &self.pictures {
-            Pictures::Stored(store) if self.run.data.exists() => store.all_broken().to_string(),
+            Pictures::Stored(store) if self.run.data.exists() || is_address(&self.run.data) => {
+                store.all_broken().to_string()
+            }
             _ => format!("no picture of `{data}` is left"),
         };
         format!(

@@ -40,7 +40,7 @@ pub fn finetune(
     let question = Question {
         task: "finetune".into(),
         fingerprint: subject.weights.fingerprint(&subject.contract.to_json()),
-        data: splits.identity(),
+        data: splits.identity()?,
         views: "fresh".into(),
         precision: if bf16 { "bf16" } else { "fp32" }.into(),
         protocol: protocol.clone(),

@@ -96,7 +96,7 @@ pub fn linear(
     let question = Question {
         task: "linear".into(),
         fingerprint: subject.weights.fingerprint(&subject.contract.to_json()),
-        data: splits.identity(),
+        data: splits.identity()?,
         views: views.name().into(),
         precision: "fp32".into(),
         protocol: protocol.clone(),

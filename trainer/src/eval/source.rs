@@ -194,7 +194,7 @@ impl Source for Fresh {
         };
         Box::new(feed.map(|batch| match batch? {
             Some(batch) => self.examples(batch),
-            None => Err(self.store.all_broken().into()),
+            None => Err(self.store.nothing()),
         }))
     }
 }

@@ -158,22 +158,27 @@ impl Splits {
     }
 
     /// What is the same for the same pictures, wherever their folders are.
-    pub fn identity(&self) -> Identity {
+    ///
+    /// # Errors
+    /// Where a bucket is out of reach.
+    pub fn identity(&self) -> Result<Identity> {
         let mut hash = Fnv::default();
         self.train.data.classes().iter().for_each(|class| hash.add(class.as_bytes()));
         for part in [&self.train, &self.val] {
             part.which.iter().for_each(|&i| hash.add(part.below(i).as_bytes()));
             hash.add(b"");
         }
-        Identity {
+        let contents = [&self.train, &self.val]
+            .into_iter()
+            .map(|part| Ok(part.data.identity_of(&part.which)?.contents))
+            .collect::<Result<Vec<String>>>()?;
+        Ok(Identity {
             train: self.train.len(),
             val: self.val.len(),
             classes: self.train.data.classes().len(),
             names: format!("{:016x}", hash.0),
-            contents: [&self.train, &self.val]
-                .map(|part| part.data.identity_of(&part.which).contents)
-                .join("-"),
-        }
+            contents: contents.join("-"),
+        })
     }
 }
 
@@ -238,7 +243,9 @@ mod tests {
     #[test]
     fn the_identity_is_of_names_not_of_places() {
         let names = ["a/1.png", "b/1.png"];
-        let of = |t: &tempfile::TempDir| Splits::open(t.path(), t.path()).expect("splits").identity();
+        let of = |t: &tempfile::TempDir| {
+            Splits::open(t.path(), t.path()).expect("splits").identity().expect("looked at")
+        };
         assert_eq!(of(&tree(&names)), of(&tree(&names)));
         assert_ne!(of(&tree(&names)).names, of(&tree(&["a/1.png", "b/2.png"])).names);
         let other = tree(&names);

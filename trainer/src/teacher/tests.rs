@@ -119,7 +119,7 @@ fn a_teacher_looks_once_and_unreadable_pictures_are_nobodys() {
     config.method.distill_mut().expect("distillation").teacher = Some(known.clone());
     let cache = dir.path().join("cache");
     let place = Place { cache: &cache, workers: 2, device: Device::Cpu };
-    let run = |config: &Config| targets(config, &data, &data.identity(), None, place);
+    let run = |config: &Config| targets(config, &data, &data.identity().expect("looked at"), None, place);
     let (settled, first) = run(&config).expect("targets");
     let first = first.expect("distillation");
     assert_eq!(first.values().get(4).abs().max().double_value(&[]), 0.0, "it cannot be read");
@@ -159,7 +159,9 @@ fn a_teachers_grid_is_kept_beside_its_embeddings() {
     config.method.distill_mut().expect("distillation").teacher = Some(network(&weights, None).expect("one"));
     let cache = dir.path().join("cache");
     let place = |cache| Place { cache, workers: 2, device: Device::Cpu };
-    let run = |config: &Config, cache| targets(config, &data, &data.identity(), None, place(cache));
+    let run = |config: &Config, cache| {
+        targets(config, &data, &data.identity().expect("looked at"), None, place(cache))
+    };
     let (_, plain) = run(&config, &cache).expect("targets");
     let plain = plain.expect("distillation");
     assert!(plain.cells().is_none());
@@ -237,7 +239,7 @@ fn answers_that_are_no_numbers_are_refused_and_not_kept() {
     let asked = std::rc::Rc::new(Cell::new(0));
     let says = |rows: &Tensor| {
         let source: Box<dyn Source> = Box::new(Says(rows.shallow_clone(), asked.clone()));
-        let cache = Cache::new(place.cache, &teacher, &data.identity());
+        let cache = Cache::new(place.cache, &teacher, &data.identity().expect("looked at"));
         Answers {
             teacher: &teacher,
             data: &data,

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::Progress;
 use crate::dataset::Dataset;
+use crate::{Error, Progress};
 
 /// What counts as worth telling.
 #[derive(Clone, Copy, Debug)]
@@ -170,33 +170,41 @@ fn hash(bytes: &[u8]) -> u128 {
 
 /// Reads and decodes every picture, on all threads; holds the bytes against each other and, where it is
 /// given, against those of another data set, whose pictures are read but not decoded.
+///
+/// # Errors
+/// [`Error::Store`] where a bucket is out of reach: that says nothing of its pictures.
 pub fn check(
     data: &Dataset,
     against: Option<&Dataset>,
     options: CheckOptions,
     progress: &dyn Progress,
-) -> Report {
+) -> Result<Report, Error> {
     progress.begin((data.len() + against.map_or(0, Dataset::len)) as u64, "pictures");
     let look = |buf: &mut Vec<u8>, i: usize| {
         let seen = look(data, i, buf);
         progress.advance(1);
         seen
     };
-    let seen: Vec<Seen> = (0..data.len()).into_par_iter().map_init(Vec::new, look).collect();
+    let seen =
+        (0..data.len()).into_par_iter().map_init(Vec::new, look).collect::<Result<Vec<Seen>, Error>>()?;
     let mut report = report(data, &seen, options);
-    report.against = against.map(|other| compare(data, &seen, other, progress));
-    report
+    report.against = against.map(|other| compare(data, &seen, other, progress)).transpose()?;
+    Ok(report)
 }
 
-fn look(data: &Dataset, i: usize, buf: &mut Vec<u8>) -> Seen {
-    let decoded = data.decode(i, &Limits::default(), buf);
+fn look(data: &Dataset, i: usize, buf: &mut Vec<u8>) -> Result<Seen, Error> {
+    let decoded = match data.decode(i, &Limits::default(), buf) {
+        // says nothing about the picture
+        Err(error @ Error::Store { .. }) => return Err(error),
+        decoded => decoded,
+    };
     let picture = decoded.map_err(|e| e.to_string()).map(|decoded| Picture {
         width: decoded.image.width,
         height: decoded.image.height,
         format: decoded.format.name(),
         notes: decoded.notes,
     });
-    Seen { hash: hash(buf), bytes: buf.len() as u64, picture }
+    Ok(Seen { hash: hash(buf), bytes: buf.len() as u64, picture })
 }
 
 fn report(data: &Dataset, seen: &[Seen], options: CheckOptions) -> Report {
@@ -265,13 +273,22 @@ fn few(data: &Dataset, good: impl Iterator<Item = usize>, least: usize) -> Vec<C
     rows.map(|(class, pictures)| ClassCount { class: class.clone(), pictures }).collect()
 }
 
-fn compare(data: &Dataset, seen: &[Seen], other: &Dataset, progress: &dyn Progress) -> Against {
+fn compare(
+    data: &Dataset,
+    seen: &[Seen],
+    other: &Dataset,
+    progress: &dyn Progress,
+) -> Result<Against, Error> {
     let look = |buf: &mut Vec<u8>, i: usize| {
-        let read = other.read(i, buf).is_ok();
+        let read = match other.read(i, buf) {
+            Err(error @ Error::Store { .. }) => return Err(error),
+            read => read.is_ok(),
+        };
         progress.advance(1);
-        read.then(|| (hash(buf), i))
+        Ok(read.then(|| (hash(buf), i)))
     };
-    let found: Vec<_> = (0..other.len()).into_par_iter().map_init(Vec::new, look).collect();
+    let found =
+        (0..other.len()).into_par_iter().map_init(Vec::new, look).collect::<Result<Vec<_>, Error>>()?;
     // the first of several, so that the answer does not depend on threads
     let there: HashMap<u128, usize> = found.iter().rev().flatten().copied().collect();
     let shared = seen.iter().enumerate().filter(|(_, s)| s.bytes > 0).filter_map(|(i, s)| {
@@ -279,5 +296,5 @@ fn compare(data: &Dataset, seen: &[Seen], other: &Dataset, progress: &dyn Progre
         Some(Shared { here: data.name(i), there: other.name(at) })
     });
     let unreadable = found.iter().filter(|f| f.is_none()).count();
-    Against { pictures: other.len(), shared: shared.collect(), unreadable }
+    Ok(Against { pictures: other.len(), shared: shared.collect(), unreadable })
 }

@@ -55,6 +55,7 @@ pub(super) fn refused(reason: String) -> LoadError {
 /// # Errors
 /// Where ONNX Runtime does not know TensorRT.
 pub(super) fn available() -> Result<(), LoadError> {
+    occlude_onnxruntime::preload_tensorrt();
     match TensorRT::is_available() {
         Ok(true) => Ok(()),
         _ => Err(refused("this ONNX Runtime is built without TensorRT".to_owned())),
