@@ -63,7 +63,8 @@ fn losses(dir: &Path, run: &str) -> Vec<String> {
 }
 
 fn kept(dir: &Path) -> usize {
-    fs::read_dir(dir.join("cache/shards")).map_or(0, Iterator::count)
+    let is_shard = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|ending| ending == "tar");
+    fs::read_dir(dir.join("cache/shards")).map_or(0, |all| all.flatten().filter(is_shard).count())
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Kept {
     /// Waits for other processes that make room or fetch; they may be about to fetch the same. Where there are no locks, none
     /// is waited for, and the bound may be exceeded by what they fetch.
     fn alone(&self) -> Option<File> {
-        let folder = self.folder.as_ref()?;
+        let folder = self.folder.as_ref().filter(|_| self.files.iter().any(Option::is_some))?;
         fs::create_dir_all(folder).ok()?;
         let file = File::options().write(true).create(true).truncate(false).open(folder.join("lock")).ok()?;
         file.lock().ok()?;

@@ -23,7 +23,7 @@ unsafe extern "C" {
 ///
 /// The same numbers as libtorch's `conv2d` but for rounding, with gradients of first order. On the CPU, where the output has
 /// at most 4 cells, it computes by matrix products, which takes a fraction of the time of oneDNN's kernels; up to 16 cells it
-/// so computes the weight's gradient. Autocast applies as to `conv2d`.
+/// so computes the weight's gradient. The last bits then depend on the number of pictures. Autocast applies as to `conv2d`.
 ///
 /// # Errors
 /// Where libtorch refuses the shapes or types.

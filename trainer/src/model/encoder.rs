@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::attention;
 use super::mode::Mode;
 use super::named::{Named, find};
-use super::ops::{batch_norm, channels_last, drop_path, initial, joint_batch_norm, unary};
+use super::ops::{batch_norm, channels_last, drop_path, initial, joint_batch_norm, training_conv, unary};
 use super::running::Running;
 use crate::rng::{Domain, stream};
 use crate::share::Share;
@@ -309,6 +309,10 @@ impl Encoder {
                 }
                 let copies = pass.copies.as_ref().map(|c| self.statistics.of(c, id));
                 batch_norm(input(0), params, pass.mode, copies.as_ref())
+            }
+            // an evaluation gives a picture the same bits in any batch
+            Op::Conv { stride, padding, groups: 1, .. } if !matches!(pass.mode, Mode::Eval) => {
+                training_conv(input(0), &params[0], stride, padding)
             }
             Op::Add => input(0) + input(1),
             op @ Op::Patches { .. } => {

@@ -97,15 +97,16 @@ pub(super) fn joint_norm(
     world.batch_norm(x, norm).unwrap_or_else(|error| leave(&error))
 }
 
+/// A convolution while training, when what it computes may depend on the size of the batch in the last bit.
+pub(super) fn training_conv(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Tensor {
+    conv2d(x, weight, stride as i64, padding as i64).unwrap_or_else(|e| panic!("{e}"))
+}
+
 /// An operation on one value that is the same in every mode.
 pub(super) fn unary(op: Op, x: &Tensor, params: &[Tensor]) -> Tensor {
     let both = |n: usize| [n as i64; 2];
     match op {
         Op::Conv { stride, padding, groups, .. } => {
-            if groups == 1 {
-                return conv2d(x, &params[0], stride as i64, padding as i64)
-                    .unwrap_or_else(|e| panic!("{e}"));
-            }
             let (stride, padding) = (both(stride), both(padding));
             x.conv2d::<Tensor>(&params[0], None, stride, padding, [1, 1], groups as i64)
         }
