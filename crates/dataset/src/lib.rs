@@ -19,6 +19,7 @@
 mod cache;
 mod dataset;
 mod error;
+mod far;
 mod folder;
 mod identity;
 mod index;
@@ -27,6 +28,7 @@ mod kept;
 mod labels;
 mod limits;
 mod list;
+mod options;
 pub mod prepare;
 mod progress;
 #[cfg_attr(not(feature = "buckets"), path = "no_remote.rs")]
@@ -36,11 +38,12 @@ mod stamp;
 mod tar_scan;
 
 pub use cache::default_folder as default_cache_folder;
-pub use dataset::{Cache, Dataset, Options, Sample, is_address};
+pub use dataset::{Dataset, Sample};
 pub use error::Error;
 pub use identity::Identity;
 pub use limits::{MAX_PICTURE_BYTES, size};
 pub use list::{ESCAPED as LIST_ESCAPED, Head as ListHead, ROOT as LIST_ROOT};
+pub use options::{Cache, Options, is_address};
 pub use progress::{Progress, with_workers};
 pub use tar_scan::{Part, parts};
 

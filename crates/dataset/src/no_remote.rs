@@ -1,22 +1,11 @@
 //! Stands for buckets where the program was built without them.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
-use crate::dataset::Options;
-use crate::index::{Index, Span};
+use crate::index::Index;
+use crate::options::Options;
 use crate::shards::Shards;
-
-/// There are none.
-#[derive(Debug)]
-pub(crate) enum Remote {}
-
-impl Remote {
-    pub(crate) fn read(&self, _: usize, _: Span, _: &mut [u8]) -> io::Result<()> {
-        match *self {}
-    }
-}
 
 /// Says how to get them.
 pub(crate) fn open(path: &Path, _: &Options) -> Result<(PathBuf, Index, Shards), Error> {

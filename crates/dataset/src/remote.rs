@@ -14,9 +14,10 @@ use tokio::runtime::{Handle, Runtime};
 
 use crate::Error;
 use crate::cache::CacheFile;
-use crate::dataset::Options;
-use crate::index::{Index, Kind, Place, Span};
+use crate::far::Remote;
+use crate::index::{Index, Kind, Place};
 use crate::kept::Kept;
+use crate::options::Options;
 use crate::shards::{self, Beside, CLASSES, Shards};
 use crate::stamp::Stamp;
 use crate::tar_scan::{self, Scan};
@@ -25,35 +26,6 @@ use crate::tar_scan::{self, Scan};
 const MAX_CLASSES: u64 = 64 << 20;
 /// Threads on which requests wait for answers; loaders' own threads wait with them.
 const THREADS: usize = 2;
-
-/// The shards of a data set, in its store.
-pub(crate) struct Remote {
-    store: Arc<dyn Store>,
-    /// In the order of the places of the index.
-    shards: Vec<(PathBuf, Stat)>,
-}
-
-impl std::fmt::Debug for Remote {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Remote({}, {} shards)", self.store.name(Path::new("")), self.shards.len())
-    }
-}
-
-impl Remote {
-    /// Reads a part of a shard; `buf` has its length.
-    ///
-    /// # Errors
-    /// What the store says, also where the shard is another by now.
-    pub(crate) fn read(&self, place: usize, span: Span, buf: &mut [u8]) -> io::Result<()> {
-        let (path, stat) = self.shards.get(place).ok_or(io::ErrorKind::NotFound)?;
-        let bytes = self.store.read(path, stat, span.offset..span.offset.saturating_add(span.len))?;
-        if bytes.len() != buf.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        buf.copy_from_slice(&bytes);
-        Ok(())
-    }
-}
 
 /// What one runtime for all data sets does: their requests.
 fn runtime() -> Result<&'static Runtime, Error> {

@@ -11,9 +11,9 @@ use occlude_preprocess::files;
 use rayon::prelude::*;
 
 use crate::Error;
+use crate::far::Remote;
 use crate::index::{Full, Index, NONE, Span};
 use crate::labels::Labels;
-use crate::remote::Remote;
 use crate::stamp::Stamp;
 use crate::tar_scan::{self, Scan};
 

@@ -21,7 +21,7 @@ unsafe extern "C" {
 /// A convolution of `x`, `(N, I, H, W)`, by `weight`, `(O, I, h, w)`, without bias, groups or dilation; stride and padding
 /// are those of both sides.
 ///
-/// The same numbers as libtorch's `conv2d` but for rounding, with gradients of first order. On the CPU, where the output has
+/// The same numbers as libtorch's `conv2d` but for rounding, with gradients of first order. On the CPU, for 32 pictures and more where the output has
 /// at most 4 cells, it computes by matrix products, which takes a fraction of the time of oneDNN's kernels; up to 16 cells it
 /// so computes the weight's gradient. The last bits then depend on the number of pictures. Autocast applies as to `conv2d`.
 ///

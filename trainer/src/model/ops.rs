@@ -202,7 +202,7 @@ mod tests {
                         if h + 2 * padding < kernel || w + 2 * padding < kernel {
                             continue;
                         }
-                        let x = Tensor::randn([3, 5, h, w], options);
+                        let x = Tensor::randn([32, 5, h, w], options);
                         let weight = Tensor::randn([7, 5, kernel, kernel], options);
                         let theirs = all(&x, &weight, |x, w| {
                             x.conv2d::<Tensor>(w, None, [stride; 2], [padding; 2], [1, 1], 1)

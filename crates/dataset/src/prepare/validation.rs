@@ -11,8 +11,9 @@ use occlude_preprocess::names;
 
 use super::output::{Durable, Link, Window, flush, plain_name, write_whole};
 use super::truth::Truth;
-use crate::dataset::{Cache, Dataset, Options};
+use crate::dataset::Dataset;
 use crate::index::Span;
+use crate::options::{Cache, Options};
 use crate::tar_scan::each;
 use crate::{Error, Progress};
 

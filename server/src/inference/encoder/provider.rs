@@ -10,7 +10,6 @@ use ort::session::builder::SessionBuilder;
 
 use super::error::LoadError;
 use super::golden::Least;
-use super::onnx::Options;
 use super::tensorrt::{self, Engine};
 use crate::config::{Precision, Provider, Sessions};
 
@@ -69,11 +68,10 @@ impl<'a> Opener<'a> {
     /// model's files.
     pub(super) fn first(
         path: &'a Path,
-        options: &'a Options,
-        digest: &str,
+        sessions: &'a Sessions,
+        (max_batch, digest): (usize, &str),
     ) -> Result<(Self, Session, Option<String>), LoadError> {
         environment()?;
-        let sessions = &options.sessions;
         let on = |runs, engine| {
             let opener = Self { path, options: sessions, runs, engine };
             let session = opener.session(0)?;
@@ -89,7 +87,7 @@ impl<'a> Opener<'a> {
             }
             Provider::Tensorrt => {
                 tensorrt::available()?;
-                let engine = Engine::of(path, digest, options.max_batch)?;
+                let engine = Engine::of(path, digest, max_batch)?;
                 (on(Runs::TensorRt(sessions.precision.into()), Some(engine))?, None)
             }
             Provider::Auto => match cuda() {
