@@ -23,7 +23,8 @@ using torch::autograd::variable_list;
 constexpr int64_t FEW = 4;
 // The same for the gradient of the weight alone.
 constexpr int64_t FEW_OF_WEIGHT = 16;
-// Pictures from which that is so: the weights are copied for every product, however few pictures it has.
+// Pictures from which that is taken to be so; estimated, not measured: the weights are copied for every product, however few
+// pictures it has.
 constexpr int64_t PICTURES = 32;
 
 // A run of cells or taps along one side.
@@ -180,7 +181,8 @@ extern "C" char *occlude_conv2d(const at::Tensor *x, const at::Tensor *w, int64_
                                 at::Tensor **out) {
   try {
     const bool few = x->device().is_cpu() && x->dim() == 4 && w->dim() == 4 && x->size(1) == w->size(1) &&
-                     x->size(0) >= PICTURES && stride > 0 && padding >= 0 && x->size(2) + 2 * padding >= w->size(2) && x->size(3) + 2 * padding >= w->size(3) &&
+                     x->size(0) >= PICTURES && stride > 0 && padding >= 0 &&
+                     x->size(2) + 2 * padding >= w->size(2) && x->size(3) + 2 * padding >= w->size(3) &&
                      padding < w->size(2) && padding < w->size(3) &&
                      Plan(*x, *w, stride, padding).cells() <= FEW_OF_WEIGHT;
     auto y = few ? Convolution::apply(cast(*x), cast(*w), stride, padding) : at::conv2d(*x, *w, {}, stride, padding);

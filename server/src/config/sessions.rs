@@ -22,8 +22,7 @@ pub enum Provider {
 /// Numbers in which OpenVINO and TensorRT multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Precision {
-    /// The fastest that keeps to the golden picture: of OpenVINO bfloat16 where the processor multiplies it itself, else
-    /// float32; of TensorRT float16.
+    /// With OpenVINO bfloat16 where the processor multiplies it itself, else float32; with TensorRT float16.
     Auto,
     /// float16, of TensorRT.
     F16,
