@@ -5,14 +5,13 @@ use std::sync::{Condvar, Mutex};
 
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
+use crate::candidates;
 use crate::vector::quantise;
 
 /// Neighbours a node is linked with: `M` of the paper.
 const CONNECTIVITY: usize = 16;
 /// Candidates looked at when a node is linked: `efConstruction`.
 const EXPANSION_ADD: usize = 128;
-/// Candidates looked at in a search, at least: `ef`.
-pub(crate) const EXPANSION_SEARCH: usize = 192;
 
 /// Searches at the same time. A further one waits: the library refuses it.
 const SEARCHES: usize = 64;
@@ -145,7 +144,7 @@ impl Ann {
         // what was set when the index was made is forgotten by loading
         ann.reserve(shape.rows + shape.rows / GROWTH + 64)?;
         ann.index.change_expansion_add(EXPANSION_ADD);
-        ann.index.change_expansion_search(EXPANSION_SEARCH);
+        ann.index.change_expansion_search(candidates::LEAST);
         ann.upto = shape.upto;
         ann.saved = shape.rows;
         Ok(ann)
@@ -159,7 +158,7 @@ fn options(dim: usize) -> IndexOptions {
         quantization: ScalarKind::I8,
         connectivity: CONNECTIVITY,
         expansion_add: EXPANSION_ADD,
-        expansion_search: EXPANSION_SEARCH,
+        expansion_search: candidates::LEAST,
         multi: false,
     }
 }

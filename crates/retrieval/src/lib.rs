@@ -5,7 +5,8 @@
 //! (HNSW, <https://arxiv.org/abs/1603.09320>, by `usearch`) is a cache that is rebuilt when it is missing. Every score
 //! that is told is the exact cosine: the approximate index only proposes candidates. [`Engine`] is what a server
 //! needs of a store. `Postgres` is another one, for several servers at once: the same operations, answers and errors on a
-//! PostgreSQL database with the extension pgvector. [`Location`] is either, as a user names it.
+//! PostgreSQL database with the extension pgvector. `Milvus` is a third, whose documentation says what that database cannot
+//! promise. [`Location`] is any of them, as a user names it.
 //!
 //! A collection carries the identity of the model that made its vectors: a hash over all that changes its numbers.
 //! Writes and searches state theirs, and another one is refused: vectors of different models do not compare, and nothing
@@ -40,21 +41,28 @@
 //! ```
 
 mod ann;
+mod candidates;
 mod check;
 mod collection;
 mod database;
 mod engine;
 mod error;
+#[cfg(any(feature = "milvus", feature = "postgres"))]
+mod facts;
 mod filter;
 mod location;
 mod lock;
 mod maintain;
+#[cfg(feature = "milvus")]
+mod milvus;
 mod operations;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod reserve;
 mod rows;
 mod search;
+#[cfg(any(feature = "milvus", feature = "postgres"))]
+mod secret;
 mod store;
 mod top;
 mod vector;
@@ -67,6 +75,8 @@ pub use engine::{
 pub use error::{Error, Kind, Result};
 pub use filter::{Clause, Condition, Filter, MAX_CLAUSES, MAX_DEPTH, MAX_KEY_BYTES, MAX_VALUES, Range};
 pub use location::Location;
+#[cfg(feature = "milvus")]
+pub use milvus::{Milvus, MilvusAddress};
 #[cfg(feature = "postgres")]
 pub use postgres::{Address, Postgres};
 pub use store::{Options, Store};

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::engine::Engine;
-#[cfg(not(feature = "postgres"))]
+#[cfg(not(all(feature = "milvus", feature = "postgres")))]
 use crate::error::Error;
 use crate::error::Result;
+#[cfg(feature = "milvus")]
+use crate::milvus::{Milvus, MilvusAddress};
 #[cfg(feature = "postgres")]
 use crate::postgres::{Address, Postgres};
 use crate::store::{Options, Store};
@@ -21,17 +23,19 @@ pub enum Location {
     /// A database of PostgreSQL, for any number of processes.
     #[cfg(feature = "postgres")]
     Postgres(Box<Address>),
+    /// A database of Milvus, for any number of processes.
+    #[cfg(feature = "milvus")]
+    Milvus(Box<MilvusAddress>),
 }
 
 impl Location {
-    /// Reads `postgres://USER@HOST/DATABASE`, or else the path of a folder; touches neither.
+    /// Reads `postgres://USER@HOST/DATABASE`, `milvus://USER@HOST/DATABASE`, or else the path of a folder; touches none.
     pub fn parse(text: &OsStr) -> Result<Self> {
-        match text
-            .to_str()
-            .filter(|text| text.starts_with("postgres://") || text.starts_with("postgresql://"))
-        {
-            Some(url) => database(url),
-            None => Ok(Self::Folder(PathBuf::from(text))),
+        let scheme = text.to_str().and_then(|url| Some((url.split_once("://")?.0, url)));
+        match scheme {
+            Some(("postgres" | "postgresql", url)) => postgres(url),
+            Some(("milvus", url)) => milvus(url),
+            _ => Ok(Self::Folder(PathBuf::from(text))),
         }
     }
 
@@ -41,19 +45,36 @@ impl Location {
             Self::Folder(path) => Arc::new(Store::open(path, options)?),
             #[cfg(feature = "postgres")]
             Self::Postgres(address) => Arc::new(Postgres::open(address, options)?),
+            #[cfg(feature = "milvus")]
+            Self::Milvus(address) => Arc::new(Milvus::open(address)?),
         })
     }
 }
 
 #[cfg(feature = "postgres")]
-fn database(url: &str) -> Result<Location> {
+fn postgres(url: &str) -> Result<Location> {
     Ok(Location::Postgres(Box::new(url.parse()?)))
 }
 
 #[cfg(not(feature = "postgres"))]
-fn database(_: &str) -> Result<Location> {
-    let reason = "this program was built without PostgreSQL".to_owned();
-    Err(Error::Address { reason, hint: "build it with the feature `postgres`, or name a folder".to_owned() })
+fn postgres(_: &str) -> Result<Location> {
+    Err(without("PostgreSQL", "postgres"))
+}
+
+#[cfg(feature = "milvus")]
+fn milvus(url: &str) -> Result<Location> {
+    Ok(Location::Milvus(Box::new(url.parse()?)))
+}
+
+#[cfg(not(feature = "milvus"))]
+fn milvus(_: &str) -> Result<Location> {
+    Err(without("Milvus", "milvus"))
+}
+
+#[cfg(not(all(feature = "milvus", feature = "postgres")))]
+fn without(what: &str, feature: &str) -> Error {
+    let reason = format!("this program was built without {what}");
+    Error::Address { reason, hint: format!("build it with the feature `{feature}`, or name a folder") }
 }
 
 impl fmt::Display for Location {
@@ -62,6 +83,8 @@ impl fmt::Display for Location {
             Self::Folder(path) => path.display().fmt(f),
             #[cfg(feature = "postgres")]
             Self::Postgres(address) => address.fmt(f),
+            #[cfg(feature = "milvus")]
+            Self::Milvus(address) => address.fmt(f),
         }
     }
 }
@@ -72,16 +95,26 @@ mod tests {
 
     #[test]
     fn folders_and_databases_are_told_apart() {
-        for folder in ["data", "/a/postgres", "postgres", "C:\\x", "postgres:/x"] {
+        for folder in ["data", "/a/postgres", "postgres", "C:\\x", "postgres:/x", "milvus", "./milvus://x"] {
             assert_eq!(Location::parse(folder.as_ref()).unwrap(), Location::Folder(folder.into()));
         }
-        let found = Location::parse("postgres://me:s3cret@host/db".as_ref());
-        if cfg!(feature = "postgres") {
-            let found = found.unwrap();
-            assert_eq!(found.to_string(), "postgres://me@host/db");
-            assert!(!format!("{found:?}").contains("s3cret"));
-        } else {
-            assert!(found.unwrap_err().to_string().contains("without PostgreSQL"));
+        for (url, shown, name, there) in [
+            (
+                "postgres://me:s3cret@host/db",
+                "postgres://me@host/db",
+                "PostgreSQL",
+                cfg!(feature = "postgres"),
+            ),
+            ("milvus://me:s3cret@host/db", "milvus://me@host/db", "Milvus", cfg!(feature = "milvus")),
+        ] {
+            let found = Location::parse(url.as_ref());
+            if there {
+                let found = found.unwrap();
+                assert_eq!(found.to_string(), shown);
+                assert!(!format!("{found:?}").contains("s3cret"));
+            } else {
+                assert!(found.unwrap_err().to_string().contains(&format!("without {name}")));
+            }
         }
     }
 }

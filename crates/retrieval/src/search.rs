@@ -1,6 +1,6 @@
 //! Searching one collection: exactly where that is cheap, else by candidates that are compared exactly.
 
-use crate::ann::EXPANSION_SEARCH;
+use crate::candidates::candidates;
 use crate::collection::Collection;
 use crate::database::Database;
 use crate::engine::{Hit, Query, Target};
@@ -11,8 +11,6 @@ use crate::rows::{Row, Rows, TopRows};
 use crate::top::{Found, Top};
 use crate::{check, engine::With};
 
-/// Candidates asked for per hit.
-const CANDIDATES: usize = 4;
 /// A candidate costs as much as so many rows that are compared in order, links and jumps in memory included:
 /// measured at 100,000 rows of 512 numbers.
 const COST: usize = 40;
@@ -104,7 +102,7 @@ impl Search<'_> {
         let ann = ann.as_ref()?;
         // of the rows in the index, so many are still there and match
         let share = (ann.len().max(1) as f64 / matching.max(1) as f64).max(1.0);
-        let wanted = ((self.k * CANDIDATES).max(EXPANSION_SEARCH) as f64 * share) as usize;
+        let wanted = (candidates(self.k, rows) as f64 * share) as usize;
         if wanted.saturating_mul(COST) > matching {
             return None;
         }

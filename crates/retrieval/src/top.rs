@@ -54,7 +54,7 @@ impl<I: Ord, T> Top<I, T> {
     }
 
     /// Score of the last one, once there are as many as are kept.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "milvus", feature = "postgres"))]
     pub(crate) fn worst(&self) -> Option<f32> {
         if self.heap.len() < self.k { None } else { self.heap.peek().map(|found| found.score) }
     }

@@ -40,7 +40,7 @@ impl fmt::Debug for Data {
 
 /// Whether a text may hold the password of a database.
 pub(super) fn is_secret(text: &str) -> bool {
-    text.contains("postgres://") || text.contains("postgresql://")
+    ["milvus://", "postgres://", "postgresql://"].iter().any(|scheme| text.contains(scheme))
 }
 
 #[cfg(test)]
@@ -49,9 +49,13 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        for text in ["postgres://me:s3cret@host/db", "postgres://me:s3cret@host:x/db", "postgres://s3cret"] {
-            let told = format!("{:?}", Data::from(OsString::from(text)));
-            assert!(told.starts_with("Data(") && !told.contains("s3cret"), "{told}");
+        for scheme in ["postgres", "milvus"] {
+            for rest in ["me:s3cret@host/db", "me:s3cret@host:x/db", "me:s3cret"] {
+                let text = format!("{scheme}://{rest}");
+                assert!(is_secret(&text));
+                let told = format!("{:?}", Data::from(OsString::from(text)));
+                assert!(told.starts_with("Data(") && !told.contains("s3cret"), "{told}");
+            }
         }
         assert_eq!(format!("{:?}", Data::from(OsString::from("a/b"))), "Data(a/b)");
     }

@@ -28,8 +28,8 @@ pub struct Served {
     /// Folder of pictures (flat, or one sub-folder per class) that is indexed at start for `/v1/search`
     #[arg(long, value_name = "DIR", help_heading = MODEL)]
     pub gallery: Option<PathBuf>,
-    /// Folder for collections, or a PostgreSQL database with pgvector as `postgres://USER@HOST/DATABASE`; without it there
-    /// are none
+    /// Folder for collections, or a database: PostgreSQL with pgvector as `postgres://USER@HOST/DATABASE`, Milvus as
+    /// `milvus://USER@HOST/DATABASE`; without it there are none
     #[arg(long, value_name = "DIR|URL", value_parser = Data::parser(), help_heading = MODEL)]
     pub data: Option<Data>,
 }

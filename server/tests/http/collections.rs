@@ -1,6 +1,6 @@
 //! Collections over HTTP.
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "milvus", feature = "postgres"))]
 mod databases;
 mod durable;
 mod precision;

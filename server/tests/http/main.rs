@@ -7,6 +7,10 @@ mod browser;
 mod buckets;
 mod bulk;
 mod cached;
+#[cfg(feature = "milvus")]
+#[allow(dead_code, reason = "the engine's own tests use the rest")]
+#[path = "../../../crates/retrieval/tests/milvus/mod.rs"]
+mod cluster;
 mod collections;
 mod common;
 mod compressed;

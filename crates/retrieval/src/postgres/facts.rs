@@ -1,62 +1,31 @@
-//! What filters can see of a payload, in a form in which PostgreSQL compares as [`Filter`](crate::Filter) does.
+//! Facts of a payload (`crate::facts`) in a form in which PostgreSQL compares as [`Filter`](crate::Filter) does: an object
+//! from each path to its list.
 //!
-//! A filter asks what a path leads to, and looks into every array on its way. So the paths are followed when a point is
-//! written: its facts are an object from each path, spelled as in a filter's `key`, to the scalars that it leads to. `{"a":
-//! [{"b": 1}, {"b": [2]}]}` has the facts `{"a": [], "a.b": [1, 2]}`. A condition then is about one list. PostgreSQL's `jsonb`
-//! compares by value as filters do, but for three things, which are spelled otherwise: numbers, the characters U+0000
-//! (which it cannot hold) and U+0001, and strings longer than any that a filter can ask for (which are left out).
+//! PostgreSQL's `jsonb` compares by value as filters do, but for two things, which are spelled otherwise: numbers, and the
+//! characters U+0000 (which it cannot hold) and U+0001.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::{Map, Number, Value};
 
-use crate::filter::MAX_KEY_BYTES;
-
-/// Path to the scalars, as JSON, that it leads to. A path that leads to objects alone has none, one to `null` is missing.
-type Facts = BTreeMap<String, Vec<String>>;
+use crate::facts::can_be_asked;
 
 /// The facts of a payload, as JSON for `jsonb`.
 pub(super) fn facts(payload: &Map<String, Value>) -> String {
-    let mut facts = Facts::new();
-    follow(payload, None, &mut facts);
     let mut json = String::from("{");
-    for (path, values) in &facts {
+    for (path, values) in crate::facts::facts(payload) {
         let comma = if json.len() > 1 { "," } else { "" };
-        let _ = write!(json, "{comma}{}:[{}]", quoted(path), values.join(","));
+        let values: Vec<String> = values.into_iter().filter_map(scalar).collect();
+        let _ = write!(json, "{comma}{}:[{}]", quoted(&path), values.join(","));
     }
     json + "}"
-}
-
-fn follow(object: &Map<String, Value>, path: Option<&str>, facts: &mut Facts) {
-    for (key, value) in object {
-        let path = path.map_or_else(|| key.clone(), |path| format!("{path}.{key}"));
-        // No filter leads there: its keys are split at dots, and not longer.
-        if !key.contains('.') && path.len() <= MAX_KEY_BYTES {
-            note(value, &path, facts);
-        }
-    }
-}
-
-fn note(value: &Value, path: &str, facts: &mut Facts) {
-    match value {
-        Value::Null => {}
-        Value::Array(items) => items.iter().for_each(|item| note(item, path, facts)),
-        Value::Object(object) => {
-            facts.entry(path.to_owned()).or_default();
-            follow(object, Some(path), facts);
-        }
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-            facts.entry(path.to_owned()).or_default().extend(scalar(value));
-        }
-    }
 }
 
 /// A value as JSON in which `jsonb` compares it; none where no filter can ask for it.
 pub(super) fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::Number(number) => Some(exact(number)),
-        Value::String(text) => (text.len() <= MAX_KEY_BYTES).then(|| quoted(text)),
+        Value::String(text) => can_be_asked(value).then(|| quoted(text)),
         other => Some(other.to_string()),
     }
 }
@@ -87,28 +56,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn of(payload: &Value) -> String {
-        facts(payload.as_object().unwrap())
-    }
-
     #[test]
-    fn paths_are_followed_through_objects_and_arrays() {
-        assert_eq!(of(&json!({})), "{}");
-        assert_eq!(of(&json!({"a": 1, "b": "x", "c": true})), r#"{"a":[1],"b":["x"],"c":[true]}"#);
-        assert_eq!(
-            of(&json!({"a": [[1, [2]], {"b": [3, {"b": 4}]}]})),
-            r#"{"a":[1,2],"a.b":[3],"a.b.b":[4]}"#
-        );
-        assert_eq!(of(&json!({"n": null, "e": [], "o": {}, "m": [null]})), r#"{"o":[]}"#);
-        assert_eq!(of(&json!({"": {"": 1}, "a": {"": 2}})), r#"{"":[],".":[1],"a":[],"a.":[2]}"#);
-        assert_eq!(of(&json!({"a.b": 1})), "{}", "no filter leads there");
-    }
-
-    #[test]
-    fn what_no_filter_can_ask_for_is_there_without_its_value() {
-        let long = "x".repeat(MAX_KEY_BYTES + 1);
-        assert_eq!(of(&json!({"a": long})), r#"{"a":[]}"#);
-        assert_eq!(of(&Value::Object(Map::from_iter([(long, json!(1))]))), "{}");
+    fn a_payload_is_an_object_of_lists() {
+        let of = |payload: Value| facts(payload.as_object().unwrap());
+        assert_eq!(of(json!({})), "{}");
+        assert_eq!(of(json!({"a": [{"b": 1.0}, {"b": "\0"}]})), r#"{"a":[],"a.b":[1,"\u00010"]}"#);
     }
 
     #[test]

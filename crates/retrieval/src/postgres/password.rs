@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::secret;
 
 /// The password of `PGPASSWORD`, or of the file that `named`, `PGPASSFILE` or the home directory tells; none where none is
 /// needed or known.
@@ -30,22 +31,8 @@ pub(super) fn find(config: &Config, named: Option<&Path>) -> Result<Option<Strin
         }
         (None, None) => return Ok(None),
     };
-    let text = read(&path)?;
+    let text = secret::read(&path)?;
     Ok(wanted(config).iter().find_map(|wanted| of(&text, wanted)))
-}
-
-/// The file, where nobody else can read it.
-fn read(path: &Path) -> Result<String> {
-    use std::os::unix::fs::PermissionsExt;
-
-    let io = |reason| Error::Io { path: path.to_owned(), reason };
-    if std::fs::metadata(path).map_err(io)?.permissions().mode() & 0o077 != 0 {
-        return Err(Error::Address {
-            reason: format!("the password file `{}` can be read by others", path.display()),
-            hint: format!("`chmod 600 {}`", path.display()),
-        });
-    }
-    std::fs::read_to_string(path).map_err(io)
 }
 
 /// Host, port, database and user of each server.

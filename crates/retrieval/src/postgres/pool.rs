@@ -12,6 +12,7 @@ use super::address::Address;
 use super::failure::{Attempt, Failure};
 use super::statement::Statement;
 use super::tls;
+use crate::candidates::LEAST;
 use crate::error::{Error, Result};
 
 /// Connections of a process, at most. A server of PostgreSQL takes 100 unless it is told otherwise.
@@ -20,9 +21,6 @@ const CONNECTIONS: usize = 16;
 const WAIT: Duration = Duration::from_secs(10);
 /// How long one may take to be made, with all that is asked of a new one.
 const CREATE: Duration = Duration::from_secs(20);
-
-/// Candidates that the index looks at in a search, at least: `hnsw.ef_search`.
-pub(super) const EXPANSION_SEARCH: usize = 192;
 
 pub(super) type Connection = Object<Connector>;
 
@@ -74,7 +72,7 @@ pub(super) async fn prepare(client: &Client, address: &Address) -> Attempt<()> {
              FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'vector')), false), \
          set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), false), \
          set_config('jit', 'off', false), \
-         set_config('hnsw.ef_search', '{EXPANSION_SEARCH}', false), \
+         set_config('hnsw.ef_search', '{LEAST}', false), \
          set_config('hnsw.iterative_scan', 'relaxed_order', false)"
     ));
     statement.query(client).await?;

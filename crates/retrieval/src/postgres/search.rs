@@ -7,17 +7,16 @@ use tokio_postgres::{Client, Row};
 
 use super::Postgres;
 use super::failure::Attempt;
-use super::pool::EXPANSION_SEARCH;
 use super::schema::Known;
 use super::statement::Statement;
+use crate::candidates::candidates;
 use crate::check;
 use crate::engine::{Hit, Query, Target};
 use crate::error::Error;
 use crate::top::{Found, Top};
 use crate::vector::dot;
 
-/// Candidates of the index per hit, and what one costs beside a row that is compared in order: as of the other engine.
-const CANDIDATES: usize = 4;
+/// What a candidate of the index costs beside a row that is compared in order: as of the other engine.
 const COST: usize = 40;
 /// Matches of a filter, at most, that are compared one by one: the index would pass by many more rows to find as few, and
 /// miss some.
@@ -53,7 +52,7 @@ impl Postgres {
             Target::Id(id) => self.stored(client, collection, id).await?,
         };
         let search = Search { collection, target, query };
-        let candidates = (query.k * CANDIDATES).max(EXPANSION_SEARCH);
+        let candidates = candidates(query.k, collection.count);
         let cheap = collection.count.saturating_mul(collection.spec.dim) <= self.exact_numbers;
         let near = collection.near && !query.exact && !cheap;
         let many = candidates.saturating_mul(COST) <= collection.count;

@@ -1,4 +1,4 @@
-//! Both engines side by side: the same operations on either have the same answers, to the last bit of a score.
+//! Engines side by side: the same operations on a folder and on a database have the same answers, to the last bit of a score.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ impl Pair {
         let answer =
             |engine: &Arc<dyn Engine>| ask(&**engine).map_err(|error| (error.kind(), error.to_string()));
         let (one, other) = (answer(&self.0), answer(&self.1));
-        assert_eq!(one, other, "SQLite, PostgreSQL");
+        assert_eq!(one, other, "SQLite, the database");
         one.ok()
     }
 }
@@ -168,58 +168,50 @@ fn take(pair: &Pair, step: &Step) {
     }
 }
 
-fn pair() -> Option<(Pair, Home)> {
-    let cluster = crate::database::shared()?;
+/// A folder, and the database of this URL.
+fn pair(url: String) -> (Pair, Home) {
     let folder = Home::folder();
-    let pair = Pair(folder.open(), Home::database(cluster.url()).open());
-    Some((pair, folder))
+    (Pair(folder.open(), Home::database(url).open()), folder)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
-
-    #[test]
-    fn both_engines_give_the_same_answers(steps in prop::collection::vec(steps(), 1..40)) {
-        let Some((pair, _folder)) = pair() else { return Ok(()) };
-        pair.0.create_collection("c", &spec(DIM)).unwrap();
-        pair.1.create_collection("c", &spec(DIM)).unwrap();
-        for step in &steps {
-            take(&pair, step);
-        }
-        // Payloads come back as they went in: the order of keys, and how numbers are written.
-        let page = Page { limit: 1000, with: ALL, ..Page::default() };
-        let all = pair.both(|e| e.scroll("c", &page)).unwrap();
-        let texts = |e: &dyn Engine| serde_json::to_string(&e.scroll("c", &page).unwrap()).unwrap();
-        prop_assert_eq!(texts(&*pair.0), texts(&*pair.1));
-        prop_assert_eq!(pair.both(|e| e.count("c", None)), Some(all.len()));
-        prop_assert_eq!(pair.both(|e| Ok(e.collection("c")?.count)), Some(all.len()));
+fn same_answers(url: String, steps: &[Step]) {
+    let (pair, _folder) = pair(url);
+    pair.0.create_collection("c", &spec(DIM)).unwrap();
+    pair.1.create_collection("c", &spec(DIM)).unwrap();
+    for step in steps {
+        take(&pair, step);
     }
+    // Payloads come back as they went in: the order of keys, and how numbers are written.
+    let page = Page { limit: 1000, with: ALL, ..Page::default() };
+    let all = pair.both(|e| e.scroll("c", &page)).unwrap();
+    let texts = |e: &dyn Engine| serde_json::to_string(&e.scroll("c", &page).unwrap()).unwrap();
+    assert_eq!(texts(&*pair.0), texts(&*pair.1));
+    assert_eq!(pair.both(|e| e.count("c", None)), Some(all.len()));
+    assert_eq!(pair.both(|e| Ok(e.collection("c")?.count)), Some(all.len()));
+    pair.1.drop_collection("c").unwrap();
+}
 
-    /// Every filter on many payloads at once: a table of points, of which each is looked at.
-    #[test]
-    fn filters_match_the_same_points(
-        payloads in prop::collection::vec(payloads(), 30..60),
-        filters in prop::collection::vec(filters(), 20..40),
-    ) {
-        let Some((pair, _folder)) = pair() else { return Ok(()) };
-        let points: Vec<Point> = payloads.into_iter().enumerate()
-            .map(|(i, payload)| Point { id: format!("{i:02}"), vector: vec![1.0; DIM], payload }).collect();
-        for engine in [&pair.0, &pair.1] {
-            engine.create_collection("c", &spec(DIM)).unwrap();
-            engine.upsert("c", PRINT, &points).unwrap();
-        }
-        for json in filters {
-            let filter = Filter::try_from(json).unwrap();
-            let page = Page { limit: 1000, filter: Some(filter), with: With { vector: false, payload: false }, after: None };
-            pair.both(|e| e.scroll("c", &page));
-        }
+/// Every filter on many payloads at once: a table of points, of which each is looked at.
+fn same_matches(url: String, payloads: Vec<Map<String, Value>>, filters: Vec<Value>) {
+    let (pair, _folder) = pair(url);
+    let of = |(i, payload)| Point { id: format!("{i:02}"), vector: vec![1.0; DIM], payload };
+    let points: Vec<Point> = payloads.into_iter().enumerate().map(of).collect();
+    for engine in [&pair.0, &pair.1] {
+        engine.create_collection("c", &spec(DIM)).unwrap();
+        engine.upsert("c", PRINT, &points).unwrap();
     }
+    for json in filters {
+        let filter = Filter::try_from(json).unwrap();
+        let with = With { vector: false, payload: false };
+        let page = Page { limit: 1000, filter: Some(filter), with, after: None };
+        pair.both(|e| e.scroll("c", &page));
+    }
+    pair.1.drop_collection("c").unwrap();
 }
 
 /// More rows with one score than are fetched beyond the hits, in an order that no index has.
-#[test]
-fn of_many_equals_the_first_ids_are_found() {
-    let Some((pair, _folder)) = pair() else { return };
+fn first_of_equals(url: String) {
+    let (pair, _folder) = pair(url);
     let mut random = Random(8);
     let same: Vec<f32> = random.vector(64);
     let mut points: Vec<Point> =
@@ -240,6 +232,50 @@ fn of_many_equals_the_first_ids_are_found() {
         pair.both(|e| e.search("c", PRINT, &Query::vector(random_like(&same, k), k)));
     }
 }
+
+/// The tests above on a database, in so many cases each.
+macro_rules! on_a_database {
+    ($name:ident, $feature:literal, $url:expr, $cases:literal) => {
+        #[cfg(feature = $feature)]
+        mod $name {
+            use super::*;
+
+            proptest! {
+                #![proptest_config(ProptestConfig { cases: $cases, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+                #[test]
+                fn both_engines_give_the_same_answers(steps in prop::collection::vec(steps(), 1..40)) {
+                    let Some(url) = $url else { return Ok(()) };
+                    same_answers(url, &steps);
+                }
+
+                #[test]
+                fn filters_match_the_same_points(
+                    payloads in prop::collection::vec(payloads(), 30..60),
+                    filters in prop::collection::vec(filters(), 20..40),
+                ) {
+                    let Some(url) = $url else { return Ok(()) };
+                    same_matches(url, payloads, filters);
+                }
+            }
+
+            #[test]
+            fn of_many_equals_the_first_ids_are_found() {
+                let Some(url) = $url else { return };
+                first_of_equals(url);
+            }
+        }
+    };
+}
+
+on_a_database!(postgres, "postgres", crate::database::shared().map(|cluster| cluster.url()), 48);
+// A collection takes seconds to make there, and each answer after a change some tenths of one.
+on_a_database!(
+    milvus,
+    "milvus",
+    crate::cluster::shared().map(|server| format!("{}&consistency=session", server.url())),
+    5
+);
 
 fn random_like(vector: &[f32], seed: usize) -> Vec<f32> {
     let mut random = Random(seed as u64 + 1);

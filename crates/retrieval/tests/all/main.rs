@@ -1,7 +1,10 @@
 //! The store from outside: what it does, what it refuses, what survives.
 
 mod approximate;
-#[cfg(feature = "postgres")]
+#[cfg(feature = "milvus")]
+#[path = "../milvus/mod.rs"]
+mod cluster;
+#[cfg(any(feature = "milvus", feature = "postgres"))]
 mod compared;
 #[cfg(feature = "postgres")]
 #[path = "../database/mod.rs"]
@@ -12,6 +15,8 @@ mod folder;
 mod full_disk;
 mod hostile;
 mod killed;
+#[cfg(feature = "milvus")]
+mod milvus;
 mod model;
 mod operations;
 mod threads;

@@ -1,4 +1,4 @@
-//! Every operation, and every error but those of broken files and databases: the same of either engine.
+//! Every operation, and every error but those of broken files and databases: the same of every engine.
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::tools::*;
 
-of_every_engine!(searches_go_on_while_points_are_replaced);
+of_engines_with_transactions!(searches_go_on_while_points_are_replaced);
 
 /// A batch is a hundred points of one class, in one direction; batches alternate between two. Every search of a
 /// class sees as many as it asks for, whatever is replaced meanwhile, and never both states of a point.

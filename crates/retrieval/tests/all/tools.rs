@@ -27,8 +27,8 @@ impl Home {
         Self { location: folder.path().into(), _folder: Some(folder) }
     }
 
-    /// A database: PostgreSQL.
-    #[cfg(feature = "postgres")]
+    /// A database: PostgreSQL, or Milvus.
+    #[cfg(any(feature = "milvus", feature = "postgres"))]
     pub(crate) fn database(url: String) -> Self {
         Self { location: url.into(), _folder: None }
     }
@@ -47,8 +47,24 @@ impl Home {
     }
 }
 
-/// Each of these functions is a test of either engine, and takes the home of its collections.
+/// Each of these functions is a test of every engine, and takes the home of its collections.
 macro_rules! of_every_engine {
+    ($($name:ident),+ $(,)?) => {
+        of_engines_with_transactions!($($name),+);
+
+        #[cfg(feature = "milvus")]
+        mod milvus {
+            $(#[test]
+            fn $name() {
+                let Some(server) = crate::cluster::shared() else { return };
+                super::$name(&crate::tools::Home::database(server.url()));
+            })+
+        }
+    };
+}
+
+/// Likewise, of those that show others a change wholly or not at all.
+macro_rules! of_engines_with_transactions {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {
             $(#[test]
@@ -68,7 +84,7 @@ macro_rules! of_every_engine {
     };
 }
 
-pub(crate) use of_every_engine;
+pub(crate) use {of_engines_with_transactions, of_every_engine};
 
 /// A store whose collections have an approximate index from the first row on.
 pub(crate) fn approximate(dir: &Path) -> Store {

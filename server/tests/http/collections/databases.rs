@@ -1,4 +1,4 @@
-//! Collections in PostgreSQL, by the program itself.
+//! Collections in PostgreSQL and in Milvus, by the program itself.
 
 use std::process::Command;
 
@@ -7,7 +7,37 @@ use serde_json::{Value, json};
 use super::colour;
 use crate::binary::{Running, fails};
 use crate::common::fixture;
-use crate::database::{self, Cluster};
+#[cfg(feature = "postgres")]
+use crate::database::Cluster;
+
+/// Each of these functions is a test of either kind of database, and takes an address.
+macro_rules! of_every_database {
+    ($($name:ident),+ $(,)?) => {
+        #[cfg(feature = "postgres")]
+        mod postgres {
+            $(#[test]
+            fn $name() {
+                let Some(cluster) = crate::database::shared() else { return };
+                super::$name(&cluster.url());
+            })+
+        }
+
+        #[cfg(feature = "milvus")]
+        mod milvus {
+            $(#[test]
+            fn $name() {
+                let Some(server) = crate::cluster::shared() else { return };
+                super::$name(&server.url());
+            })+
+        }
+    };
+}
+
+of_every_database!(
+    two_servers_share_a_database,
+    a_folder_is_indexed_into_a_database,
+    collections_are_copied_both_ways
+);
 
 fn body(answer: &str) -> Value {
     let text = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}")).1;
@@ -19,11 +49,8 @@ fn send(server: &Running, method: &str, path: &str, body: &Value) -> String {
 }
 
 /// Two servers share their collections: what one is given, the other finds.
-#[test]
-fn two_servers_share_a_database() {
-    let Some(cluster) = database::shared() else { return };
-    let url = cluster.url();
-    let servers = [Running::start(&["--data", &url]), Running::start(&["--data", &url])];
+fn two_servers_share_a_database(url: &str) {
+    let servers = [Running::start(&["--data", url]), Running::start(&["--data", url])];
     servers.iter().for_each(|server| drop(server.wait_for("ready")));
     let [one, other] = &servers;
     assert!(send(one, "PUT", "/v1/collections/c", &json!({})).starts_with("HTTP/1.1 201"));
@@ -54,6 +81,7 @@ fn two_servers_share_a_database() {
 
 /// The database is not there when the server starts, comes, goes and comes back: the server runs all the time, says what is
 /// the matter, and shows the password to nobody.
+#[cfg(feature = "postgres")]
 #[test]
 fn a_database_may_come_and_go() {
     let Some(cluster) = Cluster::own(&["fsync=off"]) else { return };
@@ -101,17 +129,14 @@ fn a_database_may_come_and_go() {
 }
 
 /// The tool fills a database beside a server that runs on it.
-#[test]
-fn a_folder_is_indexed_into_a_database() {
-    let Some(cluster) = database::shared() else { return };
+fn a_folder_is_indexed_into_a_database(url: &str) {
     let dir = tempfile::tempdir().unwrap();
     crate::binary::pictures(dir.path());
-    let url = cluster.url();
-    let server = Running::start(&["--data", &url]);
+    let server = Running::start(&["--data", url]);
     server.wait_for("ready");
     let index = || {
         let mut tool = Command::new(env!("CARGO_BIN_EXE_occlude-serve"));
-        tool.arg("index").arg(dir.path()).args(["--collection", "photos", "--data", &url, "--model"]);
+        tool.arg("index").arg(dir.path()).args(["--collection", "photos", "--data", url, "--model"]);
         let done = tool.arg(fixture("tiny.onnx")).output().unwrap();
         let told = String::from_utf8_lossy(&done.stderr).into_owned();
         assert!(done.status.success(), "{told}");
@@ -123,11 +148,9 @@ fn a_folder_is_indexed_into_a_database() {
 }
 
 /// From a folder into a database and back: the same points, however often it is run.
-#[test]
-fn collections_are_copied_both_ways() {
+fn collections_are_copied_both_ways(url: &str) {
     use occlude_retrieval::{Engine, Metric, Options, Page, Point, Spec, Store, With};
 
-    let Some(cluster) = database::shared() else { return };
     let dir = tempfile::tempdir().unwrap();
     let (first, last) = (dir.path().join("first"), dir.path().join("last"));
     let fill = |n: usize| {
@@ -142,13 +165,12 @@ fn collections_are_copied_both_ways() {
         };
         store.upsert("c", "1d", &(0..n).map(point).collect::<Vec<_>>()).unwrap();
     };
-    let url = cluster.url();
     let copy = |from: &std::path::Path, to: &std::path::Path| {
         let mut tool = Command::new(env!("CARGO_BIN_EXE_occlude-serve"));
         let done = tool.arg("copy").arg("--from").arg(from).arg("--to").arg(to).output().unwrap();
         (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
     };
-    let database = std::path::Path::new(&url);
+    let database = std::path::Path::new(url);
     fill(1500);
     assert!(copy(&first, database).1.contains("1500 copied, 0 already present"));
     fill(2100);
@@ -178,9 +200,14 @@ fn collections_are_copied_both_ways() {
 #[test]
 fn addresses_that_are_none_are_told_without_the_password() {
     let model = fixture("tiny.onnx");
-    for url in
-        ["postgres://me:s3cret@host:x/db", "postgres://me:s3cret@host/db?s3cret=1", "postgres://:s3cret@host"]
-    {
+    for url in [
+        "postgres://me:s3cret@host:x/db",
+        "postgres://me:s3cret@host/db?s3cret=1",
+        "postgres://:s3cret@host",
+        "milvus://me:s3cret@host:x/db",
+        "milvus://me:s3cret@host/db?s3cret=1",
+        "milvus://:s3cret@host",
+    ] {
         let (code, told) = fails(&["--model", model.to_str().unwrap(), "--data", url]);
         assert!(code == 2 && told.contains("`--data`") && told.contains("hint:"), "{told}");
         assert!(!told.contains("s3cret"), "{told}");
