@@ -34,8 +34,8 @@ pub(super) struct KeyValuePair {
 }
 
 impl KeyValuePair {
-    pub(super) fn new(key: &str, value: impl ToString) -> Self {
-        Self { key: key.to_owned(), value: value.to_string() }
+    pub(super) fn new(key: &str, value: impl Into<String>) -> Self {
+        Self { key: key.to_owned(), value: value.into() }
     }
 }
 

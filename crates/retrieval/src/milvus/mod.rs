@@ -33,7 +33,7 @@ use tokio::runtime::Runtime;
 pub use address::MilvusAddress;
 
 use self::address::Index;
-use self::client::Client;
+use self::client::{Client, Freshness};
 use self::failure::{Attempt, Failure};
 use self::message::{GetVersionRequest, GetVersionResponse};
 use self::schema::Known;
@@ -44,8 +44,6 @@ use crate::filter::Filter;
 
 /// The oldest release with arrays of integers in expressions.
 const OLDEST: [u32; 3] = [2, 3, 2];
-/// Most numbers of a vector, of 2.3.
-const MAX_DIM: usize = 32_768;
 /// Rows that lie in no index before they are put into one.
 const UNSEALED: usize = 1 << 14;
 
@@ -89,9 +87,9 @@ impl Milvus {
     }
 
     /// [`Self::run`] on a collection, which may be dropped meanwhile; one that is not loaded is, once.
-    fn run_on<T>(&self, name: &str, work: impl AsyncFn(&Known) -> Attempt<T>) -> Result<T> {
+    fn run_on<T>(&self, name: &str, mut work: impl AsyncFnMut(&Known) -> Attempt<T>) -> Result<T> {
         check::name(name).map_err(|_| none(name))?;
-        let done = self.run(async || {
+        self.run(async || {
             let known = self.find(name).await?;
             match work(&known).await {
                 Err(failure) if failure.is_of_what_is_not_loaded() => {
@@ -101,13 +99,14 @@ impl Milvus {
                 Err(failure) if failure.is_of_a_missing_collection() => Err(none(name).into()),
                 done => done,
             }
-        });
-        done.map_err(|error| if matches!(error, Error::Name { .. }) { none(name) } else { error })
+        })
     }
 
     /// Puts what lies in no index into one, where that is much, and waits for it.
     async fn index(&self, known: &Known, go_on: &(dyn Fn() -> bool + Sync)) -> Attempt<usize> {
-        let (count, before) = (self.number(known, None).await?, self.indexed(known).await?);
+        // Asked every few seconds: what was just written can wait.
+        let count = self.number(known, None, Freshness::ANY).await?;
+        let before = self.indexed(known).await?;
         if known.index == Index::Flat || count < before + UNSEALED {
             return Ok(0);
         }
@@ -157,7 +156,6 @@ impl Engine for Milvus {
     fn create_collection(&self, name: &str, spec: &Spec) -> Result<Info> {
         check::name(name)?;
         check::spec(spec)?;
-        check::within("`dim`", spec.dim, MAX_DIM)?;
         self.run(async || self.create(name, spec).await)
     }
 
@@ -173,7 +171,7 @@ impl Engine for Milvus {
     fn collection(&self, name: &str) -> Result<Info> {
         self.run_on(name, async |_| {
             let known = self.find(name).await?;
-            self.info(known).await
+            self.info(&known).await
         })
     }
 
@@ -208,7 +206,7 @@ impl Engine for Milvus {
     }
 
     fn count(&self, name: &str, filter: Option<&Filter>) -> Result<usize> {
-        self.run_on(name, async |known| self.number(known, filter).await)
+        self.run_on(name, async |known| self.number(known, filter, self.client.freshness()).await)
     }
 
     fn search(&self, name: &str, maker: &str, query: &Query) -> Result<Vec<Hit>> {
@@ -231,7 +229,7 @@ impl Engine for Milvus {
             }
             match self.run_on(&name, async |known| self.index(known, go_on).await) {
                 Ok(indexed) => done.indexed += indexed,
-                Err(Error::NoCollection { .. }) => {}
+                Err(Error::NoCollection { .. } | Error::Foreign { .. }) => {}
                 Err(error) if error.kind() == Kind::Unavailable => return Err(error),
                 Err(error) => done.failed.push(format!("collection `{name}`: {error}")),
             }

@@ -28,8 +28,8 @@ impl Milvus {
         limit: Option<usize>,
         fresh: Freshness,
     ) -> Attempt<Columns> {
-        let limit = limit.map(|limit| KeyValuePair::new("limit", limit));
-        // Rows come in the order of ids with or without; said, the smallest ones are found in every segment.
+        let limit = limit.map(|limit| KeyValuePair::new("limit", limit.to_string()));
+        // Without it a page may leave out rows of one segment that come before those of another; with it, it ends there.
         let ordered = KeyValuePair::new("reduce_stop_for_best", "true");
         let request = QueryRequest {
             db_name: self.client.database(),
@@ -91,10 +91,14 @@ impl Milvus {
         Ok(records)
     }
 
-    pub(super) async fn number(&self, known: &Known, filter: Option<&Filter>) -> Attempt<usize> {
+    pub(super) async fn number(
+        &self,
+        known: &Known,
+        filter: Option<&Filter>,
+        fresh: Freshness,
+    ) -> Attempt<usize> {
         let expr = filter.filter(|filter| !filter.is_empty()).map(expression).unwrap_or_default();
-        let columns =
-            self.rows(known, expr, vec!["count(*)".to_owned()], None, self.client.freshness()).await?;
+        let columns = self.rows(known, expr, vec!["count(*)".to_owned()], None, fresh).await?;
         let count = columns.counts.first().and_then(|count| usize::try_from(*count).ok());
         count.ok_or_else(|| {
             let server = self.client.address.to_string();
@@ -103,8 +107,8 @@ impl Milvus {
     }
 }
 
-/// Goes through the rows that a filter matches, in the order of ids. Milvus may give fewer than are asked for though there are more
-/// (its issue 32059), or more: the last page is the one that is empty.
+/// Goes through the rows that a filter matches, in the order of ids. Milvus may give fewer than are asked for though there are
+/// more (its issue 32059: where one segment's rows end), or more: the last page is the one that is empty.
 pub(super) struct Pages<'a> {
     milvus: &'a Milvus,
     known: &'a Known,

@@ -85,7 +85,8 @@ fn name_of(prefix: &str, called: &str) -> Option<String> {
 }
 
 fn field(name: &str, data_type: i32, parameters: &[(&str, usize)]) -> FieldSchema {
-    let type_params = parameters.iter().map(|(key, value)| KeyValuePair::new(key, value)).collect();
+    let type_params =
+        parameters.iter().map(|(key, value)| KeyValuePair::new(key, value.to_string())).collect();
     FieldSchema { name: name.to_owned(), data_type, type_params, ..FieldSchema::default() }
 }
 
@@ -121,17 +122,20 @@ impl Milvus {
     /// What there is to know of a collection, which is loaded where it is not: another server may just be making it.
     async fn info_of(&self, name: &str) -> Attempt<Info> {
         let known = self.find(name).await?;
-        match self.number(&known, None).await {
-            Err(failure) if failure.is_of_what_is_not_loaded() => self.make_ready(&known).await?,
-            done => drop(done?),
+        match self.info(&known).await {
+            Err(failure) if failure.is_of_what_is_not_loaded() => {
+                self.make_ready(&known).await?;
+                self.info(&known).await
+            }
+            done => done,
         }
-        self.info(known).await
     }
 
-    pub(super) async fn info(&self, known: Known) -> Attempt<Info> {
-        let count = self.number(&known, None).await?;
-        let indexed = self.indexed(&known).await?.min(count);
-        Ok(Info { name: known.name, spec: known.spec, count, indexed, created: known.created })
+    pub(super) async fn info(&self, known: &Known) -> Attempt<Info> {
+        let count = self.number(known, None, self.client.freshness()).await?;
+        let indexed = self.indexed(known).await?.min(count);
+        let (name, spec) = (known.name.clone(), known.spec.clone());
+        Ok(Info { name, spec, count, indexed, created: known.created })
     }
 
     /// Rows in the approximate index.
@@ -220,7 +224,7 @@ impl Milvus {
         };
         let known = self.find(name).await?;
         self.make_ready(&known).await?;
-        self.info(known).await
+        self.info(&known).await
     }
 
     /// Makes a collection's index, and has it loaded, where that is not so.
@@ -278,14 +282,14 @@ impl Milvus {
                 let request = AlterCollectionRequest {
                     db_name: self.client.database(),
                     collection_name: known.collection.clone(),
-                    properties: vec![KeyValuePair::new(IDENTITY, told)],
+                    properties: vec![KeyValuePair::new(IDENTITY, told.clone())],
                 };
                 let _: Status = self.client.call("AlterCollection", request).await?;
             }
             _ => {}
         }
         let known = self.find(name).await?;
-        self.info(known).await
+        self.info(&known).await
     }
 
     /// Has what was written so far put into segments of its own, which are indexed.

@@ -184,7 +184,7 @@ impl Search<'_> {
             return Ok(false);
         }
         let itself = usize::from(matches!(self.query.target, Target::Id(_)));
-        Ok(milvus.number(self.known, self.query.filter.as_ref()).await? > found + itself)
+        Ok(milvus.number(self.known, self.query.filter.as_ref(), Freshness::ANY).await? > found + itself)
     }
 
     fn best(&self, records: Vec<Record>) -> Best {

@@ -268,7 +268,7 @@ macro_rules! on_a_database {
     };
 }
 
-on_a_database!(postgres, "postgres", crate::database::shared().map(|cluster| cluster.url()), 48);
+on_a_database!(postgres, "postgres", crate::database::shared().map(crate::database::Cluster::url), 48);
 // A collection takes seconds to make there, and each answer after a change some tenths of one.
 on_a_database!(
     milvus,
