@@ -145,3 +145,29 @@ fn chain(status: &tonic::Status) -> String {
     }
     told
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn errors_mean_what_can_be_done_about_them() {
+        let answer = |code: i32, reason: &str| {
+            let failure = Failure::Answer(Status { error_code: 1, code, reason: reason.to_owned() });
+            failure.told("milvus://host").kind()
+        };
+        assert_eq!(answer(code::RATE, "request is rejected by limiter"), Kind::Unavailable);
+        assert_eq!(answer(code::NOT_FULLY_LOADED, ""), Kind::Unavailable);
+        assert_eq!(answer(65_535, "channel not available"), Kind::Unavailable);
+        assert_eq!(answer(code::DISK, "disk quota exhausted"), Kind::Full);
+        assert_eq!(answer(1100, "invalid parameter"), Kind::Refused);
+        let call = |status: tonic::Status| Failure::Call(status).told("milvus://host");
+        assert_eq!(call(tonic::Status::unavailable("tcp connect error")).kind(), Kind::Unavailable);
+        assert_eq!(call(tonic::Status::permission_denied("no")).kind(), Kind::Refused);
+        let error = call(tonic::Status::unauthenticated("auth check failure"));
+        assert!(error.kind() == Kind::Refused && error.to_string().contains("`passfile`"), "{error}");
+        let error = call(tonic::Status::unavailable("invalid peer certificate: UnknownIssuer"));
+        assert!(error.kind() == Kind::Refused && error.to_string().contains("`cafile`"), "{error}");
+    }
+}
