@@ -12,7 +12,6 @@ use super::address::Address;
 use super::failure::{Attempt, Failure};
 use super::statement::Statement;
 use super::tls;
-use crate::candidates::LEAST;
 use crate::error::{Error, Result};
 
 /// Connections of a process, at most. A server of PostgreSQL takes 100 unless it is told otherwise.
@@ -63,7 +62,8 @@ impl Manager for Connector {
 }
 
 /// Settings of a session: where tables and the extension's types are; changes that are on the disk when they are
-/// acknowledged, whatever the role's default is; searches that are not compiled first; how the index is searched.
+/// acknowledged, whatever the role's default is; searches that are not compiled first; an index that goes on until enough
+/// rows match.
 pub(super) async fn prepare(client: &Client, address: &Address) -> Attempt<()> {
     let mut statement = Statement::default();
     let schema = statement.bind(address.schema.clone(), Type::TEXT);
@@ -72,7 +72,6 @@ pub(super) async fn prepare(client: &Client, address: &Address) -> Attempt<()> {
              FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'vector')), false), \
          set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), false), \
          set_config('jit', 'off', false), \
-         set_config('hnsw.ef_search', '{LEAST}', false), \
          set_config('hnsw.iterative_scan', 'relaxed_order', false)"
     ));
     statement.query(client).await?;

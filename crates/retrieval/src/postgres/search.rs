@@ -18,6 +18,8 @@ use crate::vector::dot;
 
 /// What a candidate of the index costs beside a row that is compared in order: as of the other engine.
 const COST: usize = 40;
+/// The index looks at no more of them at once.
+const MOST_CANDIDATES: usize = 1000;
 /// Matches of a filter, at most, that are compared one by one: the index would pass by many more rows to find as few, and
 /// miss some.
 const RARE: usize = 5_000;
@@ -93,6 +95,9 @@ impl Postgres {
             payload = search.payload(),
             limit = search.query.k + SLACK,
         ));
+        // Of the session; every search that uses the index says it first.
+        let breadth = candidates.min(MOST_CANDIDATES);
+        client.batch_execute(&format!("SET hnsw.ef_search = {breadth}")).await?;
         let rows = select.query(client).await?;
         let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get(3))?;
         if usize::try_from(found).unwrap_or(0) < candidates {
