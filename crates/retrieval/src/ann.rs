@@ -11,7 +11,7 @@ use crate::vector::quantise;
 /// Neighbours a node is linked with: `M` of the paper.
 const CONNECTIVITY: usize = 16;
 /// Candidates looked at when a node is linked: `efConstruction`.
-const EXPANSION_ADD: usize = 128;
+pub(crate) const EXPANSION_ADD: usize = 128;
 
 /// Searches at the same time. A further one waits: the library refuses it.
 const SEARCHES: usize = 64;

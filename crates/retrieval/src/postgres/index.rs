@@ -9,6 +9,7 @@ use super::failure::Attempt;
 use super::schema::{self, Known};
 use super::statement::Statement;
 use super::{Postgres, pool};
+use crate::ann::EXPANSION_ADD;
 use crate::engine::{Info, Maintained};
 
 /// Time between looks at whether building is to go on.
@@ -69,7 +70,8 @@ impl Postgres {
         let clear = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
         client.batch_execute(&clear).await?;
         let build = format!(
-            "CREATE INDEX CONCURRENTLY {index} ON {table} USING hnsw ((vector::halfvec({dim})) halfvec_ip_ops)"
+            "CREATE INDEX CONCURRENTLY {index} ON {table} USING hnsw ((vector::halfvec({dim})) halfvec_ip_ops) \
+             WITH (m = 16, ef_construction = {EXPANSION_ADD})"
         );
         let token = client.cancel_token();
         let mut building = std::pin::pin!(client.batch_execute(&build));
