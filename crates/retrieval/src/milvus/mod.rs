@@ -50,7 +50,7 @@ const UNSEALED: usize = 1 << 14;
 /// Collections in a database of Milvus. Any number of servers may have them open at once.
 ///
 /// Methods wait for the cluster: call them on a thread that may block, not within an async task. While it is gone they fail with
-/// [`Kind::Unavailable`](crate::Kind::Unavailable); when it is back they work again.
+/// [`Kind::Unavailable`]; when it is back they work again.
 pub struct Milvus {
     client: Client,
     /// Drives the connection; None once the engine is given up.
