@@ -40,6 +40,12 @@ impl Spec {
         self.identity.as_deref().unwrap_or(&self.fingerprint)
     }
 
+    /// Refuses vectors of another model than `collection`'s.
+    #[cfg(any(feature = "milvus", feature = "postgres"))]
+    pub(crate) fn check_maker(&self, collection: &str, maker: &str) -> Result<()> {
+        if self.maker() == maker { Ok(()) } else { Err(self.other_maker(collection, maker)) }
+    }
+
     /// Why vectors of `maker` are refused where this is what a collection was made for: it is of another model, or
     /// nobody knows of which.
     pub(crate) fn other_maker(&self, collection: &str, maker: &str) -> Error {

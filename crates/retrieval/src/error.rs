@@ -195,6 +195,11 @@ impl Error {
         }
     }
 
+    #[cfg(any(feature = "milvus", feature = "postgres"))]
+    pub(crate) fn no_collection(name: &str) -> Self {
+        Self::NoCollection { name: name.chars().take(80).collect() }
+    }
+
     pub(crate) fn value(
         what: impl Into<String>,
         expected: impl Into<String>,
@@ -202,4 +207,18 @@ impl Error {
     ) -> Self {
         Self::Value { what: what.into(), expected: expected.into(), found: found.into() }
     }
+}
+
+/// A message with its causes, each said once.
+#[cfg(any(feature = "milvus", feature = "postgres"))]
+pub(crate) fn with_causes(message: &str, mut cause: Option<&dyn std::error::Error>) -> String {
+    let mut told = message.to_owned();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !told.contains(&text) {
+            told = format!("{told}: {text}");
+        }
+        cause = error.source();
+    }
+    told
 }

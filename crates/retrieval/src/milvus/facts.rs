@@ -154,7 +154,7 @@ fn token(path: &str, parts: &[&[u8]]) -> i64 {
     hash.update((path.len() as u64).to_le_bytes());
     hash.update(path);
     parts.iter().for_each(|part| hash.update(part));
-    let (first, _) = hash.finalize().split_first_chunk().map_or(([0; 8], ()), |(first, _)| (*first, ()));
+    let first = hash.finalize().first_chunk().copied().unwrap_or_default();
     i64::from_le_bytes(first) & i64::MAX
 }
 

@@ -5,7 +5,7 @@ use std::error::Error as _;
 use tonic::Code;
 
 use super::message::Status;
-use crate::error::Error;
+use crate::error::{Error, with_causes};
 
 /// Of a piece of work.
 pub(super) type Attempt<T> = Result<T, Failure>;
@@ -80,7 +80,7 @@ impl Failure {
 }
 
 fn of_a_call(status: &tonic::Status, server: String) -> Error {
-    let reason = chain(status);
+    let reason = with_causes(status.message(), status.source());
     match status.code() {
         Code::Unauthenticated => {
             let hint = "the password comes from the URL, from the file that `passfile` in it names, or from `MILVUS_PASSWORD`";
@@ -131,19 +131,6 @@ fn passing(reason: &str) -> bool {
     ]
     .iter()
     .any(|part| reason.contains(part))
-}
-
-/// The message with its causes, each said once.
-fn chain(status: &tonic::Status) -> String {
-    let (mut told, mut cause) = (status.message().to_owned(), status.source());
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !told.contains(&text) {
-            told = format!("{told}: {text}");
-        }
-        cause = error.source();
-    }
-    told
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ impl Milvus {
 
     /// [`Self::run`] on a collection, which may be dropped meanwhile; one that is not loaded is, once.
     fn run_on<T>(&self, name: &str, mut work: impl AsyncFnMut(&Known) -> Attempt<T>) -> Result<T> {
-        check::name(name).map_err(|_| none(name))?;
+        check::name(name).map_err(|_| Error::no_collection(name))?;
         self.run(async || {
             let known = self.find(name).await?;
             match work(&known).await {
@@ -96,7 +96,9 @@ impl Milvus {
                     self.make_ready(&known).await?;
                     work(&known).await
                 }
-                Err(failure) if failure.is_of_a_missing_collection() => Err(none(name).into()),
+                Err(failure) if failure.is_of_a_missing_collection() => {
+                    Err(Error::no_collection(name).into())
+                }
                 done => done,
             }
         })
@@ -135,10 +137,6 @@ impl Drop for Milvus {
             runtime.shutdown_background();
         }
     }
-}
-
-fn none(name: &str) -> Error {
-    Error::NoCollection { name: name.chars().take(80).collect() }
 }
 
 fn refused(address: &MilvusAddress, reason: String) -> Error {
@@ -181,7 +179,7 @@ impl Engine for Milvus {
 
     fn upsert(&self, name: &str, maker: &str, points: &[Point]) -> Result<Upserted> {
         self.run_on(name, async |known| {
-            known.check_maker(maker)?;
+            known.spec.check_maker(&known.name, maker)?;
             self.put(known, points).await
         })
     }
@@ -211,7 +209,7 @@ impl Engine for Milvus {
 
     fn search(&self, name: &str, maker: &str, query: &Query) -> Result<Vec<Hit>> {
         self.run_on(name, async |known| {
-            known.check_maker(maker)?;
+            known.spec.check_maker(&known.name, maker)?;
             self.nearest(known, query).await
         })
     }

@@ -10,6 +10,7 @@ use futures_util::future::try_join_all;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use super::Milvus;
 use super::address::Index;
 use super::facts::MAX;
 use super::failure::{Attempt, Failure};
@@ -19,7 +20,6 @@ use super::message::{
     GetLoadStateResponse, KeyValuePair, LOADED, ShowCollectionsRequest, ShowCollectionsResponse, Status,
     consistency, data_type,
 };
-use super::{Milvus, none};
 use crate::check;
 use crate::engine::{Info, Spec};
 use crate::error::Error;
@@ -55,12 +55,6 @@ pub(super) struct Known {
     pub(super) spec: Spec,
     created: u64,
     pub(super) index: Index,
-}
-
-impl Known {
-    pub(super) fn check_maker(&self, found: &str) -> Result<(), Error> {
-        if self.spec.maker() == found { Ok(()) } else { Err(self.spec.other_maker(&self.name, found)) }
-    }
 }
 
 /// What Milvus calls a collection: its names have no `-`.
@@ -99,7 +93,7 @@ impl Milvus {
         let collection = called(&self.client.address.prefix, name);
         match self.client.call("DescribeCollection", self.request(&collection)).await {
             Ok(described) => self.known(name, collection, described),
-            Err(failure) if failure.is_of_a_missing_collection() => Err(none(name).into()),
+            Err(failure) if failure.is_of_a_missing_collection() => Err(Error::no_collection(name).into()),
             Err(failure) => Err(failure),
         }
     }

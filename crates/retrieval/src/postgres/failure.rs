@@ -2,7 +2,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use crate::error::Error;
+use crate::error::{Error, with_causes};
 
 /// Of a piece of work on a connection.
 pub(super) type Attempt<T> = Result<T, Failure>;
@@ -105,17 +105,9 @@ pub(super) fn told(error: &tokio_postgres::Error, server: &str) -> Error {
     }
 }
 
-/// The message with its causes, each said once. A server never sends a password back.
+/// The message with its causes. A server never sends a password back.
 fn chain(error: &tokio_postgres::Error) -> String {
     use std::error::Error;
 
-    let (mut told, mut cause) = (error.to_string(), error.source());
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !told.contains(&text) {
-            told = format!("{told}: {text}");
-        }
-        cause = error.source();
-    }
-    told
+    with_causes(&error.to_string(), error.source())
 }

@@ -69,7 +69,7 @@ impl Postgres {
     /// [`Self::run`] on a collection, which may be dropped meanwhile.
     fn run_on<T>(&self, name: &str, work: impl AsyncFnMut(&mut Client) -> Attempt<T>) -> Result<T> {
         self.attempt(work).map_err(|failure| match failure {
-            failure if failure.is_of_a_dropped_table() => none(name),
+            failure if failure.is_of_a_dropped_table() => Error::no_collection(name),
             failure => failure.told(&self.address.to_string()),
         })
     }
@@ -92,7 +92,7 @@ impl Postgres {
     /// A collection as it is now; `lock` is what its row is locked for.
     async fn find(&self, client: &impl GenericClient, name: &str, lock: &str) -> Attempt<Known> {
         let row = schema::collections(Some(name), lock).first(client).await?;
-        schema::known(&row.ok_or_else(|| none(name))?, &self.address)
+        schema::known(&row.ok_or_else(|| Error::no_collection(name))?, &self.address)
     }
 }
 
@@ -104,10 +104,6 @@ impl Drop for Postgres {
             runtime.shutdown_background();
         }
     }
-}
-
-fn none(name: &str) -> Error {
-    Error::NoCollection { name: name.chars().take(80).collect() }
 }
 
 impl Engine for Postgres {
@@ -169,7 +165,7 @@ impl Engine for Postgres {
     fn search(&self, name: &str, maker: &str, query: &Query) -> Result<Vec<Hit>> {
         self.run_on(name, async |client| {
             let collection = self.find(client, name, "").await?;
-            collection.check_maker(maker)?;
+            collection.spec.check_maker(&collection.name, maker)?;
             self.nearest(client, &collection, query).await
         })
     }

@@ -43,10 +43,6 @@ impl Known {
         let indexed = if self.near { self.count } else { 0 };
         Info { name: self.name, spec: self.spec, count: self.count, indexed, created: self.created }
     }
-
-    pub(super) fn check_maker(&self, found: &str) -> Result<(), Error> {
-        if self.spec.maker() == found { Ok(()) } else { Err(self.spec.other_maker(&self.name, found)) }
-    }
 }
 
 pub(super) fn table(uid: i64) -> String {

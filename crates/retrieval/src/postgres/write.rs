@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
+use super::Postgres;
 use super::facts::facts;
 use super::failure::{Attempt, Failure};
 use super::schema::{self, Known};
 use super::statement::Statement;
-use super::{Postgres, none};
 use crate::check::{self, Checked};
 use crate::engine::{Info, Point, Spec, Upserted};
 use crate::error::{Error, Result};
@@ -133,7 +133,7 @@ impl Postgres {
         let mut delete = Statement::default();
         let bound = delete.bind(name.to_owned(), Type::TEXT);
         delete.push(&format!("DELETE FROM collections WHERE name = {bound} RETURNING uid"));
-        let row = delete.first(&tx).await?.ok_or_else(|| none(name))?;
+        let row = delete.first(&tx).await?.ok_or_else(|| Error::no_collection(name))?;
         tx.batch_execute(&format!("DROP TABLE {}", schema::table(row.try_get(0)?))).await?;
         commit(tx).await
     }
@@ -147,7 +147,7 @@ impl Postgres {
     ) -> Attempt<Upserted> {
         let tx = begin(client).await?;
         let collection = self.find(&tx, name, SHARED).await?;
-        collection.check_maker(maker)?;
+        collection.spec.check_maker(&collection.name, maker)?;
         let points = sorted(points, collection.spec.dim)?;
         let mut added = 0;
         for some in points.chunks((NUMBERS / collection.spec.dim.max(1)).max(1)) {
