@@ -3,7 +3,7 @@
 Usage: following.py QUESTION.json WEIGHTS.safetensors BATCHES.safetensors ANSWERS.safetensors
 
 Loads the state of a method before its first step, computes the loss and every gradient of the first batch, then
-makes all steps with plain SGD, and writes what it found.
+makes all steps with plain SGD, all in double precision, and writes what it found.
 """
 
 import copy
@@ -175,17 +175,18 @@ def main():
                 assert name.endswith("num_batches_tracked"), name
                 continue
             tensor.copy_(known.view_as(tensor))
+    model.double()
     out = {}
     steps = asked["steps"]
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     for step in range(steps):
-        loss = model.loss([batches[f"{step}.0"], batches[f"{step}.1"]])
+        loss = model.loss([batches[f"{step}.{view}"].double() for view in (0, 1)])
         model.zero_grad()
         loss.backward()
         out[f"loss.{step}"] = loss.detach().reshape(1)
         if step == 0:
             for name, p in parameters.items():
-                out[f"grad.{ours(name)}"] = p.grad.clone().flatten()
+                out[f"grad.{ours(name)}"] = p.grad.flatten().clone()
         with torch.no_grad():
             for p in parameters.values():
                 p -= asked["lr"] * p.grad

@@ -9,6 +9,7 @@ use super::encoder::{Encoder, Hidden, Output};
 use super::mlp::{Init, Mlp};
 use super::mode::Mode;
 use super::named::{Named, ema, load};
+use super::ops::single;
 use super::prototypes::Prototypes;
 use crate::config::{self, Align, Momentum};
 use crate::loss::normalize;
@@ -215,14 +216,14 @@ fn aligned(
     ([g, g_obj], align): ([&Mlp; 2], &Align),
     mode: Mode,
 ) -> (Tensor, Aligned) {
-    let features = map.to_kind(Kind::Float);
+    let features = single(map);
     let (b, c, h, w) = features.size4().unwrap_or_else(|e| panic!("features are (B, C, h, w): {e}"));
     let cells = features.flatten(2, 3).transpose(1, 2); // (B, hw, C)
     let tokens = Tensor::cat(&[pooled.unsqueeze(1), cells.shallow_clone()], 1); // (B, 1 + hw, C)
     let projected = g.forward(&tokens.flatten(0, 1), mode).view([b, 1 + h * w, -1]); // (B, 1 + hw, d)
     let global = projected.select(1, 0);
     let scores = normalize(&projected.narrow(1, 1, h * w)) / align.scale;
-    let maps = scores.softmax(1, Kind::Float); // (B, hw, d)
+    let maps = scores.softmax(1, scores.kind()); // (B, hw, d)
     let heads = align.heads as i64;
     let of_heads = |x: &Tensor| x.reshape([b, h * w, heads, -1]).permute([0, 2, 1, 3]); // (B, heads, hw, ..)
     let pooled = of_heads(&cells).transpose(2, 3).matmul(&of_heads(&maps)); // (B, heads, C / heads, n)

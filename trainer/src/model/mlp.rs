@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::mode::Mode;
 use super::named::Named;
-use super::ops::{VIT_STD, joint_norm};
+use super::ops::{VIT_STD, joint_norm, single};
 
 /// How the weights of linear layers begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Mlp {
                 MlpLayer::Gelu => x.gelu("none"),
             };
         }
-        x.to_kind(Kind::Float)
+        single(&x)
     }
 
     /// All tensors, named `0.weight`, `0.bias`, ... behind `prefix`.

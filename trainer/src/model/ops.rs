@@ -102,6 +102,11 @@ pub(super) fn training_conv(x: &Tensor, weight: &Tensor, stride: usize, padding:
     conv2d(x, weight, stride as i64, padding as i64).unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// In single precision at least: what was computed in half precision is widened, doubles stay doubles.
+pub(super) fn single(x: &Tensor) -> Tensor {
+    if x.kind() == Kind::Double { x.shallow_clone() } else { x.to_kind(Kind::Float) }
+}
+
 /// An operation on one value that is the same in every mode.
 pub(super) fn unary(op: Op, x: &Tensor, params: &[Tensor]) -> Tensor {
     let both = |n: usize| [n as i64; 2];
@@ -115,8 +120,11 @@ pub(super) fn unary(op: Op, x: &Tensor, params: &[Tensor]) -> Tensor {
         Op::MaxPool { kernel, stride, padding } => {
             x.max_pool2d(both(kernel), both(stride), both(padding), [1, 1], false)
         }
-        // float32 from here on, whatever the convolutions computed in
-        Op::GlobalAvgPool => x.to_kind(Kind::Float).mean_dim([2i64, 3].as_slice(), false, Kind::Float),
+        // not in half precision from here on, whatever the convolutions computed in
+        Op::GlobalAvgPool => {
+            let x = single(x);
+            x.mean_dim([2i64, 3].as_slice(), false, x.kind())
+        }
         Op::Patches { side, .. } => {
             let maps = x.conv2d(&params[0], Some(&params[1]), both(side), [0, 0], [1, 1], 1);
             maps.flatten(2, 3).transpose(1, 2) // (N, T, D)
@@ -141,8 +149,8 @@ pub(super) fn unary(op: Op, x: &Tensor, params: &[Tensor]) -> Tensor {
         }
         Op::LayerScale { .. } => x * &params[0],
         Op::Scores { heads } => attention::scores(x, heads),
-        // float32 from here on, as behind a pooling
-        Op::First => x.select(1, 0).to_kind(Kind::Float),
+        // as behind a pooling
+        Op::First => single(&x.select(1, 0)),
         Op::Input
         | Op::BatchNorm { .. }
         | Op::Add
