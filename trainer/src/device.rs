@@ -76,7 +76,7 @@ impl Choice {
 /// `--precision`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Precision {
-    /// bfloat16 on CUDA and on CPUs with AMX, else float32
+    /// bfloat16 on CUDA and on CPUs that multiply it themselves (AMX, AVX512-BF16), else float32
     Auto,
     /// float32
     Fp32,
@@ -90,15 +90,34 @@ impl Precision {
         match self {
             Self::Fp32 => false,
             Self::Bf16 => true,
-            Self::Auto => device.is_cuda() || cpu_has_amx(),
+            Self::Auto => device.is_cuda() || CpuBf16::here().is_some(),
         }
     }
 }
 
-/// Whether the CPU multiplies bfloat16 matrices in tiles. AVX-512's bfloat16 alone brings nothing
-/// here: its convolutions were measured no faster than float32's (docs/benchmarks.md).
-pub fn cpu_has_amx() -> bool {
-    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|s| s.contains("amx_bf16"))
+/// How a CPU multiplies bfloat16 itself, which makes training about twice as fast (docs/benchmarks.md). Others take float32
+/// apart for it, and gain nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CpuBf16 {
+    /// In tiles.
+    Amx,
+    /// In vectors of 512 bits: AVX512-BF16.
+    Avx512,
+}
+
+impl CpuBf16 {
+    /// How this machine's does; none where it does not, or the system does not say.
+    pub fn here() -> Option<Self> {
+        std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|said| Self::of(&said))
+    }
+
+    /// By what Linux says of the processors.
+    fn of(cpuinfo: &str) -> Option<Self> {
+        let flags = cpuinfo.lines().find(|line| line.starts_with("flags"))?;
+        let has = |flag: &str| flags.split_ascii_whitespace().any(|word| word == flag);
+        if has("amx_bf16") { Some(Self::Amx) } else { has("avx512_bf16").then_some(Self::Avx512) }
+    }
 }
 
 /// `host` on `device` without waiting for what the device has still to do.
@@ -136,6 +155,17 @@ pub fn tune_allocator() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_processor_multiplies_bfloat16_where_its_flags_say_so() {
+        let of =
+            |flags: &str| CpuBf16::of(&format!("processor\t: 0\nflags\t\t: fpu {flags} avx2\nbugs\t: x\n"));
+        assert_eq!(of("avx512_bf16 amx_bf16 amx_tile"), Some(CpuBf16::Amx));
+        assert_eq!(of("avx512f avx512_bf16"), Some(CpuBf16::Avx512));
+        // AVX-512 and tiles alone do not
+        assert_eq!(of("avx512f avx512_vnni amx_tile amx_int8"), None);
+        assert_eq!(CpuBf16::of(""), None);
+    }
 
     #[test]
     fn names_of_devices() {

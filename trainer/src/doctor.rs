@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use tch::Cuda;
 
-use crate::device::cpu_has_amx;
+use crate::device::CpuBf16;
 
 /// Prints the findings; fails where training could not run at all.
 pub fn run(as_json: bool) -> ExitCode {
@@ -28,15 +28,20 @@ pub fn run(as_json: bool) -> ExitCode {
             "{}",
             json!({
                 "version": env!("CARGO_PKG_VERSION"), "libtorch": compiled, "cuda_linked": linked, "cuda": cuda,
-                "cuda_devices": devices, "cudnn": cudnn, "cpu_threads": threads, "cpu_amx_bf16": cpu_has_amx(), "missing": missing,
+                "cuda_devices": devices, "cudnn": cudnn, "cpu_threads": threads, "cpu_bf16": CpuBf16::here(), "missing": missing,
             })
         );
     } else {
         answer!("occlude-train  {}", env!("CARGO_PKG_VERSION"));
         answer!("libtorch       {compiled}");
         answer!("CUDA           linked: {linked}, usable: {cuda}, devices: {devices}, cuDNN: {cudnn}");
-        answer!("CPU            {threads} threads, bfloat16 tiles (AMX): {}", cpu_has_amx());
-        let precision = if cuda || cpu_has_amx() { "bf16" } else { "fp32" };
+        let multiplies = match CpuBf16::here() {
+            Some(CpuBf16::Amx) => "in tiles (AMX)",
+            Some(CpuBf16::Avx512) => "in vectors (AVX512-BF16)",
+            None => "not by itself",
+        };
+        answer!("CPU            {threads} threads, multiplies bfloat16 {multiplies}");
+        let precision = if cuda || CpuBf16::here().is_some() { "bf16" } else { "fp32" };
         answer!("--precision auto means {precision} here");
         missing.iter().for_each(|m| answer!("missing: {m}"));
     }

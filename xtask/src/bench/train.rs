@@ -71,7 +71,8 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
 
 /// Whether the processor has instructions for products of bfloat16 matrices; without them, it is slower than float32.
 fn multiplies_bf16() -> bool {
-    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" amx_bf16"))
+    std::fs::read_to_string("/proc/cpuinfo")
+        .is_ok_and(|text| [" amx_bf16", " avx512_bf16"].iter().any(|flag| text.contains(flag)))
 }
 
 /// Images/s of the second epoch.
