@@ -13,6 +13,7 @@ use anyhow::{Result, ensure};
 use colours::Colours;
 use host::Host;
 use occlude_preprocess::{HighPass, Preprocess};
+use occlude_torch_ext::Autocast;
 use tch::{Device, Kind, Tensor};
 
 use crate::data::{Photometric, View, ViewSpec};
@@ -233,8 +234,9 @@ impl HighPassFilter {
         Self(FixedBlur::new(size, filter.kernel, f64::from(filter.sigma), device))
     }
 
-    /// Filters `(B, C, S, S)`.
+    /// Filters `(B, C, S, S)`, in the type of `x` whatever networks compute in: evaluation and deployment do.
     pub fn apply(&self, x: &Tensor) -> Tensor {
+        let _exact = Autocast::bf16(x.device(), false);
         x - self.0.apply(x)
     }
 }

@@ -7,6 +7,7 @@ mod border_colour;
 
 use occlude_saliency::prior;
 use occlude_saliency::rule::{self, OPPONENT, TINY};
+use occlude_torch_ext::Autocast;
 use tch::{Kind, Tensor};
 
 use crate::device::upload;
@@ -38,8 +39,10 @@ pub fn maps(rule: MapRule, features: &Tensor, pictures: Pictures<'_>) -> Tensor 
     }
 }
 
-/// The same as fine as the rule makes them. Shape: `(B, C, h, w)` to `(B, H, W)`, float32.
+/// The same as fine as the rule makes them. Shape: `(B, C, h, w)` to `(B, H, W)`, float32, whatever networks compute in.
 pub fn fine_maps(rule: MapRule, features: &Tensor, pictures: Pictures<'_>) -> Tensor {
+    // colours that are nearly alike differ by less than half precision can say
+    let _exact = Autocast::bf16(features.device(), false);
     match rule {
         // of attention there is one channel, which is the map
         MapRule::Sum | MapRule::Attention => aggregate(features),
@@ -210,6 +213,24 @@ mod tests {
         assert_eq!(dead.min().double_value(&[]), 1.0, "zero is like nothing, and is no NaN");
         let half = border(&features.to_kind(Kind::BFloat16));
         assert_eq!(half.kind(), Kind::Float, "whatever the network computes in");
+    }
+
+    /// Methods ask for maps where their networks compute in half precision.
+    #[test]
+    fn maps_are_in_single_precision_where_networks_are_not() {
+        let _alone = crate::rng::alone();
+        tch::manual_seed(3);
+        let features = Tensor::randn([2, 6, 8, 8], (Kind::Float, Device::Cpu));
+        let pixels = Tensor::randn([2, 3, 64, 64], (Kind::Float, Device::Cpu));
+        let prior = BorderColour::new(&occlude_preprocess::Preprocess::imagenet(64), Device::Cpu);
+        let filter = occlude_preprocess::HighPass { kernel: 3, sigma: 1.0 };
+        let filter = crate::augment::HighPassFilter::new(64, &filter, Device::Cpu);
+        let all = |half: bool| {
+            let _half = Autocast::bf16(Device::Cpu, half);
+            let object = maps(MapRule::Object, &features, Pictures { pixels: &pixels, std: [0.2; 3] });
+            [object, prior.maps(&pixels, 8), filter.apply(&pixels)]
+        };
+        assert_eq!(all(true), all(false));
     }
 
     #[test]

@@ -1,4 +1,9 @@
-//! Through which messages of an ONNX file the data can be reached that it keeps in other files (onnx.proto of ONNX 1.18).
+//! Through which messages of an ONNX file the data can be reached that it keeps in other files (onnx.proto of ONNX 1.18), and
+//! which files these are.
+
+mod files;
+
+pub use files::files;
 
 /// Messages on the way to a tensor, and what a tensor says of its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

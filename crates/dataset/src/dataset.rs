@@ -178,7 +178,10 @@ impl Dataset {
     pub fn name_below(&self, i: usize) -> String {
         let name = self.name(i);
         let root = names::of_path(&self.root);
-        let below = name.strip_prefix(&root).map(|rest| rest.trim_start_matches('/').to_owned());
+        // `/photos` is no part of `/photos2/x.jpg`
+        let whole = |rest: &&str| root.is_empty() || root.ends_with('/') || rest.starts_with('/');
+        let below =
+            name.strip_prefix(&root).filter(whole).map(|rest| rest.trim_start_matches('/').to_owned());
         below.unwrap_or(name)
     }
 

@@ -46,7 +46,9 @@ pub(in crate::cli) fn contract_of(
             let size = image_size.unwrap_or(224);
             let file = file();
             tell!("{file} states no preprocessing: assuming ImageNet's at {size} px; hint: `--contract`");
-            Ok(Preprocess::imagenet(size))
+            let contract = Preprocess::imagenet(size);
+            contract.validate().with_context(|| format!("`--image-size {size}`"))?;
+            Ok(contract)
         }
     }
 }

@@ -180,16 +180,20 @@ pub(super) fn open<'a>(
     let options = LoadOptions { arch: args.arch, prefix: args.prefix.clone(), partial: false };
     let weights = load_encoder(checkpoint, &options)?;
     let contract = contract_of(checkpoint, args.contract.as_deref(), args.image_size)?;
-    if let Some(vit) = weights.arch.vit() {
-        let side = contract.crop as usize;
-        ensure!(
-            side.is_multiple_of(vit.patch),
-            "{} needs a picture side that is a multiple of its patch size, {} pixels, not {side}; hint: `--image-size`",
-            weights.arch,
-            vit.patch
-        );
-    }
+    whole_patches(weights.arch, contract.crop, "--image-size")?;
     Ok((weights, contract))
+}
+
+/// # Errors
+/// Where pictures of `side` pixels, as `flag` says it, leave a vision transformer with parts of patches, which it would not see.
+pub(super) fn whole_patches(arch: Arch, side: u32, flag: &str) -> Result<()> {
+    let Some(vit) = arch.vit() else { return Ok(()) };
+    ensure!(
+        (side as usize).is_multiple_of(vit.patch),
+        "{arch} needs a picture side that is a multiple of its patch size, {} pixels, not {side}; hint: `{flag}`",
+        vit.patch
+    );
+    Ok(())
 }
 
 /// `45.32 [43.51, 47.14]` for top-1, top-5 and the mean per class.

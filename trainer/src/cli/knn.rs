@@ -56,6 +56,16 @@ struct Row {
     /// Of different validation pictures; absent in folders of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mean_cosine: Option<f64>,
+    /// Pictures that could not be read and are not counted; absent in folders of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unreadable: Option<Unreadable>,
+}
+
+/// Numbers of pictures that could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Unreadable {
+    train: usize,
+    val: usize,
 }
 
 /// What is measured of every kind of features.
@@ -106,12 +116,17 @@ fn measured(args: &KnnArgs, here: &Here) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     rows.sort_by_key(|row| row.features.ends_with(WHITENED));
+    // every kind of features is of the same pictures
+    let unreadable = rows.iter_mut().map(|row| row.unreadable.take()).fold(None, Option::or);
     let mut answer = json!({
         "task": "knn", "checkpoint": common.checkpoint.to_string_lossy(), "fingerprint": fingerprint, "votes": args.votes().1,
         "train": data.train, "val": data.val, "classes": data.classes, "results": rows,
     });
     if let Some(how) = how {
         answer["whitening"] = told(how, own);
+    }
+    if let Some(unreadable) = unreadable {
+        answer["unreadable"] = json!(unreadable);
     }
     if let Some(folder) = &measure.folder {
         folder.finish(&answer)?;
@@ -125,6 +140,9 @@ fn measured(args: &KnnArgs, here: &Here) -> Result<ExitCode> {
         answer!("{answer}");
     } else {
         print(&rows);
+        if let Some(Unreadable { train, val }) = unreadable.filter(|u| u.train + u.val > 0) {
+            answer!("unreadable: {train} training and {val} validation pictures, not counted");
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -253,13 +271,19 @@ impl Measure<'_> {
         }
         let labels = Vec::<i64>::try_from(&val.labels)?;
         let mean_cosine = mean_cosine(&val.features);
+        let splits = self.splits;
+        let unreadable = Some(Unreadable {
+            train: splits.train.len() - train.samples.len(),
+            val: splits.val.len() - val.samples.len(),
+        });
         // every kind of features is of the same pictures: those that can be read
         let mut told = self.per_picture.borrow_mut();
         let told = told.get_or_insert_with(|| PerPicture::new(&self.splits.val, &val.samples));
         let mut rows = Vec::new();
         for (k, ranks) in ranks {
             told.add(name, Some(k), &ranks);
-            rows.push(Row { features: name.into(), k, scores: Scores::new(&ranks, &labels), mean_cosine });
+            let scores = Scores::new(&ranks, &labels);
+            rows.push(Row { features: name.into(), k, scores, mean_cosine, unreadable });
         }
         if let Some(folder) = &self.folder {
             folder.write(&format!("{name}.json"), &rows)?;
@@ -332,7 +356,7 @@ mod tests {
             "mean_per_class": 0.5, "mean_per_class_ci": [0.0, 1.0],
         });
         let read: Row = serde_json::from_value(row.clone()).expect("a row");
-        assert_eq!(read.mean_cosine, None);
+        assert_eq!((read.mean_cosine, read.unreadable), (None, None));
         assert_eq!(serde_json::to_value(read).expect("JSON"), row);
     }
 }

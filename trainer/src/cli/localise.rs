@@ -12,7 +12,7 @@ use occlude_saliency::score::{Figures, Means};
 use serde_json::{Map, Value, json};
 
 use super::Machine;
-use super::evaluate::{WeightArgs, open};
+use super::evaluate::{WeightArgs, open, whole_patches};
 use crate::eval::localise::{Judged, Localiser, Making, Outcome, Row, Sheet, Truths, Window, resized};
 use crate::maps::MapRule;
 use crate::model::Encoder;
@@ -135,8 +135,9 @@ impl LocaliseArgs {
             ([], Some(size)) => vec![size],
             (several, _) => several.to_vec(),
         };
+        let flag = if self.scales.is_empty() { "--size" } else { "--scales" };
         let at = |&size: &u32| {
-            let flag = if self.scales.is_empty() { "--size" } else { "--scales" };
+            whole_patches(arch, size, flag)?;
             resized(contract, size).with_context(|| format!("`{flag} {size}`"))
         };
         Ok(Making {

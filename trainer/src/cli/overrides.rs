@@ -68,10 +68,12 @@ impl Overrides {
         self.teaching.apply(recipe, &mut c)?;
         self.scale.apply(&mut c);
         self.networks.apply(&mut c);
-        self.beginning.apply(&mut c, self.scale.arch.as_deref())?;
+        let trained_on = self.beginning.apply(&mut c, self.scale.arch.as_deref())?;
+        self.parts.masks(&mut c)?;
         self.optimising.apply(&mut c);
         self.viewing.apply(&mut c);
         self.masking.apply(&mut c)?;
+        trained_on.map_or(Ok(()), |of| of.check(&c))?;
         self.mixing.apply(&mut c);
         self.parts.finish(&mut c);
         c.validate()?;

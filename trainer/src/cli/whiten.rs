@@ -137,13 +137,13 @@ fn gather(
     tell!("embeddings of {} pictures", data.len());
     let all: Vec<usize> = (0..data.len()).collect();
     for piece in all.chunks(PIECE) {
-        let set = extractor.run_some(data, piece, workers)?;
+        let Some(set) = extractor.run_readable(data, piece, workers)? else { continue };
         moments.add(&set.features);
         let kept = (0..).zip(&set.samples).filter(|(_, sample)| *sample % stride == 0);
         let kept: Vec<i64> = kept.map(|(row, _)| row).collect();
         some.push(set.features.index_select(0, &Tensor::from_slice(&kept)));
     }
-    ensure!(!some.is_empty(), "no pictures");
+    ensure!(!some.is_empty(), "none of {} pictures can be read", data.len());
     Ok((moments, Tensor::cat(&some, 0)))
 }
 

@@ -25,7 +25,15 @@ pub struct Beginning {
     pub layer_decay: f64,
 }
 
+/// Share of the epochs in which the heads learn alone, where nothing else is said.
+const HEAD_WARMUP: f64 = 0.1;
+
 impl Beginning {
+    /// Epochs in which the heads learn alone, where nothing else is said: at most one.
+    pub fn usual_warmup(epochs: usize) -> f64 {
+        (HEAD_WARMUP * epochs as f64).min(1.0)
+    }
+
     /// The encoder's part of the learning rate at a time in epochs: none at first, then rising over as long as the
     /// rate itself took to rise.
     pub fn share(&self, epoch: f64, warmup: f64) -> f64 {

@@ -159,9 +159,15 @@ impl Config {
         self.arch.parse().map_err(|e: occlude_encoder::UnknownArch| Invalid(e.to_string()))
     }
 
-    /// Whether the encoder that is trained sees masked views.
+    /// Whether the encoder that is trained sees masked views: queries, and where all views and hard negatives go through one
+    /// network, any of them.
     pub fn masks_queries(&self) -> bool {
-        self.masking.as_ref().is_some_and(Masking::queries)
+        let any = |m: &Masking| m.branch != Branch::None;
+        self.masking.as_ref().is_some_and(|m| match self.method {
+            Method::Simclr(_) => any(m) || m.num_nonsem > 0,
+            Method::Distill(_) => any(m),
+            Method::Moco(_) | Method::Byol(_) | Method::Dino(_) => m.queries(),
+        })
     }
 
     /// Whether its encoder has running statistics that could be estimated anew.

@@ -155,3 +155,20 @@ fn only_the_high_pass_strategy_filters_the_input() {
     assert_eq!(config.preprocess().high_pass, None);
     assert_eq!(Config::new(Recipe::MocoV2).preprocess().high_pass, None);
 }
+
+/// Of one network that all views and hard negatives go through, every masked one counts.
+#[test]
+fn whether_the_encoder_sees_masks_depends_on_what_goes_through_it() {
+    let sees = |recipe, branch, nonsem| {
+        let mut c = Config::new(recipe);
+        let mut masking = c.masking.take().or_else(|| c.usual_masking().ok()).expect("masks");
+        (masking.branch, masking.num_nonsem) = (branch, nonsem);
+        c.masking = Some(masking);
+        c.masks_queries()
+    };
+    assert!(sees(Recipe::SaliencyMoco, Branch::Query, 0) && !sees(Recipe::SaliencyMoco, Branch::Key, 1));
+    assert!(sees(Recipe::SaliencySimclr, Branch::Key, 0) && sees(Recipe::SaliencySimclr, Branch::None, 1));
+    assert!(!sees(Recipe::SaliencySimclr, Branch::None, 0));
+    assert!(sees(Recipe::Distill, Branch::Key, 0) && !sees(Recipe::Distill, Branch::None, 0));
+    assert!(!Config::new(Recipe::MocoV2).masks_queries());
+}

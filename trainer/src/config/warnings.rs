@@ -28,7 +28,22 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let hard = self.masking.as_ref().and_then(|m| self.repelling(m));
         let without_effect = self.masking.as_ref().map(Masking::contradictions).unwrap_or_default();
-        hard.into_iter().chain(without_effect).collect()
+        hard.into_iter().chain(without_effect).chain(self.never_begins()).collect()
+    }
+
+    /// A momentum that is said to begin elsewhere, and has no time to.
+    fn never_begins(&self) -> Option<String> {
+        let momentum = match &self.method {
+            Method::Moco(m) => m.follow(),
+            Method::Byol(b) => b.follow(),
+            Method::Dino(d) => d.follow(),
+            Method::Simclr(_) | Method::Distill(_) => return None,
+        };
+        let unheard = momentum.start != momentum.end && momentum.epochs <= 0.0;
+        unheard.then(|| format!(
+            "`--momentum-start {}` has no effect: with `--momentum-warmup-epochs 0` every step has the momentum {}; hint: `--momentum-warmup-epochs {}`",
+            momentum.start, momentum.end, self.epochs
+        ))
     }
 
     fn repelling(&self, masking: &Masking) -> Option<String> {
@@ -95,6 +110,20 @@ impl Masking {
 mod tests {
     use super::super::Recipe;
     use super::*;
+
+    #[test]
+    fn a_momentum_that_never_begins_is_told() {
+        let told = |recipe, start, epochs| {
+            let mut c = Config::new(recipe);
+            let m = c.method.momentum_mut().expect("a moving average");
+            (*m.start, *m.epochs) = (start, epochs);
+            c.warnings()
+                .into_iter()
+                .any(|w| w.contains("--momentum-start") && w.contains("--momentum-warmup-epochs"))
+        };
+        assert!(told(Recipe::MocoV2, 0.9, 0.0) && told(Recipe::Byol, 0.9, 0.0));
+        assert!(!told(Recipe::MocoV2, 0.9, 5.0) && !told(Recipe::MocoV2, 0.999, 0.0));
+    }
 
     /// Where the loss of the definition has its least value, by looking.
     fn searched(alpha: f64, t: f64, negatives: usize, hard: usize) -> f64 {

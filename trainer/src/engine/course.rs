@@ -9,7 +9,7 @@ use super::Schedule;
 use super::metrics::Meter;
 use super::position::{Course, Loaded, Position};
 use super::snapshot::same_config;
-use crate::config::Config;
+use crate::config::{Beginning, Config};
 
 /// What a resumed run may find changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Now<'_> {
             now == was || self.allow.more_epochs,
             "`{name}` is from a run of {was} epochs, {at} of them done; `--epochs` says {now}, which changes the learning-rate schedule; hint: `--allow-more-epochs` continues on that of {now} epochs, `--epochs {was}` on the old one"
         );
-        same_config(&lengthened(&loaded.config, now), self.config, path)?;
+        same_config(&lengthened(&loaded.config, now, at), self.config, path)?;
         if now == was {
             return Ok(None);
         }
@@ -204,14 +204,49 @@ impl Now<'_> {
     }
 }
 
-/// A configuration as it would be with more epochs: a momentum that warms up over the whole run goes on doing so.
-fn lengthened(saved: &Config, epochs: usize) -> Config {
+/// A configuration as it would be with more epochs, `done` of which are behind it: a momentum that warms up over the whole run
+/// goes on doing so, and heads that learnt alone for the usual share have done so, in the first epoch.
+fn lengthened(saved: &Config, epochs: usize, done: u64) -> Config {
     let mut config = saved.clone();
     if let Some(m) = config.method.momentum_mut()
         && *m.epochs == saved.epochs as f64
     {
         *m.epochs = epochs as f64;
     }
+    if let Some(beginning) = &mut config.beginning
+        && done >= 1
+        && beginning.head_warmup == Beginning::usual_warmup(saved.epochs)
+    {
+        beginning.head_warmup = Beginning::usual_warmup(epochs);
+    }
     config.epochs = epochs;
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Recipe;
+
+    /// Where nobody says for how long heads learn alone, it depends on the number of epochs.
+    #[test]
+    fn a_longer_run_is_one_whose_heads_have_learnt_alone() {
+        let of = |epochs: usize, head_warmup| {
+            let mut c = Config::new(Recipe::MocoV2);
+            c.epochs = epochs;
+            c.beginning = Some(Beginning {
+                checkpoint: "b.safetensors".into(),
+                fingerprint: String::new(),
+                mean: [0.5; 3],
+                std: [0.25; 3],
+                head_warmup,
+                layer_decay: 0.75,
+            });
+            c
+        };
+        let usual = |epochs| of(epochs, Beginning::usual_warmup(epochs));
+        assert_eq!(lengthened(&usual(4), 8, 2), usual(8));
+        assert_eq!(lengthened(&of(4, 0.7), 8, 2), of(8, 0.7), "somebody has said it");
+        assert_eq!(lengthened(&usual(4), 8, 0), of(8, Beginning::usual_warmup(4)), "they have not yet");
+    }
 }

@@ -54,6 +54,23 @@ impl Extractor<'_> {
         self.run_together(data, which, workers, &World::single())
     }
 
+    /// The same; `None` where none of them can be read.
+    ///
+    /// # Errors
+    /// Where the data cannot be reached.
+    pub fn run_readable(
+        &self,
+        data: &Dataset,
+        which: &[usize],
+        workers: usize,
+    ) -> Result<Option<FeatureSet>> {
+        match self.run_some(data, which, workers) {
+            Ok(set) => Ok(Some(set)),
+            Err(error) if error.is::<AllBroken>() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The same, of which each rank computes a part: all of it on every rank, to the bit what one process computes, since the
     /// pictures of a forward pass are the same ones.
     ///

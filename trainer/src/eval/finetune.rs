@@ -11,6 +11,7 @@ use occlude_encoder::layout::{Layout, Naming};
 use super::begin::{Begun, Machine, Outcome, Subject, load};
 use super::classifier::{Body, Classifier, Learner};
 use super::features::Extractor;
+use super::folder;
 use super::protocol::{Lr, Protocol};
 use super::report::{Question, Report};
 use super::source::Fresh;
@@ -94,7 +95,7 @@ pub fn finetune(
         per_picture: None,
     };
     if let Some(folder) = &folder {
-        let path = folder.file("model.safetensors");
+        let path = folder.file(folder::MODEL);
         let fc = learner.classifier();
         save(&path, &encoder, fc, subject, splits.train.data.classes(), &report)?;
         report.model = Some(path.display().to_string());

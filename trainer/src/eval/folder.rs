@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use occlude_checkpoint::{Checkpoint, meta, save_safetensors};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +16,10 @@ use crate::model::Named;
 const CONFIG: &str = "config.json";
 const RESULT: &str = "result.json";
 const STATE: &str = "state.safetensors";
+/// The classifier of a linear evaluation.
+pub(super) const FC: &str = "fc.safetensors";
+/// The network of a fine-tuning.
+pub(super) const MODEL: &str = "model.safetensors";
 
 /// The folder of one evaluation.
 #[derive(Debug)]
@@ -44,10 +48,26 @@ impl Folder {
         std::fs::create_dir_all(path).with_context(|| format!("cannot create `{}`", path.display()))?;
         let folder = Self { path: path.to_owned(), config, _lock: Lock::take(path)? };
         match folder.read::<Value>(CONFIG)? {
-            None => folder.write_text(CONFIG, &folder.config)?,
+            None => {
+                folder.unused()?;
+                folder.write_text(CONFIG, &folder.config)?;
+            }
             Some(saved) => folder.same(&saved)?,
         }
         Ok(folder)
+    }
+
+    /// What an evaluation writes is not to be there before its first one: it may be the checkpoint itself.
+    fn unused(&self) -> Result<()> {
+        let taken =
+            [RESULT, STATE, FC, MODEL].map(|name| self.file(name)).into_iter().find(|file| file.exists());
+        match taken {
+            None => Ok(()),
+            Some(file) => bail!(
+                "`{}` is there and is not of an evaluation, which would write over it; hint: use another `--out`",
+                file.display()
+            ),
+        }
     }
 
     fn same(&self, saved: &Value) -> Result<()> {
@@ -184,6 +204,23 @@ mod tests {
         assert!(open(json!({"task": "linear"})).expect_err("a run").to_string().contains("something other"));
         std::fs::write(dir.path().join("out/config.json"), "{").expect("written");
         assert!(format!("{:#}", open(json!({})).expect_err("damaged")).contains("damaged"));
+    }
+
+    /// Of a checkpoint in the same folder, with the name that the evaluation would give to its own.
+    #[test]
+    fn nothing_that_is_no_evaluation_s_is_written_over() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let open = || Folder::open(dir.path(), &json!({"task": "finetune"}));
+        for name in [MODEL, FC, STATE, RESULT] {
+            let file = dir.path().join(name);
+            std::fs::write(&file, "weights").expect("written");
+            let error = open().expect_err("taken").to_string();
+            assert!(error.contains(name) && error.contains("--out"), "{error}");
+            assert_eq!(std::fs::read(&file).expect("read"), b"weights");
+            std::fs::remove_file(&file).expect("removed");
+        }
+        open().expect("free").write(RESULT, &json!({})).expect("written");
+        open().expect("its own");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::begin::{Begun, Machine, Outcome, Subject, load};
 use super::classifier::{Body, Classifier, Learner};
 use super::features::{Extractor, FeatureSet};
-use super::folder::Folder;
+use super::folder::{self, Folder};
 use super::pictures::PerPicture;
 use super::protocol::{Lr, Protocol};
 use super::report::{Question, Report, changed};
@@ -145,7 +145,7 @@ pub fn linear(
         per_picture: Some(per_picture),
     };
     if let Some(folder) = &folder {
-        learner.classifier().save(&folder.file("fc.safetensors"))?;
+        learner.classifier().save(&folder.file(folder::FC))?;
         folder.finish(&report)?;
     }
     Ok(Outcome::Answer(Box::new(report)))

@@ -2,6 +2,7 @@
 
 use occlude_preprocess::Preprocess;
 use occlude_saliency::prior;
+use occlude_torch_ext::Autocast;
 use tch::{Device, Kind, Tensor};
 
 use crate::mask::{on_grid, scaled};
@@ -53,6 +54,7 @@ impl BorderColour {
 
     /// The maps of unfiltered views `(B, 3, H, W)`, `(B, cells, cells)` in 0..1.
     pub fn maps(&self, views: &Tensor, cells: i64) -> Tensor {
+        let _exact = Autocast::bf16(views.device(), false);
         let rgb = views.to_kind(Kind::Float).adaptive_avg_pool2d([SIDE; 2]) * &self.std + &self.mean;
         let lab = self.lab(&rgb.clamp(0.0, 1.0)); // (B, 3, 16, 16)
         let side = |line: Tensor| line.mean_dim([2i64].as_slice(), true, Kind::Float); // (B, 3, 1)

@@ -34,12 +34,12 @@ impl Mixture {
     }
 
     /// For each sample focal, spatial or channel-wise, of the `cells` `(B, 3, h, w)` that every channel chose.
-    /// `(B, 3, S, S)`.
-    pub(super) fn mask(&self, cells: &Tensor, purpose: Purpose, rng: &mut impl Rng) -> Tensor {
+    /// `(B, 3, S, S)`. `focal`: factor on how many are focal.
+    pub(super) fn mask(&self, cells: &Tensor, purpose: Purpose, focal: f64, rng: &mut impl Rng) -> Tensor {
         let b = self.share.all(cells.size()[0]) as usize;
         let shared = cells.narrow(1, 0, 1).expand_as(cells);
         let flags = |p: f64, rng: &mut _| (0..b).map(|_| i64::from(Rng::random_bool(rng, p))).collect();
-        let (spatial, focal): (Vec<i64>, Vec<i64>) = (flags(SPATIAL_P, rng), flags(FOCAL_P, rng));
+        let (spatial, focal): (Vec<i64>, Vec<i64>) = (flags(SPATIAL_P, rng), flags(FOCAL_P * focal, rng));
         let side = self.focal_side(purpose);
         let starts = |rng: &mut _| (0..b).map(|_| Rng::random_range(rng, 0..=self.size - side)).collect();
         let (rows, columns): (Vec<i64>, Vec<i64>) = (starts(rng), starts(rng));

@@ -41,6 +41,8 @@ pub struct Extent {
     pub ratio: [f64; 2],
     /// Share of the views.
     pub views: f64,
+    /// What becomes of the share of the views that `hp` masks around a square, which no ratio reaches.
+    pub focal: f64,
 }
 
 /// Nearest-neighbour enlargement of `(B, G, h, w)` to `(B, G, size, size)`, for any h and w.
@@ -101,7 +103,7 @@ impl Masker {
         let mut mask = match &self.mixture {
             Some(mixture) => {
                 let cells = self.chooser.cells(foreground, &ratio, 3, purpose, true); // (B, 3, h, w)
-                mixture.mask(&cells, purpose, rng)
+                mixture.mask(&cells, purpose, extent.focal, rng)
             }
             None => enlarge(&self.chooser.cells(foreground, &ratio, 1, purpose, false), self.size),
         };

@@ -21,7 +21,7 @@ fn enlarging_covers_uneven_grids() {
 }
 
 /// Every picture.
-const ALL: Extent = Extent { ratio: [0.25, 0.5], views: 1.0 };
+const ALL: Extent = Extent { ratio: [0.25, 0.5], views: 1.0, focal: 1.0 };
 
 fn masking(strategy: Strategy) -> Masking {
     let mut masking = Config::new(Recipe::SaliencyMoco).masking.expect("masked");
@@ -138,7 +138,7 @@ fn a_negative_ratio_of_one_leaves_no_foreground() {
     let view = Tensor::rand([32, 3, 32, 32], (Kind::Float, Device::Cpu));
     let sizes = Tensor::linspace(0.05, 0.95, 32, (Kind::Float, Device::Cpu)).view([32, 1, 1]);
     let fg = Tensor::rand([32, 8, 8], (Kind::Float, Device::Cpu)).lt_tensor(&sizes).to_kind(Kind::Float);
-    let whole = Extent { ratio: [1.0, 1.0], views: 1.0 };
+    let whole = Extent { ratio: [1.0, 1.0], views: 1.0, focal: 1.0 };
     let of = |strategy| {
         let masker = Masker::new(&masking(strategy), 32, Device::Cpu);
         masker.apply(&view, &fg, whole, Purpose::HardNegative, &mut stream(0, Domain::Mask, 0, 0)).1
@@ -148,6 +148,22 @@ fn a_negative_ratio_of_one_leaves_no_foreground() {
         assert_eq!(of(strategy), expected, "{strategy:?}");
     }
     assert!((of(Strategy::Hp) - expected).clamp_max(0.0).abs().sum(Kind::Double).double_value(&[]) > 0.0);
+}
+
+/// The squares of `hp` know no ratio of cells.
+#[test]
+fn nothing_of_nothing_is_masked_around_a_square() {
+    let _alone = crate::rng::alone();
+    let view = Tensor::ones([32, 3, 32, 32], (Kind::Float, Device::Cpu));
+    let fg = Tensor::ones([32, 8, 8], (Kind::Float, Device::Cpu));
+    let masker = Masker::new(&masking(Strategy::Hp), 32, Device::Cpu);
+    let share = |focal| {
+        let extent = Extent { ratio: [0.0; 2], views: 1.0, focal };
+        let mask = masker.apply(&view, &fg, extent, Purpose::Positive, &mut stream(0, Domain::Mask, 0, 0)).1;
+        mask.amax([1i64, 2, 3], false).mean(Kind::Double).double_value(&[])
+    };
+    assert_eq!(share(0.0), 0.0);
+    assert!(share(0.5) > 0.0 && share(0.5) <= share(1.0) && share(1.0) < 0.5);
 }
 
 #[test]

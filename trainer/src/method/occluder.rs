@@ -1,5 +1,7 @@
 //! The masking part of a method: filter, localise, hide.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, ensure};
 use occlude_distributed::World;
 use occlude_encoder::TapId;
@@ -32,7 +34,8 @@ struct Parts {
     config: Masking,
     masker: Masker,
     localiser: Localiser,
-    filter: Option<HighPassFilter>,
+    /// The contract's filter, for the views of each side that there are.
+    filters: Vec<(i64, HighPassFilter)>,
 }
 
 impl Occluder {
@@ -47,7 +50,11 @@ impl Occluder {
         let parts = Parts {
             masker: Masker::new(masking, size, device),
             localiser: Localiser::new(config, masking, device)?,
-            filter: contract.high_pass.as_ref().map(|f| HighPassFilter::new(size, f, device)),
+            filters: contract.high_pass.map_or_else(Vec::new, |filter| {
+                let sides: BTreeSet<usize> = config.views.iter().map(|v| v.size.unwrap_or(size)).collect();
+                let of = |side| (side as i64, HighPassFilter::new(side, &filter, device));
+                sides.into_iter().map(of).collect()
+            }),
             config: masking.clone(),
         };
         Ok(Self { parts: Some(parts), epochs })
@@ -73,11 +80,13 @@ impl Occluder {
         step.epoch / self.epochs
     }
 
-    /// A normalised view, `(B, 3, S, S)`, and what encoders see of it.
+    /// A normalised view, `(B, 3, S, S)` with a side that the run's views have, and what encoders see of it.
     pub(super) fn view(&self, plain: &Tensor, step: Step) -> View {
         let _mask = within(Phase::Mask);
-        let filter = self.parts.as_ref().and_then(|p| p.filter.as_ref());
-        let input = filter.map_or_else(|| plain.shallow_clone(), |f| f.apply(plain));
+        let side = plain.size().last().copied();
+        let filters = self.parts.as_ref().map_or(&[][..], |p| &p.filters);
+        let filter = filters.iter().find(|(of, _)| Some(*of) == side);
+        let input = filter.map_or_else(|| plain.shallow_clone(), |(_, f)| f.apply(plain));
         View { plain: plain.shallow_clone(), input, foreground: None, done: self.done(step) }
     }
 
@@ -174,11 +183,13 @@ impl Parts {
     fn extent(&self, purpose: Purpose, factor: f64) -> Extent {
         let c = &self.config;
         match (purpose, c.choice) {
-            (Purpose::HardNegative, _) => Extent { ratio: c.negative_ratio, views: 1.0 },
+            (Purpose::HardNegative, _) => Extent { ratio: c.negative_ratio, views: 1.0, focal: 1.0 },
             (Purpose::Positive, Choice::Spread) => {
-                Extent { ratio: c.ratio.map(|r| r * factor), views: c.share }
+                Extent { ratio: c.ratio.map(|r| r * factor), views: c.share, focal: factor }
             }
-            (Purpose::Positive, Choice::Background) => Extent { ratio: c.ratio, views: c.share * factor },
+            (Purpose::Positive, Choice::Background) => {
+                Extent { ratio: c.ratio, views: c.share * factor, focal: 1.0 }
+            }
         }
     }
 

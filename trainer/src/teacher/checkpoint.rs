@@ -1,6 +1,6 @@
 //! A teacher of which there are weights: libtorch runs it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use occlude_preprocess::{Broken, Preprocess, Rgb};
 use tch::{Device, Tensor};
 
 use super::cells::reduced;
-use super::{Place, Said, Source, described, unknown};
+use super::{Place, Said, Source, described, some_numbers, unknown};
 use crate::config::{Teacher, TeacherKind};
 use crate::eval::{Extractor, FEATURE_BATCH, Whitener, decode, network_input};
 use crate::model::{Encoder, Mode};
@@ -31,6 +31,7 @@ pub(super) fn describe(path: &Path, asked: Option<Preprocess>) -> Result<Teacher
 
 /// A frozen encoder.
 pub(super) struct Frozen {
+    path: PathBuf,
     encoder: Encoder,
     whitener: Option<Whitener>,
     contract: Preprocess,
@@ -47,7 +48,7 @@ impl Frozen {
         let weights = load_encoder(&checkpoint, &LoadOptions::default())?;
         let encoder = Encoder::from_checkpoint(&weights, place.device)?;
         let whitener = weights.whitening.as_ref().map(Whitener::new);
-        Ok(Self { encoder, whitener, contract, workers: place.workers })
+        Ok(Self { path: teacher.path.clone(), encoder, whitener, contract, workers: place.workers })
     }
 }
 
@@ -56,9 +57,11 @@ impl Source for Frozen {
         if let Some(grid) = grid {
             return self.look(data, which, grid);
         }
-        let set = Extractor::Encoder(&self.encoder, &self.contract).run_some(data, which, self.workers)?;
-        let embeddings = self.whitened(&set.features);
-        Ok(Some(Said::gathered(&[Said { embeddings, cells: None }], &set.samples, which)))
+        let extractor = Extractor::Encoder(&self.encoder, &self.contract);
+        let Some(set) = extractor.run_readable(data, which, self.workers)? else { return Ok(None) };
+        let said = [Said { embeddings: self.whitened(&set.features), cells: None }];
+        some_numbers(&said, &set.samples, (&self.path, data))?;
+        Ok(Some(Said::gathered(&said, &set.samples, which)))
     }
 }
 
@@ -89,6 +92,10 @@ impl Frozen {
             parts.push(Said { embeddings: self.whitened(&embeddings), cells: Some(cells) });
             there.extend(read.iter().map(|(i, _)| *i));
         }
-        Ok((!parts.is_empty()).then(|| Said::gathered(&parts, &there, which)))
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        some_numbers(&parts, &there, (&self.path, data))?;
+        Ok(Some(Said::gathered(&parts, &there, which)))
     }
 }

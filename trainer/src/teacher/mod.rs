@@ -59,11 +59,10 @@ impl Said {
 /// Something that gives embeddings of pictures.
 trait Source {
     /// Those of the pictures at `which`, ascending positions; with `grid` what it says of their parts, too, on so many cells
-    /// along a side at most. Nothing where none can be read and parts were asked for: those come in small pieces, which may be
-    /// broken as a whole.
+    /// along a side at most. Nothing where none of them can be read.
     ///
     /// # Errors
-    /// Where none can be read, the network has no grid, or cannot run.
+    /// Where the network has no grid, answers with other than numbers, or cannot run.
     fn embed(&mut self, data: &Dataset, which: &[usize], grid: Option<usize>) -> Result<Option<Said>>;
 }
 
@@ -91,7 +90,7 @@ pub fn targets(
         TeacherKind::Embeddings => {
             let rows = embeddings::read(teacher, data)?;
             targets::make(data.len(), asked, known(targets::NAMES)?, &fingerprint, &mut |which| {
-                Ok(rows.narrow(0, which.start as i64, which.len() as i64))
+                Ok(Some(rows.narrow(0, which.start as i64, which.len() as i64)))
             })
         }
         _ => {
@@ -138,8 +137,8 @@ struct Answers<'a> {
 }
 
 impl Answers<'_> {
-    /// Embeddings of the pictures in `which`.
-    fn of(&mut self, which: Range<usize>) -> Result<Tensor> {
+    /// Embeddings of the pictures in `which`; none where none of them can be read, which is not kept.
+    fn of(&mut self, which: Range<usize>) -> Result<Option<Tensor>> {
         if let Some(found) = self.cache.read(What::Embeddings, &which)? {
             if !std::mem::replace(&mut self.told, true) {
                 tell!(
@@ -148,7 +147,7 @@ impl Answers<'_> {
                     self.cache.folder().display()
                 );
             }
-            return Ok(found);
+            return Ok(Some(found));
         }
         self.told = true;
         let all: Vec<usize> = which.clone().collect();
@@ -161,13 +160,15 @@ impl Answers<'_> {
                 there.extend_from_slice(piece);
             }
         }
-        ensure!(!parts.is_empty(), "none of {} pictures can be read", all.len());
+        if parts.is_empty() {
+            return Ok(None);
+        }
         let rows = Said::gathered(&parts, &there, &all).embeddings;
         self.cache.write(What::Embeddings, &which, &rows)?;
         if which.end < self.data.len() {
             tell!("{} of {} pictures done", which.end, self.data.len());
         }
-        Ok(rows)
+        Ok(Some(rows))
     }
 
     /// What is said of the parts of the pictures in `which`, `(n, C, h, w)` in half precision.
@@ -215,13 +216,26 @@ fn numbers(rows: &Tensor, teacher: &Teacher, name: impl Fn(usize) -> String) -> 
     let wrong = wrong.logical_or(&rows.isinf().any_dim(1, false));
     if wrong.any().int64_value(&[]) != 0 {
         let first = wrong.to_kind(Kind::Int64).argmax(0, false).int64_value(&[]) as usize;
-        bail!(
-            "`{}` gives `{}` values that are not finite (infinite or NaN); hint: is it intact, and is its contract the right one?",
-            teacher.path.display(),
-            name(first)
-        );
+        return Err(not_finite(&teacher.path, &name(first)));
     }
     Ok(())
+}
+
+/// Refuses, of pictures that can be read, at `there`, embeddings of nothing but NaN, which stand for the others.
+fn some_numbers(parts: &[Said], there: &[usize], (path, data): (&Path, &Dataset)) -> Result<()> {
+    let none = parts.iter().map(|part| part.embeddings.isnan().all_dim(1, false)).collect::<Vec<_>>();
+    let none = Vec::<bool>::try_from(Tensor::cat(&none, 0))?;
+    match there.iter().zip(none).find(|(_, none)| *none) {
+        Some((&i, _)) => Err(not_finite(path, &data.name(i))),
+        None => Ok(()),
+    }
+}
+
+fn not_finite(path: &Path, picture: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "`{}` gives `{picture}` values that are not finite (infinite or NaN); hint: is it intact, and is its contract the right one?",
+        path.display()
+    )
 }
 
 fn open(teacher: &Teacher, place: Place<'_>, grid: bool) -> Result<Box<dyn Source>> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use occlude_contract::{InputKind, key, output};
+use occlude_contract::{InputKind, external, key, output};
 use occlude_dataset::Dataset;
 use occlude_onnxruntime::{encoder, environment};
 use occlude_preprocess::{Broken, Preprocess, Rgb};
@@ -14,7 +14,7 @@ use ort::session::Session;
 use tch::{Device, Tensor};
 
 use super::cells::reduced;
-use super::{Place, Said, Source, described, digest, unknown};
+use super::{Place, Said, Source, described, digest, some_numbers, unknown};
 use crate::config::{Teacher, TeacherKind};
 use crate::eval::decode;
 
@@ -50,17 +50,11 @@ pub(super) fn describe(path: &Path, asked: Option<&Preprocess>) -> Result<Teache
     };
     input_of(path, &session, contract.crop)?;
     let dim = embedding_of(path, &session)?;
-    let identity = digest(&files(path), &contract.to_json())?;
+    let identity = digest(&external::files(path), &contract.to_json())?;
     // the stored one is of the stored contract
     let own = if stored.is_some_and(|stored| stored == contract) { said(key::FINGERPRINT)? } else { None };
     let fingerprint = own.unwrap_or_else(|| identity.clone());
     described((path, TeacherKind::Onnx), &contract, fingerprint, identity, dim)
-}
-
-/// The file, and the one with its weights where that is apart.
-fn files(path: &Path) -> Vec<PathBuf> {
-    let weights = path.with_added_extension("data");
-    std::iter::once(path.to_owned()).chain(weights.exists().then_some(weights)).collect()
 }
 
 fn session(path: &Path, threads: usize, device: Device) -> Result<Session> {
@@ -202,11 +196,10 @@ impl Source for Model {
                 there.extend(read.iter().map(|(i, _)| *i));
             }
         }
-        if parts.is_empty() && grid.is_some() {
+        if parts.is_empty() {
             return Ok(None);
         }
-        broken.into_inner().unwrap_or_default().not_all(which.len(), None)?;
-        ensure!(!parts.is_empty(), "no pictures");
+        some_numbers(&parts, &there, (&self.path, data))?;
         Ok(Some(Said::gathered(&parts, &there, which)))
     }
 }

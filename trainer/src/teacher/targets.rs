@@ -148,7 +148,7 @@ pub(super) fn make(
     dim: usize,
     known: Option<[Tensor; 2]>,
     encoder: &str,
-    embed: &mut dyn FnMut(Range<usize>) -> Result<Tensor>,
+    embed: &mut dyn FnMut(Range<usize>) -> Result<Option<Tensor>>,
 ) -> Result<Targets> {
     let pieces = || (0..pictures).step_by(PIECE).map(|start| start..(start + PIECE).min(pictures));
     let projection = match known {
@@ -156,11 +156,12 @@ pub(super) fn make(
         None => {
             let mut moments: Option<Moments> = None;
             for piece in pieces() {
-                let rows = normalize(&embed(piece)?);
+                let Some(rows) = embed(piece)? else { continue };
+                let rows = normalize(&rows);
                 let there = rows.index_select(0, &readable(&rows).nonzero().squeeze_dim(1));
                 moments.get_or_insert_with(|| Moments::new(rows.size()[1] as usize)).add(&there);
             }
-            let moments = moments.context("no pictures")?;
+            let moments = moments.with_context(|| format!("none of {pictures} pictures can be read"))?;
             let dim = dim.min(moments.components());
             let fitted = moments.fit(How::Pca(dim), encoder)?;
             let weight = Tensor::from_slice(fitted.weight().context("no weights")?);
@@ -171,7 +172,9 @@ pub(super) fn make(
     let size = projection[0].size();
     let values = Tensor::zeros([pictures as i64, size[0]], (Kind::Float, Device::Cpu));
     for piece in pieces() {
-        let (start, rows) = (piece.start as i64, normalize(&embed(piece)?));
+        let start = piece.start as i64;
+        let Some(rows) = embed(piece)? else { continue };
+        let rows = normalize(&rows);
         ensure!(
             rows.size()[1] == size[1],
             "embeddings of {} numbers, but targets are made of {}",

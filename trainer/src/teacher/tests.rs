@@ -17,7 +17,7 @@ fn embeddings(n: i64, d: i64) -> Tensor {
 }
 
 fn made(rows: &Tensor, dim: usize, known: Option<[Tensor; 2]>) -> Targets {
-    let of = |which: std::ops::Range<usize>| Ok(rows.narrow(0, which.start as i64, which.len() as i64));
+    let of = |which: std::ops::Range<usize>| Ok(Some(rows.narrow(0, which.start as i64, which.len() as i64)));
     make(rows.size()[0] as usize, dim, known, "", &mut { of }).expect("targets")
 }
 
@@ -70,8 +70,39 @@ fn pictures_without_embeddings_have_no_target() {
     let others = Tensor::cat(&[targets.values().narrow(0, 0, 7), targets.values().narrow(0, 8, 22)], 0);
     assert!((others - expected.values()).abs().max().double_value(&[]) < 1e-5);
     let same = Tensor::ones([6, 3], (Kind::Float, Device::Cpu));
-    let error = make(6, 3, None, "", &mut |_| Ok(same.shallow_clone())).expect_err("refused");
+    let error = make(6, 3, None, "", &mut |_| Ok(Some(same.shallow_clone()))).expect_err("refused");
     assert!(format!("{error:#}").contains("are the same"), "{error:#}");
+}
+
+/// Pieces are for memory only: one that cannot be read as a whole is no more than its pictures.
+#[test]
+fn a_piece_that_cannot_be_read_has_no_targets_and_all_of_them_are_an_error() {
+    let _alone = crate::rng::alone();
+    let (n, rows) = (PIECE + 40, embeddings(40, 5));
+    let targets = make(n, 5, None, "", &mut |which| Ok((which.start > 0).then(|| rows.shallow_clone())));
+    let targets = targets.expect("targets");
+    let values = targets.values();
+    assert_eq!(values.narrow(0, 0, PIECE as i64).abs().max().double_value(&[]), 0.0);
+    assert_eq!(values.narrow(0, PIECE as i64, 40), *made(&rows, 5, None).values());
+    let error = make(n, 5, None, "", &mut |_| Ok(None)).expect_err("refused");
+    assert!(format!("{error:#}").contains(&format!("none of {n} pictures can be read")), "{error:#}");
+}
+
+/// Of a picture that can be read such a row is no sign that it cannot.
+#[test]
+fn a_network_that_has_no_number_for_a_picture_is_refused() {
+    let _alone = crate::rng::alone();
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = pictures(dir.path());
+    let (there, rows) = ([0, 1, 2, 3, 5, 6], embeddings(6, 3));
+    let parts = |rows: &Tensor| {
+        [rows.narrow(0, 0, 4), rows.narrow(0, 4, 2)].map(|embeddings| Said { embeddings, cells: None })
+    };
+    some_numbers(&parts(&rows), &there, (Path::new("t.onnx"), &data)).expect("numbers");
+    let _ = rows.get(4).fill_(f64::NAN);
+    let error = some_numbers(&parts(&rows), &there, (Path::new("t.onnx"), &data)).expect_err("refused");
+    let error = error.to_string();
+    assert!(error.contains("5.png") && error.contains("t.onnx") && error.contains("hint: "), "{error}");
 }
 
 fn teacher(path: &Path) -> Teacher {
@@ -262,7 +293,7 @@ fn answers_that_are_no_numbers_are_refused_and_not_kept() {
     assert_eq!(asked.get(), 2, "nothing of it was kept");
     let first = says(&rows).expect("numbers, and one picture that cannot be read");
     let kept = says(&rows).expect("kept");
-    let told = |rows: &Tensor| rows.nan_to_num(9.0, 0.0, 0.0);
-    assert!(told(&first).equal(&told(&kept)), "what is kept is what was said");
+    let told = |rows: Option<Tensor>| rows.expect("one").nan_to_num(9.0, 0.0, 0.0);
+    assert!(told(first).equal(&told(kept)), "what is kept is what was said");
     assert_eq!(asked.get(), 3);
 }

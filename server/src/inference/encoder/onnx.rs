@@ -70,7 +70,7 @@ fn is_identity(text: &str) -> bool {
 pub fn load(path: &Path, options: &Options) -> Result<Loaded, LoadError> {
     file_kind::check(path, &options.name)?;
     let unread = |e: std::io::Error| LoadError::Session { path: path.to_owned(), reason: e.to_string() };
-    let digest = files::digest(&files::files(path)).map_err(unread)?;
+    let digest = files::digest(&occlude_contract::external::files(path)).map_err(unread)?;
     let (opener, opened, note) = Opener::first(path, &options.sessions, (options.max_batch, &digest))?;
     let runs = opener.runs;
     let mut info = describe(path, &opened, options, runs)?;

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::ModelFile;
-use crate::inference::encoder::files::files;
+use occlude_contract::external::files;
 
 /// Tells one version of a file from another: length, time of change, and the file itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

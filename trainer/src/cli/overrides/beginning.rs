@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Args;
 use occlude_checkpoint::{Checkpoint, LoadOptions, load_encoder};
+use occlude_preprocess::HighPass;
 
 use crate::cli::Unusable;
 use crate::cli::contract::contract_of;
@@ -12,8 +13,6 @@ use crate::config::{Beginning, Config};
 
 /// Layers nearer to the pixels know what every picture has.
 const LAYER_DECAY: f64 = 0.75;
-/// Share of the epochs in which the heads learn alone.
-const HEAD_WARMUP: f64 = 0.1;
 
 /// Flags of a run that goes on from another encoder.
 #[derive(Args, Debug, Default)]
@@ -31,9 +30,10 @@ pub(super) struct BeginningArgs {
 }
 
 impl BeginningArgs {
-    /// `arch`: the architecture that was asked for. The epochs of `c` are final.
-    pub(super) fn apply(self, c: &mut Config, arch: Option<&str>) -> Result<()> {
-        let Some(path) = self.init else { return Ok(()) };
+    /// `arch`: the architecture that was asked for. The epochs of `c` are final. What it was trained on, to be asked when the
+    /// masks of `c` are final, too.
+    pub(super) fn apply(self, c: &mut Config, arch: Option<&str>) -> Result<Option<TrainedOn>> {
+        let Some(path) = self.init else { return Ok(None) };
         let checkpoint = Checkpoint::open(&path).map_err(|e| Unusable(e.into()))?;
         let weights = load_encoder(&checkpoint, &LoadOptions::default()).map_err(|e| Unusable(e.into()))?;
         let found = weights.arch.to_string();
@@ -44,20 +44,35 @@ impl BeginningArgs {
             arch.unwrap_or_default()
         );
         let contract = contract_of(&checkpoint, None, None).map_err(Unusable)?;
-        ensure!(
-            contract.high_pass.is_none() || c.preprocess().high_pass == contract.high_pass,
-            "`--init {}` was trained on high-pass filtered pictures, and this run does not filter in the same way; hint: `--strategy hp` at its size",
-            path.display()
-        );
+        let trained_on = TrainedOn { path: path.clone(), high_pass: contract.high_pass };
         c.arch = found;
         c.beginning = Some(Beginning {
             fingerprint: weights.fingerprint(&contract.to_json()),
             checkpoint: path,
             mean: contract.mean,
             std: contract.std,
-            head_warmup: self.head_warmup.unwrap_or((HEAD_WARMUP * c.epochs as f64).min(1.0)),
+            head_warmup: self.head_warmup.unwrap_or(Beginning::usual_warmup(c.epochs)),
             layer_decay: self.layer_decay.unwrap_or(LAYER_DECAY),
         });
+        Ok(Some(trained_on))
+    }
+}
+
+/// What the encoder that a run goes on from saw of pictures.
+pub(super) struct TrainedOn {
+    path: PathBuf,
+    high_pass: Option<HighPass>,
+}
+
+impl TrainedOn {
+    /// # Errors
+    /// Where it saw them filtered, and would see them otherwise in the run.
+    pub(super) fn check(&self, c: &Config) -> Result<()> {
+        ensure!(
+            self.high_pass.is_none() || c.preprocess().high_pass == self.high_pass,
+            "`--init {}` was trained on high-pass filtered pictures, and this run does not filter in the same way; hint: `--strategy hp` at its size",
+            self.path.display()
+        );
         Ok(())
     }
 }
@@ -73,10 +88,14 @@ mod tests {
 
     /// An untrained ResNet-18 that wants pixels of another mean.
     fn checkpoint(path: &Path) {
+        let contract = Preprocess { mean: [0.5, 0.25, 0.75], ..Preprocess::imagenet(64) };
+        checkpoint_with(path, &contract);
+    }
+
+    fn checkpoint_with(path: &Path, contract: &Preprocess) {
         let encoder = model::Encoder::new(occlude_encoder::Arch::ResNet18, 0, tch::Device::Cpu);
         let named = encoder.named("");
         let out: Result<Vec<_>> = named.iter().map(crate::engine::snapshot::to_out).collect();
-        let contract = Preprocess { mean: [0.5, 0.25, 0.75], ..Preprocess::imagenet(64) };
         let about = [(meta::PREPROCESS.to_owned(), contract.to_json())].into();
         save_safetensors(path, &out.expect("tensors"), &about).expect("written");
     }
@@ -97,6 +116,32 @@ mod tests {
         let beginning = begun("--epochs 4 --layer-decay 0.5").beginning.expect("one");
         assert_eq!((beginning.head_warmup, beginning.layer_decay), (0.4, 0.5));
         assert_eq!(begun("--epochs 40 --head-warmup 0").beginning.map(|b| b.head_warmup), Some(0.0));
+    }
+
+    /// What counts is how the run filters in the end, not how its recipe would.
+    #[test]
+    fn a_filtered_encoder_goes_on_with_the_same_filter_only() {
+        let _alone = crate::rng::alone();
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("start.safetensors");
+        let filtered = resolve("--recipe saliency-moco-small --strategy hp").expect("valid").preprocess();
+        checkpoint_with(&path, &filtered);
+        let init = |flags: &str| resolve(&format!("{flags} --init {}", path.display()));
+        init("--recipe saliency-moco-small --strategy hp").expect("the same");
+        for other in [
+            "--recipe saliency-moco-small",
+            "--recipe saliency-moco-small --strategy hp --fills published",
+            "--recipe saliency-moco-small --strategy hp --masks false",
+            "--recipe moco-v2",
+        ] {
+            let error = format!("{:#}", init(other).expect_err(other));
+            assert!(error.contains("--strategy hp"), "{other}: {error}");
+        }
+        // the recipe's own filter, which the flags take away
+        let published = resolve("--recipe saliency-moco --arch resnet18").expect("valid").preprocess();
+        checkpoint_with(&path, &published);
+        init("--recipe saliency-moco").expect("the same");
+        init("--recipe saliency-moco --strategy blur").expect_err("unfiltered");
     }
 
     #[test]

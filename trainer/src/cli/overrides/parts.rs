@@ -95,6 +95,14 @@ impl Parts {
         c.trim = self.trim.unwrap_or(c.trim && c.image_size > WHOLE);
     }
 
+    /// The masks of a recipe that has none, once size and architecture of the run are final: they are made for these.
+    pub(super) fn masks(&self, c: &mut Config) -> Result<()> {
+        if self.masks == Some(true) && Config::new(c.recipe).masking.is_none() {
+            c.masking = Some(c.usual_masking()?);
+        }
+        Ok(())
+    }
+
     /// Applies what other flags may change further.
     pub(super) fn apply(&self, c: &mut Config) -> Result<()> {
         let recipe = c.recipe;
@@ -214,6 +222,25 @@ mod tests {
         assert!(refused("--recipe byol --mix both --masks true").contains("masked or mixed"));
         assert!(refused("--recipe byol --strategy hp").contains("--masks true"));
         resolve("--recipe lewel-m --masks true").expect("valid");
+    }
+
+    /// Not for those of the recipe, which may have been written for others.
+    #[test]
+    fn masks_that_are_added_are_made_for_the_run_s_views_and_network() {
+        let masks = |flags: &str| {
+            let c = resolve(&format!("{flags} --masks true")).expect("valid");
+            c.masking.map(|m| (m.strategy, m.stage)).expect("masked")
+        };
+        let (hp, blur) = (crate::config::Strategy::Hp, crate::config::Strategy::Blur);
+        assert_eq!(masks("--recipe byol"), (hp, 5));
+        assert_eq!(masks("--recipe byol --arch resnet18 --image-size 64"), (blur, 4));
+        assert_eq!(
+            masks("--recipe byol --arch resnet18 --image-size 16"),
+            (blur, 3),
+            "a map has several cells"
+        );
+        assert_eq!(masks("--recipe byol-small --image-size 224"), (hp, 5));
+        assert_eq!(masks("--recipe saliency-moco-small"), (blur, 4), "its own");
     }
 
     #[test]

@@ -19,11 +19,11 @@ pub(super) struct ScaleArgs {
     /// Passes over the data
     #[arg(long)]
     epochs: Option<usize>,
-    /// Pictures per step; without `--lr` the learning rate is scaled with it
+    /// Pictures per step; without `--lr` the learning rate of SGD and LARS is scaled with it
     #[arg(long)]
     batch_size: Option<usize>,
-    /// Batches whose gradients are accumulated for one step of the optimiser; without `--lr` the learning rate is
-    /// scaled with it
+    /// Batches whose gradients are accumulated for one step of the optimiser; without `--lr` the learning rate of SGD
+    /// and LARS is scaled with it
     #[arg(long)]
     accumulate: Option<usize>,
     /// Seed of weights, order, views and masks

@@ -1,7 +1,7 @@
 //! What is known of pictures: masks in files, or boxes in COCO's annotations.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use occlude_dataset::Dataset;
@@ -153,7 +153,10 @@ fn below(data: &Dataset, i: usize) -> PathBuf {
 
 fn mask_of(picture: &Path, folder: &Path) -> Option<PathBuf> {
     let name = picture.file_name().map(Path::new)?;
-    let places = [picture, name].map(|place| folder.join(place));
+    // a picture of a list may lie outside of the list's folder: its path would lead out of that of the masks, to itself
+    let inside = picture.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let places = inside.then_some(picture).into_iter().chain([name]).map(|place| folder.join(place));
+    let places: Vec<PathBuf> = places.collect();
     let endings = places.iter().flat_map(|place| ["png", "PNG"].map(|ending| place.with_extension(ending)));
     endings.into_iter().find(|path| path.is_file())
 }

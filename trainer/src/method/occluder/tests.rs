@@ -132,6 +132,25 @@ fn masks_follow_their_course() {
     assert!(negative != view.input);
 }
 
+/// A filter is of pixels, however many of them a view has; what evaluation does, it does to the large ones.
+#[test]
+fn views_of_every_size_are_filtered() {
+    let _alone = crate::rng::alone();
+    let mut config = config(Recipe::SaliencySimclr);
+    let mut small = config.views[0].clone();
+    (small.count, small.size) = (2, Some(32));
+    config.views.push(small);
+    config.masking.as_mut().expect("masked").strategy = Strategy::Hp;
+    let occluder = Occluder::new(&config, Device::Cpu).expect("an occluder");
+    let contract = config.preprocess().high_pass.expect("filtered");
+    for side in [SIZE, 32] {
+        let view = plain().narrow(2, 0, side).narrow(3, 0, side);
+        let expected = HighPassFilter::new(side as usize, &contract, Device::Cpu).apply(&view);
+        assert_eq!(occluder.view(&view, at(0.0)).input, expected, "{side}");
+        assert_ne!(expected, view);
+    }
+}
+
 /// What rises along the course is the ratio of spread masks and the share of pictures of background-biased ones.
 #[test]
 fn a_course_scales_what_the_choice_counts_by() {
@@ -140,8 +159,8 @@ fn a_course_scales_what_the_choice_counts_by() {
         let occluder = occluder(|m| (m.choice, m.share, m.ratio) = (choice, 0.5, [0.2, 0.4]));
         occluder.parts.expect("masked").extent(Purpose::Positive, factor)
     };
-    assert_eq!(extent(Choice::Spread, 0.5), Extent { ratio: [0.1, 0.2], views: 0.5 });
-    assert_eq!(extent(Choice::Background, 0.5), Extent { ratio: [0.2, 0.4], views: 0.25 });
+    assert_eq!(extent(Choice::Spread, 0.5), Extent { ratio: [0.1, 0.2], views: 0.5, focal: 0.5 });
+    assert_eq!(extent(Choice::Background, 0.5), Extent { ratio: [0.2, 0.4], views: 0.25, focal: 1.0 });
     assert_eq!(extent(Choice::Background, 1.0).views, 0.5);
 }
 

@@ -44,6 +44,33 @@ fn masks_are_found_by_path_and_by_name() {
     );
 }
 
+/// A list may name pictures outside of its folder: from the folder of the masks, such a path leads to the picture itself.
+#[test]
+fn no_picture_is_its_own_mask() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (lists, photos) = (dir.path().join("lists"), dir.path().join("photos"));
+    for folder in [&lists, &photos] {
+        std::fs::create_dir_all(folder).expect("made");
+    }
+    image::RgbImage::new(8, 6).save(photos.join("x.png")).expect("written");
+    let listed =
+        [("near", "../photos/x.png".to_owned()), ("far", photos.join("x.png").display().to_string())];
+    for (name, line) in listed {
+        let list = lists.join(name).with_extension("txt");
+        std::fs::write(&list, format!("{line}\n")).expect("written");
+        let data = Dataset::open(&list, &Options::default()).expect("listed");
+        let masks = dir.path().join("masks");
+        std::fs::create_dir_all(&masks).expect("made");
+        let _ = std::fs::remove_file(masks.join("x.png"));
+        assert!(refused(Truths::masks(&data, &[0], &masks)).contains("1 of 1 pictures"), "{name}");
+        mask(dir.path(), "x.png");
+        let Truths::Masks(found) = Truths::masks(&data, &[0], &masks).expect("found") else {
+            panic!("masks")
+        };
+        assert_eq!(found[&0], masks.join("x.png"), "{name}");
+    }
+}
+
 #[test]
 fn a_mask_is_cut_to_what_is_judged() {
     let dir = tempfile::tempdir().expect("a folder");
