@@ -54,10 +54,24 @@ export async function ask(path, options = {}) {
   throw new Failure(message, hint, request_id, answer.status);
 }
 
+/* What `ask` promises, read: a body that breaks off or makes no sense is a failure as well. */
+async function body(asked, kind) {
+  const answer = await asked;
+  try {
+    return await answer[kind]();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure("The server's answer cannot be read", "did the connection break off?");
+  }
+}
+
+export const readJson = (asked) => body(asked, "json");
+export const readBlob = (asked) => body(asked, "blob");
+
 /* Sends JSON and reads JSON. */
-export async function json(path, body, signal) {
+export function json(path, sent, signal) {
   const headers = { "content-type": "application/json", accept: "application/json" };
-  return (await ask(path, { method: "POST", headers, body: JSON.stringify(body), signal })).json();
+  return readJson(ask(path, { method: "POST", headers, body: JSON.stringify(sent), signal }));
 }
 
 /* The path of a collection's route. */
@@ -71,7 +85,7 @@ export async function thumbnail(path, img) {
     return;
   }
   try {
-    img.src = URL.createObjectURL(await (await ask(path)).blob());
+    img.src = URL.createObjectURL(await readBlob(ask(path)));
     img.onload = () => URL.revokeObjectURL(img.src);
   } catch { /* The name and the number are there without it. */ }
 }

@@ -1,15 +1,16 @@
 /* The pictures of a collection or of the gallery, page by page as somebody scrolls. */
 
 import { $, arrows, number, tell } from "./dom.js";
-import { ask, fail, json, of } from "./api.js";
+import { ask, calm, fail, json, of, readJson } from "./api.js";
 import { asFilter } from "./filters.js";
 import { galleryCard, pointCard } from "./results.js";
 import { collection, place, state } from "./state.js";
 
 const PAGE = 48;
 
-/* What is listed: place and filter, and where its next page begins; null at the end. */
-let listed = null, next = null, loading = false, turn = 0;
+/* What is listed: place and filter, and where its next page begins; null at the end. A page that failed is not asked for
+   again until somebody does. */
+let listed = null, next = null, loading = false, failed = false, turn = 0;
 
 /* Lists what is chosen, from the start unless it is listed already. */
 export async function browse() {
@@ -17,7 +18,7 @@ export async function browse() {
   if (wanted === listed) return;
   listed = wanted;
   turn++;
-  loading = false;
+  loading = failed = false;
   next = "";
   $("shelf").replaceChildren();
   $("shelf-note").hidden = false;
@@ -60,8 +61,9 @@ async function more() {
   } catch (error) {
     if (mine !== turn) return;
     listed = null;
-    next = null;
+    failed = true;
     $("shelf-note").textContent = "The server did not list it.";
+    $("shelf-more").hidden = false;
     fail(error);
   } finally {
     if (mine === turn) loading = false;
@@ -78,17 +80,19 @@ async function points(mine) {
 }
 
 async function pictures(mine) {
-  const page = await (await ask("/v1/gallery?from=" + (next || 0) + "&limit=" + PAGE)).json();
+  const page = await readJson(ask("/v1/gallery?from=" + (next || 0) + "&limit=" + PAGE));
   if (mine === turn) next = page.next;
   return page.pictures.map(galleryCard);
 }
 
-const near = () => !$("view-browse").hidden && $("shelf-more").getBoundingClientRect().top < innerHeight + 600;
+const near = () => !failed && !$("view-browse").hidden && $("shelf-more").getBoundingClientRect().top < innerHeight + 600;
 
 export function start() {
   arrows($("shelf"));
   $("shelf-more").addEventListener("click", async () => {
     const had = $("shelf").children.length;
+    failed = false;
+    calm();
     await more();
     $("shelf").children[had]?.querySelector(".open").focus();
   });

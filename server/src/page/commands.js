@@ -50,9 +50,12 @@ function python(r) {
     + (reads ? "print(json.load(answer))" : "open(" + s(r.save) + ', "wb").write(answer.read())');
 }
 
+/* The request that is chosen. */
+export const request = () => state.requests[Number($("made").value)];
+
 /* Shows the request that is chosen. */
 export function commands() {
-  const r = state.requests[Number($("made").value)];
+  const r = request();
   if (!r) return;
   $("curl").textContent = curl(r);
   $("python").textContent = python(r);

@@ -1,7 +1,7 @@
 /* The picture on show as each model sees it, side by side. */
 
 import { $, el, tell, terms } from "./dom.js";
-import { ask, fail, json, of } from "./api.js";
+import { ask, fail, json, of, readJson } from "./api.js";
 import { look, looks } from "./controls.js";
 import { draw, fit } from "./draw.js";
 import { foreground, read, refined } from "./saliency.js";
@@ -21,7 +21,12 @@ export async function compare() {
   const usable = shown && shown.bitmap && !shown.point;
   $("models-note").hidden = Boolean(usable);
   $("models-note").textContent = "Choose a picture under Search first: it is then shown here as each model sees it.";
-  if (!usable) return $("columns").replaceChildren();
+  if (!usable) {
+    done = null;
+    turn++;
+    $("agree").textContent = "";
+    return $("columns").replaceChildren();
+  }
   const wanted = JSON.stringify([shown.name, shown.blob.size, state.pictures.indexOf(shown), models.map((m) => m.identity), looks(), look()]);
   if (wanted === done) return;
   done = wanted;
@@ -30,7 +35,11 @@ export async function compare() {
   $("agree").textContent = "";
   const small = await shrink(shown);
   const asked = models.map((model, i) => fill(columns[i], model, shown, small).catch((error) => {
-    if (mine === turn) columns[i].note.textContent = error.message;
+    if (mine === turn) {
+      /* Whoever comes back asks again. */
+      done = null;
+      columns[i].note.textContent = error.message;
+    }
     if (error.status === 401) fail(error);
     return null;
   }));
@@ -53,7 +62,7 @@ async function fill({ canvas, list, note, near }, model, picture, small) {
   const headers = { ...headersOf(picture, "application/json"), ...(body.type.startsWith("image/") && { "content-type": body.type }) };
   const path = (model.maps ? "/v1/analyze?" : "/v1/embed?") + (model.maps ? query : new URLSearchParams({ model: model.name }));
   const start = performance.now();
-  const answer = (await (await ask(path, { method: "POST", headers, body })).json()).results[0];
+  const answer = (await readJson(ask(path, { method: "POST", headers, body }))).results[0];
   const rows = [["Encoder", model.encoder], ["Numbers", String(answer.embedding.length)], ["Time", Math.round(performance.now() - start) + " ms"]];
   let mask = null;
   if (answer.saliency) {

@@ -42,9 +42,13 @@ export function download(blob, name) {
   tell(name + " is saved");
 }
 
+/* Whether a pressed key is a shortcut of the browser: Alt and an arrow, Ctrl and a sign. */
+export const shortcut = (e) => e.ctrlKey || e.metaKey || e.altKey;
+
 /* Arrow keys, Home and End move between the cards of a grid. */
 export function arrows(grid) {
   grid.addEventListener("keydown", (e) => {
+    if (shortcut(e)) return;
     const cards = [...grid.querySelectorAll(".open")], at = cards.indexOf(document.activeElement);
     if (at < 0) return;
     const top = (c) => c.getBoundingClientRect().top, first = top(cards[0]);

@@ -76,7 +76,6 @@ export function start() {
     const on = !editing();
     $("edit").setAttribute("aria-pressed", String(on));
     $("brush").hidden = !on;
-    $("canvas").classList.toggle("armed", on);
     if (!on) return canvasOf.draw();
     $("undo").disabled = !strokes().length;
     document.querySelector("[name=view][value=mask]").click();

@@ -1,7 +1,7 @@
 /* The set of examples: pictures to be like, and pictures to be unlike. */
 
 import { $, el, tell } from "./dom.js";
-import { ask, Failure, json, of, thumbnail } from "./api.js";
+import { ask, Failure, json, of, readJson, thumbnail } from "./api.js";
 import { headersOf } from "./send.js";
 import { state } from "./state.js";
 
@@ -64,11 +64,13 @@ function shownAs(thumb) {
 
 /* One vector for all examples: the mean of those to be like, less a part of the mean of the others. */
 export async function mixture({ name, identity, dim }) {
-  if (!state.examples.some((e) => e.sign > 0)) throw new Failure("There is nothing to be like", "add a picture with + first");
-  const vectors = await Promise.all(state.examples.map((e) => vectorOf(e, name, identity)));
+  /* Those of now: the list may change while the server is asked. */
+  const { examples } = state;
+  if (!examples.some((e) => e.sign > 0)) throw new Failure("There is nothing to be like", "add a picture with + first");
+  const vectors = await Promise.all(examples.map((e) => vectorOf(e, name, identity)));
   const sum = new Float64Array(dim);
   for (const sign of [1, -1]) {
-    const side = vectors.filter((_, i) => state.examples[i].sign === sign);
+    const side = vectors.filter((_, i) => examples[i].sign === sign);
     for (const v of side) {
       const length = Math.hypot(...v) || 1, weight = (sign > 0 ? 1 : -AGAINST) / side.length;
       v.forEach((x, i) => { sum[i] += weight * x / length; });
@@ -88,6 +90,6 @@ async function vectorOf(example, name, identity) {
   if (!model) throw new Failure("The model of " + name + " is not served", "take the examples away that are pictures");
   example.blob = example.blob || await example.fetch();
   const headers = headersOf(example, "application/json");
-  const answer = await ask("/v1/embed?" + new URLSearchParams({ model: model.name }), { method: "POST", headers, body: example.blob });
-  return (await answer.json()).results[0].embedding;
+  const asked = ask("/v1/embed?" + new URLSearchParams({ model: model.name }), { method: "POST", headers, body: example.blob });
+  return (await readJson(asked)).results[0].embedding;
 }

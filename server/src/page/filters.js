@@ -38,10 +38,9 @@ export async function refresh(keep) {
   if (!keep) state.filters = [];
   chips();
   if (!shown) return;
-  try {
-    facets = (await sample()).facets;
-  } catch { facets = new Map(); }
+  const found = await sample().catch(() => ({ facets: new Map() }));
   if (!collection() || collection().name !== shown.name) return;
+  facets = found.facets;
   $("filters").hidden = !facets.size;
   options($("filter-key"), [...facets.keys()].sort((a, b) => worth(a) - worth(b) || a.localeCompare(b)).map((k) => [k, k]));
   operators();
@@ -61,6 +60,8 @@ function operators() {
   $("filter-values").replaceChildren(...list.map((v) => el("option", { value: String(v) })));
   $("filter-value").inputMode = numeric ? "decimal" : "text";
   $("filter-value").hidden = VALUELESS.includes($("filter-op").value);
+  /* A field that is hidden and not valid keeps the form from being sent without a word. */
+  $("filter-value").setCustomValidity("");
 }
 
 /* What was written, as the kind of value that the key has. */

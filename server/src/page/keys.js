@@ -1,6 +1,6 @@
 /* Keys for everything that is done often. */
 
-import { $ } from "./dom.js";
+import { $, shortcut } from "./dom.js";
 import { addShown } from "./examples.js";
 import { beside } from "./pictures.js";
 import { mark } from "./region.js";
@@ -14,7 +14,7 @@ export function start(show, go) {
   $("help-open").addEventListener("click", () => dialog.showModal());
   addEventListener("keydown", (e) => {
     const writing = e.target.closest("input:not([type=radio], [type=checkbox], [type=range]), select, textarea, dialog[open]");
-    if (e.ctrlKey || e.metaKey || e.altKey || writing || e.defaultPrevented) return;
+    if (shortcut(e) || writing || e.defaultPrevented) return;
     if (press(e.key, show, go)) e.preventDefault();
   });
 }

@@ -1,7 +1,7 @@
 /* What the model says about the picture on show. */
 
 import { $, tell, terms } from "./dom.js";
-import { calm, fail, Failure } from "./api.js";
+import { calm, fail, Failure, readJson } from "./api.js";
 import { remember } from "./commands.js";
 import { label, look as looking, looks, route, threshold } from "./controls.js";
 import { draw as paint, fit } from "./draw.js";
@@ -12,7 +12,7 @@ import { chips } from "./region.js";
 import { read, refined } from "./saliency.js";
 import { clear, search } from "./search.js";
 import { headersOf, send } from "./send.js";
-import { chosen, fits, place, state } from "./state.js";
+import { answerOf, chosen, fits, place, state } from "./state.js";
 
 /* Below it the map and the mirror image's hardly agree. */
 const TRUST = 0.5;
@@ -76,7 +76,8 @@ export async function show(picture) {
   if (editing() && picture.point) $("edit").click();
   $("undo").disabled = !isEdited(picture);
   $("inspect").hidden = !picture.point || !picture.bitmap;
-  forget();
+  blank();
+  clear("They appear here once the server has looked at the picture.");
   strip(show);
   await look();
 }
@@ -89,16 +90,19 @@ export async function look() {
   stop = new AbortController();
   calm();
   $("busy").hidden = false;
-  const ask = { picture, signal: stop.signal, still: () => mine === turn };
+  const { signal } = stop;
+  let still = () => mine === turn;
   try {
     if (picture.point) pointFacts(picture);
-    else await analyze(ask);
-    if (mine === turn && state.query === "picture") await search(ask);
+    else await analyze({ picture, signal, still });
+    /* Examples may be searched by in the meantime. */
+    still = () => mine === turn && state.query === "picture";
+    if (still()) await search({ picture, signal, still });
   } catch (error) {
-    if (mine !== turn || error.name === "AbortError") return;
+    if (!still() || error.name === "AbortError") return;
     if (!(error instanceof Failure)) throw error;
-    if (!picture.answer) forget();
-    clear("The server has no answer about this picture.");
+    if (!answerOf(picture)) blank();
+    if (state.query === "picture") clear("The server has no answer about this picture.");
     fail(error);
   } finally {
     if (mine === turn) $("busy").hidden = true;
@@ -107,32 +111,34 @@ export async function look() {
 
 /* Asks for the map, and for neighbours where the gallery is searched by the whole picture. */
 async function analyze({ picture, signal, still }) {
-  if (chosen() && !chosen().maps) return;
+  if (chosen() && !chosen().maps) return blank();
   const gallery = state.server.gallery && place() === "" && fits() && !picture.box && picture.number === null;
   const path = route("/v1/analyze", { k: gallery ? state.limit : null, threshold: threshold(), ...looks() });
   const small = await shrink(picture);
   if (!still()) return;
   const request = { picture, path, small, headers: headersOf(picture, "application/json") };
-  if (picture.path !== path) {
-    const answer = await (await send(request, signal)).json();
+  if (picture.path !== path || !answerOf(picture)) {
+    const answer = await readJson(send(request, signal));
     Object.assign(picture, { path, answer: answer.results[0], identity: answer.model.identity });
   } else {
     remember(request);
   }
-  if (still()) await take(picture.answer, path.includes("refine="));
+  if (still()) await take(picture.answer, path.includes("refine="), still);
 }
 
-export function forget() {
+/* Takes away what was said of the picture. */
+function blank() {
   state.map = null;
   $("facts").hidden = true;
-  clear("They appear here once the server has looked at the picture.");
+  $("canvas").setAttribute("aria-label", state.shown.name);
   chips([]);
   draw();
 }
 
 /* Shows an answer; `fine` where its mask was refined. */
-export async function take(answer, fine) {
+export async function take(answer, fine, still = () => true) {
   const pixels = fine ? await refined(answer.saliency, answer) : null;
+  if (!still()) return;
   state.map = read(answer.saliency.grid, pixels);
   facts(answer);
   draw();

@@ -125,11 +125,7 @@ function looking() {
   for (const radio of document.querySelectorAll("[name=view]")) radio.addEventListener("change", draw);
   for (const button of document.querySelectorAll("[data-save]")) button.addEventListener("click", () => save(button.dataset.save));
   const armed = () => $("arm").getAttribute("aria-pressed") === "true";
-  const arm = (on) => {
-    $("arm").setAttribute("aria-pressed", String(on));
-    $("canvas").classList.toggle("armed", on);
-  };
-  $("arm").addEventListener("click", () => arm(!armed()));
+  $("arm").addEventListener("click", () => $("arm").setAttribute("aria-pressed", String(!armed())));
   drawable($("canvas"), armed);
   Object.assign(marks, { draw, search: byPicture });
   canvasOf.draw = draw;

@@ -44,15 +44,20 @@ export function map(again = false) {
 function make(chosen, wanted) {
   drawn = { of: wanted, name: chosen.name, count: chosen.count, ids: [], index: null, layouts: {} };
   plot = plot || new Plot($("plot"), { pick, open, selected });
-  plot.groups = plot.lit = null;
-  plot.show(new Float32Array(0));
-  $("legend").replaceChildren();
+  empty();
   colourings();
   worker = new Worker(policy.createScriptURL("page/project.js"));
   worker.onmessage = ({ data }) => heard(data, chosen);
   worker.onerror = (e) => heard({ type: "failed", message: e.message || "The map's worker stopped" }, chosen);
   worker.postMessage({ url: below(of(chosen.name, "/points/scroll")), key: key(), dim: chosen.dim, count: chosen.count });
   progress("Reading vectors", 0);
+}
+
+/* Takes the points away, and what told them apart. */
+function empty() {
+  plot.groups = plot.lit = null;
+  plot.show(new Float32Array(0));
+  $("legend").replaceChildren();
 }
 
 function progress(words, share) {
@@ -90,6 +95,7 @@ function heard(data, chosen) {
     progress(null);
     worker.terminate();
     drawn = null;
+    empty();
     fail(new Failure(data.message, data.hint, data.id, data.status));
   }
 }
@@ -217,8 +223,8 @@ let wait = 0;
 /* Shows what is under the pointer. */
 function pick(index, x = 0, y = 0) {
   clearTimeout(wait);
-  $("tip").hidden = index < 0;
-  if (index < 0) return;
+  $("tip").hidden = index < 0 || !drawn;
+  if (index < 0 || !drawn) return;
   const id = drawn.ids[index], tip = $("tip"), right = x > $("plot").clientWidth / 2, low = y > $("plot").clientHeight / 2;
   tip.style.left = right ? "auto" : x + 16 + "px";
   tip.style.right = right ? $("plot").clientWidth - x + 16 + "px" : "auto";
@@ -228,7 +234,7 @@ function pick(index, x = 0, y = 0) {
   $("tip-picture").hidden = true;
   wait = setTimeout(async () => {
     const found = await payload(id).catch(() => ({})), source = pictureOf(found);
-    if (!plot || drawn.ids[plot.hot] !== id) return;
+    if (!drawn || drawn.ids[plot.hot] !== id) return;
     $("tip-name").textContent = title(id, found) === id ? id : title(id, found) + " · " + id;
     $("tip-picture").hidden = !source;
     if (source) $("tip-picture").src = source;
@@ -237,6 +243,7 @@ function pick(index, x = 0, y = 0) {
 }
 
 async function open(index) {
+  if (!drawn) return;
   const id = drawn.ids[index], name = drawn.name;
   try {
     const found = await payload(id), source = pictureOf(found);
@@ -247,6 +254,7 @@ async function open(index) {
 /* Lists what was selected below the map. */
 async function selected(indices) {
   const mine = drawn;
+  if (!mine) return;
   $("map-chosen").textContent = number(indices.length) + (indices.length === 1 ? " point" : " points") + " selected"
     + (indices.length > CARDS ? "; these are " + CARDS + " of them" : "");
   tell($("map-chosen").textContent);

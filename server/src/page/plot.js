@@ -1,5 +1,7 @@
 /* Points on a canvas, up to some hundred thousand: drawn pixel by pixel, moved, enlarged and picked. */
 
+import { shortcut } from "./dom.js";
+
 const BACK = 0;
 
 /* Colours of the groups, told apart in both schemes; the last is for everything else. */
@@ -24,7 +26,7 @@ export class Plot {
   /* Shows other points, all of them in view. */
   show(xy) {
     this.xy = xy;
-    this.hot = -1;
+    this.heat(-1);
     this.home();
   }
 
@@ -213,6 +215,7 @@ export class Plot {
   }
 
   press(e) {
+    if (shortcut(e)) return;
     const step = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] }[e.key];
     const [x, y] = [this.canvas.clientWidth / 2, this.canvas.clientHeight / 2], middle = () => this.nearest(x, y, 60);
     if (step) this.move(...step);

@@ -1,7 +1,7 @@
 /* What was found, as cards: thumbnails, names, scores, and what can be done with each. */
 
 import { $, el, span } from "./dom.js";
-import { ask, fail, thumbnail } from "./api.js";
+import { ask, fail, readBlob, thumbnail } from "./api.js";
 import { addExample } from "./examples.js";
 import { blobOf, brief, pictureOf, title } from "./payload.js";
 import { sample } from "./sample.js";
@@ -51,7 +51,7 @@ export function pointCard(collection, { id, payload, score: cosine }) {
 /* A card of a picture of the gallery. */
 export function galleryCard({ id, path, class: named, cosine, thumbnail: address }) {
   const where = path || "No. " + (id + 1);
-  const fetch = async () => (await ask(address)).blob();
+  const fetch = () => readBlob(ask(address));
   const open = async () => {
     try {
       const blob = await fetch();

@@ -1,6 +1,6 @@
 /* A few pictures of a place, chosen by chance: what its payloads hold, and how alike any two of its pictures are. */
 
-import { ask, json, of } from "./api.js";
+import { ask, json, of, readBlob, readJson } from "./api.js";
 import { values } from "./payload.js";
 import { place, state } from "./state.js";
 
@@ -49,8 +49,8 @@ export function someOfGallery(count) {
 /* The gallery's vectors are not to be had: its thumbnails are embedded. */
 async function ofGallery() {
   const form = new FormData();
-  for (const id of someOfGallery(GALLERY)) form.append("file", await (await ask("/v1/gallery/" + id + "/thumbnail")).blob(), id + ".jpg");
-  const { results } = await (await ask("/v1/embed", { method: "POST", body: form })).json();
+  for (const id of someOfGallery(GALLERY)) form.append("file", await readBlob(ask("/v1/gallery/" + id + "/thumbnail")), id + ".jpg");
+  const { results } = await readJson(ask("/v1/embed", { method: "POST", body: form }));
   return { points: [], typical: alike(results.map((r) => r.embedding)), facets: new Map() };
 }
 

@@ -1,10 +1,11 @@
 /* Files to keep: the mask, the drawing, the embedding, and masks as COCO's annotations. */
 
 import { $, download } from "./dom.js";
-import { ask, calm, fail } from "./api.js";
+import { ask, calm, fail, readBlob, readJson } from "./api.js";
+import { request } from "./commands.js";
 import { looks, route, threshold } from "./controls.js";
 import { corrected, isEdited, pixels, png } from "./edit.js";
-import { cut, stem } from "./pictures.js";
+import { stem } from "./pictures.js";
 import { headersOf, send } from "./send.js";
 import { state } from "./state.js";
 
@@ -15,7 +16,8 @@ export async function save(what) {
   try {
     if (what === "coco") return await saveCoco();
     if (what === "part") {
-      const { blob, name } = await cut(picture);
+      /* Of the request that is shown: the box on the picture may be another by now. */
+      const { blob, name } = request().picture;
       return download(blob, name);
     }
     const [path, accept, end] = {
@@ -29,8 +31,7 @@ export async function save(what) {
       download(await png(cells, width, height), name);
       return;
     }
-    const answer = await send({ picture, path, headers: headersOf(picture, accept), save: name });
-    download(await answer.blob(), name);
+    download(await readBlob(send({ picture, path, headers: headersOf(picture, accept), save: name })), name);
   } catch (error) { fail(error); }
 }
 
@@ -38,7 +39,7 @@ export async function save(what) {
 async function mask(picture) {
   const path = route("/v1/saliency", { view: "mask", threshold: threshold(), ...looks() });
   const body = { method: "POST", body: picture.blob, headers: headersOf(picture, "image/png") };
-  const bitmap = await createImageBitmap(await (await ask(path, body)).blob());
+  const bitmap = await createImageBitmap(await readBlob(ask(path, body)));
   const { width, height } = bitmap, cells = pixels(corrected(bitmap, picture));
   bitmap.close();
   return { cells, width, height };
@@ -50,7 +51,7 @@ async function saveCoco() {
   const answers = [];
   for (const picture of pictures) {
     const body = { method: "POST", body: picture.blob, headers: headersOf(picture, "application/json") };
-    const answer = (await (await ask(path, body)).json()).results[0];
+    const answer = (await readJson(ask(path, body))).results[0];
     answers.push(isEdited(picture) ? { ...answer, edited: await mask(picture) } : answer);
   }
   const name = pictures.length > 1 ? "masks.coco.json" : stem(pictures[0].name) + ".coco.json";

@@ -1,14 +1,14 @@
 /* Searching the gallery or a collection: by a picture, a part of it, a point, or examples. */
 
 import { $, tell } from "./dom.js";
-import { fail, json, of } from "./api.js";
+import { calm, fail, json, of, readJson } from "./api.js";
 import { route } from "./controls.js";
 import { mixture } from "./examples.js";
 import { asFilter } from "./filters.js";
 import { cut } from "./pictures.js";
 import { found, galleryCard, pointCard } from "./results.js";
 import { getJson, headersOf, send, sendJson, sendWrapped } from "./send.js";
-import { chosen, collection, fits, place, state } from "./state.js";
+import { answerOf, chosen, collection, fits, place, state } from "./state.js";
 
 const NO_GALLERY = "This server has no pictures to compare with.", MOST = 1000;
 
@@ -37,11 +37,11 @@ async function searchGallery({ picture, signal, still }) {
     return;
   }
   if (!fits()) return clear("The gallery is that of " + state.server.models[0].name + ".");
-  let list = picture.box ? null : picture.answer && picture.answer.neighbours;
+  let list = picture.box ? null : answerOf(picture)?.neighbours;
   if (!list) {
     if (!picture.blob) return clear("This point has no picture to search the gallery by.");
     const sent = await part(picture), path = route("/v1/search", { k: state.limit });
-    list = (await (await send({ ...sent, path, headers: headersOf(sent.picture, "application/json") }, signal)).json()).results[0].neighbours;
+    list = (await readJson(send({ ...sent, path, headers: headersOf(sent.picture, "application/json") }, signal))).results[0].neighbours;
     if (!still()) return;
     tell(list.length + " nearest pictures");
   }
@@ -72,11 +72,16 @@ async function hitsOf(name, picture, signal) {
   const sent = await part(picture);
   if (filter) return (await sendWrapped({ ...sent, path, wrap: { limit: state.limit, filter } }, signal)).hits;
   const asked = { ...sent, path: route(path, { limit: state.limit }), headers: headersOf(sent.picture, "application/json") };
-  return (await (await send(asked, signal)).json()).hits;
+  return (await readJson(send(asked, signal))).hits;
 }
+
+/* Counts the searches by examples, so that a slow one never replaces a newer one. */
+let turn = 0;
 
 /* Searches by the examples: like some, unlike others. */
 export async function searchExamples() {
+  const mine = ++turn;
+  calm();
   if (!collection()) {
     clear("Examples search a collection; choose one above.");
     return;
@@ -84,17 +89,18 @@ export async function searchExamples() {
   state.query = "examples";
   $("busy").hidden = true;
   const { name, identity } = collection(), filter = asFilter();
+  const still = () => mine === turn && state.query === "examples" && place() === name;
   try {
     const vector = await mixture(collection());
     if (!vector) return;
     const body = { vector, identity, limit: Math.min(state.limit + state.examples.length, MOST), ...(filter && { filter }) };
     const { hits } = await json(of(name, "/search"), body);
-    if (state.query !== "examples" || place() !== name) return;
+    if (!still()) return;
     const given = new Set(state.examples.filter((e) => e.point && e.point.collection === name).map((e) => e.point.id));
     const others = hits.filter((h) => !given.has(h.id)).slice(0, state.limit);
     shown(others.map((h) => pointCard(name, h)), others.map((h) => h.score), null);
     tell(others.length + " nearest to the examples in " + name);
-  } catch (error) { fail(error); }
+  } catch (error) { if (still()) fail(error); }
 }
 
 function shown(rows, cosines, picture) {

@@ -1,6 +1,6 @@
 /* Sending a picture, or its smaller copy. */
 
-import { ask, json } from "./api.js";
+import { ask, json, readJson } from "./api.js";
 import { remember } from "./commands.js";
 
 export const headersOf = (picture, accept) => ({
@@ -23,9 +23,9 @@ export async function sendJson(path, body, name, signal) {
 }
 
 /* Asks for JSON, and keeps the request for the commands. */
-export async function getJson(path, name, signal) {
+export function getJson(path, name, signal) {
   remember({ path, get: true, name });
-  return (await ask(path, { signal })).json();
+  return readJson(ask(path, { signal }));
 }
 
 /* Sends a picture within JSON, for what a bare file cannot say. */

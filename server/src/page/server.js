@@ -1,7 +1,7 @@
 /* What the server can do, asked again and again: models, gallery, collections. */
 
 import { $, el, number, options } from "./dom.js";
-import { ask, below, fail } from "./api.js";
+import { ask, below, fail, readJson } from "./api.js";
 import { follow } from "./controls.js";
 import { chosen, place, state } from "./state.js";
 
@@ -52,7 +52,7 @@ export function describeServer(now) {
 export async function findCollections() {
   const names = () => state.collections.map((c) => c.name + c.created).join("\n"), before = names();
   try {
-    state.collections = (await (await ask("/v1/collections")).json()).collections || [];
+    state.collections = (await readJson(ask("/v1/collections"))).collections || [];
   } catch (error) {
     if (error.status === 401) fail(error);
     else if (error.status !== 404) return;

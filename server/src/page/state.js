@@ -1,8 +1,8 @@
 /* What the page knows. Every part of it reads and writes this one object. */
 
 export const state = {
-  /* All pictures that were given, and the one on show: {blob, small, name, bitmap, thumb, path, answer, point, number,
-     box}. A picture with a `point` is a point of a collection: {collection, id, payload}; one with a `number` is the
+  /* All pictures that were given, and the one on show: {blob, small, name, bitmap, thumb, path, answer, identity, point,
+     number, box}; `identity` is of the model that gave the answer. A picture with a `point` is a point of a collection: {collection, id, payload}; one with a `number` is the
      thumbnail of that picture of the gallery. `box` is the part of the picture that
      is searched for, [x, y, width, height] in its pixels; null is all of it. */
   pictures: [],
@@ -45,3 +45,6 @@ export function chosen() {
 
 /* The gallery is the first model's; vectors of another are not comparable. */
 export const fits = () => !chosen() || chosen().identity === state.server.models[0].identity;
+
+/* What the model that is chosen said of a picture; another may have been chosen since, or put in its place. */
+export const answerOf = ({ answer, identity }) => (answer && chosen() && identity === chosen().identity ? answer : null);

@@ -83,3 +83,25 @@ fn shows_what_is_asked_of_the_map() {
     assert!(!words.contains("occlude-"), "{words}");
     browser.assert_clean();
 }
+
+#[test]
+fn shows_no_answer_of_another_model() {
+    let plain = format!("plain={}", fixture("adopted.onnx").display());
+    let Some(scene) = Scene::start(&["--model", &plain]) else { return };
+    let browser = &scene.browser;
+    scene.choose(&[PHOTO]);
+    // One whose file was replaced under its name is asked anew.
+    browser.eval(
+        "window.before = shown.answer; server.models[0].identity = 'before'; $('threshold').dispatchEvent(new Event('change')); true",
+    );
+    browser.until("shown.answer !== before");
+    scene.answered();
+
+    // One without maps leaves none on show.
+    browser.eval("$('which').value = 'plain'; $('which').dispatchEvent(new Event('change')); true");
+    browser.until("$('busy').hidden && !map && $('facts').hidden");
+    let words = browser.text("$('near-note').textContent");
+    assert!(words.starts_with("The gallery is that of"), "{words}");
+    assert_eq!(browser.text("$('canvas').ariaLabel"), PHOTO);
+    browser.assert_clean();
+}

@@ -93,6 +93,94 @@ fn an_empty_page_offers_pictures_to_begin_with() {
 }
 
 #[test]
+fn others_are_others_every_time() {
+    let data = tempfile::tempdir().unwrap();
+    let Some(scene) = shop(&[], data.path()) else { return };
+    let browser = &scene.browser;
+    browser.until("$('tries').children.length === 6");
+    const FIRST: &str = "document.querySelector('#tries .open').title";
+    for _ in 0..2 {
+        let before = browser.text(FIRST);
+        browser.eval("$('try-more').click()");
+        browser.until(&format!("{FIRST} !== {}", json!(before)));
+    }
+    browser.assert_clean();
+}
+
+#[test]
+fn a_page_of_the_shelf_that_failed_is_asked_for_again() {
+    let Some(scene) = Scene::start(&[]) else { return };
+    let browser = &scene.browser;
+    browser.eval("window.whole = fetch; window.fetch = async () => new Response('{'); true");
+    browser.eval("location.hash = 'browse'");
+    browser.until("!$('error').hidden && !$('shelf-more').hidden");
+    assert!(browser.text("$('error').innerText").contains("cannot be read"));
+    browser.eval("window.fetch = whole; $('shelf-more').click()");
+    browser.until("$('shelf').children.length === server.gallery.images");
+    assert_eq!(browser.eval("[$('error').hidden, $('shelf-more').hidden]"), json!([true, true]));
+    browser.assert_clean();
+}
+
+#[test]
+fn a_condition_without_a_value_follows_one_that_lacks_it() {
+    let data = tempfile::tempdir().unwrap();
+    let Some(scene) = shop(&[], data.path()) else { return };
+    let browser = &scene.browser;
+    filter(&scene, "kind", "is", "");
+    assert_eq!(browser.eval("[$('filter-value').validity.customError, filters]"), json!([true, []]));
+    filter(&scene, "kind", "has", "");
+    assert_eq!(browser.eval("filters"), json!([{ "key": "kind", "op": "has", "value": null }]));
+    browser.assert_clean();
+}
+
+#[test]
+fn a_slow_search_never_replaces_a_newer_one() {
+    let data = tempfile::tempdir().unwrap();
+    let Some(scene) = shop(&[], data.path()) else { return };
+    let browser = &scene.browser;
+    browser.until("$('tries').children.length === 6");
+    // The first search has its answer when the test says so.
+    let hold = "window.whole = fetch; window.held = null; window.fetch = (path, options) => \
+                (!held && path.includes('/search') ? new Promise((go) => { held = () => go(whole(path, options)); }) : whole(path, options)); true";
+    browser.eval(hold);
+    let late = "held(); await new Promise((done) => setTimeout(done, 300))";
+    browser.eval("document.querySelectorAll('#tries .sign')[0].click(); $('by-examples').click()");
+    browser.until("held");
+    browser.eval("document.querySelectorAll('#tries .sign')[3].click()");
+    let newer = results(&scene, 4);
+    browser.eval(late);
+    assert_eq!(results(&scene, 4), newer);
+
+    // One by a picture does not replace one by examples either.
+    browser.eval("held = null; true");
+    browser.choose("#file", &[scene.path(PHOTO)]);
+    browser.until("held && map");
+    browser.eval("$('by-examples').click()");
+    let newer = results(&scene, 4);
+    browser.eval(late);
+    assert_eq!(results(&scene, 4), newer);
+    browser.assert_clean();
+}
+
+#[test]
+fn the_part_that_is_kept_is_that_of_the_request_on_show() {
+    let Some(scene) = Scene::start(&[]) else { return };
+    let browser = &scene.browser;
+    scene.choose(&[PHOTO]);
+    browser.save_into(scene.dir.path());
+    browser.eval("mark([84, 56, 126, 112])");
+    browser.until("$('busy').hidden && $('near-title').textContent.includes('marked part')");
+    browser.eval("mark(null)");
+    scene.answered();
+    let index = browser.eval("requests.findIndex((r) => r.part)").as_u64().unwrap();
+    choose(&scene, "made", &index.to_string());
+    browser.eval("document.querySelector('[data-save=part]').click()");
+    let part = image::load_from_memory(&wait_for_file(&scene.path("my photo's-box.png"))).unwrap();
+    assert_eq!((part.width(), part.height()), (126, 112));
+    browser.assert_clean();
+}
+
+#[test]
 fn collections_are_searched_by_part_by_point_by_examples_and_with_filters() {
     let data = tempfile::tempdir().unwrap();
     let Some(scene) = shop(&[], data.path()) else { return };
@@ -177,6 +265,10 @@ fn a_map_shows_every_point() {
         assert_eq!(browser.text("$('map-chosen').textContent"), "6 points selected");
     }
     browser.screenshot("map");
+    // A minus makes the map smaller; with Ctrl it is the browser's.
+    let goes_on = "[true, false].map((ctrlKey) => \
+                   $('plot').dispatchEvent(new KeyboardEvent('keydown', { key: '-', ctrlKey, cancelable: true })))";
+    assert_eq!(browser.eval(goes_on), json!([true, false]));
     browser.assert_clean();
 }
 
@@ -208,6 +300,17 @@ fn models_are_compared_side_by_side_and_masks_are_kept_for_coco() {
     let (area, expected) = (first["area"].as_f64().unwrap(), share * seen.as_f64().unwrap());
     assert!((area - expected).abs() <= 0.02 * expected + 1.0, "{area} for {expected}");
     assert_eq!((&first["image_id"], &first["iscrowd"]), (&json!(1), &json!(0)));
+
+    // They are there again after a file that cannot be shown.
+    browser.choose("#file", &[scene.path("notes.txt")]);
+    browser.until("!$('error').hidden && $('busy').hidden");
+    browser.eval("location.hash = 'models'");
+    browser.until("!$('models-note').hidden && !$('columns').children.length && !$('agree').textContent");
+    browser.eval("location.hash = 'search'; document.querySelector('#strip button').click()");
+    browser.until("shown === pictures[0]");
+    scene.answered();
+    browser.eval("location.hash = 'models'");
+    browser.until("$('columns').children.length === 2 && $('agree').textContent.includes('agree to')");
     browser.assert_clean();
 }
 
@@ -258,5 +361,12 @@ fn a_mask_is_corrected_with_a_brush() {
     assert_eq!(runs, columns);
     let area = columns.iter().filter(|inside| **inside).count();
     assert_eq!(kept["annotations"][0]["area"], area);
+
+    // A finger draws as long as one of the two buttons is pressed.
+    let touch = |button: &str| {
+        browser.eval(&format!("$('{button}').click()"));
+        browser.text("getComputedStyle($('canvas')).touchAction")
+    };
+    assert_eq!(["arm", "edit", "arm"].map(touch), ["none", "none", "pan-y pinch-zoom"]);
     browser.assert_clean();
 }
