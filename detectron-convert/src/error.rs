@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use occlude_checkpoint::{Dtype, Format, LoadReport};
 use occlude_encoder::Arch;
+use occlude_preprocess::ContractError;
 
 /// Why a checkpoint could not be converted, imported or verified, or boxes not be made.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,19 @@ pub enum Error {
         mean: [f64; 3],
         /// Its `pixel_std`.
         std: [f64; 3],
+    },
+    /// Pixel statistics that are none.
+    #[error(
+        "`{path}` has a `pixel_mean` of {mean:?} and a `pixel_std` of {std:?}, on the 0..255 scale, from which no preprocessing contract can be made: {reason}; hint: the file is damaged, or was saved with wrong settings",
+        path = path.display()
+    )]
+    Statistics {
+        path: PathBuf,
+        /// Its `pixel_mean`.
+        mean: [f64; 3],
+        /// Its `pixel_std`.
+        std: [f64; 3],
+        reason: ContractError,
     },
     /// A network that Detectron2 cannot build.
     #[error(

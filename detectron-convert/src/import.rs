@@ -8,6 +8,7 @@ use occlude_checkpoint::{
 };
 use occlude_encoder::layout::{Layout, Naming};
 use occlude_encoder::{Arch, Graph, ParamKind};
+use occlude_preprocess::Preprocess;
 
 use crate::error::Error;
 use crate::names::Named;
@@ -105,7 +106,12 @@ fn pixel_statistics(checkpoint: &Checkpoint) -> Result<Option<Statistics>, Error
         return Err(Error::Pixels { path: checkpoint.path().to_owned(), mean, std });
     }
     let unit = |pixels: [f64; 3]| pixels.map(|x| (x / 255.0 * 1e6).round() / 1e6);
-    Ok(Some((unit(mean), unit(std))))
+    let (unit_mean, unit_std) = (unit(mean), unit(std));
+    // What is written has to be what every other tool reads.
+    if let Err(reason) = Preprocess::from_json(&contract(&unit_mean, &unit_std)) {
+        return Err(Error::Statistics { path: checkpoint.path().to_owned(), mean, std, reason });
+    }
+    Ok(Some((unit_mean, unit_std)))
 }
 
 /// Single precision shown as what was meant: 123.675 and not 123.67500305.
@@ -200,7 +206,6 @@ fn warnings(checkpoint: &Checkpoint, has_statistics: bool) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use occlude_preprocess::Preprocess;
 
     #[test]
     fn the_contract_is_the_one_that_others_write() {

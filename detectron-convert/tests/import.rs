@@ -190,6 +190,29 @@ fn bgr_and_undivided_pixels_are_refused() {
 }
 
 #[test]
+fn pixel_statistics_that_no_contract_has_are_refused() {
+    let usual = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]);
+    for (mean, std) in [
+        ([f32::NAN; 3], usual.1),
+        ([300.0, 200.0, 100.0], usual.1),
+        ([-1.0, -2.0, -3.0], usual.1),
+        (usual.0, [300.0; 3]),
+        (usual.0, [57.0, f32::NAN, 57.0]),
+        (usual.0, [f32::INFINITY; 3]),
+    ] {
+        let mut tensors = common::detectron2(Arch::ResNet18, fpn);
+        tensors.push(TensorOut::f32("pixel_mean", [3, 1, 1], &mean));
+        tensors.push(TensorOut::f32("pixel_std", [3, 1, 1], &std));
+        let error = Place::new().refused(&tensors);
+        assert!(matches!(error, Error::Statistics { .. }), "{error}");
+        let said = error.to_string();
+        for part in ["in.pkl", "`pixel_mean`", "`pixel_std`", "hint: "] {
+            assert!(said.contains(part), "no `{part}` in {said}");
+        }
+    }
+}
+
+#[test]
 fn other_projects_names_are_refused_with_a_hint() {
     let error = Place::new().refused(&common::encoder(Arch::ResNet18, "module.encoder_q."));
     assert!(matches!(error, Error::NoEncoder(_)), "{error}");

@@ -45,26 +45,30 @@ pub fn contract_of(
     checkpoint: &Checkpoint,
     overrides: &ContractOverrides,
 ) -> Result<(Preprocess, Option<String>), Error> {
-    let stored = match &overrides.contract {
-        Some(asked) => Some(Preprocess::named_or_read(asked)?),
-        None => match stored(checkpoint)? {
-            Some(stored) => Some(stored),
-            None => Preprocess::beside(checkpoint.path())?,
+    let asked = overrides.contract.as_deref().map(Preprocess::named_or_read).transpose()?;
+    let own = match stored(checkpoint)? {
+        Some(stored) => Some(stored),
+        None => match Preprocess::beside(checkpoint.path()) {
+            // To name a contract is the way out where that file cannot be read.
+            Err(_) if asked.is_some() => None,
+            beside => beside?,
         },
     };
-    let base = stored.clone().unwrap_or_else(|| Preprocess::imagenet(overrides.image_size.unwrap_or(224)));
-    let contract = overrides.apply(&base);
+    let base = asked.as_ref().or(own.as_ref());
+    let usual = || Preprocess::imagenet(overrides.image_size.unwrap_or(224));
+    let contract = overrides.apply(&base.cloned().unwrap_or_else(usual));
     let invalid = |reason: ContractError| Error::Contract { origin: "these flags".to_owned(), reason };
     contract.validate().map_err(invalid)?;
-    let note = match &stored {
+    let note = match &own {
+        None if asked.is_some() => None,
         None => Some(format!(
             "the checkpoint says nothing about preprocessing: assuming {}; hint: see --contract, --image-size, --mean, --std and --high-pass",
             contract.to_json()
         )),
-        Some(stored) if *stored != contract => Some(format!(
+        Some(own) if *own != contract => Some(format!(
             "the contract differs from the one that the encoder was trained with: {} instead of {}",
             contract.to_json(),
-            stored.to_json()
+            own.to_json()
         )),
         Some(_) => None,
     };
@@ -93,6 +97,48 @@ impl ContractOverrides {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use occlude_checkpoint::{TensorOut, save_safetensors};
+
+    /// A checkpoint with a contract in its metadata, or without.
+    fn checkpoint(folder: &std::path::Path, contract: Option<&Preprocess>) -> Checkpoint {
+        let path = folder.join("model.safetensors");
+        let metadata = contract.map(|contract| (meta::PREPROCESS.to_owned(), contract.to_json()));
+        let tensors = [TensorOut::f32("x", [1], &[1.0])];
+        save_safetensors(&path, &tensors, &metadata.into_iter().collect()).expect("written");
+        Checkpoint::open(path).expect("opens")
+    }
+
+    fn asked(contract: &str) -> ContractOverrides {
+        ContractOverrides { contract: Some(contract.to_owned()), ..Default::default() }
+    }
+
+    #[test]
+    fn a_contract_that_is_asked_for_is_held_against_the_checkpoints_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let filter = Some(HighPass { kernel: 11, sigma: 5.0 });
+        let own = Preprocess { high_pass: filter, ..Preprocess::imagenet(224) };
+        let checkpoint = checkpoint(folder.path(), Some(&own));
+        let (contract, note) = contract_of(&checkpoint, &asked("imagenet")).expect("a contract");
+        assert_eq!(contract, Preprocess::imagenet(224));
+        let note = note.expect("the filter is gone");
+        assert!(note.contains(&format!("{} instead of {}", contract.to_json(), own.to_json())), "{note}");
+        let same = ContractOverrides { high_pass: Some(filter), ..asked("imagenet") };
+        assert_eq!(contract_of(&checkpoint, &same).expect("a contract"), (own, None));
+    }
+
+    #[test]
+    fn a_contract_that_is_asked_for_needs_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let checkpoint = checkpoint(folder.path(), None);
+        let smaller = ContractOverrides { image_size: Some(192), ..asked("dino") };
+        let (contract, note) = contract_of(&checkpoint, &smaller).expect("a contract");
+        assert_eq!((contract.crop, contract.interpolation, note), (192, Interpolation::Bicubic, None));
+        let (_, note) = contract_of(&checkpoint, &ContractOverrides::default()).expect("the usual one");
+        assert!(note.is_some_and(|note| note.contains("says nothing about preprocessing")));
+        std::fs::write(folder.path().join("preprocessor_config.json"), "{").expect("written");
+        assert!(contract_of(&checkpoint, &ContractOverrides::default()).is_err());
+        assert_eq!(contract_of(&checkpoint, &smaller).expect("a contract"), (contract, None));
+    }
 
     #[test]
     fn nothing_said_changes_nothing() {

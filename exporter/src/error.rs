@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use occlude_contract::GoldenError;
-use occlude_preprocess::{AllBroken, ContractError, files::ListError};
+use occlude_preprocess::{AllBroken, ContractError, ContractFileError, files::ListError};
 
 use occlude_onnxruntime::LibraryError;
 
@@ -83,7 +83,7 @@ pub enum Error {
     Write { path: PathBuf, reason: io::Error },
     /// A file of a preprocessing contract.
     #[error("{0}; hint: `--contract` takes a file, or one of {names}", names = occlude_preprocess::Preprocess::NAMES.join(", "))]
-    ContractFile(#[from] occlude_preprocess::ContractFileError),
+    ContractFile(ContractFileError),
     /// Options that exclude each other.
     #[error("{reason}")]
     Options {
@@ -146,6 +146,13 @@ pub enum Error {
     Folder(#[from] ListError),
 }
 
+/// By hand, because a derived one would make it the source, too, and its words would be said twice.
+impl From<ContractFileError> for Error {
+    fn from(reason: ContractFileError) -> Self {
+        Self::ContractFile(reason)
+    }
+}
+
 impl Error {
     pub(crate) fn refused(path: &Path, reason: Refusal) -> Self {
         Self::Adopt { path: path.to_owned(), reason: Box::new(reason) }
@@ -164,5 +171,21 @@ fn too_large(limit: f32) -> String {
         format!(", but the largest number of fp16 is {limit}; hint: `--precision fp32`")
     } else {
         ": the weights do not work with this preprocessing; hint: check --mean and --std, and whether this is the right checkpoint".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contract_that_cannot_be_read_is_told_once() {
+        let reason = ContractFileError::Contract {
+            path: "preprocessor_config.json".into(),
+            reason: ContractError::Foreign("`do_pad` is true".to_owned()),
+        };
+        let said = format!("{:#}", anyhow::Error::from(Error::from(reason)));
+        assert_eq!(said.matches("`do_pad` is true").count(), 1, "{said}");
+        assert!(said.contains("hint: `--contract` takes a file, or one of imagenet"), "{said}");
     }
 }

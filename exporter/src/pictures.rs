@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use occlude_contract::InputKind;
 use occlude_preprocess::{Broken, Limits, Preprocess, Rgb, files, load, names};
@@ -36,6 +36,15 @@ impl Pictures {
             all.paths.extend(samples.into_iter().step_by(step).map(|s| s.path));
         }
         Ok(all)
+    }
+
+    /// What outputs must not be: the paths, and what lies in folders among them. Folders are listed only where one of the
+    /// outputs exists and would be replaced, because a file that is not there is nobody's picture.
+    pub(crate) fn at_risk(paths: &[PathBuf], outputs: &[&Path], force: bool) -> Result<Vec<PathBuf>, Error> {
+        match force && outputs.iter().any(|output| output.exists()) {
+            true => Ok(Self::expand(paths, None)?.paths),
+            false => Ok(paths.to_vec()),
+        }
     }
 
     /// Decodes those of a range; the broken ones are noted and left out. The paths of the others come along.

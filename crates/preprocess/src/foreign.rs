@@ -149,8 +149,9 @@ fn timm(cfg: &Value) -> Result<Preprocess, ContractError> {
     let share = cfg.get("crop_pct").and_then(Value::as_f64).filter(|share| *share > 0.0 && *share <= 1.0);
     let resize = (f64::from(crop) / share.unwrap_or(0.875)).floor() as u32;
     let interpolation = match cfg.get("interpolation").and_then(Value::as_str) {
-        Some("bicubic") => Interpolation::Bicubic,
-        None | Some("bilinear") => Interpolation::Bilinear,
+        // What timm's `resolve_data_config` takes where nothing is said.
+        None | Some("bicubic") => Interpolation::Bicubic,
+        Some("bilinear") => Interpolation::Bilinear,
         Some(other) => return Err(foreign(format!("`interpolation` is `{other}`"))),
     };
     let (mean, std) = (triple(cfg, "mean")?, triple(cfg, "std")?);
@@ -219,6 +220,14 @@ mod tests {
         other["pretrained_cfg"]["crop_mode"] = json!("border");
         assert!(read(&other).is_err_and(|e| e.contains("`crop_mode`")));
         other = all;
+        for (said, kernel) in [
+            (json!(null), Interpolation::Bicubic),
+            (json!("bicubic"), Interpolation::Bicubic),
+            (json!("bilinear"), Interpolation::Bilinear),
+        ] {
+            other["pretrained_cfg"]["interpolation"] = said;
+            assert_eq!(read(&other).expect("read").interpolation, kernel);
+        }
         other["pretrained_cfg"]["input_size"] = json!([3, 224, 192]);
         assert!(read(&other).is_err_and(|e| e.contains("not square")));
     }

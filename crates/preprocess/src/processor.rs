@@ -8,19 +8,39 @@ use serde_json::{Map, Value};
 
 use crate::{Center, ContractError, Fit, Interpolation, Preprocess};
 
-/// (class without `ImageProcessor`, what a bare number of `size` means, crops by default, kernel by default), as in
-/// transformers 5.24.
-const CLASSES: [(&str, Fit, bool, Interpolation); 9] = [
-    ("Beit", Fit::Squash, false, Interpolation::Bicubic),
-    ("Bit", Fit::Short, true, Interpolation::Bicubic),
-    ("Blip", Fit::Squash, false, Interpolation::Bicubic),
-    ("CLIP", Fit::Short, true, Interpolation::Bicubic),
-    ("ChineseCLIP", Fit::Short, true, Interpolation::Bicubic),
-    ("DINOv3ViT", Fit::Squash, false, Interpolation::Bilinear),
-    ("DeiT", Fit::Squash, true, Interpolation::Bicubic),
-    ("Siglip", Fit::Squash, false, Interpolation::Bicubic),
-    ("ViT", Fit::Squash, false, Interpolation::Bilinear),
+/// (class without `ImageProcessor`, what a bare number of `size` means, what is cropped, kernel by default)
+type Class = (&'static str, Fit, Crop, Interpolation);
+
+/// What the classes do with what a file leaves out, as in transformers 5.24.
+const CLASSES: [Class; 10] = [
+    ("Beit", Fit::Squash, Crop::Off(Some(224)), Interpolation::Bicubic),
+    ("Bit", Fit::Short, Crop::On(224), Interpolation::Bicubic),
+    ("Blip", Fit::Squash, Crop::Off(None), Interpolation::Bicubic),
+    ("CLIP", Fit::Short, Crop::On(224), Interpolation::Bicubic),
+    ("ChineseCLIP", Fit::Short, Crop::On(224), Interpolation::Bicubic),
+    ("ConvNext", Fit::Short, Crop::Share, Interpolation::Bicubic),
+    ("DINOv3ViT", Fit::Squash, Crop::Off(None), Interpolation::Bilinear),
+    ("DeiT", Fit::Squash, Crop::On(224), Interpolation::Bicubic),
+    ("Siglip", Fit::Squash, Crop::Off(None), Interpolation::Bicubic),
+    ("ViT", Fit::Squash, Crop::Off(None), Interpolation::Bilinear),
 ];
+
+/// What a class cuts from the centre.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crop {
+    /// So many pixels, where the file has no other number.
+    On(u32),
+    /// Nothing where it is not asked to; then so many pixels, where the class has a number.
+    Off(Option<u32>),
+    /// The share [`SHARE`] of the short side, where pictures are not as large as [`SQUASHED`].
+    Share,
+}
+
+/// The key of [`Crop::Share`], and what it is where a file leaves it out.
+const SHARE: (&str, f64) = ("crop_pct", 224.0 / 256.0);
+
+/// Pictures from so many pixels on are squashed by [`Crop::Share`], and nothing of them is cropped.
+const SQUASHED: u32 = 384;
 
 /// Endings of classes' names, from the first versions to today's.
 const ENDINGS: [&str; 3] = ["ImageProcessorFast", "ImageProcessor", "FeatureExtractor"];
@@ -73,8 +93,9 @@ pub(crate) fn triple(value: &Value, key: &str) -> Result<[f32; 3], ContractError
 /// The contract, which rounds as the processor does.
 pub(crate) fn read(config: &Value) -> Result<Preprocess, ContractError> {
     let keys = config.as_object().ok_or_else(|| foreign("the file is no JSON object"))?;
-    all_known(keys)?;
     let class = class(keys)?;
+    let crop = class.map(|(_, _, crop, _)| crop);
+    all_known(keys, crop)?;
     let off = |key: &str| keys.get(key).and_then(Value::as_bool) == Some(false);
     if let Some(key) = ["do_resize", "do_normalize", "do_rescale"].into_iter().find(|key| off(key)) {
         return Err(foreign(format!("`{key}` is off")));
@@ -83,18 +104,10 @@ pub(crate) fn read(config: &Value) -> Result<Preprocess, ContractError> {
         return Err(foreign("`do_flip_channel_order` is on: channels are B G R instead of R G B"));
     }
     rescaled(keys)?;
-    let crops = keys.get("do_center_crop").and_then(Value::as_bool);
-    let crop = match crops.unwrap_or(class.is_none_or(|(_, crops, _)| crops)) {
-        true => keys.get("crop_size").map(|size| square("crop_size", size)).transpose()?,
-        false => None,
-    };
-    let (fit, resize) = sides(keys.get("size"), class.map(|(fit, ..)| fit))?;
-    let crop = match (crop, fit) {
-        (Some(crop), _) => crop,
-        (None, Fit::Squash) => resize,
-        (None, Fit::Short) => {
-            return Err(foreign("there is no centre crop, so pictures would keep any size"));
-        }
+    let (fit, side) = sides(keys.get("size"), class.map(|(_, fit, ..)| fit))?;
+    let (fit, resize, crop) = match crop {
+        Some(Crop::Share) => shared(keys, (fit, side))?,
+        _ => (fit, side, cropped(keys, crop, (fit, side))?),
     };
     let interpolation = match keys.get("resample").filter(|v| !v.is_null()).map(Value::as_u64) {
         None => class.map_or(Interpolation::Bilinear, |(.., kernel)| kernel),
@@ -110,9 +123,10 @@ pub(crate) fn read(config: &Value) -> Result<Preprocess, ContractError> {
 }
 
 /// What is on has to be understood.
-fn all_known(keys: &Map<String, Value>) -> Result<(), ContractError> {
+fn all_known(keys: &Map<String, Value>, crop: Option<Crop>) -> Result<(), ContractError> {
     let off = |value: &Value| value.is_null() || value.as_bool() == Some(false);
-    let known = |key: &str| READ.contains(&key) || HARMLESS.contains(&key);
+    let share = |key: &str| key == SHARE.0 && crop == Some(Crop::Share);
+    let known = |key: &str| READ.contains(&key) || HARMLESS.contains(&key) || share(key);
     match keys.iter().find(|(key, value)| !known(key) && !off(value)) {
         Some((key, value)) => Err(foreign(format!("`{key}` is {value}"))),
         None => Ok(()),
@@ -120,14 +134,64 @@ fn all_known(keys: &Map<String, Value>) -> Result<(), ContractError> {
 }
 
 /// What the class says about what the file leaves out; `None` where it names none.
-fn class(keys: &Map<String, Value>) -> Result<Option<(Fit, bool, Interpolation)>, ContractError> {
+fn class(keys: &Map<String, Value>) -> Result<Option<Class>, ContractError> {
     let named = ["image_processor_type", "feature_extractor_type"].into_iter().find_map(|key| keys.get(key));
     let Some(name) = named.and_then(Value::as_str) else { return Ok(None) };
     let bare = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
     let row = CLASSES.iter().find(|(class, ..)| class.eq_ignore_ascii_case(bare));
     let known = || CLASSES.map(|(class, ..)| class).join(", ");
     let refused = || foreign(format!("its class is `{name}` (known are those of {})", known()));
-    row.map(|&(_, fit, crops, kernel)| Some((fit, crops, kernel))).ok_or_else(refused)
+    row.copied().map(Some).ok_or_else(refused)
+}
+
+/// The side of the centre crop, as the file has it or else its class.
+fn cropped(
+    keys: &Map<String, Value>,
+    class: Option<Crop>,
+    (fit, resize): (Fit, u32),
+) -> Result<u32, ContractError> {
+    let (on, usual) = match class {
+        Some(Crop::On(side)) => (true, Some(side)),
+        Some(Crop::Off(side)) => (false, side),
+        Some(Crop::Share) | None => (true, None),
+    };
+    let asked = keys.get("do_center_crop").and_then(Value::as_bool);
+    let crop = match asked.unwrap_or(on) {
+        true => {
+            let own = keys.get("crop_size").filter(|size| !size.is_null());
+            own.map(|size| square("crop_size", size)).transpose()?.or(usual)
+        }
+        false => None,
+    };
+    match (crop, fit) {
+        (Some(crop), _) => Ok(crop),
+        (None, _) if asked == Some(true) => Err(foreign("`do_center_crop` is on without a `crop_size`")),
+        (None, Fit::Squash) => Ok(resize),
+        (None, Fit::Short) => Err(foreign("there is no centre crop, so pictures would keep any size")),
+    }
+}
+
+/// What [`Crop::Share`] resizes and crops, where `size` is the side of the result.
+fn shared(keys: &Map<String, Value>, (fit, side): (Fit, u32)) -> Result<(Fit, u32, u32), ContractError> {
+    if fit == Fit::Squash {
+        return Err(foreign(format!("`size` is {side}x{side}: expected the shortest edge")));
+    }
+    if keys.get("do_center_crop").and_then(Value::as_bool) == Some(true) {
+        return Err(foreign("`do_center_crop` is on: pictures would be cropped twice"));
+    }
+    let (key, usual) = SHARE;
+    let share = match keys.get(key).filter(|share| !share.is_null()) {
+        None => usual,
+        Some(found) => {
+            let share = found.as_f64().filter(|share| *share > 0.0 && *share <= 1.0);
+            share
+                .ok_or_else(|| foreign(format!("`{key}` is {found}: expected a number above 0, at most 1")))?
+        }
+    };
+    Ok(match side < SQUASHED {
+        true => (Fit::Short, (f64::from(side) / share).floor() as u32, side),
+        false => (Fit::Squash, side, side),
+    })
 }
 
 /// Bytes have to become numbers from 0 to 1.
@@ -214,6 +278,66 @@ mod tests {
             assert!(read(&all).is_err(), "{name} crops only where it is told to");
             all["do_center_crop"] = json!(true);
             assert_eq!(read(&all).expect("known").fit, Fit::Short, "`size` says it");
+        }
+    }
+
+    #[test]
+    fn crops_are_as_large_as_the_class_has_them() {
+        let of = |class: &str, more: Value| {
+            let mut all = json!({
+                "image_processor_type": class, "size": 256, "image_mean": [0.5, 0.5, 0.5],
+                "image_std": [0.5, 0.5, 0.5],
+            });
+            more.as_object().into_iter().flatten().for_each(|(key, value)| all[key] = value.clone());
+            read(&all).map(|found| (found.fit, found.resize, found.crop)).map_err(|e| e.to_string())
+        };
+        assert_eq!(of("DeiTImageProcessor", json!({})), Ok((Fit::Squash, 256, 224)));
+        assert_eq!(of("DeiTImageProcessor", json!({"crop_size": null})), Ok((Fit::Squash, 256, 224)));
+        assert_eq!(of("DeiTImageProcessor", json!({"crop_size": 192})), Ok((Fit::Squash, 256, 192)));
+        assert_eq!(of("DeiTImageProcessor", json!({"do_center_crop": false})), Ok((Fit::Squash, 256, 256)));
+        assert_eq!(of("CLIPImageProcessor", json!({})), Ok((Fit::Short, 256, 224)));
+        assert_eq!(of("BeitImageProcessor", json!({})), Ok((Fit::Squash, 256, 256)));
+        assert_eq!(of("BeitImageProcessor", json!({"do_center_crop": true})), Ok((Fit::Squash, 256, 224)));
+        let unknown = of("SiglipImageProcessor", json!({"do_center_crop": true})).expect_err("no number");
+        assert!(unknown.contains("without a `crop_size`"), "{unknown}");
+    }
+
+    /// As beside the published ResNets, which transformers prepares by the class of ConvNeXT.
+    #[test]
+    fn the_share_of_a_crop_is_read_where_the_class_has_one() {
+        let of = |key: &str, value: Value| {
+            let mut all = json!({
+                "crop_pct": 0.875, "feature_extractor_type": "ConvNextFeatureExtractor", "resample": 3,
+                "size": 224, "do_resize": true, "do_normalize": true, "image_mean": [0.485, 0.456, 0.406],
+                "image_std": [0.229, 0.224, 0.225],
+            });
+            all[key] = value;
+            read(&all).map_err(|e| e.to_string())
+        };
+        let plain = of("size", json!(224)).expect("read");
+        let expected = Preprocess {
+            interpolation: Interpolation::Bicubic,
+            center: Center::Down,
+            ..Preprocess::imagenet(224)
+        };
+        assert_eq!(plain, expected);
+        assert_eq!(of("image_processor_type", json!("ConvNextImageProcessor")), Ok(expected.clone()));
+        assert_eq!(of("size", json!({"shortest_edge": 224})), Ok(expected.clone()));
+        assert_eq!(of("crop_pct", json!(null)), Ok(expected.clone()), "224 of 256");
+        assert_eq!(of("resample", json!(null)), Ok(expected));
+        assert_eq!(of("crop_pct", json!(0.95)).map(|found| (found.resize, found.crop)), Ok((235, 224)));
+        for (size, found) in [(383, (Fit::Short, 437, 383)), (384, (Fit::Squash, 384, 384))] {
+            assert_eq!(of("size", json!(size)).map(|c| (c.fit, c.resize, c.crop)), Ok(found));
+        }
+        for (key, value, reason) in [
+            ("crop_pct", json!(0), "`crop_pct` is 0: expected a number above 0, at most 1"),
+            ("crop_pct", json!("most"), "`crop_pct` is \"most\": expected"),
+            ("crop_pct", json!(1.5), "`crop_pct` is 1.5: expected"),
+            ("size", json!({"height": 224, "width": 224}), "`size` is 224x224: expected the shortest edge"),
+            ("do_center_crop", json!(true), "cropped twice"),
+        ] {
+            let error = of(key, value).expect_err(key);
+            assert!(error.contains(reason), "{key}: {error}");
         }
     }
 

@@ -147,10 +147,10 @@ fn contract(path: &Path, asked: Option<&str>) -> Result<Preprocess, Error> {
 }
 
 fn beside(path: &Path) -> Result<Option<Preprocess>, ContractFileError> {
-    // A bare file name does not show what its folder is called.
-    let Some(folder) = path.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned())) else {
-        return Ok(None);
-    };
+    // A bare file name does not show what its folder is called. The file itself may be a link, as in the caches of hubs,
+    // which have the contents elsewhere and no processor beside them.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(folder) = folder.canonicalize() else { return Ok(None) };
     let above = folder.parent().filter(|_| folder.file_name().is_some_and(|name| name == ONNX_FOLDER));
     match Preprocess::of_folder_exactly(&folder)? {
         None => above.map_or(Ok(None), Preprocess::of_folder_exactly),

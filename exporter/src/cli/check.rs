@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::EXIT_DIFFERENT;
 use super::args::EncoderArgs;
+use crate::pictures::Pictures;
 use crate::{VerifyOptions, inspect, verify};
 
 #[derive(Debug, Args)]
@@ -61,7 +62,9 @@ pub(super) fn run_verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         maps: args.maps,
     };
     if let Some(maps) = &options.maps {
-        let inputs = [&args.onnx, &args.checkpoint].into_iter().chain(&args.images);
+        let pictures = [&args.images[..], &options.gallery[..]].concat();
+        let pictures = Pictures::at_risk(&pictures, &[maps], args.force)?;
+        let inputs = [&args.onnx, &args.checkpoint].into_iter().chain(&pictures);
         occlude_output::check(&[maps], &inputs.map(PathBuf::as_path).collect::<Vec<_>>(), args.force)?;
     }
     let comparison = verify(&args.onnx, &args.checkpoint, &args.images, &options)?;

@@ -12,7 +12,8 @@ use super::args::{ContractArgs, EncoderArgs, Source, load};
 use super::onnx::{CALIBRATION_LIMIT, add_golden, calibrated, file_name, usual_map};
 use crate::calibrate::{CalibrationOptions, Method};
 use crate::hub::{Card, Hub, Model};
-use crate::onnx::{ModelInfo, Network, OnnxOptions, Precision, Quantization, model};
+use crate::onnx::{ModelInfo, Network, OnnxModel, OnnxOptions, Precision, Quantization, model};
+use crate::pictures::Pictures;
 
 #[derive(Debug, Args)]
 pub(super) struct HubArgs {
@@ -36,7 +37,7 @@ pub(super) struct HubArgs {
     /// int8: weights of 7 bits, for processors without VNNI
     #[arg(long, requires = "calibrate")]
     reduce_range: bool,
-    /// Replace files in DIR that exist; never the checkpoint
+    /// Replace files in DIR that exist; never the checkpoint, figures or a picture
     #[arg(long)]
     pub(super) force: bool,
     #[command(flatten)]
@@ -58,17 +59,31 @@ pub(super) fn run(args: HubArgs) -> anyhow::Result<ExitCode> {
     }
     let models = [Model::Fp32, Model::Fp16, Model::Int8];
     let models = &models[..if args.calibrate.is_empty() { 2 } else { 3 }];
-    let hub = Hub::new(&args.dir, &source.encoder, &source.contract, models, (&args.checkpoint, args.force))?;
+    let mut inputs = Pictures::at_risk(&args.calibrate, &[&args.dir], args.force)?;
+    inputs.extend(args.figures.iter().chain([&args.checkpoint]).cloned());
+    let hub = Hub::new(&args.dir, &source.encoder, &source.contract, models, (inputs, args.force))?;
+    // All of them before the first file: a folder that lacks some would look whole, and be in the way of the next try.
+    let integers = (args.calibrate.as_slice(), args.reduce_range);
+    let mut built = Vec::new();
     for &form in models {
-        let integers = (args.calibrate.as_slice(), args.reduce_range);
-        write_model(&hub, &source, form, integers, &args.checkpoint, args.licence.clone())?;
+        built.push((form, build(&source, form, integers, &args.checkpoint, args.licence.clone())?));
     }
+    let large = built.iter().filter(|(_, model)| model.needs_external_data());
+    hub.check_data(&large.map(|(form, _)| *form).collect::<Vec<_>>())?;
     let title = args.title.unwrap_or_else(|| file_name(&args.dir));
     let facts = facts(&checkpoint, &source);
     let own = checkpoint.metadata().get(meta::METRICS).and_then(|text| serde_json::from_str(text).ok());
     let own = own.map(|value: Value| ("the last epoch of training".to_owned(), value));
     let figures = figures.into_iter().chain(own).collect();
     hub.write(&Card { title, licence: args.licence, facts, figures, models: models.to_vec() })?;
+    for (form, model) in &built {
+        let path = hub.model(*form);
+        if model.needs_external_data() {
+            model.save_external(&path)?;
+        } else {
+            model.save(&path)?;
+        }
+    }
     eprintln!("wrote `{}`: fingerprint {}", args.dir.display(), source.fingerprint);
     Ok(ExitCode::SUCCESS)
 }
@@ -97,14 +112,14 @@ fn facts(checkpoint: &Checkpoint, source: &Source<'_>) -> Vec<(String, String)> 
     all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
-fn write_model(
-    hub: &Hub<'_>,
-    source: &Source<'_>,
+/// A model, ready to be saved.
+fn build<'s>(
+    source: &'s Source<'_>,
     form: Model,
     (pictures, reduce_range): (&[PathBuf], bool),
     checkpoint: &Path,
     licence: Option<String>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<OnnxModel<'s>> {
     let network = Network { encoder: &source.encoder, contract: &source.contract, projection: None };
     let defaults = OnnxOptions { saliency: usual_map(network)?, ..OnnxOptions::default() };
     let precision = match form {
@@ -135,11 +150,5 @@ fn write_model(
     let mut model = model(network, &options, &info)?;
     model.doubts().iter().for_each(|doubt| eprintln!("warning: {doubt}"));
     add_golden(network, &options, &mut model)?;
-    let path = hub.model(form);
-    if model.needs_external_data() {
-        model.save_external(&path)?;
-    } else {
-        model.save(&path)?;
-    }
-    Ok(())
+    Ok(model)
 }

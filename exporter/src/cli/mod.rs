@@ -10,7 +10,8 @@ mod weights;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Exit code of a verification that found differences past the tolerance.
 pub const EXIT_DIFFERENT: u8 = 3;
@@ -46,9 +47,23 @@ enum Command {
     Torch(weights::TorchArgs),
 }
 
+impl Cli {
+    /// What clap reads, where each flag has an effect.
+    fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(args)?;
+        if let Command::Onnx(args) = &cli.command
+            && let Some(flag) = args.precision.idle()
+        {
+            let reason = format!("`{flag}` is about models in int8; hint: add `--precision int8`");
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, reason));
+        }
+        Ok(cli)
+    }
+}
+
 /// Runs the command line; wrong usage exits with 2 before anything is read.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = Cli::try_parse_from(args).unwrap_or_else(|e| e.exit());
+    let cli = Cli::read(args).unwrap_or_else(|e| e.exit());
     let result = match cli.command {
         Command::Onnx(args) => onnx::run(args),
         Command::Adopt(args) => adopt::run(args),
@@ -72,14 +87,14 @@ mod tests {
     use crate::calibrate::Method;
     use crate::onnx::OutputKind;
     use crate::torch::TorchLayout;
-    use clap::CommandFactory;
     use occlude_contract::InputKind;
     use occlude_encoder::Arch;
     use occlude_preprocess::{HighPass, Interpolation};
     use onnx::OnnxArgs;
+    use std::path::Path;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("occlude-export").chain(line.split_whitespace()))
+        Cli::read(std::iter::once("occlude-export").chain(line.split_whitespace()).map(OsString::from))
     }
 
     fn onnx_args(flags: &str) -> OnnxArgs {
@@ -121,13 +136,33 @@ mod tests {
         let int8 = onnx_args("--precision int8 --calibrate a b --calibration percentile:99.9");
         assert_eq!(
             (int8.precision.calibrate.len(), int8.precision.calibration),
-            (2, Method::Percentile(99.9))
+            (2, Some(Method::Percentile(99.9)))
         );
-        assert_eq!(onnx_args("").precision.calibration, Method::MinMax);
+        assert_eq!(onnx_args("").precision.calibration, None);
         for wrong in ["--precision int8", "--precision int4", "--calibration mean", "--keep-float middle"] {
             assert!(parse(&format!("onnx a b {wrong}")).is_err(), "{wrong}");
         }
         assert!(onnx_args("--dynamic-size").dynamic_size && onnx_args("--external-data").external_data);
+    }
+
+    #[test]
+    fn flags_of_int8_are_refused_elsewhere() {
+        for flags in [
+            "--calibrate a",
+            "--calibration entropy",
+            "--calibration min-max",
+            "--calibration-limit 8",
+            "--keep-float first",
+            "--reduce-range",
+        ] {
+            assert!(parse(&format!("onnx a b --precision int8 --calibrate p {flags}")).is_ok(), "{flags}");
+            for precision in ["", "--precision fp32", "--precision fp16"] {
+                let error = parse(&format!("onnx a b {precision} {flags}")).expect_err(flags);
+                assert_eq!(error.exit_code(), 2, "{flags}");
+                let (flag, said) = (flags.split(' ').next().unwrap_or_default(), error.to_string());
+                assert!(said.contains(&format!("`{flag}` is about models in int8; hint: ")), "{said}");
+            }
+        }
     }
 
     #[test]
@@ -137,6 +172,10 @@ mod tests {
             panic!("torch")
         };
         assert_eq!((args.layout, args.fc, args.force), (TorchLayout::Moco, Some(10), true));
+        for wrong in ["0", "250001", "10000000000000000", "-1"] {
+            let error = parse(&format!("torch a b --fc={wrong}")).expect_err(wrong);
+            assert!(error.to_string().contains(&format!("invalid value '{wrong}' for '--fc")), "{error}");
+        }
     }
 
     #[test]
@@ -216,5 +255,59 @@ mod tests {
             let error = parse(&format!("onnx a b {flags}")).expect_err(flags);
             assert_eq!(error.exit_code(), 2, "{flags}");
         }
+    }
+
+    /// Runs a command whose every file lies in a folder.
+    fn run(folder: &Path, line: &str) -> anyhow::Result<ExitCode> {
+        match parse(&line.replace('@', &folder.display().to_string())).expect("valid").command {
+            Command::Onnx(args) => onnx::run(args),
+            Command::Hub(args) => hub::run(args),
+            Command::Verify(args) => check::run_verify(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A folder named as an input stands for its pictures, which `--force` must not replace.
+    #[test]
+    fn pictures_in_folders_are_not_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        for class in ["photos/cat", "more/cat"] {
+            std::fs::create_dir_all(at(class)).expect("folders");
+            std::fs::write(at(class).join("a.png"), "precious").expect("written");
+        }
+        std::os::unix::fs::symlink(at("photos/cat/a.png"), at("link.png")).expect("a link");
+        std::fs::hard_link(at("more/cat/a.png"), at("out.onnx.data")).expect("a link");
+        let verify = "verify @/in.onnx @/in.pth @/photos --gallery @/more --force --maps";
+        let int8 = "--precision int8 --calibrate @/photos @/more --force";
+        for line in [
+            format!("{verify} @/photos/cat/a.png"),
+            format!("{verify} @/more/cat/a.png"),
+            format!("{verify} @/link.png"),
+            format!("onnx @/in.pth @/photos/cat/a.png {int8}"),
+            format!("onnx @/in.pth @/out.onnx {int8} --external-data"),
+        ] {
+            let refused = run(folder.path(), &line).expect_err(&line).to_string();
+            assert!(refused.contains("hint: name another output, the input would be lost"), "{refused}");
+        }
+        for picture in ["photos/cat/a.png", "more/cat/a.png"] {
+            assert_eq!(std::fs::read(at(picture)).expect("there"), b"precious");
+        }
+    }
+
+    /// The last model fails, and the folder has no file that would be in the way of the next try.
+    #[test]
+    fn a_hub_folder_is_written_when_all_its_models_are_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/encoder/golden/timm.safetensors");
+        std::fs::copy(golden, folder.path().join("in.safetensors")).expect("copied");
+        std::fs::write(folder.path().join("broken.png"), "broken").expect("written");
+        let hub = "hub @/in.safetensors @/out --arch vit_16x2x2_patch4_16 --image-size 16";
+        run(folder.path(), &format!("{hub} --calibrate @/broken.png")).expect_err("nothing to calibrate on");
+        let written = |name: &str| folder.path().join("out").join(name).is_file();
+        let files = ["README.md", "config.json", "model.safetensors", "onnx/model.onnx"];
+        assert!(!files.into_iter().any(written), "half of a folder");
+        run(folder.path(), hub).expect("written");
+        assert!(files.into_iter().all(written) && !written("onnx/model_quantized.onnx"));
     }
 }

@@ -17,6 +17,7 @@ use crate::onnx::{
     ModelInfo, Network, OPSETS, OnnxModel, OnnxOptions, OutputKind, Pool, Precision, Projection,
     Quantization, data_file, model,
 };
+use crate::pictures::Pictures;
 use crate::{Error, golden};
 
 /// Cells along a side of a map, where the stage is not asked for.
@@ -129,22 +130,37 @@ pub(super) struct PrecisionArgs {
     /// Pictures like those that the model will see, or folders of them; int8 needs some
     #[arg(long, value_name = "PICTURES", num_args = 1.., required_if_eq("precision", "int8"))]
     pub(super) calibrate: Vec<PathBuf>,
-    /// How ranges are derived from values: min-max, entropy, or percentile:P, which cuts off the share outside P per
-    /// cent at each end
-    #[arg(long, value_name = "M", default_value = "min-max")]
-    pub(super) calibration: Method,
-    /// Maximum number of pictures taken from each folder, spread evenly; 0 takes all
-    #[arg(long, value_name = "N", default_value_t = CALIBRATION_LIMIT)]
-    calibration_limit: usize,
-    /// Parts of an int8 model that stay in floating point
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "none")]
+    /// int8: how ranges are derived from values: min-max, entropy, or percentile:P, which cuts off the share outside P
+    /// per cent at each end; default: min-max
+    #[arg(long, value_name = "M")]
+    pub(super) calibration: Option<Method>,
+    /// int8: maximum number of pictures taken from each folder, spread evenly; 0 takes all; default: 128
+    #[arg(long, value_name = "N")]
+    calibration_limit: Option<usize>,
+    /// int8: parts of the model that stay in floating point; default: none
+    #[arg(long, value_enum, value_delimiter = ',')]
     keep_float: Vec<Part>,
-    /// Weights of 7 bits: for x86 processors without VNNI, whose 8-bit products overflow
+    /// int8: weights of 7 bits, for x86 processors without VNNI, whose 8-bit products overflow
     #[arg(long)]
     reduce_range: bool,
 }
 
 impl PrecisionArgs {
+    /// The first flag that would be without effect in this precision; clap has no word for a flag that wants another
+    /// one's value.
+    pub(super) fn idle(&self) -> Option<&'static str> {
+        let given = [
+            ("--calibrate", !self.calibrate.is_empty()),
+            ("--calibration", self.calibration.is_some()),
+            ("--calibration-limit", self.calibration_limit.is_some()),
+            ("--keep-float", !self.keep_float.is_empty()),
+            ("--reduce-range", self.reduce_range),
+        ];
+        let idle =
+            given.into_iter().find(|(_, given)| *given).filter(|_| self.precision != PrecisionName::Int8);
+        idle.map(|(flag, _)| flag)
+    }
+
     fn resolve(&self, network: Network<'_>, input: InputKind) -> anyhow::Result<Precision> {
         Ok(match self.precision {
             PrecisionName::Fp32 => Precision::Fp32,
@@ -159,10 +175,11 @@ impl PrecisionArgs {
     }
 
     fn run_calibration(&self, network: Network<'_>, input: InputKind) -> anyhow::Result<Calibration> {
+        let limit = self.calibration_limit.unwrap_or(CALIBRATION_LIMIT);
         let options = CalibrationOptions {
             pictures: self.calibrate.clone(),
-            limit: (self.calibration_limit > 0).then_some(self.calibration_limit),
-            method: self.calibration,
+            limit: (limit > 0).then_some(limit),
+            method: self.calibration.unwrap_or(Method::MinMax),
         };
         calibrated(network, input, &options)
     }
@@ -255,9 +272,10 @@ struct Target {
 impl Target {
     /// Checks what can be checked before the work.
     fn of(args: &OnnxArgs) -> Result<Self, Error> {
+        let data = data_file(&args.out);
         let mut inputs = vec![args.checkpoint.clone()];
-        inputs.extend(args.precision.calibrate.iter().cloned());
-        let target = Self { out: args.out.clone(), data: data_file(&args.out), inputs, force: args.force };
+        inputs.extend(Pictures::at_risk(&args.precision.calibrate, &[&args.out, &data], args.force)?);
+        let target = Self { out: args.out.clone(), data, inputs, force: args.force };
         occlude_output::check(&[&target.out], &target.inputs(), target.force)?;
         if args.external_data {
             target.check_data()?;

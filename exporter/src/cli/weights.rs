@@ -1,9 +1,11 @@
 //! `occlude-export safetensors` and `torch`.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use occlude_checkpoint::Checkpoint;
 use occlude_output::check;
 
@@ -39,8 +41,8 @@ pub(super) struct TorchArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(super) layout: TorchLayout,
     /// Also write a classifier of zeros with this many classes, so that an unchanged torchvision model loads strictly;
-    /// it has to be trained
-    #[arg(long, value_name = "CLASSES")]
+    /// it has to be trained; 1 to 250000
+    #[arg(long, value_name = "CLASSES", value_parser = RangedU64ValueParser::<usize>::new().range(CLASSES))]
     pub(super) fc: Option<usize>,
     /// Replace OUT where it exists; never the checkpoint
     #[arg(long)]
@@ -54,6 +56,9 @@ pub(super) struct TorchArgs {
     #[command(flatten)]
     contract: ContractArgs,
 }
+
+/// Classes that a classifier may have: its weights are made in memory, and take up to 8 KiB for each.
+const CLASSES: RangeInclusive<u64> = 1..=250_000;
 
 /// Runs `safetensors`.
 pub(super) fn run_safetensors(args: SafetensorsArgs) -> anyhow::Result<ExitCode> {

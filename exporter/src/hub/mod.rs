@@ -21,6 +21,7 @@ use serde_json::Value;
 pub use card::Card;
 
 use crate::Error;
+use crate::onnx::data_file;
 
 /// The configuration of either project.
 const CONFIG: &str = "config.json";
@@ -49,6 +50,10 @@ pub struct Hub<'a> {
     encoder: &'a Encoder<'a>,
     contract: &'a Preprocess,
     layout: Layout,
+    /// What must not be replaced.
+    inputs: Vec<PathBuf>,
+    /// Whether anything else may be.
+    force: bool,
 }
 
 /// A model of ONNX in the folder, as transformers.js and optimum name them.
@@ -85,15 +90,29 @@ impl<'a> Hub<'a> {
         encoder: &'a Encoder<'a>,
         contract: &'a Preprocess,
         models: &[Model],
-        (checkpoint, force): (&Path, bool),
+        (inputs, force): (Vec<PathBuf>, bool),
     ) -> Result<Self, Error> {
         let layout = layout(encoder.arch, contract)?;
-        let hub = Self { folder, encoder, contract, layout };
+        let hub = Self { folder, encoder, contract, layout, inputs, force };
         hub.make_folders()?;
-        let outputs: Vec<PathBuf> = hub.files(models).iter().map(|file| folder.join(file)).collect();
-        let outputs: Vec<&Path> = outputs.iter().map(PathBuf::as_path).collect();
-        occlude_output::check(&outputs, &[checkpoint], force)?;
+        hub.check(&hub.files(models))?;
         Ok(hub)
+    }
+
+    /// Whether the weights of models, which large ones have beside themselves, may be written.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn check_data(&self, models: &[Model]) -> Result<(), Error> {
+        let files: Vec<PathBuf> = models.iter().map(|model| data_file(&model.path())).collect();
+        self.check(&files)
+    }
+
+    fn check(&self, files: &[PathBuf]) -> Result<(), Error> {
+        let outputs: Vec<PathBuf> = files.iter().map(|file| self.folder.join(file)).collect();
+        let outputs: Vec<&Path> = outputs.iter().map(PathBuf::as_path).collect();
+        let inputs: Vec<&Path> = self.inputs.iter().map(PathBuf::as_path).collect();
+        Ok(occlude_output::check(&outputs, &inputs, self.force)?)
     }
 
     fn make_folders(&self) -> Result<(), Error> {
@@ -110,7 +129,7 @@ impl<'a> Hub<'a> {
         self.encoder.arch.vit().is_none_or(|vit| vit.eps == Vit::new(1, 1, 1, 1).eps)
     }
 
-    /// All that will be written.
+    /// All that will be written, but for the weights of large models: which are large is known when they are built.
     fn files(&self, models: &[Model]) -> Vec<PathBuf> {
         let timm = self.layout == Layout::Transformers && self.has_timm();
         let timm = [CONFIG, WEIGHTS].into_iter().filter(|_| timm).map(|name| Path::new(TIMM).join(name));
@@ -136,11 +155,12 @@ impl<'a> Hub<'a> {
                 (config::transformers(arch, contract), weights::transformers(self.encoder, contract)?)
             }
         };
+        // Before the first file: what cannot be made leaves no half of a folder behind.
+        let below = (self.layout == Layout::Transformers && self.has_timm()).then(timm).transpose()?;
         self.json(CONFIG, &config)?;
         self.json(PROCESSOR, &config::processor(contract))?;
         self.weights(WEIGHTS, &tensors)?;
-        if self.layout == Layout::Transformers && self.has_timm() {
-            let (config, tensors) = timm()?;
+        if let Some((config, tensors)) = below {
             self.json(&format!("{TIMM}/{CONFIG}"), &config)?;
             self.weights(&format!("{TIMM}/{WEIGHTS}"), &tensors)?;
         }

@@ -39,7 +39,7 @@ fn hub<'a>(
     contract: &'a Preprocess,
     force: bool,
 ) -> Result<Hub<'a>, Error> {
-    Hub::new(folder, encoder, contract, &[Model::Fp32], (Path::new("in.safetensors"), force))
+    Hub::new(folder, encoder, contract, &[Model::Fp32], (vec!["in.safetensors".into()], force))
 }
 
 /// The embedding of a picture by the plain computation; a network that lacks a scale is the same with one of ones.
@@ -134,4 +134,20 @@ fn what_cannot_be_published_is_refused() {
     assert!(refused("resnet18", usual.clone(), false).contains("--force"));
     let encoder = encoder("resnet18");
     assert!(hub(folder.path(), &encoder, &usual, true).is_ok());
+}
+
+#[test]
+fn the_weights_of_large_models_and_inputs_are_not_replaced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (encoder, contract) = (encoder("resnet18"), Preprocess::imagenet(32));
+    let free = hub(folder.path(), &encoder, &contract, false).expect("an empty folder");
+    assert!(free.check_data(&[Model::Fp32, Model::Fp16]).is_ok());
+    fs::write(folder.path().join("onnx/model_fp16.onnx.data"), "mine").expect("written");
+    assert!(free.check_data(&[Model::Fp32]).is_ok(), "that one has another name");
+    let refused = free.check_data(&[Model::Fp16]).expect_err("there already").to_string();
+    assert!(refused.contains("model_fp16.onnx.data` exists"), "{refused}");
+    let figures = folder.path().join("config.json");
+    fs::write(&figures, "{}").expect("written");
+    let hub = Hub::new(folder.path(), &encoder, &contract, &[], (vec![figures], true));
+    assert!(hub.expect_err("an input").to_string().contains("both input and output"));
 }

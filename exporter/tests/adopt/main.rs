@@ -173,6 +173,27 @@ fn verify_finds_another_original() {
     assert!(error.to_string().contains("`--maps`"), "{error}");
 }
 
+/// Caches of hubs have links, to files of other names in a folder without a processor.
+#[test]
+fn the_processor_is_beside_a_link_to_the_model() {
+    let place = Place::new();
+    let (blobs, clip) = (place.at("blobs"), golden().join("clip"));
+    fs::create_dir(&blobs).expect("a folder");
+    fs::copy(golden_model(), blobs.join("0123")).expect("copied");
+    let contract = Preprocess::of_folder_exactly(&clip).expect("read").expect("there");
+    for (snapshot, below) in [("beside", ""), ("above", "onnx")] {
+        let folder = place.at(snapshot);
+        let model = folder.join(below).join("model.onnx");
+        fs::create_dir_all(folder.join(below)).expect("folders");
+        let processor = "preprocessor_config.json";
+        fs::copy(clip.join(processor), folder.join(processor)).expect("copied");
+        std::os::unix::fs::symlink(blobs.join("0123"), &model).expect("a link");
+        let options = AdoptOptions { asked: embeds(), ..AdoptOptions::default() };
+        let adopted = place.adopt(&model, options).unwrap_or_else(|e| panic!("{snapshot}: {e}"));
+        assert_eq!(adopted.contract, contract, "{snapshot}");
+    }
+}
+
 /// Older and newer reductions, and what of the original's metadata is said.
 #[test]
 fn every_operator_set_gives_the_same() {
