@@ -32,7 +32,8 @@ pub struct Limits {
     /// Maximum pixels of all pictures in the server at once; above it, requests are answered 429
     #[arg(long, default_value = "1000000000", value_name = "N", value_parser = units::count, help_heading = WORK)]
     pub max_queue_pixels: u64,
-    /// Maximum bytes of request bodies held at once, over all requests; above it, requests are answered 429
+    /// Maximum bytes of request bodies, fetched pictures and payloads held at once, over all requests; above it, requests
+    /// are answered 429, and 413 where one alone takes more
     #[arg(long, default_value = "256MiB", value_name = "BYTES", value_parser = units::bytes, help_heading = WORK)]
     pub max_buffered: usize,
     /// Bytes for keeping answers: a picture file that comes again is not decoded and encoded again; 0: none are kept

@@ -54,12 +54,14 @@ impl Gallery {
 mod tests {
     use super::*;
     use crate::fake::Fake;
+    use crate::inference::encode::{Crop, Encode};
+    use crate::observe::metrics::Metrics;
     use crate::serving::state::{AppState, Expected};
     use crate::tests_support::{fake_model, png};
     use std::fmt::Display;
     use std::fs;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
 
     #[derive(Default)]
     struct Seen {
@@ -149,10 +151,44 @@ mod tests {
         assert_eq!(paths, ["a%0Ab.png", "caf%E8.png", "caf%E9.png"]);
     }
 
+    /// Fails as halves do that overflow: the embedding of a picture that begins with 7 is NaN.
+    struct Overflows;
+
+    impl Encode for Overflows {
+        fn encode(&mut self, images: &[Crop], wants: Wants) -> Result<Vec<Encoded>, EncodeError> {
+            let mut rows = Fake::default().encode(images, wants)?;
+            for (row, image) in rows.iter_mut().zip(images) {
+                if matches!(image, Crop::Pixels(pixels) if pixels.data.first() == Some(&7)) {
+                    row.embedding[1] = f32::NAN;
+                }
+            }
+            Ok(rows)
+        }
+    }
+
+    #[test]
+    fn embeddings_that_are_not_finite_are_skipped_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("good.png"), png(32, 32, [200, 10, 10])).unwrap();
+        fs::write(dir.path().join("nan.png"), png(32, 32, [7; 3])).unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let (info, limits) = (Fake::info("fake", "f00d"), Limits::default());
+        let model = Model::start(info, vec![Box::new(Overflows)], &limits, &metrics);
+        let seen = Seen::default();
+        let gallery = Gallery::index(dir.path(), &model, &limits, &seen).unwrap();
+        assert_eq!((gallery.len(), gallery.skipped()), (1, 1));
+        let told = seen.skipped.lock().unwrap().concat();
+        assert!(told.contains("nan.png`: the model returned values that are not finite"), "{told}");
+        fs::remove_file(dir.path().join("good.png")).unwrap();
+        let error = Gallery::index(dir.path(), &model, &limits, &Seen::default()).err().unwrap();
+        assert!(matches!(error, GalleryError::AllBroken(AllBroken { count: 1, .. })), "{error}");
+    }
+
     #[test]
     fn a_failing_model_ends_the_run() {
         let dir = tempfile::tempdir().unwrap();
-        for i in 0..20 {
+        // More than readers may have in hand: they are not to wait for who has given up.
+        for i in 0..300 {
             fs::write(dir.path().join(format!("{i}.png")), png(8, 8, [Fake::FAILS; 3])).unwrap();
         }
         let error = Gallery::index(dir.path(), &model(), &Limits::default(), &Seen::default()).err();

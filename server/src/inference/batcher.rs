@@ -116,10 +116,15 @@ impl Batcher {
 }
 
 impl Drop for Batcher {
-    /// Encodes what is queued, then ends the workers.
+    /// Encodes what is queued, then ends the workers. Who drops it waits for that, but not on a thread of the async
+    /// runtime: the last request of a model that was replaced must not hold up the others.
     fn drop(&mut self) {
         self.shared.state.lock().closed = true;
         self.shared.changed.notify_all();
+        if tokio::runtime::Handle::try_current().is_ok() {
+            // They end by themselves.
+            return;
+        }
         for worker in self.workers.drain(..) {
             // A worker catches the panics of its encoder; there is nothing else to report.
             let _ = worker.join();
@@ -418,6 +423,17 @@ mod tests {
         assert_eq!(encode(Fake::PANICS), Err(EncodeError::Panicked));
         assert!(matches!(encode(Fake::FORGETS), Err(EncodeError::Output { output: "embedding", .. })));
         assert!(encode(1).is_ok(), "the worker survives");
+    }
+
+    #[tokio::test]
+    async fn dropping_the_batcher_does_not_wait_on_an_async_thread() {
+        let gate = Gate::default();
+        let (batcher, _) = batcher(Fake::gated(&gate), 8, 2, 0);
+        let reply = batcher.announce().submit(picture(1)).unwrap();
+        // Waiting would never end: the gate is opened behind it.
+        drop(batcher);
+        gate.open();
+        assert!(reply.await.unwrap().is_ok());
     }
 
     #[test]

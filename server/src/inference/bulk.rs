@@ -8,12 +8,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use occlude_preprocess::files::{Listing, Sample};
-use occlude_preprocess::{Broken, LoadError, Rgb, load};
+use occlude_preprocess::{Broken, Rgb, load, names};
 use parking_lot::Mutex;
 
 use crate::config::Limits;
 use crate::inference::batcher::{Announced, Batcher, Reply};
-use crate::inference::encode::{EncodeError, Encoded, Wants};
+use crate::inference::encode::{EncodeError, Encoded, NOT_FINITE, Wants};
 use crate::inference::model::Model;
 
 /// Tells how it goes.
@@ -103,7 +103,7 @@ pub(crate) struct Run<'a> {
 pub(crate) struct Outcome {
     /// Pictures that were encoded.
     pub(crate) done: usize,
-    /// Pictures that could not be read.
+    /// Pictures that could not be read, or have no embedding.
     pub(crate) skipped: usize,
     /// Why the first of them could not.
     pub(crate) first_error: Option<String>,
@@ -120,7 +120,8 @@ struct Shared<'a> {
 impl Run<'_> {
     /// Reads and encodes every picture and hands it to `keep` with its place in `samples`, in no fixed order:
     /// `limits.decode_threads` decode side by side, the model's own workers encode in batches. Pictures that cannot
-    /// be read are reported and left out; the first error of the model or of `keep` ends the run.
+    /// be read, and those whose embedding is not finite, are reported and left out; the first error of the model or of
+    /// `keep` ends the run.
     pub(crate) fn encode<E: From<EncodeError>>(
         &self,
         keep: &mut dyn FnMut(usize, Encoded) -> Result<(), E>,
@@ -139,7 +140,7 @@ impl Run<'_> {
                 scope.spawn(move || shared.read(&sender));
             }
             drop(sender);
-            collect(&receiver, keep)
+            shared.collect(receiver, keep)
         })?;
         let broken = shared.broken.into_inner();
         let first_error = (broken.count() > 0).then(|| broken.first().to_owned());
@@ -169,7 +170,27 @@ impl Shared<'_> {
         }
     }
 
-    fn skip(&self, error: &LoadError) {
+    /// Takes the receiver: where this fails, readers that wait for room in the channel hear of it.
+    fn collect<E: From<EncodeError>>(
+        &self,
+        receiver: Receiver<Pending>,
+        keep: &mut dyn FnMut(usize, Encoded) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let mut done = 0;
+        for (i, reply) in receiver {
+            let gone = |_| EncodeError::Runtime("the worker has stopped".to_owned());
+            let encoded = reply.blocking_recv().map_err(gone).and_then(|r| r)?;
+            if encoded.embedding.iter().all(|v| v.is_finite()) {
+                keep(i, encoded)?;
+                done += 1;
+            } else if let Some(sample) = self.run.samples.get(i) {
+                self.skip(&format!("`{}`: {NOT_FINITE}", names::of_path(&sample.path)));
+            }
+        }
+        Ok(done)
+    }
+
+    fn skip(&self, error: &dyn Display) {
         let line = self.broken.lock().add(error);
         if let Some(line) = line {
             self.run.progress.skipped(&line);
@@ -186,17 +207,4 @@ pub(crate) fn submit(batcher: &Batcher, mut announced: Announced, pixels: &Rgb, 
         std::thread::sleep(Duration::from_millis(5));
         announced = batcher.announce();
     }
-}
-
-fn collect<E: From<EncodeError>>(
-    receiver: &Receiver<Pending>,
-    keep: &mut dyn FnMut(usize, Encoded) -> Result<(), E>,
-) -> Result<usize, E> {
-    let mut done = 0;
-    for (i, reply) in receiver {
-        let gone = |_| EncodeError::Runtime("the worker has stopped".to_owned());
-        keep(i, reply.blocking_recv().map_err(gone).and_then(|r| r)?)?;
-        done += 1;
-    }
-    Ok(done)
 }

@@ -17,6 +17,9 @@ pub struct Encoded {
     pub sum: Option<Plane>,
 }
 
+/// What is wrong with an answer that has NaN or infinities: it would be kept, and found near to nothing or everything.
+pub(crate) const NOT_FINITE: &str = "the model returned values that are not finite";
+
 /// A grid of numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plane {

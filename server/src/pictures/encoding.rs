@@ -9,7 +9,7 @@ use occlude_preprocess::{Preprocess, Rgb, decode, dimensions};
 use crate::config::Limits;
 use crate::error::{ApiError, Kind};
 use crate::inference::batcher::{Announced, Reply};
-use crate::inference::encode::{Crop, EncodeError, Encoded, Wants};
+use crate::inference::encode::{Crop, EncodeError, Encoded, NOT_FINITE, Wants};
 use crate::inference::model::Model;
 use crate::observe::metrics::Stage;
 use crate::observe::telemetry;
@@ -96,26 +96,25 @@ pub(crate) async fn encode_all_as(
     try_join_all(uploads.into_iter().map(|upload| encode_one(state, model, upload, (several, look)))).await
 }
 
-/// Fetches those pictures that the client only named.
+/// Fetches those pictures that the client only named; their bytes count as those of a body do, while they are read.
 async fn fetch_all(
     state: &AppState,
-    admitted: &mut Admitted,
+    admitted: &Admitted,
     uploads: &mut [Upload],
     several: bool,
 ) -> Result<(), ApiError> {
     let wanted = uploads.iter_mut().filter(|u| u.url.is_some());
     let got = wanted.map(|upload| async move {
-        let url = upload.url.as_deref().unwrap_or_default();
+        let (url, room) = (upload.url.as_deref().unwrap_or_default(), admitted.buffered());
         let got = match state.fetcher() {
-            Some(fetcher) => fetcher.get(url).await,
+            Some(fetcher) => fetcher.get(url, move |bytes| room.take(bytes)).await,
             None => Err(ApiError::new(Kind::UrlRefused, "web addresses are not fetched")
                 .hint("send the picture itself, as base64 or as a body")),
         };
         upload.bytes = got.map_err(|e| upload.error(several, e))?.into();
-        Ok::<_, ApiError>(upload.bytes.len())
+        Ok::<_, ApiError>(())
     });
-    let bytes: usize = try_join_all(got).await?.into_iter().sum();
-    if bytes > 0 { admitted.bytes(bytes) } else { Ok(()) }
+    try_join_all(got).await.map(drop)
 }
 
 /// Pixels of all pictures, from their headers; each within the limit, and all together such that an empty server
@@ -229,7 +228,7 @@ fn finite(encoded: Encoded) -> Result<Encoded, ApiError> {
     if encoded.embedding.iter().chain(&encoded.saliency).chain(sum).all(|v| v.is_finite()) {
         return Ok(encoded);
     }
-    Err(failed("the model returned values that are not finite"))
+    Err(failed(NOT_FINITE))
 }
 
 fn failed(message: impl Into<String>) -> ApiError {

@@ -20,6 +20,8 @@ use crate::error::{ApiError, Kind};
 /// Fetches at once, of all requests together.
 const SLOTS: usize = 8;
 const REDIRECTS: u32 = 3;
+/// Bytes that are read at once.
+const PIECE: u64 = 1 << 16;
 /// Longest address that is looked at, in bytes.
 const MAX_URL: usize = 2048;
 
@@ -56,8 +58,12 @@ impl Fetcher {
         Self { agent, slots: Arc::new(Semaphore::new(SLOTS)), limit }
     }
 
-    /// The bytes at an address.
-    pub(crate) async fn get(&self, url: &str) -> Result<Vec<u8>, ApiError> {
+    /// The bytes at an address. `room` hears of each piece before another is read, and refuses it where there is none.
+    pub(crate) async fn get(
+        &self,
+        url: &str,
+        room: impl Fn(usize) -> Result<(), ApiError> + Send + 'static,
+    ) -> Result<Vec<u8>, ApiError> {
         let short: String = url.chars().take(100).collect();
         if url.len() > MAX_URL {
             return Err(ApiError::new(
@@ -70,21 +76,31 @@ impl Fetcher {
         let (agent, url, limit) = (self.agent.clone(), url.to_owned(), self.limit);
         let got = tokio::task::spawn_blocking(move || {
             let _slot = slot;
-            read(&agent, &url, limit)
+            let mut body = agent.get(&url).call().map_err(|e| failure(&short, limit, e))?.into_body();
+            read(body.as_reader(), limit, room, |e| failure(&short, limit, e))
         });
         let crashed = |_| ApiError::new(Kind::Internal, "fetching a picture was aborted");
-        got.await.map_err(crashed)?.map_err(|error| failure(&short, limit, error))
+        got.await.map_err(crashed)?
     }
 }
 
-fn read(agent: &ureq::Agent, url: &str, limit: usize) -> Result<Vec<u8>, ureq::Error> {
-    let mut body = agent.get(url).call()?.into_body();
+fn read(
+    mut body: impl Read,
+    limit: usize,
+    room: impl Fn(usize) -> Result<(), ApiError>,
+    failed: impl Fn(ureq::Error) -> ApiError,
+) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
-    body.as_reader().take(limit as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > limit {
-        return Err(ureq::Error::BodyExceedsLimit(limit as u64));
+    loop {
+        let more = body.by_ref().take(PIECE).read_to_end(&mut bytes).map_err(|e| failed(e.into()))?;
+        if more == 0 {
+            return Ok(bytes);
+        }
+        if bytes.len() > limit {
+            return Err(failed(ureq::Error::BodyExceedsLimit(limit as u64)));
+        }
+        room(more)?;
     }
-    Ok(bytes)
 }
 
 fn failure(url: &str, limit: usize, error: ureq::Error) -> ApiError {
@@ -225,6 +241,40 @@ mod tests {
         format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}", text.len())
     }
 
+    fn anything(_: usize) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn pieces_are_counted_as_they_come() {
+        let named = Fetcher::new(
+            Hosts { named: vec!["127.0.0.1".to_owned()] },
+            Duration::from_secs(10),
+            usize::MAX >> 1,
+        );
+        // Without an end: nobody reads further than there is room.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sender = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0u8; 1024];
+            let _ = stream.read(&mut request).unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").unwrap();
+            while stream.write_all(&[7; 4096]).is_ok() {}
+        });
+        let pieces = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let heard = Arc::clone(&pieces);
+        let room = move |bytes: usize| {
+            let mut heard = heard.lock().unwrap();
+            heard.push(bytes as u64);
+            if heard.len() < 2 { Ok(()) } else { Err(ApiError::new(Kind::Overloaded, "full")) }
+        };
+        let refused = named.get(&format!("http://127.0.0.1:{port}/"), room).await.unwrap_err();
+        assert_eq!(refused.kind, Kind::Overloaded);
+        assert_eq!(*pieces.lock().unwrap(), [PIECE; 2]);
+        sender.join().unwrap();
+    }
+
     fn fetcher(named: &[&str]) -> Fetcher {
         let named = named.iter().map(ToString::to_string).collect();
         Fetcher::new(Hosts { named }, Duration::from_secs(2), 10)
@@ -234,7 +284,7 @@ mod tests {
     async fn hosts_behind_the_server_are_refused_unless_named() {
         let port = answering(vec![body("picture")]);
         let url = format!("http://127.0.0.1:{port}/a.png");
-        let kind = |f: Fetcher, url: String| async move { f.get(&url).await.map_err(|e| e.kind) };
+        let kind = |f: Fetcher, url: String| async move { f.get(&url, anything).await.map_err(|e| e.kind) };
         assert_eq!(kind(fetcher(&[]), url.clone()).await, Err(Kind::UrlRefused));
         assert_eq!(kind(fetcher(&[]), format!("http://localhost:{port}/")).await, Err(Kind::UrlRefused));
         assert_eq!(
@@ -254,19 +304,21 @@ mod tests {
         };
         let named = fetcher(&["127.0.0.1"]);
         let port = answering(vec![to("http://localhost:1/")]);
-        let refused = named.get(&format!("http://127.0.0.1:{port}/")).await.unwrap_err();
+        let refused = named.get(&format!("http://127.0.0.1:{port}/"), anything).await.unwrap_err();
         assert_eq!(refused.kind, Kind::UrlRefused, "{refused}");
         let port = answering(vec![to("/b"), body("there")]);
-        assert_eq!(named.get(&format!("http://127.0.0.1:{port}/")).await.unwrap(), b"there");
+        assert_eq!(named.get(&format!("http://127.0.0.1:{port}/"), anything).await.unwrap(), b"there");
         let port = answering(vec![to("/a"); 9]);
-        assert_eq!(named.get(&format!("http://127.0.0.1:{port}/")).await.unwrap_err().kind, Kind::UrlFailed);
+        let round = named.get(&format!("http://127.0.0.1:{port}/"), anything).await;
+        assert_eq!(round.unwrap_err().kind, Kind::UrlFailed);
     }
 
     #[tokio::test]
     async fn size_time_and_status_are_bounded() {
         let named = fetcher(&["127.0.0.1"]);
-        let get =
-            async |port: u16| named.get(&format!("http://127.0.0.1:{port}/")).await.err().map(|e| e.kind);
+        let get = async |port: u16| {
+            named.get(&format!("http://127.0.0.1:{port}/"), anything).await.err().map(|e| e.kind)
+        };
         assert_eq!(get(answering(vec![body("0123456789")])).await, None);
         assert_eq!(get(answering(vec![body("0123456789a")])).await, Some(Kind::BodyTooLarge));
         let endless = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{}", "x".repeat(100_000));

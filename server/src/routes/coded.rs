@@ -1,13 +1,15 @@
 //! Pictures in strings: base64 in its dialects, data URLs, web addresses.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use percent_encoding::percent_decode;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use utoipa::ToSchema;
 
 use crate::error::{ApiError, Kind};
@@ -20,12 +22,44 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The base64 of a picture's file, a data URL or a web address, with a name or without.
-#[derive(Deserialize, ToSchema)]
+#[derive(ToSchema)]
 #[schema(as = Picture)]
-#[serde(untagged, expecting = "a picture is a string or {\"name\": .., \"data\": ..}")]
+#[serde(untagged)]
 pub(super) enum Item {
     Plain(String),
     Named { name: String, data: String },
+}
+
+/// What serde makes of `untagged` keeps whatever is there as a tree before it looks at it.
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+struct Reader;
+
+#[derive(serde::Deserialize)]
+struct Named {
+    name: String,
+    data: String,
+}
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Item;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a picture, which is a string or {\"name\": .., \"data\": ..}")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Item, E> {
+        Ok(Item::Plain(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Item, A::Error> {
+        let Named { name, data } = Named::deserialize(MapAccessDeserializer::new(members))?;
+        Ok(Item::Named { name, data })
+    }
 }
 
 /// The file in a string, which stands at `place` of its request.
@@ -128,6 +162,26 @@ mod tests {
         }
         let named = unpack(1, Item::Named { name: "a.jpg".to_owned(), data: "!".to_owned() });
         assert!(named.err().unwrap().message.starts_with("picture 1 (`a.jpg`): invalid base64"));
+    }
+
+    #[test]
+    fn a_picture_is_a_string_or_has_a_name() {
+        let read = |json: &str| serde_json::from_str::<Item>(json).map_err(|e| e.to_string());
+        assert!(matches!(read(r#""aGk\u003d""#), Ok(Item::Plain(text)) if text == "aGk="));
+        let named = read(r#"{"more": [[{}]], "data": "aGk=", "name": "a"}"#);
+        assert!(
+            matches!(named, Ok(Item::Named { name, data }) if (name.as_str(), data.as_str()) == ("a", "aGk="))
+        );
+        for other in ["3", "null", "true", "[]", r#"["aGk="]"#] {
+            let told = read(other).err().unwrap();
+            assert!(
+                told.contains(r#"expected a picture, which is a string or {"name": .., "data": ..}"#),
+                "{told}"
+            );
+        }
+        for other in ["{}", r#"{"name": "a"}"#, r#"{"data": 3, "name": "a"}"#] {
+            assert!(read(other).is_err(), "{other}");
+        }
     }
 
     #[test]

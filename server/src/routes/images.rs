@@ -142,7 +142,7 @@ pub(super) async fn analyze(
 
 /// What a request asks of its pictures.
 pub(super) struct Plan {
-    /// The same one from beginning to end, whatever is loaded in between.
+    /// The same one from the end of the body to that of the answer, whatever is loaded in between.
     pub(super) model: Arc<Model>,
     pub(super) parts: Parts,
     pub(super) window: Window,
@@ -174,22 +174,23 @@ impl<'a> Call<'a> {
 }
 
 /// Takes the request in, encodes its pictures and answers. What is asked for is planned from the address before a
-/// byte of the body is read, and again where a form has fields that are parameters.
-pub(super) async fn answer<T: DeserializeOwned + IntoParams>(
+/// byte of the body is read, so that what cannot be costs nothing, and again once the body is there: a form may have
+/// fields that are parameters, and who sends slowly keeps no model that is to be unloaded.
+pub(super) async fn answer<T: DeserializeOwned + IntoParams + Send>(
     state: &AppState,
     id: RequestId,
     request: Request,
     plan: impl Fn(&T, &HeaderMap) -> Result<Plan, ApiError>,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let first = plan(&query(&head.uri)?, &head.headers)?;
+    let first: T = query(&head.uri)?;
+    let planned = plan(&first, &head.headers)?;
     // Held until the answer is made; dropped with this future when the client leaves.
     let mut admitted = Admitted::new(state)?;
-    let mut call = Call::new(state, id.clone(), first)?;
+    drop(Call::new(state, id.clone(), planned)?);
     let sent = uploads(state, &mut admitted, &head.headers, body).await?;
-    if let Some(asked) = query_and_fields(&head.uri, &sent.fields)? {
-        call = Call::new(state, id, plan(&asked, &head.headers)?)?;
-    }
+    let asked = query_and_fields(&head.uri, &sent.fields)?.unwrap_or(first);
+    let call = Call::new(state, id, plan(&asked, &head.headers)?)?;
     let model = Arc::clone(&call.plan.model);
     let answers = encode_all_as(state, &model, &mut admitted, sent.uploads, call.look).await?;
     let start = Instant::now();

@@ -6,11 +6,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::receive::whole;
+use super::shape::Shape;
 use crate::error::{ApiError, Kind};
 use crate::observe::metrics::Stage;
 use crate::serving::admission::Admitted;
 use crate::serving::parameters::Parameters;
 use crate::serving::state::AppState;
+
+const TOO_DEEP: &str = "nested deeper than 127 levels";
 
 /// The content type; none where the header is missing or empty.
 pub(super) fn content_type(headers: &HeaderMap) -> Option<Parameters> {
@@ -36,7 +39,14 @@ pub(super) fn without_mark(bytes: &[u8]) -> &[u8] {
 
 /// JSON of a type: 400 where it is none or nested too deep, 422 where it says something else.
 pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(without_mark(bytes)).map_err(|e| error("json", &e))
+    let bytes = without_mark(bytes);
+    serde_json::from_slice(bytes).map_err(|e| match error("json", &e) {
+        // Who reads no further than a value of the wrong kind has not seen how deep it is.
+        error if error.kind == Kind::InvalidRequest && Shape::of(bytes).deep => {
+            ApiError::new(Kind::BadRequest, format!("json: {TOO_DEEP}"))
+        }
+        error => error,
+    })
 }
 
 /// What is wrong with JSON.
@@ -45,7 +55,7 @@ pub(super) fn error(what: &str, error: &serde_json::Error) -> ApiError {
     let text = error.to_string();
     // The parser's own bound; its words speak of recursion, which is no matter of clients.
     let text = match text.strip_prefix("recursion limit exceeded") {
-        Some(place) => format!("nested deeper than 127 levels{place}"),
+        Some(place) => format!("{TOO_DEEP}{place}"),
         None => text,
     };
     ApiError::new(kind, format!("{what}: {text}"))
@@ -76,7 +86,10 @@ pub(super) async fn body_or_default<T: DeserializeOwned + Default + Send + 'stat
 ) -> Result<T, ApiError> {
     let (head, sent) = request.into_parts();
     let bytes = whole(state, admitted, &head.headers, sent).await?;
-    if bytes.is_empty() { Ok(T::default()) } else { parse(&bytes) }
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    state.on_pool(Stage::Parse, None, move || parse(&bytes)).await?
 }
 
 #[cfg(test)]
@@ -96,5 +109,10 @@ mod tests {
             assert!(error.message.starts_with("json: nested deeper than 127 levels at line 1"), "{error}");
         }
         assert_eq!(parse::<u8>(b"[]").unwrap_err().kind, Kind::InvalidRequest);
+        let deep = parse::<u8>(&nested(128)).unwrap_err();
+        assert_eq!(
+            (deep.kind, deep.message.as_str()),
+            (Kind::BadRequest, "json: nested deeper than 127 levels")
+        );
     }
 }

@@ -24,6 +24,7 @@ mod queries;
 mod receive;
 mod schemas;
 mod search;
+mod shape;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;

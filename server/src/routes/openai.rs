@@ -1,12 +1,14 @@
 //! OpenAI's API as far as a server of image embeddings can speak it: `/v1/embeddings` and `/v1/models`.
 //! <https://platform.openai.com/docs/api-reference/embeddings>
 
+use std::fmt;
 use std::time::UNIX_EPOCH;
 
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -49,14 +51,40 @@ struct EmbeddingsRequest {
     user: Option<String>,
 }
 
-#[derive(Deserialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "`input` is a picture in base64 or a list of them; text and tokens are not supported"
-)]
+#[derive(ToSchema)]
+#[serde(untagged)]
 enum Input {
     One(String),
     Many(Vec<String>),
+}
+
+/// What serde makes of `untagged` keeps whatever is there as a tree before it looks at it.
+impl<'de> Deserialize<'de> for Input {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(InputReader)
+    }
+}
+
+struct InputReader;
+
+impl<'de> Visitor<'de> for InputReader {
+    type Value = Input;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("as `input` a picture in base64 or a list of them; text and tokens are not supported")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Input, E> {
+        Ok(Input::One(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Input, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(text) = list.next_element()? {
+            texts.push(text);
+        }
+        Ok(Input::Many(texts))
+    }
 }
 
 /// OpenAI's list of embeddings.

@@ -1,7 +1,10 @@
 //! Who gets in: a bounded number of pictures, and a bounded number of bytes.
 
+use std::sync::Arc;
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::room::Active;
@@ -19,9 +22,32 @@ const MAX_RETRY: f64 = 60.0;
 pub(crate) struct Admitted {
     state: AppState,
     pictures: OwnedSemaphorePermit,
-    bytes: Option<OwnedSemaphorePermit>,
+    buffered: Buffered,
     pixels: Option<OwnedSemaphorePermit>,
     _active: Active,
+}
+
+/// The bytes that a request holds; clones take room for the same request, on other threads and side by side. What they
+/// took is given back when the last of them is dropped.
+#[derive(Clone)]
+pub(crate) struct Buffered {
+    state: AppState,
+    held: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+}
+
+impl Buffered {
+    /// Makes room for bytes: 429 where others have taken it, 413 where no server of these limits has as much.
+    pub(crate) fn take(&self, count: usize) -> Result<(), ApiError> {
+        let mut held = self.held.lock();
+        let before = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let most = self.state.limits().max_buffered;
+        if before.saturating_add(count) > most {
+            let message = format!("the request takes more than {most} bytes of memory");
+            return Err(ApiError::new(Kind::BodyTooLarge, message).hint("split the request"));
+        }
+        add(&mut held, self.state.room().bytes(count).ok_or_else(|| overloaded(&self.state))?);
+        Ok(())
+    }
 }
 
 impl Admitted {
@@ -33,7 +59,8 @@ impl Admitted {
             return Err(draining());
         }
         let pictures = state.room().pictures(1).ok_or_else(|| overloaded(state))?;
-        Ok(Self { state: state.clone(), pictures, bytes: None, pixels: None, _active: active })
+        let buffered = Buffered { state: state.clone(), held: Arc::default() };
+        Ok(Self { state: state.clone(), pictures, buffered, pixels: None, _active: active })
     }
 
     /// Makes room for the other pictures of a request.
@@ -44,11 +71,14 @@ impl Admitted {
         Ok(())
     }
 
-    /// Makes room for bytes of a body.
+    /// Makes room for bytes of a body, or of what is made of it.
     pub(crate) fn bytes(&mut self, count: usize) -> Result<(), ApiError> {
-        let got = self.state.room().bytes(count).ok_or_else(|| overloaded(&self.state))?;
-        add(&mut self.bytes, got);
-        Ok(())
+        self.buffered.take(count)
+    }
+
+    /// Makes room for bytes where this cannot be lent.
+    pub(crate) fn buffered(&self) -> Buffered {
+        self.buffered.clone()
     }
 
     /// Makes room for pixels of pictures.
@@ -116,8 +146,9 @@ mod tests {
         first.bytes(60).unwrap();
         first.bytes(40).unwrap();
         assert_eq!(state.room().pictures_taken(), 3);
-        assert_eq!(kind(first.bytes(1)), Kind::Overloaded);
+        assert_eq!(kind(first.bytes(1)), Kind::BodyTooLarge, "nobody ever has as much");
         let mut second = Admitted::new(&state).unwrap();
+        assert_eq!(kind(second.bytes(1)), Kind::Overloaded);
         assert_eq!(kind(second.pictures(2)), Kind::Overloaded);
         assert_eq!(kind(Admitted::new(&state)), Kind::Overloaded);
         first.pixels(900).unwrap();
@@ -130,6 +161,20 @@ mod tests {
         drop(second);
         assert_eq!(state.room().pictures_taken(), 0);
         state.idle().await;
+    }
+
+    #[tokio::test]
+    async fn bytes_on_other_threads_count_until_the_last_is_done() {
+        let state = state(4, 100);
+        let request = Admitted::new(&state).unwrap();
+        let (one, other) = (request.buffered(), request.buffered());
+        one.take(60).unwrap();
+        assert_eq!(kind(other.take(41)), Kind::BodyTooLarge);
+        drop((request, one));
+        let mut second = Admitted::new(&state).unwrap();
+        assert_eq!(kind(second.bytes(41)), Kind::Overloaded, "another thread may still be reading");
+        drop(other);
+        second.bytes(100).unwrap();
     }
 
     #[tokio::test]

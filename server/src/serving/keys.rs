@@ -131,11 +131,23 @@ pub fn create(name: &str, path: &Path) -> Result<String, KeyError> {
     let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
     let hash: String = Sha256::digest(&key).iter().map(|b| format!("{b:02x}")).collect();
     let file = |source| KeyError::File { verb: "write", path: path.to_owned(), source };
-    let mut out = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(file)?;
-    out.write_all(format!("{name} sha256:{hash}\n").as_bytes())
-        .and_then(|()| out.sync_all())
-        .map_err(file)?;
+    let mut out =
+        std::fs::OpenOptions::new().create(true).append(true).read(true).open(path).map_err(file)?;
+    // In one write: two who add keys at the same time do not mix theirs.
+    let line =
+        ends_in_a_line(&out).map(|ends| format!("{}{name} sha256:{hash}\n", if ends { "" } else { "\n" }));
+    line.and_then(|line| out.write_all(line.as_bytes())).and_then(|()| out.sync_all()).map_err(file)?;
     Ok(key)
+}
+
+/// Whether what is appended begins a line of its own; editors may leave the last one open.
+fn ends_in_a_line(file: &std::fs::File) -> std::io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+
+    let Some(last) = file.metadata()?.len().checked_sub(1) else { return Ok(true) };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte == *b"\n")
 }
 
 #[cfg(test)]
@@ -182,6 +194,20 @@ mod tests {
         std::fs::write(&path, b"caf\xe9 sha256:").unwrap();
         let told = Keys::read(&path).unwrap_err().to_string();
         assert!(told.contains("line 1 is not UTF-8"), "{told}");
+    }
+
+    #[test]
+    fn a_last_line_without_its_end_stays_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        let alice = create("alice", &path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.trim_end()).unwrap();
+        let bob = create("bob", &path).unwrap();
+        let keys = Keys::read(&path).unwrap();
+        assert_eq!(keys.holder(&headers("x-api-key", &alice)), Some("alice"));
+        assert_eq!(keys.holder(&headers("x-api-key", &bob)), Some("bob"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
     }
 
     #[test]

@@ -16,12 +16,18 @@ impl AppState {
             model.attach(&gallery);
         }
         let mut models = self.0.models.write();
-        match models.iter().position(|m| m.info.name == model.info.name) {
-            Some(i) => models[i] = model,
-            None => models.push(model),
-        }
+        let old = match models.iter_mut().find(|m| m.info.name == model.info.name) {
+            Some(place) => Some(std::mem::replace(place, model)),
+            None => {
+                models.push(model);
+                None
+            }
+        };
         let rank = |m: &Arc<Model>| self.0.expected.models.iter().position(|n| *n == m.info.name);
         models.sort_by_key(|m| rank(m).unwrap_or(usize::MAX));
+        // Every request needs the lock, and the end of a model takes as long as the batch that it is at.
+        drop(models);
+        drop(old);
     }
 
     /// Serves the model of this name no more, and gives it back: it ends with the last request that began with it.
@@ -104,9 +110,11 @@ impl AppState {
 mod tests {
     use super::*;
     use crate::config::Limits;
-    use crate::fake::Fake;
+    use crate::fake::{Fake, Gate};
     use crate::serving::state::{Expected, Phase};
     use crate::tests_support::{fake_model, named_model};
+    use occlude_preprocess::Rgb;
+    use std::time::Duration;
 
     #[test]
     fn models_are_found_by_name_and_the_first_expected_is_the_default() {
@@ -132,5 +140,33 @@ mod tests {
         assert_eq!(state.model(Some("a")).unwrap().info.fingerprint, "2");
         assert_eq!((old.info.fingerprint.as_str(), Arc::strong_count(&old)), ("1", 1));
         let _ = fake_model(vec![Fake::default()], &state);
+    }
+
+    #[test]
+    fn nobody_waits_for_the_end_of_a_replaced_model() {
+        let (state, gate) = (AppState::new(Limits::default(), Expected::default()), Gate::default());
+        state.set_model(fake_model(vec![Fake::gated(&gate)], &state));
+        let picture = Rgb::filled(2, 2, [1; 3]);
+        let reply = state.model(None).unwrap().batcher.announce().submit(picture).unwrap();
+        let replacing = std::thread::spawn({
+            let state = state.clone();
+            move || state.set_model(named_model("fake", "new", &state))
+        });
+        let (seen, told) = std::sync::mpsc::channel();
+        std::thread::spawn({
+            let state = state.clone();
+            move || {
+                // Without a copy of the old model, which would end with it.
+                while !state.0.models.read().iter().any(|m| m.info.fingerprint == "new") {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                let _ = seen.send(());
+            }
+        });
+        assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(()), "the lock is taken");
+        assert!(!replacing.is_finished(), "the old model still has a picture");
+        gate.open();
+        replacing.join().unwrap();
+        assert!(reply.blocking_recv().unwrap().is_ok());
     }
 }

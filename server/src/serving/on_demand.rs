@@ -28,13 +28,16 @@ impl AppState {
     pub(crate) async fn load_model(&self, name: &str) -> Result<(), ApiError> {
         let repository = self.repository()?;
         let file = found(&repository, name).await?;
-        repository.tell(name, Some(State::Loading));
-        let done = order(&repository, |done| Order::Load(file, done)).await;
-        let failed = done.as_ref().err().cloned();
-        repository.tell(name, failed.clone().map(State::Failed));
-        failed.map_or(Ok(()), |why| {
+        let loaded = name.to_owned();
+        let done = to_the_end(async move {
+            repository.tell(&loaded, Some(State::Loading));
+            let done = order(&repository, |done| Order::Load(file, done)).await;
+            repository.tell(&loaded, done.clone().err().map(State::Failed));
+            done
+        });
+        done.await?.map_err(|why| {
             let message = format!("the model `{name}` cannot be loaded: {why}");
-            Err(ApiError::told(Kind::InvalidRequest, &message))
+            ApiError::told(Kind::InvalidRequest, &message)
         })
     }
 
@@ -50,10 +53,14 @@ impl AppState {
         if !self.models().iter().any(|m| m.info.name == name) {
             found(&repository, name).await?;
         }
-        repository.tell(name, Some(State::Unloading));
-        let done = order(&repository, |done| Order::Unload(name.to_owned(), done)).await;
-        repository.tell(name, None);
-        done.map_err(|why| ApiError::new(Kind::Internal, why))
+        let name = name.to_owned();
+        let done = to_the_end(async move {
+            repository.tell(&name, Some(State::Unloading));
+            let done = order(&repository, |done| Order::Unload(name.clone(), done)).await;
+            repository.tell(&name, None);
+            done
+        });
+        done.await?.map_err(|why| ApiError::new(Kind::Internal, why))
     }
 
     /// All models that are served or can be loaded, by name; with `ready` only the former.
@@ -84,6 +91,15 @@ impl AppState {
     }
 }
 
+/// Work that goes on when the caller is gone or out of time: the order is carried out all the same, and the index has to
+/// hear how it ended.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, ApiError> {
+    let crashed = |_| ApiError::new(Kind::Internal, "work on a model was aborted");
+    tokio::spawn(work).await.map_err(crashed)
+}
+
 /// The file of a model; 404 where there is none.
 async fn found(repository: &Arc<Repository>, name: &str) -> Result<ModelFile, ApiError> {
     let (asked, wanted) = (Arc::clone(repository), name.to_owned());
@@ -102,4 +118,73 @@ async fn order(repository: &Repository, make: impl FnOnce(Done) -> Order) -> Res
         return gone();
     }
     heard.await.unwrap_or_else(|_| gone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+    use crate::serving::state::Expected;
+    use crate::tests_support::named_model;
+    use std::time::Duration;
+
+    /// What the index says of `a`, once it says so.
+    async fn until(state: &AppState, expected: (&str, &str)) {
+        let said = async {
+            loop {
+                let listed = state.model_index(false).await;
+                if listed
+                    .iter()
+                    .any(|l| (l.name.as_str(), l.state, l.reason.as_str()) == ("a", expected.0, expected.1))
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(10), said).await;
+        assert!(waited.is_ok(), "{expected:?}, but {:?}", state.model_index(false).await);
+    }
+
+    #[tokio::test]
+    async fn the_index_hears_the_end_when_the_caller_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.onnx"), "x").unwrap();
+        let state = AppState::new(Limits::default(), Expected::default());
+        let (orders, received) = std::sync::mpsc::channel();
+        state.set_repository(Repository::new(vec![dir.path().to_owned()], Vec::new(), orders));
+        until(&state, ("UNAVAILABLE", "not loaded")).await;
+
+        let caller = tokio::spawn({
+            let state = state.clone();
+            async move { state.load_model("a").await }
+        });
+        until(&state, ("LOADING", "")).await;
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        let Ok(Order::Load(_, done)) = received.try_recv() else { panic!("no order to load") };
+        done.send(Err("no metadata".to_owned())).unwrap();
+        until(&state, ("UNAVAILABLE", "no metadata")).await;
+
+        state.set_model(named_model("a", "1", &state));
+        let caller = tokio::spawn({
+            let state = state.clone();
+            async move { state.unload_model("a").await }
+        });
+        let order = async {
+            loop {
+                match received.try_recv() {
+                    Ok(order) => return order,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+        };
+        let Order::Unload(name, done) = order.await else { panic!("another order") };
+        drop(state.remove_model(&name));
+        until(&state, ("UNLOADING", "")).await;
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        done.send(Ok(())).unwrap();
+        until(&state, ("UNAVAILABLE", "not loaded")).await;
+    }
 }

@@ -239,3 +239,37 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     let opening = app_without_store();
     assert_eq!(get(&opening, "/v1/collections").await.code(), "loading");
 }
+
+/// Bodies of every bound together: points, payloads of the most bytes, vectors, and a filter of the most conditions.
+#[tokio::test]
+async fn what_keeps_to_the_bounds_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, app) = with_store(dir.path());
+    ok(&app, "PUT", "/v1/collections/c", json!({})).await;
+    let tags: Vec<u32> = (0..200).collect();
+    let mut points: Vec<Value> = (0..1000)
+        .map(|i| {
+            let payload = json!({"n": i, "tags": tags, "more": {"a": [1.5, "x"]}});
+            json!({"id": i.to_string(), "vector": [0.25, 1, i], "payload": payload})
+        })
+        .collect();
+    // As many bytes as a payload may have.
+    points[0]["payload"] = json!({"x": "y".repeat(65_536 - 8)});
+    points[1]["payload"] = json!({"x": vec![0; 32_764]});
+    let body = json!({"fingerprint": FINGERPRINT, "points": points});
+    let done = ok(&app, "POST", "/v1/collections/c/points", body).await;
+    assert_eq!(done, json!({"added": 1000, "replaced": 0}));
+    let range = |i: usize| json!({"key": "n", "range": {"gt": i, "gte": i, "lt": i + 2, "lte": i + 1}});
+    let filter = json!({"should": (0..256).map(range).collect::<Vec<_>>()});
+    let count = ok(&app, "POST", "/v1/collections/c/count", json!({"filter": filter})).await;
+    // Of 1 to 256; the payload of 1 has no `n`.
+    assert_eq!(count, json!({"count": 255}));
+    for payload in [json!(null), json!(3), json!([])] {
+        let point = json!({"id": "a", "vector": [1, 0, 0], "payload": payload});
+        let body = json!({"fingerprint": FINGERPRINT, "points": [point]});
+        let refused = ask(&app, "POST", "/v1/collections/c/points", body).await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (422, "invalid_request"), "{payload}");
+        let told = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(told.starts_with("points[0].payload: invalid type"), "{told}");
+    }
+}

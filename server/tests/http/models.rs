@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::http::StatusCode;
+use futures_util::{StreamExt, stream};
+use occlude_retrieval::{Options, Store};
 use occlude_serve::{AppState, Expected, Gallery, Limits, Model, app};
 
 use crate::binary::{Running, pictures};
@@ -53,6 +56,42 @@ async fn a_request_keeps_the_model_that_it_began_with() {
     assert_eq!(after["model"]["fingerprint"], "new");
     gate.open();
     assert_eq!(waiting.await.unwrap().json()["model"]["fingerprint"], FINGERPRINT);
+}
+
+/// Else a model could not be unloaded while somebody sends slowly.
+#[tokio::test]
+async fn a_body_that_comes_in_holds_no_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits::default();
+    let state = AppState::new(limits.clone(), Expected { store: true, ..Expected::default() });
+    state.set_model(fake_model(&state, &limits, vec![Fake::default()]));
+    state.set_store(Arc::new(Store::open(dir.path(), &Options::default()).unwrap()));
+    let app = app(state.clone());
+    assert_eq!(send(&app, request("PUT", "/v1/collections/c", &[], "")).await.status, StatusCode::CREATED);
+    let old = Arc::downgrade(&state.models()[0]);
+    let routes = ["/v1/embed", "/v2/models/fake/infer", "/v1/collections/c/points"];
+    let slow = routes.map(|route| {
+        let app = app.clone();
+        tokio::spawn(async move {
+            let first = stream::iter([Ok::<_, std::io::Error>(vec![b'{'])]);
+            let body = Body::from_stream(StreamExt::chain(first, stream::pending()));
+            post(&app, route, &[("content-type", "application/json")], body).await
+        })
+    });
+    while !get(&app, "/metrics").await.bytes.windows(27).any(|w| w == b"occlude_in_flight_images 3\n") {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    state.set_model(named_model("fake", "new", &state, &limits, vec![Fake::default()]));
+    let ended = async {
+        while old.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), ended).await.is_ok(), "somebody holds it");
+    for request in slow {
+        assert!(!request.is_finished(), "the body is still coming in");
+        request.abort();
+    }
 }
 
 fn install(from: &str, to: &Path) {

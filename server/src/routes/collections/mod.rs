@@ -1,5 +1,6 @@
 //! `/v1/collections`: named collections of vectors, filled and searched by picture, by vector or by id.
 
+mod sent;
 mod vectors;
 
 use axum::Json;
@@ -8,9 +9,11 @@ use axum::http::{Extensions, StatusCode};
 use axum::response::{IntoResponse, Response};
 use occlude_retrieval::{Engine, Filter, Hit, Info, Page, Record, With};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
+use self::sent::{Filtered, filter, payloads, present};
 use self::vectors::{Collection, one_of, unique};
 use super::body::{self, Unpacked, unpacked};
 use super::coded::{Item, unpack};
@@ -131,9 +134,9 @@ struct NewPoint {
     vector: Option<Vec<f32>>,
     /// Base64 or data URL, in place of the vector.
     image: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Object)]
-    payload: Map<String, Value>,
+    payload: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -162,9 +165,14 @@ pub(super) async fn upsert(
     let (head, body) = request.into_parts();
     let (points, maker) = match unpacked(&state, &mut admitted, &head.headers, body).await? {
         Unpacked::Json(bytes) => {
-            let parse = move || json::parse::<Upsert>(&bytes);
-            let asked = state.on_pool(Stage::Parse, None, parse).await??;
-            collection.points(&state, &mut admitted, asked).await?
+            let room = admitted.buffered();
+            let parse = move || {
+                let mut asked = json::parse::<Upsert>(&bytes)?;
+                let payloads = payloads(&mut asked.points, &room)?;
+                Ok::<_, ApiError>((asked, payloads))
+            };
+            let (asked, payloads) = state.on_pool(Stage::Parse, None, parse).await??;
+            collection.points(&state, &mut admitted, asked, payloads).await?
         }
         Unpacked::Files(sent) => collection.files(&state, &mut admitted, sent.uploads).await?,
     };
@@ -178,17 +186,12 @@ pub(super) async fn upsert(
 struct Delete {
     ids: Option<Vec<String>>,
     #[schema(value_type = Option<schemas::Filter>)]
-    filter: Option<Value>,
+    filter: Option<Filtered>,
 }
 
 enum Which {
     Ids(Vec<String>),
     Matching(Filter),
-}
-
-/// Read apart from the rest of a body, so that what is wrong with it is said in the store's own words.
-fn filter(sent: Option<Value>) -> Result<Option<Filter>, ApiError> {
-    Ok(sent.map(Filter::try_from).transpose()?)
 }
 
 #[derive(Serialize, ToSchema)]
@@ -233,7 +236,7 @@ struct Scroll {
     after: Option<String>,
     limit: Option<usize>,
     #[schema(value_type = Option<schemas::Filter>)]
-    filter: Option<Value>,
+    filter: Option<Filtered>,
     #[serde(default)]
     with_vector: bool,
     /// How the numbers of vectors are written.
@@ -310,7 +313,7 @@ fn stored(point: Record, format: EncodingFormat) -> Stored {
 #[serde(deny_unknown_fields)]
 struct CountQuery {
     #[schema(value_type = Option<schemas::Filter>)]
-    filter: Option<Value>,
+    filter: Option<Filtered>,
 }
 
 /// Counts points
@@ -345,7 +348,7 @@ struct Search {
     id: Option<String>,
     limit: Option<usize>,
     #[schema(value_type = Option<schemas::Filter>)]
-    filter: Option<Value>,
+    filter: Option<Filtered>,
     #[serde(default)]
     exact: bool,
     #[serde(default)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::http::Extensions;
 use occlude_retrieval::{Info, MAX_ID_BYTES, Point, Query, Spec, Target, With};
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::{LIMIT, MAX_POINTS, NewPoint, Search, Upsert, filter};
 use crate::error::{ApiError, Kind};
@@ -18,29 +18,26 @@ use crate::serving::admission::Admitted;
 use crate::serving::model_used::ModelName;
 use crate::serving::state::AppState;
 
-/// A collection, and the loaded model that its vectors are of.
+/// A collection, and what the answer says about the loaded model that its vectors are of.
 pub(super) struct Collection {
     pub(super) info: Info,
-    model: Option<Arc<Model>>,
-    /// What the answer says about the model.
     pub(super) served: Extensions,
 }
 
 impl Collection {
     pub(super) async fn find(state: &AppState, name: String) -> Result<Self, ApiError> {
         let info = state.on_store(move |s| s.collection(&name)).await?;
-        let identity = info.spec.identity.as_deref();
-        let model = state.models().into_iter().find(|m| identity == Some(m.info.identity.as_str()));
         let mut served = Extensions::new();
-        if let Some(model) = &model {
+        if let Some(model) = loaded(state, &info) {
             served.insert(ModelName::from(&model.info));
         }
-        Ok(Self { info, model, served })
+        Ok(Self { info, served })
     }
 
-    /// What its pictures are encoded by.
-    fn model(&self) -> Result<&Model, ApiError> {
-        self.model.as_deref().ok_or_else(|| {
+    /// What its pictures are encoded by. Not kept while a body comes in: who sends slowly keeps no model that is to be
+    /// unloaded.
+    fn model(&self, state: &AppState) -> Result<Arc<Model>, ApiError> {
+        loaded(state, &self.info).ok_or_else(|| {
             let Spec { model, identity, .. } = &self.info.spec;
             let Some(identity) = identity else { return unidentified(&self.info) };
             let message = format!(
@@ -58,16 +55,18 @@ impl Collection {
         admitted: &mut Admitted,
         uploads: Vec<Upload>,
     ) -> Result<Vec<Vec<f32>>, ApiError> {
-        let answers = encode_all(state, self.model()?, admitted, uploads).await?;
+        let model = self.model(state)?;
+        let answers = encode_all(state, &model, admitted, uploads).await?;
         Ok(answers.into_iter().map(|a| a.encoded.embedding).collect())
     }
 
-    /// The points of a JSON upsert, and the identity of who made their vectors.
+    /// The points of a JSON upsert with their payloads, and the identity of who made their vectors.
     pub(super) async fn points(
         &self,
         state: &AppState,
         admitted: &mut Admitted,
         asked: Upsert,
+        payloads: Vec<Map<String, Value>>,
     ) -> Result<(Vec<Point>, String), ApiError> {
         if asked.points.len() > MAX_POINTS {
             let message =
@@ -82,7 +81,8 @@ impl Collection {
             None => return Err(unnamed_vector()),
         };
         let (mut points, mut uploads, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, NewPoint { id, vector, image, payload }) in asked.points.into_iter().enumerate() {
+        for (i, (point, payload)) in asked.points.into_iter().zip(payloads).enumerate() {
+            let NewPoint { id, vector, image, .. } = point;
             let vector = match (vector, image) {
                 (Some(vector), None) => vector,
                 (None, Some(data)) => {
@@ -174,6 +174,12 @@ impl Collection {
         let with = With { vector: search.with_vector, payload: search.with_payload.unwrap_or(true) };
         Ok((Query { target, k, filter, exact: search.exact, with }, maker))
     }
+}
+
+/// The model that a collection's vectors are of, where it is loaded.
+fn loaded(state: &AppState, info: &Info) -> Option<Arc<Model>> {
+    let identity = info.spec.identity.as_deref();
+    state.models().into_iter().find(|m| identity == Some(m.info.identity.as_str()))
 }
 
 /// The name of a form's field says nothing about the file in it.

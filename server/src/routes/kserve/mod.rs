@@ -174,23 +174,25 @@ pub(super) async fn infer(
     at: Place,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let model = at.model(&state)?;
+    let name = at.model(&state)?.info.name.clone();
     let start = Instant::now();
-    let answered = infer_by(&state, &model, request).await;
-    state.metrics().inferred(&model.info.name, answered.is_ok(), start.elapsed());
+    let answered = infer_by(&state, &name, request).await;
+    state.metrics().inferred(&name, answered.is_ok(), start.elapsed());
     answered
 }
 
-async fn infer_by(state: &AppState, model: &Arc<Model>, request: Request) -> Result<Response, ApiError> {
+async fn infer_by(state: &AppState, name: &str, request: Request) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
     let json = header_length(&head.headers)?;
     let mut admitted = Admitted::new(state)?;
     let bytes = whole(state, &mut admitted, &head.headers, body).await?;
+    // Only now: who sends slowly keeps no model that is to be unloaded.
+    let model = state.model(Some(name))?;
     let rules = Rules::of(state.limits(), &model.info);
     let (asked, pictures) =
         state.on_pool(Stage::Parse, None, move || wire::parse(&bytes, json, rules)).await??;
-    let encoded = encode(state, model, &mut admitted, pictures).await?;
-    let info = Arc::clone(model);
+    let encoded = encode(state, &model, &mut admitted, pictures).await?;
+    let info = Arc::clone(&model);
     let write = move || answer::write(&info.info, VERSION, &asked, &encoded);
     let made = state.on_pool(Stage::Render, Some(&model.info.name), write).await??;
     Ok(named(answer(made), &model.info))

@@ -1,26 +1,26 @@
 //! Models that clients load and unload, as Triton's extension of the protocol has it.
 //! <https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md>
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::super::{errors, json};
 use super::VERSION;
 use super::inputs::invalid;
 use crate::error::ApiError;
-use crate::routes::receive::whole;
 use crate::serving::admission::Admitted;
 use crate::serving::state::AppState;
 
 /// Which models are listed.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "only its shape is used")]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct IndexRequest {
     /// Only those that are served.
     ready: Option<bool>,
@@ -38,12 +38,11 @@ pub(super) struct ModelIndex {
 }
 
 /// How a model is loaded or unloaded.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "only its shape is used")]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct RepositoryRequest {
     /// `unload_dependents` is ignored: no model depends on another.
     #[schema(value_type = Option<Object>)]
-    parameters: Option<Map<String, Value>>,
+    parameters: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 /// The models that are served or can be loaded
@@ -53,12 +52,8 @@ pub(super) struct RepositoryRequest {
 )]
 pub(crate) async fn index(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let mut admitted = Admitted::new(&state)?;
-    let asked = body(&state, &mut admitted, request).await?;
-    let ready = match asked.get("ready") {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(ready)) => *ready,
-        Some(other) => return Err(invalid(format!("`ready` is {other}: expected `true` or `false`"))),
-    };
+    let asked: Option<IndexRequest> = json::body_or_default(&state, &mut admitted, request).await?;
+    let ready = asked.and_then(|asked| asked.ready).unwrap_or(false);
     let listed = state.model_index(ready).await.into_iter();
     let row = |l: crate::serving::repository::Listed| ModelIndex {
         name: l.name,
@@ -84,8 +79,8 @@ pub(crate) async fn load(
 ) -> Result<Response, ApiError> {
     let Path(name) = name.map_err(|e| errors::path(&e))?;
     let mut admitted = Admitted::new(&state)?;
-    let asked = body(&state, &mut admitted, request).await?;
-    check_parameters(parameters(&asked)?.iter().flat_map(|p| p.keys()))?;
+    let asked: Option<RepositoryRequest> = json::body_or_default(&state, &mut admitted, request).await?;
+    check_parameters(asked.iter().flat_map(|asked| &asked.parameters).flat_map(BTreeMap::keys))?;
     state.load_model(&name).await?;
     Ok(StatusCode::OK.into_response())
 }
@@ -105,31 +100,9 @@ pub(crate) async fn unload(
 ) -> Result<Response, ApiError> {
     let Path(name) = name.map_err(|e| errors::path(&e))?;
     let mut admitted = Admitted::new(&state)?;
-    parameters(&body(&state, &mut admitted, request).await?)?;
+    let _: Option<RepositoryRequest> = json::body_or_default(&state, &mut admitted, request).await?;
     state.unload_model(&name).await?;
     Ok(StatusCode::OK.into_response())
-}
-
-/// An object of JSON that may be left out.
-async fn body(
-    state: &AppState,
-    admitted: &mut Admitted,
-    request: Request,
-) -> Result<Map<String, Value>, ApiError> {
-    let (head, body) = request.into_parts();
-    let bytes = whole(state, admitted, &head.headers, body).await?;
-    if bytes.is_empty() {
-        return Ok(Map::new());
-    }
-    Ok(json::parse::<Option<Map<String, Value>>>(&bytes)?.unwrap_or_default())
-}
-
-fn parameters(asked: &Map<String, Value>) -> Result<Option<&Map<String, Value>>, ApiError> {
-    match asked.get("parameters") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Object(parameters)) => Ok(Some(parameters)),
-        Some(_) => Err(invalid("`parameters` is no object")),
-    }
 }
 
 /// Files and their configuration come from the operator's folders alone.

@@ -16,7 +16,7 @@ use super::source::{Class, Content, Item, Source};
 use crate::config::Limits;
 use crate::inference::batcher::Reply;
 use crate::inference::bulk::submit;
-use crate::inference::encode::{EncodeError, Wants};
+use crate::inference::encode::{EncodeError, NOT_FINITE, Wants};
 use crate::inference::model::Model;
 use crate::tools::table::Row;
 use crate::tools::{ToolError, file_error};
@@ -150,7 +150,7 @@ impl Writer<'_> {
                 let encoded = reply.blocking_recv().map_err(gone).and_then(|reply| reply)?;
                 done.answer = match encoded.embedding.iter().all(|v| v.is_finite()) {
                     true => Answer::Embedding(encoded.embedding),
-                    false => Answer::Broken("the model returned values that are not finite".to_owned()),
+                    false => Answer::Broken(NOT_FINITE.to_owned()),
                 };
             }
             self.waiting.insert(done.number, done);

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use clap::ValueEnum;
 
 use super::{Aim, Candidate, Measured, TuneArgs};
-use crate::config::{ModelFile, Provider};
+use crate::config::{Limits, ModelFile, Provider};
 
 /// What `occlude-serve tune` found.
 #[derive(Debug, Clone)]
@@ -13,6 +13,8 @@ pub struct Tuned {
     aim: Aim,
     clients: usize,
     model: ModelFile,
+    /// As given: what is measured with it is served with it.
+    decode_threads: Option<usize>,
     tried: Vec<(Candidate, Measured)>,
     /// What ran each.
     ran_on: Vec<String>,
@@ -26,6 +28,7 @@ impl Tuned {
             aim: args.aim,
             clients,
             model: args.encoder.model.clone(),
+            decode_threads: args.encoder.decode_threads,
             tried: Vec::new(),
             ran_on: Vec::new(),
             absent: Vec::new(),
@@ -85,7 +88,17 @@ impl Tuned {
         if !matches!(sessions.provider, Provider::Cuda | Provider::Tensorrt) {
             let _ = writeln!(text, "intra-threads = {}", sessions.intra_threads());
         }
+        if let Some(bytes) = sessions.gpu_mem_limit {
+            let _ = writeln!(text, "gpu-mem-limit = {bytes}");
+        }
         let _ = writeln!(text, "max-batch = {max_batch}\nmax-delay = {}", max_delay.as_millis());
+        if let Some(threads) = self.decode_threads {
+            let _ = writeln!(text, "decode-threads = {threads}");
+        }
+        // Else the server would refuse some of so many clients.
+        if self.clients > Limits::default().max_queue {
+            let _ = writeln!(text, "max-queue = {}", self.clients);
+        }
         text
     }
 }
@@ -123,4 +136,43 @@ fn row(candidate: &Candidate, ran_on: &str, measured: &Measured) -> String {
         measured.p50,
         measured.p99
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Args, Sessions};
+    use std::ffi::OsString;
+    use std::time::Duration;
+
+    fn tuned(clients: usize, decode_threads: Option<usize>, gpu_mem_limit: Option<usize>) -> Tuned {
+        let sessions = Sessions { gpu_mem_limit, ..Sessions::on_cpu(1) };
+        let candidate = Candidate { sessions, max_batch: 8, max_delay: Duration::from_millis(4) };
+        let measured = Measured { rate: 1.0, p50: 2.0, p99: 3.0, pictures: 4 };
+        Tuned {
+            aim: Aim::Throughput,
+            clients,
+            model: ModelFile { name: "m".to_owned(), path: "m.onnx".into() },
+            decode_threads,
+            tried: vec![(candidate, measured)],
+            ran_on: vec!["CPU".to_owned()],
+            absent: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_given_while_measuring_is_part_of_the_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tuned.toml");
+        let limits = |tuned: &Tuned| {
+            std::fs::write(&file, tuned.toml()).unwrap();
+            let words = ["occlude-serve", "--config", file.to_str().unwrap()].map(OsString::from);
+            let config = Args::read_with(words, []).unwrap().resolve().unwrap();
+            let Limits { decode_threads, max_queue, .. } = config.limits;
+            (decode_threads, max_queue, config.served.sessions.gpu_mem_limit)
+        };
+        assert_eq!(limits(&tuned(300, Some(3), Some(1 << 30))), (3, 300, Some(1 << 30)));
+        let usual = Limits::default();
+        assert_eq!(limits(&tuned(32, None, None)), (usual.decode_threads, usual.max_queue, None));
+    }
 }

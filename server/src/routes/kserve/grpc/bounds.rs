@@ -13,7 +13,8 @@ const OUTPUT: Nested = Nested(&[(2, &ENTRY)]);
 pub(super) const REQUEST: Nested = Nested(&[(4, &ENTRY), (5, &INPUT), (6, &OUTPUT)]);
 
 /// Whether a message and those within it have at most `most` fields with a length of their own. What is no message is
-/// left to those who read it.
+/// left to those who read it; groups, which no message of the protocol has, are within no bound: those who read skip
+/// them and go on.
 pub(super) fn within(message: &[u8], nested: &Nested, most: usize) -> bool {
     let mut left = most;
     count(message, nested, &mut left).is_some()
@@ -35,7 +36,9 @@ fn count(mut message: &[u8], nested: &Nested, left: &mut usize) -> Option<()> {
                 varint(rest).map(|(_, after)| rest.len() - after.len() + length)
             }
             5 => Some(4),
-            _ => None,
+            3 | 4 => return None,
+            // No message: prost refuses it, too.
+            _ => return Some(()),
         };
         let Some(next) = size.and_then(|size| rest.get(size..)) else { return Some(()) };
         message = next;
@@ -73,6 +76,11 @@ mod tests {
         assert!(within(&request(9, 1), &PLAIN, 2), "only what is said to be a message is looked into");
         let many = b"\x2a\x00".repeat(1 << 16);
         assert!(!within(&many, &REQUEST, 4096));
+        // Field 100 begins and ends as a group, which prost skips.
+        let hidden = [b"\xa3\x06\xa4\x06", many.as_slice()].concat();
+        assert_eq!(ModelInferRequest::decode(hidden.as_slice()).unwrap().inputs.len(), 1 << 16);
+        assert!(!within(&hidden, &REQUEST, 4096));
+        assert!(!within(b"\x2a\x04\xa3\x06\xa4\x06", &REQUEST, 4096), "within an input");
         assert_eq!(varint(&[0x96, 0x01, 7]), Some((150, [7].as_slice())));
         assert_eq!((varint(&[0x80]), varint(&[0xff; 11])), (None, None));
     }
