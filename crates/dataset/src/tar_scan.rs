@@ -73,7 +73,9 @@ pub(crate) fn each(
             _ => entry.size(),
         };
         end = offset.saturating_add(stored).checked_next_multiple_of(BLOCK as u64).unwrap_or(u64::MAX);
-        if !entry.header().entry_type().is_file() {
+        let kind = entry.header().entry_type();
+        if !kind.is_file() && !kind.is_contiguous() {
+            not_read(kind, &entry.path_bytes(), offset)?;
             continue;
         }
         let span = Span { offset, len: entry.size() };
@@ -92,6 +94,25 @@ pub(crate) fn each(
     }
     left.set(MAX_HEADERS);
     ends_at(archive.into_inner(), end, len)
+}
+
+/// What is no file is passed over, unless it stands for one that would be read: a picture without its label is another one.
+fn not_read(kind: tar::EntryType, name: &[u8], offset: u64) -> Result<(), String> {
+    let (what, hint) = match kind {
+        tar::EntryType::Link => ("a hard link", "pack with `tar --hard-dereference`"),
+        tar::EntryType::Symlink => ("a symbolic link", "pack with `tar -h`"),
+        tar::EntryType::GNUSparse => ("a sparse file", "pack without `--sparse`"),
+        _ => return Ok(()),
+    };
+    let read = |extension: &[u8]| extension.eq_ignore_ascii_case(b"cls") || is_picture_extension(extension);
+    if !key_and_extension(name).is_some_and(|(_, extension)| read(extension)) {
+        return Ok(());
+    }
+    let name = String::from_utf8_lossy(name);
+    Err(format!(
+        "the entry `{}` at byte {offset} is {what}, expected a file; hint: {hint}",
+        name.escape_debug()
+    ))
 }
 
 /// An archive ends with blocks of zeros; one that was cut off between two entries has none.
@@ -279,6 +300,41 @@ mod tests {
         assert_eq!(scan.index.labels, [0, 1, NONE]);
         let left = scan.index.left_out.to_string();
         assert_eq!(left, "left out: 4 files: 1 .json, 1 .seg.png, 1 hidden, 1 without an extension");
+    }
+
+    /// Archivers store further names of one file as links: without its label a picture would be another one.
+    #[test]
+    fn what_stands_for_a_file_that_would_be_read_is_named() {
+        let with = |kind: tar::EntryType, name: &str| {
+            let before = archive(&[("a.jpg", b"first"), ("a.cls", b"7")]);
+            // without the end of the archive
+            let mut builder = tar::Builder::new(before[..4 * BLOCK].to_vec());
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(0);
+            if matches!(kind, tar::EntryType::Link | tar::EntryType::Symlink) {
+                builder.append_link(&mut header, name, "a.cls").expect("appended");
+            } else {
+                builder.append_data(&mut header, name, io::empty()).expect("appended");
+            }
+            scanned(&builder.into_inner().expect("finished"))
+        };
+        for (kind, name, hint) in [
+            (tar::EntryType::Link, "b.cls", "--hard-dereference"),
+            (tar::EntryType::Link, "d/b.JPG", "--hard-dereference"),
+            (tar::EntryType::Symlink, "b.jpg", "tar -h"),
+        ] {
+            let error = with(kind, name).expect_err(name);
+            assert!(error.contains(&format!("`{name}`")) && error.contains(hint), "{error}");
+        }
+        for (kind, name) in [
+            (tar::EntryType::Symlink, "latest.txt"),
+            (tar::EntryType::Link, ".b.jpg"),
+            (tar::EntryType::Directory, "b.jpg"),
+        ] {
+            assert_eq!(with(kind, name).expect(name).index.len(), 1);
+        }
+        assert_eq!(with(tar::EntryType::Continuous, "b.jpg").expect("a file").index.len(), 2);
     }
 
     #[test]

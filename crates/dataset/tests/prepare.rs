@@ -347,6 +347,39 @@ fn any_name_and_class_survives_a_list() {
     assert_eq!(open(&out).classes(), data.classes());
 }
 
+/// A list says classes that its paths do not, and names its pictures as it likes.
+#[test]
+fn links_and_shards_of_a_list_keep_its_classes_and_its_pictures() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let names = ["val_1.JPEG", "images/a.jpg", "images/b.jpeg?w=640", "scan.2019", "images/deep/c.jpg"];
+    let classes = ["dog", "cat", "dog", "cat", "dog"];
+    for (i, name) in names.iter().enumerate() {
+        put(&dir.path().join(name), &jpeg(i as u32));
+    }
+    let lines = names.iter().zip(classes).map(|(name, class)| format!("{name}\t{class}\n"));
+    put(&dir.path().join("l.txt"), lines.collect::<String>().as_bytes());
+    let listed = open(&dir.path().join("l.txt"));
+    let all = select(&listed, &selection(Amount::All)).expect("chosen");
+    let told = |data: &Dataset| {
+        let class = |i| data.classes()[data.class(i).expect("one") as usize].clone();
+        let mut told: Vec<(Vec<u8>, String)> =
+            bytes(data).into_iter().zip((0..data.len()).map(class)).collect();
+        told.sort();
+        told
+    };
+    let shards = dir.path().join("shards");
+    pack(&listed, &shards, &PackOptions { size: 1 << 20, shuffle: None }, &()).expect("packed");
+    assert_eq!(told(&open(&shards)), told(&listed));
+    // a folder knows pictures by their endings
+    let known: Vec<usize> =
+        all.into_iter().filter(|&i| listed.name(i).to_lowercase().ends_with("g")).collect();
+    let out = dir.path().join("out");
+    link_subset(&listed, &known, &out, Link::Auto, &()).expect("linked");
+    let linked = open(&out);
+    assert_eq!((linked.len(), linked.classes()), (3, listed.classes()));
+    assert!(told(&linked).iter().all(|picture| told(&listed).contains(picture)));
+}
+
 #[test]
 fn texts_with_byte_order_marks() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -14,6 +14,8 @@ use crate::rows::Rows;
 const FILTERS: usize = 32;
 /// Matches that are kept, of all filters together: 64 MB.
 const MATCHES: usize = 8 << 20;
+/// Looks at rows and matches until both are of one moment.
+const ATTEMPTS: usize = 16;
 /// Deleted rows that a filter's matches may hold on to.
 const GONE: usize = 10_000;
 
@@ -38,6 +40,14 @@ struct Matches {
     /// Rows up to this number were looked at.
     upto: i64,
     seqs: Arc<Vec<i64>>,
+}
+
+/// The rows that a filter matches.
+pub(crate) struct Matching {
+    /// Their numbers, sorted.
+    pub(crate) seqs: Arc<Vec<i64>>,
+    /// Rows up to this number were looked at; in memory there may be fewer yet, or more.
+    upto: i64,
 }
 
 impl Collection {
@@ -87,28 +97,58 @@ impl Collection {
         if spec.maker() == found { Ok(()) } else { Err(spec.other_maker(&self.stored.name, found)) }
     }
 
-    /// Numbers of the rows that the filter matches, those that were deleted since included; sorted.
-    pub(crate) fn matching(&self, filter: &Filter, database: &Database) -> Result<Arc<Vec<i64>>> {
+    /// The rows that the filter matches, those that were deleted since included.
+    pub(crate) fn matching(&self, filter: &Filter, database: &Database) -> Result<Matching> {
         let key: Arc<str> = serde_json::to_string(filter).unwrap_or_default().into();
         let upto = read(&self.rows).last_seq();
         let known = lock(&self.matches).iter().find(|m| m.filter == key).cloned();
         let mut found = known.unwrap_or_else(|| Matches { filter: key, upto: 0, seqs: Arc::default() });
         if found.upto < upto {
             let seqs = Arc::make_mut(&mut found.seqs);
-            database.each_payload(self.stored.uid, (found.upto, upto), |entry| {
+            let mut seen = upto;
+            // all that there are: of a point that is replaced meanwhile the file has the new row alone
+            database.each_payload(self.stored.uid, found.upto, |entry| {
+                seen = entry.seq;
                 if filter.matches(&entry.payload) {
                     seqs.push(entry.seq);
                 }
             })?;
-            found.upto = upto;
+            found.upto = seen.max(upto);
             let rows = read(&self.rows);
             if seqs.len() > rows.len() + GONE {
-                *seqs = rows.among(seqs).map(|row| row.seq).collect();
+                let last = rows.last_seq();
+                let coming = seqs.iter().copied().filter(|seq| *seq > last);
+                *seqs = rows.among(seqs).map(|row| row.seq).chain(coming).collect();
             }
         }
-        let seqs = found.seqs.clone();
+        let matching = Matching { seqs: found.seqs.clone(), upto: found.upto };
         self.keep(found);
-        Ok(seqs)
+        Ok(matching)
+    }
+
+    /// What `look` finds among the rows in memory and those of them that the filter matches, at one moment: looked for again
+    /// while rows come in between. After some attempts a point that was replaced just now may be missing. `first` is asked
+    /// before rows are held, and what it gives is handed on.
+    pub(crate) fn at_once<F, T>(
+        &self,
+        filter: Option<&Filter>,
+        database: &Database,
+        first: impl Fn(Option<&[i64]>) -> F,
+        look: impl Fn(&Rows, Option<&[i64]>, F) -> T,
+    ) -> Result<T> {
+        for attempt in 1.. {
+            let matching = filter.map(|filter| self.matching(filter, database)).transpose()?;
+            let seqs = matching.as_ref().map(|matching| matching.seqs.as_slice());
+            let handed = first(seqs);
+            let rows = read(&self.rows);
+            let same = matching.as_ref().is_none_or(|matching| matching.upto == rows.last_seq());
+            if same || attempt == ATTEMPTS {
+                return Ok(look(&rows, seqs, handed));
+            }
+            drop(rows);
+            std::thread::yield_now();
+        }
+        unreachable!("the last attempt gives what it finds")
     }
 
     fn keep(&self, found: Matches) {

@@ -321,14 +321,9 @@ impl Database {
     }
 
     /// Payloads of the rows behind `after`, up to `upto`, in order.
-    pub(crate) fn each_payload(
-        &self,
-        uid: i64,
-        (after, upto): (i64, i64),
-        mut see: impl FnMut(Entry),
-    ) -> Result<()> {
-        let sql = "SELECT seq, id, payload FROM points WHERE collection = ?1 AND seq > ?2 AND seq <= ?3 ORDER BY seq";
-        self.each(sql, params![uid, after, upto], |row| Ok(self.to_entry(row).map(&mut see)))
+    pub(crate) fn each_payload(&self, uid: i64, after: i64, mut see: impl FnMut(Entry)) -> Result<()> {
+        let sql = "SELECT seq, id, payload FROM points WHERE collection = ?1 AND seq > ?2 ORDER BY seq";
+        self.each(sql, params![uid, after], |row| Ok(self.to_entry(row).map(&mut see)))
     }
 
     /// Points in the order of ids, behind `after`, until `see` has enough.

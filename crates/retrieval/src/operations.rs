@@ -12,6 +12,7 @@ use crate::engine::{Engine, Info, Maintained, Page, Point, Query, Record, Spec, 
 use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::lock::{lock, read, write};
+use crate::rows::Rows;
 use crate::store::{Options, Store};
 use crate::{maintain, search};
 
@@ -141,7 +142,7 @@ impl Engine for Store {
         let collection = self.find(name)?;
         // while the writer is held memory is as the database
         let matching = collection.matching(filter, &writer)?;
-        let seqs: Vec<i64> = read(&collection.rows).among(&matching).map(|row| row.seq).collect();
+        let seqs: Vec<i64> = read(&collection.rows).among(&matching.seqs).map(|row| row.seq).collect();
         self.remove(&writer, &collection, &seqs)?;
         Ok(seqs.len())
     }
@@ -183,8 +184,10 @@ impl Engine for Store {
     fn count(&self, name: &str, filter: Option<&Filter>) -> Result<usize> {
         let collection = self.find(name)?;
         let Some(filter) = filter.filter(|f| !f.is_empty()) else { return Ok(read(&collection.rows).len()) };
-        let matching = self.reading(|db| collection.matching(filter, db))?;
-        Ok(read(&collection.rows).among(&matching).count())
+        self.reading(|db| {
+            let count = |rows: &Rows, seqs: Option<&[i64]>, ()| rows.among(seqs.unwrap_or_default()).count();
+            collection.at_once(Some(filter), db, |_| (), count)
+        })
     }
 
     fn search(&self, name: &str, maker: &str, query: &Query) -> Result<Vec<crate::Hit>> {

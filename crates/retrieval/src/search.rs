@@ -18,7 +18,7 @@ const COST: usize = 40;
 /// A search that makes sense, with its filter's matches at hand.
 struct Search<'a> {
     collection: &'a Collection,
-    query: Vec<f32>,
+    query: &'a [f32],
     k: usize,
     /// The point that the search goes out from.
     except: Option<&'a str>,
@@ -40,10 +40,13 @@ pub(crate) fn search(
     // A point that a search finds in memory may be deleted before its payload is read: another one takes its
     // place in the next attempt. After a few, the search has fewer hits.
     for attempt in 1.. {
-        let matching = filter(query).map(|f| collection.matching(f, database)).transpose()?;
-        let matching = matching.as_ref().map(|m| m.as_slice());
-        let search = Search { collection, query: target.clone(), k: query.k, except, matching };
-        let found = search.run(query, exact_numbers);
+        let base = Search { collection, query: &target, k: query.k, except, matching: None };
+        let found = collection.at_once(
+            filter(query),
+            database,
+            |matching| if query.exact { None } else { base.among(matching).near(exact_numbers) },
+            |rows, matching, near| base.among(matching).run(rows, near, query.with.vector),
+        )?;
         let wanted = found.len();
         let hits = with_payloads(found, query.with, database)?;
         if hits.len() == wanted || attempt == 4 {
@@ -78,14 +81,21 @@ fn with_payloads(found: Vec<Numbered>, with: With, database: &Database) -> Resul
     Ok(hits)
 }
 
-impl Search<'_> {
-    fn run(&self, query: &Query, exact_numbers: usize) -> Vec<Numbered> {
-        let near = if query.exact { None } else { self.near(exact_numbers) };
-        let rows = read(&self.collection.rows);
-        let approximate = near.and_then(|(seqs, upto)| self.approximate(&rows, &seqs, upto));
-        let top = approximate.unwrap_or_else(|| self.exact(&rows));
+impl<'a> Search<'a> {
+    /// The same among the rows of those numbers.
+    fn among<'b>(&self, matching: Option<&'b [i64]>) -> Search<'b>
+    where
+        'a: 'b,
+    {
+        Search { matching, ..*self }
+    }
+
+    /// `near`: what [`Self::near`] gave.
+    fn run(&self, rows: &Rows, near: Option<(Vec<i64>, i64)>, vectors: bool) -> Vec<Numbered> {
+        let approximate = near.and_then(|(seqs, upto)| self.approximate(rows, &seqs, upto));
+        let top = approximate.unwrap_or_else(|| self.exact(rows));
         let hit = |Found { score, id, what: row }: Found<&str, Row<'_>>| {
-            let vector = query.with.vector.then(|| row.vector.to_vec());
+            let vector = vectors.then(|| row.vector.to_vec());
             (row.seq, Hit { id: id.to_owned(), score, vector, payload: None })
         };
         top.sorted().into_iter().map(hit).collect()
@@ -107,7 +117,7 @@ impl Search<'_> {
             return None;
         }
         // an index that fails is as good as none
-        ann.near(&self.query, wanted).ok().map(|seqs| (seqs, ann.upto()))
+        ann.near(self.query, wanted).ok().map(|seqs| (seqs, ann.upto()))
     }
 
     /// `None` if there are fewer candidates left than hits wanted.
@@ -137,7 +147,7 @@ impl Search<'_> {
 
     fn show<'r>(&self, row: Row<'r>, top: &mut TopRows<'r>) {
         if self.except != Some(row.id) {
-            row.show(&self.query, top);
+            row.show(self.query, top);
         }
     }
 }

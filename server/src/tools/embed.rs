@@ -48,7 +48,13 @@ pub fn embed(args: &EmbedArgs) -> Result<(usize, usize), ToolError> {
     }
     let model = args.encoder.open()?;
     let mut journal = Journal::open(&partial(&args.out), &model.info.identity, model.info.dim)?;
-    let outcome = fill(args, &listing, &model, &mut journal)?;
+    let mut outcome = fill(args, &listing, &model, &mut journal)?;
+    for _ in 0..AGAIN {
+        if !replaced(args, &listing, &journal) {
+            break;
+        }
+        outcome = fill(args, &listing, &model, &mut journal)?;
+    }
     let mut rows = rows(args, &listing, &journal)?;
     if rows.is_empty() {
         let (folder, count) = (Some(args.dir.clone()), listing.samples.len());
@@ -98,6 +104,9 @@ fn partial(out: &Path) -> PathBuf {
     out.with_file_name(name)
 }
 
+/// Rounds for pictures that were replaced while they were read.
+const AGAIN: usize = 2;
+
 /// Encodes what the journal does not have yet.
 fn fill(
     args: &EmbedArgs,
@@ -105,11 +114,13 @@ fn fill(
     model: &crate::inference::model::Model,
     journal: &mut Journal,
 ) -> Result<Outcome, ToolError> {
-    let open = |s: &&Sample| {
-        let version = Version::of(&s.path);
+    let with_version = |s: &Sample| (s.clone(), Version::of(&s.path));
+    let open = |(s, version): &(Sample, Option<Version>)| {
         !version.is_some_and(|v| journal.has(&relative(&args.dir, &s.path), v))
     };
-    let todo: Vec<Sample> = listing.samples.iter().filter(open).cloned().collect();
+    // versions of before pictures are read: one that is replaced meanwhile is another the next time
+    let (todo, versions): (Vec<Sample>, Vec<Option<Version>>) =
+        listing.samples.iter().map(with_version).filter(open).unzip();
     let before = listing.samples.len() - todo.len();
     if before > 0 {
         tracing::info!("resuming: {before} of {} pictures are done", listing.samples.len());
@@ -118,13 +129,22 @@ fn fill(
     let limits = args.encoder.limits();
     let run = Run { samples: &todo, model, limits: &limits, wants: Wants::default(), progress: &report };
     let outcome = run.encode(&mut |i: usize, encoded: Encoded| {
-        let Some(sample) = todo.get(i) else { return Ok(()) };
-        // A picture that has gone since it was read has no version; it will be read again.
-        let Some(version) = Version::of(&sample.path) else { return Ok(()) };
+        let (Some(sample), Some(&version)) = (todo.get(i), versions.get(i)) else { return Ok(()) };
+        // a picture that was not there yet will be read again
+        let Some(version) = version else { return Ok(()) };
         journal.add(&relative(&args.dir, &sample.path), version, &encoded.embedding)
     })?;
     report.end(&format!("`{}`", args.dir.display()), outcome.done, outcome.skipped);
     Ok(outcome)
+}
+
+/// Whether pictures that are done are no longer what they were.
+fn replaced(args: &EmbedArgs, listing: &Listing, journal: &Journal) -> bool {
+    let other = |Sample { path, .. }: &Sample| {
+        let (name, now) = (relative(&args.dir, path), Version::of(path));
+        now.is_some_and(|now| !journal.has(&name, now)) && journal.knows(&name)
+    };
+    listing.samples.iter().any(other)
 }
 
 /// Path and class of every picture that is done, in the listing's order.

@@ -9,7 +9,7 @@ use clap::Args;
 use occlude_preprocess::AllBroken;
 use occlude_preprocess::files::{Listing, Sample, list};
 use occlude_preprocess::names::relative;
-use occlude_retrieval::{Engine, Options, Page, Point, With};
+use occlude_retrieval::{Engine, MAX_ID_BYTES, MAX_PAYLOAD_BYTES, Options, Page, Point, With};
 use serde_json::{Map, Value, json};
 
 use super::{EncoderArgs, ToolError, Version};
@@ -57,7 +57,7 @@ pub struct Indexed {
     pub encoded: usize,
     /// Pictures that were there already.
     pub kept: usize,
-    /// Pictures that could not be read.
+    /// Pictures that could not be read, or whose paths are too long for ids.
     pub skipped: usize,
     /// Points that were deleted.
     pub pruned: usize,
@@ -129,22 +129,30 @@ fn fill(
     store: &dyn Engine,
     there: &BTreeMap<String, Option<Version>>,
 ) -> Result<Indexed, ToolError> {
-    let mut todo = Vec::new();
+    let (mut todo, mut long) = (Vec::new(), 0);
     for (sample, name) in listing.samples.iter().zip(names) {
+        if name.len() > MAX_ID_BYTES {
+            tracing::warn!(
+                "skipped `{name}`: its path has {} bytes, an id at most {MAX_ID_BYTES}",
+                name.len()
+            );
+            long += 1;
+            continue;
+        }
         let now = Version::of(&sample.path);
         if now.is_none() || there.get(name).copied().flatten() != now {
-            todo.push((sample.clone(), name));
+            todo.push((sample.clone(), name, now));
         }
     }
-    let samples: Vec<Sample> = todo.iter().map(|(s, _)| s.clone()).collect();
+    let samples: Vec<Sample> = todo.iter().map(|(s, ..)| s.clone()).collect();
     let report = Report::new("indexing");
     let limits = args.encoder.limits();
     let mut waiting = Vec::new();
     let run = Run { samples: &samples, model, limits: &limits, wants: Wants::default(), progress: &report };
     let outcome = run.encode(&mut |i: usize, encoded: Encoded| -> Result<(), ToolError> {
-        let Some((sample, name)) = todo.get(i) else { return Ok(()) };
+        let Some((sample, name, version)) = todo.get(i) else { return Ok(()) };
         let class = sample.class.and_then(|c| listing.classes.get(c as usize));
-        let payload = payload(args, &sample.path, name, class.map(String::as_str));
+        let payload = payload(args, (&sample.path, *version), name, class.map(String::as_str));
         waiting.push(Point { id: (*name).clone(), vector: encoded.embedding, payload });
         if waiting.len() >= BATCH {
             store.upsert(&args.collection, &model.info.identity, &waiting)?;
@@ -160,15 +168,21 @@ fn fill(
         let (folder, first) = (Some(args.dir.clone()), outcome.first_error.unwrap_or_default());
         return Err(AllBroken { folder, count: names.len(), first }.into());
     }
-    let kept = names.len() - samples.len();
-    Ok(Indexed { encoded: outcome.done, kept, skipped: outcome.skipped, pruned: 0 })
+    let kept = names.len() - samples.len() - long;
+    Ok(Indexed { encoded: outcome.done, kept, skipped: outcome.skipped + long, pruned: 0 })
 }
 
-fn payload(args: &IndexArgs, path: &Path, name: &str, class: Option<&str>) -> Map<String, Value> {
+/// `version`: that of the file before it was read; one that is replaced meanwhile is another the next time.
+fn payload(
+    args: &IndexArgs,
+    (path, version): (&Path, Option<Version>),
+    name: &str,
+    class: Option<&str>,
+) -> Map<String, Value> {
     let mut payload = Map::new();
     payload.insert("path".to_owned(), json!(name));
     payload.insert("class".to_owned(), json!(class));
-    if let Some(Version { bytes, modified }) = Version::of(path) {
+    if let Some(Version { bytes, modified }) = version {
         payload.insert("bytes".to_owned(), json!(bytes));
         payload.insert("modified".to_owned(), json!(modified));
     }
@@ -178,6 +192,11 @@ fn payload(args: &IndexArgs, path: &Path, name: &str, class: Option<&str>) -> Ma
     {
         let url = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg));
         payload.insert("thumbnail".to_owned(), json!(url));
+        if serde_json::to_string(&payload).map_or(0, |text| text.len()) > MAX_PAYLOAD_BYTES {
+            // the point is worth more without it than none
+            tracing::warn!("`{name}` has no thumbnail: it is too large for a payload");
+            payload.remove("thumbnail");
+        }
     }
     payload
 }

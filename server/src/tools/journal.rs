@@ -78,6 +78,11 @@ impl Journal {
         self.done.get(path).is_some_and(|(v, _)| *v == version)
     }
 
+    /// Whether there is the vector of any version of it.
+    pub(super) fn knows(&self, path: &str) -> bool {
+        self.done.contains_key(path)
+    }
+
     /// Keeps a vector.
     pub(super) fn add(&mut self, path: &str, version: Version, vector: &[f32]) -> Result<(), ToolError> {
         let mut bytes = Vec::with_capacity(HEAD + path.len() + 4 * vector.len() + 4);

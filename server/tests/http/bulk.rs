@@ -59,6 +59,23 @@ fn a_folder_is_indexed_and_later_what_is_new() {
     assert!(locked.contains("open in another process"), "{locked}");
 }
 
+/// Ids are paths, and not every path is one.
+#[test]
+fn a_path_that_is_too_long_for_an_id_stops_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (photos, data) = (dir.path().join("photos"), dir.path().join("data"));
+    pictures(&photos);
+    let deep = photos.join("blue").join("d".repeat(200)).join("e".repeat(100));
+    std::fs::create_dir_all(&deep).unwrap();
+    std::fs::write(deep.join("c.png"), png(30, 30, [0, 0, 9])).unwrap();
+    let flags = ["--data", data.to_str().unwrap(), "--collection", "c"];
+    let index = || said(&tool(&["index", photos.to_str().unwrap()], &flags));
+    let first = index();
+    assert!(first.contains("2 encoded, 0 already present, 2 skipped, 0 deleted"), "{first}");
+    assert!(first.contains("eee/c.png") && first.contains("at most 256"), "{first}");
+    assert!(index().contains("0 encoded, 2 already present, 2 skipped, 0 deleted"));
+}
+
 #[test]
 fn a_folder_is_embedded_in_every_format() {
     let dir = tempfile::tempdir().unwrap();

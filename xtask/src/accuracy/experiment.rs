@@ -26,6 +26,8 @@ pub(super) struct Data {
     folder: PathBuf,
     /// Pictures to train on.
     pub(super) pictures: u32,
+    /// A hash of the names and sizes of all its pictures, wherever it lies.
+    pub(super) identity: String,
 }
 
 impl Data {
@@ -42,14 +44,34 @@ impl Data {
         let name = folder.file_name().and_then(|name| name.to_str());
         let name =
             name.with_context(|| format!("the name of `{}` is not text", folder.display()))?.to_owned();
-        let pictures = files::below(&folder.join("train"), &ENDINGS)?.len() as u32;
-        ensure!(pictures > 0, "`{}` has no pictures", folder.join("train").display());
-        Ok(Self { name, folder, pictures })
+        let [train, test] = [folder.join("train"), folder.join("test")];
+        let [(pictures, of_train), (_, of_test)] = [listed(&train)?, listed(&test)?];
+        ensure!(pictures > 0, "`{}` has no pictures", train.display());
+        Ok(Self { name, folder, pictures, identity: format!("{of_train}{of_test}") })
     }
 
     pub(super) fn part(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
+}
+
+/// How many pictures a folder has, and a hash of their names and sizes.
+fn listed(folder: &Path) -> Result<(u32, String)> {
+    let mut named = Vec::new();
+    for path in files::below(folder, &ENDINGS)? {
+        let size = fs::metadata(&path).with_context(|| format!("cannot read `{}`", path.display()))?.len();
+        let name = path.strip_prefix(folder).unwrap_or(&path).as_os_str().as_encoded_bytes().to_owned();
+        named.push((name, size));
+    }
+    named.sort();
+    let mut hash = Sha256::new();
+    for (name, size) in &named {
+        hash.update((name.len() as u64).to_le_bytes());
+        hash.update(name);
+        hash.update(size.to_le_bytes());
+    }
+    let hash = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Ok((named.len() as u32, hash))
 }
 
 /// What a call asks for.

@@ -40,8 +40,9 @@ impl<'a> Job<'a> {
         fs::create_dir_all(&self.folder)
             .with_context(|| format!("cannot create `{}`", self.folder.display()))?;
         if !self.begun()? {
-            let flags = self.experiment.flags(self.run)?.words();
-            write(&self.folder.join(ABOUT), &json!({ "flags": flags, "seconds": 0.0 }))?;
+            let mut about = self.about()?;
+            about["seconds"] = json!(0.0);
+            write(&self.folder.join(ABOUT), &about)?;
         }
         wait_until_left(&self.folder)?;
         for step in [Self::pretrain, Self::knn, Self::linear] {
@@ -58,10 +59,18 @@ impl<'a> Job<'a> {
         Ok(End::Done)
     }
 
+    /// What a run is, for calls after this one.
+    pub(super) fn about(&self) -> Result<Value> {
+        let flags = self.experiment.flags(self.run)?.words();
+        let (data, whiten) = (&self.run.data.identity, self.experiment.whiten);
+        Ok(json!({ "flags": flags, "data": data, "whiten": whiten }))
+    }
+
     /// Whether an earlier call began it.
     ///
     /// # Errors
-    /// Where that one had other flags.
+    /// Where that one had other flags, other pictures, or another whitening. Folders of earlier versions say nothing of the
+    /// latter two.
     pub(super) fn begun(&self) -> Result<bool> {
         let flags = self.experiment.flags(self.run)?.words();
         let Some(about) = read(&self.folder.join(ABOUT))? else { return Ok(false) };
@@ -74,6 +83,16 @@ impl<'a> Job<'a> {
             known.join(" "),
             flags.join(" ")
         );
+        let now = self.about()?;
+        for (key, what) in [("data", "pictures"), ("whiten", "numbers for `--whiten`")] {
+            ensure!(
+                about.get(key).is_none_or(|was| *was == now[key]),
+                "`{}` was begun with other {what}: {} there, {} here\nhint: use another `--out`",
+                self.folder.display(),
+                about[key],
+                now[key]
+            );
+        }
         Ok(true)
     }
 

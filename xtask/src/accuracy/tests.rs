@@ -44,7 +44,9 @@ fn finish(experiment: &Experiment, arm: &str, seed: u32, [knn, linear]: [f64; 2]
         json!({ "results": [row("checkpoint", knn), row("untrained", 20.0), row("checkpoint-whitened", knn + 5.0)] }),
     );
     write(job::LINEAR, json!({ "top1": linear / 100.0, "mean_per_class": 0.3 }));
-    write(job::ABOUT, json!({ "flags": experiment.flags(run).expect("flags").words(), "seconds": 60.0 }));
+    let mut about = job::Job::new(experiment, run, None).about().expect("flags");
+    about["seconds"] = json!(60.0);
+    write(job::ABOUT, about);
     write(
         "start.json",
         json!({ "encoder": format!("e{seed}"), "order": "o", "views": if arm == "simclr" { "w" } else { "v" } }),
@@ -279,4 +281,33 @@ fn time_that_is_left_goes_by_what_ended() {
         "{}",
         progress(&experiment, runs[0])
     );
+}
+
+/// Figures of other pictures, or whitened to other numbers, are no seeds of one experiment.
+#[test]
+fn a_finished_run_is_of_its_pictures_and_its_whitening() {
+    let at = tempfile::tempdir().expect("a folder");
+    data(&at.path().join("photos"), 300);
+    let flags = "--arms plain --seeds 1 --epochs 2";
+    let begun = |flags: &str| {
+        let experiment = open(at.path(), flags).expect("sound");
+        let run = experiment.runs()[0];
+        Job::new(&experiment, run, None).begun().map_err(|e| e.to_string())
+    };
+    assert_eq!(begun(flags), Ok(false));
+    finish(&open(at.path(), flags).expect("sound"), "plain", 0, [40.0, 50.0], "1010");
+    assert_eq!(begun(flags), Ok(true));
+    let error = begun(&format!("{flags} --whiten 64")).expect_err("another whitening");
+    assert!(error.contains("--whiten") && error.contains("64"), "{error}");
+    fs::write(at.path().join("photos/test/class/0.jpg"), "another").expect("written");
+    let error = begun(flags).expect_err("other pictures");
+    assert!(error.contains("other pictures") && error.contains("--out"), "{error}");
+    // a folder of an earlier version
+    let about = at.path().join("out/photos/plain-0").join(job::ABOUT);
+    let mut old: Value = serde_json::from_str(&fs::read_to_string(&about).expect("there")).expect("JSON");
+    for key in ["data", "whiten"] {
+        old.as_object_mut().and_then(|old| old.remove(key)).expect("there");
+    }
+    fs::write(&about, old.to_string()).expect("written");
+    assert_eq!(begun(flags), Ok(true));
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use occlude_preprocess::files::is_picture;
 use rayon::prelude::*;
 
 use super::output::{Durable, Staging, write_whole};
@@ -102,9 +103,10 @@ fn key(number: usize, data: &Dataset, i: usize) -> String {
     format!("{number:08}-{}", stem.chars().map(plain).take(MAX_STEM).collect::<String>())
 }
 
+/// That of the file where readers of shards know it, which lists do not ask for: `1.jpeg?w=640`, `scan.2019`.
 fn extension(data: &Dataset, i: usize) -> String {
-    let name = Path::new(data.file_name(i));
-    let extension = name.extension().unwrap_or("jpg".as_ref());
+    let name = Some(data.file_name(i)).filter(|name| is_picture(name)).map(Path::new);
+    let extension = name.and_then(Path::extension).unwrap_or("jpg".as_ref());
     extension.to_string_lossy().to_ascii_lowercase()
 }
 

@@ -121,7 +121,8 @@ pub(super) fn rank(data: &Dataset, i: usize, seed: u64) -> [u8; 16] {
     digest.first_chunk().copied().unwrap_or_default()
 }
 
-/// Makes a folder with a link to each chosen picture, in folders as in the source; nothing is copied.
+/// Makes a folder with a link to each chosen picture, in folders as in the source, and below those of their classes where a
+/// list has others than its folders say; nothing is copied.
 ///
 /// # Errors
 /// [`Error::Exists`], [`Error::Write`]; [`Error::Unsuitable`] for shards, whose pictures are no files.
@@ -136,9 +137,10 @@ pub fn link_subset(
     let staging = Staging::beside(out)?;
     progress.begin(chosen.len() as u64, "pictures");
     let mut made = PathBuf::new();
+    let implied = (0..data.len()).all(|i| implied_class(data, i));
     for &i in chosen {
         let Some(from) = data.path(i) else { continue };
-        let folder = staging.path().join(target_folder(data, i)?);
+        let folder = staging.path().join(target_folder(data, i, implied)?);
         if folder != made {
             fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
             made.clone_from(&folder);
@@ -149,17 +151,20 @@ pub fn link_subset(
     staging.finish()
 }
 
-/// The folder of a picture below the root or, where a list leads elsewhere, that of its class.
-fn target_folder(data: &Dataset, i: usize) -> Result<PathBuf, Error> {
+/// The folder of a picture below the root, below that of its class where folders do not say it (`implied`) or, where a list
+/// leads elsewhere, that of its class alone.
+fn target_folder(data: &Dataset, i: usize, implied: bool) -> Result<PathBuf, Error> {
     let folder = data.folder(i);
-    if folder.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+    let inside = folder.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if inside && implied {
         return Ok(folder.to_owned());
     }
+    let below = if inside { folder } else { Path::new("") };
     let class = data.class(i).and_then(|class| data.classes().get(class as usize));
     match class {
-        None => Ok(PathBuf::new()),
+        None => Ok(below.to_owned()),
         Some(class) if is_plain(&names::unescape(class)) => {
-            Ok(OsString::from_vec(names::unescape(class)).into())
+            Ok(Path::new(&OsString::from_vec(names::unescape(class))).join(below))
         }
         Some(class) => Err(Error::Unsuitable {
             what: format!("the class `{class}` cannot be a folder's name"),

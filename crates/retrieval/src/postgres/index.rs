@@ -58,8 +58,22 @@ impl Postgres {
         Ok(select.first(client).await?.map_or(Ok(false), |row| row.try_get(0))?)
     }
 
-    /// Whether the index was built: it may have been stopped.
+    /// Whether the index was built: it may have been stopped. It takes as long as it takes, whatever time statements of the
+    /// role have.
     async fn build_alone(
+        &self,
+        client: &Client,
+        collection: &Known,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Attempt<bool> {
+        client.batch_execute("SET statement_timeout = 0").await?;
+        let built = self.build_in_any_time(client, collection, go_on).await;
+        // the connection is others' afterwards
+        client.batch_execute("RESET statement_timeout").await?;
+        built
+    }
+
+    async fn build_in_any_time(
         &self,
         client: &Client,
         collection: &Known,
@@ -75,18 +89,20 @@ impl Postgres {
         );
         let token = client.cancel_token();
         let mut building = std::pin::pin!(client.batch_execute(&build));
+        let mut cancelled = false;
         let built = loop {
             tokio::select! {
                 built = &mut building => break built,
                 () = tokio::time::sleep(LOOK) => {
                     if !go_on() || self.is_waited_for(&table).await.unwrap_or(false) {
+                        cancelled = true;
                         self.cancel(&token).await;
                     }
                 }
             }
         };
         if let Err(error) = built {
-            let stopped = error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED);
+            let stopped = cancelled && error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED);
             client.batch_execute(&clear).await?;
             return if stopped { Ok(false) } else { Err(error.into()) };
         }

@@ -54,6 +54,12 @@ fn searches_go_on_while_points_are_replaced(home: &Home) {
                         assert_eq!(sign > 0.0, hit.vector.as_ref().unwrap()[0] > 0.0, "of one state");
                     }
                     assert_eq!(store.count("c", None).unwrap(), 100);
+                    // a filter that every state of every point matches, and that nobody has asked before
+                    let filter = filter(json!({"must_not": [{"key": "sign", "match": seen + 7}]}));
+                    assert_eq!(store.count("c", Some(&filter)).unwrap(), 100, "a point is there all along");
+                    let query =
+                        Query { filter: Some(filter), ..Query::vector(vec![1.0, 0.3, 0.1, 0.2], 100) };
+                    assert_eq!(store.search("c", PRINT, &query).unwrap().len(), 100);
                     let all = store
                         .scroll("c", &occlude_retrieval::Page { limit: 999, ..Default::default() })
                         .unwrap();
