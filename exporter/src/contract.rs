@@ -46,13 +46,14 @@ pub fn contract_of(
     overrides: &ContractOverrides,
 ) -> Result<(Preprocess, Option<String>), Error> {
     let asked = overrides.contract.as_deref().map(Preprocess::named_or_read).transpose()?;
-    let own = match stored(checkpoint)? {
-        Some(stored) => Some(stored),
-        None => match Preprocess::beside(checkpoint.path()) {
-            // To name a contract is the way out where that file cannot be read.
-            Err(_) if asked.is_some() => None,
-            beside => beside?,
-        },
+    let found = match stored(checkpoint) {
+        Ok(None) => Preprocess::beside(checkpoint.path()).map_err(Error::from),
+        stored => stored,
+    };
+    let own = match found {
+        // To name a contract is the way out where the other one cannot be read.
+        Err(_) if asked.is_some() => None,
+        found => found?,
     };
     let base = asked.as_ref().or(own.as_ref());
     let usual = || Preprocess::imagenet(overrides.image_size.unwrap_or(224));
@@ -137,7 +138,13 @@ mod tests {
         assert!(note.is_some_and(|note| note.contains("says nothing about preprocessing")));
         std::fs::write(folder.path().join("preprocessor_config.json"), "{").expect("written");
         assert!(contract_of(&checkpoint, &ContractOverrides::default()).is_err());
-        assert_eq!(contract_of(&checkpoint, &smaller).expect("a contract"), (contract, None));
+        assert_eq!(contract_of(&checkpoint, &smaller).expect("a contract"), (contract.clone(), None));
+        let path = folder.path().join("broken.safetensors");
+        let metadata = [(meta::PREPROCESS.to_owned(), "{".to_owned())].into();
+        save_safetensors(&path, &[TensorOut::f32("x", [1], &[1.0])], &metadata).expect("written");
+        let broken = Checkpoint::open(path).expect("opens");
+        assert!(contract_of(&broken, &ContractOverrides::default()).is_err());
+        assert_eq!(contract_of(&broken, &smaller).expect("a contract"), (contract, None));
     }
 
     #[test]

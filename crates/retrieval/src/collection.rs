@@ -1,6 +1,7 @@
 //! A collection in memory: its rows, its approximate index, and what filters matched.
 
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::{Duration, Instant};
 
 use crate::ann::Ann;
 use crate::database::{Database, Stored};
@@ -14,8 +15,11 @@ use crate::rows::Rows;
 const FILTERS: usize = 32;
 /// Matches that are kept, of all filters together: 64 MB.
 const MATCHES: usize = 8 << 20;
-/// Looks at rows and matches until both are of one moment.
-const ATTEMPTS: usize = 16;
+/// Looks at rows and matches until both are of one moment, and how long they may take.
+const ATTEMPTS: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Before memory is looked at again that has not what the file has.
+const WAIT: Duration = Duration::from_millis(1);
 /// Deleted rows that a filter's matches may hold on to.
 const GONE: usize = 10_000;
 
@@ -34,20 +38,13 @@ pub(crate) struct Collection {
 /// The rows that a filter matched. What a row holds never changes: only rows that came since are looked at again, and
 /// those that are gone are passed over by who asks.
 #[derive(Clone)]
-struct Matches {
+pub(crate) struct Matches {
     /// As JSON.
     filter: Arc<str>,
-    /// Rows up to this number were looked at.
-    upto: i64,
-    seqs: Arc<Vec<i64>>,
-}
-
-/// The rows that a filter matches.
-pub(crate) struct Matching {
-    /// Their numbers, sorted.
-    pub(crate) seqs: Arc<Vec<i64>>,
     /// Rows up to this number were looked at; in memory there may be fewer yet, or more.
     upto: i64,
+    /// Numbers of those that match, sorted.
+    pub(crate) seqs: Arc<Vec<i64>>,
 }
 
 impl Collection {
@@ -97,11 +94,17 @@ impl Collection {
         if spec.maker() == found { Ok(()) } else { Err(spec.other_maker(&self.stored.name, found)) }
     }
 
-    /// The rows that the filter matches, those that were deleted since included.
-    pub(crate) fn matching(&self, filter: &Filter, database: &Database) -> Result<Matching> {
+    /// The rows that the filter matches, those that were deleted since included. `before`: what an earlier call gave, from
+    /// which this one goes on.
+    pub(crate) fn matching(
+        &self,
+        filter: &Filter,
+        database: &Database,
+        before: Option<Matches>,
+    ) -> Result<Matches> {
         let key: Arc<str> = serde_json::to_string(filter).unwrap_or_default().into();
         let upto = read(&self.rows).last_seq();
-        let known = lock(&self.matches).iter().find(|m| m.filter == key).cloned();
+        let known = before.or_else(|| lock(&self.matches).iter().find(|m| m.filter == key).cloned());
         let mut found = known.unwrap_or_else(|| Matches { filter: key, upto: 0, seqs: Arc::default() });
         if found.upto < upto {
             let seqs = Arc::make_mut(&mut found.seqs);
@@ -121,34 +124,44 @@ impl Collection {
                 *seqs = rows.among(seqs).map(|row| row.seq).chain(coming).collect();
             }
         }
-        let matching = Matching { seqs: found.seqs.clone(), upto: found.upto };
-        self.keep(found);
-        Ok(matching)
+        self.keep(found.clone());
+        Ok(found)
     }
 
     /// What `look` finds among the rows in memory and those of them that the filter matches, at one moment: looked for again
-    /// while rows come in between. After some attempts a point that was replaced just now may be missing. `first` is asked
-    /// before rows are held, and what it gives is handed on.
+    /// while rows come in between, after [`ATTEMPTS`] or [`PATIENCE`] as it is; a point that was replaced just now may then be
+    /// missing. `first` is asked before rows are held, and what it gives is handed on.
     pub(crate) fn at_once<F, T>(
         &self,
         filter: Option<&Filter>,
         database: &Database,
-        first: impl Fn(Option<&[i64]>) -> F,
-        look: impl Fn(&Rows, Option<&[i64]>, F) -> T,
+        first: impl FnOnce(Option<&[i64]>) -> F,
+        look: impl FnOnce(&Rows, Option<&[i64]>, F) -> T,
     ) -> Result<T> {
-        for attempt in 1.. {
-            let matching = filter.map(|filter| self.matching(filter, database)).transpose()?;
-            let seqs = matching.as_ref().map(|matching| matching.seqs.as_slice());
-            let handed = first(seqs);
+        let Some(filter) = filter else {
+            let handed = first(None);
+            return Ok(look(&read(&self.rows), None, handed));
+        };
+        let began = Instant::now();
+        let mut matches = self.matching(filter, database, None)?;
+        let handed = first(Some(&matches.seqs));
+        let mut attempt = 1;
+        loop {
             let rows = read(&self.rows);
-            let same = matching.as_ref().is_none_or(|matching| matching.upto == rows.last_seq());
-            if same || attempt == ATTEMPTS {
-                return Ok(look(&rows, seqs, handed));
+            let (ahead, behind) = (matches.upto > rows.last_seq(), matches.upto < rows.last_seq());
+            let enough = attempt >= ATTEMPTS || began.elapsed() > PATIENCE;
+            if enough || !(ahead || behind) {
+                return Ok(look(&rows, Some(&matches.seqs), handed));
             }
             drop(rows);
-            std::thread::yield_now();
+            if ahead {
+                // between a commit and memory the database may move its log, which takes as long as the disk does
+                std::thread::sleep(WAIT);
+            } else {
+                matches = self.matching(filter, database, Some(matches))?;
+                attempt += 1;
+            }
         }
-        unreachable!("the last attempt gives what it finds")
     }
 
     fn keep(&self, found: Matches) {

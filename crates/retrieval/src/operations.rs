@@ -141,7 +141,7 @@ impl Engine for Store {
         let writer = lock(&self.writer);
         let collection = self.find(name)?;
         // while the writer is held memory is as the database
-        let matching = collection.matching(filter, &writer)?;
+        let matching = collection.matching(filter, &writer, None)?;
         let seqs: Vec<i64> = read(&collection.rows).among(&matching.seqs).map(|row| row.seq).collect();
         self.remove(&writer, &collection, &seqs)?;
         Ok(seqs.len())

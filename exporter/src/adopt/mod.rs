@@ -146,9 +146,17 @@ fn contract(path: &Path, asked: Option<&str>) -> Result<Preprocess, Error> {
     }
 }
 
+/// Beside the file or, where that is a link, beside what it leads to: the caches of hubs have the contents elsewhere and no
+/// processor there, other links have theirs.
 fn beside(path: &Path) -> Result<Option<Preprocess>, ContractFileError> {
-    // A bare file name does not show what its folder is called. The file itself may be a link, as in the caches of hubs,
-    // which have the contents elsewhere and no processor beside them.
+    match in_folder_of(path)? {
+        None => path.canonicalize().map_or(Ok(None), |target| in_folder_of(&target)),
+        found => Ok(found),
+    }
+}
+
+fn in_folder_of(path: &Path) -> Result<Option<Preprocess>, ContractFileError> {
+    // A bare file name does not show what its folder is called.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Ok(folder) = folder.canonicalize() else { return Ok(None) };
     let above = folder.parent().filter(|_| folder.file_name().is_some_and(|name| name == ONNX_FOLDER));

@@ -40,7 +40,8 @@ impl Buffered {
     pub(crate) fn take(&self, count: usize) -> Result<(), ApiError> {
         let mut held = self.held.lock();
         let before = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let most = self.state.limits().max_buffered;
+        // permits are counted in 32 bits
+        let most = self.state.limits().max_buffered.min(u32::MAX as usize);
         if before.saturating_add(count) > most {
             let message = format!("the request takes more than {most} bytes of memory");
             return Err(ApiError::new(Kind::BodyTooLarge, message).hint("split the request"));

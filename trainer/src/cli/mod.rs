@@ -210,8 +210,8 @@ struct PretrainArgs {
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     knn_limit: u64,
     /// Batches of unmasked views, at most an epoch of them, over which the running statistics of the finished encoder
-    /// are re-estimated; 0: they stay. Default: 100 if queries are masked, else 0. `--resume` continues with those of
-    /// training
+    /// are re-estimated; 0: they stay. Default: 100 if the encoder that is trained sees masked views, else 0.
+    /// `--resume` continues with those of training
     #[arg(long, value_name = "N")]
     bn_refresh: Option<usize>,
     /// Folder that caches the teacher's embeddings, so that it sees each picture once; default: `teacher` beside the

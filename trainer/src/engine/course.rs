@@ -77,7 +77,7 @@ impl Now<'_> {
             now == was || self.allow.more_epochs,
             "`{name}` is from a run of {was} epochs, {at} of them done; `--epochs` says {now}, which changes the learning-rate schedule; hint: `--allow-more-epochs` continues on that of {now} epochs, `--epochs {was}` on the old one"
         );
-        same_config(&lengthened(&loaded.config, now, at), self.config, path)?;
+        same_config(&lengthened(&loaded.config, self.config, at), self.config, path)?;
         if now == was {
             return Ok(None);
         }
@@ -204,20 +204,23 @@ impl Now<'_> {
     }
 }
 
-/// A configuration as it would be with more epochs, `done` of which are behind it: a momentum that warms up over the whole run
-/// goes on doing so, and heads that learnt alone for the usual share have done so, in the first epoch.
-fn lengthened(saved: &Config, epochs: usize, done: u64) -> Config {
-    let mut config = saved.clone();
+/// A configuration as it would be with the epochs of another, `done` of which are behind it: a momentum that warms up over the
+/// whole run goes on doing so, and heads that learnt alone for the usual share have done so, in the first epoch.
+fn lengthened(saved: &Config, now: &Config, done: u64) -> Config {
+    let (mut config, epochs) = (saved.clone(), now.epochs);
     if let Some(m) = config.method.momentum_mut()
         && *m.epochs == saved.epochs as f64
     {
         *m.epochs = epochs as f64;
     }
-    if let Some(beginning) = &mut config.beginning
-        && done >= 1
-        && beginning.head_warmup == Beginning::usual_warmup(saved.epochs)
-    {
-        beginning.head_warmup = Beginning::usual_warmup(epochs);
+    let usual = |c: &Config| {
+        let usual = Beginning::usual_warmup(c.epochs);
+        c.beginning.as_ref().is_some_and(|b| b.head_warmup == usual)
+    };
+    if done >= 1 && usual(saved) && usual(now) {
+        if let Some(beginning) = &mut config.beginning {
+            beginning.head_warmup = Beginning::usual_warmup(epochs);
+        }
     }
     config.epochs = epochs;
     config
@@ -245,8 +248,10 @@ mod tests {
             c
         };
         let usual = |epochs| of(epochs, Beginning::usual_warmup(epochs));
-        assert_eq!(lengthened(&usual(4), 8, 2), usual(8));
-        assert_eq!(lengthened(&of(4, 0.7), 8, 2), of(8, 0.7), "somebody has said it");
-        assert_eq!(lengthened(&usual(4), 8, 0), of(8, Beginning::usual_warmup(4)), "they have not yet");
+        let same = of(8, Beginning::usual_warmup(4));
+        assert_eq!(lengthened(&usual(4), &usual(8), 2), usual(8));
+        assert_eq!(lengthened(&usual(4), &same, 2), same, "somebody says it now");
+        assert_eq!(lengthened(&of(4, 0.7), &of(8, 0.7), 2), of(8, 0.7), "somebody has said it");
+        assert_eq!(lengthened(&usual(4), &usual(8), 0), same, "they have not yet");
     }
 }

@@ -59,8 +59,13 @@ impl Folder {
 
     /// What an evaluation writes is not to be there before its first one: it may be the checkpoint itself.
     fn unused(&self) -> Result<()> {
-        let taken =
-            [RESULT, STATE, FC, MODEL].map(|name| self.file(name)).into_iter().find(|file| file.exists());
+        let asked: Value = serde_json::from_str(&self.config)?;
+        let written: &[&str] = match asked["task"].as_str() {
+            Some("linear") => &[RESULT, STATE, FC],
+            Some("finetune") => &[RESULT, STATE, MODEL],
+            _ => &[RESULT],
+        };
+        let taken = written.iter().map(|name| self.file(name)).find(|file| file.exists());
         match taken {
             None => Ok(()),
             Some(file) => bail!(
@@ -210,17 +215,21 @@ mod tests {
     #[test]
     fn nothing_that_is_no_evaluation_s_is_written_over() {
         let dir = tempfile::tempdir().expect("a folder");
-        let open = || Folder::open(dir.path(), &json!({"task": "finetune"}));
-        for name in [MODEL, FC, STATE, RESULT] {
+        let open = |task: &str| Folder::open(dir.path(), &json!({ "task": task }));
+        let written =
+            [("finetune", MODEL), ("linear", FC), ("linear", STATE), ("finetune", STATE), ("knn", RESULT)];
+        for (task, name) in written {
             let file = dir.path().join(name);
             std::fs::write(&file, "weights").expect("written");
-            let error = open().expect_err("taken").to_string();
+            let error = open(task).expect_err("taken").to_string();
             assert!(error.contains(name) && error.contains("--out"), "{error}");
             assert_eq!(std::fs::read(&file).expect("read"), b"weights");
             std::fs::remove_file(&file).expect("removed");
         }
-        open().expect("free").write(RESULT, &json!({})).expect("written");
-        open().expect("its own");
+        // of others nothing is written
+        std::fs::write(dir.path().join(MODEL), "weights").expect("written");
+        open("knn").expect("free").write(RESULT, &json!({})).expect("written");
+        open("knn").expect("its own");
     }
 
     #[test]

@@ -137,7 +137,7 @@ pub fn link_subset(
     let staging = Staging::beside(out)?;
     progress.begin(chosen.len() as u64, "pictures");
     let mut made = PathBuf::new();
-    let implied = (0..data.len()).all(|i| implied_class(data, i));
+    let implied = chosen.iter().all(|&i| implied_class(data, i));
     for &i in chosen {
         let Some(from) = data.path(i) else { continue };
         let folder = staging.path().join(target_folder(data, i, implied)?);

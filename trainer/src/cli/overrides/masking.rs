@@ -64,8 +64,8 @@ pub(super) struct MaskArgs {
     #[arg(long, value_name = "SHARE")]
     mask_share: Option<f64>,
     /// Shares of the epochs at which masks begin, reach their full size after a linear rise, and end (0.2 0.6 0.9);
-    /// default: always at full size. What rises is the masked share of cells, with `--choice background` that of
-    /// views
+    /// default: always at full size. What rises is the masked share of cells (and that of the views that `hp` masks
+    /// around a square), with `--choice background` that of views
     #[arg(long, num_args = 3, value_names = ["START", "FULL", "END"])]
     mask_course: Option<Vec<f64>>,
     /// Range of the share of the foreground's cells that hard negatives lose; `1 1` leaves none of it
