@@ -217,10 +217,12 @@ fn lengthened(saved: &Config, now: &Config, done: u64) -> Config {
         let usual = Beginning::usual_warmup(c.epochs);
         c.beginning.as_ref().is_some_and(|b| b.head_warmup == usual)
     };
-    if done >= 1 && usual(saved) && usual(now) {
-        if let Some(beginning) = &mut config.beginning {
-            beginning.head_warmup = Beginning::usual_warmup(epochs);
-        }
+    if let Some(beginning) = &mut config.beginning
+        && done >= 1
+        && usual(saved)
+        && usual(now)
+    {
+        beginning.head_warmup = Beginning::usual_warmup(epochs);
     }
     config.epochs = epochs;
     config
