@@ -42,6 +42,9 @@ impl Arithmetic {
     }
 }
 
+/// As processors say it.
+const INTEL: &str = "GenuineIntel";
+
 /// Why OpenVINO cannot run here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say what the fields are")]
@@ -56,8 +59,11 @@ pub enum OpenVinoError {
     #[error("`{}`: {reason}", .path.display())]
     Load { path: PathBuf, reason: String },
     /// The library is there and has no processor to run on.
-    #[error("`{}` reports no CPU", .path.display())]
-    NoDevice { path: PathBuf },
+    #[error(
+        "`{}` reports no CPU that it runs on{}", .path.display(),
+        .vendor.as_ref().map(|v| format!(": expected one of Intel, found `{v}`")).unwrap_or_default()
+    )]
+    NoDevice { path: PathBuf, vendor: Option<String> },
     /// The session takes none of it.
     #[error("{reason}")]
     Session { reason: String },
@@ -77,7 +83,8 @@ pub fn with_openvino(
     let device = environment.devices().find(|device| {
         device.ep().is_ok_and(|name| name == PROVIDER) && device.hardware_device().ty() == DeviceType::CPU
     });
-    let device = device.ok_or_else(|| OpenVinoError::NoDevice { path: path.to_owned() })?;
+    let device =
+        device.ok_or_else(|| OpenVinoError::NoDevice { path: path.to_owned(), vendor: other_vendor() })?;
     let options = [(format!("{PROVIDER}.load_config"), settings(threads, arithmetic))];
     builder
         .with_devices([device], Some(&options))
@@ -95,6 +102,14 @@ pub fn with_own_kernels(
 ) -> ort::Result<SessionBuilder> {
     let own = environment.devices().filter(|device| device.ep().is_ok_and(|name| name == OWN));
     Ok(builder.with_devices(own, None)?)
+}
+
+/// Who made this machine's processor, where that is known and is not Intel: version 1.8 of the library offers no other
+/// processor, though OpenVINO itself runs on them.
+fn other_vendor() -> Option<String> {
+    let said = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = said.lines().find_map(|line| line.strip_prefix("vendor_id"))?;
+    Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned()).filter(|vendor| vendor != INTEL)
 }
 
 /// OpenVINO's properties. One stream: a session runs one batch at a time. Not pinned, because the threads of every
