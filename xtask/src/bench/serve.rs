@@ -65,17 +65,27 @@ pub(super) fn run(folder: &Path, data: Option<&Path>) -> Result<Vec<Figure>> {
         |model: &Path, name: &str, more: &[&str]| Server::start(model, None, more, &folder.join(name));
     let ours = start(&inputs.single, "serve.log", &[])?;
     let ours_int8 = start(&inputs.quantised, "serve-int8.log", &[])?;
-    let openvino = start(&inputs.single, "serve-openvino.log", &OPENVINO)?;
-    let openvino_int8 = start(&inputs.quantised, "serve-openvino-int8.log", &OPENVINO)?;
+    let openvino = match is_intel() {
+        true => Some([
+            start(&inputs.single, "serve-openvino.log", &OPENVINO)?,
+            start(&inputs.quantised, "serve-openvino-int8.log", &OPENVINO)?,
+        ]),
+        false => {
+            println!("  without OpenVINO, whose provider offers Intel's processors only");
+            None
+        }
+    };
     let usual = usual(folder, &inputs.single, threads)?;
     let mut ready = Ready::start(&inputs, threads)?;
-    let mut measure = |side| match side {
-        0 => rate(&ours.url, &requests),
-        1 => rate(&usual.url, &requests),
-        2 => rate(&ours_int8.url, &requests),
-        3 => rate(&openvino.url, &requests),
-        4 => rate(&openvino_int8.url, &requests),
-        other => ready.rate(other - 5),
+    let mut measure = |side| -> Result<Option<f64>> {
+        Ok(Some(match (side, &openvino) {
+            (0, _) => rate(&ours.url, &requests)?,
+            (1, _) => rate(&usual.url, &requests)?,
+            (2, _) => rate(&ours_int8.url, &requests)?,
+            (3 | 4, None) => return Ok(None),
+            (3 | 4, Some(openvino)) => rate(&openvino[side - 3].url, &requests)?,
+            (other, _) => ready.rate(other - 5)?,
+        }))
     };
     println!("  sides: ours, FastAPI, ours int8, OpenVINO, OpenVINO int8, ready tensors, ready tensors int8");
     let mut rates: [Vec<f64>; 7] = Default::default();
@@ -83,7 +93,7 @@ pub(super) fn run(folder: &Path, data: Option<&Path>) -> Result<Vec<Figure>> {
     for round in 0..=ROUNDS {
         for (side, rates) in rates.iter_mut().enumerate() {
             let rate = measure(side)?;
-            rates.extend((round > 0).then_some(rate));
+            rates.extend(rate.filter(|_| round > 0));
         }
         if round == 0 {
             continue;
@@ -91,9 +101,10 @@ pub(super) fn run(folder: &Path, data: Option<&Path>) -> Result<Vec<Figure>> {
         let row: String = rates.iter().filter_map(|r| r.last()).map(|r| format!(" {r:>7.1}")).collect();
         println!("  round {round}:{row}");
     }
-    let [single, fastapi, int8, fast, fast_int8, alone, alone_int8] = rates.map(median);
+    let measured = openvino.is_some();
     drop(ready);
-    [ours, ours_int8, openvino, openvino_int8].into_iter().try_for_each(Server::stop)?;
+    [ours, ours_int8].into_iter().chain(openvino.into_iter().flatten()).try_for_each(Server::stop)?;
+    let [single, fastapi, int8, fast, fast_int8, alone, alone_int8] = rates.map(median);
     let figure = |what: &str, ours, peer| Figure {
         what: what.into(),
         unit: "images/s",
@@ -101,14 +112,21 @@ pub(super) fn run(folder: &Path, data: Option<&Path>) -> Result<Vec<Figure>> {
         peer,
         better: Better::Higher,
     };
-    Ok(vec![
+    let mut figures = vec![
         figure("fp32; peer: ONNX Runtime alone, ready tensors", single, alone),
         figure("fp32; peer: FastAPI, uvicorn, Pillow", single, fastapi),
         figure("int8; peer: ONNX Runtime alone, int8", int8, alone_int8),
         figure("int8; peer: ours in fp32", int8, single),
-        figure("OpenVINO; peer: ours in fp32", fast, single),
-        figure("int8, OpenVINO; peer: ours in int8", fast_int8, int8),
-    ])
+    ];
+    if measured {
+        figures.push(figure("OpenVINO; peer: ours in fp32", fast, single));
+        figures.push(figure("int8, OpenVINO; peer: ours in int8", fast_int8, int8));
+    }
+    Ok(figures)
+}
+
+fn is_intel() -> bool {
+    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|said| said.contains("GenuineIntel"))
 }
 
 fn inputs(folder: &Path, data: Option<&Path>) -> Result<Inputs> {
