@@ -131,7 +131,7 @@ mod tests {
         for other in [
             "--recipe saliency-moco-small",
             "--recipe saliency-moco-small --strategy hp --fills published",
-            "--recipe saliency-moco-small --strategy hp --masks false",
+            "--recipe saliency-moco-small --masks false",
             "--recipe moco-v2",
         ] {
             let error = format!("{:#}", init(other).expect_err(other));

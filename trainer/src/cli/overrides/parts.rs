@@ -234,11 +234,6 @@ mod tests {
         let (hp, blur) = (crate::config::Strategy::Hp, crate::config::Strategy::Blur);
         assert_eq!(masks("--recipe byol"), (hp, 5));
         assert_eq!(masks("--recipe byol --arch resnet18 --image-size 64"), (blur, 4));
-        assert_eq!(
-            masks("--recipe byol --arch resnet18 --image-size 16"),
-            (blur, 3),
-            "a map has several cells"
-        );
         assert_eq!(masks("--recipe byol-small --image-size 224"), (hp, 5));
         assert_eq!(masks("--recipe saliency-moco-small"), (blur, 4), "its own");
     }
