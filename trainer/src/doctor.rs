@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use tch::Cuda;
+use tch::{Cuda, Device};
 
-use crate::device::CpuBf16;
+use crate::device::{CpuBf16, Precision};
 
 /// Prints the findings; fails where training could not run at all.
 pub fn run(as_json: bool) -> ExitCode {
@@ -41,7 +41,7 @@ pub fn run(as_json: bool) -> ExitCode {
             None => "not by itself",
         };
         answer!("CPU            {threads} threads, multiplies bfloat16 {multiplies}");
-        let precision = if cuda || CpuBf16::here().is_some() { "bf16" } else { "fp32" };
+        let precision = if Precision::Auto.bf16(Device::cuda_if_available()) { "bf16" } else { "fp32" };
         answer!("--precision auto means {precision} here");
         missing.iter().for_each(|m| answer!("missing: {m}"));
     }

@@ -104,8 +104,7 @@ pub fn with_own_kernels(
     Ok(builder.with_devices(own, None)?)
 }
 
-/// Who made this machine's processor, where that is known and is not Intel: version 1.8 of the library offers no other
-/// processor, though OpenVINO itself runs on them.
+/// Who made this machine's processor, where that is known and is not Intel: version 1.8 of the library offered none of AMD.
 fn other_vendor() -> Option<String> {
     let said = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = said.lines().find_map(|line| line.strip_prefix("vendor_id"))?;

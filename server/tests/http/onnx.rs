@@ -256,7 +256,7 @@ fn tensorrt_runs_or_is_an_error() {
     }
 }
 
-/// The package is one of those that the set-up installs for the tests. It offers Intel's processors only.
+/// The package is one of those that the set-up installs for the tests. It offers none of AMD.
 #[test]
 fn openvino_gives_what_onnx_runtime_gives() {
     let pictures: Vec<Crop> = (0..3u32)

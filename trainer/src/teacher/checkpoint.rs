@@ -1,6 +1,6 @@
 //! A teacher of which there are weights: libtorch runs it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use occlude_preprocess::{Broken, Preprocess, Rgb};
 use tch::{Device, Tensor};
 
 use super::cells::reduced;
-use super::{Place, Said, Source, described, some_numbers, unknown};
+use super::{Heard, Place, Said, Source, described, unknown};
 use crate::config::{Teacher, TeacherKind};
 use crate::eval::{Extractor, FEATURE_BATCH, Whitener, decode, network_input};
 use crate::model::{Encoder, Mode};
@@ -31,7 +31,6 @@ pub(super) fn describe(path: &Path, asked: Option<Preprocess>) -> Result<Teacher
 
 /// A frozen encoder.
 pub(super) struct Frozen {
-    path: PathBuf,
     encoder: Encoder,
     whitener: Option<Whitener>,
     contract: Preprocess,
@@ -48,20 +47,20 @@ impl Frozen {
         let weights = load_encoder(&checkpoint, &LoadOptions::default())?;
         let encoder = Encoder::from_checkpoint(&weights, place.device)?;
         let whitener = weights.whitening.as_ref().map(Whitener::new);
-        Ok(Self { path: teacher.path.clone(), encoder, whitener, contract, workers: place.workers })
+        Ok(Self { encoder, whitener, contract, workers: place.workers })
     }
 }
 
 impl Source for Frozen {
-    fn embed(&mut self, data: &Dataset, which: &[usize], grid: Option<usize>) -> Result<Option<Said>> {
+    fn embed(&mut self, data: &Dataset, which: &[usize], grid: Option<usize>) -> Result<Heard> {
         if let Some(grid) = grid {
             return self.look(data, which, grid);
         }
         let extractor = Extractor::Encoder(&self.encoder, &self.contract);
-        let Some(set) = extractor.run_readable(data, which, self.workers)? else { return Ok(None) };
-        let said = [Said { embeddings: self.whitened(&set.features), cells: None }];
-        some_numbers(&said, &set.samples, (&self.path, data))?;
-        Ok(Some(Said::gathered(&said, &set.samples, which)))
+        let set = extractor.run_readable(data, which, self.workers)?;
+        Ok(set.map_or_else(Heard::default, |set| {
+            (vec![Said { embeddings: self.whitened(&set.features), cells: None }], set.samples)
+        }))
     }
 }
 
@@ -71,7 +70,7 @@ impl Frozen {
     }
 
     /// The same embeddings, and the last feature map or the patch tokens that they are made of.
-    fn look(&self, data: &Dataset, which: &[usize], grid: usize) -> Result<Option<Said>> {
+    fn look(&self, data: &Dataset, which: &[usize], grid: usize) -> Result<Heard> {
         let (encoder, contract) = (&self.encoder, &self.contract);
         let tap = encoder.last_map()?;
         let broken = Mutex::new(Broken::default());
@@ -92,10 +91,6 @@ impl Frozen {
             parts.push(Said { embeddings: self.whitened(&embeddings), cells: Some(cells) });
             there.extend(read.iter().map(|(i, _)| *i));
         }
-        if parts.is_empty() {
-            return Ok(None);
-        }
-        some_numbers(&parts, &there, (&self.path, data))?;
-        Ok(Some(Said::gathered(&parts, &there, which)))
+        Ok((parts, there))
     }
 }

@@ -56,14 +56,17 @@ impl Said {
     }
 }
 
+/// What was said, in parts, and of which pictures: those that can be read.
+type Heard = (Vec<Said>, Vec<usize>);
+
 /// Something that gives embeddings of pictures.
 trait Source {
     /// Those of the pictures at `which`, ascending positions; with `grid` what it says of their parts, too, on so many cells
-    /// along a side at most. Nothing where none of them can be read.
+    /// along a side at most.
     ///
     /// # Errors
-    /// Where the network has no grid, answers with other than numbers, or cannot run.
-    fn embed(&mut self, data: &Dataset, which: &[usize], grid: Option<usize>) -> Result<Option<Said>>;
+    /// Where the network has no grid, or cannot run.
+    fn embed(&mut self, data: &Dataset, which: &[usize], grid: Option<usize>) -> Result<Heard>;
 }
 
 /// The targets of a run on `data`, where `config` distils; and the configuration with the numbers that became known.
@@ -180,18 +183,21 @@ impl Answers<'_> {
         said.and_then(|said| said.cells).context("pictures that could be read before cannot be read now")
     }
 
-    /// What the network says now of adjacent pictures; its cells are kept.
+    /// What the network says now of adjacent pictures, nothing where none of them can be read; its cells are kept.
     fn ask(&mut self, pictures: &[usize]) -> Result<Option<Said>> {
         if self.source.is_none() {
             tell!("`{}` embeds {} pictures", self.teacher.path.display(), self.data.len());
             self.source = Some(open(self.teacher, self.place, self.grid.is_some())?);
         }
         let Some(source) = &mut self.source else { unreachable!("just opened") };
-        let Some(mut said) = source.embed(self.data, pictures, self.grid)? else { return Ok(None) };
-        let name = |i: usize| self.data.name(pictures[i]);
-        numbers(&said.embeddings, self.teacher, name)?;
+        let (parts, there) = source.embed(self.data, pictures, self.grid)?;
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        // before rows of NaN stand for the others
+        finite(&parts, &there, (self.teacher, self.data))?;
+        let mut said = Said::gathered(&parts, &there, pictures);
         if let (Some(grid), Some(cells), [first, ..]) = (self.grid, &mut said.cells, pictures) {
-            numbers(&cells.flatten(1, -1), self.teacher, name)?;
             *cells = cells.to_kind(Kind::Half);
             self.cache.write(What::Cells(grid), &(*first..first + pictures.len()), cells)?;
         }
@@ -208,34 +214,23 @@ fn placed(rows: &Tensor, there: &[usize], which: &[usize]) -> Tensor {
     out.index_copy(0, &Tensor::from_slice(&places), rows)
 }
 
-/// Refuses embeddings with infinite numbers or some that are none; whole rows of those stand for unreadable pictures.
-fn numbers(rows: &Tensor, teacher: &Teacher, name: impl Fn(usize) -> String) -> Result<()> {
-    let finite = rows.isfinite();
-    let some = finite.any_dim(1, false);
-    let wrong = some.logical_and(&finite.all_dim(1, false).logical_not());
-    let wrong = wrong.logical_or(&rows.isinf().any_dim(1, false));
-    if wrong.any().int64_value(&[]) != 0 {
-        let first = wrong.to_kind(Kind::Int64).argmax(0, false).int64_value(&[]) as usize;
-        return Err(not_finite(&teacher.path, &name(first)));
+/// Refuses answers that are not finite numbers: of the pictures at `there`, which could be read.
+fn finite(parts: &[Said], there: &[usize], (teacher, data): (&Teacher, &Dataset)) -> Result<()> {
+    let mut pictures = there.iter();
+    for Said { embeddings, cells } in parts {
+        let sound = |rows: &Tensor| rows.isfinite().all_dim(1, false);
+        let cells = cells.as_ref().map(|cells| sound(&cells.flatten(1, -1)));
+        let sound = cells.map_or_else(|| sound(embeddings), |cells| cells.logical_and(&sound(embeddings)));
+        for (sound, &i) in Vec::<bool>::try_from(sound)?.into_iter().zip(&mut pictures) {
+            ensure!(
+                sound,
+                "`{}` gives `{}` values that are not finite (infinite or NaN); hint: is it intact, and is its contract the right one?",
+                teacher.path.display(),
+                data.name(i)
+            );
+        }
     }
     Ok(())
-}
-
-/// Refuses, of pictures that can be read, at `there`, embeddings of nothing but NaN, which stand for the others.
-fn some_numbers(parts: &[Said], there: &[usize], (path, data): (&Path, &Dataset)) -> Result<()> {
-    let none = parts.iter().map(|part| part.embeddings.isnan().all_dim(1, false)).collect::<Vec<_>>();
-    let none = Vec::<bool>::try_from(Tensor::cat(&none, 0))?;
-    match there.iter().zip(none).find(|(_, none)| *none) {
-        Some((&i, _)) => Err(not_finite(path, &data.name(i))),
-        None => Ok(()),
-    }
-}
-
-fn not_finite(path: &Path, picture: &str) -> anyhow::Error {
-    anyhow::anyhow!(
-        "`{}` gives `{picture}` values that are not finite (infinite or NaN); hint: is it intact, and is its contract the right one?",
-        path.display()
-    )
 }
 
 fn open(teacher: &Teacher, place: Place<'_>, grid: bool) -> Result<Box<dyn Source>> {

@@ -14,7 +14,7 @@ use ort::session::Session;
 use tch::{Device, Tensor};
 
 use super::cells::reduced;
-use super::{Place, Said, Source, described, digest, some_numbers, unknown};
+use super::{Heard, Place, Said, Source, described, digest, unknown};
 use crate::config::{Teacher, TeacherKind};
 use crate::eval::decode;
 
@@ -185,7 +185,7 @@ impl Model {
 }
 
 impl Source for Model {
-    fn embed(&mut self, data: &Dataset, which: &[usize], grid: Option<usize>) -> Result<Option<Said>> {
+    fn embed(&mut self, data: &Dataset, which: &[usize], grid: Option<usize>) -> Result<Heard> {
         let broken = Mutex::new(Broken::default());
         let (mut parts, mut there) = (Vec::new(), Vec::new());
         for chunk in which.chunks(BATCH * self.sessions.len()) {
@@ -196,11 +196,7 @@ impl Source for Model {
                 there.extend(read.iter().map(|(i, _)| *i));
             }
         }
-        if parts.is_empty() {
-            return Ok(None);
-        }
-        some_numbers(&parts, &there, (&self.path, data))?;
-        Ok(Some(Said::gathered(&parts, &there, which)))
+        Ok((parts, there))
     }
 }
 

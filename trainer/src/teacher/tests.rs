@@ -88,23 +88,6 @@ fn a_piece_that_cannot_be_read_has_no_targets_and_all_of_them_are_an_error() {
     assert!(format!("{error:#}").contains(&format!("none of {n} pictures can be read")), "{error:#}");
 }
 
-/// Of a picture that can be read such a row is no sign that it cannot.
-#[test]
-fn a_network_that_has_no_number_for_a_picture_is_refused() {
-    let _alone = crate::rng::alone();
-    let dir = tempfile::tempdir().expect("a folder");
-    let data = pictures(dir.path());
-    let (there, rows) = ([0, 1, 2, 3, 5, 6], embeddings(6, 3));
-    let parts = |rows: &Tensor| {
-        [rows.narrow(0, 0, 4), rows.narrow(0, 4, 2)].map(|embeddings| Said { embeddings, cells: None })
-    };
-    some_numbers(&parts(&rows), &there, (Path::new("t.onnx"), &data)).expect("numbers");
-    let _ = rows.get(4).fill_(f64::NAN);
-    let error = some_numbers(&parts(&rows), &there, (Path::new("t.onnx"), &data)).expect_err("refused");
-    let error = error.to_string();
-    assert!(error.contains("5.png") && error.contains("t.onnx") && error.contains("hint: "), "{error}");
-}
-
 fn teacher(path: &Path) -> Teacher {
     network(path, Some("imagenet")).expect("a teacher")
 }
@@ -252,9 +235,12 @@ fn answers_that_are_no_numbers_are_refused_and_not_kept() {
     let data = pictures(&data);
     struct Says(Tensor, std::rc::Rc<Cell<usize>>);
     impl Source for Says {
-        fn embed(&mut self, _: &Dataset, _: &[usize], _: Option<usize>) -> Result<Option<Said>> {
+        fn embed(&mut self, _: &Dataset, which: &[usize], _: Option<usize>) -> Result<Heard> {
             self.1.set(self.1.get() + 1);
-            Ok(Some(Said { embeddings: self.0.shallow_clone(), cells: None }))
+            let part = |from, n| Said { embeddings: self.0.narrow(0, from, n), cells: None };
+            // the fifth picture cannot be read
+            let there = which.iter().copied().filter(|i| *i != 4).collect();
+            Ok((vec![part(0, 3), part(3, 5)], there))
         }
     }
     let teacher = Teacher {
@@ -282,18 +268,18 @@ fn answers_that_are_no_numbers_are_refused_and_not_kept() {
         }
         .of(0..9)
     };
-    let rows = embeddings(9, 3);
-    let _ = rows.get(4).fill_(f64::NAN);
-    for wrong in [f64::INFINITY, f64::NAN] {
+    let rows = embeddings(8, 3);
+    // a whole row of NaN is no sign that a picture cannot be read
+    for (wrong, numbers) in [(f64::INFINITY, 1), (f64::NAN, 1), (f64::NAN, 3)] {
         let bad = rows.copy();
-        let _ = bad.get(6).get(1).fill_(wrong);
+        let _ = bad.get(5).narrow(0, 0, numbers).fill_(wrong);
         let error = format!("{:#}", says(&bad).expect_err("refused"));
         assert!(error.contains("6.png") && error.contains("t.onnx") && error.contains("hint: "), "{error}");
     }
-    assert_eq!(asked.get(), 2, "nothing of it was kept");
+    assert_eq!(asked.get(), 3, "nothing of it was kept");
     let first = says(&rows).expect("numbers, and one picture that cannot be read");
     let kept = says(&rows).expect("kept");
     let told = |rows: Option<Tensor>| rows.expect("one").nan_to_num(9.0, 0.0, 0.0);
     assert!(told(first).equal(&told(kept)), "what is kept is what was said");
-    assert_eq!(asked.get(), 3);
+    assert_eq!(asked.get(), 4);
 }

@@ -34,7 +34,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
     let lewel = ours("lewel", "lewel-b-eman", &[BYOL])?;
     let answer = peer(include_str!("train.py"), &[&images, Path::new("train")])?;
     let theirs = number(&answer, "images_per_s")?;
-    let half = match multiplies_bf16() {
+    let half = match multiplies_bf16()? {
         true => {
             let ours = in_half("half", &[MOCO, "--precision bf16"])?;
             let script = include_str!("train.py");
@@ -69,10 +69,11 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Whether the processor has instructions for products of bfloat16 matrices; without them, it is slower than float32.
-fn multiplies_bf16() -> bool {
-    std::fs::read_to_string("/proc/cpuinfo")
-        .is_ok_and(|text| [" amx_bf16", " avx512_bf16"].iter().any(|flag| text.contains(flag)))
+/// Whether the processor multiplies bfloat16 itself, as the trainer sees it; without that, it is slower than float32.
+fn multiplies_bf16() -> Result<bool> {
+    let said = sh::capture(sh::command(paths::tool("occlude-train")).args(["doctor", "--json"]))?;
+    let said: Value = serde_json::from_str(&said).context("`occlude-train doctor --json` printed no JSON")?;
+    Ok(said["cpu_bf16"].is_string())
 }
 
 /// Images/s of the second epoch.
