@@ -15,9 +15,10 @@ use crate::rows::Rows;
 const FILTERS: usize = 32;
 /// Matches that are kept, of all filters together: 64 MB.
 const MATCHES: usize = 8 << 20;
-/// Looks at rows and matches until both are of one moment, and how long they may take.
-const ATTEMPTS: usize = 64;
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Looks at rows and matches while others write, until both are of one moment, and how long they may take. Then nobody
+/// writes for one look.
+const ATTEMPTS: usize = 16;
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Before memory is looked at again that has not what the file has.
 const WAIT: Duration = Duration::from_millis(1);
 /// Deleted rows that a filter's matches may hold on to.
@@ -129,12 +130,13 @@ impl Collection {
     }
 
     /// What `look` finds among the rows in memory and those of them that the filter matches, at one moment: looked for again
-    /// while rows come in between, after [`ATTEMPTS`] or [`PATIENCE`] as it is; a point that was replaced just now may then be
-    /// missing. `first` is asked before rows are held, and what it gives is handed on.
+    /// while rows come in between, after [`ATTEMPTS`] or [`PATIENCE`] with `writer` held, so that none do. `writer` is `None`
+    /// where the caller holds it. `first` is asked before rows are held, and what it gives is handed on.
     pub(crate) fn at_once<F, T>(
         &self,
         filter: Option<&Filter>,
         database: &Database,
+        writer: Option<&Mutex<Database>>,
         first: impl FnOnce(Option<&[i64]>) -> F,
         look: impl FnOnce(&Rows, Option<&[i64]>, F) -> T,
     ) -> Result<T> {
@@ -146,11 +148,10 @@ impl Collection {
         let mut matches = self.matching(filter, database, None)?;
         let handed = first(Some(&matches.seqs));
         let mut attempt = 1;
-        loop {
+        while attempt < ATTEMPTS && began.elapsed() < PATIENCE {
             let rows = read(&self.rows);
             let (ahead, behind) = (matches.upto > rows.last_seq(), matches.upto < rows.last_seq());
-            let enough = attempt >= ATTEMPTS || began.elapsed() > PATIENCE;
-            if enough || !(ahead || behind) {
+            if !(ahead || behind) {
                 return Ok(look(&rows, Some(&matches.seqs), handed));
             }
             drop(rows);
@@ -162,6 +163,9 @@ impl Collection {
                 attempt += 1;
             }
         }
+        let _held = writer.map(lock);
+        matches = self.matching(filter, database, Some(matches))?;
+        Ok(look(&read(&self.rows), Some(&matches.seqs), handed))
     }
 
     fn keep(&self, found: Matches) {

@@ -186,14 +186,14 @@ impl Engine for Store {
         let Some(filter) = filter.filter(|f| !f.is_empty()) else { return Ok(read(&collection.rows).len()) };
         self.reading(|db| {
             let count = |rows: &Rows, seqs: Option<&[i64]>, ()| rows.among(seqs.unwrap_or_default()).count();
-            collection.at_once(Some(filter), db, |_| (), count)
+            collection.at_once(Some(filter), db, Some(&self.writer), |_| (), count)
         })
     }
 
     fn search(&self, name: &str, maker: &str, query: &Query) -> Result<Vec<crate::Hit>> {
         let collection = self.find(name)?;
         collection.check_maker(maker)?;
-        self.reading(|db| search::search(&collection, query, db, self.options.exact_numbers))
+        self.reading(|db| search::search(&collection, query, db, &self.writer, self.options.exact_numbers))
     }
 
     fn probe(&self) -> Result<()> {

@@ -1,12 +1,14 @@
 //! Searching one collection: exactly where that is cheap, else by candidates that are compared exactly.
 
+use std::sync::Mutex;
+
 use crate::candidates::candidates;
 use crate::collection::Collection;
 use crate::database::Database;
 use crate::engine::{Hit, Query, Target};
 use crate::error::{Error, Result};
 use crate::filter::Filter;
-use crate::lock::read;
+use crate::lock::{lock, read};
 use crate::rows::{Row, Rows, TopRows};
 use crate::top::{Found, Top};
 use crate::{check, engine::With};
@@ -14,6 +16,8 @@ use crate::{check, engine::With};
 /// A candidate costs as much as so many rows that are compared in order, links and jumps in memory included:
 /// measured at 100,000 rows of 512 numbers.
 const COST: usize = 40;
+/// Looks for hits whose payloads are there when they are read.
+const ATTEMPTS: usize = 4;
 
 /// A search that makes sense, with its filter's matches at hand.
 struct Search<'a> {
@@ -25,11 +29,13 @@ struct Search<'a> {
     matching: Option<&'a [i64]>,
 }
 
-/// Searches. `exact_numbers`: comparing with so many numbers of rows is cheap.
+/// Searches. `writer` is whom a search waits for that others' writing has overtaken; `exact_numbers`: comparing with so many
+/// numbers of rows is cheap.
 pub(crate) fn search(
     collection: &Collection,
     query: &Query,
     database: &Database,
+    writer: &Mutex<Database>,
     exact_numbers: usize,
 ) -> Result<Vec<Hit>> {
     check::within("`k`", query.k, check::MAX_K)?;
@@ -37,19 +43,21 @@ pub(crate) fn search(
         Target::Vector(vector) => (check::target(vector, collection.dim())?, None),
         Target::Id(id) => (stored(collection, id, database)?, Some(id.as_str())),
     };
-    // A point that a search finds in memory may be deleted before its payload is read: another one takes its
-    // place in the next attempt. After a few, the search has fewer hits.
-    for attempt in 1.. {
+    // A point that a search finds in memory may be replaced or deleted before its payload is read: the next attempt finds
+    // what is there then. During the last one nobody writes.
+    for attempt in 1..=ATTEMPTS {
+        let held = (attempt == ATTEMPTS).then(|| lock(writer));
         let base = Search { collection, query: &target, k: query.k, except, matching: None };
         let found = collection.at_once(
             filter(query),
             database,
+            held.is_none().then_some(writer),
             |matching| if query.exact { None } else { base.among(matching).near(exact_numbers) },
             |rows, matching, near| base.among(matching).run(rows, near, query.with.vector),
         )?;
         let wanted = found.len();
         let hits = with_payloads(found, query.with, database)?;
-        if hits.len() == wanted || attempt == 4 {
+        if hits.len() == wanted || attempt == ATTEMPTS {
             return Ok(hits);
         }
     }

@@ -45,6 +45,7 @@ fn searches_go_on_while_points_are_replaced(home: &Home) {
                         &Query { with, ..Query::vector(vec![1.0, 0.3, 0.1, 0.2], 100) },
                     );
                     let hits = hits.unwrap();
+                    assert_eq!(hits.len(), 100, "a point that is replaced is there all along");
                     let mut names: Vec<_> = hits.iter().map(|h| h.id.clone()).collect();
                     names.sort();
                     names.dedup();
