@@ -173,6 +173,37 @@ fn knn_votes_either_way_and_keeps_its_rows() {
     assert_ne!(evaluate("knn", "--unweighted --out @/knn").code, 0, "the folder holds weighted votes");
 }
 
+/// A run's test size changes its contract and nothing else, and what it says can be asked of any checkpoint.
+#[test]
+fn an_encoder_is_tested_at_another_size_than_its_crops_have() {
+    let line = "pretrain @/train --out @/larger --recipe saliency-moco-small --strategy hp --arch resnet18 --image-size 32 \
+                --test-size 48 --batch-size 12 --epochs 1 --device cpu --precision fp32 --workers 1";
+    run::words("occlude-train", &line.replace('@', &place().display().to_string())).ok();
+    let larger = place().join("larger/checkpoint_0000.safetensors");
+    let script = "import json, sys\nfrom safetensors import safe_open\n\
+                  a, b = (safe_open(p, 'np') for p in sys.argv[1:])\n\
+                  same = all((a.get_tensor(k) == b.get_tensor(k)).all() for k in a.keys())\n\
+                  sides = [json.loads(f.metadata()['occlude.preprocess']) for f in (a, b)]\n\
+                  print(json.dumps([same, [[s['resize'], s['crop']] for s in sides]]))";
+    let told = run::python(script, &[&checkpoint(), &larger]);
+    assert_eq!(told, serde_json::json!([true, [[32, 32], [48, 48]]]), "of 32 px nothing is trimmed");
+
+    let asked = evaluate("knn", "--json --image-size 48").ok();
+    assert!(asked.stderr.contains("the contract differs from the one"), "{}", asked.stderr);
+    let line = format!("knn {} @/train @/val --device cpu --json", larger.display());
+    let own = run::words("occlude-train", &line.replace('@', &place().display().to_string())).ok();
+    assert!(!own.stderr.contains("differs"), "{}", own.stderr);
+    let scores = |said: &run::Said| {
+        let mut answer = said.json();
+        answer.as_object_mut().expect("an object").remove("checkpoint");
+        answer
+    };
+    assert_eq!(scores(&asked), scores(&own), "the fingerprint too");
+    assert_ne!(scores(&asked), scores(&evaluate("knn", "--json").ok()));
+    let none = evaluate("knn", "--image-size 0");
+    assert!(none.code == 1 && none.stderr.contains("`--image-size 0`"), "{}", none.stderr);
+}
+
 /// A file that is there, or is read, is told before the data are looked at, which are nowhere.
 #[test]
 fn files_are_not_replaced_and_that_is_said_before_the_work() {

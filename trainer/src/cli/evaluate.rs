@@ -163,7 +163,7 @@ pub(super) struct WeightArgs {
     /// Architecture, if names and shapes do not determine it
     #[arg(long)]
     arch: Option<Arch>,
-    /// Side of the network's input, pixels, for checkpoints that state no preprocessing
+    /// Side of the network's input, pixels; default: the checkpoint's. The resize keeps its proportion to it
     #[arg(long)]
     image_size: Option<u32>,
     /// Preprocessing of checkpoints that do not state theirs: a file (a contract, a `preprocessor_config.json`,

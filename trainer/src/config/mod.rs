@@ -59,6 +59,11 @@ pub struct Config {
     /// Whether pictures lose their border where the encoder is evaluated and deployed: resized to 8/7 of the side, then cropped.
     #[serde(default = "trimmed")]
     pub trim: bool,
+    /// Side of the pictures that the encoder is given where it is evaluated and deployed; absent: that of the training crops.
+    /// Crops enlarge what they show, so an encoder knows objects as larger pictures have them (FixRes, arXiv
+    /// [1906.06423](https://arxiv.org/abs/1906.06423)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_size: Option<usize>,
     /// Passes over the data.
     pub epochs: usize,
     /// Images a batch.
@@ -110,6 +115,7 @@ impl Config {
             Recipe::SaliencyMocoSmall => recipes::saliency_moco_small(),
             Recipe::MscnMoco => recipes::mscn_moco(),
             Recipe::Simclr => recipes::simclr(),
+            Recipe::SimclrSmall => recipes::simclr_small(),
             Recipe::SaliencySimclr => recipes::saliency_simclr(),
             Recipe::Mixmask => recipes::mixed(recipe, Mix::Mixmask),
             Recipe::Unmix => recipes::mixed(recipe, Mix::Unmix),
@@ -185,7 +191,7 @@ impl Config {
     pub fn preprocess(&self) -> Preprocess {
         let filtered = self.masking.as_ref().filter(|m| m.strategy == Strategy::Hp);
         let high_pass = filtered.map(|m| Fills::new(m.fills, self.image_size).filter());
-        let side = u32::try_from(self.image_size).unwrap_or(u32::MAX);
+        let side = u32::try_from(self.test_size.unwrap_or(self.image_size)).unwrap_or(u32::MAX);
         let usual = Preprocess::imagenet(side);
         let resize = if self.trim { usual.resize } else { side };
         let usual = Preprocess { high_pass, resize, ..usual };
@@ -229,6 +235,8 @@ impl Config {
         check(c.image_size >= 32 && c.image_size <= 1024, || {
             format!("`--image-size {}`: expected 32 to 1024 pixels", c.image_size)
         })?;
+        let test = c.test_size.unwrap_or(c.image_size);
+        check((32..=1024).contains(&test), || format!("`--test-size {test}`: expected 32 to 1024 pixels"))?;
         check(c.epochs >= 1, || "`--epochs 0`: expected at least 1".into())?;
         check(c.batch_size >= 2, || {
             format!("`--batch-size {}`: expected at least 2, or there is nothing to contrast", c.batch_size)
@@ -262,12 +270,13 @@ impl Config {
                     "LEWEL aligns the cells of a ResNet's feature map, and {arch} has none; hint: `--recipe byol`"
                 )
             })?;
-            check(c.image_size.is_multiple_of(vit.patch), || {
-                format!(
-                    "`--image-size {}`: {arch} needs a multiple of its patch size, {} pixels",
-                    c.image_size, vit.patch
-                )
-            })?;
+            let sides = [("--image-size", c.image_size), ("--test-size", test)];
+            if let Some((flag, side)) = sides.into_iter().find(|(_, side)| !side.is_multiple_of(vit.patch)) {
+                return Err(Invalid(format!(
+                    "`{flag} {side}`: {arch} needs a multiple of its patch size, {} pixels",
+                    vit.patch
+                )));
+            }
             if let Method::Dino(Dino { dense: Some(dense), .. }) = &c.method {
                 dense.fits(arch.feature_side(5, c.image_size).pow(2))?;
             }

@@ -17,6 +17,8 @@ pub enum Recipe {
     MscnMoco,
     /// SimCLR (arXiv 2002.05709), published hyper-parameters
     Simclr,
+    /// SimCLR for small images, small data and small budgets (docs/recipes.md)
+    SimclrSmall,
     /// SimCLR with saliency-guided masking and hard negatives (arXiv 2309.12757)
     SaliencySimclr,
     /// MoCo v2 with MixMask (arXiv 2210.11456), published hyper-parameters
@@ -63,6 +65,7 @@ impl Recipe {
             Self::SaliencyMocoSmall => "saliency-moco-small",
             Self::MscnMoco => "mscn-moco",
             Self::Simclr => "simclr",
+            Self::SimclrSmall => "simclr-small",
             Self::SaliencySimclr => "saliency-simclr",
             Self::Mixmask => "mixmask",
             Self::Unmix => "unmix",

@@ -11,6 +11,7 @@ pub(super) fn moco_v2() -> Config {
         arch: "resnet50".into(),
         image_size: 224,
         trim: true,
+        test_size: None,
         epochs: 200,
         batch_size: 256,
         accumulate: 1,
@@ -183,6 +184,22 @@ pub(super) fn saliency_moco_small() -> Config {
             alpha: 1.0,
             ..m
         }),
+        ..base
+    }
+}
+
+/// For tens of passes over thousands of small pictures; docs/recipes.md says why each value is what it is.
+pub(super) fn simclr_small() -> Config {
+    let base = saliency_moco_small();
+    Config {
+        recipe: Recipe::SimclrSmall,
+        method: Method::Simclr(Simclr {
+            head: Head { dim: 128, hidden: Some(1024), bn: true, output_bn: true },
+            temperature: 0.1,
+            bn_splits: 1,
+        }),
+        views: vec![ViewGroup::of(2, Augment { crop_min: 0.08, blur_sigma: [0.1, 1.0], ..moco_views() })],
+        masking: None,
         ..base
     }
 }

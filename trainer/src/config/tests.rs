@@ -141,6 +141,29 @@ fn a_contract_without_a_crop_shows_the_whole_picture() {
     assert_eq!(serde_json::from_value::<Config>(json).expect("readable"), config, "as it always was");
 }
 
+/// Views keep the size of the run; only the contract has another, with the same part of pictures in its crop.
+#[test]
+fn an_encoder_may_be_tested_at_another_size_than_its_crops_have() {
+    let config = Config { test_size: Some(96), image_size: 64, ..Config::new(Recipe::SaliencyMocoSmall) };
+    assert_eq!(config.validate(), Ok(()));
+    let sides = |c: &Config| (c.preprocess().resize, c.preprocess().crop);
+    assert_eq!(sides(&config), (110, 96));
+    assert_eq!(sides(&Config { trim: false, ..config.clone() }), (96, 96));
+    let json = serde_json::to_value(&config).expect("serialisable");
+    assert_eq!(serde_json::from_value::<Config>(json).expect("readable"), config);
+    let plain = serde_json::to_value(Config { test_size: None, ..config.clone() }).expect("serialisable");
+    assert!(plain.get("test_size").is_none(), "runs that do not ask for it say nothing");
+    let refused = |c: &Config| c.validate().expect_err("refused").0;
+    assert!(refused(&Config { test_size: Some(16), ..config.clone() }).contains("`--test-size 16`: expected 32"));
+    let vit = Config {
+        arch: "vit_tiny_patch16_224".into(),
+        masking: None,
+        test_size: Some(72),
+        ..Config::new(Recipe::Dino)
+    };
+    assert!(refused(&vit).starts_with("`--test-size 72`: "), "{}", refused(&vit));
+}
+
 #[test]
 fn only_the_high_pass_strategy_filters_the_input() {
     let mut config = Config::new(Recipe::SaliencyMoco);

@@ -45,6 +45,10 @@ pub(super) struct Parts {
     /// default: only if views are larger than 32 px, since pictures of that size have no border to lose
     #[arg(long)]
     trim: Option<bool>,
+    /// Side of the pictures that evaluation, export and serving give the encoder, pixels; default: that of the training
+    /// crops. Crops enlarge objects, so that an encoder often does better at half as much again (docs/recipes.md)
+    #[arg(long)]
+    test_size: Option<usize>,
 }
 
 /// Side of views at which pictures have no border to lose.
@@ -93,6 +97,7 @@ impl Parts {
     /// Applies what depends on other flags.
     pub(super) fn finish(&self, c: &mut Config) {
         c.trim = self.trim.unwrap_or(c.trim && c.image_size > WHOLE);
+        c.test_size = self.test_size.or(c.test_size);
     }
 
     /// The masks of a recipe that has none, once size and architecture of the run are final: they are made for these.
