@@ -154,7 +154,9 @@ fn an_encoder_may_be_tested_at_another_size_than_its_crops_have() {
     let plain = serde_json::to_value(Config { test_size: None, ..config.clone() }).expect("serialisable");
     assert!(plain.get("test_size").is_none(), "runs that do not ask for it say nothing");
     let refused = |c: &Config| c.validate().expect_err("refused").0;
-    assert!(refused(&Config { test_size: Some(16), ..config.clone() }).contains("`--test-size 16`: expected 32"));
+    assert!(
+        refused(&Config { test_size: Some(16), ..config.clone() }).contains("`--test-size 16`: expected 32")
+    );
     let vit = Config {
         arch: "vit_tiny_patch16_224".into(),
         masking: None,
