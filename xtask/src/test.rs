@@ -35,7 +35,8 @@ pub(crate) struct Args {
 impl Args {
     /// As CI runs it.
     pub(crate) fn strict() -> Self {
-        Self { no_skips: true, may_lack: CI_LACKS.map(str::to_owned).to_vec(), arguments: Vec::new() }
+        let may_lack = CI_LACKS.map(str::to_owned).to_vec();
+        Self { no_skips: true, may_lack, arguments: vec!["--no-fail-fast".to_owned()] }
     }
 
     fn forgives(&self, need: &str) -> bool {
@@ -78,7 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Deletes the scratch folders of test binaries that have ended: all of them together would be twice what the build takes.
 /// Each has a file beside it with the number of its process, since the next one has begun already. After a failure cargo
-/// begins no other, so that what failed can be looked at.
+/// begins no other, so that what failed can be looked at, unless `--no-fail-fast` is among its arguments.
 fn clear(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let owner = entry.path();

@@ -1,6 +1,6 @@
 //! The recipes in which a network learns what its own moving average says: BYOL and LEWEL.
 
-use super::recipes::{moco_v2, moco_views, saliency_moco_small};
+use super::recipes::{SMALL_HEAD, moco_v2, moco_views, saliency_moco_small, small_views};
 use super::*;
 
 /// Two views drawn apart: the first always blurred, the second rarely, and sometimes solarised (arXiv 2006.07733,
@@ -94,11 +94,11 @@ pub(super) fn lewel_m() -> Config {
 /// For tens of passes over thousands of small pictures; docs/recipes.md says why each value is what it is.
 pub(super) fn byol_small() -> Config {
     let base = saliency_moco_small();
-    let views = Augment { jitter: [0.4, 0.4, 0.2, 0.1], blur_sigma: [0.1, 1.0], ..moco_views() };
+    let views = Augment { jitter: [0.4, 0.4, 0.2, 0.1], ..small_views() };
     Config {
         recipe: Recipe::ByolSmall,
         method: Method::Byol(Byol {
-            head: Head { dim: 128, hidden: Some(1024), bn: true, output_bn: false },
+            head: SMALL_HEAD,
             predictor: 1024,
             momentum: 1.0,
             momentum_start: 0.99,

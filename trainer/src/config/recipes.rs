@@ -146,6 +146,14 @@ pub(super) fn saliency_simclr() -> Config {
     Config { recipe: Recipe::SaliencySimclr, masking: Some(masking), ..simclr() }
 }
 
+/// The head of small recipes.
+pub(super) const SMALL_HEAD: Head = Head { dim: 128, hidden: Some(1024), bn: true, output_bn: false };
+
+/// MoCo's views with a blur for small pictures.
+pub(super) fn small_views() -> Augment {
+    Augment { blur_sigma: [0.1, 1.0], ..moco_views() }
+}
+
 /// For tens of passes over thousands of small pictures; docs/recipes.md says why each value is what it is.
 pub(super) fn saliency_moco_small() -> Config {
     let base = saliency_moco();
@@ -164,7 +172,7 @@ pub(super) fn saliency_moco_small() -> Config {
             ..base.optimizer
         },
         method: Method::Moco(Moco {
-            head: Head { dim: 128, hidden: Some(1024), bn: true, output_bn: false },
+            head: SMALL_HEAD,
             queue: 0,
             queue_start: QueueStart::Empty,
             in_batch: true,
@@ -176,7 +184,7 @@ pub(super) fn saliency_moco_small() -> Config {
             bn_splits: 1,
             align: None,
         }),
-        views: vec![ViewGroup::of(2, Augment { blur_sigma: [0.1, 1.0], ..moco_views() })],
+        views: vec![ViewGroup::of(2, small_views())],
         masking: base.masking.map(|m| Masking {
             strategy: Strategy::Blur,
             stage: 4,
@@ -194,11 +202,11 @@ pub(super) fn simclr_small() -> Config {
     Config {
         recipe: Recipe::SimclrSmall,
         method: Method::Simclr(Simclr {
-            head: Head { dim: 128, hidden: Some(1024), bn: true, output_bn: true },
+            head: Head { output_bn: true, ..SMALL_HEAD },
             temperature: 0.1,
             bn_splits: 1,
         }),
-        views: vec![ViewGroup::of(2, Augment { crop_min: 0.08, blur_sigma: [0.1, 1.0], ..moco_views() })],
+        views: vec![ViewGroup::of(2, Augment { crop_min: 0.08, ..small_views() })],
         masking: None,
         ..base
     }

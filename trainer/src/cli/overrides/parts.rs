@@ -46,7 +46,7 @@ pub(super) struct Parts {
     #[arg(long)]
     trim: Option<bool>,
     /// Side of the pictures that evaluation, export and serving give the encoder, pixels; default: that of the training
-    /// crops. Crops enlarge objects, so that an encoder often does better at half as much again (docs/recipes.md)
+    /// crops. Crops enlarge objects, so that an encoder may do better at a quarter or half as much again (docs/recipes.md)
     #[arg(long)]
     test_size: Option<usize>,
 }
@@ -97,7 +97,6 @@ impl Parts {
     /// Applies what depends on other flags.
     pub(super) fn finish(&self, c: &mut Config) {
         c.trim = self.trim.unwrap_or(c.trim && c.image_size > WHOLE);
-        c.test_size = self.test_size.or(c.test_size);
     }
 
     /// The masks of a recipe that has none, once size and architecture of the run are final: they are made for these.
@@ -112,6 +111,7 @@ impl Parts {
     pub(super) fn apply(&self, c: &mut Config) -> Result<()> {
         let recipe = c.recipe;
         self.networks(recipe, c)?;
+        c.test_size = self.test_size.or(c.test_size);
         if let Some(groups) = &self.views {
             let old = std::mem::take(&mut c.views);
             for (i, views) in groups.iter().enumerate() {

@@ -10,8 +10,8 @@ import sys
 from runner import HOME, Failed, Skipped, cores, read
 
 # all that the trainer has, and which of them keep keys in a queue
-RECIPES = ["moco-v2", "saliency-moco", "saliency-moco-small", "mscn-moco", "simclr", "saliency-simclr", "mixmask", "unmix", "unmix+mixmask",
-           "simclr-small", "byol", "byol-small", "lewel-b-eman", "lewel-b", "lewel-m", "lewel-small", "dino", "ibot", "ibot-attmask", "ibot-dense", "ibot-small", "distill"]
+RECIPES = ["moco-v2", "saliency-moco", "saliency-moco-small", "mscn-moco", "simclr", "simclr-small", "saliency-simclr", "mixmask", "unmix", "unmix+mixmask",
+           "byol", "byol-small", "lewel-b-eman", "lewel-b", "lewel-m", "lewel-small", "dino", "ibot", "ibot-attmask", "ibot-dense", "ibot-small", "distill"]
 # whose encoder teaches in `distill`
 TEACHER = "moco-v2"
 QUEUED = {"moco-v2", "saliency-moco", "mscn-moco", "mixmask", "unmix", "unmix+mixmask", "lewel-m"}
